@@ -1,0 +1,67 @@
+# `make demo` and `make test` need nothing but this folder, make and Python 3.11 or newer; PYTHON=... names another one.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := requirements/lock.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Arguments for unmask demo and for pytest, for example: make test ARGS="-k masking -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP)  ## train a small encoder on the documentation of this Python, into runs/demo
+	$(BIN)/unmask demo $(ARGS)
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(STAMP)  ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)  ## check types
+	$(BIN)/mypy
+
+check: lint types test  ## lint, types and test
+
+# The stamp is older than a changed lock or pyproject.toml, which installs again. The lock comes before torch, so that
+# what torch shares with others is there already, hashes checked, and torch brings nothing but its CUDA packages.
+$(STAMP): pyproject.toml $(LOCK) requirements/torch.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "unmask needs Python 3.11 or newer and there is no '$(PYTHON)': make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(call new_enough,$(PYTHON),make PYTHON=/path/to/a/newer/python3)
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	@$(call new_enough,$(BIN)/python,remove the folder $(VENV) and run make again)
+	$(PIP) install --quiet --require-hashes --no-deps -r $(LOCK)
+	$(PIP) install --quiet -r requirements/torch.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+# $(call new_enough,PYTHON,what to do): fails with one line where that Python is too old.
+define new_enough
+$(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "unmask needs Python 3.11 or newer, but $(1) is $$($(1) -V 2>&1): $(2)" >&2; exit 1; }
+endef
+
+# Pins stay as they are where pyproject.toml allows; UPGRADE=--upgrade takes the newest of everything.
+UPGRADE ?=
+UV := build/lock/bin/uv
+lock:  ## write requirements/lock.txt anew from pyproject.toml
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	cp $(LOCK) build/lock/lock.txt
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
+	  --default-index https://pypi.org/simple --no-header $(UPGRADE) --output-file build/lock/lock.txt
+	( sed -n '1,/^$$/p' $(LOCK); \
+	  awk '/^[^ #]/ { keep = !/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } keep' build/lock/lock.txt \
+	) > build/lock/new.txt
+	mv build/lock/new.txt $(LOCK)
+
+clean:  ## remove caches and build files; .venv and runs/ stay
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

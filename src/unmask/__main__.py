@@ -1,0 +1,8 @@
+"""``python -m unmask`` is the same as ``unmask``."""
+
+import sys
+
+from unmask.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,405 @@
+"""The command line: the only place that prints for people and exits.
+
+Answers go to stdout, everything else to stderr. Heavy imports are inside the verbs, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unmask import cli_options as options
+from unmask import shell
+from unmask.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from unmask.config import RunConfig
+    from unmask.training.run import RunResult
+
+app = typer.Typer(
+    help="Adapt, or train from scratch, a BERT-family encoder on your own text, and see what it learned.",
+    add_completion=False,
+    rich_markup_mode=None,  # [MASK] in a help text is no markup, and plain help is quicker
+)
+tokenizer_app = typer.Typer(name="tokenizer", help="Make tokenizers.", rich_markup_mode=None)
+app.add_typer(tokenizer_app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from unmask import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (any verb).")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    # --debug is taken by main(), wherever it stands, and only named here for the help.
+    pass
+
+
+@app.command()
+def demo(
+    out: options.DemoFolder = Path("runs/demo"),
+    minutes: options.DemoMinutes = 2.5,
+    seed: options.SeedOrZero = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Train a small encoder on this Python's own documentation."""
+    with shell.working() as progress:
+        from unmask.demo import run_demo
+
+        result = run_demo(out, minutes=minutes, seed=seed, progress=progress)
+    _answer_run(result, as_json, examples=True)
+
+
+@app.command()
+def init(
+    path: options.SettingsFileArgument = None,
+    schema: options.Schema = False,
+    force: options.Force = False,
+    stdout: options.Stdout = False,
+) -> None:
+    """Write a complete, commented settings file to start from."""
+    from unmask.config import json_schema, starter_yaml
+
+    text = json.dumps(json_schema(), indent=2) + "\n" if schema else starter_yaml()
+    if stdout or (schema and path is None):
+        sys.stdout.write(text)
+        return
+    path = path or Path("run.yaml")
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: exists already; choose another name, or replace it with --force")
+    shell.write(path, text)
+    shell.page().say(f"wrote {path}" + ("" if schema else f"; use it with: unmask train DATA... -c {path}"))
+
+
+@app.command()
+def prepare(
+    data: options.DataOrConfigArgument = None,
+    model: options.ModelWithTokenizer = None,
+    tokenizer: options.Tokenizer = None,
+    out: options.NewFolderOrNone = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    max_length: options.MaxLength = None,
+    config_file: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Tokenise text once, into shards that 'train' can reuse."""
+    flags = {
+        "data.inputs": data,
+        "data.documents": documents,
+        "data.text_field": text_field,
+        "data.max_length": max_length,
+        "model.name": model,
+        "model.tokenizer": tokenizer,
+        "model.offline": offline or None,
+    }
+    from unmask.config import load_config
+
+    config = load_config(config_file, overrides or (), flags)
+    name = config.model.tokenizer or config.model.name
+    if name is None:
+        raise ConfigError(
+            "no tokenizer: name one with --tokenizer, or a checkpoint that has one with --model"
+        )
+    if not config.data.inputs:
+        raise ConfigError(
+            "no text to prepare: name files, folders or globs, for example 'unmask prepare texts'"
+        )
+    if out is None:
+        raise ConfigError("no folder to write to: name one with -o, for example -o shards")
+    with shell.working() as progress:
+        from unmask.data.corpus import prepare as write_shards
+        from unmask.data.tokenizer import load_tokenizer
+
+        loaded = load_tokenizer(name, offline=config.model.offline)
+        manifest = write_shards(config.data.inputs, config.data, loaded, out, progress=progress).manifest
+    _answer_prepare(manifest, out, as_json)
+
+
+@app.command()
+def train(
+    data: options.DataOrConfigArgument = None,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    tokenizer: options.Tokenizer = None,
+    out: options.RunFolder = None,
+    config_file: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    max_steps: options.MaxSteps = None,
+    epochs: options.Epochs = None,
+    minutes: options.Minutes = None,
+    seed: options.Seed = None,
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = None,
+    batch_tokens: options.BatchTokens = None,
+    learning_rate: options.LearningRate = None,
+    mask_rate: options.MaskRate = None,
+    strategy: options.StrategyOption = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    max_length: options.MaxLength = None,
+    heldout: options.Heldout = None,
+    save_every: options.SaveEvery = None,
+    resume: options.Resume = None,
+    dry_run: options.DryRun = False,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Adapt a checkpoint, or train from scratch, on your text."""
+    flags = {
+        "data.inputs": data,
+        "data.documents": documents,
+        "data.text_field": text_field,
+        "data.max_length": max_length,
+        "data.heldout": heldout,
+        "model.name": model,
+        "model.preset": preset,
+        "model.tokenizer": tokenizer,
+        "model.offline": offline or None,
+        "masking.rate": mask_rate,
+        "masking.strategy": strategy,
+        "train.max_steps": max_steps,
+        "train.epochs": epochs,
+        "train.minutes": minutes,
+        "train.seed": seed,
+        "train.device": device,
+        "train.precision": precision,
+        "train.batch_tokens": batch_tokens,
+        "train.optimizer.learning_rate": learning_rate,
+        "train.save_every": save_every,
+    }
+    from unmask.config import check_trainable, load_config
+
+    folder = out or Path("runs/train")
+    notices = [] if out or dry_run else [f"the run goes to {folder} (choose with -o)"]
+    if (
+        resume
+        and config_file is None
+        and not (data or model or preset)
+        and (folder / "config.yaml").is_file()
+    ):
+        config_file = folder / "config.yaml"
+        notices.append(f"settings from {config_file}")
+    config = load_config(config_file, overrides or (), flags)
+    check_trainable(config)
+    if dry_run:
+        _answer_plan(config, as_json)
+        return
+    with shell.working() as progress:
+        for notice in notices:
+            progress.notice(notice)
+        from unmask.training.run import train as run_training
+
+        command = ["unmask", *sys.argv[1:]]
+        result = run_training(config, folder, resume=resume, command=command, progress=progress)
+    _answer_run(result, as_json)
+
+
+@app.command()
+def explain(
+    text: options.TextArgument,
+    model: options.RequiredModel,
+    mask_positions: options.MaskPositions = None,
+    labels: options.Labels = "masked",
+    seed: options.SeedOrZero = 0,
+    mask_rate: options.MaskRate = None,
+    strategy: options.StrategyOption = None,
+    top_k: options.TopK = 5,
+    html: options.Html = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show what masked language modelling does to one text."""
+    from unmask.config import load_config
+
+    masking = load_config(None, (), {"masking.rate": mask_rate, "masking.strategy": strategy}).masking
+    positions = None if mask_positions is None else shell.parse_positions(mask_positions)
+    text = "\n".join(shell.read_lines(None)) if text == "-" else text
+    with shell.working() as progress:
+        from unmask.inference.explain import explain as explain_text
+        from unmask.model.load import load_masked_lm
+
+        loaded = load_masked_lm(model, offline=offline, notice=progress.notice)
+        explanation = explain_text(
+            text, loaded, mask_positions=positions, labels=labels, masking=masking, seed=seed, top_k=top_k
+        )
+    if html is not None:
+        shell.write(html, explanation.to_html())
+        shell.tell(str(html), "wrote")
+    if as_json:
+        shell.emit(explanation.to_dict())
+        return
+    from unmask.terminal import draw_explanation
+
+    draw_explanation(shell.page(), explanation.to_dict())
+
+
+@app.command()
+def fill(
+    model: options.ModelArgument,
+    texts: options.TextsArgument = None,
+    file: options.TextFile = None,
+    top_k: options.TopK = 5,
+    device: options.DeviceOrAuto = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> int:
+    """Fill the masks in texts, or in lines of standard input."""
+    asked = shell.read_texts(texts or (), file)
+    with shell.working() as progress:
+        from unmask.inference.fill import FillMask
+
+        filler = FillMask(model, device=device, precision=precision, offline=offline, notice=progress.notice)
+        results = filler.fill(asked, top_k=top_k)
+    if as_json:
+        shell.emit([result.candidates for result in results])
+    else:
+        from unmask.terminal import draw_fill
+
+        draw_fill(shell.page(), results)
+    sys.stdout.flush()  # so that the complaints come after the answers
+    failed = {number: result.error for number, result in enumerate(results, 1) if result.error}
+    for number, error in failed.items():
+        shell.tell(f"text {number}: {error}")
+    return DataError.exit_code if failed else 0
+
+
+@app.command()
+def report(run: options.RunArgument, as_json: options.Json = False) -> None:
+    """Rebuild the report of a run from its files."""
+    if not run.is_dir():
+        raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=run)
+    with shell.working():
+        from unmask.report.page import write_report
+        from unmask.run_folder import RunFolder
+
+        path = write_report(RunFolder(run))
+    if as_json:
+        shell.emit({"report": str(path)})
+    else:
+        shell.page().say(f"report: {path}")
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    data: options.DataArgument,
+    vocab_size: options.VocabSize,
+    out: options.NewFolder,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a WordPiece tokenizer on text."""
+    from unmask.config import load_config
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
+    flags = {"data.inputs": data, "data.documents": documents, "data.text_field": text_field}
+    settings = load_config(None, (), flags).data
+    with shell.working() as progress:
+        from unmask.data.documents import DocumentReader
+        from unmask.data.tokenizer import train_tokenizer
+
+        reader = DocumentReader(settings.inputs, settings, notice=progress.notice)
+        texts = (document.text for document in reader)
+        first = next(texts, None)
+        if first is None:
+            raise DataError(f"no text in {' '.join(data)}; a tokenizer needs some to learn from")
+        trained = train_tokenizer(chain([first], texts), vocab_size)
+        shell.save_folder(trained.save_pretrained, out)
+    answer = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}
+    if as_json:
+        shell.emit(answer)
+    else:
+        shell.page().pairs({name.replace("_", " "): value for name, value in answer.items()})
+
+
+def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Print what was prepared."""
+    if as_json:
+        shell.emit({"folder": str(out), **manifest})
+        return
+    read = manifest.get("read", {})
+    counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
+    counts |= {name: manifest.get(name) for name in ("documents", "tokens", "bytes")}
+    page = shell.page()
+    page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
+    page.say(f"shards in {out}; 'unmask train {out} ...' takes them in place of the text")
+
+
+def _answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None:
+    """Print the figures of a run that is over."""
+    figures = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
+    folder = result.folder
+    if as_json:
+        shell.emit({"run": str(folder.root), **figures, "evaluation": result.evaluation})
+        return
+    from unmask.terminal import draw_evaluation, draw_examples, format_seconds
+
+    page = shell.page()
+    draw_evaluation(page, result.evaluation)
+    if examples:
+        draw_examples(page, folder.read_json(folder.examples) or [])
+    page.say("")
+    page.say(f"{result.steps:,} steps over {result.tokens:,} tokens in {format_seconds(result.seconds)}")
+    page.say(f"model:  {folder.model}")
+    page.say(f"report: {folder.report}")
+
+
+def _answer_plan(config: RunConfig, as_json: bool) -> None:
+    """Print what a run would need."""
+    with shell.working() as progress:
+        from unmask.training.run import plan as plan_training
+
+        plan = plan_training(config, progress=progress)
+    if as_json:
+        shell.emit(plan)
+        return
+    from unmask.terminal import draw_plan
+
+    draw_plan(shell.page(), plan)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Args:
+        arguments: what follows the name of the program; by default what this process was given.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    before = [argument for argument in given[:end] if argument != "--debug"]
+    debug = len(before) < end
+    if not debug:
+        shell.quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an undecodable byte in a path must not end the program
+            stream.reconfigure(errors="backslashreplace")
+    return shell.exit_code_of(lambda: _run([*before, *given[end:]] or ["--help"]), debug=debug)
+
+
+def _run(arguments: list[str]) -> Any:
+    command = typer.main.get_command(app)
+    with command.make_context("unmask", arguments) as context:
+        return command.invoke(context)

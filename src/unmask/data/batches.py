@@ -1,0 +1,188 @@
+"""Batches: the order of sequences in an epoch, the cursor in it, and the arrays a model step gets.
+
+A step's batch is a function of the cursor alone. How it is split over processes and micro-batches changes
+nothing in it: the split is made after the sequences, and their masks, are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from unmask.data.corpus import Corpus
+from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, shuffled
+from unmask.data.packing import Cut, Packed, Sequences, frame_positions, next_batch, split_evenly
+from unmask.data.settings import MaskingSettings
+from unmask.data.tokenizer import Vocabulary
+from unmask.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: ``N`` sequences end to end, ``T`` tokens, ``M`` targets, no padding.
+
+    Attributes:
+        input_ids: ``int64 [T]``, already masked.
+        position_ids: ``int64 [T]``, from 0 in every sequence.
+        cu_seqlens: ``int32 [N + 1]``, where sequences begin, and ``T``; sequences stand in order of length,
+            longest first.
+        target_index: ``int64 [M]``, positions to predict.
+        target_ids: ``int64 [M]``, what stood there.
+        sequence_ids: ``int64 [N]``, numbers of the sequences, to name them.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    cu_seqlens: np.ndarray
+    target_index: np.ndarray
+    target_ids: np.ndarray
+    sequence_ids: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where in the stream of batches a run stands: the epoch, and sequences of it already used."""
+
+    epoch: int = 0
+    used: int = 0
+
+
+class TextSource:
+    """Masked batches from some documents of a corpus.
+
+    Args:
+        corpus: the tokenised documents.
+        documents: ``int64`` numbers of those to use.
+        vocabulary: of the tokenizer that made the corpus.
+        masking: strategy and split.
+        max_length: tokens of a sequence with its special tokens.
+        overlap: text tokens repeated by a continued sequence.
+
+    Raises:
+        DataError: there are no tokens in these documents.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        documents: np.ndarray,
+        vocabulary: Vocabulary,
+        masking: MaskingSettings,
+        max_length: int,
+        overlap: int = 0,
+    ) -> None:
+        self.corpus, self.documents, self.vocabulary, self.masking = corpus, documents, vocabulary, masking
+        cut = Cut(max_length - vocabulary.overhead, overlap)
+        self.sequences = Sequences(corpus.lengths[documents], cut)
+        if not len(self.sequences):
+            raise DataError("there is no text to make batches from: every document is empty", path=corpus.folder)
+
+    def pack(self, numbers: np.ndarray) -> Packed:
+        """Fetch ``int64 [N]`` sequences and lay them end to end with their special tokens."""
+        which, start, body = self.sequences.locate(numbers)
+        documents = self.documents[which]
+        prefix, suffix = self.vocabulary.prefix, self.vocabulary.suffix
+        cu_seqlens = np.zeros(len(numbers) + 1, dtype=np.int64)
+        np.cumsum(body + self.vocabulary.overhead, out=cu_seqlens[1:])
+        input_ids = self.corpus.gather(documents, start - len(prefix), np.diff(cu_seqlens))
+        for place, token in enumerate(prefix):
+            input_ids[cu_seqlens[:-1] + place] = token
+        for place, token in enumerate(suffix):
+            input_ids[cu_seqlens[1:] - len(suffix) + place] = token
+        return Packed(input_ids, cu_seqlens, self.corpus.keys[documents], start - len(prefix))
+
+    def batch(self, numbers: np.ndarray, key: MaskKey, rate: float) -> Batch:
+        """Make the masked batch of ``int64 [N]`` sequences."""
+        packed = self.pack(numbers)
+        masked = mask(packed, self.vocabulary, self.masking, key, rate)
+        return Batch(
+            masked.input_ids,
+            frame_positions(packed.cu_seqlens),
+            packed.cu_seqlens.astype(np.int32),
+            masked.target_index,
+            masked.target_ids,
+            numbers,
+        )
+
+    def by_length(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers, longest sequence first, ties by number."""
+        _, _, body = self.sequences.locate(numbers)
+        return numbers[np.lexsort((numbers, -body))]
+
+    def sizes(self, numbers: np.ndarray) -> np.ndarray:
+        """Return ``int64 [N]``: tokens of sequences with their special tokens."""
+        return self.sequences.locate(numbers)[2] + self.vocabulary.overhead
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one pass, special tokens included."""
+        return int(self.sizes(np.arange(len(self.sequences))).sum())
+
+    def evaluation_batches(self, budget: int, most: int | None = None) -> Iterator[Batch]:
+        """Yield batches whose masks never change, for at most ``most`` tokens.
+
+        Which sequences are used, when there are more, is decided by their document's hash, so that the choice
+        does not lean to the beginning of the corpus.
+        """
+        numbers = np.arange(len(self.sequences))
+        which, _, _ = self.sequences.locate(numbers)
+        numbers = numbers[np.argsort(self.corpus.keys[self.documents[which]], kind="stable")]
+        if most is not None:
+            total = np.cumsum(self.sizes(numbers))
+            numbers = numbers[: max(1, int(np.searchsorted(total, most, side="right")))]
+        numbers = self.by_length(numbers)
+        for part in cut_by_tokens(self.sizes(numbers), budget):
+            yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate)
+
+
+class TrainingStream:
+    """The endless stream of training batches, each found from a cursor.
+
+    Args:
+        source: the training text.
+        batch_tokens: tokens of one optimizer step.
+        seed: of order and masks.
+    """
+
+    def __init__(self, source: TextSource, batch_tokens: int, seed: int) -> None:
+        self.source, self.batch_tokens, self.seed = source, batch_tokens, seed
+        self._epoch = -1
+
+    def take(self, cursor: Cursor, batch_tokens: int | None = None) -> tuple[np.ndarray, Cursor]:
+        """Return the ``int64 [N]`` sequences of the step at ``cursor``, longest first, and the next cursor."""
+        self._load(cursor.epoch)
+        end = next_batch(self._before, cursor.used, batch_tokens or self.batch_tokens)
+        numbers = self.source.by_length(self._order[cursor.used : end])
+        following = Cursor(cursor.epoch, end) if end < len(self._order) else Cursor(cursor.epoch + 1, 0)
+        return numbers, following
+
+    def micro_batches(
+        self, cursor: Cursor, numbers: np.ndarray, rate: float, parts: int, rank: int = 0, world: int = 1
+    ) -> list[Batch]:
+        """Make this process's share of a step: ``parts`` micro-batches for each of ``world`` processes."""
+        key = MaskKey(self.seed, cursor.epoch)
+        pieces = split_evenly(self.source.sizes(numbers), parts * world)[rank::world]
+        return [self.source.batch(numbers[piece], key, rate) for piece in pieces if piece.stop > piece.start]
+
+    def _load(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._order = shuffled(len(self.source.sequences), MaskKey(self.seed, epoch))
+        self._before = np.concatenate([[0], np.cumsum(self.source.sizes(self._order))])
+        self._epoch = epoch
+
+
+def cut_by_tokens(sizes: np.ndarray, budget: int) -> Iterator[slice]:
+    """Yield consecutive slices of ``int64 [N]`` sizes, each of at most ``budget`` tokens."""
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    begin = 0
+    while begin < len(sizes):
+        end = next_batch(before, begin, budget)
+        yield slice(begin, end)
+        begin = end

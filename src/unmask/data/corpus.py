@@ -1,0 +1,324 @@
+"""The one durable boundary of the data: tokenised documents in checksummed shards, described by a manifest.
+
+::
+
+    FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, and the SHA-256 of every file
+    FOLDER/tokenizer/               the tokenizer that made the ids
+    FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], documents end to end, no special tokens
+    FOLDER/shard-00000.lengths.npy  int64 [documents]
+    FOLDER/shard-00000.keys.npy     uint64 [documents], a hash of each document's text
+
+Nothing about sequence length, masking or order is fixed here, so other settings need no new preparation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmask.data.documents import Document, DocumentReader, describe_inputs
+from unmask.data.settings import DataSettings, DocumentSettings
+from unmask.data.tokenizer import TextEncoder, tokenizer_hash
+from unmask.errors import DataError
+from unmask.progress import Progress
+from unmask.run_folder import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_SHARD_TOKENS = 1 << 24
+_BATCH_CHARACTERS = 1 << 20
+_PARTS = ("tokens", "lengths", "keys")
+
+
+class Corpus:
+    """A prepared corpus, memory-mapped.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what its manifest says.
+        lengths: ``int64 [D]`` tokens of the documents, without special tokens.
+        keys: ``uint64 [D]`` hashes of the documents' text.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        shards = [shard["name"] for shard in manifest["shards"]]
+        self.lengths = np.concatenate([_load(folder, name, "lengths") for name in shards])
+        self.keys = np.concatenate([_load(folder, name, "keys") for name in shards])
+        self._tokens = [_load(folder, name, "tokens", mmap_mode="r") for name in shards]
+        self._begins = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._shard_begins = np.concatenate([[0], np.cumsum([len(tokens) for tokens in self._tokens])])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """Text tokens of the corpus."""
+        return int(self._begins[-1])
+
+    def document(self, number: int) -> np.ndarray:
+        """Return the ``int64 [n]`` token ids of one document."""
+        return self.gather(np.array([number]), np.array([0]), self.lengths[number : number + 1])
+
+    def gather(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Return stretches of documents end to end.
+
+        Args:
+            documents: ``int64 [N]``.
+            starts: ``int64 [N]`` first position in each; places outside the document, which callers overwrite
+                with special tokens, hold arbitrary ids.
+            lengths: ``int64 [N]`` places to return of each.
+
+        Returns:
+            ``int64 [sum(lengths)]``.
+        """
+        ends = np.cumsum(lengths)
+        begins = self._begins[documents]
+        index = np.repeat(begins + starts - (ends - lengths), lengths)
+        index += np.arange(len(index))
+        if len(self._tokens) == 1:
+            return self._tokens[0].take(index, mode="clip").astype(np.int64)
+        shard = np.repeat(np.searchsorted(self._shard_begins, begins, side="right") - 1, lengths)
+        out = np.empty(len(index), dtype=np.int64)
+        for number in np.unique(shard):
+            here = shard == number
+            out[here] = self._tokens[number].take(index[here] - self._shard_begins[number], mode="clip")
+        return out
+
+    def split(self, heldout_share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Divide the documents by their hash, the same way every time.
+
+        Returns:
+            ``int64`` numbers of the documents to train on, and of those held out.
+        """
+        heldout = self.keys < np.uint64(int(heldout_share * 2.0**64))
+        return np.flatnonzero(~heldout), np.flatnonzero(heldout)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            DataError: a file is absent or was changed.
+        """
+        for shard in self.manifest["shards"]:
+            for part in _PARTS:
+                path = self.folder / _file(shard["name"], part)
+                if _sha256(path) != shard["sha256"][part]:
+                    raise DataError("the checksum does not match: the file is damaged; prepare it again", path=path)
+
+
+def open_corpus(folder: Path, *, verify: bool = True) -> Corpus:
+    """Open a folder that ``prepare`` made.
+
+    Raises:
+        DataError: it is not one, was made by another version, or is damaged.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None:
+        raise DataError(f"no {MANIFEST} here; expected a folder made by 'unmask prepare'", path=folder)
+    if manifest.get("format") != FORMAT:
+        raise DataError(
+            f"format {manifest.get('format')!r} of the shards is not {FORMAT}; prepare them again", path=folder
+        )
+    for shard in manifest["shards"]:
+        for part in _PARTS:
+            if not (folder / _file(shard["name"], part)).is_file():
+                raise DataError("the file is missing; prepare the shards again", path=folder / _file(shard["name"], part))
+    try:
+        corpus = Corpus(folder, manifest)
+    except ValueError as fault:
+        raise DataError(f"a shard cannot be read ({fault}); prepare it again", path=folder) from None
+    if verify:
+        corpus.verify()
+    return corpus
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Say whether a path is a folder made by ``prepare``."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def prepare(
+    inputs: Iterable[str | Path],
+    settings: DocumentSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    *,
+    progress: Progress = Progress(),
+) -> Corpus:
+    """Tokenise documents into shards, or open them where that was done before with the same inputs.
+
+    Reading, tokenising and writing go on side by side; memory is bounded by a shard and a few batches of text,
+    whatever the size of the inputs. The shards appear under ``out`` whole or not at all.
+
+    Raises:
+        DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
+    """
+    inputs = [str(item) for item in inputs]
+    identity = _identity(inputs, settings, tokenizer)
+    if is_corpus(out):
+        return _reuse(out, identity, progress)
+    if out.exists() and any(out.iterdir()):
+        raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(partial, DocumentReader(inputs, settings, notice=progress.notice), identity, tokenizer, progress)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return open_corpus(out, verify=False)
+
+
+def _identity(
+    inputs: list[str], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Everything that decides what the shards hold."""
+    return {
+        "inputs": describe_inputs(inputs),
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "settings": DocumentSettings(**settings.model_dump(include=set(DocumentSettings.model_fields))).model_dump(),
+    }
+
+
+def _reuse(out: Path, identity: dict[str, Any], progress: Progress) -> Corpus:
+    corpus = open_corpus(out)
+    for part, wanted in identity.items():
+        if corpus.manifest[part] != wanted:
+            raise DataError(
+                f"the folder holds shards made from other {part.replace('_sha256', '')}; "
+                f"choose another folder, or delete this one",
+                path=out,
+            )
+    progress.notice(f"reusing {corpus.tokens:,} tokens of {len(corpus):,} documents prepared before in {out}")
+    return corpus
+
+
+def _write(
+    folder: Path,
+    reader: DocumentReader,
+    identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+) -> None:
+    writer = _ShardWriter(folder, np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32))
+    progress.begin("prepare")
+    for texts, arrays in _encoded(reader, TextEncoder(tokenizer)):
+        writer.add(texts, arrays)
+        progress.advance(None, {"documents": writer.documents, "tokens": writer.tokens})
+    writer.close()
+    progress.end()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    counts = {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
+    write_json(
+        folder / MANIFEST,
+        {"format": FORMAT, **counts, "read": vars(reader.stats), **identity, "shards": writer.shards},
+    )
+
+
+def _encoded(
+    documents: Iterable[Document], encode: TextEncoder
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Yield batches of texts with their ids; the next batch is read while one is encoded."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: tuple[list[str], Future[list[np.ndarray]]] | None = None
+        for texts in _batched(documents):
+            job = (texts, pool.submit(encode, texts))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = job
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def _batched(documents: Iterable[Document]) -> Iterator[list[str]]:
+    texts: list[str] = []
+    size = 0
+    for document in documents:
+        texts.append(document.text)
+        size += len(document.text)
+        if size >= _BATCH_CHARACTERS:
+            yield texts
+            texts, size = [], 0
+    if texts:
+        yield texts
+
+
+def document_key(text: str) -> int:
+    """Return the 64-bit hash by which a document is masked, ordered and held out."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@dataclass
+class _ShardWriter:
+    """Collects documents and writes a shard whenever one is full."""
+
+    folder: Path
+    dtype: np.dtype[Any]
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    _arrays: list[np.ndarray] = field(default_factory=list)
+    _keys: list[int] = field(default_factory=list)
+    _held: int = 0
+
+    def add(self, texts: list[str], arrays: list[np.ndarray]) -> None:
+        for text, array in zip(texts, arrays):
+            self._arrays.append(array.astype(self.dtype))
+            self._keys.append(document_key(text))
+            self._held += len(array)
+            self.bytes += len(text.encode("utf-8", "surrogatepass"))
+            if self._held >= _SHARD_TOKENS:
+                self._flush()
+
+    def close(self) -> None:
+        if self._arrays:
+            self._flush()
+
+    def _flush(self) -> None:
+        name = f"shard-{len(self.shards):05d}"
+        parts = {
+            "tokens": np.concatenate(self._arrays),
+            "lengths": np.array([len(array) for array in self._arrays], dtype=np.int64),
+            "keys": np.array(self._keys, dtype=np.uint64),
+        }
+        sums = {}
+        for part, array in parts.items():
+            path = self.folder / _file(name, part)
+            np.save(path, array, allow_pickle=False)
+            sums[part] = _sha256(path)
+        self.shards.append(
+            {"name": name, "documents": len(self._keys), "tokens": len(parts["tokens"]), "sha256": sums}
+        )
+        self.documents += len(self._keys)
+        self.tokens += len(parts["tokens"])
+        self._arrays, self._keys, self._held = [], [], 0
+
+
+def _file(shard: str, part: str) -> str:
+    return f"{shard}.{part}.npy"
+
+
+def _load(folder: Path, shard: str, part: str, mmap_mode: Any = None) -> np.ndarray:
+    array: np.ndarray = np.load(folder / _file(shard, part), mmap_mode=mmap_mode, allow_pickle=False)
+    return array
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,448 @@
+"""The text that every Python installation carries: its docstrings, collected, de-duplicated and split.
+
+Source files are parsed, never imported. The way of the text::
+
+    folders → files in a stable order → docstrings (worker processes) → train | held-out by module
+            → repeated docstrings and repeated paragraphs removed → held-out that train gives away removed
+
+The same installation gives the same documents in the same order, whatever the number of processes.
+This module is imported by the worker processes, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import json
+import os
+import re
+import signal
+import site
+import sysconfig
+import warnings
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
+from unmask.run_folder import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MIN_CHARACTERS = 40
+"""Shorter docstrings ("Return the name.") teach nothing about context."""
+MIN_WORDS = 0.5
+"""Share of the characters, white space aside, that must belong to words; the rest is tables and drawings."""
+MIN_QUOTED = 0.1
+"""Share of a file's bytes inside triple quotes below which it is not parsed: on an installation with torch
+and transformers this leaves out 5% of the text and 25% of the bytes to parse."""
+MAX_FILE_BYTES = 1_000_000
+"""Larger files are generated tables."""
+MAX_REPEATS = 3
+"""How often a paragraph of at least ``GRAM`` words may stand in the corpus; more copies are boilerplate."""
+GRAM = 8
+"""Words of a shingle, by which near-duplicates are found."""
+MAX_SHARED = 0.5
+"""A held-out docstring with a larger share of its shingles in the training text is dropped."""
+SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"})
+
+_FILES_PER_CHUNK = 64
+_WORD = re.compile(r"[^\W_]+")
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+_Block = ast.If | ast.Try | ast.With | ast.For | ast.While
+
+
+@dataclass(frozen=True, slots=True)
+class Docstring:
+    """One document: the cleaned docstring, its module, and the name there of what it describes.
+
+    The name is qualified (``Class.method``), and empty for the module itself.
+    """
+
+    text: str
+    module: str
+    name: str
+
+
+@dataclass
+class DocstringCorpus:
+    """The documents, and what was left out on the way to them."""
+
+    train: list[Docstring]
+    heldout: list[Docstring]
+    files: int
+    """Python files looked at."""
+    modules: int
+    """Modules with at least one document."""
+    unreadable: int
+    """Files that could not be read or parsed."""
+    duplicates: int
+    """Docstrings removed because one with the same words was kept."""
+    boilerplate: int
+    """Paragraphs removed because they were kept ``MAX_REPEATS`` times already."""
+    near_duplicates: int
+    """Held-out docstrings removed because most of their word 8-grams stand in the training text."""
+
+    @property
+    def train_characters(self) -> int:
+        return sum(len(docstring.text) for docstring in self.train)
+
+    @property
+    def heldout_characters(self) -> int:
+        return sum(len(docstring.text) for docstring in self.heldout)
+
+
+class _Source(NamedTuple):
+    """A file to read, and the dotted name of its module."""
+
+    path: str
+    module: str
+
+
+class _Found(NamedTuple):
+    """A docstring as a worker hands it over: paragraphs, words in each, and a 32-bit hash of every word."""
+
+    source: _Source
+    name: str
+    paragraphs: list[str]
+    counts: list[int]
+    words: bytes
+
+
+class _Chunk(NamedTuple):
+    """What was found in some files: a list for each file, and the files that could not be read."""
+
+    files: list[list[_Found]]
+    unreadable: list[str]
+
+
+def collect_docstrings(
+    *,
+    roots: Sequence[Path] | None = None,
+    workers: int | None = None,
+    heldout_share: float = 0.03,
+    max_characters: int | None = None,
+    progress: Progress = Progress(),
+) -> DocstringCorpus:
+    """Collect the docstrings below ``roots`` as documents for training and for evaluation.
+
+    Modules, not docstrings, are drawn for the held-out side, by a hash of their names; no text stands on both
+    sides, neither word for word nor for the most part (:data:`MAX_SHARED`).
+
+    Args:
+        roots: folders of Python source; by default the standard library and the installed packages.
+        workers: processes that parse; by default one for each core that this process may use.
+        heldout_share: share of the modules whose docstrings are held out, between 0 and 1.
+        max_characters: stop, in the stable order of the modules, before more characters than this were read
+            (counted before de-duplication); by default everything is read.
+        progress: told about the phase ``"collect"`` and about files that could not be parsed.
+
+    Raises:
+        ConfigError: ``heldout_share`` or ``workers`` is out of range.
+        DataError: a root is not a folder, or no docstrings were found.
+    """
+    if not 0 < heldout_share < 1:
+        raise ConfigError(f"heldout_share must lie between 0 and 1, not {heldout_share}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be at least 1, not {workers}")
+    folders = installed_roots() if roots is None else list(roots)
+    sources = _find_sources(folders)
+    progress.begin("collect")
+    try:
+        found, unreadable = _read_sources(sources, workers or _cores(), max_characters, progress)
+        corpus = _build_corpus(found, heldout_share, files=len(sources), unreadable=len(unreadable))
+    finally:
+        progress.end()
+    if unreadable:
+        progress.notice(
+            f"{len(unreadable)} of {len(sources)} Python files could not be parsed: {unreadable[0]} …"
+        )
+    if not corpus.train or not corpus.heldout:
+        where = ", ".join(map(str, folders))
+        raise DataError(
+            f"expected docstrings for training and for evaluation, found {len(corpus.train)} and "
+            f"{len(corpus.heldout)} in {len(sources)} Python files below {where}; name larger folders"
+        )
+    return corpus
+
+
+def write_jsonl(docstrings: Iterable[Docstring], path: Path) -> None:
+    """Write one object a line with the fields ``text``, ``module`` and ``name``, atomically."""
+    rows = ({"text": d.text, "module": d.module, "name": d.name} for d in docstrings)
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def installed_roots() -> list[Path]:
+    """Return the folders of the standard library and of the packages that this interpreter has installed."""
+    names = [sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = [Path(name).resolve() for name in [*names, *site.getsitepackages()]]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _find_sources(roots: Sequence[Path]) -> list[_Source]:
+    """Return the Python files below the roots, in an order that mixes the packages and never changes."""
+    sources: dict[str, _Source] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise DataError("expected a folder of Python source, found none", path=root)
+        for path in _python_files(root):
+            module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+            sources.setdefault(str(path), _Source(str(path), module))
+    # A root may be named from two places: the module decides, the path only breaks ties.
+    return sorted(sources.values(), key=lambda source: (_draw("order", source.module), source))
+
+
+def _python_files(root: Path) -> Iterator[Path]:
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if name not in SKIPPED_FOLDERS)
+        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
+
+
+def _draw(purpose: str, module: str) -> float:
+    """Return a number in [0, 1) that depends on the purpose and the module's name alone."""
+    digest = blake2b(module.encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _cores() -> int:
+    available = getattr(os, "sched_getaffinity", None)
+    return len(available(0)) if available else os.cpu_count() or 1
+
+
+def _read_sources(
+    sources: list[_Source], workers: int, max_characters: int | None, progress: Progress
+) -> tuple[list[_Found], list[str]]:
+    """Read files in their order until the characters are used up; return docstrings and unreadable files."""
+    chunks = [sources[start : start + _FILES_PER_CHUNK] for start in range(0, len(sources), _FILES_PER_CHUNK)]
+    found: list[_Found] = []
+    unreadable: list[str] = []
+    characters = 0
+    for number, chunk in enumerate(_read_chunks(chunks, workers, progress), 1):
+        unreadable += chunk.unreadable
+        for docstrings in chunk.files:
+            size = sum(len(paragraph) for docstring in docstrings for paragraph in docstring.paragraphs)
+            if max_characters is not None and characters + size > max_characters:
+                return found, unreadable
+            found += docstrings
+            characters += size
+        progress.advance(number / len(chunks), {"docstrings": len(found), "characters": characters})
+    return found, unreadable
+
+
+def _read_chunks(chunks: list[list[_Source]], workers: int, progress: Progress) -> Iterator[_Chunk]:
+    """Yield what is found in each chunk, in order.
+
+    The processes are spawned: the caller may have threads, which a fork would leave in an unknown state.
+    """
+    done = 0
+    if workers > 1 and len(chunks) > 1:
+        count = min(workers, len(chunks))
+        try:
+            with ProcessPoolExecutor(count, get_context("spawn"), initializer=_leave_signals) as pool:
+                try:
+                    for chunk in pool.map(_read_files, chunks):
+                        yield chunk
+                        done += 1
+                finally:  # the reader may have had enough before the last chunk
+                    pool.shutdown(wait=False, cancel_futures=True)
+        except BrokenProcessPool:  # a main script without a guard cannot be spawned again
+            progress.notice("worker processes could not be used; the source files are read in this process")
+    yield from map(_read_files, chunks[done:])
+
+
+def _leave_signals() -> None:
+    """Leave Ctrl-C to the parent, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _read_files(sources: Sequence[_Source]) -> _Chunk:
+    """Return the docstrings of some files. Runs in a worker process."""
+    chunk = _Chunk([], [])
+    hashes = _WordHashes()
+    collecting = gc.isenabled()
+    gc.disable()  # syntax trees hold no cycles; looking for them costs a fifth of the time
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's source
+            for source in sources:
+                try:
+                    chunk.files.append(list(_read_file(source, hashes)))
+                except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+                    chunk.unreadable.append(source.path)
+    finally:
+        if collecting:
+            gc.enable()
+    return chunk
+
+
+def _read_file(source: _Source, hashes: _WordHashes) -> Iterator[_Found]:
+    content = Path(source.path).read_bytes()
+    if len(content) > MAX_FILE_BYTES or _quoted_share(content) < MIN_QUOTED:
+        return
+    for name, text in _docstrings_below(ast.parse(content), ""):
+        if len(text) >= MIN_CHARACTERS and (found := _digest(source, name, text, hashes)):
+            yield found
+
+
+def _quoted_share(content: bytes) -> float:
+    """Return about what share of the bytes stands between triple quotes (0 for an empty file)."""
+    quoted = sum(len(part) for quote in (b'"""', b"'''") for part in content.split(quote)[1::2])
+    return quoted / max(len(content), 1)
+
+
+def _docstrings_below(node: ast.Module | _Definition, name: str) -> Iterator[tuple[str, str]]:
+    """Yield qualified name and cleaned docstring of a module, class or function and of those inside it."""
+    text = ast.get_docstring(node)
+    if text:
+        yield name, text if text.isascii() else text.encode("utf-8", "replace").decode()  # lone surrogates
+    for child in _definitions(node.body):
+        yield from _docstrings_below(child, f"{name}.{child.name}" if name else child.name)
+
+
+def _definitions(body: Iterable[ast.stmt]) -> Iterator[_Definition]:
+    """Yield the classes and functions among the statements, also those under ``if``, ``try`` and the like."""
+    for statement in body:
+        if isinstance(statement, _Definition):
+            yield statement
+        elif isinstance(statement, _Block):
+            for part in ("body", "orelse", "finalbody"):
+                yield from _definitions(getattr(statement, part, ()))
+            for handler in getattr(statement, "handlers", ()):
+                yield from _definitions(handler.body)
+
+
+class _WordHashes(dict[str, int]):
+    """A 32-bit hash for each word, computed once."""
+
+    def __missing__(self, word: str) -> int:
+        value = self[word] = crc32(word.encode("utf-8"))
+        return value
+
+
+def _digest(source: _Source, name: str, text: str, hashes: _WordHashes) -> _Found | None:
+    """Cut a docstring into paragraphs and hashed words; ``None`` if it is mostly something else than text."""
+    paragraphs = [part for part in _BLANK_LINES.split(text) if part.strip()]
+    words = [_WORD.findall(paragraph.lower()) for paragraph in paragraphs]
+    characters = sum(len(word) for part in words for word in part if not word.isdigit())
+    if characters < MIN_WORDS * sum(map(len, text.split())):
+        return None
+    hashed = array("I", [hashes[word] for part in words for word in part])
+    return _Found(source, name, paragraphs, [len(part) for part in words], hashed.tobytes())
+
+
+def _build_corpus(
+    found: list[_Found], heldout_share: float, *, files: int, unreadable: int
+) -> DocstringCorpus:
+    """Split by module; the training side passes the sieve first, so held-out text never displaces it."""
+    sides: tuple[list[_Found], list[_Found]] = ([], [])
+    for docstring in found:
+        sides[_draw("heldout", docstring.source.module) < heldout_share].append(docstring)
+    sieve = _Sieve()
+    train = [kept for docstring in sides[0] if (kept := sieve.admit(docstring))]
+    heldout = [kept for docstring in sides[1] if (kept := sieve.admit(docstring))]
+    shared = _shared_shares([kept.words for kept in heldout], [kept.words for kept in train])
+    fresh = [kept for kept, share in zip(heldout, shared, strict=True) if share <= MAX_SHARED]
+    return DocstringCorpus(
+        train=[_as_docstring(kept) for kept in train],
+        heldout=[_as_docstring(kept) for kept in fresh],
+        files=files,
+        modules=len({kept.source.module for kept in (*train, *fresh)}),
+        unreadable=unreadable,
+        duplicates=sieve.duplicates,
+        boilerplate=sieve.boilerplate,
+        near_duplicates=len(heldout) - len(fresh),
+    )
+
+
+def _as_docstring(found: _Found) -> Docstring:
+    return Docstring("\n\n".join(found.paragraphs), found.source.module, found.name)
+
+
+class _Sieve:
+    """Lets each docstring through once, and each long paragraph ``MAX_REPEATS`` times; the words decide."""
+
+    def __init__(self) -> None:
+        self.duplicates = 0
+        self.boilerplate = 0
+        self._seen: set[bytes] = set()
+        self._paragraphs: Counter[bytes] = Counter()
+
+    def admit(self, found: _Found) -> _Found | None:
+        """Return the docstring without its boilerplate, or ``None`` if nothing new is left of it."""
+        if found.words in self._seen:
+            self.duplicates += 1
+            return None
+        self._seen.add(found.words)
+        kept = self._without_boilerplate(found)
+        if kept is found:
+            return found
+        if kept.words in self._seen or sum(map(len, kept.paragraphs)) < MIN_CHARACTERS:
+            self.duplicates += 1
+            return None
+        self._seen.add(kept.words)
+        return kept
+
+    def _without_boilerplate(self, found: _Found) -> _Found:
+        width = array("I").itemsize
+        parts: list[tuple[str, int, bytes]] = []
+        start = 0
+        for paragraph, count in zip(found.paragraphs, found.counts, strict=True):
+            words = found.words[start * width : (start + count) * width]
+            start += count
+            if count >= GRAM:
+                self._paragraphs[words] += 1
+            if self._paragraphs[words] <= MAX_REPEATS:
+                parts.append((paragraph, count, words))
+        if len(parts) == len(found.paragraphs):
+            return found
+        self.boilerplate += len(found.paragraphs) - len(parts)
+        return found._replace(
+            paragraphs=[part[0] for part in parts],
+            counts=[part[1] for part in parts],
+            words=b"".join(part[2] for part in parts),
+        )
+
+
+def _shared_shares(documents: list[bytes], others: list[bytes]) -> list[float]:
+    """Return for each document the share of its shingles that stand in the others (0 if it has none)."""
+    import numpy as np
+
+    mine, owner = _shingles(documents)
+    theirs, _ = _shingles(others)
+    if not len(theirs):
+        return [0.0] * len(documents)
+    theirs.sort()  # a sort and a search take a tenth of the time of np.isin
+    place = np.minimum(np.searchsorted(theirs, mine), len(theirs) - 1)
+    common = theirs[place] == mine
+    total = np.bincount(owner, minlength=len(documents))
+    shared = np.bincount(owner[common], minlength=len(documents))
+    shares: list[float] = (shared / np.maximum(total, 1)).tolist()
+    return shares
+
+
+def _shingles(documents: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return a 64-bit hash of each run of ``GRAM`` words inside a document, and the document's number."""
+    import numpy as np
+
+    words = np.frombuffer(b"".join(documents), dtype=np.uintc).astype(np.uint64)
+    lengths = [len(document) // array("I").itemsize for document in documents]
+    owner = np.repeat(np.arange(len(documents)), lengths)
+    count = max(len(words) - GRAM + 1, 0)
+    hashed = np.zeros(count, dtype=np.uint64)
+    for offset in range(GRAM):  # a polynomial modulo 2**64; array arithmetic wraps in silence
+        hashed *= np.uint64(0x9E3779B97F4A7C15)
+        hashed += words[offset : offset + count]
+    inside = owner[:count] == owner[GRAM - 1 : GRAM - 1 + count]
+    return hashed[inside], owner[:count][inside]

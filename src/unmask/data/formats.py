@@ -1,0 +1,290 @@
+"""The formats that hold records: JSON, CSV and Parquet become rows of (line, text) without holding the file.
+
+Each reader takes the decoded chunks of :mod:`unmask.data.files` (Parquet: the path) and the name of the text field.
+A fault in the data raises :class:`DataError` with file and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from unmask.data.files import CHUNK, PARQUET_MAGIC, RECORD_LIMIT, format_of, opened, read_bytes, whole_lines
+from unmask.errors import DataError, DiskError, did_you_mean
+
+Row = tuple[int, str | None]
+"""Line (or row) from 1, and its text; ``None`` where the field holds no value."""
+
+# ----------------------------------------------------------------------------------------------- JSON
+
+
+def jsonl_rows(chunks: Iterable[str], field: str, source: str) -> Iterator[Row]:
+    """Yield the text field of each line of JSON Lines; empty lines stand for nothing."""
+    for number, line in whole_lines(chunks, source):
+        if line.isspace():
+            continue
+        try:
+            record = json.loads(line.rstrip("\n"))
+        except (ValueError, RecursionError) as fault:
+            hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
+            raise DataError(
+                f"broken JSON ({_json_fault(fault)}); expected one object a line{hint}",
+                path=source,
+                line=number,
+            ) from None
+        yield number, text_of(record, field, source, number)
+
+
+def _json_fault(fault: Exception) -> str:
+    if isinstance(fault, json.JSONDecodeError):
+        return f"{fault.msg}, column {fault.colno}"
+    return str(fault)
+
+
+def json_rows(chunks: Iterable[str], field: str, source: str) -> Iterator[Row]:
+    """Yield the text fields of a ``.json`` file: a list of objects, or one object a line."""
+    reader = _ListReader(chunks, source)
+    if reader.peek() == "[":
+        for number, record in reader.elements():
+            yield number, text_of(record, field, source, number)
+    else:
+        yield from jsonl_rows(reader.unread(), field, source)
+
+
+_BLANKS = re.compile(r"[ \t\n]*")
+
+
+class _ListReader:
+    """Reads one long JSON list element by element, so that the list never lies in memory."""
+
+    def __init__(self, chunks: Iterable[str], source: str) -> None:
+        self.line = 1  # the line of the reading position
+        self._chunks, self._source = iter(chunks), source
+        self._buffer, self._at = "", 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """Skip white space and return the next character, or an empty string at the end."""
+        while True:
+            self._advance(cast(re.Match[str], _BLANKS.match(self._buffer, self._at)).end())
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def unread(self) -> Iterator[str]:
+        """Yield all text from the reading position on, behind as many empty lines as were passed."""
+        yield "\n" * (self.line - 1) + self._buffer[self._at :]
+        yield from self._chunks
+
+    def elements(self) -> Iterator[tuple[int, Any]]:
+        """Yield each element with the line where it begins; nothing may follow the list."""
+        self._advance(self._at + 1)
+        mark = ","
+        if self.peek() == "]":
+            self._advance(self._at + 1)
+            mark = "]"
+        while mark == ",":
+            self.peek()
+            yield self.line, self._element()
+            mark = self.peek()
+            if mark not in ("]", ","):
+                raise self._broken("expected ',' or ']' after an element")
+            self._advance(self._at + 1)
+        if self.peek():
+            raise self._broken("text after the end of the list")
+
+    def _element(self) -> Any:
+        while True:
+            try:
+                value, end = self._decode(self._buffer, self._at)
+            except (ValueError, RecursionError) as fault:
+                # It may be broken or only be cut off by the end of the buffer; more text tells.
+                if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
+                    raise self._broken(_json_fault(fault)) from None
+            else:
+                self._advance(end)
+                return value
+
+    def _advance(self, to: int) -> None:
+        self.line += self._buffer.count("\n", self._at, to)
+        self._at = to
+
+    def _more(self) -> bool:
+        """Read on, at least as much again as is unread: an element is tried a few times, not once a chunk."""
+        parts, size = [self._buffer[self._at :]], 0
+        wanted = max(CHUNK, len(parts[0]))
+        while size < wanted and (chunk := next(self._chunks, "")):
+            parts.append(chunk)
+            size += len(chunk)
+        self._buffer, self._at = "".join(parts), 0
+        return size > 0
+
+    def _broken(self, what: str) -> DataError:
+        what = f"broken JSON ({what}); expected a list of objects, or one object a line"
+        return DataError(what, path=self._source, line=self.line)
+
+
+_JSON_NAMES = {
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    dict: "an object",
+}
+
+
+def text_of(record: Any, field: str, source: str, line: int) -> str | None:
+    """Return the text field of a record; ``None`` where its value is null.
+
+    Raises:
+        DataError: the record is no object, has no such field, or the field holds no proper string.
+    """
+    if not isinstance(record, dict):
+        came = _JSON_NAMES.get(type(record), "null")
+        raise DataError(f"expected a JSON object, found {came}", path=source, line=line)
+    if field not in record:
+        raise no_such_field("field", field, record, source, line)
+    text = record[field]
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        came = _JSON_NAMES.get(type(text), f"a {type(text).__name__}")
+        raise DataError(f"field '{field}' holds {came}, expected a string", path=source, line=line)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        came = f"half of a surrogate pair (\\u{ord(text[fault.start]):04x}) at character {fault.start}"
+        raise DataError(
+            f"field '{field}' holds {came}, which is no text; remove it", path=source, line=line
+        ) from None
+    return text
+
+
+def no_such_field(what: str, field: str, known: Iterable[str], source: str, line: int | None) -> DataError:
+    """Return the error for an absent field or column; it lists those that are there."""
+    names = [str(name) for name in known]
+    listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
+    there = f"there are {listed}" if names else "there are none"
+    near = did_you_mean(field, names)
+    return DataError(f"no {what} '{field}'{near}; {there}; choose with --text-field", path=source, line=line)
+
+
+# ------------------------------------------------------------------------------------ CSV and Parquet
+
+
+def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str) -> Iterator[Row]:
+    """Yield the named column of CSV or TSV with the line where each row begins; the first row names the columns."""
+    csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
+    reader = csv.reader((line for _, line in whole_lines(chunks, source)), delimiter=delimiter, strict=True)
+    rows = _csv_records(reader, source)
+    first, names = next(rows, (1, None))
+    if names is None:
+        return
+    if names.count(field) != 1:
+        raise _wrong_column(field, names, source, first)
+    column = names.index(field)
+    for line, row in rows:
+        if len(row) != len(names):
+            what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
+            raise DataError(
+                f"{what}; put quotes around fields that hold the separator", path=source, line=line
+            )
+        yield line, row[column]
+
+
+def _csv_records(reader: Any, source: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty lines, with the physical line where each begins."""
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as fault:
+            what = f'broken quoting in the row that begins here ({fault}); a field that holds " must be in quotes'
+            raise DataError(f'{what}, with "" for each "', path=source, line=line) from None
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataError:
+    if field in names:
+        what = f"{names.count(field)} columns have the name '{field}'; rename all but one"
+        return DataError(what, path=source, line=line)
+    marks = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
+    if marks:
+        what = f"no column '{field}': the separator seems to be {marks[0]!r}"
+        return DataError(f"{what}; expected ',' in .csv and a tab in .tsv", path=source, line=line)
+    return no_such_field("column", field, names, source, line)
+
+
+def parquet_rows(path: Path, field: str) -> Iterator[Row]:
+    """Yield the named column of a Parquet file with the number of each row; null comes as ``None``."""
+    import pyarrow
+
+    source, row = str(path), 0
+    with opened(path) as stream, _seekable(stream, path) as file:
+        try:
+            table = _open_parquet(file, source)
+            _check_column(table.schema_arrow, field, source)
+            # Small batches: a row may be a whole book, and a batch is held twice.
+            for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    yield row, text
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as fault:
+            what = str(fault).partition("\n")[0]
+            raise DataError(f"damaged Parquet data after row {row} ({what})", path=source) from None
+
+
+@contextmanager
+def _seekable(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """Parquet is read from its end: a compressed file is laid out in a temporary one first."""
+    if format_of(path).compression is None:
+        yield stream
+        return
+    with tempfile.TemporaryFile() as file:
+        while data := read_bytes(stream, str(path)):
+            _write(file, data, path)
+        yield cast(BinaryIO, file)
+
+
+def _write(file: IO[bytes], data: bytes, path: Path) -> None:
+    try:
+        file.write(data)
+    except OSError as fault:
+        folder = tempfile.gettempdir()
+        raise DiskError(f"no room in {folder} to decompress {path} ({fault.strerror}); set TMPDIR") from None
+
+
+def _open_parquet(file: BinaryIO, source: str) -> Any:
+    from pyarrow import parquet
+
+    file.seek(0)
+    head = file.read(4)
+    file.seek(-4 if file.seek(0, os.SEEK_END) >= 4 else 0, os.SEEK_END)
+    if head != PARQUET_MAGIC:
+        raise DataError("not Parquet although its suffix says so: it does not begin with PAR1", path=source)
+    if file.read(4) != PARQUET_MAGIC:
+        raise DataError("the Parquet file is cut off: it does not end with PAR1; fetch it again", path=source)
+    return parquet.ParquetFile(file, buffer_size=CHUNK)
+
+
+def _check_column(schema: Any, field: str, source: str) -> None:
+    from pyarrow import types
+
+    if field not in schema.names:
+        raise no_such_field("column", field, schema.names, source, None)
+    kind = schema.field(schema.names.index(field)).type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
+        raise DataError(f"column '{field}' holds {kind}, expected strings", path=source)

@@ -1,0 +1,62 @@
+"""Settings of the data: what is read, how it is cut, what is masked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from unmask.settings import Settings
+
+
+class DocumentSettings(Settings):
+    """How files become documents."""
+
+    documents: Literal["auto", "file", "block", "line"] = "auto"
+    """A document of plain text is a whole ``file``, a ``block`` between empty lines, or a ``line``; ``auto`` takes
+    blocks where a file has empty lines and lines where it has none."""
+    text_field: str = "text"
+    """The field, or column, of the text in JSONL, CSV, TSV, Parquet and Hub data sets."""
+    split: str = "train"
+    """The split of Hub data sets."""
+
+
+class DataSettings(DocumentSettings):
+    """What is trained on and what is held out."""
+
+    inputs: list[str] = []
+    """Files, folders, globs, ``-`` for standard input, ``hf://org/name``, or a folder made by ``unmask prepare``."""
+    heldout: list[str] = []
+    """Text to evaluate on; by default a share of the inputs is set aside."""
+    heldout_share: float = Field(0.02, gt=0, lt=1)
+    """Share of documents set aside, by a hash of the text: the same documents every time."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of a sequence with its special tokens; longer documents go on in further sequences. By default 512,
+    or what the model takes if that is less."""
+    overlap: int = Field(0, ge=0)
+    """Tokens that a continued sequence repeats from the one before."""
+
+
+class MaskingSettings(Settings):
+    """What is masked, and what stands in its place (BERT's 15% and 80/10/10 by default)."""
+
+    strategy: Literal["token", "word"] = "token"
+    """``token`` draws each token, ``word`` draws whole words."""
+    rate: float = Field(0.15, gt=0, le=1)
+    """Share of the text's tokens that are predicted."""
+    rate_start: float | None = Field(None, gt=0, le=1)
+    """Where the rate begins when it changes linearly over the run and ends at ``rate``; by default twice the rate
+    from scratch, and the rate itself to adapt. Evaluation always masks ``rate``."""
+    mask_share: float = Field(0.8, ge=0, le=1)
+    """Share of the targets that become the mask token."""
+    random_share: float = Field(0.1, ge=0, le=1)
+    """Share of the targets that become a random token; the rest keep their own."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MaskingSettings:
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError(
+                f"mask_share + random_share must be at most 1, "
+                f"not {self.mask_share} + {self.random_share} = {self.mask_share + self.random_share:g}"
+            )
+        return self

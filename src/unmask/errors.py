@@ -1,0 +1,84 @@
+"""The exceptions of unmask, each with the exit code that the command line gives it.
+
+::
+
+    UnmaskError              1   something unexpected that is still ours to explain
+    ├── ConfigError          2   a setting, flag or combination that cannot work
+    │   └── MissingExtra     2   an optional dependency that has to be installed first
+    ├── DataError            3   text, files or shards that cannot be used; knows file and line
+    ├── DivergedError        4   training left the finite numbers
+    ├── DiskError            5   no room, or no permission, to write what is needed
+    └── Interrupted         75   stopped by a signal; can be resumed
+
+A message says what was expected, what came, where, and what to do. Libraries raise; only the
+command line exits.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from os import PathLike
+from typing import Iterable
+
+
+class UnmaskError(Exception):
+    """Base of every error that unmask raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(UnmaskError):
+    """A setting, a flag, or a combination of them, that cannot work."""
+
+    exit_code = 2
+
+
+class MissingExtra(ConfigError):
+    """An optional dependency is absent; the message carries the exact install command."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package '{package}': pip install 'unmask[{extra}]'")
+
+
+class DataError(UnmaskError):
+    """Text, a file or a shard that cannot be used.
+
+    Args:
+        message: what was expected, what came and what to do.
+        path: the file at fault, if there is one.
+        line: its line, counted from 1, if there is one.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self, message: str, *, path: str | PathLike[str] | None = None, line: int | None = None
+    ) -> None:
+        self.path = None if path is None else str(path)
+        self.line = line
+        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(where + message)
+
+
+class DivergedError(UnmaskError):
+    """The loss or the gradient is no longer finite."""
+
+    exit_code = 4
+
+
+class DiskError(UnmaskError):
+    """What has to be written cannot be written."""
+
+    exit_code = 5
+
+
+class Interrupted(UnmaskError):
+    """A signal asked the run to stop; what was done is saved and the run can be resumed."""
+
+    exit_code = 75
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest of ``known``, or an empty string."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""

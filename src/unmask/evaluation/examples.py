@@ -1,0 +1,101 @@
+"""Masked passages with what a model fills in, to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from unmask.data.batches import Batch, TextSource
+from unmask.data.masking import EVALUATION_KEY
+from unmask.data.settings import MaskingSettings
+from unmask.model.masked_lm import MaskedLM
+
+_ATTACHED = set(".,;:!?)]}%'’”»")
+
+
+@torch.no_grad()
+def fill_examples(model: MaskedLM, source: TextSource, count: int, length: int = 64) -> list[dict[str, Any]]:
+    """Mask passages of held-out text and fill them.
+
+    Args:
+        model: the model to ask.
+        source: held-out text.
+        count: how many passages.
+        length: tokens of a passage, at most.
+
+    Returns:
+        One dictionary a passage, as ``examples.json`` holds them: ``tokens``, ``words_before`` (whether a space
+        goes before each), and ``targets`` with the five most probable fillings of each mask.
+    """
+    shown = TextSource(
+        source.corpus,
+        source.documents,
+        source.vocabulary,
+        MaskingSettings(rate=source.masking.rate, mask_share=1.0, random_share=0.0),
+        min(length, model.max_length),
+    )
+    training = model.model.training
+    model.model.eval()
+    examples = []
+    for number in _choose(shown, count):
+        batch = shown.batch(np.array([number]), EVALUATION_KEY, shown.masking.rate)
+        if len(batch.target_ids):
+            examples.append(_example(model, batch))
+    model.model.train(training)
+    return examples
+
+
+def _choose(source: TextSource, count: int) -> np.ndarray:
+    """Take passages from documents in order of their hash, whole ones of some length first."""
+    numbers = np.arange(len(source.sequences))
+    which, start, body = source.sequences.locate(numbers)
+    keys = source.corpus.keys[source.documents[which]]
+    short = body < min(16, source.sequences.cut.body)
+    return numbers[np.lexsort((start, keys, start > 0, short))][:count]
+
+
+def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
+    vocabulary = model.vocabulary
+    front, back = len(vocabulary.prefix), len(vocabulary.suffix)
+    original = batch.input_ids.copy()
+    original[batch.target_index] = batch.target_ids
+    text = slice(front, len(original) - back)
+    probabilities = model.target_logits(batch).float().softmax(-1)
+    top = probabilities.topk(5)
+    rank = (probabilities > probabilities.gather(1, _column(batch.target_ids, probabilities))).sum(-1) + 1
+    names = [_readable(token) for token in model.tokenizer.convert_ids_to_tokens(original[text].tolist())]
+    targets = []
+    for row, (place, token) in enumerate(zip(batch.target_index, batch.target_ids)):
+        filled = model.tokenizer.convert_ids_to_tokens(top.indices[row].tolist())
+        targets.append(
+            {
+                "index": int(place) - front,
+                "original": _readable(model.tokenizer.convert_ids_to_tokens(int(token)))[1],
+                "shown": str(model.tokenizer.mask_token),
+                "predictions": [
+                    {"token": _readable(name)[1], "probability": float(share)}
+                    for name, share in zip(filled, top.values[row])
+                ],
+                "rank": int(rank[row]),
+            }
+        )
+    return {
+        "tokens": [name for _, name in names],
+        "words_before": [before and place > 0 for place, (before, _) in enumerate(names)],
+        "targets": targets,
+    }
+
+
+def _column(ids: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(ids).to(like.device).unsqueeze(1)
+
+
+def _readable(token: str) -> tuple[bool, str]:
+    """Return whether a space goes before a vocabulary entry, and its text without the tokenizer's marks."""
+    if token.startswith("##"):
+        return False, token[2:]
+    if token[:1] in ("Ġ", "▁"):
+        return True, token[1:] or " "
+    return token not in _ATTACHED, token

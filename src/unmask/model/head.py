@@ -1,0 +1,59 @@
+"""The masked-only head: an LM head sees the masked positions and nothing else, in any architecture.
+
+A masked-LM class of transformers is an encoder followed by head modules. The first module called after the
+encoder is found once, by watching a probe; from then on a hook hands it only the rows that are to be predicted.
+Transform, bias and tied decoder run as they always do, on 15% of the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmask.errors import ConfigError
+
+
+def find_head(model: nn.Module, encoder: nn.Module, probe_ids: Tensor) -> nn.Module:
+    """Return the first direct child of ``model`` that is called after ``encoder``.
+
+    Args:
+        model: a masked-LM model of transformers.
+        encoder: its base model.
+        probe_ids: ``int64 [1, L]`` to call it with.
+
+    Raises:
+        ConfigError: nothing is called after the encoder, so this is no masked-LM model.
+    """
+    called: list[nn.Module] = []
+    hooks = [
+        child.register_forward_pre_hook(lambda module, _: called.append(module)) for child in model.children()
+    ]
+    training = model.training
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(input_ids=probe_ids)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    after = called[called.index(encoder) + 1 :] if encoder in called else []
+    if not after:
+        raise ConfigError(f"{type(model).__name__} calls no head after its encoder; is it a masked language model?")
+    return after[0]
+
+
+class HeadGate:
+    """Hands the head the chosen rows of the encoder's output while an index is set, and everything otherwise."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.index: Tensor | None = None
+        head.register_forward_pre_hook(self._select)
+
+    def _select(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.index is None:
+            return None
+        hidden = args[0]
+        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.index), *args[1:])

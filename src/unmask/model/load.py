@@ -1,0 +1,134 @@
+"""Load a checkpoint, or make a new model from a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+from unmask.errors import ConfigError
+from unmask.model.masked_lm import MaskedLM
+from unmask.model.presets import find_preset
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Notice = Callable[[str], None]
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` stands for.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def load_masked_lm(
+    name: str,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    offline: bool = False,
+    notice: Notice = lambda text: None,
+) -> MaskedLM:
+    """Load a masked language model with its tokenizer, ready to be asked.
+
+    Args:
+        name: Hub name (``name@revision`` pins one) or local folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        offline: make no network call.
+        notice: hears of a head that starts anew.
+
+    Raises:
+        ConfigError: model or tokenizer cannot be loaded, or do not fit each other.
+    """
+    tokenizer = load_tokenizer(name, offline=offline)
+    model = load_checkpoint(name, offline=offline, notice=notice)
+    model.to(pick_device(device))  # type: ignore[arg-type]
+    return MaskedLM(model.eval(), tokenizer, autocast=precision == "bf16")
+
+
+def load_checkpoint(name: str, *, offline: bool = False, notice: Notice = lambda text: None) -> PreTrainedModel:
+    """Load the weights of a checkpoint in fp32, from safetensors only, running no remote code.
+
+    Raises:
+        ConfigError: it cannot be loaded as a masked language model.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    path, _, revision = name.partition("@")
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            path,
+            revision=revision or None,
+            local_files_only=offline,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as fault:
+        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
+        raise ConfigError(
+            f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
+            f"model.safetensors, or a Hub name that this machine can reach"
+        ) from fault
+    _tell_missing(name, model, info, notice)
+    return model
+
+
+def _tell_missing(name: str, model: PreTrainedModel, info: dict[str, Any], notice: Notice) -> None:
+    missing = sorted(info["missing_keys"])
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
+    if body:
+        raise ConfigError(
+            f"'{name}' lacks {len(body)} weights of the encoder itself, for example {body[0]}; "
+            f"it does not fit the class {type(model).__name__} that its config names"
+        )
+    head = [key for key in missing if key not in body and "pooler" not in key]
+    if head:
+        notice(
+            f"'{name}' brings no LM head: {len(head)} of its weights start anew ({', '.join(head[:3])}"
+            f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
+        )
+
+
+def new_model(preset: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """Make a model with new weights, the same for the same seed.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    chosen = find_preset(preset)
+    vocabulary = vocabulary_of(tokenizer)
+    # A multiple of 64 rows suits matrix hardware; the surplus rows are never a target.
+    rows = -(-vocabulary.size // 64) * 64
+    ids = {"pad_token_id": tokenizer.pad_token_id, "cls_token_id": tokenizer.cls_token_id}
+    ids |= {"sep_token_id": tokenizer.sep_token_id, "bos_token_id": None, "eos_token_id": None}
+    config = AutoConfig.for_model(chosen.family, **chosen.config_values(rows), **ids)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Set every dropout of a model, leaving its config as it was."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+        for name in ("attention_dropout", "dropout", "dropout_prob", "drop_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, rate)

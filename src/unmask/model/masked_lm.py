@@ -1,0 +1,216 @@
+"""A masked-LM model of transformers, driven with packed batches and a head that sees only the targets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unmask.data.batches import Batch
+from unmask.data.tokenizer import Vocabulary, vocabulary_of
+from unmask.errors import ConfigError
+from unmask.model.attention import NAME, PackedLayout, register
+from unmask.model.head import HeadGate, find_head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_PACKING_TOLERANCE = 1e-4
+_PADDING_WASTE = 1.15
+
+
+class MaskedLM:
+    """A model, its tokenizer, and how to run batches through it.
+
+    Whether the architecture can take packed rows is found by trial: two short documents packed together must give
+    what each gives alone. Where it cannot, batches are padded by length.
+
+    Args:
+        model: any ``AutoModelForMaskedLM`` of transformers.
+        tokenizer: its tokenizer.
+        autocast: compute in bf16 under autocast; weights stay as they are.
+
+    Attributes:
+        vocabulary: what masking needs to know of the tokenizer.
+        max_length: tokens that a sequence may have, special tokens included.
+        packed: whether packed rows are used.
+
+    Raises:
+        ConfigError: the tokenizer has ids that the model has no rows for.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.autocast = model, tokenizer, autocast
+        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+        self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
+        self._check_vocabulary()
+        self._parameters = set(inspect.signature(model.forward).parameters)
+        self._gate = HeadGate(find_head(model, self.encoder, self._probe(4)))
+        self._offset = 0
+        self._own_attention = str(model.config._attn_implementation)
+        self.packed = self._try_packing()
+        self.max_length = self._find_max_length()
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    def target_logits(self, batch: Batch) -> Tensor:
+        """Run a batch.
+
+        Returns:
+            ``[M, V]`` logits at the targets, in the dtype the head computes in.
+        """
+        with self.precision():
+            return self._packed_logits(batch) if self.packed else self._padded_logits(batch)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The autocast context in which this model is run."""
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    @contextmanager
+    def plain(self) -> Iterator[PreTrainedModel]:
+        """The bare transformers model with its own attention, as its users would call it."""
+        attention = str(self.model.config._attn_implementation)
+        self.model.set_attn_implementation(self._own_attention)
+        try:
+            yield self.model
+        finally:
+            self.model.set_attn_implementation(attention)
+
+    def _check_vocabulary(self) -> None:
+        rows = self.model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+        if rows < self.vocabulary.size:
+            raise ConfigError(
+                f"the tokenizer has {self.vocabulary.size:,} entries but the model only {rows:,} rows of embeddings; "
+                f"use the model's own tokenizer, or a model whose embeddings were extended for this one"
+            )
+
+    def _probe(self, length: int) -> Tensor:
+        ids = self.vocabulary.replacements[: max(length, 1)]
+        return torch.from_numpy(np.resize(ids, length)).unsqueeze(0).to(self.device)
+
+    # Packed rows
+
+    def _packed_logits(self, batch: Batch) -> Tensor:
+        self._gate.index = self._tensor(batch.target_index)
+        try:
+            return self._run_packed(batch.input_ids, batch.position_ids, batch.cu_seqlens)
+        finally:
+            self._gate.index = None
+
+    def _run_packed(self, input_ids: np.ndarray, position_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
+        ids = self._tensor(input_ids).unsqueeze(0)
+        extra: dict[str, Any] = {"layout": PackedLayout.of(cu_seqlens, self.device)}
+        if "position_ids" in self._parameters:
+            extra["position_ids"] = self._tensor(position_ids).unsqueeze(0) + self._offset
+        if "token_type_ids" in self._parameters:
+            extra["token_type_ids"] = torch.zeros_like(ids)
+        logits: Tensor = self.model(input_ids=ids, **extra).logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    def _try_packing(self) -> bool:
+        """Find out whether packed rows give what each document gives alone, and where positions begin."""
+        model = self.model
+        if "position_ids" not in self._parameters or not getattr(model, "_supports_attention_backend", False):
+            return False
+        training = model.training
+        model.eval()
+        lengths = (5, 3)
+        alone = [self._alone(length) for length in lengths]
+        register()
+        try:
+            model.set_attn_implementation(NAME)
+            for self._offset in (0, self.vocabulary.pad_id + 1):
+                if self._agrees(alone, lengths):
+                    return True
+        except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
+            # The trial is the test: an architecture that cannot take a packed row says so by failing here.
+            pass
+        finally:
+            model.train(training)
+        model.set_attn_implementation(self._own_attention)
+        return False
+
+    @torch.no_grad()
+    def _alone(self, length: int) -> Tensor:
+        logits: Tensor = self.model(input_ids=self._probe(8)[:, :length]).logits[0]
+        return logits
+
+    @torch.no_grad()
+    def _agrees(self, alone: list[Tensor], lengths: tuple[int, ...]) -> bool:
+        ids = self._probe(8)[0].cpu().numpy()
+        row = np.concatenate([ids[:length] for length in lengths])
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        found = self._run_packed(row, positions, np.concatenate([[0], np.cumsum(lengths)]))
+        return bool(torch.allclose(found, torch.cat(alone), rtol=_PACKING_TOLERANCE, atol=_PACKING_TOLERANCE))
+
+    def _find_max_length(self) -> int:
+        config = self.model.config
+        limits = [int(self.tokenizer.model_max_length)]
+        for name in ("max_position_embeddings", "n_positions", "max_seq_length"):
+            if isinstance(limit := getattr(config, name, None), int) and limit > 0:
+                limits.append(limit - self._position_padding())
+        return min(limits)
+
+    def _position_padding(self) -> int:
+        """Rows of the position table that no token uses (RoBERTa's positions begin after the padding index)."""
+        if self._offset:
+            return self._offset
+        tables = (m for n, m in self.encoder.named_modules() if n.endswith("position_embeddings"))
+        used = [table.padding_idx for table in tables if isinstance(table, nn.Embedding) and table.padding_idx]
+        return used[0] + 1 if used else 0
+
+    # Padded batches, for architectures without the attention interface
+
+    def _padded_logits(self, batch: Batch) -> Tensor:
+        pieces = [self._run_padded(batch, first, last) for first, last in _buckets(np.diff(batch.cu_seqlens))]
+        return torch.cat(pieces)
+
+    def _run_padded(self, batch: Batch, first: int, last: int) -> Tensor:
+        """Run sequences ``first`` to ``last`` of a batch, which stand in order of length, as one padded block."""
+        cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
+        lengths = np.diff(cu)
+        width = int(lengths.max())
+        real = np.arange(width) < lengths[:, None]
+        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
+        ids[real] = batch.input_ids[cu[0] : cu[-1]]
+        begin, end = np.searchsorted(batch.target_index, [cu[0], cu[-1]])
+        index = batch.target_index[begin:end]
+        row = np.searchsorted(cu, index, side="right") - 1
+        self._gate.index = self._tensor(row * width + index - cu[row])
+        mask = {} if real.all() else {"attention_mask": self._tensor(real.astype(np.int64))}
+        try:
+            logits: Tensor = self.model(input_ids=self._tensor(ids), **mask).logits
+            return logits.reshape(-1, logits.shape[-1])
+        finally:
+            self._gate.index = None
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def _buckets(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Cut lengths in descending order where padding them together would waste too much."""
+    first = 0
+    for last in range(1, len(lengths) + 1):
+        if last == len(lengths) or lengths[first] > _PADDING_WASTE * lengths[last] + 2:
+            yield first, last
+            first = last

@@ -1,0 +1,80 @@
+"""Architectures to train from scratch: classes and configs of transformers only, so the result loads anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One architecture.
+
+    Attributes:
+        family: ``model_type`` of transformers.
+        layers: Transformer layers.
+        hidden: width of the residual stream; heads are 64 wide.
+        max_positions: longest sequence.
+        extra: further settings of the config.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    max_positions: int = 512
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def config_values(self, vocab_size: int) -> dict[str, Any]:
+        """Return the keyword arguments of the config class."""
+        shared = {
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": max(1, self.hidden // 64),
+            "max_position_embeddings": self.max_positions,
+        }
+        return shared | _FAMILIES[self.family](self.hidden) | self.extra
+
+
+def _bert(hidden: int) -> dict[str, Any]:
+    return {"intermediate_size": 4 * hidden}
+
+
+def _modernbert(hidden: int) -> dict[str, Any]:
+    # Two thirds of four times the width: a gated unit has three matrices where BERT has two. Short documents need
+    # no local attention, so every layer sees the whole sequence.
+    return {"intermediate_size": 8 * hidden // 3 // 64 * 64, "global_attn_every_n_layers": 1}
+
+
+_FAMILIES = {"bert": _bert, "modernbert": _modernbert}
+
+PRESETS: dict[str, Preset] = {
+    "bert-tiny": Preset("bert", 2, 128),
+    "bert-mini": Preset("bert", 4, 256),
+    "bert-small": Preset("bert", 4, 512),
+    "bert-medium": Preset("bert", 8, 512),
+    "bert-base": Preset("bert", 12, 768),
+    "bert-large": Preset("bert", 24, 1024),
+    "modernbert-tiny": Preset("modernbert", 3, 256),
+    "modernbert-mini": Preset("modernbert", 4, 256),
+    "modernbert-small": Preset("modernbert", 6, 384),
+    "modernbert-medium": Preset("modernbert", 8, 512),
+    "modernbert-base": Preset(
+        "modernbert", 22, 768, 8192, {"intermediate_size": 1152, "global_attn_every_n_layers": 3}
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Return a preset by name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset '{name}'{did_you_mean(name, PRESETS)}; the presets are: {', '.join(PRESETS)}"
+        )
+    return PRESETS[name]

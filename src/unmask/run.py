@@ -1,0 +1,411 @@
+"""A whole run: from a configuration to a trained model, its figures and its report in a run folder."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.config import RunConfig, check_trainable, dump_config
+from unmask.data.batches import TrainingStream
+from unmask.errors import ConfigError, DataError, DiskError, Interrupted
+from unmask.evaluation.beside import heldout_baselines
+from unmask.evaluation.examples import fill_examples
+from unmask.evaluation.heldout import HeldoutFigures, evaluate
+from unmask.identity import check_identity, identity_of, machine_info, now
+from unmask.material import Material, gather
+from unmask.progress import Progress
+from unmask.report.card import model_card
+from unmask.report.page import write_report
+from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
+from unmask.training.checkpoint import find_checkpoint, load_checkpoint_state, restore, save_checkpoint
+from unmask.training.loop import Length, Loop, Position, Row
+from unmask.training.optimizers import make_optimizers
+from unmask.training.recipe import Recipe, resolve
+from unmask.training.schedules import learning_rate_factor, mask_rate
+
+_EVALUATION_BUDGET = 8192
+_FINAL_EVALUATION = 4
+_EXAMPLES = 12
+_SHARES = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run is known by.
+
+    Attributes:
+        folder: its files.
+        steps: optimizer steps.
+        tokens: real tokens seen.
+        seconds: seconds of training.
+        loss: the last training loss that was logged, or ``None``.
+        evaluation: the final figures, as ``evaluation.json`` holds them; ``None`` without held-out text.
+    """
+
+    folder: RunFolder
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float | None
+    evaluation: dict[str, Any] | None
+
+
+def train(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    resume: str | None = None,
+    command: list[str] | None = None,
+    extra: dict[str, Any] | None = None,
+    progress: Progress = Progress(),
+) -> RunResult:
+    """Train or adapt a masked language model and leave a run folder behind.
+
+    Args:
+        config: every setting; what it leaves open is decided here and written to ``config.yaml``.
+        out: the run folder, absent or empty unless ``resume`` is given.
+        resume: ``auto`` to go on from the newest whole checkpoint (or to begin, where there is none), or the path of
+            one.
+        command: how the run was called, for the report.
+        extra: entries to add to ``run.json``.
+        progress: who is told.
+
+    Raises:
+        ConfigError: settings that cannot work, or ``out`` holds another run.
+        DataError: the text cannot be used.
+        DivergedError: training left the finite numbers.
+        DiskError: something could not be written.
+        Interrupted: a signal came; the run is saved and can be resumed.
+    """
+    check_trainable(config)
+    folder = RunFolder(Path(out))
+    fresh = not folder.root.exists() or (folder.root.is_dir() and not any(folder.root.iterdir()))
+    if not fresh and resume is None:
+        raise ConfigError(
+            f"{folder.root} already holds files; choose another folder with -o, or go on with --resume auto"
+        )
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        return _Run(config, folder, resume, command or sys.argv, extra or {}, progress).work()
+    except BaseException as fault:
+        if fresh and not folder.checkpoints.exists():
+            shutil.rmtree(folder.root, ignore_errors=True)
+        if isinstance(fault, OSError):
+            raise DiskError(f"cannot write the run: {fault}; free space or choose another folder with -o") from fault
+        raise
+
+
+class _Run:
+    """One run at work: what is open while it goes on."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        resume: str | None,
+        command: list[str],
+        extra: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.folder, self.progress = folder, progress
+        self.material: Material = gather(config, folder, progress)
+        if not self.material.world.leads:
+            self.progress = Progress()
+        self.recipe = recipe_of(config, self.material)
+        self.config = with_recipe(config, self.recipe, self.material)
+        self.stream = TrainingStream(self.material.text, self.recipe.batch_tokens, config.train.seed)
+        self.loop = make_loop(self.config, self.recipe, self.material, self.stream)
+        self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
+        self.identity = identity_of(self.config, self.material)
+        self.before: dict[str, Any] | None = None
+        self.stop: int | None = None
+        self._resume(resume)
+        self._write_info(command, extra)
+
+    @property
+    def leads(self) -> bool:
+        return self.material.world.leads
+
+    def work(self) -> RunResult:
+        """Train to the end, then write the model, its figures and the report."""
+        model = self.material.model
+        if self.loop.position.step == 0 and not self.material.scratch:
+            self.before = self._final_figures()
+        self.progress.begin("train")
+        with self._signals():
+            self.loop.run()
+        self.progress.end()
+        evaluation = self._evaluate_finally()
+        self._write_model()
+        result = self._result(evaluation)
+        if self.leads:
+            if evaluation is not None:
+                write_json(self.folder.evaluation, evaluation)
+                assert self.material.heldout is not None
+                write_json(self.folder.examples, fill_examples(model, self.material.heldout, _EXAMPLES))
+            info = read_json(self.folder.info)
+            write_json(self.folder.info, info | {"finished": now(), "steps": self.loop.position.step})
+            write_atomically(self.folder.model / "README.md", model_card(self.folder))
+            write_report(self.folder)
+        self.material.world.wait()
+        return result
+
+    # What happens between steps
+
+    def _after_step(self, loop: Loop) -> None:
+        settings, position = self.config.train, loop.position
+        progress = loop.length.progress(position.step, self._epochs(), position.seconds)
+        if self.leads:
+            self._show(progress)
+        if settings.eval_every and position.step % settings.eval_every == 0:
+            self._evaluate_now()
+        elif settings.eval_every is None and self._crossed(progress, "evaluated"):
+            self._evaluate_now()
+        saves = position.step % settings.save_every == 0 if settings.save_every else self._crossed(progress, "saved")
+        stopping = self.material.world.agree(self.stop is not None)
+        if (saves and progress < 1) or stopping:
+            self._save()
+        if stopping:
+            raise Interrupted(
+                f"stopped by a signal after step {position.step}; the run is saved, "
+                f"go on with --resume auto and the same settings"
+            )
+
+    def _crossed(self, progress: float, what: str) -> bool:
+        """Whether the run has just passed another tenth of its length."""
+        share = int(progress * _SHARES + 1e-9)
+        last = self._tenths.get(what, 0)
+        self._tenths[what] = max(share, last)
+        return share > last
+
+    def _epochs(self) -> float:
+        cursor = self.loop.position.cursor
+        return cursor.epoch + cursor.used / len(self.material.text.sequences)
+
+    def _show(self, progress: float) -> None:
+        self.progress.advance(min(progress, 1.0), {"step": self.loop.position.step, **self._shown})
+
+    def _write_row(self, row: Row) -> None:
+        if self.leads:
+            append_row(self.folder.metrics, row)
+        self._last_loss = row["loss"]
+        self._shown = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
+
+    def _evaluate_now(self) -> None:
+        if self.material.heldout is None:
+            return
+        figures = self._heldout_figures(self.config.train.eval_tokens)
+        position = self.loop.position
+        row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+        if self.leads:
+            append_row(self.folder.metrics, row | {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy})
+            self.progress.notice(
+                f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
+            )
+
+    def _heldout_figures(self, tokens: int) -> HeldoutFigures:
+        assert self.material.heldout is not None
+        return evaluate(self.material.model, self.material.heldout.evaluation_batches(_EVALUATION_BUDGET, tokens))
+
+    def _save(self) -> None:
+        self.loop.settle()
+        if self.leads:
+            state = self.loop.position.to_dict() | {
+                "identity": self.identity,
+                "before": self.before,
+                "tenths": self._tenths,
+                "last_loss": self._last_loss,
+            }
+            state["step"] = self.loop.position.step
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.material.model.model,
+                self.loop.optimizers,
+                state,
+                keep_last=self.config.train.keep_last,
+            )
+        self.material.world.wait()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first signal ask for a stop after the step, and the second stop at once."""
+
+        def ask(number: int, _: Any) -> None:
+            signal.signal(number, signal.SIG_DFL)
+            self.stop = number
+            self.progress.notice("stopping after this step; a second signal stops at once")
+
+        try:
+            kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:
+            # Only the main thread may set handlers; elsewhere signals are not ours to handle.
+            kept = {}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+    # The beginning and the end
+
+    def _resume(self, resume: str | None) -> None:
+        self._tenths: dict[str, int] = {}
+        self._last_loss: float | None = None
+        self._shown: dict[str, Any] = {}
+        path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
+        if path is None:
+            if resume:
+                self.progress.notice("no checkpoint to go on from: beginning at step 0")
+            keep_rows(self.folder.metrics, 0)
+            return
+        state = load_checkpoint_state(path)
+        check_identity(state["identity"], self.identity)
+        restore(path, self.material.model.model, self.loop.optimizers)
+        fields = Position.__dataclass_fields__
+        self.loop.position = Position.from_dict({key: state[key] for key in fields})
+        self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
+        keep_rows(self.folder.metrics, state["step"])
+        self.progress.notice(f"going on from step {state['step']} ({path.name})")
+
+    def _write_info(self, command: list[str], extra: dict[str, Any]) -> None:
+        if not self.leads:
+            return
+        write_atomically(self.folder.config, dump_config(self.config))
+        text, heldout, model = self.material.text, self.material.heldout, self.material.model
+        corpus = {
+            "documents": len(text.documents),
+            "tokens": int(text.corpus.lengths[text.documents].sum()),
+            "heldout_documents": 0 if heldout is None else len(heldout.documents),
+            "heldout_tokens": 0 if heldout is None else int(heldout.corpus.lengths[heldout.documents].sum()),
+        }
+        write_json(
+            self.folder.info,
+            machine_info()
+            | {
+                "command": command,
+                "started": now(),
+                "finished": None,
+                "precision": self.material.precision,
+                "model_class": type(model.model).__name__,
+                "base_model": self.config.model.name,
+                "parameters": model.parameters,
+                "vocabulary": model.vocabulary.size,
+                "packed": model.packed,
+                "corpus": corpus,
+                "batch_tokens": self.recipe.batch_tokens,
+                "tokens_per_epoch": text.tokens,
+                "steps": 0,
+            }
+            | extra,
+        )
+
+    def _final_figures(self) -> dict[str, Any] | None:
+        if self.material.heldout is None:
+            return None
+        return self._heldout_figures(_FINAL_EVALUATION * self.config.train.eval_tokens).to_dict()
+
+    def _evaluate_finally(self) -> dict[str, Any] | None:
+        heldout = self.material.heldout
+        if heldout is None:
+            return None
+        self.progress.begin("evaluate")
+        figures = self._final_figures()
+        assert figures is not None
+        batches = heldout.evaluation_batches(_EVALUATION_BUDGET, _FINAL_EVALUATION * self.config.train.eval_tokens)
+        baselines = heldout_baselines(self.material.text, batches)
+        self.progress.end()
+        position = self.loop.position
+        if self.leads:
+            row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+            append_row(self.folder.metrics, row | {"eval_loss": figures["loss"], "eval_accuracy": figures["accuracy"]})
+        return figures | {
+            "documents": len(heldout.documents),
+            "mask_rate": self.config.masking.rate,
+            "baselines": baselines,
+            "before": self.before,
+        }
+
+    def _write_model(self) -> None:
+        """Write the Hugging Face checkpoint beside its final place, then put it there whole."""
+        if not self.leads:
+            return
+        partial = self.folder.root / ".model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        with self.material.model.plain() as model:
+            model.save_pretrained(partial)
+        self.material.model.tokenizer.save_pretrained(partial)
+        shutil.rmtree(self.folder.model, ignore_errors=True)
+        partial.rename(self.folder.model)
+
+    def _result(self, evaluation: dict[str, Any] | None) -> RunResult:
+        position = self.loop.position
+        return RunResult(
+            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
+        )
+
+
+def recipe_of(config: RunConfig, material: Material) -> Recipe:
+    """Decide what the settings leave open."""
+    model = material.model
+    return resolve(
+        config.train,
+        config.masking,
+        scratch=material.scratch,
+        family=str(model.model.config.model_type),
+        hidden=int(getattr(model.model.config, "hidden_size", 768)),
+        device=model.device.type,
+    )
+
+
+def with_recipe(config: RunConfig, recipe: Recipe, material: Material) -> RunConfig:
+    """Return the configuration with every open choice filled in."""
+    optimizer = {"name": recipe.optimizer, "learning_rate": recipe.learning_rate}
+    changes = {
+        "epochs": recipe.epochs,
+        "batch_tokens": recipe.batch_tokens,
+        "micro_batch_tokens": recipe.micro_batch_tokens,
+        "precision": material.precision,
+        "device": material.model.device.type,
+        "optimizer": config.train.optimizer.model_copy(update=optimizer),
+        "schedule": config.train.schedule.model_copy(update={"name": recipe.schedule}),
+    }
+    return config.model_copy(
+        update={
+            "train": config.train.model_copy(update=changes),
+            "masking": config.masking.model_copy(update={"rate_start": recipe.rate_start}),
+            "data": config.data.model_copy(update={"max_length": material.max_length}),
+        }
+    )
+
+
+def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: TrainingStream) -> Loop:
+    """Put a training loop together from a resolved configuration."""
+    settings = config.train
+    optimizers = make_optimizers(
+        material.model.model, settings.optimizer, recipe.optimizer, recipe.learning_rate
+    )
+    rates = recipe.rate_start, config.masking.rate
+    return Loop(
+        model=material.model,
+        stream=stream,
+        optimizers=optimizers,
+        length=Length(settings.max_steps, recipe.epochs, settings.minutes and settings.minutes * 60),
+        lr_factor=learning_rate_factor(settings.schedule, recipe.schedule),
+        mask_rate=lambda progress: mask_rate(*rates, progress),
+        batch_tokens=lambda progress: recipe.batch_tokens,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        clip_norm=settings.optimizer.clip_norm,
+        log_every=settings.log_every,
+        world=material.world,
+        position=Position(),
+        on_row=lambda row: None,
+        after_step=lambda loop: None,
+    )

@@ -1,0 +1,87 @@
+"""Recipes: what a run does where its settings leave the choice open.
+
+From scratch: Muon for the hidden matrices, a mask rate that falls to the one asked, a trapezoid. To adapt: AdamW
+at the family's learning rate, a constant mask rate, a linear decay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unmask.data.settings import MaskingSettings
+from unmask.training.settings import TrainSettings
+
+# Peak AdamW rates for adapting a checkpoint, by model_type; other families take the first.
+_ADAPT_RATES = {"default": 5e-5, "modernbert": 2e-4, "eurobert": 1e-4, "roberta": 5e-5, "deberta-v2": 3e-5}
+_SCRATCH_RATE = 3e-3
+_SCRATCH_BASE_RATE = 5e-4
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a run, made.
+
+    Attributes:
+        optimizer: ``adamw`` or ``muon``.
+        learning_rate: peak rate of AdamW.
+        schedule: name of the learning-rate schedule.
+        batch_tokens: tokens of a step.
+        micro_batch_tokens: most tokens computed at once.
+        rate_start: where the mask rate begins.
+        epochs: passes over the text, when nothing else ends the run.
+    """
+
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    batch_tokens: int
+    micro_batch_tokens: int
+    rate_start: float
+    epochs: float | None
+
+
+def resolve(
+    train: TrainSettings, masking: MaskingSettings, *, scratch: bool, family: str, hidden: int, device: str
+) -> Recipe:
+    """Fill in what the settings leave open.
+
+    Args:
+        train: settings of training.
+        masking: settings of masking.
+        scratch: whether the weights are new.
+        family: ``model_type`` of the model.
+        hidden: width of its residual stream.
+        device: ``cpu`` or ``cuda``.
+    """
+    optimizer = train.optimizer.name
+    if optimizer == "auto":
+        optimizer = "muon" if scratch else "adamw"
+    batch = train.batch_tokens or (_scratch_batch(hidden, device) if scratch else 16_384)
+    micro = train.micro_batch_tokens or (8_192 if device == "cpu" else 65_536)
+    ends = train.max_steps or train.minutes
+    return Recipe(
+        optimizer=optimizer,
+        learning_rate=train.optimizer.learning_rate or _learning_rate(scratch, optimizer, family, hidden),
+        schedule=_schedule(train.schedule.name, scratch),
+        batch_tokens=batch,
+        micro_batch_tokens=min(micro, batch),
+        rate_start=masking.rate_start or (min(0.5, 2 * masking.rate) if scratch else masking.rate),
+        epochs=train.epochs if train.epochs or ends else 1.0,
+    )
+
+
+def _schedule(name: str, scratch: bool) -> str:
+    return name if name != "auto" else "trapezoid" if scratch else "linear"
+
+
+def _scratch_batch(hidden: int, device: str) -> int:
+    if device == "cuda":
+        return 65_536
+    return 4_096 if hidden <= 384 else 8_192
+
+
+def _learning_rate(scratch: bool, optimizer: str, family: str, hidden: int) -> float:
+    if not scratch:
+        return _ADAPT_RATES.get(family, _ADAPT_RATES["default"])
+    # With Muon, AdamW moves only embeddings, head and vectors, which stand a higher rate.
+    return _SCRATCH_RATE if optimizer == "muon" else _SCRATCH_BASE_RATE * (256 / hidden) ** 0.5

@@ -1,0 +1,38 @@
+"""Schedules: what changes over a run, as functions of how much of it is done (0 at the start, 1 at the end)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from unmask.training.settings import ScheduleSettings
+
+
+def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[float], float]:
+    """Return the function from progress to the factor of the peak learning rate.
+
+    Args:
+        settings: shares of warm-up and decay.
+        name: ``linear``, ``cosine``, ``trapezoid`` (Zhai et al. 2022; Hägele et al. 2024) or ``constant``.
+    """
+    after = {
+        "constant": lambda share: 1.0,
+        "linear": lambda share: 1.0 - share,
+        "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
+        "trapezoid": lambda share: min(1.0, (1.0 - share) / settings.decay_share if settings.decay_share else 1.0),
+    }[name]
+    warmup = settings.warmup_share
+
+    def factor(progress: float) -> float:
+        progress = min(max(progress, 0.0), 1.0)
+        if progress < warmup:
+            return progress / warmup
+        # A trapezoid's decay is a share of the whole run, the others fall over all that follows warm-up.
+        return after(progress if name == "trapezoid" or warmup >= 1 else (progress - warmup) / (1.0 - warmup))
+
+    return factor
+
+
+def mask_rate(start: float, end: float | None, progress: float) -> float:
+    """Return the mask rate: constant, or linear from ``start`` to ``end`` (Yang et al. 2023)."""
+    return start if end is None else start + (end - start) * min(max(progress, 0.0), 1.0)

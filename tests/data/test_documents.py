@@ -1,0 +1,417 @@
+"""What the readers promise: every format gives the same documents, no character is lost, faults name file and line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given, strategies
+from pyarrow import parquet
+
+from unmask.data.documents import (
+    DOCUMENT_LIMIT,
+    Document,
+    DocumentReader,
+    expand_inputs,
+)
+from unmask.data.settings import DocumentSettings
+from unmask.errors import DataError
+
+TEXTS = ["Grüße aus Köln", 'a "quoted", word\tand\na second line', "日本語 \U0001f600"]
+BLOCKS = b"one\ntwo\n\n \nthree\n"
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return path
+
+
+def read(*inputs: str | Path, notices: list[str] | None = None, **settings: Any) -> list[Document]:
+    say = None if notices is None else notices.append
+    return list(DocumentReader(inputs, DocumentSettings(**settings), notice=say))
+
+
+def places(*inputs: str | Path, **settings: Any) -> list[tuple[str, int | None]]:
+    return [(document.text, document.line) for document in read(*inputs, **settings)]
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def gather_bytes(make: Callable[[io.BytesIO], object]) -> bytes:
+    file = io.BytesIO()
+    make(file)
+    return file.getvalue()
+
+
+def parquet_of(**columns: Any) -> bytes:
+    return gather_bytes(lambda file: parquet.write_table(pyarrow.table(columns), file, row_group_size=2))
+
+
+def quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+RECORDS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+FILES = {
+    "a.jsonl": "\n\n".join(json.dumps(record) for record in RECORDS).encode(),
+    "a.ndjson": "".join(json.dumps(record, ensure_ascii=False) + "\r\n" for record in RECORDS).encode(),
+    "lines.json": "".join(json.dumps(record) + "\n" for record in RECORDS).encode(),
+    "list.json": json.dumps(RECORDS, indent=2, ensure_ascii=False).encode(),
+    "a.csv": ("id,text\n" + "".join(f"{n},{quoted(text)}\n" for n, text in enumerate(TEXTS))).encode(),
+    "a.tsv": ("id\ttext\n" + "".join(f"{n}\t{quoted(text)}\n" for n, text in enumerate(TEXTS))).encode(),
+    "a.parquet": parquet_of(id=[0, 1, 2], text=TEXTS),
+    "a.txt": "\n\n".join(TEXTS).encode(),
+}
+LINES = {
+    "a.jsonl": [1, 3, 5],
+    "list.json": [2, 6, 10],
+    "a.csv": [2, 3, 5],
+    "a.tsv": [2, 3, 5],
+    "a.txt": [1, 3, 6],
+}
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_and_compression_gives_the_same_documents(
+    tmp_path: Path, name: str, suffix: str
+) -> None:
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstd}[suffix]
+    path = write(tmp_path / (name + suffix), compress(FILES[name]))
+    documents = read(path)
+    assert [document.text for document in documents] == TEXTS
+    assert [document.line for document in documents] == LINES.get(name, [1, 2, 3])
+    assert {document.source for document in documents} == {str(path)}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd])
+def test_compressed_files_of_several_members_are_read_to_the_end(tmp_path: Path, compress: Any) -> None:
+    name = "a.txt.gz" if compress is gzip.compress else "a.txt.zst"
+    path = write(tmp_path / name, compress(b"one\nt") + compress(b"wo\n"))
+    assert places(path) == [("one", 1), ("two", 2)]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.text", "a.md", "README", "a.log", "A.TXT"])
+def test_text_suffixes_and_unknown_ones_are_text(tmp_path: Path, name: str) -> None:
+    assert places(write(tmp_path / name, BLOCKS)) == [("one\ntwo", 1), ("three", 5)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("file", [("one\ntwo\n\n \nthree", 1)]),
+        ("block", [("one\ntwo", 1), ("three", 5)]),
+        ("line", [("one", 1), ("two", 2), ("three", 5)]),
+    ],
+)
+def test_plain_text_is_cut_as_asked(tmp_path: Path, mode: str, expected: list[tuple[str, int]]) -> None:
+    notices: list[str] = []
+    path = write(tmp_path / "a.txt", BLOCKS)
+    assert [(d.text, d.line) for d in read(path, documents=mode, notices=notices)] == expected
+    assert notices == []
+
+
+def test_auto_decides_for_each_file_and_says_each_choice_once(tmp_path: Path) -> None:
+    for name, text in {"a": "x\n\ny\n", "b": "x\n\ny\n", "c": "x\ny\n", "d": "x\ny\n\n"}.items():
+        write(tmp_path / f"{name}.txt", text)
+    notices: list[str] = []
+    reader = DocumentReader([tmp_path], notice=notices.append)
+    assert [document.text for document in reader] == ["x", "y"] * 4
+    assert [document.text for document in reader] == ["x", "y"] * 4
+    assert [notice.partition(";")[0] for notice in notices] == [
+        f"{tmp_path / 'a.txt'} has empty lines: one document per block between them",
+        f"{tmp_path / 'c.txt'} has no empty lines: one document per line",
+    ]
+    assert all("--documents" in notice for notice in notices)
+
+
+def test_auto_looks_at_the_beginning_only(tmp_path: Path) -> None:
+    begin = "a line of text\n" * 80_000  # 1.2 million characters
+    assert len(read(write(tmp_path / "a.txt", begin + "\n\nend\n"))) == 80_001
+    assert (
+        len(read(write(tmp_path / "b.txt", "one\n\n" + begin))) == 3
+    )  # a block longer than the limit is cut
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_byte_order_mark_and_line_ends_leave_no_trace(
+    tmp_path: Path, name: str, mark: bytes, end: str
+) -> None:
+    text = {"a.txt": "one\ntwo\n\nthree", "a.jsonl": '{"text":"one\\r\\ntwo"}\n\n\n{"text":"three"}'}
+    text["a.csv"] = 'text\n"one\ntwo"\nthree'
+    path = write(tmp_path / name, mark + text[name].replace("\n", end).encode())
+    lines = {"a.txt": (1, 4), "a.jsonl": (1, 4), "a.csv": (2, 4)}[name]
+    assert places(path) == [("one\ntwo", lines[0]), ("three", lines[1])]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_list_longer_than_a_read_gives_every_record(tmp_path: Path, indent: int | None) -> None:
+    texts = [f"{number} [{{," + "ü\\" * (number * 37 % 3001) for number in range(500)]
+    path = write(tmp_path / "a.json", json.dumps([{"text": text} for text in texts], indent=indent))
+    documents = read(path)
+    assert [document.text for document in documents] == texts
+    assert documents[-1].line == (1 if indent is None else 3 * len(texts) - 1)
+
+
+def test_only_line_ends_cut_lines(tmp_path: Path) -> None:
+    line = "a\u2028b\x0bc\x0cd\x85e"
+    assert places(write(tmp_path / "a.txt", f"{line}\nf")) == [(line, 1), ("f", 2)]
+    record = json.dumps({"text": line}, ensure_ascii=False)
+    assert places(write(tmp_path / "a.jsonl", record)) == [(line, 1)]
+
+
+def test_empty_documents_are_counted_and_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", '{"text": ""}\n{"text": " \\n"}\n{"text": null}\n{"text": "x"}\n')
+    write(tmp_path / "b.parquet", parquet_of(text=["", None, "yz"]))
+    write(tmp_path / "c.txt", " \n\n")
+    write(tmp_path / "d.txt", "")
+    reader = DocumentReader([tmp_path], DocumentSettings(documents="file"))
+    assert [document.text for document in reader] == ["x", "yz"]
+    assert vars(reader.stats) == {
+        "files": 4,
+        "documents": 2,
+        "empty": 7,
+        "characters": 3,
+        "split_documents": 0,
+    }
+
+
+def long_text() -> str:
+    return "".join(f"w{number}" + (" ", "\n", "\n\n", " \t ")[number % 4] for number in range(400_000))
+
+
+@pytest.mark.parametrize("kind", ["file", "line", "jsonl", "parquet"])
+def test_a_long_document_is_cut_at_white_space_and_loses_no_word(tmp_path: Path, kind: str) -> None:
+    text = long_text().replace("\n", " ") if kind == "line" else long_text()
+    if kind == "parquet":
+        path = write(tmp_path / "a.parquet", parquet_of(text=[text, "short"]))
+    elif kind == "jsonl":
+        path = write(tmp_path / "a.jsonl", json.dumps({"text": text}) + '\n{"text": "short"}')
+    else:
+        path = write(tmp_path / "a.txt", text + ("\nshort" if kind == "line" else ""))
+    reader = DocumentReader([path], DocumentSettings(documents="file" if kind == "file" else "line"))
+    documents = list(reader)
+    assert reader.stats.split_documents == 1
+    assert all(len(document.text) <= DOCUMENT_LIMIT for document in documents)
+    assert len(documents) == len(text) // DOCUMENT_LIMIT + (1 if kind == "file" else 2)
+    words = [word for document in documents for word in document.text.split()]
+    assert words == text.split() + ([] if kind == "file" else ["short"])
+    if kind == "file":
+        lines = text.split("\n")
+        assert all(lines[d.line - 1].endswith(d.text.split("\n")[0].rstrip()) for d in documents if d.line)
+        assert documents[1].line is not None
+        assert documents[1].line > 1
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_text_without_white_space_is_cut_without_losing_a_character(tmp_path: Path, kind: str) -> None:
+    text = "".join(chr(0x4E00 + number % 5000) for number in range(2_300_000))
+    content = text if kind == "txt" else json.dumps({"text": text}, ensure_ascii=False)
+    documents = read(write(tmp_path / f"a.{kind}", content))
+    assert [len(document.text) for document in documents] == [DOCUMENT_LIMIT, DOCUMENT_LIMIT, 300_000]
+    assert "".join(document.text for document in documents) == text
+
+
+def test_a_document_of_just_the_limit_stays_whole(tmp_path: Path) -> None:
+    text = "x" * (DOCUMENT_LIMIT - 2) + " y"
+    for mode in ("file", "block", "line"):
+        assert [d.text for d in read(write(tmp_path / "a.txt", f"\n{text}\n\n"), documents=mode)] == [text]
+
+
+def test_one_text_among_empty_inputs_is_enough(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.txt", ""), write(tmp_path / "b.txt", "x"), write(tmp_path / "c.txt", "\n")]
+    assert len(read(*paths)) == 1
+
+
+# ------------------------------------------------------------------------------------ standard input
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def put(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\xef\xbb\xbfone\r\n\r\ntwo", [("one", 1), ("two", 3)]),
+        (b'\n \n{"text": "one"}\n{"text": "two"}\n', [("one", 3), ("two", 4)]),
+        (b"\n" * 600_000 + b'{"text": "one"}', [("one", 600_001)]),
+        (b"[one]\ntwo", [("[one]", 1), ("two", 2)]),
+    ],
+)
+def test_standard_input_is_text_or_json_lines(
+    stdin: Any, data: bytes, expected: list[tuple[str, int]]
+) -> None:
+    stdin(data)
+    documents = read("-")
+    assert [(document.text, document.line) for document in documents] == expected
+    assert documents[0].source == "<stdin>"
+
+
+def test_standard_input_is_read_once(stdin: Any) -> None:
+    stdin(b"one\n")
+    reader = DocumentReader(["-"])
+    assert len(list(reader)) == 1
+    with pytest.raises(DataError, match=r"^<stdin>: .*only once"):
+        list(reader)
+    with pytest.raises(DataError, match="more than once"):
+        expand_inputs(["-", "-"])
+    stdin(b'{"txt": "one"}\n')
+    with pytest.raises(DataError, match=r"^<stdin>:1: no field 'text' \(did you mean 'txt'\?\)"):
+        read("-")
+
+
+class Dribble:
+    """Bytes that come a few at a time, so that every seam between reads is tried."""
+
+    closed = False
+
+    def __init__(self, data: bytes, step: int) -> None:
+        self.buffer, self.data, self.step = self, io.BytesIO(data), step
+
+    def read(self, size: int) -> bytes:
+        return self.data.read(min(size, self.step))
+
+
+@given(
+    text=strategies.text(alphabet="aé日 \t\r\n", max_size=40),
+    step=strategies.integers(1, 5),
+    mode=strategies.sampled_from(["file", "block", "line"]),
+    mark=strategies.booleans(),
+)
+def test_the_seams_between_reads_do_not_show(text: str, step: int, mode: str, mark: bool) -> None:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    groups: list[list[int]] = [[]]
+    for number, line in enumerate(lines):
+        if mode == "line" or (mode == "block" and not line.strip()):
+            groups.append([])
+        if line.strip() or groups[-1]:
+            groups[-1].append(number)
+    expected = [("\n".join(lines[n] for n in group).rstrip(), group[0] + 1) for group in groups if group]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", Dribble((b"\xef\xbb\xbf" if mark else b"") + text.encode(), step))
+        if expected:
+            assert places("-", documents=mode) == expected
+        else:
+            with pytest.raises(DataError, match="the inputs hold no text"):
+                places("-", documents=mode)
+
+
+# -------------------------------------------------------------------------------------- Hub data sets
+
+
+class FakeDataset:
+    """Stands for a streaming data set; like those, it may not know its columns before the first record."""
+
+    def __init__(self, records: list[dict[str, Any]], column_names: list[str] | None = None) -> None:
+        self.records, self.column_names = records, column_names
+
+    def select_columns(self, names: list[str]) -> FakeDataset:
+        return FakeDataset([{name: record[name] for name in names} for record in self.records], names)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for record in self.records:
+            if record.get("broken"):
+                raise ConnectionError("gone\nand more lines")
+            yield record
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    def put(*records: dict[str, Any], column_names: list[str] | None = None) -> list[Any]:
+        calls: list[Any] = []
+
+        def load_dataset(*args: Any, **options: Any) -> FakeDataset:
+            calls.append((args, options))
+            return FakeDataset(list(records), column_names)
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        return calls
+
+    return put
+
+
+def test_hub_data_sets_are_streamed_without_remote_code(hub: Any) -> None:
+    calls = hub({"body": "one", "id": 1}, {"body": "two", "id": 2}, column_names=["body", "id"])
+    assert places("hf://org/name:en?column=body&split=test") == [("one", 1), ("two", 2)]
+    assert places("hf://org/name", text_field="body", split="dev") == [("one", 1), ("two", 2)]
+    assert calls == [
+        (("org/name", "en"), {"split": "test", "streaming": True}),
+        (("org/name", None), {"split": "dev", "streaming": True}),
+    ]
+
+
+def test_faults_of_hub_data_sets_are_one_line(hub: Any) -> None:
+    hub({"txt": "one"})
+    with pytest.raises(
+        DataError, match=r"^hf://a/b: no column 'text' \(did you mean 'txt'\?\); there are 'txt'"
+    ):
+        read("hf://a/b")
+    hub({"text": "one"}, {"text": 2})
+    with pytest.raises(DataError, match=r"^hf://a/b:2: field 'text' holds a number, expected a string"):
+        read("hf://a/b")
+    hub({"text": "one"}, {"broken": True})
+    with pytest.raises(DataError, match=r"^hf://a/b: .*\(ConnectionError: gone\)") as caught:
+        read("hf://a/b")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of data sets, empty, and no network."""
+    import datasets
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_hub_data_sets_are_read_from_the_cache_when_offline(hub_cache: Path) -> None:
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
+    folder = hub_cache / "org___name" / "default" / "0.0.0" / "abc"
+    folder.mkdir(parents=True)
+    data = datasets.Dataset.from_dict({"id": [1, 2, 3], "body": ["one", None, "three"]})
+    with ArrowWriter(path=str(folder / "name-train.arrow"), features=data.features) as writer:
+        for record in data:
+            writer.write(record)
+        writer.finalize()
+    split = {"name": "train", "num_bytes": 1, "num_examples": 3, "dataset_name": "name"}
+    names = {"builder_name": "parquet", "dataset_name": "name", "config_name": "default", "version": "0.0.0"}
+    datasets.DatasetInfo(features=data.features, splits={"train": split}, **names).write_to_directory(
+        str(folder)
+    )
+    assert places("hf://org/name?column=body") == [("one", 1), ("three", 3)]
+    with pytest.raises(DataError, match=r"^hf://org/name\?split=test: .*test"):
+        read("hf://org/name?split=test")
+
+
+def test_hub_data_sets_that_are_not_there(hub_cache: Path) -> None:
+    with pytest.raises(DataError, match=r"^hf://no-org/no-name: .*HF_HUB_OFFLINE is set"):
+        read("hf://no-org/no-name")
+    (hub_cache / "org" / "name").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"^hf://org/name: the local folder org/name would be read instead"):
+        read("hf://org/name")

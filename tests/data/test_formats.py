@@ -1,0 +1,123 @@
+"""What is wrong with a file is said in one line, with the file, its line and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from unmask.data.documents import DocumentReader
+from unmask.errors import DataError
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return path
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def parquet_of(**columns: Any) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+PARQUET = parquet_of(text=["x"] * 9)
+NO_COLUMN = r" no column 'text' \(did you mean 'txt'\?\); there are 'id', 'txt'; choose with --text-field"
+BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
+    "latin-1": (
+        "a.txt",
+        b"one\r\ntwo K\xf6ln\n",
+        r":2: byte 0xf6 at offset 10 is not UTF-8; convert .*iconv",
+    ),
+    "latin-1 after a BOM": ("a.txt", b"\xef\xbb\xbf\n\n\xf6", r":3: byte 0xf6 at offset 5 "),
+    "latin-1 far in": ("a.txt", b"\n" * 700_000 + b"x\xf6", r":700001: byte 0xf6 at offset 700001 "),
+    "cut off character": ("a.txt", "one\nü".encode()[:-1], r":2: byte 0xc3 at offset 4 is not UTF-8"),
+    "utf-16": ("a.txt", "one".encode("utf-16"), r": holds UTF-16: .*iconv -f UTF-16 -t UTF-8"),
+    "utf-16 without a mark": ("a.txt", "one".encode("utf-16-le"), r":1: a NUL byte"),
+    "NUL": ("a.txt", b"one\ntwo\n\0", r":3: a NUL byte: binary data"),
+    "binary": ("a.md", b"\x89PNG\r\n\x1a\n\0\0", r":1: byte 0x89 at offset 0 is not UTF-8: binary data"),
+    "gzip": ("a.txt", gzip.compress(b"x"), r": holds gzip data: give the file the suffix \.gz"),
+    "zstd": ("a.csv", zstd(b"x"), r": holds zstd data: give the file the suffix \.zst"),
+    "parquet": ("a.jsonl", PARQUET, r": holds Parquet data: give the file the suffix \.parquet"),
+    "zip": ("a.csv", b"PK\x03\x04...", r": holds a zip archive .* export the text"),
+    "not gzip": ("a.txt.gz", "x", r": not gzip although its suffix is \.gz"),
+    "not zstd": ("a.txt.zst", "text", r": not zstd although its suffix is \.zst"),
+    "empty gzip": ("a.txt.gz", "", r": not gzip although its suffix is \.gz: an empty file"),
+    "cut gzip": (
+        "a.txt.gz",
+        gzip.compress(os.urandom(9000).hex().encode())[:-99],
+        r":1: damaged or cut off gzip",
+    ),
+    "cut zstd": ("a.txt.zst", zstd(os.urandom(9000).hex().encode())[:-99], r":1: damaged or cut off zstd"),
+    "garbage after gzip": ("a.txt.gz", gzip.compress(b"x\n") + b"no", r":1: damaged or cut off gzip"),
+    "not parquet": ("a.parquet", "text,id\n", r": not Parquet although its suffix says so"),
+    "empty parquet": ("a.parquet", "", r": not Parquet although its suffix says so"),
+    "cut parquet": ("a.parquet", PARQUET[:-9], r": the Parquet file is cut off"),
+    "damaged parquet": ("a.parquet", b"PAR1" + b"x" * 99 + b"PAR1", r": damaged Parquet data after row 0"),
+    "parquet column": ("a.parquet", parquet_of(id=[1], txt=["x"]), ":" + NO_COLUMN),
+    "parquet type": ("a.parquet", parquet_of(text=[1]), r": column 'text' holds int64, expected strings"),
+    "broken JSON": ("a.jsonl", '{"text": "x"}\n\n{"text": "x}\n', r":3: broken JSON \(.*column 10\)"),
+    "list in jsonl": ("a.jsonl", "[\n{}]", r":1: broken JSON .* a list of objects belongs in a \.json file"),
+    "deep JSON": ("a.jsonl", "[" * 100_000, r":1: broken JSON"),
+    "JSON array line": ("a.jsonl", '{"text": "x"}\n["x"]\n', r":2: expected a JSON object, found a list"),
+    "JSON null line": ("a.jsonl", "null\n", r":1: expected a JSON object, found null"),
+    "JSON field": ("a.jsonl", '{"id": 1, "txt": "x"}', ":1:" + NO_COLUMN.replace("column", "field")),
+    "JSON empty object": ("a.jsonl", "{}", r":1: no field 'text'; there are none"),
+    "JSON number": ("a.jsonl", '{"text": 5}', r":1: field 'text' holds a number, expected a string"),
+    "surrogate": (
+        "a.jsonl",
+        r'{"text": "ab\ud83d"}',
+        r":1: field 'text' holds half of a surrogate pair \(\\ud83d\)",
+    ),
+    "list: broken": ("a.json", '[{"text": "x"},\n\n{"text": }]', r":3: broken JSON \(Expecting value"),
+    "list: no comma": ("a.json", '[{"text": "x"}\n{"text": "x"}]', r":2: broken JSON \(expected ',' or '\]'"),
+    "list: not closed": ("a.json", '[{"text": "x"},\n', r":2: broken JSON"),
+    "list: more behind": ("a.json", '[{"text": "x"}]\n]', r":2: broken JSON \(text after the end"),
+    "list: empty, more behind": ("a.json", "[]\n{}", r":2: broken JSON \(text after the end"),
+    "list: a string": ("a.json", '[{"text": "x"},\n"x"]', r":2: expected a JSON object, found a string"),
+    "list: field": ("a.json", '[\n{"id": 1, "txt": "x"}]', ":2:" + NO_COLUMN.replace("column", "field")),
+    "json: one pretty object": ("a.json", '\n{\n"text": "x"}', r":2: broken JSON"),
+    "csv column": ("a.csv", "\nid,txt\n1,x\n", ":2:" + NO_COLUMN),
+    "csv twice": ("a.csv", "text,text\n1,x\n", r":1: 2 columns have the name 'text'; rename"),
+    "csv separator": ("a.csv", "id;text\n1;x\n", r":1: no column 'text': the separator seems to be ';'"),
+    "tsv separator": ("a.tsv", "id,text\n1,x\n", r":1: no column 'text': the separator seems to be ','"),
+    "csv ragged": ("a.csv", 'id,text\n1,"x\ny"\n2,x,y\n', r":4: the row has 3 fields, expected 2 "),
+    "csv short": ("a.csv", "id,text\n1,x\n\n2\n", r":4: the row has 1 fields, expected 2 "),
+    "csv open quote": ("a.csv", 'text\nx\n"y\nz\n', r":3: broken quoting in the row that begins here"),
+    "csv stray quote": ("a.tsv", 'text\n"x" y\n', r":2: broken quoting .* with \"\" for each"),
+    "empty": ("a.txt", "", r"the inputs hold no text; expected at least one document in .*a\.txt"),
+    "empty csv": ("a.csv", "", r"the inputs hold no text"),
+    "header only": ("a.csv", "id,text\n", r"the inputs hold no text"),
+    "empty list": ("a.json", " [ ] ", r"the inputs hold no text"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_FILES)
+def test_faults_in_a_file_name_file_and_line(tmp_path: Path, fault: str) -> None:
+    name, content, pattern = BROKEN_FILES[fault]
+    path = write(tmp_path / name, content)
+    where = "" if pattern.startswith("the inputs") else re.escape(str(path))
+    with pytest.raises(DataError, match=f"^{where}{pattern}") as caught:
+        list(DocumentReader([path]))
+    assert "\n" not in str(caught.value)
+
+
+def test_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.data.files.RECORD_LIMIT", 500_000)
+    path = write(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": "' + "x" * 900_000 + '"}')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: a line of more than 500,000 characters"):
+        list(DocumentReader([path]))
