@@ -56,7 +56,7 @@ lock:  ## write requirements/lock.txt anew from pyproject.toml
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
 	cp $(LOCK) build/lock/lock.txt
 	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
-	  --default-index https://pypi.org/simple --no-header $(UPGRADE) --output-file build/lock/lock.txt
+	  --no-header $(UPGRADE) --output-file build/lock/lock.txt
 	( sed -n '1,/^$$/p' $(LOCK); \
 	  awk '/^[^ #]/ { keep = !/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } keep' build/lock/lock.txt \
 	) > build/lock/new.txt

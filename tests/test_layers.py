@@ -28,7 +28,7 @@ LAYERS = {
         "unmask.training unmask.training.* unmask.evaluation unmask.evaluation.* unmask.inference unmask.inference.*"
     ),
     "report": "unmask.report unmask.report.*",
-    "run": "unmask.material unmask.identity unmask.run",
+    "run": "unmask.material unmask.identity unmask.run unmask.plan unmask.conformance",
     "demo": "unmask.demo",
     "public names": "unmask",
     "terminal": "unmask.terminal unmask.shell",
@@ -39,7 +39,7 @@ RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
 # Between neighbours of one layer: who never imports whom, with the exceptions.
 APART = {
     ("unmask.data", "unmask.model"): set(),
-    ("unmask.model", "unmask.data"): {"unmask.data.batches"},
+    ("unmask.model", "unmask.data"): {"unmask.data.batches", "unmask.data.tokenizer"},
     ("unmask.evaluation", "unmask.training"): set(),
     ("unmask.inference", "unmask.training"): set(),
 }

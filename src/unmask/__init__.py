@@ -1,3 +1,121 @@
-"""Masked language modelling for BERT-family encoders, from your own text."""
+"""Masked language modelling for BERT-family encoders, from your own text.
+
+The public names are loaded when they are first used, so that ``import unmask`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unmask.config import RunConfig, load_config
+    from unmask.data.corpus import Corpus, open_corpus, prepare
+    from unmask.data.documents import Document, DocumentReader
+    from unmask.data.settings import DataSettings, DocumentSettings, MaskingSettings
+    from unmask.data.tokenizer import load_tokenizer, train_tokenizer
+    from unmask.demo import run_demo
+    from unmask.errors import (
+        ConfigError,
+        DataError,
+        DiskError,
+        DivergedError,
+        Interrupted,
+        MissingExtra,
+        UnmaskError,
+    )
+    from unmask.inference.explain import Explanation, explain
+    from unmask.inference.fill import Candidate, FillMask, FillResult
+    from unmask.model.load import load_masked_lm
+    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.settings import ModelSettings
+    from unmask.plan import Plan, plan
+    from unmask.progress import Progress
+    from unmask.report.page import write_report
+    from unmask.run import RunResult, train
+    from unmask.run_folder import RunFolder
+    from unmask.training.settings import TrainSettings
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "unmask.config": ("RunConfig", "load_config"),
+    "unmask.data.corpus": ("Corpus", "open_corpus", "prepare"),
+    "unmask.data.documents": ("Document", "DocumentReader"),
+    "unmask.data.settings": ("DataSettings", "DocumentSettings", "MaskingSettings"),
+    "unmask.data.tokenizer": ("load_tokenizer", "train_tokenizer"),
+    "unmask.demo": ("run_demo",),
+    "unmask.errors": (
+        "ConfigError",
+        "DataError",
+        "DiskError",
+        "DivergedError",
+        "Interrupted",
+        "MissingExtra",
+        "UnmaskError",
+    ),
+    "unmask.inference.explain": ("Explanation", "explain"),
+    "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
+    "unmask.model.load": ("load_masked_lm",),
+    "unmask.model.masked_lm": ("MaskedLM",),
+    "unmask.model.settings": ("ModelSettings",),
+    "unmask.plan": ("Plan", "plan"),
+    "unmask.progress": ("Progress",),
+    "unmask.report.page": ("write_report",),
+    "unmask.run": ("RunResult", "train"),
+    "unmask.run_folder": ("RunFolder",),
+    "unmask.training.settings": ("TrainSettings",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Candidate",
+    "ConfigError",
+    "Corpus",
+    "DataError",
+    "DataSettings",
+    "DiskError",
+    "DivergedError",
+    "Document",
+    "DocumentReader",
+    "DocumentSettings",
+    "Explanation",
+    "FillMask",
+    "FillResult",
+    "Interrupted",
+    "MaskedLM",
+    "MaskingSettings",
+    "MissingExtra",
+    "ModelSettings",
+    "Plan",
+    "Progress",
+    "RunConfig",
+    "RunFolder",
+    "RunResult",
+    "TrainSettings",
+    "UnmaskError",
+    "__version__",
+    "explain",
+    "load_config",
+    "load_masked_lm",
+    "load_tokenizer",
+    "open_corpus",
+    "plan",
+    "prepare",
+    "run_demo",
+    "train",
+    "train_tokenizer",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'unmask' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -21,7 +22,7 @@ from unmask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from unmask.config import RunConfig
-    from unmask.training.run import RunResult
+    from unmask.run import RunResult
 
 app = typer.Typer(
     help="Adapt, or train from scratch, a BERT-family encoder on your own text, and see what it learned.",
@@ -208,7 +209,7 @@ def train(
     with shell.working() as progress:
         for notice in notices:
             progress.notice(notice)
-        from unmask.training.run import train as run_training
+        from unmask.run import train as run_training
 
         command = ["unmask", *sys.argv[1:]]
         result = run_training(config, folder, resume=resume, command=command, progress=progress)
@@ -290,7 +291,7 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
     """Rebuild the report of a run from its files."""
     if not run.is_dir():
         raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=run)
-    with shell.working():
+    with shell.working(models=False):
         from unmask.report.page import write_report
         from unmask.run_folder import RunFolder
 
@@ -349,18 +350,23 @@ def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
 
 
 def _answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None:
-    """Print the figures of a run that is over."""
+    """Print the figures of a run that is over, once where several processes trained together."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     figures = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
     folder = result.folder
     if as_json:
-        shell.emit({"run": str(folder.root), **figures, "evaluation": result.evaluation})
+        paths = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}
+        shell.emit({**paths, **figures, "evaluation": result.evaluation})
         return
+    from unmask.run_folder import read_json
     from unmask.terminal import draw_evaluation, draw_examples, format_seconds
 
     page = shell.page()
-    draw_evaluation(page, result.evaluation)
+    if result.evaluation is not None:
+        draw_evaluation(page, result.evaluation)
     if examples:
-        draw_examples(page, folder.read_json(folder.examples) or [])
+        draw_examples(page, read_json(folder.examples) or [])
     page.say("")
     page.say(f"{result.steps:,} steps over {result.tokens:,} tokens in {format_seconds(result.seconds)}")
     page.say(f"model:  {folder.model}")
@@ -370,7 +376,7 @@ def _answer_run(result: RunResult, as_json: bool, examples: bool = False) -> Non
 def _answer_plan(config: RunConfig, as_json: bool) -> None:
     """Print what a run would need."""
     with shell.working() as progress:
-        from unmask.training.run import plan as plan_training
+        from unmask.plan import plan as plan_training
 
         plan = plan_training(config, progress=progress)
     if as_json:

@@ -19,10 +19,12 @@ Strategy = Literal["token", "word"]
 # Arguments.
 DataArgument = Annotated[list[str], Argument(metavar="DATA", help=_DATA, show_default=False)]
 DataOrConfigArgument = Annotated[list[str] | None, Argument(metavar="DATA", help=_DATA)]
-ModelArgument = Annotated[str, Argument(help=_CHECKPOINT)]
-RunArgument = Annotated[Path, Argument(help="The folder of a run.")]
-SettingsFileArgument = Annotated[Path | None, Argument(help="The file to write [default: run.yaml].")]
-TextArgument = Annotated[str, Argument(help="The text; - reads it from standard input.")]
+ModelArgument = Annotated[str, Argument(metavar="MODEL", help=_CHECKPOINT)]
+RunArgument = Annotated[Path, Argument(metavar="RUN", help="The folder of a run.")]
+SettingsFileArgument = Annotated[
+    Path | None, Argument(metavar="PATH", help="The file to write [default: run.yaml].")
+]
+TextArgument = Annotated[str, Argument(metavar="TEXT", help="The text; - reads it from standard input.")]
 TextsArgument = Annotated[
     list[str] | None,
     Argument(metavar="TEXT", help="Texts with [MASK], <mask> or the model's own mask token."),

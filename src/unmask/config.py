@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from unmask import yaml_text
 from unmask.data.settings import DataSettings, MaskingSettings
@@ -172,9 +173,7 @@ class _Layers:
 
     def put(self, key: str, value: Any, origin: _Origin) -> None:
         """Put a value above those that are there."""
-        info = _KEYS.leaves.get(key)
-        if info is None:
-            raise ConfigError(f"{origin.where}: {_KEYS.unknown(key)}")
+        info = _known(key, origin)
         # bool is an int to Python, so that `max_steps: true` would pass as 1 step.
         if isinstance(value, bool) and not takes(info, bool):
             raise _refusal(key, value, origin)
@@ -217,7 +216,15 @@ class _Layers:
         for key, origin in self.origins.items():
             value = reduce(getattr, key.split("."), config)
             if isinstance(value, float) and not math.isfinite(value):
-                raise _refusal(key, value, origin)
+                raise _refusal(key, self.values[key], origin)
+
+
+def _known(key: str, origin: _Origin) -> FieldInfo:
+    """Return what is known of a key, or raise that there is none such."""
+    info = _KEYS.leaves.get(key)
+    if info is None:
+        raise ConfigError(f"{origin.where}: {_KEYS.unknown(key)}")
+    return info
 
 
 def _put_file(layers: _Layers, path: Path) -> None:
@@ -270,6 +277,7 @@ def _put_mapping(layers: _Layers, node: yaml.MappingNode, section: str, source: 
         if key in _KEYS.sections:
             _put_section(layers, value_node, key, source)
         else:
+            _known(key, origin)  # before its value is looked at
             layers.put(key, yaml_text.construct(value_node, origin.where), origin)
 
 

@@ -16,9 +16,9 @@ command line exits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from os import PathLike
-from typing import Iterable
 
 
 class UnmaskError(Exception):

@@ -128,7 +128,9 @@ def _max_length(config: RunConfig, model: MaskedLM, progress: Progress) -> int:
         raise ConfigError(f"data.max_length is {wanted}, but the model takes at most {most} tokens")
     length = wanted or min(_LONGEST, most)
     if config.data.overlap >= length - model.vocabulary.overhead:
-        raise ConfigError(f"data.overlap is {config.data.overlap}; it must be less than a sequence of {length} tokens")
+        raise ConfigError(
+            f"data.overlap is {config.data.overlap}; it must be less than a sequence of {length} tokens"
+        )
     return length
 
 
@@ -147,7 +149,9 @@ def _sources(
         return source(corpus, everything), source(other, np.arange(len(other)))
     train, heldout = corpus.split(config.data.heldout_share)
     if len(corpus) == 1:
-        progress.notice("the text is one single document, so nothing is held out and nothing can be evaluated")
+        progress.notice(
+            "the text is one single document, so nothing is held out and nothing can be evaluated"
+        )
         return source(corpus, everything), None
     if not len(heldout) or not len(train):
         heldout = np.array([int(np.argmin(corpus.keys))])
@@ -162,7 +166,9 @@ def _corpus(
     shards = [item for item in inputs if is_corpus(item)]
     if shards:
         if len(inputs) > 1:
-            raise DataError(f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}")
+            raise DataError(
+                f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}"
+            )
         corpus = open_corpus(Path(shards[0]))
         if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(model.tokenizer):
             raise DataError(
@@ -170,7 +176,9 @@ def _corpus(
                 "'unmask prepare --model' and the model's name",
                 path=shards[0],
             )
-        progress.notice(f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {shards[0]}")
+        progress.notice(
+            f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {shards[0]}"
+        )
         return corpus
     if world.leads:
         corpus = prepare(inputs, config.data, model.tokenizer, place, progress=progress)

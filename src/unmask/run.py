@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.config import RunConfig, check_trainable, dump_config
 from unmask.data.batches import TrainingStream
-from unmask.errors import ConfigError, DataError, DiskError, Interrupted
+from unmask.errors import ConfigError, DiskError, Interrupted
 from unmask.evaluation.beside import heldout_baselines
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.heldout import HeldoutFigures, evaluate
@@ -99,7 +97,9 @@ def train(
         if fresh and not folder.checkpoints.exists():
             shutil.rmtree(folder.root, ignore_errors=True)
         if isinstance(fault, OSError):
-            raise DiskError(f"cannot write the run: {fault}; free space or choose another folder with -o") from fault
+            raise DiskError(
+                f"cannot write the run: {fault}; free space or choose another folder with -o"
+            ) from fault
         raise
 
 
@@ -127,6 +127,9 @@ class _Run:
         self.identity = identity_of(self.config, self.material)
         self.before: dict[str, Any] | None = None
         self.stop: int | None = None
+        self._tenths: dict[str, int] = {}
+        self._last_loss: float | None = None
+        self._shown: dict[str, Any] = {}
         self._resume(resume)
         self._write_info(command, extra)
 
@@ -165,11 +168,15 @@ class _Run:
         progress = loop.length.progress(position.step, self._epochs(), position.seconds)
         if self.leads:
             self._show(progress)
-        if settings.eval_every and position.step % settings.eval_every == 0:
+        if (settings.eval_every and position.step % settings.eval_every == 0) or (
+            settings.eval_every is None and self._crossed(progress, "evaluated")
+        ):
             self._evaluate_now()
-        elif settings.eval_every is None and self._crossed(progress, "evaluated"):
-            self._evaluate_now()
-        saves = position.step % settings.save_every == 0 if settings.save_every else self._crossed(progress, "saved")
+        saves = (
+            position.step % settings.save_every == 0
+            if settings.save_every
+            else self._crossed(progress, "saved")
+        )
         stopping = self.material.world.agree(self.stop is not None)
         if (saves and progress < 1) or stopping:
             self._save()
@@ -206,14 +213,18 @@ class _Run:
         position = self.loop.position
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
         if self.leads:
-            append_row(self.folder.metrics, row | {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy})
+            append_row(
+                self.folder.metrics, row | {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy}
+            )
             self.progress.notice(
                 f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
             )
 
     def _heldout_figures(self, tokens: int) -> HeldoutFigures:
         assert self.material.heldout is not None
-        return evaluate(self.material.model, self.material.heldout.evaluation_batches(_EVALUATION_BUDGET, tokens))
+        return evaluate(
+            self.material.model, self.material.heldout.evaluation_batches(_EVALUATION_BUDGET, tokens)
+        )
 
     def _save(self) -> None:
         self.loop.settle()
@@ -257,9 +268,6 @@ class _Run:
     # The beginning and the end
 
     def _resume(self, resume: str | None) -> None:
-        self._tenths: dict[str, int] = {}
-        self._last_loss: float | None = None
-        self._shown: dict[str, Any] = {}
         path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
         if path is None:
             if resume:
@@ -319,13 +327,18 @@ class _Run:
         self.progress.begin("evaluate")
         figures = self._final_figures()
         assert figures is not None
-        batches = heldout.evaluation_batches(_EVALUATION_BUDGET, _FINAL_EVALUATION * self.config.train.eval_tokens)
+        batches = heldout.evaluation_batches(
+            _EVALUATION_BUDGET, _FINAL_EVALUATION * self.config.train.eval_tokens
+        )
         baselines = heldout_baselines(self.material.text, batches)
         self.progress.end()
         position = self.loop.position
         if self.leads:
             row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
-            append_row(self.folder.metrics, row | {"eval_loss": figures["loss"], "eval_accuracy": figures["accuracy"]})
+            append_row(
+                self.folder.metrics,
+                row | {"eval_loss": figures["loss"], "eval_accuracy": figures["accuracy"]},
+            )
         return figures | {
             "documents": len(heldout.documents),
             "mask_rate": self.config.masking.rate,

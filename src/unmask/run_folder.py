@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,9 @@ class RunFolder:
                 try:
                     rows.append(json.loads(line))
                 except json.JSONDecodeError as fault:
-                    raise DataError(f"not a JSON object ({fault.msg})", path=self.metrics, line=number) from None
+                    raise DataError(
+                        f"not a JSON object ({fault.msg})", path=self.metrics, line=number
+                    ) from None
         return rows
 
 
@@ -129,15 +130,15 @@ def keep_rows(path: Path, step: int) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader sees the old content or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 

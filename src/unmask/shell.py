@@ -27,12 +27,29 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextlib.contextmanager
-def working() -> Iterator[TerminalProgress]:
-    """Show progress on stderr; what a library prints goes there too, so that stdout holds only the answer."""
+def working(*, models: bool = True) -> Iterator[TerminalProgress]:
+    """Show progress on stderr; what a library prints goes there too, so that stdout holds only the answer.
+
+    Args:
+        models: whether models or tokenizers are loaded or saved, which transformers would show with bars.
+    """
     from unmask.terminal import terminal_progress
 
     with contextlib.redirect_stdout(sys.stderr), terminal_progress(sys.stderr) as progress:
+        if models and os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
+            _quiet_transformers()
         yield progress
+
+
+def _quiet_transformers() -> None:
+    """Take away the bars of transformers; on a terminal that of a download, which may take long, stays."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        enable_progress_bars()
 
 
 def page() -> Page:
@@ -188,10 +205,10 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool = False) -> int:
 def _explain(fault: BaseException) -> int:
     """Print the line that says what went wrong, and return the exit code."""
     if isinstance(fault, KeyboardInterrupt):
-        tell("by Ctrl-C", "stopped")
+        tell("stopped by Ctrl-C", "interrupted")
         return STOPPED
     if isinstance(fault, Interrupted):
-        tell(str(fault), "stopped")
+        tell(str(fault), "interrupted")
         return fault.exit_code
     if isinstance(fault, UnmaskError):
         tell(str(fault))
@@ -213,7 +230,8 @@ def _usage(fault: typer.TyperException) -> str:
         f"{getattr(fault, 'message', fault)} (did you mean {near[0]}?)" if near else fault.format_message()
     )
     context = getattr(fault, "ctx", None)
-    return message if context is None else f"{message.rstrip('.')}; see '{context.command_path} --help'"
+    message = message.replace("Value error, ", "").rstrip(".")
+    return message if context is None else f"{message} (see '{context.command_path} --help')"
 
 
 def _forget_stdout() -> None:

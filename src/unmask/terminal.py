@@ -17,6 +17,7 @@ import rich.progress
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unmask.progress import Progress
 
@@ -32,6 +33,8 @@ class _Phase:
 
     name: str
     began: float
+    first: tuple[float, float] | None = None
+    """When it was first heard of, and the share then: not 0 where a run was resumed."""
     share: float | None = None
     figures: Mapping[str, object] = field(default_factory=dict)
 
@@ -62,15 +65,18 @@ class TerminalProgress(Progress):
         self._phases.clear()
 
     def notice(self, text: str) -> None:
-        self._console.print(text, style="dim", soft_wrap=True)
+        self._console.print(Text(text, style="dim"), soft_wrap=True)  # style= would dim the bar too
 
     def begin(self, phase: str) -> None:
         self._phases.append(_Phase(phase, self._clock()))
 
     def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
         if self._phases:
-            self._phases[-1].share = share if share is None else min(max(share, 0.0), 1.0)
-            self._phases[-1].figures = dict(figures)
+            phase = self._phases[-1]
+            phase.share = share if share is None else min(max(share, 0.0), 1.0)
+            phase.figures = dict(figures)
+            if phase.first is None and phase.share is not None:
+                phase.first = (self._clock(), phase.share)
 
     def end(self) -> None:
         if self._phases:
@@ -85,18 +91,14 @@ class TerminalProgress(Progress):
 
     def _time(self, phase: _Phase) -> str:
         """Return the time that is left or, where nobody can tell, the time that has passed."""
-        passed = self._clock() - phase.began
+        now = self._clock()
         left = phase.figures.get("seconds_left")
-        if (
-            not isinstance(left, int | float)
-            and phase.share is not None
-            and phase.share > 0.01
-            and passed > 1
-        ):
-            left = passed * (1 - phase.share) / phase.share
+        if not isinstance(left, int | float) and phase.first is not None and phase.share is not None:
+            passed, gained = now - phase.first[0], phase.share - phase.first[1]
+            left = passed * (1 - phase.share) / gained if passed > 1 and gained > 0.005 else None
         if isinstance(left, int | float):
             return f"{format_seconds(left)} left"
-        return format_seconds(passed)
+        return f"after {format_seconds(now - phase.began)}"
 
 
 class LineProgress(TerminalProgress):
@@ -166,12 +168,12 @@ def _new_bars(console: Console) -> rich.progress.Progress:
     )
 
 
-def terminal_progress(stderr: TextIO) -> TerminalProgress:
+def terminal_progress(stderr: TextIO, clock: Callable[[], float] = time.monotonic) -> TerminalProgress:
     """Return progress that suits where ``stderr`` goes: a bar on a terminal, plain lines elsewhere."""
     console = _console(stderr)
     if stderr.isatty() and not console.is_dumb_terminal:
-        return BarProgress(console)
-    return LineProgress(console)
+        return BarProgress(console, clock)
+    return LineProgress(console, clock)
 
 
 # ---------------------------------------------------------------- figures
@@ -276,9 +278,9 @@ def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
     before = evaluation.get("before")
     if before:
         rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
-    names = {"ngram": "n-gram", "most_frequent_token": "most frequent token"}
+    names = {"ngram": "n-gram", "ngram_true_neighbours": "n-gram that sees all neighbours"}
     for key, baseline in (evaluation.get("baselines") or {}).items():
-        rows.append([names.get(key, key), baseline.get("accuracy"), baseline.get("loss")])
+        rows.append([names.get(key, key.replace("_", " ")), baseline.get("accuracy"), baseline.get("loss")])
     page.table(["held-out text", "accuracy", "loss"], rows)
     masked = evaluation.get("masked_tokens")
     if masked is not None:
@@ -314,19 +316,14 @@ def _passage(example: Mapping[str, Any], begin: int, end: int, gaps: Mapping[int
     text = "… " if begin else ""
     for index in range(begin, end):
         space = " " if example["words_before"][index] and index > begin else ""
-        text += space + (gaps.get(index) or surface(example["tokens"][index]))
+        text += space + (gaps.get(index) or example["tokens"][index])
     return text + (" …" if end < len(example["tokens"]) else "")
 
 
 def _answer(target: Mapping[str, Any]) -> str:
     best = target["predictions"][0]
-    answer = f"{surface(best['token'])} {best['probability']:.0%}"
-    return answer if best["token"] == target["original"] else f"{answer} (was {surface(target['original'])})"
-
-
-def surface(token: str) -> str:
-    """Return a token without the marks by which vocabularies tell where words begin or go on."""
-    return token.removeprefix("##").lstrip("Ġ▁") or token
+    answer = f"{best['token']} {best['probability']:.0%}"
+    return answer if target["rank"] == 1 else f"{answer} (was {target['original']})"
 
 
 def draw_fill(page: Page, results: Sequence[Any]) -> None:
@@ -361,7 +358,7 @@ def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
     header = ["position", "token", "input_ids", "token_type_ids", "attention_mask", "labels", "draw", "mask"]
     header += ["masked token", "masked input_ids", "loss"]
     page.table(header, _token_rows(explanation), left=(1, 8))
-    chosen = "given" if explanation["masked_positions_given"] else "drawn"
+    chosen = "given" if explanation["mask_positions_given"] else "drawn"
     positions = ", ".join(str(position) for position in explanation["selected"]) or "none"
     page.say(f"selected positions ({chosen}): {positions}")
     page.say("")
@@ -384,7 +381,7 @@ def _token_rows(explanation: Mapping[str, Any]) -> list[list[object]]:
         token, token_id, kind, attended, label, draw, masked, shown, shown_id, loss = cells
         mark = "mask" if masked else "special" if explanation["special_tokens_mask"][position] else ""
         ids = [str(token_id), kind, attended, str(label)]
-        rows.append([position, token, *ids, draw, mark, shown if shown != token else "", str(shown_id), loss])
+        rows.append([position, token, *ids, draw, mark, shown if masked else "", str(shown_id), loss])
     return rows
 
 
@@ -396,12 +393,13 @@ def _mean_loss(explanation: Mapping[str, Any]) -> str:
     scored = sum(loss is not None for loss in explanation["token_loss"])
     if explanation["loss"] is None or not scored:
         return "loss: none, because nothing is masked"
-    what = f"all {scored} tokens" if explanation["labels_mode"] == "all" else f"the {scored} masked tokens"
+    tokens = "token" if scored == 1 else "tokens"
+    what = f"all {scored} {tokens}" if explanation["labels_mode"] == "all" else f"{scored} masked {tokens}"
     return f"loss {explanation['loss']:.4f}, the mean over {what}"
 
 
 def draw_plan(page: Page, plan: Any) -> None:
-    """Draw what a run would need (:class:`unmask.training.run.Plan`)."""
+    """Draw what a run would need (:class:`unmask.plan.Plan`)."""
     page.pairs(
         {
             "parameters": plan.parameters,

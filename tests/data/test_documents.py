@@ -6,9 +6,9 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -16,12 +16,7 @@ import pytest
 from hypothesis import given, strategies
 from pyarrow import parquet
 
-from unmask.data.documents import (
-    DOCUMENT_LIMIT,
-    Document,
-    DocumentReader,
-    expand_inputs,
-)
+from unmask.data.documents import DOCUMENT_LIMIT, Document, DocumentReader, expand_inputs
 from unmask.data.settings import DocumentSettings
 from unmask.errors import DataError
 
@@ -51,14 +46,10 @@ def zstd(data: bytes) -> bytes:
     return bytes(sink.getvalue())
 
 
-def gather_bytes(make: Callable[[io.BytesIO], object]) -> bytes:
-    file = io.BytesIO()
-    make(file)
-    return file.getvalue()
-
-
 def parquet_of(**columns: Any) -> bytes:
-    return gather_bytes(lambda file: parquet.write_table(pyarrow.table(columns), file, row_group_size=2))
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), file, row_group_size=2)
+    return file.getvalue()
 
 
 def quoted(text: str) -> str:
@@ -126,7 +117,7 @@ def test_plain_text_is_cut_as_asked(tmp_path: Path, mode: str, expected: list[tu
 
 
 def test_auto_decides_for_each_file_and_says_each_choice_once(tmp_path: Path) -> None:
-    for name, text in {"a": "x\n\ny\n", "b": "x\n\ny\n", "c": "x\ny\n", "d": "x\ny\n\n"}.items():
+    for name, text in {"a": "x\n\ny\n", "b": "x\n\ny\n", "c": "\n\nx\ny\n", "d": "x\ny\n\n"}.items():
         write(tmp_path / f"{name}.txt", text)
     notices: list[str] = []
     reader = DocumentReader([tmp_path], notice=notices.append)
@@ -217,6 +208,24 @@ def test_a_long_document_is_cut_at_white_space_and_loses_no_word(tmp_path: Path,
         assert all(lines[d.line - 1].endswith(d.text.split("\n")[0].rstrip()) for d in documents if d.line)
         assert documents[1].line is not None
         assert documents[1].line > 1
+
+
+@pytest.mark.parametrize("kind", ["file", "line", "parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, kind: Any) -> None:
+    text = "some words in one long line " * 600_000  # 17 million characters
+    if kind == "parquet":
+        texts = [text[:10_000] + str(number) for number in range(1700)]
+        table, path = pyarrow.table({"text": texts}), tmp_path / "a.parquet"
+        parquet.write_table(table, path, use_dictionary=False, compression="none", data_page_size=100_000)
+    else:
+        path = write(tmp_path / "a.txt", text)
+    reader = DocumentReader([path], DocumentSettings(documents="file" if kind == "file" else "line"))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in reader) == (1700 if kind == "parquet" else 17)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl"])
@@ -315,103 +324,3 @@ def test_the_seams_between_reads_do_not_show(text: str, step: int, mode: str, ma
         else:
             with pytest.raises(DataError, match="the inputs hold no text"):
                 places("-", documents=mode)
-
-
-# -------------------------------------------------------------------------------------- Hub data sets
-
-
-class FakeDataset:
-    """Stands for a streaming data set; like those, it may not know its columns before the first record."""
-
-    def __init__(self, records: list[dict[str, Any]], column_names: list[str] | None = None) -> None:
-        self.records, self.column_names = records, column_names
-
-    def select_columns(self, names: list[str]) -> FakeDataset:
-        return FakeDataset([{name: record[name] for name in names} for record in self.records], names)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for record in self.records:
-            if record.get("broken"):
-                raise ConnectionError("gone\nand more lines")
-            yield record
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
-    def put(*records: dict[str, Any], column_names: list[str] | None = None) -> list[Any]:
-        calls: list[Any] = []
-
-        def load_dataset(*args: Any, **options: Any) -> FakeDataset:
-            calls.append((args, options))
-            return FakeDataset(list(records), column_names)
-
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        return calls
-
-    return put
-
-
-def test_hub_data_sets_are_streamed_without_remote_code(hub: Any) -> None:
-    calls = hub({"body": "one", "id": 1}, {"body": "two", "id": 2}, column_names=["body", "id"])
-    assert places("hf://org/name:en?column=body&split=test") == [("one", 1), ("two", 2)]
-    assert places("hf://org/name", text_field="body", split="dev") == [("one", 1), ("two", 2)]
-    assert calls == [
-        (("org/name", "en"), {"split": "test", "streaming": True}),
-        (("org/name", None), {"split": "dev", "streaming": True}),
-    ]
-
-
-def test_faults_of_hub_data_sets_are_one_line(hub: Any) -> None:
-    hub({"txt": "one"})
-    with pytest.raises(
-        DataError, match=r"^hf://a/b: no column 'text' \(did you mean 'txt'\?\); there are 'txt'"
-    ):
-        read("hf://a/b")
-    hub({"text": "one"}, {"text": 2})
-    with pytest.raises(DataError, match=r"^hf://a/b:2: field 'text' holds a number, expected a string"):
-        read("hf://a/b")
-    hub({"text": "one"}, {"broken": True})
-    with pytest.raises(DataError, match=r"^hf://a/b: .*\(ConnectionError: gone\)") as caught:
-        read("hf://a/b")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of data sets, empty, and no network."""
-    import datasets
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_hub_data_sets_are_read_from_the_cache_when_offline(hub_cache: Path) -> None:
-    import datasets
-    from datasets.arrow_writer import ArrowWriter
-
-    folder = hub_cache / "org___name" / "default" / "0.0.0" / "abc"
-    folder.mkdir(parents=True)
-    data = datasets.Dataset.from_dict({"id": [1, 2, 3], "body": ["one", None, "three"]})
-    with ArrowWriter(path=str(folder / "name-train.arrow"), features=data.features) as writer:
-        for record in data:
-            writer.write(record)
-        writer.finalize()
-    split = {"name": "train", "num_bytes": 1, "num_examples": 3, "dataset_name": "name"}
-    names = {"builder_name": "parquet", "dataset_name": "name", "config_name": "default", "version": "0.0.0"}
-    datasets.DatasetInfo(features=data.features, splits={"train": split}, **names).write_to_directory(
-        str(folder)
-    )
-    assert places("hf://org/name?column=body") == [("one", 1), ("three", 3)]
-    with pytest.raises(DataError, match=r"^hf://org/name\?split=test: .*test"):
-        read("hf://org/name?split=test")
-
-
-def test_hub_data_sets_that_are_not_there(hub_cache: Path) -> None:
-    with pytest.raises(DataError, match=r"^hf://no-org/no-name: .*HF_HUB_OFFLINE is set"):
-        read("hf://no-org/no-name")
-    (hub_cache / "org" / "name").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"^hf://org/name: the local folder org/name would be read instead"):
-        read("hf://org/name")

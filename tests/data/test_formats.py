@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -117,7 +118,8 @@ def test_faults_in_a_file_name_file_and_line(tmp_path: Path, fault: str) -> None
 
 
 def test_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmask.data.files.RECORD_LIMIT", 500_000)
-    path = write(tmp_path / "a.jsonl", '{"text": "x"}\n{"text": "' + "x" * 900_000 + '"}')
-    with pytest.raises(DataError, match=r"a\.jsonl:2: a line of more than 500,000 characters"):
+    monkeypatch.setattr("unmask.data.files.RECORD_LIMIT", 1_000_000)
+    records = [json.dumps({"text": "x" * size}) for size in (700_000, 700_000, 700_000, 1_500_000)]
+    path = write(tmp_path / "a.jsonl", "\n".join(records))
+    with pytest.raises(DataError, match=r"a\.jsonl:4: a line of more than 1,000,000 characters"):
         list(DocumentReader([path]))

@@ -38,6 +38,7 @@ def test_order_is_that_of_inputs_and_names(tmp_path: Path) -> None:
     expected = ["10.txt", "9.txt", "B.txt", "a/c/x.txt", "a/z.txt", "a.txt", "b.txt"]
     assert [document.text for document in read(tmp_path)] == expected
     assert [document.text for document in read(str(tmp_path / "**" / "*.txt"))] == expected
+    assert [document.text for document in read(str(tmp_path / "**" / "**" / "*.txt"))] == expected
     assert [d.text for d in read(str(tmp_path / "[ab].txt"), tmp_path / "9.txt")] == [
         "a.txt",
         "b.txt",
@@ -143,15 +144,14 @@ def test_a_link_to_another_folder_is_followed(tmp_path: Path) -> None:
 def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, real = write(tmp_path / "a.txt", "x"), Path.open
 
-    def refuse(
-        self: Path, *args: Any, **options: Any
-    ) -> Any:  # root may read everything, so chmod shows nothing
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:
+        # Root may read everything, so chmod would show nothing.
         if self == path:
             raise PermissionError(13, "Permission denied")
         return real(self, *args, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UnmaskError, match=rf"^{re.escape(str(path))}: permission denied; make it readable"):
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: permission denied; make it readable"):
         read(path)
 
 

@@ -81,7 +81,9 @@ class TextSource:
         cut = Cut(max_length - vocabulary.overhead, overlap)
         self.sequences = Sequences(corpus.lengths[documents], cut)
         if not len(self.sequences):
-            raise DataError("there is no text to make batches from: every document is empty", path=corpus.folder)
+            raise DataError(
+                "there is no text to make batches from: every document is empty", path=corpus.folder
+            )
 
     def pack(self, numbers: np.ndarray) -> Packed:
         """Fetch ``int64 [N]`` sequences and lay them end to end with their special tokens."""

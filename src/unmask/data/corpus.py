@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmask.data.documents import Document, DocumentReader, describe_inputs
-from unmask.data.settings import DataSettings, DocumentSettings
+from unmask.data.settings import DocumentSettings
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
@@ -115,7 +115,9 @@ class Corpus:
             for part in _PARTS:
                 path = self.folder / _file(shard["name"], part)
                 if _sha256(path) != shard["sha256"][part]:
-                    raise DataError("the checksum does not match: the file is damaged; prepare it again", path=path)
+                    raise DataError(
+                        "the checksum does not match: the file is damaged; prepare it again", path=path
+                    )
 
 
 def open_corpus(folder: Path, *, verify: bool = True) -> Corpus:
@@ -129,12 +131,15 @@ def open_corpus(folder: Path, *, verify: bool = True) -> Corpus:
         raise DataError(f"no {MANIFEST} here; expected a folder made by 'unmask prepare'", path=folder)
     if manifest.get("format") != FORMAT:
         raise DataError(
-            f"format {manifest.get('format')!r} of the shards is not {FORMAT}; prepare them again", path=folder
+            f"format {manifest.get('format')!r} of the shards is not {FORMAT}; prepare them again",
+            path=folder,
         )
     for shard in manifest["shards"]:
         for part in _PARTS:
             if not (folder / _file(shard["name"], part)).is_file():
-                raise DataError("the file is missing; prepare the shards again", path=folder / _file(shard["name"], part))
+                raise DataError(
+                    "the file is missing; prepare the shards again", path=folder / _file(shard["name"], part)
+                )
     try:
         corpus = Corpus(folder, manifest)
     except ValueError as fault:
@@ -165,8 +170,8 @@ def prepare(
     Raises:
         DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
     """
-    inputs = [str(item) for item in inputs]
-    identity = _identity(inputs, settings, tokenizer)
+    names = [str(item) for item in inputs]
+    identity = _identity(names, settings, tokenizer)
     if is_corpus(out):
         return _reuse(out, identity, progress)
     if out.exists() and any(out.iterdir()):
@@ -175,7 +180,9 @@ def prepare(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(partial, DocumentReader(inputs, settings, notice=progress.notice), identity, tokenizer, progress)
+        _write(
+            partial, DocumentReader(names, settings, notice=progress.notice), identity, tokenizer, progress
+        )
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     except BaseException:
@@ -191,7 +198,9 @@ def _identity(
     return {
         "inputs": describe_inputs(inputs),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
-        "settings": DocumentSettings(**settings.model_dump(include=set(DocumentSettings.model_fields))).model_dump(),
+        "settings": DocumentSettings(
+            **settings.model_dump(include=set(DocumentSettings.model_fields))
+        ).model_dump(),
     }
 
 
@@ -260,7 +269,9 @@ def _batched(documents: Iterable[Document]) -> Iterator[list[str]]:
 
 def document_key(text: str) -> int:
     """Return the 64-bit hash by which a document is masked, ordered and held out."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 @dataclass
@@ -278,10 +289,12 @@ class _ShardWriter:
     _held: int = 0
 
     def add(self, texts: list[str], arrays: list[np.ndarray]) -> None:
-        for text, array in zip(texts, arrays):
+        for text, array in zip(texts, arrays, strict=True):
             self._arrays.append(array.astype(self.dtype))
             self._keys.append(document_key(text))
             self._held += len(array)
+            self.documents += 1
+            self.tokens += len(array)
             self.bytes += len(text.encode("utf-8", "surrogatepass"))
             if self._held >= _SHARD_TOKENS:
                 self._flush()
@@ -305,8 +318,6 @@ class _ShardWriter:
         self.shards.append(
             {"name": name, "documents": len(self._keys), "tokens": len(parts["tokens"]), "sha256": sums}
         )
-        self.documents += len(self._keys)
-        self.tokens += len(parts["tokens"])
         self._arrays, self._keys, self._held = [], [], 0
 
 

@@ -166,9 +166,8 @@ def collect_docstrings(
     finally:
         progress.end()
     if unreadable:
-        progress.notice(
-            f"{len(unreadable)} of {len(sources)} Python files could not be parsed: {unreadable[0]} …"
-        )
+        first = f"{len(unreadable)} of {len(sources)} Python files could not be parsed, first {unreadable[0]}"
+        progress.notice(first)
     if not corpus.train or not corpus.heldout:
         where = ", ".join(map(str, folders))
         raise DataError(

@@ -236,11 +236,11 @@ def parquet_rows(path: Path, field: str) -> Iterator[Row]:
         try:
             table = _open_parquet(file, source)
             _check_column(table.schema_arrow, field, source)
-            # Small batches: a row may be a whole book, and a batch is held twice.
+            # Small batches: a row may be a whole book.
             for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
-                for text in batch.column(0).to_pylist():
+                for value in batch.column(0):
                     row += 1
-                    yield row, text
+                    yield row, value.as_py()
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as fault:
             what = str(fault).partition("\n")[0]
             raise DataError(f"damaged Parquet data after row {row} ({what})", path=source) from None
@@ -276,7 +276,8 @@ def _open_parquet(file: BinaryIO, source: str) -> Any:
         raise DataError("not Parquet although its suffix says so: it does not begin with PAR1", path=source)
     if file.read(4) != PARQUET_MAGIC:
         raise DataError("the Parquet file is cut off: it does not end with PAR1; fetch it again", path=source)
-    return parquet.ParquetFile(file, buffer_size=CHUNK)
+    # The defaults would hold a whole row group, which may be the whole file.
+    return parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
 
 
 def _check_column(schema: Any, field: str, source: str) -> None:

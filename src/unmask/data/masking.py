@@ -61,7 +61,9 @@ class MaskKey:
 EVALUATION_KEY = MaskKey(EVALUATION_SEED, EVALUATION_EPOCH)
 
 
-def mask(packed: Packed, vocabulary: Vocabulary, settings: MaskingSettings, key: MaskKey, rate: float) -> Masked:
+def mask(
+    packed: Packed, vocabulary: Vocabulary, settings: MaskingSettings, key: MaskKey, rate: float
+) -> Masked:
     """Mask packed sequences.
 
     Args:

@@ -7,6 +7,7 @@ token is dropped and none is padding. ``cu_seqlens`` says where each sequence be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -105,4 +106,4 @@ def split_evenly(sizes: np.ndarray, parts: int) -> list[slice]:
     ends = np.cumsum(sizes)
     marks = np.arange(1, parts) * (int(ends[-1]) if len(ends) else 0) / parts
     cuts = [0, *np.searchsorted(ends - sizes / 2, marks).tolist(), len(sizes)]
-    return [slice(a, b) for a, b in zip(cuts, cuts[1:])]
+    return [slice(a, b) for a, b in pairwise(cuts)]

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PLACEHOLDER = re.compile(r"^(\[unused\d+\]|<unused_?\d+>|madeupword\d+|<extra_id_\d+>)$")
+_OPENING = "▁"
+_SPARE = 4096
+_MOST_CHARACTERS = 1000
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -82,7 +85,9 @@ def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBa
 
 def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ConfigError(f"the tokenizer of '{name}' is not backed by the tokenizers library (no tokenizer.json)")
+        raise ConfigError(
+            f"the tokenizer of '{name}' is not backed by the tokenizers library (no tokenizer.json)"
+        )
     if tokenizer.mask_token_id is None:
         raise ConfigError(
             f"the tokenizer of '{name}' has no mask token; masked language modelling needs one "
@@ -94,7 +99,9 @@ def _first_line(fault: Exception) -> str:
     return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
 
 
-def train_tokenizer(texts: Iterator[str], vocab_size: int, *, token_types: bool = True) -> PreTrainedTokenizerBase:
+def train_tokenizer(
+    texts: Iterator[str], vocab_size: int, *, token_types: bool = True
+) -> PreTrainedTokenizerBase:
     """Train a lower-casing WordPiece tokenizer (Devlin et al. 2019) with BERT's special tokens.
 
     Args:
@@ -105,26 +112,26 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, *, token_types: bool 
     Raises:
         DataError: the text gave no entries beside the special tokens.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     pad, unk, cls, sep, mask = BERT_SPECIALS
-    core = Tokenizer(models.WordPiece(unk_token=unk, max_input_chars_per_word=100))
+    entries = _wordpiece_entries(texts, vocab_size)
+    if len(entries) <= len(BERT_SPECIALS):
+        raise DataError("the text is too small to train a tokenizer on: it gave no vocabulary")
+    vocab = {entry: number for number, entry in enumerate(entries)}
+    core = Tokenizer(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece(prefix="##")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(BERT_SPECIALS), show_progress=False, min_frequency=2
-    )
-    core.train_from_iterator(texts, trainer)
-    if core.get_vocab_size() <= len(BERT_SPECIALS):
-        raise DataError("the text is too small to train a tokenizer on: it gave no vocabulary")
     core.post_processor = processors.TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
         special_tokens=[(cls, core.token_to_id(cls)), (sep, core.token_to_id(sep))],
     )
-    names = ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
+    names = (
+        ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=pad,
@@ -134,6 +141,30 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, *, token_types: bool 
         mask_token=mask,
         model_input_names=names,
     )
+
+
+def _wordpiece_entries(texts: Iterator[str], vocab_size: int) -> list[str]:
+    """Learn the entries of a WordPiece vocabulary, the same for the same texts.
+
+    The library's own WordPiece trainer numbers equal counts in another order in every process; its byte-pair
+    trainer does not. So merges are learned with a mark at the beginning of words, and written as pieces.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    core = Tokenizer(models.BPE())
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    marked = pre_tokenizers.Metaspace(replacement=_OPENING, prepend_scheme="always", split=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), marked])
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size + _SPARE, show_progress=False, min_frequency=2)
+    core.train_from_iterator(texts, trainer)
+    merged = [entry for entry, _ in sorted(core.get_vocab().items(), key=lambda item: item[1])]
+    characters = sorted({character for entry in merged for character in entry} - {_OPENING})
+    # Rare characters would fill the vocabulary; those of the earliest merges are the frequent ones.
+    common = dict.fromkeys(character for entry in merged if len(entry) > 1 for character in entry)
+    kept = sorted([c for c in common if c != _OPENING][:_MOST_CHARACTERS]) or characters[:_MOST_CHARACTERS]
+    words = (e[1:] if e.startswith(_OPENING) else f"##{e}" for e in merged if set(e) <= {*kept, _OPENING})
+    entries = [*BERT_SPECIALS, *kept, *(f"##{character}" for character in kept), *words]
+    return list(dict.fromkeys(entry for entry in entries if entry not in ("", "##")))[:vocab_size]
 
 
 class TextEncoder:
@@ -152,20 +183,49 @@ class TextEncoder:
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
-def plain_copy(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return a copy of the backing tokenizer that neither cuts, nor pads, nor reads special tokens in text."""
+def plain_copy(tokenizer: PreTrainedTokenizerBase, *, read_mask: bool = False) -> Tokenizer:
+    """Return a copy of the backing tokenizer that neither cuts, nor pads, nor reads control tokens in text.
+
+    Args:
+        tokenizer: the tokenizer to copy; it is left as it is.
+        read_mask: read the mask token in a text as a mask, and still no other control token.
+    """
     from tokenizers import Tokenizer
 
-    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = definition["model"]
+    shown = tokenizer.mask_token_id if read_mask else None
+    hidden = _hide_control_tokens(definition["added_tokens"], shown, model.get("unk_token"))
+    # A Unigram model finds "</s>" in a text by itself, as a piece like any other: so it goes by a name that no
+    # text has. The ids stay, and sequences are framed by id.
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {hidden.get(token, token): number for token, number in model["vocab"].items()}
+    else:
+        model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in model["vocab"]]
+    core = Tokenizer.from_str(json.dumps(definition))
     core.no_truncation()
     core.no_padding()
     core.encode_special_tokens = True
     return core
 
 
+def _hide_control_tokens(
+    added: list[dict[str, Any]], mask_id: int | None, unknown: str | None
+) -> dict[str, str]:
+    """Rename control tokens in place, all but a mask to be read and the unknown; return new names by old."""
+    hidden = {}
+    for token in added:
+        if token["id"] == mask_id:
+            # An added token that is not special is found in the text even while special ones are text.
+            token["special"] = False
+        elif token["special"] and token["content"] != unknown:
+            hidden[token["content"]] = token["content"] = f"\0{token['id']}"
+    return hidden
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a SHA-256 over everything that decides which ids a text gets."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
     for passing in ("truncation", "padding"):
         definition.pop(passing, None)
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
@@ -191,7 +251,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         suffix=suffix,
         special=special,
         replacements=np.flatnonzero(~special & _real(tokens, size)),
-        words=word_tables(tokenizer.backend_tokenizer.to_str(), tokens, size),  # type: ignore[attr-defined]
+        words=word_tables(tokenizer.backend_tokenizer.to_str(), tokens, special),
     )
 
 
@@ -211,9 +271,9 @@ def _real(tokens: dict[str, int], size: int) -> np.ndarray:
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return what the tokenizer puts before and after a text."""
-    empty = tokenizer.build_inputs_with_special_tokens([]) if hasattr(tokenizer, "build_inputs_with_special_tokens") else None
-    encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)  # type: ignore[attr-defined]
+    encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
     body = [position for position, special in enumerate(encoded.special_tokens_mask) if not special]
     if not body:
-        return (tuple(empty or ()), ())
+        # The tokenizer has no piece for the probe and no unknown token: one token in front, the rest behind.
+        return tuple(encoded.ids[:1]), tuple(encoded.ids[1:])
     return tuple(encoded.ids[: body[0]]), tuple(encoded.ids[body[-1] + 1 :])

@@ -44,8 +44,13 @@ class WordTables:
         return starts
 
 
-def word_tables(definition: str, tokens: dict[str, int], size: int) -> WordTables | None:
+def word_tables(definition: str, tokens: dict[str, int], special: np.ndarray) -> WordTables | None:
     """Build the tables from a tokenizer's JSON definition and vocabulary.
+
+    Args:
+        definition: the JSON of the backing tokenizer.
+        tokens: every entry with its id.
+        special: ``bool [size]``, ids that are words of their own whatever they are called.
 
     Returns:
         The tables, or ``None`` for a tokenizer whose vocabulary carries no mark of words.
@@ -53,9 +58,10 @@ def word_tables(definition: str, tokens: dict[str, int], size: int) -> WordTable
     style = _Style.of(json.loads(definition))
     if style is None:
         return None
-    flags = np.full(size, _OPENS | _CLOSES, dtype=np.uint8)
+    flags = np.full(len(special), _OPENS | _CLOSES, dtype=np.uint8)
     for token, number in tokens.items():
-        flags[number] = style.flags(token)
+        if not special[number]:
+            flags[number] = style.flags(token)
     return WordTables(flags)
 
 

@@ -38,7 +38,6 @@ _LEVELS = np.array([1, 2, 4, 10, 40])
 """How often a pair of neighbours was seen decides how far it is trusted: 0, 1, 2-3, 4-9, 10-39, more."""
 _TUNING_SHARE = 20
 _TUNING_TOKENS = 60_000
-_HIDDEN_RATE = 0.15
 _EM_STEPS = 25
 _PRIOR = 20.0
 """Pseudo-counts that pull the weights of a rare combination of levels towards the average of all."""
@@ -84,6 +83,7 @@ def neighbours_at(
     Raises:
         DataError: offsets or ids do not fit.
     """
+    _check(tokens, offsets, vocabulary_size)
     padded = _padded(tokens, offsets, vocabulary_size)
     positions = np.asarray(positions, dtype=np.int64)
     at = positions + 2 * np.searchsorted(offsets, positions, side="right")
@@ -106,8 +106,9 @@ class MostFrequent:
     what = "most frequent token of the training text"
 
     def fit(self, tokens: NDArray[np.integer], vocabulary_size: int) -> Self:
-        """Count ids [T], all below ``vocabulary_size``."""
-        self._probabilities = _unigram(np.asarray(tokens), vocabulary_size)
+        """Count ids [T], all below ``vocabulary_size``; otherwise :class:`DataError` is raised."""
+        _check(tokens, np.array([0, len(tokens)]), vocabulary_size)
+        self._probabilities = _unigram(tokens, vocabulary_size)
         return self
 
     def predict(self, targets: NDArray[np.integer]) -> Prediction:
@@ -158,6 +159,7 @@ class NGramBaseline:
             raise DataError(
                 f"an n-gram baseline needs at least two tokens of training text, not {len(tokens)}"
             )
+        _check(tokens, offsets, vocabulary_size)
         tokens, offsets = _spread(tokens, offsets, self.max_tokens)
         self._base = vocabulary_size + 1
         cut = len(tokens) - max(1, min(len(tokens) // _TUNING_SHARE, _TUNING_TOKENS))
@@ -253,18 +255,11 @@ class NGramBaseline:
         return best
 
     def _tune(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
-        """Fit the weights on a slice: once with all neighbours, once with some hidden as masking does."""
+        """Fit the weights on a slice that was not counted."""
         everywhere = np.arange(len(tokens))
-        hidden = everywhere[np.random.default_rng(0).random(len(tokens)) < _HIDDEN_RATE]
-        views = []
-        for positions in (everywhere, hidden):
-            mode: Literal["true", "masked"] = "masked" if positions is hidden else "true"
-            around = neighbours_at(tokens, offsets, positions, self._base - 1, neighbours=mode)
-            view = self._view(around)
-            targets = tokens[positions].astype(np.int64)
-            views.append((view.bucket, self._component_probabilities(view, np.arange(len(targets)), targets)))
-        buckets = np.concatenate([bucket for bucket, _ in views])
-        self._weights = _interpolation_weights(buckets, np.concatenate([given for _, given in views], axis=1))
+        view = self._view(neighbours_at(tokens, offsets, everywhere, self._base - 1))
+        given = self._component_probabilities(view, everywhere, tokens.astype(np.int64))
+        self._weights = _interpolation_weights(view.bucket, given)
 
 
 class _View(NamedTuple):
@@ -330,16 +325,24 @@ class _Table:
         return ranked[chosen][span.of_row]
 
 
+def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> None:
+    offsets = np.asarray(offsets, dtype=np.int64)  # differences of unsigned ones would wrap
+    size = len(tokens)
+    if not len(offsets) or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
+        raise DataError(
+            f"offsets must rise from 0 to the number of tokens, {size}; count the documents again"
+        )
+    low, high = (int(tokens.min()), int(tokens.max())) if size else (0, 0)
+    if low < 0 or high >= vocabulary_size:
+        raise DataError(
+            f"token ids must lie between 0 and {vocabulary_size - 1}, not at {low if low < 0 else high}; "
+            "is this the vocabulary that made them?"
+        )
+
+
 def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer], boundary: int) -> Ids:
     """Return the ids with two boundary symbols around each document, int64 [T + 2 (D + 1)]."""
     offsets = np.asarray(offsets, dtype=np.int64)
-    lengths = np.diff(offsets)
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (lengths < 0).any():
-        raise DataError(f"offsets must rise from 0 to the number of tokens, {len(tokens)}")
-    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < boundary:
-        raise DataError(
-            f"token ids must lie below the vocabulary's size, {boundary}, not at {int(tokens.max())}"
-        )
     padded = np.full(len(tokens) + 2 * len(offsets), boundary, dtype=np.int64)
     real = np.ones(len(padded), dtype=bool)
     edges = offsets + 2 * np.arange(len(offsets))
@@ -351,10 +354,6 @@ def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer], boundary:
 def _unigram(tokens: NDArray[np.integer], vocabulary_size: int) -> Floats:
     """Return add-one smoothed frequencies [V]: every token stays possible."""
     counts = np.bincount(tokens, minlength=vocabulary_size)
-    if len(counts) > vocabulary_size:
-        raise DataError(
-            f"token ids must lie below the vocabulary's size, {vocabulary_size}, not at {len(counts) - 1}"
-        )
     smoothed: Floats = (counts + 1.0) / (len(tokens) + vocabulary_size)
     return smoothed
 

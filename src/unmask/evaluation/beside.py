@@ -27,7 +27,7 @@ def heldout_baselines(text: TextSource, batches: Iterable[Batch]) -> dict[str, d
     heldout, starts, positions = _unframed(text, batches)
     targets = heldout[positions]
     frequent = MostFrequent().fit(tokens, size)
-    ngram = NGramBaseline(max_tokens=_MOST_TOKENS).fit(tokens, offsets, size)
+    ngram = NGramBaseline(reach=1, max_tokens=_MOST_TOKENS).fit(tokens, offsets, size)
     result = {"most_frequent_token": {**figures(frequent.predict(targets), targets), "what": frequent.what}}
     for name, mode, what in (
         ("ngram", "masked", "seeing what the model sees"),

@@ -65,18 +65,18 @@ def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
     probabilities = model.target_logits(batch).float().softmax(-1)
     top = probabilities.topk(5)
     rank = (probabilities > probabilities.gather(1, _column(batch.target_ids, probabilities))).sum(-1) + 1
-    names = [_readable(token) for token in model.tokenizer.convert_ids_to_tokens(original[text].tolist())]
+    names = [_readable(token) for token in _names(model, original[text])]
     targets = []
-    for row, (place, token) in enumerate(zip(batch.target_index, batch.target_ids)):
-        filled = model.tokenizer.convert_ids_to_tokens(top.indices[row].tolist())
+    for row, (place, token) in enumerate(zip(batch.target_index, batch.target_ids, strict=True)):
+        filled = _names(model, top.indices[row].cpu().numpy())
         targets.append(
             {
                 "index": int(place) - front,
-                "original": _readable(model.tokenizer.convert_ids_to_tokens(int(token)))[1],
+                "original": _readable(_names(model, np.array([token]))[0])[1],
                 "shown": str(model.tokenizer.mask_token),
                 "predictions": [
                     {"token": _readable(name)[1], "probability": float(share)}
-                    for name, share in zip(filled, top.values[row])
+                    for name, share in zip(filled, top.values[row], strict=True)
                 ],
                 "rank": int(rank[row]),
             }
@@ -86,6 +86,10 @@ def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
         "words_before": [before and place > 0 for place, (before, _) in enumerate(names)],
         "targets": targets,
     }
+
+
+def _names(model: MaskedLM, ids: np.ndarray) -> list[str]:
+    return [str(name) for name in model.tokenizer.convert_ids_to_tokens(ids.tolist())]
 
 
 def _column(ids: np.ndarray, like: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,8 @@ Labels = Literal["all", "masked"]
 IGNORED = -100
 """The label of a token that is not scored, as in torch and transformers."""
 
+_BESIDE = {"spans", "masking", "seed", "mask_token_id", "takes_token_types", "model"}
+
 
 class Guess(NamedTuple):
     """A token that the model thinks possible, with its softmax probability over the whole vocabulary."""
@@ -86,6 +88,7 @@ class Explanation:
         masking: the settings of the draw.
         seed: of the draw.
         mask_token_id: id of the mask token.
+        takes_token_types: whether the model looks at token_type_ids at all.
         model: name of the model.
     """
 
@@ -110,13 +113,12 @@ class Explanation:
     masking: MaskingSettings
     seed: int
     mask_token_id: int
+    takes_token_types: bool
     model: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, ready for JSON: the figures, without settings and names."""
-        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for name in ("spans", "masking", "seed", "mask_token_id", "model"):
-            del content[name]
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _BESIDE}
         predictions = [asdict(prediction) for prediction in self.predictions]
         for plain, prediction in zip(predictions, self.predictions, strict=True):
             plain["top"] = [guess._asdict() for guess in prediction.top]
@@ -135,7 +137,7 @@ def explain(
     *,
     mask_positions: Sequence[int] | None = None,
     labels: Labels = "masked",
-    masking: MaskingSettings = MaskingSettings(),  # noqa: B008 (frozen)
+    masking: MaskingSettings = MaskingSettings(),
     seed: int = 0,
     top_k: int = 5,
 ) -> Explanation:
@@ -197,6 +199,7 @@ def explain(
         masking=masking,
         seed=seed,
         mask_token_id=lm.vocabulary.mask_id,
+        takes_token_types="token_type_ids" in lm.tokenizer.model_input_names,
         model=str(lm.tokenizer.name_or_path or type(lm.model).__name__),
     )
 

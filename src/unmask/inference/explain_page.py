@@ -86,8 +86,9 @@ def _quote(explanation: Explanation, cells: list[Cell]) -> Iterator[tuple[str, F
     """Yield the text in stretches, each with the fate of its token; the space before a token stays outside."""
     text, done = explanation.text, 0
     for (start, end), cell in zip(explanation.spans, cells, strict=True):
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        if cell.fate and done <= start < end:
+        # Tokens that share a character (its bytes, or the ▁ before it) mark it once.
+        start = max(done, end - len(text[start:end].lstrip()))
+        if cell.fate and start < end:
             yield text[done:start], ""
             yield text[start:end], cell.fate
             done = end

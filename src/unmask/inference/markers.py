@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from unmask.data.tokenizer import plain_copy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +27,7 @@ class MarkerEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._mask = str(tokenizer.mask_token)
-        self._core = _mask_reading_copy(tokenizer)
+        self._core = plain_copy(tokenizer, read_mask=True)
         self.mask_id = int(tokenizer.mask_token_id)
         self.markers = tuple(dict.fromkeys((*MARKERS, self._mask)))
         longest_first = sorted(self.markers, key=len, reverse=True)
@@ -43,38 +45,6 @@ class MarkerEncoder:
     def split(self, text: str) -> list[str]:
         """Return the parts of the text around its markers, one more than it has markers."""
         return self._pattern.split(text)
-
-
-def _mask_reading_copy(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Return a copy of the backing tokenizer that reads the mask in a text and no other control token."""
-    from tokenizers import Tokenizer
-
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = definition["model"]
-    hidden = _hide_control_tokens(definition["added_tokens"], tokenizer.mask_token_id, model.get("unk_token"))
-    # A Unigram model finds "</s>" in a text by itself, as a piece like any other: so it goes by a name that no
-    # text has. The ids stay, and sequences are framed by id.
-    if isinstance(model["vocab"], dict):
-        model["vocab"] = {hidden.get(token, token): number for token, number in model["vocab"].items()}
-    else:
-        model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in model["vocab"]]
-    core = Tokenizer.from_str(json.dumps(definition))
-    core.no_truncation()
-    core.no_padding()
-    core.encode_special_tokens = True
-    return core
-
-
-def _hide_control_tokens(added: list[dict[str, Any]], mask_id: int, unknown: str | None) -> dict[str, str]:
-    """Rename the control tokens, in place, all but the mask and the unknown; return the new names by the old."""
-    hidden = {}
-    for token in added:
-        if token["id"] == mask_id:
-            # An added token that is not special is found in the text even while special ones are text.
-            token["special"] = False
-        elif token["special"] and token["content"] != unknown:
-            hidden[token["content"]] = token["content"] = f"\0{token['id']}"
-    return hidden
 
 
 class TokenWriter:

@@ -1,9 +1,8 @@
 """Attention inside the documents of a packed row, for every model with the attention interface of transformers.
 
 A row holds sequences end to end, and ``PackedLayout`` says where each lies. On CUDA in half precision torch's
-variable-length kernel takes the row as it is. Elsewhere sequences of one length are computed together by torch's
-flash kernel: they stand side by side in a row that is in order of length, so no token is copied to a padded
-place and nothing is computed that is not text.
+variable-length kernel takes the row as it is. Elsewhere sequences of one length, which stand side by side in a
+row that is in order of length, are computed together: no place is padded and nothing is computed that is not text.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LONGEST_STACK = 1024
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
 
@@ -42,7 +42,7 @@ class PackedLayout:
         turns = np.flatnonzero(np.diff(lengths)) + 1
         first = np.concatenate([[0], turns])
         counts = np.diff(np.concatenate([first, [len(lengths)]]))
-        groups = tuple(zip(cu_seqlens[first].tolist(), counts.tolist(), lengths[first].tolist()))
+        groups = tuple(zip(cu_seqlens[first].tolist(), counts.tolist(), lengths[first].tolist(), strict=True))
         on_device = torch.from_numpy(cu_seqlens.astype(np.int32)).to(device, non_blocking=True)
         return PackedLayout(on_device, groups, int(lengths.max()))
 
@@ -89,8 +89,8 @@ def packed_attention(
         times = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
     windowed = sliding_window is not None and layout.longest > sliding_window
-    if query.device.type == "cpu" and not dropout and not windowed:
-        return _GroupedFlash.apply(query, key, value, layout, scaling), None  # type: ignore[no-untyped-call]
+    if query.device.type == "cpu" and not dropout and not windowed and layout.longest <= _LONGEST_STACK:
+        return _GroupedProducts.apply(query, key, value, layout, scaling), None
     return _by_groups(query, key, value, layout, scaling, dropout, sliding_window), None
 
 
@@ -101,8 +101,11 @@ def _by_kernel(
     from torch.nn.attention.varlen import varlen_attn
 
     side = -1 if window is None else window - 1
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     out = varlen_attn(
-        *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+        q,
+        k,
+        v,
         layout.cu_seqlens,
         layout.cu_seqlens,
         layout.longest,
@@ -127,7 +130,7 @@ def _by_groups(
     """One call of ``scaled_dot_product_attention`` for each length; exact everywhere, with autograd's own gradient."""
     rows = [tensor[0].transpose(0, 1).split(layout.runs) for tensor in (query, key, value)]
     outs = []
-    for (_, count, length), *parts in zip(layout.groups, *rows):
+    for (_, count, length), *parts in zip(layout.groups, *rows, strict=True):
         q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts)
         bias = None if window is None or length <= window else _band(length, window, query.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
@@ -141,42 +144,54 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     return (place[:, None] - place[None, :]).abs() < window
 
 
-class _GroupedFlash(torch.autograd.Function):
-    """torch's flash kernel for the CPU, group by group, writing straight into the packed row.
+class _GroupedProducts(torch.autograd.Function):
+    """Attention on the CPU by batched matrix products, length by length, writing straight into the packed row.
 
-    Autograd over the slices would pay a full-size copy for each group, forward and backward.
+    The weights of a group are kept for the way back: a group's scores are small, and products of them run at the
+    rate of the processor's matrix units, which the flash kernel's backward is far from. Autograd over the slices
+    would pay a full-size copy for each group besides.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float
+    ) -> Tensor:
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         out = torch.empty(rows[0].shape, dtype=query.dtype)
-        sums = []
+        kept = []
         for group in layout.groups:
-            q, k, v = (_group(row, group) for row in rows)
-            part, logsumexp = flash(q, k, v, 0.0, False, attn_mask=None, scale=scaling)
-            _group(out, group).copy_(part)
-            sums.append(logsumexp)
-        ctx.save_for_backward(query, key, value, out, *sums)
+            q, k, v = (_stacked(row, group) for row in rows)
+            weights = torch.bmm(q, k.mT).mul_(scaling).softmax(-1)
+            _unstack(out, group, torch.bmm(weights, v))
+            kept.append(weights)
+        ctx.save_for_backward(query, key, value, *kept)
         ctx.layout, ctx.scaling = layout, scaling
         return out.unsqueeze(0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        query, key, value, out, *sums = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *kept = ctx.saved_tensors
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-        gradients = [torch.empty(out.shape, dtype=out.dtype) for _ in rows]
-        for group, logsumexp in zip(ctx.layout.groups, sums):
-            q, k, v = (_group(row, group) for row in rows)
-            parts = flash(
-                _group(gradient[0], group), q, k, v, _group(out, group), logsumexp, 0.0, False,
-                attn_mask=None, scale=ctx.scaling,
-            )  # fmt: skip
-            for into, part in zip(gradients, parts):
-                _group(into, group).copy_(part)
+        gradients = [torch.empty(gradient.shape[1:], dtype=query.dtype) for _ in rows]
+        for group, weights in zip(ctx.layout.groups, kept, strict=True):
+            q, k, v = (_stacked(row, group) for row in rows)
+            out = _stacked(gradient[0], group)
+            scores = torch.ops.aten._softmax_backward_data(torch.bmm(out, v.mT), weights, -1, weights.dtype)
+            scores.mul_(ctx.scaling)
+            parts = torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(weights.mT, out)
+            for into, part in zip(gradients, parts, strict=True):
+                _unstack(into, group, part)
         return *(tensor.transpose(0, 1).unsqueeze(0) for tensor in gradients), None, None
+
+
+def _stacked(row: Tensor, group: tuple[int, int, int]) -> Tensor:
+    """Copy a group of ``[T, heads, width]`` to ``[sequences * heads, length, width]``."""
+    return _group(row, group).reshape(-1, group[2], row.shape[-1])
+
+
+def _unstack(row: Tensor, group: tuple[int, int, int], part: Tensor) -> None:
+    """Write ``[sequences * heads, length, width]`` to its place in ``[T, heads, width]``."""
+    _group(row, group).copy_(part.view(group[1], -1, *part.shape[1:]))
 
 
 def _group(row: Tensor, group: tuple[int, int, int]) -> Tensor:

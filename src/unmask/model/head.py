@@ -41,7 +41,9 @@ def find_head(model: nn.Module, encoder: nn.Module, probe_ids: Tensor) -> nn.Mod
             hook.remove()
     after = called[called.index(encoder) + 1 :] if encoder in called else []
     if not after:
-        raise ConfigError(f"{type(model).__name__} calls no head after its encoder; is it a masked language model?")
+        raise ConfigError(
+            f"{type(model).__name__} calls no head after its encoder; is it a masked language model?"
+        )
     return after[0]
 
 

@@ -26,7 +26,9 @@ def pick_device(wanted: str) -> torch.device:
         ConfigError: CUDA was asked for and is not there.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto")
+        raise ConfigError(
+            "device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto"
+        )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -58,7 +60,9 @@ def load_masked_lm(
     return MaskedLM(model.eval(), tokenizer, autocast=precision == "bf16")
 
 
-def load_checkpoint(name: str, *, offline: bool = False, notice: Notice = lambda text: None) -> PreTrainedModel:
+def load_checkpoint(
+    name: str, *, offline: bool = False, notice: Notice = lambda text: None
+) -> PreTrainedModel:
     """Load the weights of a checkpoint in fp32, from safetensors only, running no remote code.
 
     Raises:

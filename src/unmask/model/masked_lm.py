@@ -93,7 +93,7 @@ class MaskedLM:
             self.model.set_attn_implementation(attention)
 
     def _check_vocabulary(self) -> None:
-        rows = self.model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+        rows = len(self.model.get_input_embeddings().weight)  # type: ignore[arg-type]
         if rows < self.vocabulary.size:
             raise ConfigError(
                 f"the tokenizer has {self.vocabulary.size:,} entries but the model only {rows:,} rows of embeddings; "
@@ -135,9 +135,11 @@ class MaskedLM:
         register()
         try:
             model.set_attn_implementation(NAME)
-            for self._offset in (0, self.vocabulary.pad_id + 1):
+            for offset in (0, self.vocabulary.pad_id + 1):
+                self._offset = offset
                 if self._agrees(alone, lengths):
                     return True
+            self._offset = 0
         except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
             # The trial is the test: an architecture that cannot take a packed row says so by failing here.
             pass
@@ -172,7 +174,9 @@ class MaskedLM:
         if self._offset:
             return self._offset
         tables = (m for n, m in self.encoder.named_modules() if n.endswith("position_embeddings"))
-        used = [table.padding_idx for table in tables if isinstance(table, nn.Embedding) and table.padding_idx]
+        used = [
+            table.padding_idx for table in tables if isinstance(table, nn.Embedding) and table.padding_idx
+        ]
         return used[0] + 1 if used else 0
 
     # Padded batches, for architectures without the attention interface

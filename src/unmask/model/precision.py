@@ -28,7 +28,10 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
         return "fp32", "computing in fp32: the GPU has no bf16"
     ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
     if ratio >= _WORTH:
-        return "bf16", f"computing in bf16 with fp32 weights: matrix products are {ratio:.1f} times as fast here"
+        return (
+            "bf16",
+            f"computing in bf16 with fp32 weights: matrix products are {ratio:.1f} times as fast here",
+        )
     return "fp32", f"computing in fp32: bf16 matrix products are only {ratio:.1f} times as fast here"
 
 

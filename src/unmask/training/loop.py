@@ -55,7 +55,7 @@ class Position:
     """
 
     step: int = 0
-    cursor: Cursor = Cursor()
+    cursor: Cursor = field(default_factory=Cursor)
     tokens: int = 0
     seconds: float = 0.0
     window: dict[str, float] = field(default_factory=dict)
@@ -173,13 +173,14 @@ class Loop:
         """Yield steps to compute; the next is made ready in the background while one is computed."""
         at, step = self.position.cursor, self.position.step
         with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(self._plan, at, step)
+            job = pool.submit(self.plan, at, step)
             while (plan := job.result()) is not None:
                 at, step = plan.following, step + 1
-                job = pool.submit(self._plan, at, step)
+                job = pool.submit(self.plan, at, step)
                 yield plan
 
-    def _plan(self, cursor: Cursor, step: int) -> StepPlan | None:
+    def plan(self, cursor: Cursor, step: int) -> StepPlan | None:
+        """Make the step at a cursor ready to be computed, or return ``None`` where the run is over."""
         epochs = cursor.epoch + cursor.used / len(self.stream.source.sequences)
         progress = self.length.progress(step, epochs, self.position.seconds)
         if progress >= 1.0 - 1e-12:
@@ -197,7 +198,9 @@ class Loop:
         position.cursor = plan.following
         position.tokens += plan.tokens
         if not position.window:
-            position.window = dict.fromkeys(("loss", "correct", "targets", "steps", "tokens", "seconds", "waited"), 0)
+            position.window = dict.fromkeys(
+                ("loss", "correct", "targets", "steps", "tokens", "seconds", "waited"), 0
+            )
         targets = self._targets(plan)
         window: dict[str, Any] = position.window
         # Scalars stay on the device until a row is written, so that the loop does not wait for it.
@@ -235,4 +238,6 @@ class Loop:
         )
         position.window = {}
         if not math.isfinite(loss):
-            raise DivergedError(f"step {position.step}: the loss is {loss:g}; lower the learning rate and resume")
+            raise DivergedError(
+                f"step {position.step}: the loss is {loss:g}; lower the learning rate and resume"
+            )

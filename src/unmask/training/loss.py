@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.data.batches import Batch
 from unmask.model.masked_lm import MaskedLM
+
+_BLOCK_ROWS = 64
 
 
 def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple[Tensor, Tensor]:
@@ -31,8 +34,53 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
             continue
         logits = model.target_logits(batch)
         labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
-        part = F.cross_entropy(logits.float(), labels, reduction="sum") / max(targets, 1)
-        part.backward()  # type: ignore[no-untyped-call]
+        part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
+        part.backward()
         loss += part.detach()
-        correct += (logits.detach().argmax(-1) == labels).sum()
+        correct += hits
     return loss, correct
+
+
+def masked_cross_entropy(logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    """Return the fp32 cross-entropy summed over rows and divided, and how many rows are right.
+
+    Args:
+        logits: ``[M, V]`` in any floating dtype; the sums are fp32 whatever it is.
+        labels: ``int64 [M]``.
+        divisor: masked tokens of the whole step.
+    """
+    loss, hits = _CrossEntropy.apply(logits, labels, divisor)
+    return loss, hits
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Loss and gradient in one pass over blocks of rows that stay in the cache.
+
+    torch's own path writes five fp32 arrays of the size of the logits to memory; this one writes the gradient
+    alone, in the dtype of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+        gradient = torch.empty_like(logits)
+        loss = torch.zeros((), device=logits.device, dtype=torch.float64)
+        hits = torch.zeros((), device=logits.device, dtype=torch.int64)
+        rows = _BLOCK_ROWS if logits.device.type == "cpu" else len(labels)
+        for begin in range(0, len(labels), rows):
+            part = slice(begin, begin + rows)
+            label = labels[part].unsqueeze(1)
+            block = logits[part].to(torch.float32, copy=True)
+            hits += (block.argmax(-1, keepdim=True) == label).sum()
+            total = block.logsumexp(-1, keepdim=True)
+            loss += (total - block.gather(1, label)).sum(dtype=torch.float64)
+            block.sub_(total).exp_()
+            block.scatter_add_(1, label, torch.full_like(total, -1.0))
+            gradient[part] = block.div_(divisor)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(hits)
+        return (loss / divisor).float(), hits
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient.mul_(scale), None, None

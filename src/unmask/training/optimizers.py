@@ -64,9 +64,10 @@ class Muon(torch.optim.Optimizer):
         stack = torch.stack(list(ahead)).view(-1, rows // parts, columns)
         updates = orthogonalise(stack).reshape(len(weights), rows, columns).to(weights[0].dtype)
         scale = max(1.0, rows / parts / columns) ** 0.5
+        tensors: list[Tensor] = list(weights)
         if group["weight_decay"]:
-            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(weights, list(updates.unbind()), alpha=-lr * scale)
+            torch._foreach_mul_(tensors, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(tensors, list(updates.unbind()), alpha=-lr * scale)
 
     def _buffer(self, weight: nn.Parameter) -> Tensor:
         state = self.state[weight]
@@ -111,7 +112,11 @@ def make_optimizers(
         {"params": plain, "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=True
+        [group for group in groups if group["params"]],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        eps=1e-8,
+        fused=True,
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if hidden:

@@ -19,7 +19,9 @@ def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[flo
         "constant": lambda share: 1.0,
         "linear": lambda share: 1.0 - share,
         "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share)),
-        "trapezoid": lambda share: min(1.0, (1.0 - share) / settings.decay_share if settings.decay_share else 1.0),
+        "trapezoid": lambda share: min(
+            1.0, (1.0 - share) / settings.decay_share if settings.decay_share else 1.0
+        ),
     }[name]
     warmup = settings.warmup_share
 

@@ -1,0 +1,37 @@
+"""The public names: a change here is a change for everybody who uses the library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import unmask
+
+NAMES = """
+    Candidate ConfigError Corpus DataError DataSettings DiskError DivergedError Document DocumentReader
+    DocumentSettings Explanation FillMask FillResult Interrupted MaskedLM MaskingSettings MissingExtra ModelSettings
+    Plan Progress RunConfig RunFolder RunResult TrainSettings UnmaskError __version__ explain load_config
+    load_masked_lm load_tokenizer open_corpus plan prepare run_demo train train_tokenizer write_report
+""".split()
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(unmask.__all__) == sorted(NAMES)
+
+
+def test_every_public_name_loads_and_is_documented() -> None:
+    for name in NAMES:
+        value = getattr(unmask, name)
+        assert name.startswith("__") or value.__doc__, name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(unmask, "no_such_name")
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, unmask; print(*[m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert loaded == []

@@ -1,0 +1,424 @@
+"""What is drawn: progress as lines or a bar, figures in words, answers as tables."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unmask.terminal import (
+    BarProgress,
+    LineProgress,
+    Page,
+    draw_evaluation,
+    draw_examples,
+    draw_explanation,
+    draw_fill,
+    draw_plan,
+    format_bytes,
+    format_figures,
+    format_number,
+    format_seconds,
+    terminal_progress,
+)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def lines(clock: Clock) -> Iterator[tuple[LineProgress, io.StringIO]]:
+    stream = io.StringIO()
+    progress = terminal_progress(stream, clock)
+    assert isinstance(progress, LineProgress)
+    with progress:
+        yield progress, stream
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+Lines = tuple[LineProgress, io.StringIO]
+
+# ---------------------------------------------------------------- lines off a terminal
+
+
+def test_a_line_every_five_seconds_and_one_at_the_end(lines: Lines, clock: Clock) -> None:
+    progress, stream = lines
+    progress.begin("train")
+    for second in range(21):
+        clock.now = 100.0 + second
+        progress.advance(second / 20, {"loss": 7 - second / 10, "tokens/s": 21_300.4})
+    progress.end()
+    assert stream.getvalue().splitlines() == [
+        "train  25%  loss 6.500  21,300 tok/s  0:15 left",
+        "train  50%  loss 6.000  21,300 tok/s  0:10 left",
+        "train  75%  loss 5.500  21,300 tok/s  0:05 left",
+        "train  100%  loss 5.000  21,300 tok/s  0:00 left",
+        "train  done  loss 5.000  21,300 tok/s  in 0:20",
+    ]
+
+
+def test_time_left_of_a_resumed_run_counts_from_where_it_went_on(lines: Lines, clock: Clock) -> None:
+    progress, stream = lines
+    progress.begin("train")
+    progress.advance(0.80, {})
+    clock.now += 10
+    progress.advance(0.90, {})  # 10 seconds for a tenth: 10 seconds for the other
+    assert stream.getvalue() == "train  90%  0:10 left\n"
+
+
+def test_time_left_is_taken_from_the_figures_if_they_tell(lines: Lines, clock: Clock) -> None:
+    progress, stream = lines
+    progress.begin("train")
+    clock.now += 10
+    progress.advance(0.5, {"loss": 1.0, "seconds_left": 3700})
+    assert stream.getvalue() == "train  50%  loss 1.000  1:01:40 left\n"
+
+
+def test_without_a_share_the_time_that_passed_is_shown(lines: Lines, clock: Clock) -> None:
+    progress, stream = lines
+    progress.begin("prepare")
+    clock.now += 65
+    progress.advance(None, {"documents": 58_012})
+    progress.end()
+    assert (
+        stream.getvalue()
+        == "prepare  58,012 documents  after 1:05\nprepare  done  58,012 documents  in 1:05\n"
+    )
+
+
+def test_a_phase_that_stops_early_is_not_called_done(lines: Lines) -> None:
+    progress, stream = lines
+    progress.begin("train")
+    progress.advance(0.424, {})
+    progress.end()
+    assert stream.getvalue() == "train  42%  in 0:00\n"
+
+
+def test_a_phase_inside_another(lines: Lines, clock: Clock) -> None:
+    progress, stream = lines
+    progress.begin("train")
+    progress.begin("evaluate")
+    progress.end()
+    clock.now += 6
+    progress.advance(0.5, {})
+    assert stream.getvalue().splitlines() == ["evaluate  done  in 0:00", "train  50%  after 0:06"]
+
+
+def test_notices_are_lines_as_they_are(lines: Lines) -> None:
+    progress, stream = lines
+    long = "[MASK] [bold]" + "word " * 100 + ":smile:"
+    progress.notice(long)
+    assert stream.getvalue() == long + "\n"
+
+
+def test_calls_out_of_order_do_no_harm(lines: Lines) -> None:
+    progress, stream = lines
+    progress.end()
+    progress.advance(0.5, {})
+    progress.close()
+    assert stream.getvalue() == ""
+
+
+# ---------------------------------------------------------------- a bar on a terminal
+
+
+def test_a_terminal_gets_a_bar_that_goes_away() -> None:
+    stream = FakeTerminal()
+    with terminal_progress(stream) as progress:
+        assert isinstance(progress, BarProgress)
+        progress.begin("train")
+        progress.advance(0.5, {"loss": 3.21})
+        progress.notice("a note")
+        progress.end()
+    text = stream.getvalue()
+    assert "a note" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0  # the cursor is hidden and comes back
+    assert text.rstrip().endswith("train  50%  loss 3.210  in 0:00")
+
+
+def test_an_error_takes_the_bar_down() -> None:
+    stream = FakeTerminal()
+
+    def fail() -> None:
+        with terminal_progress(stream) as progress:
+            progress.begin("train")
+            progress.begin("evaluate")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") > 0
+
+
+def test_the_bar_shows_figures_and_time(clock: Clock) -> None:
+    stream = FakeTerminal()
+    with terminal_progress(stream, clock) as progress:
+        progress.begin("train")
+        progress.advance(0.0, {})
+        clock.now += 10
+        progress.advance(0.25, {"loss": 3.21, "tokens/s": 9000.0})
+        progress.notice("so that it is drawn now")
+    assert "25%  loss 3.210  9,000 tok/s  0:30 left" in stream.getvalue()
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(terminal_progress(FakeTerminal()), LineProgress)
+
+
+def test_no_color_leaves_no_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, styled = FakeTerminal(), FakeTerminal()
+    terminal_progress(styled).notice("a note")
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal_progress(plain).notice("a note")
+    assert plain.getvalue() == "a note\n"
+    assert styled.getvalue() != "a note\n"
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_figures_in_words() -> None:
+    figures = {
+        "step": 1200,
+        "loss": 3.2,
+        "learning_rate": 5e-5,
+        "documents": 58_012,
+        "docs/s": 3.7,
+        "of": "a",
+        "x": None,
+    }
+    assert format_figures({**figures, "seconds_left": 3, "lr": 0.0, "nan": float("nan")}) == [
+        "step 1,200", "loss 3.200", "learning rate 5e-05", "58,012 documents", "4 docs/s", "of a", "lr 0.000", "nan nan",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (72, "1:12"), (7384, "2:03:04"), (-3, "0:00")]
+)
+def test_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_numbers_and_bytes() -> None:
+    assert [format_number(v) for v in (1234567, 1234.5, 3.14159, 0.00002, True, "a")] == [
+        "1,234,567", "1,234", "3.142", "2e-05", "True", "a",
+    ]  # fmt: skip
+    assert [format_bytes(v) for v in (12, 3_400_000, 812e6, 3.42e9)] == [
+        "12 bytes",
+        "3.4 MB",
+        "812 MB",
+        "3.4 GB",
+    ]
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.fixture
+def page() -> tuple[Page, io.StringIO]:
+    stream = io.StringIO()
+    return Page(stream), stream
+
+
+Drawn = tuple[Page, io.StringIO]
+
+
+def rows_of(stream: io.StringIO) -> list[list[str]]:
+    """Return what was drawn, as the words of each line."""
+    return [line.split() for line in stream.getvalue().splitlines() if line.strip()]
+
+
+def test_evaluation_stands_beside_baselines_and_before(page: Drawn) -> None:
+    baselines = {
+        "most_frequent_token": {"accuracy": 0.05, "loss": 7.0},
+        "ngram": {"accuracy": 0.35, "loss": None},
+    }
+    before = {"accuracy": 0.2, "loss": 4.0, "perplexity": 54.6}
+    draw_evaluation(
+        page[0],
+        {
+            "accuracy": 0.41,
+            "loss": 3.5,
+            "masked_tokens": 30123,
+            "documents": 400,
+            "baselines": baselines,
+            "before": before,
+        },
+    )
+    text = page[1].getvalue()
+    rows = rows_of(page[1])
+    assert ["this", "model", "0.410", "3.500"] in rows
+    assert ["the", "same", "before", "training", "0.200", "4.000"] in rows
+    assert ["most", "frequent", "token", "0.050", "7.000"] in rows
+    assert ["n-gram", "0.350", "-"] in rows
+    assert "over 30,123 masked tokens of 400 documents" in text
+    assert "\x1b" not in text
+
+
+def example(tokens: int = 6) -> dict[str, Any]:
+    words = ["the", "value", "of", "the", "key", "s", *["more"] * tokens]
+    right = {"index": 1, "original": "value", "shown": "[MASK]", "rank": 1}
+    wrong = {"index": 4, "original": "key", "shown": "[MASK]", "rank": 3}
+    right["predictions"] = [{"token": "value", "probability": 0.834}]
+    wrong["predictions"] = [{"token": "name", "probability": 0.41}, {"token": "key", "probability": 0.2}]
+    return {
+        "tokens": words,
+        "words_before": [index != 5 for index in range(len(words))],
+        "targets": [right, wrong],
+    }
+
+
+def test_examples_show_gaps_and_answers(page: Drawn) -> None:
+    draw_examples(page[0], [example(0), {"tokens": ["a"], "words_before": [True], "targets": []}])
+    assert page[1].getvalue() == "\nthe [1] of the [2]s\n    [1] value 83%   [2] name 41% (was key)\n"
+
+
+def test_long_examples_are_cut(page: Drawn) -> None:
+    draw_examples(page[0], [example(100)] * 9, most=2)
+    lines = [line for line in page[1].getvalue().splitlines() if line.startswith("the")]
+    assert len(lines) == 2
+    assert lines[0].endswith("more …")
+    assert len(lines[0].split()) < 40
+
+
+def test_fills_of_one_and_of_two_masks(page: Drawn) -> None:
+    def candidate(text: str, probability: float, sequence: str) -> SimpleNamespace:
+        return SimpleNamespace(text=text, probability=probability, sequence=sequence)
+
+    one = SimpleNamespace(
+        text="a [MASK].", masks=[2], per_mask=[], error=None, candidates=[candidate("b", 0.91234, "a b.")]
+    )
+    two = SimpleNamespace(
+        text="[MASK] [MASK]",
+        masks=[1, 2],
+        per_mask=[
+            [SimpleNamespace(token="##x", probability=0.5)],
+            [SimpleNamespace(token="y", probability=0.25)],
+        ],
+        error=None,
+        candidates=[candidate("x y", 0.125, "x y")],
+    )
+    failed = SimpleNamespace(text="not here", masks=[], per_mask=[], error="no mask", candidates=[])
+    draw_fill(page[0], [one, failed, two])
+    rows = rows_of(page[1])
+    assert ["a", "[MASK]."] in rows
+    assert ["b", "0.9123", "a", "b."] in rows
+    assert ["mask", "1", "alone:", "##x", "0.5000"] in rows
+    assert ["mask", "2", "alone:", "y", "0.2500"] in rows
+    assert "not here" not in page[1].getvalue()
+
+
+def explanation(**changes: Any) -> dict[str, Any]:
+    return {
+        "text": "won it",
+        "tokens": ["[CLS]", "won", "it", "[SEP]"],
+        "input_ids": [101, 2180, 2009, 102],
+        "token_type_ids": [0, 0, 0, 0],
+        "attention_mask": [1, 1, 1, 1],
+        "labels": [-100, 2180, -100, -100],
+        "random_draw": [0.9, 0.125, 0.5, 0.3],
+        "special_tokens_mask": [1, 0, 0, 1],
+        "mask": [False, True, False, False],
+        "selected": [1],
+        "masked_input_ids": [101, 103, 2009, 102],
+        "masked_tokens": ["[CLS]", "[MASK]", "it", "[SEP]"],
+        "predictions": [
+            {
+                "position": 1,
+                "original": "won",
+                "shown": "[MASK]",
+                "top": [{"token": "lost", "token_id": 5, "probability": 0.75}],
+                "loss": 1.5,
+            }
+        ],
+        "token_loss": [None, 1.5, None, None],
+        "loss": 1.5,
+        "labels_mode": "masked",
+        "mask_positions_given": False,
+        **changes,
+    }
+
+
+def test_explanation_shows_every_step(page: Drawn) -> None:
+    draw_explanation(page[0], explanation())
+    rows = rows_of(page[1])
+    assert ["1", "won", "2180", "0", "1", "2180", "0.125", "mask", "[MASK]", "103", "1.500"] in rows
+    assert ["0", "[CLS]", "101", "0", "1", "-100", "0.900", "special", "101", "-"] in rows
+    assert "selected positions (drawn): 1" in page[1].getvalue()
+    assert ["1", "won", "[MASK]", "lost", "0.750", "1.500"] in rows
+    assert page[1].getvalue().endswith("loss 1.5000, the mean over 1 masked token\n")
+
+
+def test_explanation_of_given_positions_and_all_labels(page: Drawn) -> None:
+    changed = explanation(
+        random_draw=None, mask_positions_given=True, labels_mode="all", token_loss=[1.0] * 4, loss=1.0
+    )
+    draw_explanation(page[0], changed)
+    assert "selected positions (given): 1" in page[1].getvalue()
+    assert ["1", "won", "2180", "0", "1", "2180", "-", "mask", "[MASK]", "103", "1.000"] in rows_of(page[1])
+    assert page[1].getvalue().endswith("loss 1.0000, the mean over all 4 tokens\n")
+
+
+def test_explanation_where_nothing_is_masked(page: Drawn) -> None:
+    draw_explanation(page[0], explanation(selected=[], predictions=[], token_loss=[None] * 4, loss=None))
+    assert "selected positions (drawn): none" in page[1].getvalue()
+    assert page[1].getvalue().endswith("loss: none, because nothing is masked\n")
+
+
+def test_plan(page: Drawn) -> None:
+    plan = SimpleNamespace(
+        parameters=4_400_000,
+        tokens_per_epoch=123_456,
+        steps=900,
+        peak_memory_bytes=812e6,
+        disk_bytes=3.4e9,
+        seconds_per_step=0.1234,
+        total_seconds=7384.0,
+    )
+    draw_plan(page[0], plan)
+    text = page[1].getvalue()
+    for shown in ("4,400,000", "123,456", "812 MB", "3.4 GB", "0.123", "2:03:04"):
+        assert shown in text
+
+
+def test_wide_tables_are_not_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    assert "COLUMNS" not in os.environ
+    stream = io.StringIO()
+    draw_explanation(Page(stream), explanation())
+    assert rows_of(stream)[1][:6] == [
+        "position",
+        "token",
+        "input_ids",
+        "token_type_ids",
+        "attention_mask",
+        "labels",
+    ]
