@@ -16,8 +16,8 @@ from unmask.progress import Progress
 from unmask.run import RunResult, train
 from unmask.run_folder import RunFolder, read_json
 
-TRAINING_MINUTES = 2.75
-"""Minutes of training by default: with collecting, preparing and evaluating the demo takes about four on two cores."""
+TRAINING_MINUTES = 2.5
+"""Minutes of training by default: with collecting, preparing and evaluating the demo takes well under four on two cores."""
 
 _CHARACTERS = 20_000_000
 _TEXT = "text.jsonl"

@@ -168,9 +168,9 @@ class _Run:
         progress = loop.length.progress(position.step, self._epochs(), position.seconds)
         if self.leads:
             self._show(progress)
-        if (settings.eval_every and position.step % settings.eval_every == 0) or (
-            settings.eval_every is None and self._crossed(progress, "evaluated")
-        ):
+        tenth = self._crossed(progress, "evaluated")
+        due = position.step % settings.eval_every == 0 if settings.eval_every else tenth
+        if due or (tenth and progress >= 1):
             self._evaluate_now()
         saves = (
             position.step % settings.save_every == 0
@@ -188,7 +188,7 @@ class _Run:
 
     def _crossed(self, progress: float, what: str) -> bool:
         """Whether the run has just passed another tenth of its length."""
-        share = int(progress * _SHARES + 1e-9)
+        share = int(min(progress, 1.0) * _SHARES + 1e-9)
         last = self._tenths.get(what, 0)
         self._tenths[what] = max(share, last)
         return share > last
@@ -332,13 +332,6 @@ class _Run:
         )
         baselines = heldout_baselines(self.material.text, batches)
         self.progress.end()
-        position = self.loop.position
-        if self.leads:
-            row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
-            append_row(
-                self.folder.metrics,
-                row | {"eval_loss": figures["loss"], "eval_accuracy": figures["accuracy"]},
-            )
         return figures | {
             "documents": len(heldout.documents),
             "mask_rate": self.config.masking.rate,

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_BASELINES = {"most_frequent_token": "most frequent token", "ngram": "bidirectional n-gram"}
+_BASELINES = {
+    "most_frequent_token": "most frequent token",
+    "ngram": "bidirectional n-gram",
+    "ngram_true_neighbours": "n-gram shown every neighbour",
+}
 
 
 def write_report(folder: RunFolder) -> Path:
