@@ -10,7 +10,7 @@ from torch import Tensor
 from unmask.data.batches import Batch
 from unmask.model.masked_lm import MaskedLM
 
-_BLOCK_ROWS = 64
+_BLOCK = 1 << 17
 
 
 def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple[Tensor, Tensor]:
@@ -65,17 +65,20 @@ class _CrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         loss = torch.zeros((), device=logits.device, dtype=torch.float64)
         hits = torch.zeros((), device=logits.device, dtype=torch.int64)
-        rows = _BLOCK_ROWS if logits.device.type == "cpu" else len(labels)
+        rows = max(1, _BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(labels))
+        buffer = torch.empty(min(rows, len(labels)), logits.shape[1], device=logits.device)
         for begin in range(0, len(labels), rows):
             part = slice(begin, begin + rows)
             label = labels[part].unsqueeze(1)
-            block = logits[part].to(torch.float32, copy=True)
-            hits += (block.argmax(-1, keepdim=True) == label).sum()
-            total = block.logsumexp(-1, keepdim=True)
-            loss += (total - block.gather(1, label)).sum(dtype=torch.float64)
-            block.sub_(total).exp_()
-            block.scatter_add_(1, label, torch.full_like(total, -1.0))
-            gradient[part] = block.div_(divisor)
+            block = buffer[: len(label)].copy_(logits[part])
+            top = block.amax(-1, keepdim=True)
+            right = block.gather(1, label)
+            hits += (right == top).sum()
+            total = block.sub_(top).exp_().sum(-1, keepdim=True)
+            loss += (total.log() + top - right).sum(dtype=torch.float64)
+            block.div_(total * divisor)
+            block.scatter_add_(1, label, torch.full_like(total, -1.0 / divisor))
+            gradient[part] = block
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(hits)
         return (loss / divisor).float(), hits
