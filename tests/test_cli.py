@@ -24,7 +24,25 @@ from unmask.progress import Progress
 from unmask.run_folder import RunFolder
 
 SOURCE = Path(__file__).parent.parent / "src"
-VERBS = ["demo", "init", "prepare", "train", "explain", "fill", "report", "tokenizer"]
+VERBS = [
+    "demo",
+    "init",
+    "prepare",
+    "train",
+    "eval",
+    "compare",
+    "explain",
+    "fill",
+    "report",
+    "tokenizer",
+    "score",
+    "pairs",
+    "masks",
+    "terms",
+    "collocations",
+    "conformance",
+    "bench",
+]
 Checkpoint = Callable[[str], Path]
 
 

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unmask"
 # From the bottom up; the first pattern that fits is the layer of a module, which may import its own layer and those
 # below. A new module that fits none has to be given its place here.
 LAYERS = {
-    "base": "unmask.errors unmask.settings unmask.settings_keys unmask.progress unmask.run_folder unmask.yaml_text",
+    "base": "unmask.errors unmask.settings unmask.settings_keys unmask.progress unmask.stopwatch unmask.run_folder unmask.yaml_text",
     "settings of the parts": "unmask.*.settings",
     "data and model": "unmask.data unmask.data.* unmask.model unmask.model.*",
     "config": "unmask.config",
@@ -28,11 +28,11 @@ LAYERS = {
         "unmask.training unmask.training.* unmask.evaluation unmask.evaluation.* unmask.inference unmask.inference.*"
     ),
     "report": "unmask.report unmask.report.*",
-    "run": "unmask.material unmask.identity unmask.run unmask.plan unmask.conformance",
+    "run": "unmask.material unmask.identity unmask.run unmask.plan unmask.bench unmask.conformance unmask.conformance_case",
     "demo": "unmask.demo",
     "public names": "unmask",
-    "terminal": "unmask.terminal unmask.shell",
-    "command line": "unmask.cli_options unmask.cli unmask.__main__",
+    "terminal": "unmask.terminal unmask.terminal_bench unmask.terminal_masks unmask.shell unmask.terminal_evaluation unmask.terminal_scoring",
+    "command line": "unmask.cli_options unmask.cli_evaluation unmask.cli_scoring unmask.cli_bench unmask.cli_masking unmask.cli unmask.__main__",
 }
 RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
 

@@ -8,10 +8,12 @@ import sys
 import unmask
 
 NAMES = """
-    Candidate ConfigError Corpus DataError DataSettings DiskError DivergedError Document DocumentReader
-    DocumentSettings Explanation FillMask FillResult Interrupted MaskedLM MaskingSettings MissingExtra ModelSettings
-    Plan Progress RunConfig RunFolder RunResult TrainSettings UnmaskError __version__ explain load_config
-    load_masked_lm load_tokenizer open_corpus plan prepare run_demo train train_tokenizer write_report
+    Candidate Comparison ConfigError Corpus DataError DataSettings DiskError DivergedError Document
+    DocumentReader DocumentSettings Evaluation EvaluationSettings Explanation FillMask FillResult
+    Interrupted MLMCollator MaskedLM MaskingSettings MissingExtra ModelSettings Pair PairFigures PairReader Plan
+    Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ compare_models
+    compare_pairs evaluate_models explain load_config load_masked_lm load_tokenizer open_corpus plan prepare
+    run_demo score train train_tokenizer write_report
 """.split()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmask.config import RunConfig, load_config
+    from unmask.data.collator import MLMCollator
     from unmask.data.corpus import Corpus, open_corpus, prepare
     from unmask.data.documents import Document, DocumentReader
     from unmask.data.settings import DataSettings, DocumentSettings, MaskingSettings
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
         MissingExtra,
         UnmaskError,
     )
+    from unmask.evaluation.comparison import Comparison, compare_models
+    from unmask.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_models
+    from unmask.evaluation.pair_files import PairReader
+    from unmask.evaluation.pairs import Pair, PairFigures, compare_pairs
+    from unmask.evaluation.scores import Score
+    from unmask.evaluation.scoring import score
     from unmask.inference.explain import Explanation, explain
     from unmask.inference.fill import Candidate, FillMask, FillResult
     from unmask.model.load import load_masked_lm
@@ -40,6 +47,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "unmask.config": ("RunConfig", "load_config"),
+    "unmask.data.collator": ("MLMCollator",),
     "unmask.data.corpus": ("Corpus", "open_corpus", "prepare"),
     "unmask.data.documents": ("Document", "DocumentReader"),
     "unmask.data.settings": ("DataSettings", "DocumentSettings", "MaskingSettings"),
@@ -54,6 +62,12 @@ _HOMES = {
         "MissingExtra",
         "UnmaskError",
     ),
+    "unmask.evaluation.comparison": ("Comparison", "compare_models"),
+    "unmask.evaluation.evaluation": ("Evaluation", "EvaluationSettings", "evaluate_models"),
+    "unmask.evaluation.pair_files": ("PairReader",),
+    "unmask.evaluation.pairs": ("Pair", "PairFigures", "compare_pairs"),
+    "unmask.evaluation.scores": ("Score",),
+    "unmask.evaluation.scoring": ("score",),
     "unmask.inference.explain": ("Explanation", "explain"),
     "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
     "unmask.model.load": ("load_masked_lm",),
@@ -70,6 +84,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Candidate",
+    "Comparison",
     "ConfigError",
     "Corpus",
     "DataError",
@@ -79,22 +94,32 @@ __all__ = [
     "Document",
     "DocumentReader",
     "DocumentSettings",
+    "Evaluation",
+    "EvaluationSettings",
     "Explanation",
     "FillMask",
     "FillResult",
     "Interrupted",
+    "MLMCollator",
     "MaskedLM",
     "MaskingSettings",
     "MissingExtra",
     "ModelSettings",
+    "Pair",
+    "PairFigures",
+    "PairReader",
     "Plan",
     "Progress",
     "RunConfig",
     "RunFolder",
     "RunResult",
+    "Score",
     "TrainSettings",
     "UnmaskError",
     "__version__",
+    "compare_models",
+    "compare_pairs",
+    "evaluate_models",
     "explain",
     "load_config",
     "load_masked_lm",
@@ -103,6 +128,7 @@ __all__ = [
     "plan",
     "prepare",
     "run_demo",
+    "score",
     "train",
     "train_tokenizer",
     "write_report",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unmask import cli_bench, cli_evaluation, cli_masking, cli_scoring, shell
 from unmask import cli_options as options
-from unmask import shell
 from unmask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -216,6 +216,10 @@ def train(
     _answer_run(result, as_json)
 
 
+app.command("eval")(cli_evaluation.evaluate)
+app.command()(cli_evaluation.compare)
+
+
 @app.command()
 def explain(
     text: options.TextArgument,
@@ -300,6 +304,15 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
         shell.emit({"report": str(path)})
     else:
         shell.page().say(f"report: {path}")
+
+
+app.command()(cli_scoring.score)
+app.command()(cli_scoring.pairs)
+app.command()(cli_masking.masks)
+app.command()(cli_masking.terms)
+app.command()(cli_masking.collocations)
+app.command()(cli_masking.conformance)
+app.command()(cli_bench.bench)
 
 
 @tokenizer_app.command("train")

@@ -14,7 +14,7 @@ _DOCUMENTS = "What a document of plain text is: a file, a block between empty li
 Documents = Literal["auto", "file", "block", "line"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
-Strategy = Literal["token", "word"]
+Strategy = Literal["token", "word", "span", "ngram", "terms"]
 
 # Arguments.
 DataArgument = Annotated[list[str], Argument(metavar="DATA", help=_DATA, show_default=False)]
@@ -65,7 +65,9 @@ Heldout = Annotated[list[str] | None, Option(metavar="PATH", help="Text to evalu
 MaskRate = Annotated[
     float | None, Option("--mask-rate", "--rate", help="Share of tokens that are predicted.")
 ]
-StrategyOption = Annotated[Strategy | None, Option(help="Mask tokens, or whole words.")]
+StrategyOption = Annotated[
+    Strategy | None, Option(help="What is drawn as one: see masking in 'unmask init --stdout'.")
+]
 MaskPositions = Annotated[
     str | None, Option(metavar="4,14,36", help="Mask exactly these positions; the first token is 0.")
 ]

@@ -68,7 +68,7 @@ _STARTER_HEADER = """\
 
 
 def load_config(
-    path: Path | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    path: Path | str | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
 ) -> RunConfig:
     """Return the configuration of a run, resolved from all its layers.
 
@@ -82,7 +82,7 @@ def load_config(
     """
     layers = _Layers()
     if path is not None:
-        _put_file(layers, path)
+        _put_file(layers, Path(path))
     for override in overrides:
         _put_override(layers, override)
     for key, value in (flags or {}).items():

@@ -18,7 +18,7 @@ from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.material import Material
 
-# What may differ between a run and its continuation, since it changes no step.
+# What may differ between a run and its continuation: it changes no step already done, or makes the run longer.
 _FREE = {
     "model": {"offline"},
     "data": {"inputs", "heldout"},
@@ -37,8 +37,15 @@ def identity_of(config: RunConfig, material: Material) -> dict[str, Any]:
         "settings": settings,
         "text": _corpus_hash(material),
         "tokenizer": tokenizer_hash(material.model.tokenizer),
+        "lists": _lists_hash(config),
         "parameters": material.model.parameters,
     }
+
+
+def _lists_hash(config: RunConfig) -> str:
+    """Hash the content of the lists that masking reads, since their paths say nothing of what is in them."""
+    paths = (config.masking.collocations, config.masking.terms)
+    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths if path)).hexdigest()
 
 
 def _corpus_hash(material: Material) -> str:
@@ -52,7 +59,7 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
     Raises:
         ConfigError: something differs; the message says what.
     """
-    for part in ("text", "tokenizer", "parameters"):
+    for part in ("text", "tokenizer", "lists", "parameters"):
         if saved[part] != current[part]:
             raise ConfigError(
                 f"cannot resume: the {part} of this run changed since its checkpoint was written; "

@@ -37,7 +37,7 @@ class Material:
     Attributes:
         model: on its device, in training mode, with the dropout of the settings.
         text: what is trained on.
-        heldout: what is evaluated on, or ``None`` where the text is a single document.
+        heldout: what is evaluated on, or ``None`` where there is too little text.
         scratch: whether the weights are new.
         precision: ``fp32`` or ``bf16``.
         max_length: tokens of a sequence.
@@ -71,7 +71,9 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
         raw = new_model(config.model.preset, tokenizer, config.train.seed)
     else:
         assert config.model.name is not None
-        raw = load_checkpoint(config.model.name, offline=config.model.offline, notice=progress.notice)
+        raw = load_checkpoint(
+            config.model.name, offline=config.model.offline, seed=config.train.seed, notice=progress.notice
+        )
     raw.to(device)  # type: ignore[arg-type]
     if config.train.gradient_checkpointing:
         raw.gradient_checkpointing_enable()
@@ -80,6 +82,11 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
         set_dropout(raw, config.model.dropout)
     length = _max_length(config, model, progress)
     text, heldout = _sources(config, folder, model, length, world, progress)
+    if heldout is not None and not _asks_anything(heldout, config.train.eval_tokens):
+        progress.notice(
+            "no token of the held-out text is masked, so nothing can be evaluated; hold out more text"
+        )
+        heldout = None
     return Material(model, text, heldout, bool(config.model.preset), precision, length, world)
 
 
@@ -157,6 +164,11 @@ def _sources(
         heldout = np.array([int(np.argmin(corpus.keys))])
         train = np.setdiff1d(everything, heldout)
     return source(corpus, train), source(corpus, heldout)
+
+
+def _asks_anything(heldout: TextSource, tokens: int) -> bool:
+    """Whether an evaluation on so many tokens has a target: a text of a few words may have none."""
+    return any(len(batch.target_ids) for batch in heldout.evaluation_batches(tokens, tokens))
 
 
 def _corpus(

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.config import RunConfig, check_trainable, dump_config
+import torch
+
+from unmask.config import RunConfig, check_trainable, dump_config, load_config
 from unmask.data.batches import TrainingStream
 from unmask.errors import ConfigError, DiskError, Interrupted
 from unmask.evaluation.beside import heldout_baselines
@@ -24,6 +26,7 @@ from unmask.report.card import model_card
 from unmask.report.page import write_report
 from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
 from unmask.training.checkpoint import find_checkpoint, load_checkpoint_state, restore, save_checkpoint
+from unmask.training.distributed import World
 from unmask.training.loop import Length, Loop, Position, Row
 from unmask.training.optimizers import make_optimizers
 from unmask.training.recipe import Recipe, resolve
@@ -85,22 +88,35 @@ def train(
     """
     check_trainable(config)
     folder = RunFolder(Path(out))
+    leads = World.will_lead()  # other processes may come here when the first has begun to write
     fresh = not folder.root.exists() or (folder.root.is_dir() and not any(folder.root.iterdir()))
-    if not fresh and resume is None:
+    if leads and not fresh and resume is None:
         raise ConfigError(
             f"{folder.root} already holds files; choose another folder with -o, or go on with --resume auto"
         )
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        return _Run(config, folder, resume, command or sys.argv, extra or {}, progress).work()
+        if resume is not None:
+            config = _measured_before(config, folder)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed)  # dropout draws from it
+            return _Run(config, folder, resume, command or sys.argv, extra or {}, progress).work()
     except BaseException as fault:
-        if fresh and not folder.checkpoints.exists():
+        if leads and fresh and not folder.checkpoints.exists():
             shutil.rmtree(folder.root, ignore_errors=True)
         if isinstance(fault, OSError):
             raise DiskError(
                 f"cannot write the run: {fault}; free space or choose another folder with -o"
             ) from fault
         raise
+
+
+def _measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
+    """Keep the precision that a run took when it began: measured again, it might come out otherwise."""
+    if config.train.precision != "auto" or not folder.config.is_file():
+        return config
+    precision = load_config(folder.config).train.precision
+    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
 class _Run:
@@ -165,7 +181,7 @@ class _Run:
 
     def _after_step(self, loop: Loop) -> None:
         settings, position = self.config.train, loop.position
-        progress = loop.length.progress(position.step, self._epochs(), position.seconds)
+        progress = loop.progress
         if self.leads:
             self._show(progress)
         tenth = self._crossed(progress, "evaluated")
@@ -192,10 +208,6 @@ class _Run:
         last = self._tenths.get(what, 0)
         self._tenths[what] = max(share, last)
         return share > last
-
-    def _epochs(self) -> float:
-        cursor = self.loop.position.cursor
-        return cursor.epoch + cursor.used / len(self.material.text.sequences)
 
     def _show(self, progress: float) -> None:
         self.progress.advance(min(progress, 1.0), {"step": self.loop.position.step, **self._shown})
@@ -272,7 +284,8 @@ class _Run:
         if path is None:
             if resume:
                 self.progress.notice("no checkpoint to go on from: beginning at step 0")
-            keep_rows(self.folder.metrics, 0)
+            if self.leads:
+                keep_rows(self.folder.metrics, 0)
             return
         state = load_checkpoint_state(path)
         check_identity(state["identity"], self.identity)
@@ -280,7 +293,8 @@ class _Run:
         fields = Position.__dataclass_fields__
         self.loop.position = Position.from_dict({key: state[key] for key in fields})
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
-        keep_rows(self.folder.metrics, state["step"])
+        if self.leads:
+            keep_rows(self.folder.metrics, state["step"])
         self.progress.notice(f"going on from step {state['step']} ({path.name})")
 
     def _write_info(self, command: list[str], extra: dict[str, Any]) -> None:
@@ -405,7 +419,7 @@ def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: Tra
         optimizers=optimizers,
         length=Length(settings.max_steps, recipe.epochs, settings.minutes and settings.minutes * 60),
         lr_factor=learning_rate_factor(settings.schedule, recipe.schedule),
-        mask_rate=lambda progress: mask_rate(*rates, progress),
+        mask_rate=lambda progress: mask_rate(*rates, progress, config.masking.rate_schedule),
         batch_tokens=lambda progress: recipe.batch_tokens,
         micro_batch_tokens=recipe.micro_batch_tokens,
         clip_norm=settings.optimizer.clip_norm,

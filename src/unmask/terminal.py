@@ -248,6 +248,10 @@ class Page:
         """Print a line as it is, however long."""
         self._console.print(text, style=style, soft_wrap=True)
 
+    def text(self, text: Text) -> None:
+        """Print styled text, wrapped to the terminal."""
+        self._console.print(text)
+
     def pairs(self, rows: Mapping[str, object]) -> None:
         """Print names beside values; numbers get their thousands separated."""
         width = max(len(name) for name in rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.data.corpus import Corpus
-from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, shuffled
+from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, policy_of, shuffled
 from unmask.data.packing import Cut, Packed, Sequences, frame_positions, next_batch, split_evenly
 from unmask.data.settings import MaskingSettings
 from unmask.data.tokenizer import Vocabulary
@@ -65,6 +65,7 @@ class TextSource:
         overlap: text tokens repeated by a continued sequence.
 
     Raises:
+        ConfigError: the strategy does not fit the tokenizer, or lacks the file it needs.
         DataError: there are no tokens in these documents.
     """
 
@@ -78,6 +79,7 @@ class TextSource:
         overlap: int = 0,
     ) -> None:
         self.corpus, self.documents, self.vocabulary, self.masking = corpus, documents, vocabulary, masking
+        self.policy = policy_of(vocabulary, masking)
         cut = Cut(max_length - vocabulary.overhead, overlap)
         self.sequences = Sequences(corpus.lengths[documents], cut)
         if not len(self.sequences):
@@ -102,7 +104,7 @@ class TextSource:
     def batch(self, numbers: np.ndarray, key: MaskKey, rate: float) -> Batch:
         """Make the masked batch of ``int64 [N]`` sequences."""
         packed = self.pack(numbers)
-        masked = mask(packed, self.vocabulary, self.masking, key, rate)
+        masked = mask(packed, self.vocabulary, self.policy, key, rate)
         return Batch(
             masked.input_ids,
             frame_positions(packed.cu_seqlens),

@@ -11,13 +11,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.data.words import WordTables, word_tables
+from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
 from unmask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -62,25 +63,58 @@ class Vocabulary:
 
 
 def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a Hub name (``name@revision`` pins one) or of a local folder.
+    """Load the tokenizer of a Hub name (``name@revision`` pins one), a local folder, or a WordPiece ``vocab.txt``.
 
     Raises:
         ConfigError: it cannot be loaded, is not backed by the ``tokenizers`` library, or has no mask token.
     """
     from transformers import AutoTokenizer
 
-    path, _, revision = name.partition("@")
+    path, revision = checkpoint_name(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision or None, local_files_only=offline, trust_remote_code=False
-        )
+        if Path(path).is_file():
+            tokenizer = _from_vocabulary_file(Path(path))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                path, revision=revision, local_files_only=offline, trust_remote_code=False
+            )
     except Exception as fault:
         raise ConfigError(
-            f"no tokenizer could be loaded from '{name}': {_first_line(fault)}. Give a folder with tokenizer.json "
-            f"or vocab.txt, or a Hub name that this machine can reach"
+            f"no tokenizer could be loaded from '{name}': {_first_line(fault)}. Give a folder with tokenizer.json, "
+            f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
         ) from fault
     _require_usable(tokenizer, name)
     return tokenizer
+
+
+def checkpoint_name(name: str) -> tuple[str, str | None]:
+    """Divide ``name@revision`` and make sure that what looks like a folder is one.
+
+    Returns:
+        The path or Hub name, and the revision or ``None``.
+
+    Raises:
+        ConfigError: a path that does not exist.
+    """
+    if Path(name).exists():
+        return name, None
+    path, _, revision = name.partition("@")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ConfigError(f"'{name}': no such file or folder; give the folder of a checkpoint, or a Hub name")
+    return path, revision or None
+
+
+def _from_vocabulary_file(path: Path) -> PreTrainedTokenizerBase:
+    """Read BERT's own format: one WordPiece entry a line; text is lower-cased if no entry has a capital."""
+    from transformers import BertTokenizer
+
+    entries = path.read_text(encoding="utf-8").splitlines()
+    missing = [special for special in BERT_SPECIALS if special not in entries]
+    if missing:
+        raise ValueError(f"the vocabulary lacks {', '.join(missing)}")
+    cased = any(entry != entry.lower() for entry in entries if entry[:1] != "[")
+    vocab = {entry: number for number, entry in enumerate(entries)}
+    return BertTokenizer(vocab=vocab, do_lower_case=not cased)
 
 
 def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -255,12 +289,40 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     )
 
 
+def with_segmenter(vocabulary: Vocabulary, segment: Segmenter) -> Vocabulary:
+    """Return a vocabulary in which Chinese characters are joined to words.
+
+    Args:
+        vocabulary: of any tokenizer that marks words.
+        segment: cuts a text of Chinese characters into its words, for example ``jieba.lcut``.
+
+    Raises:
+        ConfigError: the tokenizer does not mark words at all.
+    """
+    if vocabulary.words is None:
+        raise ConfigError(
+            "a word segmenter needs a tokenizer that marks where words begin; this one does not"
+        )
+    words = SegmentedWords(vocabulary.words.flags, vocabulary.words.spelling, segment)
+    return replace(vocabulary, words=words)
+
+
 def _special_flags(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, int], size: int) -> np.ndarray:
     flags = np.zeros(size, dtype=bool)
     flags[list(tokenizer.all_special_ids)] = True
     added: dict[int, Any] = tokenizer.added_tokens_decoder
     flags[[number for number, token in added.items() if token.special]] = True
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    unknown = _unknown_id(definition["model"], tokens)
+    if unknown is not None:
+        # Some tokenizers leave it out of their special tokens; there is nothing to learn from it all the same.
+        flags[unknown] = True
     return flags
+
+
+def _unknown_id(model: dict[str, Any], tokens: dict[str, int]) -> int | None:
+    """Return the id that stands for text outside the vocabulary: Unigram gives its number, the others its name."""
+    return model["unk_id"] if model.get("unk_id") is not None else tokens.get(model.get("unk_token") or "")
 
 
 def _real(tokens: dict[str, int], size: int) -> np.ndarray:
@@ -272,8 +334,12 @@ def _real(tokens: dict[str, int], size: int) -> np.ndarray:
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return what the tokenizer puts before and after a text."""
     encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
-    body = [position for position, special in enumerate(encoded.special_tokens_mask) if not special]
+    # Some checkpoints bring a tokenizer that pads whatever it is given.
+    real = [position for position, attended in enumerate(encoded.attention_mask) if attended]
+    ids = [encoded.ids[position] for position in real]
+    special = [encoded.special_tokens_mask[position] for position in real]
+    body = [position for position, control in enumerate(special) if not control]
     if not body:
         # The tokenizer has no piece for the probe and no unknown token: one token in front, the rest behind.
-        return tuple(encoded.ids[:1]), tuple(encoded.ids[1:])
-    return tuple(encoded.ids[: body[0]]), tuple(encoded.ids[body[-1] + 1 :])
+        return tuple(ids[:1]), tuple(ids[1:])
+    return tuple(ids[: body[0]]), tuple(ids[body[-1] + 1 :])

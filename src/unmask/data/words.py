@@ -8,14 +8,22 @@ ids alone.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-_OPENS, _CLOSES, _GLUED = 1, 2, 4
+from unmask.errors import ConfigError
+
+Segmenter = Callable[[str], Iterable[str]]
+"""A function that cuts a text without spaces, such as Chinese, into its words."""
+
+_OPENS, _CLOSES, _GLUED, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE = 1, 2, 4, 8, 16, 32, 64
+_BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
 _CJK = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -26,22 +34,82 @@ _CJK = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WordTables:
-    """One byte of flags per token id: it opens a word, it closes one, it is glued to the token before."""
+    """What each token id says about words.
+
+    Attributes:
+        flags: ``uint8 [size]``, one bit each: the token opens a word, closes one, is glued to the token before,
+            begins with a Chinese character, is special, has the mark of a beginning word, is nothing but that mark.
+        spelling: the UTF-8 bytes of each token's text without the tokenizer's marks; empty for special tokens.
+    """
 
     flags: np.ndarray
+    spelling: tuple[bytes, ...] = field(repr=False)
 
     def starts(self, input_ids: np.ndarray) -> np.ndarray:
         """Return ``bool [T]``: whether a word begins at each of the ``int [T]`` token ids of one text."""
         if not len(input_ids):
             return np.zeros(0, dtype=bool)
         flags = self.flags[input_ids]
-        starts = (flags & _OPENS).astype(bool)
-        starts[1:] |= (flags[:-1] & _CLOSES).astype(bool)
+        before = flags[:-1]
+        starts = (flags & _OPENS) != 0
+        starts[1:] |= (before & _CLOSES) != 0
         starts &= (flags & _GLUED) == 0
+        # A bare mark is part of the word that follows, be it punctuation or Chinese, unless that has its own.
+        starts[1:] &= ((before & _BARE) == 0) | ((flags[1:] & (_MARKED | _SPECIAL)) != 0)
+        starts[1:] |= (before & _SPECIAL) != 0
         starts[0] = True
         return starts
+
+    @property
+    def opens(self) -> np.ndarray:
+        """``bool [size]``: tokens that begin a word wherever they stand."""
+        return ((self.flags & _OPENS) != 0) & ((self.flags & _GLUED) == 0)
+
+    @property
+    def closes(self) -> np.ndarray:
+        """``bool [size]``: tokens after which a word begins, unless the next one is glued to them."""
+        return (self.flags & _CLOSES) != 0
+
+    def text(self, input_ids: Iterable[int]) -> str:
+        """Return the text of tokens end to end, without spaces between words."""
+        return b"".join([self.spelling[number] for number in input_ids]).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedWords(WordTables):
+    """Word tables that join Chinese characters to the words that a segmenter finds.
+
+    Stretches of Chinese characters are spelt out and handed to the segmenter, so that token ids are all it takes.
+    """
+
+    segment: Segmenter
+
+    def starts(self, input_ids: np.ndarray) -> np.ndarray:
+        starts = super().starts(input_ids)
+        first = np.flatnonzero(starts)
+        bare = (self.flags[input_ids[first]] & _BARE) != 0
+        chinese = (self.flags[input_ids[np.minimum(first + bare, len(input_ids) - 1)]] & _IDEOGRAPH) != 0
+        edges = np.flatnonzero(np.diff(chinese, prepend=False, append=False))
+        for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            stop = int(first[end]) if end < len(first) else len(input_ids)
+            stretch = slice(int(first[begin]), stop)
+            starts[stretch] &= self._word_starts(input_ids[stretch].tolist())
+        return starts
+
+    def _word_starts(self, input_ids: list[int]) -> np.ndarray:
+        """Return ``bool [n]``: the tokens of a stretch of Chinese at which a word of the segmenter begins."""
+        text = self.text(input_ids)
+        words = list(self.segment(text))
+        if "".join(words) != text:
+            raise ConfigError(
+                f"the word segmenter must return the text it was given, cut into words; of '{text}' it made {words}"
+            )
+        # In bytes, as a character may be several tokens.
+        begins = np.cumsum([0] + [len(self.spelling[number]) for number in input_ids[:-1]])
+        word_begins = np.cumsum([0] + [len(word.encode()) for word in words[:-1]])
+        return np.isin(begins, word_begins)
 
 
 def word_tables(definition: str, tokens: dict[str, int], special: np.ndarray) -> WordTables | None:
@@ -58,11 +126,12 @@ def word_tables(definition: str, tokens: dict[str, int], special: np.ndarray) ->
     style = _Style.of(json.loads(definition))
     if style is None:
         return None
-    flags = np.full(len(special), _OPENS | _CLOSES, dtype=np.uint8)
+    flags = np.full(len(special), _OPENS | _CLOSES | _SPECIAL, dtype=np.uint8)
+    spelling = [b""] * len(special)
     for token, number in tokens.items():
         if not special[number]:
-            flags[number] = style.flags(token)
-    return WordTables(flags)
+            flags[number], spelling[number] = style.read(token)
+    return WordTables(flags, tuple(spelling))
 
 
 @dataclass(frozen=True)
@@ -73,31 +142,37 @@ class _Style:
     opening: str = ""
     ending: str = ""
     byte_level: bool = False
+    byte_fallback: bool = False
 
     @staticmethod
     def of(definition: dict[str, Any]) -> _Style | None:
         model = definition["model"]
+        fallback = bool(model.get("byte_fallback"))
         kinds = {part["type"] for key in ("pre_tokenizer", "decoder") for part in _parts(definition.get(key))}
-        if model["type"] == "WordPiece":
+        if model.get("continuing_subword_prefix"):
             return _Style(continuation=model["continuing_subword_prefix"])
         if "ByteLevel" in kinds:
             return _Style(opening="Ġ", byte_level=True)
         if "Metaspace" in kinds or any(token.startswith("▁") for token in _sample(model)):
-            return _Style(opening="▁")
+            return _Style(opening="▁", byte_fallback=fallback)
         if model.get("end_of_word_suffix"):
-            return _Style(ending=model["end_of_word_suffix"])
+            return _Style(ending=model["end_of_word_suffix"], byte_fallback=fallback)
         return None
 
-    def flags(self, token: str) -> int:
+    def read(self, token: str) -> tuple[int, bytes]:
+        """Return the flags of a vocabulary entry, and the bytes of its text without marks."""
         leads, ends, text = self._strip(token)
-        if self.byte_level:
-            first, last = _byte_classes(_bytes_of(text))
+        byte = _BYTE.match(token) if self.byte_fallback else None
+        raw = bytes([int(byte[1], 16)]) if byte else _bytes_of(text) if self.byte_level else text.encode()
+        if self.byte_level or byte:
+            first, last = _byte_classes(raw)
         else:
             first, last = (_class(text[0]), _class(text[-1])) if text else ("space", "letter")
-        # A bare mark ("▁", "Ġ") opens the word that the next token goes on with.
         opens = leads or (bool(text) and first in ("punctuation", "ideograph", "space"))
         closes = ends or (bool(text) and last in ("punctuation", "ideograph", "space"))
-        return _OPENS * opens | _CLOSES * closes | _GLUED * (first == "glued" and not leads)
+        flags = _OPENS * opens | _CLOSES * closes | _GLUED * (first == "glued" and not leads)
+        flags |= _MARKED * leads | _BARE * (leads and not text)
+        return flags | _IDEOGRAPH * (first == "ideograph"), raw
 
     def _strip(self, token: str) -> tuple[bool, bool, str]:
         """Return whether the token begins a word, whether it ends one, and its text without the marks."""
@@ -108,7 +183,8 @@ class _Style:
             ends = token.endswith(self.ending)
             return False, ends, token[: -len(self.ending)] if ends else token
         leads = token.startswith(self.opening)
-        return leads, False, token.lstrip(self.opening)
+        text = token.lstrip(self.opening)
+        return leads, False, text if self.byte_level else text.replace(self.opening, " ")
 
 
 def _parts(node: dict[str, Any] | None) -> list[dict[str, Any]]:

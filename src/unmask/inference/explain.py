@@ -21,7 +21,7 @@ from unmask.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unmask.data.masking import Masked
+    from unmask.data.masking import Decisions, Masked
     from unmask.data.packing import Packed
     from unmask.data.tokenizer import Vocabulary
     from unmask.model.masked_lm import MaskedLM
@@ -30,7 +30,7 @@ Labels = Literal["all", "masked"]
 IGNORED = -100
 """The label of a token that is not scored, as in torch and transformers."""
 
-_BESIDE = {"spans", "masking", "seed", "mask_token_id", "takes_token_types", "model"}
+_BESIDE = {"spans", "chances", "units", "masking", "seed", "mask_token_id", "takes_token_types", "model"}
 
 
 class Guess(NamedTuple):
@@ -71,8 +71,8 @@ class Explanation:
         token_type_ids: all 0, there is one segment.
         attention_mask: all 1, nothing is padded.
         labels: the id to predict, or -100 where the loss does not look.
-        random_draw: uniform in [0, 1); a token whose draw is below the rate is selected. ``None`` when the
-            positions were given.
+        random_draw: uniform in [0, 1), one for all tokens that are drawn together; a token whose draw is below its
+            chance is selected, unless it is special. ``None`` when the positions were given.
         special_tokens_mask: 1 for tokens that are never selected.
         mask: whether the token is selected.
         selected: positions of the selected tokens, ascending.
@@ -85,6 +85,10 @@ class Explanation:
         mask_positions_given: whether the positions were given, not drawn.
         spans: where each token stands in ``text``, first character and the one after the last; special tokens
             stand nowhere, from 0 to 0.
+        chances: how likely each token was to be selected: the rate, but with the strategy ``terms``. ``None`` when
+            the positions were given.
+        units: the numbers of the tokens, words, spans or phrases that were drawn as one, counted from 0. ``None``
+            when the positions were given.
         masking: the settings of the draw.
         seed: of the draw.
         mask_token_id: id of the mask token.
@@ -110,6 +114,8 @@ class Explanation:
     labels_mode: Labels
     mask_positions_given: bool
     spans: list[tuple[int, int]]
+    chances: list[float] | None
+    units: list[int] | None
     masking: MaskingSettings
     seed: int
     mask_token_id: int
@@ -170,9 +176,9 @@ def explain(
     tokens = _spelt(packed.input_ids, lm)
     special = lm.vocabulary.special[packed.input_ids]
     if mask_positions is None:
-        draw, masked = _drawn(packed, lm.vocabulary, masking, seed)
+        drawn, masked = _drawn(packed, lm.vocabulary, masking, seed)
     else:
-        draw, masked = None, _placed(packed, lm.vocabulary, _checked(mask_positions, tokens, special))
+        drawn, masked = None, _placed(packed, lm.vocabulary, _checked(mask_positions, tokens, special))
     wanted = np.zeros(len(tokens), dtype=bool)
     wanted[masked.target_index] = True
     scored = wanted if labels == "masked" else np.ones(len(tokens), dtype=bool)
@@ -184,7 +190,7 @@ def explain(
         token_type_ids=[0] * len(tokens),
         attention_mask=[1] * len(tokens),
         labels=np.where(scored, packed.input_ids, IGNORED).tolist(),
-        random_draw=draw,
+        random_draw=drawn and drawn.draw.tolist(),
         special_tokens_mask=special.astype(int).tolist(),
         mask=wanted.tolist(),
         selected=masked.target_index.tolist(),
@@ -196,6 +202,8 @@ def explain(
         labels_mode=labels,
         mask_positions_given=mask_positions is not None,
         spans=spans,
+        chances=drawn and drawn.chance.tolist(),
+        units=drawn and drawn.unit.tolist(),
         masking=masking,
         seed=seed,
         mask_token_id=lm.vocabulary.mask_id,
@@ -245,17 +253,13 @@ def _tokenised(text: str, lm: MaskedLM) -> tuple[Packed, list[tuple[int, int]]]:
 
 def _drawn(
     packed: Packed, vocabulary: Vocabulary, masking: MaskingSettings, seed: int
-) -> tuple[list[float], Masked]:
-    """Mask as training would, and return the draws that decided it."""
-    from unmask.data.masking import MaskKey, draws, mask, uniform, word_starts
+) -> tuple[Decisions, Masked]:
+    """Mask as training would, and return what decided it."""
+    from unmask.data.masking import MaskKey, decisions, mask, policy_of
 
-    key = MaskKey(seed, epoch=0)
-    masked = mask(packed, vocabulary, masking, key, masking.rate)
-    draw = draws(packed, key.stream("select"))
-    if masking.strategy == "word":
-        starts = word_starts(packed, vocabulary)
-        draw = draw[np.flatnonzero(starts)][np.cumsum(starts) - 1]
-    return uniform(draw).tolist(), masked
+    key, policy = MaskKey(seed, epoch=0), policy_of(vocabulary, masking)
+    masked = mask(packed, vocabulary, policy, key, masking.rate)
+    return decisions(packed, vocabulary, policy, key, masking.rate), masked
 
 
 def _placed(packed: Packed, vocabulary: Vocabulary, positions: list[int]) -> Masked:

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 Fate = Literal["", "mask", "random", "kept"]
+_SHARED = {
+    "token": "",
+    "word": ", and all pieces of a word share one",
+    "span": ", and all tokens of a span of words share one",
+    "ngram": ", and all tokens of a collocation, or else of a word, share one",
+    "terms": ", and all tokens of a term, or else of a word, share one",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class Cell:
     input_id: int
     label: int
     draw: float | None
+    chance: float | None
     special: bool
     fate: Fate
     shown: str
@@ -77,6 +85,7 @@ def page(explanation: Explanation) -> str:
             right=sum(card.rank == 1 for card in cards),
             fates={fate: sum(cell.fate == fate for cell in cells) for fate in ("mask", "random", "kept")},
             rate=explanation.masking.rate,
+            shared=_SHARED[explanation.masking.strategy],
             own_share=max(0.0, 1 - explanation.masking.mask_share - explanation.masking.random_share),
         )
     )
@@ -105,6 +114,7 @@ def _cells(explanation: Explanation) -> Iterator[Cell]:
             input_id=explanation.input_ids[position],
             label=explanation.labels[position],
             draw=explanation.random_draw[position] if explanation.random_draw else None,
+            chance=explanation.chances[position] if explanation.chances else None,
             special=bool(explanation.special_tokens_mask[position]),
             fate=_fate(explanation, position),
             shown=explanation.masked_tokens[position],

@@ -89,6 +89,8 @@ def packed_attention(
         times = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
     windowed = sliding_window is not None and layout.longest > sliding_window
+    if len(layout.groups) == 1 and not dropout and not windowed and not torch.is_grad_enabled():
+        return _of_one_length(query, key, value, layout.groups[0], scaling), None
     if query.device.type == "cpu" and not dropout and not windowed and layout.longest <= _LONGEST_STACK:
         return _GroupedProducts.apply(query, key, value, layout, scaling), None
     return _by_groups(query, key, value, layout, scaling, dropout, sliding_window), None
@@ -116,6 +118,21 @@ def _by_kernel(
     )
     assert isinstance(out, Tensor)
     return out.unsqueeze(0)
+
+
+def _of_one_length(
+    query: Tensor, key: Tensor, value: Tensor, group: tuple[int, int, int], scaling: float
+) -> Tensor:
+    """Attend where all sequences have one length, with nothing copied: quick for a single sequence."""
+    _, count, length = group
+    if count == 1:
+        out = F.scaled_dot_product_attention(query, key, value, scale=scaling)
+        return out.transpose(1, 2)
+    q, k, v = (
+        part[0].transpose(0, 1).unflatten(0, (count, length)).transpose(1, 2) for part in (query, key, value)
+    )
+    out = F.scaled_dot_product_attention(q, k, v, scale=scaling)
+    return out.transpose(1, 2).flatten(0, 1).unsqueeze(0)
 
 
 def _by_groups(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.presets import find_preset
+from unmask.model.quick_linear import quicken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,30 +58,39 @@ def load_masked_lm(
     tokenizer = load_tokenizer(name, offline=offline)
     model = load_checkpoint(name, offline=offline, notice=notice)
     model.to(pick_device(device))  # type: ignore[arg-type]
+    quicken(model)
     return MaskedLM(model.eval(), tokenizer, autocast=precision == "bf16")
 
 
 def load_checkpoint(
-    name: str, *, offline: bool = False, notice: Notice = lambda text: None
+    name: str, *, offline: bool = False, seed: int = 0, notice: Notice = lambda text: None
 ) -> PreTrainedModel:
     """Load the weights of a checkpoint in fp32, from safetensors only, running no remote code.
+
+    Args:
+        name: Hub name (``name@revision`` pins one) or local folder.
+        offline: make no network call.
+        seed: of the weights of a head that the checkpoint lacks.
+        notice: hears of such a head.
 
     Raises:
         ConfigError: it cannot be loaded as a masked language model.
     """
     from transformers import AutoModelForMaskedLM
 
-    path, _, revision = name.partition("@")
+    path, revision = checkpoint_name(name)
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            path,
-            revision=revision or None,
-            local_files_only=offline,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                path,
+                revision=revision,
+                local_files_only=offline,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except Exception as fault:
         reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
         raise ConfigError(

@@ -48,6 +48,7 @@ class MaskedLM:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False
     ) -> None:
         self.model, self.tokenizer, self.autocast = model, tokenizer, autocast
+        self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()
@@ -60,7 +61,7 @@ class MaskedLM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self._weight.device
 
     @property
     def parameters(self) -> int:
@@ -139,12 +140,12 @@ class MaskedLM:
                 self._offset = offset
                 if self._agrees(alone, lengths):
                     return True
-            self._offset = 0
         except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
             # The trial is the test: an architecture that cannot take a packed row says so by failing here.
             pass
         finally:
             model.train(training)
+        self._offset = 0
         model.set_attn_implementation(self._own_attention)
         return False
 

@@ -1,21 +1,17 @@
 """The curves of a run as SVG to put inside a page: no file, no colour of its own, the same bytes every time.
 
-Colours are drawn as agreed hex values and then replaced by CSS variables, so the page around a chart decides how it
-looks in light and in dark. A value that is not a finite number is never dropped: it breaks the line and stands as a
-cross at the top of the chart.
+A value that is not a finite number is never dropped: it breaks the line and stands as a cross at the top of the chart.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from html import escape
-from io import StringIO
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
+
+from unmask.report.drawing import COLOUR, drawing, dress
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,19 +19,6 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Role = Literal["train", "heldout", "before", "baseline", "baseline2", "quiet", "bad"]
 
-# What is drawn in the key becomes the CSS variable of the value.
-_VARIABLES = {
-    "#a00001": "--train",
-    "#a00002": "--heldout",
-    "#a00003": "--before",
-    "#a00004": "--baseline",
-    "#a00005": "--baseline2",
-    "#a00006": "--quiet",
-    "#a00007": "--bad",
-    "#a00008": "--axis",
-    "#a00009": "--grid",
-}
-_COLOUR = {name.removeprefix("--"): colour for colour, name in _VARIABLES.items()}
 _DASH: dict[str, Any] = {
     "before": (0, (1.2, 2.2)),
     "baseline": (0, (6, 2.5)),
@@ -237,40 +220,21 @@ def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[floa
     return [xs[place] for place in keep], [ys[place] for place in keep]
 
 
-@contextmanager
-def _plain_matplotlib() -> Iterator[None]:
-    """Matplotlib as it comes, whatever this machine's own settings say, and deterministic."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "unmask", "path.simplify": False})
-        yield
-
-
 def _draw(sketch: _Sketch) -> Chart:
-    with _plain_matplotlib():
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
-        # One point of the figure is one unit of the SVG. Margins are set by hand: measuring text would depend on fonts.
-        wide, high = (200, 112) if sketch.small else (440, 285)
-        left, bottom, right, top = (40, 20, 8, 8) if sketch.small else (44, 42, 10, 10)
-        figure = Figure(figsize=(wide / 72, high / 72))
-        FigureCanvasSVG(figure)
-        box = (left / wide, bottom / high, (wide - left - right) / wide, (high - bottom - top) / high)
-        axes = figure.add_axes(box)
+    def paint(axes: Axes) -> None:
         for line in sketch.lines:
             _draw_line(axes, line, sketch.small)
         _draw_levels(axes, sketch)
         _dress(axes, sketch)
-        text = StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Chart(sketch.key, sketch.title, _inline(text.getvalue(), sketch), tuple(_legend(sketch)))
+
+    size = (200, 112) if sketch.small else (440, 285)
+    margins = (40, 20, 8, 8) if sketch.small else (44, 42, 10, 10)
+    svg = drawing(sketch.key, _summary(sketch), size, margins, paint)
+    return Chart(sketch.key, sketch.title, svg, tuple(_legend(sketch)))
 
 
 def _draw_line(axes: Axes, line: _Line, small: bool) -> None:
-    colour = _COLOUR[line.role]
+    colour = COLOUR[line.role]
     xs, ys = thin(line.xs, line.ys, _MOST_POINTS)
     strong: dict[str, Any] = {"color": colour, "linewidth": 1.4 if small else 2.0, "solid_capstyle": "round"}
     if line.smooth and len(line.ys) >= 20:
@@ -289,7 +253,7 @@ def _draw_crosses(axes: Axes, xs: Sequence[float]) -> None:
     step = math.ceil(len(xs) / _MOST_CROSSES) or 1
     top = axes.get_xaxis_transform()
     style: dict[str, Any] = {
-        "color": _COLOUR["bad"],
+        "color": COLOUR["bad"],
         "marker": "x",
         "markersize": 6,
         "markeredgewidth": 1.8,
@@ -301,7 +265,7 @@ def _draw_crosses(axes: Axes, xs: Sequence[float]) -> None:
 def _draw_levels(axes: Axes, sketch: _Sketch) -> None:
     for _, role, value in sketch.levels:
         if not math.isnan(value):
-            axes.axhline(value, color=_COLOUR[role], linewidth=1.5, linestyle=_DASH[role])
+            axes.axhline(value, color=COLOUR[role], linewidth=1.5, linestyle=_DASH[role])
 
 
 def _dress(axes: Axes, sketch: _Sketch) -> None:
@@ -317,15 +281,9 @@ def _dress(axes: Axes, sketch: _Sketch) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: sketch.tick(value)))
     axes.xaxis.set_major_locator(MaxNLocator(**parts))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.tick_params(length=0, labelsize=size, labelcolor=_COLOUR["axis"], pad=5)
-    axes.grid(axis="y", color=_COLOUR["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "bottom")
-        spine.set_color(_COLOUR["axis"])
-        spine.set_alpha(0.6)
+    dress(axes, size)
     if not sketch.small:
-        axes.set_xlabel(sketch.x_label, fontsize=size, color=_COLOUR["axis"], labelpad=6)
+        axes.set_xlabel(sketch.x_label, fontsize=size, color=COLOUR["axis"], labelpad=6)
 
 
 def _set_heights(axes: Axes, sketch: _Sketch) -> None:
@@ -373,22 +331,3 @@ def _summary(sketch: _Sketch) -> str:
 def _three(value: float) -> float:
     """``value`` in three digits."""
     return float(f"{value:.3g}")
-
-
-def _inline(svg: str, sketch: _Sketch) -> str:
-    """Turn a stand-alone SVG into one for a page: own ids, CSS colours, the page's fonts, no name spaces."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", body, flags=re.S)
-    body = re.sub(r"<g id=\"[^\"]*\"", "<g", body)
-    for pattern in (r'(\bid=")', r"(url\(#)", r'\bxlink:(href="#)'):
-        body = re.sub(pattern, rf"\g<1>{sketch.key}-", body)
-    body = re.sub(r"font-family: [^;\"]*; ?", "", body)
-    for colour, name in _VARIABLES.items():
-        body = body.replace(colour, f"var({name})")
-    box = re.search(r'viewBox="[^"]*"', body)
-    head = (
-        f'<svg class="plot" role="img" aria-label="{escape(_summary(sketch))}" {box.group() if box else ""}>'
-    )
-    return (
-        re.sub(r"\s+", " ", re.sub(r"<svg[^>]*>", lambda _: head, body, count=1)).replace("> <", "><").strip()
-    )

@@ -47,7 +47,8 @@ def save_checkpoint(
     """
     final = folder / f"step-{state['step']:08d}"
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         weights = {name: tensor.detach().contiguous().clone() for name, tensor in _own_weights(model).items()}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+# One process may prepare a large text while the others wait for it.
+_PATIENCE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,21 @@ class World:
         """Join the processes that ``torchrun`` started, or be alone."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return World()
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
         return World(dist.get_rank(), dist.get_world_size())
 
     @property
     def leads(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
+
+    @staticmethod
+    def will_lead() -> bool:
+        """Whether this process will lead once it has joined."""
+        return os.environ.get("RANK", "0") == "0"
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes, in place."""
@@ -43,27 +54,35 @@ class World:
         return tensor
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Sum all gradients over all processes, in one message."""
+        """Sum all gradients over all processes, in one message.
+
+        A weight that no process has a gradient for is left without one, as it would be in a single process: an
+        optimizer passes it over.
+        """
         if self.size == 1:
             return
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        for weight in weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        have = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
+        parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        flat = torch.cat([*(part.reshape(-1) for part in parts), have.to(parts[0])])
         dist.all_reduce(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        *sums, had = flat.split([*(weight.numel() for weight in weights), len(weights)])
+        for weight, total, some in zip(weights, sums, had.tolist(), strict=True):
+            weight.grad = total.view_as(weight) if some else None
 
     def agree(self, flag: bool) -> bool:
         """Return whether any process says yes."""
+        return bool(self.longest(float(flag)))
+
+    def longest(self, seconds: float) -> float:
+        """Return the largest of the processes' numbers."""
         if self.size == 1:
-            return flag
-        votes = torch.tensor([float(flag)])
+            return seconds
+        numbers = torch.tensor([seconds], dtype=torch.float64)
         if dist.get_backend() == "nccl":
-            votes = votes.cuda()
-        return bool(self.sum_(votes).item())
+            numbers = numbers.cuda()
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return float(numbers)
 
     def wait(self) -> None:
         """Wait until every process is here."""

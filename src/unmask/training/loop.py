@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +80,22 @@ class StepPlan:
     mask_rate: float
 
 
+class StepResult(NamedTuple):
+    """What one step came to, over all processes.
+
+    Attributes:
+        loss: scalar on the device.
+        correct: targets filled exactly; scalar on the device.
+        norm: of the gradient, before it was clipped; scalar on the device.
+        targets: how many tokens were predicted.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    norm: Tensor
+    targets: int
+
+
 @dataclass
 class Loop:
     """A run in memory.
@@ -116,6 +132,16 @@ class Loop:
     on_row: Callable[[Row], None]
     after_step: Callable[[Loop], None]
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the text so far."""
+        return self._epochs_at(self.position.cursor)
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, 0 to 1 and beyond."""
+        return self.length.progress(self.position.step, self.epochs, self.position.seconds)
+
     def run(self) -> None:
         """Train until the run is long enough.
 
@@ -125,25 +151,20 @@ class Loop:
         clock = time.perf_counter()
         for plan in self._plans():
             waited = time.perf_counter() - clock
-            loss, correct, norm = self.step(plan)
-            self._count(plan, loss, correct, norm, waited)
-            now = time.perf_counter()
-            self.position.seconds += now - clock
-            self.position.window["seconds"] += now - clock
-            if self.position.step % self.log_every == 0:
-                self._log(plan)
+            self._count(plan, self.step(plan), waited)
+            self._spend(time.perf_counter() - clock)
+            if self.position.step % self.log_every == 0 or self.progress >= 1:
+                self._log()
             self.after_step(self)
             clock = time.perf_counter()
+        if self.position.window:
+            self._log()
 
-    def step(self, plan: StepPlan) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute one step: gradients of all micro-batches, one sum over processes, one move of the weights.
-
-        Returns:
-            Loss of the step, targets filled exactly, and norm of the gradient: scalars on the device.
-        """
+    def step(self, plan: StepPlan) -> StepResult:
+        """Compute one step: gradients of all micro-batches, one sum over processes, one move of the weights."""
         self.model.model.train()
         targets = self._targets(plan)
-        loss, correct = step_gradients(self.model, plan.batches, int(targets))
+        loss, correct = step_gradients(self.model, plan.batches, targets)
         self.world.sum_gradients(self.model.model)
         self.world.sum_(loss)
         self.world.sum_(correct)
@@ -153,7 +174,7 @@ class Loop:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return loss, correct, norm
+        return StepResult(loss, correct, norm, targets)
 
     def _targets(self, plan: StepPlan) -> int:
         own = sum(len(batch.target_ids) for batch in plan.batches)
@@ -173,16 +194,17 @@ class Loop:
         """Yield steps to compute; the next is made ready in the background while one is computed."""
         at, step = self.position.cursor, self.position.step
         with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(self.plan, at, step)
+            # The clock is read here and not in the background, where it would be another for every process.
+            job = pool.submit(self.plan, at, step, self.position.seconds)
             while (plan := job.result()) is not None:
                 at, step = plan.following, step + 1
-                job = pool.submit(self.plan, at, step)
+                job = pool.submit(self.plan, at, step, self.position.seconds)
                 yield plan
 
-    def plan(self, cursor: Cursor, step: int) -> StepPlan | None:
+    def plan(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
         """Make the step at a cursor ready to be computed, or return ``None`` where the run is over."""
-        epochs = cursor.epoch + cursor.used / len(self.stream.source.sequences)
-        progress = self.length.progress(step, epochs, self.position.seconds)
+        epochs = self._epochs_at(cursor)
+        progress = self.length.progress(step, epochs, seconds)
         if progress >= 1.0 - 1e-12:
             return None
         rate = self.mask_rate(progress)
@@ -192,7 +214,17 @@ class Loop:
         batches = self.stream.micro_batches(cursor, numbers, rate, parts, self.world.rank, self.world.size)
         return StepPlan(batches, following, tokens, epochs, progress, rate)
 
-    def _count(self, plan: StepPlan, loss: Tensor, correct: Tensor, norm: Tensor, waited: float) -> None:
+    def _epochs_at(self, cursor: Cursor) -> float:
+        return cursor.epoch + cursor.used / len(self.stream.source.sequences)
+
+    def _spend(self, seconds: float) -> None:
+        """Count training time; where the run ends by the clock, all processes go by the slowest one's."""
+        if self.length.seconds:
+            seconds = self.world.longest(seconds)
+        self.position.seconds += seconds
+        self.position.window["seconds"] += seconds
+
+    def _count(self, plan: StepPlan, result: StepResult, waited: float) -> None:
         position = self.position
         position.step += 1
         position.cursor = plan.following
@@ -201,43 +233,47 @@ class Loop:
             position.window = dict.fromkeys(
                 ("loss", "correct", "targets", "steps", "tokens", "seconds", "waited"), 0
             )
-        targets = self._targets(plan)
         window: dict[str, Any] = position.window
         # Scalars stay on the device until a row is written, so that the loop does not wait for it.
-        window["loss"] = window["loss"] + loss.double() * targets
-        window["correct"] = window["correct"] + correct
-        window["targets"] += targets
+        window["loss"] = window["loss"] + result.loss.double() * result.targets
+        window["correct"] = window["correct"] + result.correct
+        window["targets"] += result.targets
         window["steps"] += 1
         window["tokens"] += plan.tokens
         window["waited"] += waited
-        window["grad_norm"] = norm
+        window["grad_norm"] = result.norm
+        window["mask_rate"] = plan.mask_rate
 
     def settle(self) -> None:
-        """Bring the sums of the window to plain numbers."""
-        self.position.window = {key: float(value) for key, value in self.position.window.items()}
+        """Bring the sums of the window to plain numbers.
 
-    def _log(self, plan: StepPlan) -> None:
+        Raises:
+            DivergedError: they are not finite, so that the weights are not worth a row or a checkpoint.
+        """
+        window = self.position.window = {key: float(value) for key, value in self.position.window.items()}
+        if not all(math.isfinite(value) for value in window.values()):
+            raise DivergedError(
+                f"step {self.position.step}: the loss or the gradient was not finite in the last "
+                f"{window['steps']:.0f} steps; lower the learning rate and go on from the last checkpoint"
+            )
+
+    def _log(self) -> None:
         self.settle()
         window, position = self.position.window, self.position
-        loss = window["loss"] / max(window["targets"], 1)
         self.on_row(
             {
                 "step": position.step,
                 "tokens": position.tokens,
                 "seconds": round(position.seconds, 3),
-                "loss": loss,
+                "loss": window["loss"] / max(window["targets"], 1),
                 "accuracy": window["correct"] / max(window["targets"], 1),
                 "learning_rate": self.optimizers[0].param_groups[0]["lr"],
-                "mask_rate": plan.mask_rate,
+                "mask_rate": window["mask_rate"],
                 "grad_norm": window["grad_norm"],
-                "epoch": round(plan.epochs, 4),
+                "epoch": round(self.epochs, 4),
                 "tokens_per_second": round(window["tokens"] / max(window["seconds"], 1e-9), 1),
                 "wait_share": round(window["waited"] / max(window["seconds"], 1e-9), 4),
-                "progress": min(1.0, self.length.progress(position.step, plan.epochs, position.seconds)),
+                "progress": min(1.0, self.progress),
             }
         )
         position.window = {}
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"step {position.step}: the loss is {loss:g}; lower the learning rate and resume"
-            )

@@ -134,7 +134,8 @@ def make_optimizers(
 def _is_hidden_matrix(model: nn.Module, key: str, weight: Tensor) -> bool:
     """Whether a weight is a matrix inside the encoder's layers, where Muon belongs."""
     prefix = getattr(model, "base_model_prefix", "")
-    return weight.ndim == 2 and key.startswith(f"{prefix}.") and "embed" not in key and "pooler" not in key
+    inside = key.startswith(f"{prefix}.") and "embed" not in key and "pooler" not in key
+    return weight.ndim == 2 and inside and not _is_table(model, weight)
 
 
 def _is_table(model: nn.Module, weight: Tensor) -> bool:

@@ -65,7 +65,8 @@ def resolve(
         schedule=_schedule(train.schedule.name, scratch),
         batch_tokens=batch,
         micro_batch_tokens=min(micro, batch),
-        rate_start=masking.rate_start or (min(0.5, 2 * masking.rate) if scratch else masking.rate),
+        rate_start=masking.rate_start
+        or (max(masking.rate, min(0.5, 2 * masking.rate)) if scratch else masking.rate),
         epochs=train.epochs if train.epochs or ends else 1.0,
     )
 

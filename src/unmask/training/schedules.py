@@ -35,6 +35,18 @@ def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[flo
     return factor
 
 
-def mask_rate(start: float, end: float | None, progress: float) -> float:
-    """Return the mask rate: constant, or linear from ``start`` to ``end`` (Yang et al. 2023)."""
-    return start if end is None else start + (end - start) * min(max(progress, 0.0), 1.0)
+def mask_rate(start: float, end: float | None, progress: float, schedule: str = "linear") -> float:
+    """Return the mask rate: constant, or falling from ``start`` to ``end`` (Yang et al. 2023).
+
+    Args:
+        start: the rate at the beginning.
+        end: the rate at the end; ``None`` keeps ``start``.
+        progress: share of the run that is done; below 0 and above 1 count as these.
+        schedule: ``linear``, or ``cosine``, which is slow at both ends.
+    """
+    if end is None:
+        return start
+    done = min(max(progress, 0.0), 1.0)
+    if schedule == "cosine":
+        done = 0.5 * (1.0 - math.cos(math.pi * done))
+    return start + (end - start) * done

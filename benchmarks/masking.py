@@ -1,0 +1,219 @@
+"""Masking and batching on one core: packed rows of unmask beside the collators of transformers, on the same text.
+
+What is timed is all that a training step waits for once the text is token ids: fetching sequences from the shards,
+special tokens, masks, replacements, positions for ours; padding, masks, replacements and labels for the collators.
+Tokens are those of the text with its special tokens; padding does not count. Without text at hand it is generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import Result, say, summary
+
+TOKEN_GOAL, WORD_GOAL = 20.0, 10.0
+STRATEGIES = ("token", "word", "span", "ngram", "terms")
+PEERS = {"transformers token": False, "transformers whole word": True}
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "")
+    add = made.add_argument
+    add("--tokens", type=int, default=1_000_000, help="tokens that a side of ours masks in a round")
+    add("--peer-tokens", type=int, default=100_000, help="tokens that a collator masks in a round")
+    add("--length", type=int, default=128, help="tokens of a sequence")
+    add("--batch-tokens", type=int, default=65_536, help="tokens of a packed batch")
+    add("--rows", type=int, default=64, help="rows of a collator's batch")
+    return made
+
+
+def work(asked: argparse.Namespace) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory(prefix="unmask-masking-") as place:
+        sides = dict(_sides(asked, Path(place)))
+        found = harness.take_turns(sides, asked.rounds, _tell)
+    rates = {side: summary(results, "mega_tokens_per_second") for side, results in found.items()}
+    goals = [
+        harness.goal("million tokens a second, token", rates["token"]["median"], least=TOKEN_GOAL),
+        harness.goal("million tokens a second, word", rates["word"]["median"], least=WORD_GOAL),
+    ]
+    harness.write(asked.json, harness.report("masking", asked, rates=rates, measured=found, goals=goals))
+    rows = [
+        [side, *(f"{rate[key]:.3g}" for key in ("median", "least", "greatest"))]
+        for side, rate in rates.items()
+    ]
+    harness.table(["million tokens a second, one core", "median", "least", "greatest"], rows)
+    harness.table(["goal", "", "measured", ""], harness.goal_rows(goals))
+
+
+def _sides(asked: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """Yield what is measured, each ready to be called; text and files are made once."""
+    from unmask.data.collator import MLMCollator
+    from unmask.data.corpus import prepare
+    from unmask.data.settings import DocumentSettings, MaskingSettings
+
+    files = _texts(asked, place)
+    tokenizer = _tokenizer(asked.vocabulary, files)
+    corpus = prepare(files, DocumentSettings(), tokenizer, place / "shards")
+    say(f"{len(corpus):,} documents, {corpus.tokens:,} tokens of text")
+    named = {"collocations": str(place / "collocations.json"), "terms": str(place / "terms.txt")}
+    _make_lists(corpus, tokenizer, named)
+    for strategy in STRATEGIES:
+        yield strategy, _ours(asked, corpus, tokenizer, MaskingSettings(strategy=strategy, **named))
+    for strategy in ("token", "word"):
+        fixed = MaskingSettings(strategy=strategy, count="fixed")
+        yield f"{strategy}, fixed count", _ours(asked, corpus, tokenizer, fixed)
+    features = _features(asked, corpus, tokenizer)
+    for strategy in ("token", "word"):
+        collator = MLMCollator(tokenizer, MaskingSettings(strategy=strategy))
+        yield f"MLMCollator {strategy}", _collated(asked, features, ("input_ids",), collator)
+    for name, whole in PEERS.items():
+        yield name, _peer(asked, features, tokenizer, whole)
+
+
+def _ours(asked: argparse.Namespace, corpus: Any, tokenizer: Any, masking: Any) -> Callable[[], Result]:
+    import numpy as np
+
+    from unmask.data.batches import Cursor, MaskKey, TextSource, TrainingStream
+    from unmask.data.tokenizer import vocabulary_of
+
+    source = TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking, asked.length)
+    stream = TrainingStream(source, asked.batch_tokens, seed=0)
+    cursor, batches, tokens = Cursor(), [], 0
+    while tokens < asked.tokens:
+        numbers, cursor = stream.take(cursor)
+        batches.append(numbers)
+        tokens += int(source.sizes(numbers).sum())
+
+    def measure() -> Result:
+        begin = time.perf_counter()
+        for numbers in batches:
+            source.batch(numbers, MaskKey(0, 0), masking.rate)
+        return _rate(tokens, time.perf_counter() - begin)
+
+    measure()  # words are spelt out the first time that they are seen
+    return measure
+
+
+def _collated(
+    asked: argparse.Namespace,
+    features: list[Result],
+    parts: tuple[str, ...],
+    collate: Callable[[list[Result]], Any],
+) -> Callable[[], Result]:
+    rows = [{part: feature[part] for part in parts} for feature in features]
+    tokens = sum(sum(feature["attention_mask"]) for feature in features)
+
+    def measure() -> Result:
+        begin = time.perf_counter()
+        for at in range(0, len(rows), asked.rows):
+            collate([dict(row) for row in rows[at : at + asked.rows]])
+        return _rate(tokens, time.perf_counter() - begin)
+
+    return measure
+
+
+def _peer(
+    asked: argparse.Namespace, features: list[Result], tokenizer: Any, whole: bool
+) -> Callable[[], Result]:
+    import warnings
+
+    from transformers import DataCollatorForLanguageModeling
+
+    parts = ("input_ids", "attention_mask", "special_tokens_mask", *(["offset_mapping"] if whole else []))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it masks no other way than by the mask token under whole words
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, whole_word_mask=whole)
+    return _collated(asked, features, parts, collator)
+
+
+def _features(asked: argparse.Namespace, corpus: Any, tokenizer: Any) -> list[Result]:
+    """Tokenise documents for the collators, cut and padded to one length, which whole words of the peer need."""
+    texts = [tokenizer.decode(corpus.document(number).tolist()) for number in range(min(len(corpus), 4000))]
+    features: list[Result] = []
+    tokens = 0
+    for text in texts:
+        if tokens >= asked.peer_tokens:
+            break
+        encoded = tokenizer(
+            text,
+            truncation=True,
+            max_length=asked.length,
+            padding="max_length",
+            return_special_tokens_mask=True,
+            return_offsets_mapping=True,
+        )
+        features.append(dict(encoded))
+        tokens += sum(encoded["attention_mask"])
+    return features
+
+
+def _make_lists(corpus: Any, tokenizer: Any, named: dict[str, str]) -> None:
+    """Find collocations in the text, and take the words of its first half as terms where they stand out."""
+    import numpy as np
+
+    from unmask.data.collocations import find_collocations, save_collocations
+    from unmask.data.terms import count_words, find_salient_terms, save_terms
+    from unmask.data.tokenizer import vocabulary_of
+
+    words = vocabulary_of(tokenizer).words
+    found = find_collocations(corpus, words, min_score=0.5)
+    save_collocations(Path(named["collocations"]), found)
+    halves = np.array_split(np.arange(len(corpus)), 2)
+    terms = find_salient_terms(*(count_words(corpus, words, half) for half in halves), min_z=0.5)
+    save_terms(Path(named["terms"]), terms)
+    say(f"{len(found):,} collocations, {len(terms):,} terms")
+
+
+def _texts(asked: argparse.Namespace, place: Path) -> list[str]:
+    try:
+        return harness.texts(asked.text, most=1)
+    except harness.Failure:
+        if asked.text:
+            raise
+    say("no text at hand: generating some")
+    draw = random.Random(0)
+    words = ["".join(draw.choices("etaoinshrdlucmfwyp", k=draw.randint(1, 9))) for _ in range(20_000)]
+    sizes = [1 / rank for rank in range(1, len(words) + 1)]
+    path = place / "generated.txt"
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(4000):
+            file.write(" ".join(draw.choices(words, sizes, k=draw.randint(20, 400))) + ".\n\n")
+    return [str(path)]
+
+
+def _tokenizer(vocabulary: Path, files: list[str]) -> Any:
+    if vocabulary.is_file():
+        from transformers import BertTokenizer
+
+        entries = vocabulary.read_text(encoding="utf-8").splitlines()
+        return BertTokenizer(vocab={entry: number for number, entry in enumerate(entries)})
+    from unmask.data.tokenizer import train_tokenizer
+
+    texts = (line for name in files for line in Path(name).read_text(encoding="utf-8").splitlines())
+    return train_tokenizer(texts, 8_192)
+
+
+def _rate(tokens: int, seconds: float) -> Result:
+    return {"tokens": tokens, "seconds": seconds, "mega_tokens_per_second": tokens / seconds / 1e6}
+
+
+def _tell(what: str, result: Result) -> None:
+    say(f"  {what}: {result['mega_tokens_per_second']:.3g} million tokens/s")
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))

@@ -1,0 +1,249 @@
+"""Our side of the benchmarks: each function runs in a process of its own, see ``harness.run``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unmask.config import RunConfig
+    from unmask.data.batches import TextSource
+    from unmask.model.masked_lm import MaskedLM
+
+Result = dict[str, Any]
+
+
+def machine() -> Result:
+    """Return versions and the machine."""
+    from unmask.identity import machine_info
+
+    return machine_info()
+
+
+def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: Any) -> Result:
+    """Write a BERT with new weights and the tokenizer of a vocabulary: what both sides start from."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    entries = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+    tokenizer = BertTokenizer(
+        vocab={entry: number for number, entry in enumerate(entries)}, model_max_length=512
+    )
+    shape: Result = {
+        "vocab_size": len(entries),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "intermediate_size": 4 * hidden,
+    }
+    torch.manual_seed(0)
+    partial = Path(out + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    BertForMaskedLM(BertConfig(**(shape | config))).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(out)
+    return {}
+
+
+def shards(out: str, start: str, files: list[str], documents: str) -> Result:
+    """Prepare text as ``unmask prepare`` does."""
+    from unmask.data.corpus import prepare
+    from unmask.data.settings import DocumentSettings
+    from unmask.data.tokenizer import load_tokenizer
+
+    corpus = prepare(files, DocumentSettings(documents=documents), load_tokenizer(start), Path(out))
+    return {"tokens": corpus.tokens, "documents": len(corpus)}
+
+
+def prepare_speed(start: str, files: list[str], documents: str) -> Result:
+    """Time the preparation of text into a new folder; imports and loading the tokenizer are left out."""
+    from unmask.data.corpus import prepare
+    from unmask.data.settings import DocumentSettings
+    from unmask.data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(start)
+    with tempfile.TemporaryDirectory(prefix="unmask-benchmark-") as place:
+        begin = time.perf_counter()
+        corpus = prepare(files, DocumentSettings(documents=documents), tokenizer, Path(place) / "shards")
+        seconds = time.perf_counter() - begin
+    read = corpus.manifest["bytes"]
+    return {"seconds": seconds, "tokens": corpus.tokens, "megabytes_per_second": read / 1e6 / seconds,
+            "tokens_per_second": corpus.tokens / seconds}  # fmt: skip
+
+
+def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Result:
+    """Time the tokenizers library alone: the same documents, already in memory, and nothing kept of the result."""
+    from unmask.bench import in_batches
+    from unmask.data.documents import DocumentReader
+    from unmask.data.settings import DocumentSettings
+    from unmask.data.tokenizer import load_tokenizer
+
+    texts = [document.text for document in DocumentReader(files, DocumentSettings(documents=documents))]
+    core = load_tokenizer(start).backend_tokenizer
+    core.no_truncation()
+    encode = core.encode_batch_fast if fast else core.encode_batch
+    tokens, begin = 0, time.perf_counter()
+    for part in in_batches(texts, 1 << 20):
+        tokens += sum(len(encoding) for encoding in encode(part, add_special_tokens=False))
+    seconds = time.perf_counter() - begin
+    read = sum(len(text.encode()) for text in texts)
+    return {"seconds": seconds, "tokens": tokens, "megabytes_per_second": read / 1e6 / seconds,
+            "tokens_per_second": tokens / seconds}  # fmt: skip
+
+
+def ceiling(precision: str, device: str) -> Result:
+    """Measure the matrix products of this machine."""
+    import torch
+
+    from unmask.bench import matmul_rate
+
+    found = matmul_rate(precision, torch.device(device), seconds=0.6)
+    return {"teraflops": found.teraflops, "shape": found.shape}
+
+
+def speed(
+    start: str,
+    shards: str,
+    length: int,
+    batch_tokens: int,
+    precision: str,
+    seconds: float,
+    warm_up: int,
+    device: str = "cpu",
+    least: int = 5,
+) -> Result:
+    """Train for some seconds and return the rate, with everything a step does."""
+    import torch
+
+    from unmask.bench import flops_per_token, run_measured, shape_of_steps, training_loop
+    from unmask.material import gather
+    from unmask.progress import Progress
+    from unmask.run_folder import RunFolder
+    from unmask.stopwatch import Stopwatch
+
+    config = _config(start, shards, length, batch_tokens, precision, device)
+    with tempfile.TemporaryDirectory(prefix="unmask-benchmark-") as place:
+        material = gather(config, RunFolder(Path(place)), Progress())
+        loop = training_loop(config, material)
+        attended, predicted = shape_of_steps(loop)
+        rows: list[Result] = []
+        loop.on_row = rows.append
+        if device == "cpu":
+            # A row for every step shows the waiting of each; on CUDA writing one would stop the queue.
+            loop.log_every = 1
+        settle = torch.cuda.synchronize if device == "cuda" else lambda: None
+        watch = Stopwatch(seconds, warm_up=warm_up, least=least, settle=settle)
+        run_measured(loop, watch)
+    return {
+        "tokens_per_second": watch.tokens_per_second,
+        "seconds_per_step": watch.seconds_per_step,
+        "step_seconds": watch.step_seconds,
+        "tokens_per_step": watch.tokens / len(watch.step_seconds),
+        "attended": attended,
+        "predicted": predicted,
+        "flops_per_token": flops_per_token(material.model, attended, predicted),
+        "wait_share": median(row["wait_share"] for row in rows) if rows else None,
+        "packed": material.model.packed,
+        "parameters": material.model.parameters,
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
+    }
+
+
+def _config(
+    start: str, shards: str, length: int, batch_tokens: int, precision: str, device: str
+) -> RunConfig:
+    from unmask.config import load_config
+
+    return load_config(
+        None,
+        flags={
+            "model.name": start,
+            "model.offline": True,
+            "data.inputs": [shards],
+            "data.max_length": length,
+            "train.batch_tokens": batch_tokens,
+            "train.precision": precision,
+            "train.device": device,
+            "train.optimizer.name": "adamw",
+            "train.max_steps": 10**9,
+        },
+    )
+
+
+# ---------------------------------------------------------------- time to quality
+
+
+def train_run(
+    out: str, shards: str, heldout: str, preset: str, tokenizer: str, minutes: float, length: int, seed: int,
+    eval_every: int, eval_tokens: int, overrides: list[str],
+) -> Result:  # fmt: skip
+    """Train a preset from scratch against the clock, as ``unmask train`` does, and return its curve."""
+    from unmask.config import load_config
+    from unmask.run import train
+
+    flags = {
+        "model.preset": preset,
+        "model.tokenizer": tokenizer,
+        "model.offline": True,
+        "data.inputs": [shards],
+        "data.heldout": [heldout],
+        "data.max_length": length,
+        "train.minutes": minutes,
+        "train.seed": seed,
+        "train.eval_every": eval_every,
+        "train.eval_tokens": eval_tokens,
+        "train.keep_last": 1,
+    }
+    shutil.rmtree(out, ignore_errors=True)
+    result = train(load_config(None, overrides, flags), out)
+    rows = [row for row in result.folder.read_metrics() if "eval_loss" in row]
+    curve = [
+        {"seconds": row["seconds"], "loss": row["eval_loss"], "accuracy": row["eval_accuracy"]}
+        for row in rows
+    ]
+    info = json.loads(result.folder.info.read_text(encoding="utf-8"))
+    about = {key: info[key] for key in ("parameters", "precision", "model_class", "batch_tokens")}
+    return {"curve": curve, "model": str(result.folder.model), "steps": result.steps, "tokens": result.tokens,
+            "seconds": result.seconds} | about  # fmt: skip
+
+
+def evaluate_models(models: list[str], heldout: str, length: int, tokens: int, precision: str) -> Result:
+    """Score saved checkpoints, whoever made them, on the same frozen masks of the same held-out text."""
+    from unmask.evaluation.heldout import evaluate
+    from unmask.model.load import load_masked_lm
+
+    found = []
+    for name in models:
+        model = load_masked_lm(name, device="cpu", precision=precision, offline=True)
+        source = _source(heldout, model, length)
+        figures = evaluate(model, source.evaluation_batches(8192, tokens))
+        found.append(figures.to_dict() | {"parameters": model.parameters})
+    return {"figures": found}
+
+
+def _source(shards: str, model: MaskedLM, length: int) -> TextSource:
+    import numpy as np
+
+    from unmask.data.batches import TextSource
+    from unmask.data.corpus import open_corpus
+    from unmask.data.settings import MaskingSettings
+
+    corpus = open_corpus(Path(shards))
+    return TextSource(corpus, np.arange(len(corpus)), model.vocabulary, MaskingSettings(), length)
+
+
+def parameters(preset: str, start: str) -> Result:
+    """Return the number of weights of a preset, with the tokenizer of a checkpoint, and of that checkpoint."""
+    from unmask.data.tokenizer import load_tokenizer
+    from unmask.model.load import load_checkpoint, new_model
+
+    made = {
+        "preset": new_model(preset, load_tokenizer(start), 0),
+        "start": load_checkpoint(start, offline=True),
+    }
+    return {name: sum(weight.numel() for weight in model.parameters()) for name, model in made.items()}

@@ -1,0 +1,199 @@
+"""Sentences scored a second by pseudo-log-likelihood: ours beside minicons, in one process, in turns.
+
+The same model (BERT, 6 layers of 384 with BERT's vocabulary, new weights), the same sentences of BLiMP. minicons computes
+in fp32 as it does by default, at each of some batch sizes, of which its best counts; ours in the precision that `unmask
+score` chooses, and in fp32. Before anything is timed both sides must give every token the same score, by both methods
+that minicons has. minicons is no part of unmask; where it is absent this says how to install it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import Result, middle, say, summary
+
+GOAL = 6.0
+BATCH_SIZES = (1, 8, 32)
+METHODS = ("original", "within_word_l2r")
+TOLERANCE = 1e-4
+PAIRS = harness.DATA / "pairs" / "blimp"
+_COMPARED = 64
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "", rounds=5)
+    add = made.add_argument
+    add(
+        "--pairs",
+        type=Path,
+        metavar="FOLDER",
+        default=PAIRS,
+        help="BLiMP: files of sentence_good and sentence_bad",
+    )
+    add("--model", metavar="MODEL", help="a checkpoint to use instead of new weights")
+    add("--size", type=int, nargs=2, default=[6, 384], metavar=("LAYERS", "WIDTH"), help="of new weights")
+    add("--sentences", type=int, default=1000, help="sentences that ours scores in a round")
+    add("--few", type=int, default=100, help="of these, those that minicons scores in a round")
+    add("--threads", type=int, help="threads of both sides")
+    return made
+
+
+def work(asked: argparse.Namespace) -> None:
+    _need_minicons()
+    texts = blimp(asked.pairs, asked.sentences)
+    model = asked.model or harness.start(asked.vocabulary, *asked.size)
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model
+    shape = {"few": asked.few, "rounds": asked.rounds, "threads": asked.threads}
+    found = harness.run("scoring", "measure", {"model": model, "texts": texts} | shape)
+    document = harness.report("scoring", asked, model=model) | found
+    document["goals"] = _goals(document)
+    harness.write(asked.json, document)
+    _show(document)
+
+
+def blimp(folder: Path, count: int) -> list[str]:
+    """Return sentences of all files, good and bad, drawn with a fixed seed.
+
+    Raises:
+        Failure: there are none.
+    """
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise harness.Failure(
+            f"no .jsonl in {folder}; name the folder of BLiMP with --pairs (github.com/alexwarstadt/blimp)"
+        )
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in random.Random(1860).sample(lines, min(len(lines), (count + 1) // 2))]
+    return [row[side] for row in rows for side in ("sentence_good", "sentence_bad")][:count]
+
+
+def _need_minicons() -> None:
+    if importlib.util.find_spec("minicons") or (harness.SITE / "minicons").is_dir():
+        return
+    command = f"{sys.executable} -m pip install --no-deps --target {harness.SITE} minicons wonderwords"
+    raise harness.Failure(
+        f"minicons is not installed; it is what this compares with. Install it with: {command}"
+    )
+
+
+# ---------------------------------------------------------------- in a process of its own
+
+
+def measure(model: str, texts: list[str], few: int, rounds: int, threads: int | None) -> Result:
+    """Time both sides in turns."""
+    import torch
+    from minicons.scorer import MaskedLMScorer
+
+    from unmask.evaluation.scoring import Scorer
+    from unmask.model.load import load_masked_lm, pick_device
+    from unmask.model.precision import pick_precision
+
+    if threads:
+        torch.set_num_threads(threads)
+    peer = MaskedLMScorer(model, "cpu")
+    # It asks for a method that transformers 5 has no more; a call of the tokenizer does the same.
+    peer.tokenizer.batch_encode_plus = peer.tokenizer.__call__
+    chosen, why = pick_precision("auto", pick_device("cpu"))
+    exact = load_masked_lm(model, device="cpu")
+    quick = load_masked_lm(model, device="cpu", precision=chosen)
+    differences = {
+        method: compare(Scorer(exact, method=method), peer, method, texts[:_COMPARED]) for method in METHODS
+    }
+    sides: dict[str, Callable[[], Result]] = {
+        f"minicons, batches of {size}": lambda size=size: _timed(
+            texts[:few], lambda some: _by_minicons(peer, some, "original", size)
+        )
+        for size in BATCH_SIZES
+    }
+    for name, loaded in (("ours", quick), ("ours, fp32", exact)):
+        sides[name] = lambda loaded=loaded: _timed(texts, lambda some: list(Scorer(loaded)(some)))
+    sides["ours, within_word_l2r"] = lambda: _timed(
+        texts, lambda some: list(Scorer(quick, method="within_word_l2r")(some))
+    )
+    for side in sides.values():
+        side()  # warm
+    found = harness.take_turns(sides, rounds, lambda *_: None)
+    scored = [list(Scorer(loaded)(texts[:few])) for loaded in (quick, exact)]
+    return {
+        "threads": torch.get_num_threads(),
+        "precision": chosen,
+        "why": why,
+        "mean_tokens": sum(item.tokens for item in scored[1]) / few,
+        "largest_difference_of_a_token": differences,
+        "largest_difference_of_a_sentence_in_" + chosen: max(
+            abs(a.pll - b.pll) for a, b in zip(*scored, strict=True)
+        ),
+        "sentences_per_second": {
+            name: summary(results, "sentences_per_second") for name, results in found.items()
+        },
+    } | _ratios(found)
+
+
+def _by_minicons(peer: Any, texts: list[str], method: str, size: int) -> list[Any]:
+    found: list[Any] = []
+    for start in range(0, len(texts), size):
+        found += peer.token_score(texts[start : start + size], PLL_metric=method)
+    return found
+
+
+def compare(ours: Any, peer: Any, method: str, texts: list[str]) -> float:
+    """Return the largest difference between the scores of a token.
+
+    Raises:
+        AssertionError: they are not the same.
+    """
+    largest = 0.0
+    for found, wanted in zip(ours(texts), _by_minicons(peer, texts, method, 8), strict=True):
+        for token, (_, score) in zip(found.token_scores, wanted, strict=True):
+            largest = max(largest, abs(token.pll - score))
+    assert largest <= TOLERANCE, f"the two sides differ by {largest:.1e} ({method})"
+    return largest
+
+
+def _timed(texts: list[str], call: Callable[[list[str]], Any]) -> Result:
+    begin = time.perf_counter()
+    call(texts)
+    return {"sentences_per_second": len(texts) / (time.perf_counter() - begin)}
+
+
+def _ratios(found: dict[str, list[Result]]) -> Result:
+    rate = {name: middle(results, "sentences_per_second") for name, results in found.items()}
+    batches = {size: rate[f"minicons, batches of {size}"] for size in BATCH_SIZES}
+    best = max(batches, key=lambda size: batches[size])
+    ours = {name: value for name, value in rate.items() if name.startswith("ours")}
+    return {"best_batch_size": best, "ratios": {name: value / batches[best] for name, value in ours.items()}}
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def _goals(document: Result) -> list[Result]:
+    return [harness.goal("sentences a second, times minicons", document["ratios"]["ours"], GOAL)]
+
+
+def _show(document: Result) -> None:
+    say(f"{document['mean_tokens']:.1f} tokens a sentence, {document['threads']} threads; {document['why']}")
+    for method, difference in document["largest_difference_of_a_token"].items():
+        say(f"scores of a token, ours in fp32 and minicons: at most {difference:.1e} apart ({method})")
+    rows = [
+        [name, *(f"{row[key]:.1f}" for key in ("median", "least", "greatest"))]
+        for name, row in document["sentences_per_second"].items()
+    ]
+    harness.table(["sentences a second", "median", "least", "greatest"], rows)
+    harness.table(
+        ["times minicons", "ratio"], [[name, f"{value:.1f}"] for name, value in document["ratios"].items()]
+    )
+    harness.show_goals(document["goals"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))

@@ -1,0 +1,197 @@
+"""Real tokens a second of the whole training loop, ours beside ``run_mlm``, and beside the machine's ceiling.
+
+Same text, tokenizer, architecture (BERT), starting weights and tokens in a step. Three peers: the script at its
+defaults (fp32), at its best (bf16, and the fastest of some settings, found by trial), and at its best without
+dropout, which ours trains without. For short texts (``lines``: a sentence a line) the peer pads line by line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import peers
+from harness import Result, middle, say, summary
+
+SIZES = {"4x256": (4, 256), "6x384": (6, 384), "12x768": (12, 768)}
+ROWS = {128: 32, 512: 8}
+SIDES = ("ours", "run_mlm", "run_mlm best", "run_mlm best, no dropout")
+BY_LENGTH = "run_mlm best, grouped by length"
+# Least factors over the peer at its defaults and at its best, and least share of the ceiling.
+GOALS = {"4x256": (8.0, 4.0, 0.40), "6x384": (9.0, 2.5, 0.45), "12x768": (6.0, 1.8, 0.60)}
+SHORT_GOAL = 2.0
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
+_SENTENCES = 60_000
+_FILES = 2
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "")
+    add = made.add_argument
+    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="layers x width")
+    add("--lengths", nargs="+", type=int, choices=ROWS, default=list(ROWS), help="tokens of a sequence")
+    add("--short", nargs="*", choices=SIZES, default=["4x256", "6x384"], help="sizes for short texts")
+    add("--seconds", type=float, default=25.0, help="seconds that a side is measured, after the warm-up")
+    add("--warm-up", type=int, default=3, help="steps that are left out")
+    add("--trial-seconds", type=float, default=6.0, help="seconds for each setting that the peer tries")
+    return made
+
+
+def work(asked: argparse.Namespace) -> None:
+    harness.need_peer()
+    files = harness.texts(asked.text, _FILES)
+    document = harness.report("throughput", asked, text=files, cases=[], goals=[])
+    for case in _cases(asked, files):
+        say(f"\n{case['name']}")
+        document["cases"].append(_measure(case, asked))
+        document["goals"] = _goals(document["cases"])
+        harness.write(asked.json, document)
+    _show(document)
+
+
+def _cases(asked: argparse.Namespace, files: list[str]) -> Iterator[Result]:
+    """Yield what is measured, with everything both sides need prepared."""
+    tokenizer = harness.start(asked.vocabulary, *SIZES["4x256"])
+    settings: Result = {"start": tokenizer, "files": files}
+    for length in asked.lengths:
+        about = harness.identity(files)
+        data = harness.once("blocks", about, "peers", "blocks", settings | {"length": length})
+        shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "auto"})
+        for size in asked.sizes:
+            yield {"name": f"{size}, {length} tokens", "size": size, "length": length, "rows": ROWS[length],
+                   "start": harness.start(asked.vocabulary, *SIZES[size]), "data": data, "shards": shards,
+                   "batch_tokens": ROWS[length] * length}  # fmt: skip
+    for size in asked.short:
+        yield _short_case(size, harness.start(asked.vocabulary, *SIZES[size]), tokenizer, files)
+
+
+def _short_case(size: str, start: str, tokenizer: str, files: list[str]) -> Result:
+    """Return the case of short texts: rows enough for as many real tokens in a step as ours has."""
+    length, batch_tokens = 128, 4096
+    path = sentences(files)
+    settings: Result = {"start": tokenizer, "files": [path]}
+    about = harness.identity([path])
+    data = harness.once("lines", about, "peers", "lines", settings | {"length": length})
+    shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "line"})
+    counts = harness.run("peers", "count", {"data": data})
+    rows = round(batch_tokens * counts["rows"] / counts["tokens"])
+    return {"name": f"{size}, sentences", "size": size, "length": length, "rows": rows, "start": start, "data": data,
+            "shards": shards, "batch_tokens": batch_tokens, "mean_tokens": counts["tokens"] / counts["rows"]}  # fmt: skip
+
+
+def sentences(files: list[str]) -> str:
+    """Write the sentences of text files, one a line, and return the path."""
+    path = harness.WORK / f"sentences-{harness.key_of([harness.identity(files), _SENTENCES])}.txt"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found: list[str] = []
+        for name in files:
+            for line in Path(name).read_text(encoding="utf-8").splitlines():
+                found += [part.strip() for part in _SENTENCE_END.split(line) if len(part.split()) > 3]
+            if len(found) >= _SENTENCES:
+                break
+        path.write_text("\n".join(found[:_SENTENCES]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _measure(case: Result, asked: argparse.Namespace) -> Result:
+    """Measure one case, all sides in turn."""
+    peer = {"start": case["start"], "data": case["data"], "rows": case["rows"]}
+    asking = {"seconds": asked.trial_seconds, "variants": peers.VARIANTS}
+    trial = harness.run("peers", "fastest", peer | asking)
+    best = peers.VARIANTS[trial["best"]]
+    say(f"the peer is fastest with: {trial['best']}")
+    timing = {"seconds": asked.seconds, "warm_up": asked.warm_up}
+    own = {key: case[key] for key in ("start", "shards", "length", "batch_tokens")} | {"precision": "bf16"}
+
+    def peer_side(settings: Result, **more: Any) -> Result:
+        return harness.run("peers", "speed", peer | timing | {"settings": settings} | more)
+
+    sides = {
+        "ours": lambda: harness.run("ours", "speed", own | timing),
+        "run_mlm": lambda: peer_side({}),
+        "run_mlm best": lambda: peer_side(best),
+        "run_mlm best, no dropout": lambda: peer_side(best, dropout=0.0),
+        "ceiling": lambda: harness.run("ours", "ceiling", {"precision": "bf16", "device": "cpu"}),
+    }
+    if "mean_tokens" in case:
+        by_length = best | {"train_sampling_strategy": "group_by_length"}
+        sides[BY_LENGTH] = lambda: peer_side(by_length)
+    found = harness.take_turns(sides, asked.rounds, _tell)
+    return case | {"trial": trial, "best_settings": best, "measured": found} | _figures(found)
+
+
+def _tell(what: str, result: Result) -> None:
+    rate = result.get("tokens_per_second")
+    say(f"  {what}: {f'{rate:,.0f} tok/s' if rate else '{:.3f} TFLOP/s'.format(result['teraflops'])}")
+
+
+def _figures(found: dict[str, list[Result]]) -> Result:
+    """Return medians, factors and the shares of the ceiling."""
+    rates = {side: summary(rows, "tokens_per_second") for side, rows in found.items() if side != "ceiling"}
+    ceiling = summary(found["ceiling"], "teraflops")
+    ours = rates["ours"]["median"]
+    flops = middle(found["ours"], "flops_per_token")
+    shares = {side: flops * rate["median"] / 1e12 / ceiling["median"] for side, rate in rates.items()}
+    return {
+        "tokens_per_second": rates,
+        "factors": {side: ours / rates[side]["median"] for side in rates if side != "ours"},
+        "ceiling_teraflops": ceiling,
+        "flops_per_token": flops,
+        "shares_of_ceiling": shares,
+    }
+
+
+def _goals(cases: list[Result]) -> list[Result]:
+    goals = []
+    long = {(case["size"], case["length"]): case for case in cases if "mean_tokens" not in case}
+    for (size, length), case in long.items():
+        defaults, best, share = GOALS[size]
+        name = f"{size}, {length} tokens"
+        goals += [
+            harness.goal(f"{name}: times run_mlm", case["factors"]["run_mlm"], defaults),
+            harness.goal(f"{name}: times run_mlm at its best", case["factors"]["run_mlm best"], best),
+            harness.goal(
+                f"{name}: share of the bf16 matrix products", case["shares_of_ceiling"]["ours"], share
+            ),
+        ]
+    for case in cases:
+        base = long.get((case["size"], 128))
+        if "mean_tokens" in case and base:
+            more = case["factors"]["run_mlm best"] / base["factors"]["run_mlm best"]
+            goals.append(harness.goal(f"{case['name']}: times more than with blocks", more, SHORT_GOAL))
+    return goals
+
+
+def _show(document: Result) -> None:
+    header = [
+        "",
+        *(f"{side} tok/s" for side in SIDES),
+        "x",
+        "x best",
+        "x no drop",
+        "ceiling TFLOP/s",
+        "share",
+    ]
+    rows = []
+    for case in document["cases"]:
+        rates = [f"{case['tokens_per_second'][side]['median']:,.0f}" for side in SIDES]
+        factors = [f"{case['factors'][side]:.2f}" for side in SIDES[1:]]
+        ceiling = f"{case['ceiling_teraflops']['median']:.3f}"
+        rows.append([case["name"], *rates, *factors, ceiling, f"{case['shares_of_ceiling']['ours']:.0%}"])
+    harness.table(header, rows)
+    for case in document["cases"]:
+        if BY_LENGTH in case["factors"]:
+            rate = case["tokens_per_second"][BY_LENGTH]["median"]
+            say(
+                f"{case['name']}: {BY_LENGTH}: {rate:,.0f} tok/s, ours {case['factors'][BY_LENGTH]:.2f} times that"
+            )
+    harness.show_goals(document["goals"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))

@@ -1,0 +1,241 @@
+"""Held-out loss against the clock, from scratch: ours beside ``run_mlm``.
+
+Same text, same tokenizer, no more weights than the peer's, and one evaluator: the same frozen masks of the same
+held-out text for every model. Evaluating and saving do not count as time. The peer trains BERT of 4 layers, 256 wide,
+in bf16 with a good learning rate; ours trains a preset with its own recipe. The last text file is held out.
+
+The parts (the peer's run, each of our runs, the evaluations) are kept in the folder of ``--parts`` as they are done,
+so that a call that was stopped goes on with what is missing; another folder, or ``--again``, starts anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import harness
+import peers
+from harness import Result, say
+
+MARKS = (1.0, 2.0, 5.0, 10.0, 20.0)
+COMPARED = (5.0, 10.0, 20.0)
+ROWS = 32
+SHARE_GOAL, NATS_GOAL = 1 / 20, 2.0
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "", rounds=None)
+    add = made.add_argument
+    add("--minutes", type=float, default=20.0, help="minutes of the peer's run")
+    add(
+        "--ours-minutes",
+        nargs="+",
+        type=float,
+        default=[0.5, 2.0, 10.0],
+        help="minutes of our runs, one after another",
+    )
+    add("--preset", default="modernbert-mini", help="what ours trains")
+    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of our runs")
+    add("--layers", type=int, default=4, help="layers of the peer's BERT")
+    add("--hidden", type=int, default=256, help="width of the peer's BERT")
+    add("--peer-lr", type=float, default=5e-4, help="peak learning rate of the peer")
+    add("--peer-schedule", default="constant_with_warmup", help="linear is the script's own; its models at earlier "
+        "marks are then in the middle of a decay")  # fmt: skip
+    add("--each", action="store_true", help="a run of the peer of its own for each mark, with a linear decay")
+    add("--length", type=int, default=128, help="tokens of a sequence")
+    add("--eval-tokens", type=int, default=50_000, help="held-out tokens of an evaluation")
+    add("--eval-every", type=int, default=15, help="steps between evaluations in our run")
+    add("--seed", type=int, default=0, help="of our runs")
+    add("--parts", type=Path, default=harness.WORK / "time-to-quality", help="folder of what is done")
+    add("--again", action="store_true", help="forget what is done")
+    return made
+
+
+def work(asked: argparse.Namespace) -> None:
+    harness.need_peer()
+    if asked.again:
+        shutil.rmtree(asked.parts, ignore_errors=True)
+    files = harness.texts(asked.text)
+    if len(files) < 2:
+        raise harness.Failure("give at least two text files: the last one is held out")
+    start = harness.start(asked.vocabulary, asked.layers, asked.hidden)
+    _check_budget(asked.preset, start)
+    settings: Result = {"start": start, "files": files[:-1]}
+    about, held = harness.identity(files[:-1]), harness.identity(files[-1:])
+    data = harness.once("blocks", about, "peers", "blocks", settings | {"length": asked.length})
+    shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "auto"})
+    heldout = harness.once(
+        "shards", held, "ours", "shards", {"start": start, "files": files[-1:], "documents": "auto"}
+    )
+    peer = _peer(asked, start, data, heldout)
+    ours = [_ours(asked, start, shards, heldout, minutes) for minutes in asked.ours_minutes]
+    comparison = compare(peer, ours)
+    document = harness.report(
+        "time_to_quality",
+        asked,
+        text=files,
+        peer=peer,
+        ours=ours,
+        comparison=comparison,
+        goals=_goals(comparison),
+    )
+    harness.write(asked.json, document)
+    _show(document)
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def _part(asked: argparse.Namespace, name: str, module: str, function: str, settings: Result) -> Result:
+    """Return the result of a part, kept from an earlier call with the same settings or made now."""
+    path: Path = asked.parts / f"{name}.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["settings"] == json.loads(json.dumps(settings)):
+            say(f"{name}: done before")
+            result: Result = kept["result"]
+            return result
+    say(f"{name}: at work")
+    asked.parts.mkdir(parents=True, exist_ok=True)
+    result = harness.run(module, function, settings)
+    harness.write(path, {"settings": settings, "result": result})
+    return result
+
+
+def _peer(asked: argparse.Namespace, start: str, data: str, heldout: str) -> Result:
+    """Train the peer, once or once for each mark, and evaluate the models it saved."""
+    marks = [mark for mark in MARKS if mark < asked.minutes] + [asked.minutes]
+    wanted = [(mark, [mark]) for mark in marks] if asked.each else [(asked.minutes, marks)]
+    schedule = "linear" if asked.each else asked.peer_schedule
+    trained = []
+    for minutes, own in wanted:
+        name = f"peer-{minutes:g}-minutes"
+        settings = {"out": str(asked.parts / name), "start": start, "data": data, "rows": ROWS, "marks": own,
+                    "settings": peers.BEST | {"learning_rate": asked.peer_lr}, "minutes": minutes,
+                    "schedule": schedule}  # fmt: skip
+        trained.append(_part(asked, name, "peers", "train_run", settings))
+    models = [model for run in trained for model in run["models"]]
+    figures = _evaluate(asked, "peer-evaluation", [model["model"] for model in models], heldout)
+    curve = [model | figure for model, figure in zip(models, figures, strict=True)]
+    return {"curve": curve, "parameters": trained[0]["parameters"], "runs": trained, "schedule": schedule}
+
+
+def _ours(asked: argparse.Namespace, start: str, shards: str, heldout: str, minutes: float) -> Result:
+    """Train our preset for some minutes; the end of its curve is checked on the saved model."""
+    name = f"ours-{minutes:g}-minutes"
+    settings = {"out": str(asked.parts / name), "shards": shards, "heldout": heldout, "preset": asked.preset,
+                "tokenizer": start, "minutes": minutes, "length": asked.length, "seed": asked.seed,
+                "eval_every": _every(asked, minutes), "eval_tokens": asked.eval_tokens, "overrides": asked.set}  # fmt: skip
+    trained = _part(asked, name, "ours", "train_run", settings)
+    (saved,) = _evaluate(asked, f"{name}-evaluation", [trained["model"]], heldout)
+    return trained | {"minutes": minutes, "saved_model": saved}
+
+
+def _every(asked: argparse.Namespace, minutes: float) -> int:
+    """Return the steps between evaluations: a short run is looked at more often, to see when it got where."""
+    every: int = asked.eval_every
+    return every if minutes >= 2 else max(2, every // 5)
+
+
+def _evaluate(asked: argparse.Namespace, name: str, models: list[str], heldout: str) -> list[Result]:
+    settings = {"models": models, "heldout": heldout, "length": asked.length, "tokens": asked.eval_tokens,
+                "precision": "bf16"}  # fmt: skip
+    figures: list[Result] = _part(asked, name, "ours", "evaluate_models", settings)["figures"]
+    return figures
+
+
+def _check_budget(preset: str, start: str) -> None:
+    weights = harness.run("ours", "parameters", {"preset": preset, "start": start})
+    if weights["preset"] > weights["start"]:
+        raise harness.Failure(
+            f"{preset} has {weights['preset']:,} weights and the peer's model only {weights['start']:,}; "
+            f"choose a smaller --preset, or more --layers or --hidden for the peer"
+        )
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def compare(peer: Result, ours: list[Result]) -> list[Result]:
+    """Return, for each of the peer's models, when one of our runs had its loss, and ours after the same time."""
+    rows = []
+    for model in peer["curve"]:
+        reached = [seconds for run in ours if (seconds := _reached(run["curve"], model["loss"])) is not None]
+        seconds = min(reached, default=None)
+        same = _at(ours, model["seconds"])
+        rows.append(
+            {
+                "minutes": model["minutes"],
+                "peer_loss": model["loss"],
+                "peer_accuracy": model["accuracy"],
+                "peer_seconds": model["seconds"],
+                "ours_reached_after_seconds": seconds,
+                "share_of_time": None if seconds is None else seconds / model["seconds"],
+                "ours_loss": None if same is None else same["loss"],
+                "ours_accuracy": None if same is None else same["accuracy"],
+                "nats_lower": None if same is None else model["loss"] - same["loss"],
+            }
+        )
+    return rows
+
+
+def _reached(curve: list[Result], loss: float) -> float | None:
+    """Return the seconds after which a curve was first as low; evaluations are apart, so that this is an upper bound."""
+    return next((row["seconds"] for row in curve if row["loss"] <= loss), None)
+
+
+def _at(ours: list[Result], seconds: float) -> Result | None:
+    """Return our best row within so many seconds, of runs that are no longer or that were that far by then.
+
+    Only runs of at least a fifth of the time are asked: a run of seconds says nothing about minutes.
+    """
+    rows = [
+        row
+        for run in ours
+        for row in run["curve"]
+        if seconds / 5 <= row["seconds"] <= seconds * 1.01 and run["seconds"] >= seconds / 5
+    ]
+    return min(rows, key=lambda row: row["loss"], default=None)
+
+
+def _goals(comparison: list[Result]) -> list[Result]:
+    goals = []
+    for row in comparison:
+        if row["minutes"] in COMPARED:
+            what = f"share of the time to what the peer has after {row['minutes']:g} minutes"
+            goals.append(harness.goal(what, row["share_of_time"], most=SHARE_GOAL))
+        if row["minutes"] == 10.0:
+            goals.append(harness.goal("nats lower after 10 minutes", row["nats_lower"], NATS_GOAL))
+    return goals
+
+
+def _show(document: Result) -> None:
+    rows = []
+    for row in document["comparison"]:
+        cells = [f"{row['minutes']:g} min", f"{row['peer_loss']:.3f}", f"{row['peer_accuracy']:.3f}"]
+        cells += [_number(row[key], form) for key, form in (
+            ("ours_reached_after_seconds", "{:.0f} s"), ("share_of_time", "1/{:.0f}"), ("ours_loss", "{:.3f}"),
+            ("ours_accuracy", "{:.3f}"), ("nats_lower", "{:.2f}"))]  # fmt: skip
+        rows.append(cells)
+    header = ["after", "run_mlm loss", "accuracy", "ours has it after", "of the time", "ours then", "accuracy",
+              "nats lower"]  # fmt: skip
+    harness.table(header, rows)
+    for run in document["ours"]:
+        end = run["curve"][-1]
+        say(
+            f"ours, {run['minutes']:g} minutes: loss {end['loss']:.3f} at its end, "
+            f"{run['saved_model']['loss']:.3f} from the saved model"
+        )
+    harness.show_goals(document["goals"])
+
+
+def _number(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return form.format(1 / value if form.startswith("1/") else value)
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))

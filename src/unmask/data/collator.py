@@ -1,0 +1,187 @@
+"""The same masking for anybody's Hugging Face ``Trainer``: a drop-in ``data_collator``.
+
+::
+
+    collator = MLMCollator(tokenizer, MaskingSettings(strategy="word"), seed=1)
+    trainer = Trainer(model, args, train_dataset=data, data_collator=collator, callbacks=[collator.callback()])
+
+The masks are a function of the seed, the epoch and the token ids of a text, so they are the same for any batch
+size, order and number of workers, and after a resume.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, policy_of
+from unmask.data.packing import Packed
+from unmask.data.settings import MaskingSettings
+from unmask.data.tokenizer import vocabulary_of, with_segmenter
+from unmask.data.words import Segmenter
+from unmask.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+IGNORED = -100
+"""The label of a token that is not predicted, as in torch and transformers."""
+_TAKEN = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
+
+
+class MLMCollator:
+    """Pads texts to one length and masks them.
+
+    The epoch is held where worker processes see it, persistent ones too. It stays 0, and the masks the same, until
+    :meth:`set_epoch` is called before an epoch begins; :meth:`callback` does that for a ``Trainer``.
+
+    Args:
+        tokenizer: a fast tokenizer with a mask token.
+        masking: strategy, rate and split. The rate is constant here: ``rate_start`` is not read.
+        seed: of all masks.
+        segmenter: cuts Chinese text into words, which are then masked as others are; without it, a Chinese
+            character is a word.
+        pad_to_multiple_of: round the padded length up.
+
+    Raises:
+        ConfigError: the tokenizer has no mask token, or the strategy does not fit it or lacks its file.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        masking: MaskingSettings = MaskingSettings(),
+        seed: int = 0,
+        *,
+        segmenter: Segmenter | None = None,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        import torch
+
+        vocabulary = vocabulary_of(tokenizer)
+        self._policy = policy_of(with_segmenter(vocabulary, segmenter) if segmenter else vocabulary, masking)
+        self._multiple = pad_to_multiple_of or 1
+        self._seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the masks of this epoch, counted from 0, from now on."""
+        self._epoch.fill_(epoch)
+
+    def evaluation(self) -> MLMCollator:
+        """Return a collator whose masks are those of evaluation and never change."""
+        import torch
+
+        other = copy.copy(self)
+        other._seed, other._epoch = EVALUATION_KEY.seed, torch.tensor(EVALUATION_KEY.epoch)
+        return other
+
+    def callback(self) -> TrainerCallback:
+        """Return a callback that tells this collator which epoch a ``Trainer`` is in, also after a resume."""
+        from transformers import TrainerCallback
+
+        collator = self
+
+        class EpochOfMasks(TrainerCallback):
+            def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                collator.set_epoch(int(state.epoch or 0))
+
+        return EpochOfMasks()
+
+    def __call__(self, features: Sequence[Mapping[str, Any] | Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Mask ``N`` texts.
+
+        Args:
+            features: each with ``input_ids``, special tokens in place or not, and perhaps ``attention_mask``,
+                ``token_type_ids`` and ``special_tokens_mask``, whose tokens are no targets; or bare token ids.
+
+        Returns:
+            ``int64 [N, L]`` tensors: ``input_ids``, ``attention_mask``, ``labels`` (-100 where nothing is
+            predicted), and ``token_type_ids`` where there were any.
+
+        Raises:
+            DataError: there are no features, one has no ``input_ids``, holds something else, or its parts differ
+                in length.
+        """
+        import torch
+
+        rows = [_row(feature, number) for number, feature in enumerate(features)]
+        if not rows:
+            raise DataError("MLMCollator got an empty list of features")
+        packed = _packed(rows)
+        self._check_ids(packed.input_ids)
+        protected = np.concatenate([row["special_tokens_mask"] for row in rows]).astype(bool)
+        key, rate = MaskKey(self._seed, int(self._epoch)), self._policy.settings.rate
+        masked = mask(packed, self._policy.vocabulary, self._policy, key, rate, protected=protected)
+        labels = np.full(len(packed.input_ids), IGNORED, dtype=np.int64)
+        labels[masked.target_index] = masked.target_ids
+        lengths = np.diff(packed.cu_seqlens)
+        columns = {
+            "input_ids": (masked.input_ids, self._policy.vocabulary.pad_id),
+            "attention_mask": (np.concatenate([row["attention_mask"] for row in rows]), 0),
+            "labels": (labels, IGNORED),
+        }
+        if all("token_type_ids" in row for row in rows):
+            columns["token_type_ids"] = np.concatenate([row["token_type_ids"] for row in rows]), 0
+        padded = {name: self._padded(flat, lengths, fill) for name, (flat, fill) in columns.items()}
+        return {name: torch.from_numpy(array) for name, array in padded.items()}
+
+    def _check_ids(self, input_ids: np.ndarray) -> None:
+        size = self._policy.vocabulary.size
+        if len(input_ids) and not 0 <= input_ids.min() <= input_ids.max() < size:
+            raise DataError(
+                f"token ids go from {input_ids.min()} to {input_ids.max()}, and the tokenizer has {size:,}: were "
+                f"these texts tokenised with another one?"
+            )
+
+    def _padded(self, flat: np.ndarray, lengths: np.ndarray, fill: int) -> np.ndarray:
+        width = -(-int(lengths.max()) // self._multiple) * self._multiple
+        out = np.full((len(lengths), width), fill, dtype=np.int64)
+        out[np.arange(width) < lengths[:, None]] = flat
+        return out
+
+
+def _row(feature: Mapping[str, Any] | Sequence[int], number: int) -> dict[str, np.ndarray]:
+    """Return the columns of one feature as ``int64 [n]``, with those that every feature needs."""
+    content = feature if isinstance(feature, Mapping) else {"input_ids": feature}
+    if "input_ids" not in content:
+        raise DataError(
+            f"feature {number} has no input_ids, it has {', '.join(map(str, content)) or 'nothing'}"
+        )
+    unknown = [name for name in content if name not in _TAKEN]
+    if unknown:
+        raise DataError(
+            f"feature {number} has '{unknown[0]}'; MLMCollator takes {', '.join(_TAKEN)}: drop the others from the "
+            f"data set"
+        )
+    try:
+        row = {name: np.asarray(value, dtype=np.int64) for name, value in content.items()}
+    except (TypeError, ValueError) as fault:
+        raise DataError(f"feature {number} must hold whole numbers only ({fault})") from None
+    row.setdefault("attention_mask", np.ones_like(row["input_ids"]))
+    row.setdefault("special_tokens_mask", np.zeros_like(row["input_ids"]))
+    if any(column.shape != (len(row["input_ids"]),) for column in row.values()):
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in row.items())
+        raise DataError(f"the parts of feature {number} must be flat and of one length, not {shapes}")
+    return row
+
+
+def _packed(rows: list[dict[str, np.ndarray]]) -> Packed:
+    """Lay texts end to end; each is a document that is known by its token ids, padding left out."""
+    texts = [row["input_ids"] for row in rows]
+    keys = [_key(text[row["attention_mask"] != 0]) for text, row in zip(texts, rows, strict=True)]
+    return Packed(
+        input_ids=np.concatenate(texts),
+        cu_seqlens=np.cumsum([0] + [len(text) for text in texts]),
+        keys=np.array(keys, dtype=np.uint64),
+        offsets=np.zeros(len(texts), dtype=np.int64),
+    )
+
+
+def _key(input_ids: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(input_ids.tobytes(), digest_size=8).digest(), "little")

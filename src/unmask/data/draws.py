@@ -1,0 +1,111 @@
+"""Draws: random numbers that are a pure function of (seed, epoch, document, position in the document).
+
+The generator is counter-based: a 64-bit hash of those four, with no state between calls. So batch size, packing,
+workers, processes and resuming do not enter. The mixing function is the finaliser of SplitMix64 (Steele, Lea &
+Flood 2014).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from unmask.data.packing import Packed
+
+EVALUATION_EPOCH = -1
+"""The epoch that is reserved for evaluation, so that its masks never change and never meet those of training."""
+EVALUATION_SEED = 0
+"""The seed of every evaluation, so that two models are asked for the same positions."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+@dataclass(frozen=True)
+class MaskKey:
+    """What the masks of one pass are a function of, beside document and position."""
+
+    seed: int
+    epoch: int
+
+    def stream(self, purpose: str) -> np.uint64:
+        """Return the 64-bit start of one independent stream of draws."""
+        text = f"unmask masks 1/{self.seed}/{self.epoch}/{purpose}"
+        return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+
+
+EVALUATION_KEY = MaskKey(EVALUATION_SEED, EVALUATION_EPOCH)
+
+
+def draws(packed: Packed, stream: np.uint64) -> np.ndarray:
+    """Return ``uint64 [T]``: one uniform draw per token, a function of stream, document and position alone."""
+    lengths = np.diff(packed.cu_seqlens)
+    starts = packed.cu_seqlens[:-1].astype(np.uint64)
+    with np.errstate(over="ignore"):
+        base = packed.keys + stream + (packed.offsets.astype(np.uint64) - starts) * _GOLDEN
+        counters = np.repeat(base, lengths)
+        counters += np.arange(len(counters), dtype=np.uint64) * _GOLDEN
+    return mix(counters)
+
+
+def draws_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.ndarray:
+    """Return ``uint64 [M]``: the draws of :func:`draws` at ``int64 [M]`` positions only."""
+    segment = np.searchsorted(packed.cu_seqlens, index, side="right") - 1
+    position = (index - packed.cu_seqlens[segment] + packed.offsets[segment]).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        return mix(packed.keys[segment] + stream + position * _GOLDEN)
+
+
+def sequence_draws(packed: Packed, stream: np.uint64) -> np.ndarray:
+    """Return ``uint64 [N]``: one draw per sequence, a function of stream, document and where in it it begins."""
+    with np.errstate(over="ignore"):
+        return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * _GOLDEN)
+
+
+def shuffled(count: int, key: MaskKey) -> np.ndarray:
+    """Return ``int64 [count]``: the numbers below ``count`` in an order drawn from the key."""
+    with np.errstate(over="ignore"):
+        counters = np.arange(count, dtype=np.uint64) * _GOLDEN + key.stream("order")
+    return np.argsort(mix(counters), kind="stable")
+
+
+def mix(counters: np.ndarray) -> np.ndarray:
+    """Scramble ``uint64`` counters in place and return them: neighbours become independent uniform numbers."""
+    scratch = np.empty_like(counters)
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+        np.right_shift(counters, np.uint64(shift), out=scratch)
+        np.bitwise_xor(counters, scratch, out=counters)
+        np.multiply(counters, factor, out=counters)
+    np.right_shift(counters, np.uint64(31), out=scratch)
+    np.bitwise_xor(counters, scratch, out=counters)
+    return counters
+
+
+def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Hash runs of numbers.
+
+    Args:
+        numbers: ``int64 [T]``.
+        first: ``int64 [W]`` where runs begin, ascending and from 0; each ends where the next begins.
+
+    Returns:
+        ``uint64 [W]``, equal for equal runs.
+    """
+    lengths = np.diff(first, append=len(numbers))
+    place = np.arange(len(numbers)) - np.repeat(first, lengths)
+    with np.errstate(over="ignore"):
+        scrambled = mix(numbers.astype(np.uint64) * _MIX_2 + place.astype(np.uint64) * _GOLDEN + _MIX_1)
+        return np.add.reduceat(scrambled, first)
+
+
+def threshold(share: float) -> np.uint64:
+    """Return the draw below which a share of all draws lies."""
+    return np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+
+
+def uniform(draw: np.ndarray) -> np.ndarray:
+    """Return draws as ``float64`` in [0, 1), for people to look at."""
+    return (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,98 @@
+"""Which part of a text is used when not all of it can be: documents by their hash, passages by a draw of theirs."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from unmask.data.corpus import document_key
+from unmask.data.documents import Document
+from unmask.data.draws import EVALUATION_KEY, draws
+from unmask.data.packing import Packed
+
+
+class Sampled(NamedTuple):
+    """A document or a part of one, and the hash of the whole."""
+
+    key: int
+    text: str
+
+
+def sample_documents(documents: Iterable[Document], most_bytes: int | None) -> Iterator[Sampled]:
+    """Yield documents with the lowest hashes, in that order, up to a size; all of them as they come without one.
+
+    The choice does not depend on the order of the files, and no more than the chosen documents are held.
+
+    Args:
+        documents: the documents.
+        most_bytes: UTF-8 bytes to yield at most; a single longer document is yielded all the same.
+    """
+    if most_bytes is None:
+        yield from (Sampled(document_key(document.text), document.text) for document in documents)
+        return
+    held: list[tuple[int, int, str]] = []
+    size = 0
+    for number, document in enumerate(documents):
+        heapq.heappush(held, (-document_key(document.text), -number, document.text))
+        size += _bytes(document.text)
+        while len(held) > 1 and size > most_bytes:
+            size -= _bytes(heapq.heappop(held)[2])
+    yield from (Sampled(-negative, text) for negative, _, text in sorted(held, reverse=True))
+
+
+def sample_passages(documents: Iterable[Document], most_bytes: int, passage_bytes: int) -> list[Sampled]:
+    """Return short passages, drawn by hashes: one of each document, and if there is room for more a second one, …
+
+    Passages begin and end at white space, so every tokenizer sees the same text. No more than they are held.
+
+    Args:
+        documents: the documents.
+        most_bytes: UTF-8 bytes of all passages, at most; the first one is returned all the same.
+        passage_bytes: bytes of one, at most; a single longer word is a passage all the same.
+    """
+    held: list[tuple[int, int, int, Sampled]] = []
+    size = number = 0
+    for document in documents:
+        key = document_key(document.text)
+        for turn, (draw, text) in enumerate(_shuffled_parts(key, document.text, passage_bytes)):
+            if len(held) > 1 and size >= most_bytes and (-turn, -draw) < held[0][:2]:
+                break
+            heapq.heappush(held, (-turn, -draw, -number, Sampled(key, text)))
+            size, number = size + _bytes(text), number + 1
+            while len(held) > 1 and size > most_bytes:
+                size -= _bytes(heapq.heappop(held)[3].text)
+    return [found for *_, found in sorted(held, key=lambda item: item[:3], reverse=True)]
+
+
+def _shuffled_parts(key: int, text: str, most_bytes: int) -> list[tuple[int, str]]:
+    """Return the parts of a document in an order drawn by its hash, each with its draw."""
+    parts = list(_parts(text, most_bytes))
+    packed = Packed(
+        np.zeros(len(parts), np.int64),
+        np.array([0, len(parts)]),
+        np.array([key], np.uint64),
+        np.zeros(1, np.int64),
+    )
+    order = [int(draw) for draw in draws(packed, EVALUATION_KEY.stream("passage"))]
+    return sorted(zip(order, parts, strict=True))
+
+
+def _parts(text: str, most_bytes: int) -> Iterator[str]:
+    held: list[str] = []
+    size = 0
+    for word in text.split():
+        length = _bytes(word) + 1
+        if held and size + length > most_bytes + 1:
+            yield " ".join(held)
+            held, size = [], 0
+        held.append(word)
+        size += length
+    if held:
+        yield " ".join(held)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

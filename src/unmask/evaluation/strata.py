@@ -1,0 +1,168 @@
+"""Tables of a whole: targets sorted by how frequent a token is, by where in a word it stands, and in its document.
+
+Every target belongs to one row of each table, so the rows of a table sum to the whole.
+
+Shapes: T tokens, N sequences, M targets, V entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unmask.data.batches import Batch, TextSource
+from unmask.data.corpus import Corpus
+
+Ids = NDArray[np.int64]
+
+EDGES = (1, 10, 100, 1_000, 10_000, 100_000)
+PARTS = 5
+_BLOCK = 1 << 20
+
+
+class Places(NamedTuple):
+    """Where the M targets of a batch stand.
+
+    Attributes:
+        document: ``int64 [M]``, as a number within the documents of the source.
+        position: ``int64 [M]``, token of the document, from 0.
+        length: ``int64 [M]``, tokens of the document.
+        begins_word: ``bool [M]``, or ``None`` where the tokenizer does not say where words begin.
+    """
+
+    document: Ids
+    position: Ids
+    length: Ids
+    begins_word: NDArray[np.bool_] | None
+
+
+def places(source: TextSource, batch: Batch) -> Places:
+    """Find out where the targets of a batch of ``source`` stand."""
+    document, start, _ = source.sequences.locate(batch.sequence_ids)
+    sequence = np.searchsorted(batch.cu_seqlens, batch.target_index, side="right") - 1
+    front = len(source.vocabulary.prefix)
+    position = start[sequence] + batch.target_index - batch.cu_seqlens[sequence] - front
+    lengths = source.corpus.lengths[source.documents[document]]
+    return Places(
+        document[sequence], position, lengths[sequence], _begins_word(source, batch, document, start)
+    )
+
+
+def _begins_word(source: TextSource, batch: Batch, document: Ids, start: Ids) -> NDArray[np.bool_] | None:
+    words = source.vocabulary.words
+    if words is None:
+        return None
+    ids = batch.input_ids.copy()
+    ids[batch.target_index] = batch.target_ids
+    continued = np.flatnonzero(start > 0)
+    if source.vocabulary.prefix and len(continued):
+        # A sequence may go on in the middle of a word: its first token is judged by the one before it in the text.
+        ones = np.ones(len(continued), dtype=np.int64)
+        before = source.corpus.gather(source.documents[document[continued]], start[continued] - 1, ones)
+        ids[batch.cu_seqlens[continued] + len(source.vocabulary.prefix) - 1] = before
+    starts: NDArray[np.bool_] = words.starts(ids)[batch.target_index]
+    return starts
+
+
+@dataclass(frozen=True)
+class Table:
+    """One way to divide the targets.
+
+    Attributes:
+        key: its name in JSON.
+        title: what it is called for people.
+        labels: of its rows.
+        note: what a reader has to know.
+    """
+
+    key: str
+    title: str
+    labels: tuple[str, ...]
+    note: str
+
+
+class Strata:
+    """The tables of an evaluation.
+
+    Args:
+        counts: ``int64 [V]``, how often each token stands in the text that frequency is counted on.
+        counted_on: what that text is, in words.
+        words: whether the tokenizer says where words begin.
+
+    Attributes:
+        tables: those that can be had.
+        groups: rows of all tables, end to end.
+    """
+
+    def __init__(self, counts: Ids, counted_on: str, *, words: bool = True) -> None:
+        self._level = np.searchsorted(np.array(EDGES), counts, side="right")
+        self.tables = [
+            Table("by_frequency", "By frequency of the token", _levels(EDGES), f"times seen in {counted_on}"),
+            Table(
+                "by_piece",
+                "By place in the word",
+                ("word-initial", "continuation"),
+                "as the tokenizer marks it",
+            ),
+            Table(
+                "by_position",
+                "By part of the document",
+                _parts(PARTS),
+                "the first to the last fifth of its tokens",
+            ),
+        ]
+        if not words:
+            self.tables = [table for table in self.tables if table.key != "by_piece"]
+        self.groups = sum(len(table.labels) for table in self.tables)
+
+    def rows_of(self, at: Places, target_ids: Ids) -> list[Ids]:
+        """Return ``int64 [M]`` for each table: which of all ``groups`` rows each target belongs to."""
+        found = {
+            "by_frequency": self._level[target_ids],
+            "by_piece": None if at.begins_word is None else 1 - at.begins_word.astype(np.int64),
+            "by_position": at.position * PARTS // at.length,
+        }
+        rows, before = [], 0
+        for table in self.tables:
+            row = found[table.key]
+            assert row is not None
+            rows.append(row + before)
+            before += len(table.labels)
+        return rows
+
+    def spans(self) -> list[tuple[Table, slice]]:
+        """Return each table with where its rows lie among all groups."""
+        ends = np.cumsum([len(table.labels) for table in self.tables])
+        return [
+            (table, slice(end - len(table.labels), end)) for table, end in zip(self.tables, ends, strict=True)
+        ]
+
+
+def _levels(edges: Sequence[int]) -> tuple[str, ...]:
+    inside = (f"{low:,}–{high - 1:,}" for low, high in pairwise(edges))
+    return ("never", *inside, f"{edges[-1]:,} or more")
+
+
+def _parts(count: int) -> tuple[str, ...]:
+    return tuple(f"{100 * part // count}–{100 * (part + 1) // count}%" for part in range(count))
+
+
+def token_counts(corpus: Corpus, documents: Ids, size: int) -> Ids:
+    """Return ``int64 [V]``: how often each token stands in some documents; memory does not grow with them."""
+    counts = np.zeros(size, dtype=np.int64)
+    lengths = corpus.lengths[documents]
+    ends = np.cumsum(lengths)
+    begin = 0
+    while begin < len(documents):
+        before = ends[begin] - lengths[begin]
+        end = max(begin + 1, int(np.searchsorted(ends, before + _BLOCK, side="right")))
+        part = slice(begin, end)
+        ids = corpus.gather(documents[part], np.zeros(end - begin, dtype=np.int64), lengths[part])
+        counts += np.bincount(ids, minlength=size)
+        begin = end
+    return counts

@@ -1,0 +1,154 @@
+"""What to ask a model about a text: its window, the lengths of its blanks, the pieces of the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unmask.inference.asking import ANY, Row
+from unmask.inference.beam import Problem
+from unmask.inference.markers import MarkerEncoder, Reading
+from unmask.inference.targets import Question
+from unmask.inference.whole_words import Context, WordSpeller, length_weight
+from unmask.inference.windows import MOST_FORMS, Form, Window, all_sizes, form, window_around
+
+if TYPE_CHECKING:
+    from unmask.model.masked_lm import MaskedLM
+
+_SPARE, _FEWEST = 4, 32  # fillings looked at for each word that is wanted, and in all: many are no words
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A text that is ready to be filled.
+
+    Attributes:
+        index: number of the text.
+        parts: the text around its gaps.
+        window: what the model is shown of it.
+        forms: its masks set in every way that was asked for.
+        contexts: what stands beside each gap that takes a word, ``None`` for a plain mask.
+        words: the pieces of the targets that fit each form, if there are targets.
+        targets: which targets these are.
+        errors: why the other targets cannot be scored, by target.
+    """
+
+    index: int
+    parts: list[str]
+    window: Window
+    forms: list[Form]
+    contexts: list[Context | None]
+    words: list[list[tuple[int, ...]]] = field(default_factory=list)
+    targets: list[list[int]] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+class Planner:
+    """Makes plans for one model.
+
+    Args:
+        model: to be asked.
+        encoder: reads texts for it.
+        speller: of its tokenizer.
+    """
+
+    def __init__(self, model: MaskedLM, encoder: MarkerEncoder, speller: WordSpeller) -> None:
+        self._model, self._encoder, self._speller = model, encoder, speller
+
+    def plan(self, index: int, reading: Reading, targets: Sequence[str] | None) -> Plan | str:
+        """Return what can be asked of the model about a text, or why nothing can."""
+        if reading.error:
+            return reading.error
+        places = np.flatnonzero(reading.body == self._encoder.mask_id).tolist()
+        if len(places) != len(reading.gaps):
+            return (
+                f"the text has {len(reading.gaps)} mask(s), but its tokens have {len(places)}; "
+                f"put spaces around them"
+            )
+        make = self._for_search if targets is None else self._for_targets
+        return make(index, reading, places, targets or ())
+
+    def problems(self, plan: Plan, top_k: int) -> list[Problem]:
+        """Return the forms of a plan as problems of a search for ``top_k`` fillings of the text."""
+        keep = max(top_k * _SPARE, _FEWEST) if any(plan.contexts) else top_k
+        problems = []
+        for one in plan.forms:
+            kinds: list[int] = []
+            weights: list[float] = []
+            for size, context in zip(one.sizes, plan.contexts, strict=True):
+                kinds += [ANY] * size if context is None else self._speller.kinds(context, size)
+                weights += [1.0 if context is None else length_weight(size)] * size
+            problems.append(Problem(Row(one.input_ids, one.masks, kinds), tuple(weights), keep))
+        return problems
+
+    def questions(self, plan: Plan) -> list[Question]:
+        """Return the forms of a plan with the words that are to be scored in them."""
+        return [
+            Question(Row(one.input_ids, one.masks, [ANY] * len(one.masks)), words)
+            for one, words in zip(plan.forms, plan.words, strict=True)
+        ]
+
+    def _for_search(self, index: int, reading: Reading, places: list[int], _: Sequence[str]) -> Plan | str:
+        sizes = all_sizes(reading.gaps, MOST_FORMS)
+        if sizes is None:
+            return (
+                f"the blanks of this text have more than {MOST_FORMS} combinations of lengths; give narrower ones, "
+                f"such as {{1-2}}"
+            )
+        contexts = [
+            self._speller.context(reading.parts, gap) if asked.word else None
+            for gap, asked in enumerate(reading.gaps)
+        ]
+        window = self._window(reading.body, places, sizes[-1])
+        if isinstance(window, str):
+            return window
+        forms = [form(window, size, self._model.vocabulary) for size in sizes]
+        return Plan(index, reading.parts, window, forms, contexts)
+
+    def _for_targets(
+        self, index: int, reading: Reading, places: list[int], targets: Sequence[str]
+    ) -> Plan | str:
+        if len(places) > 1:
+            return f"targets need a text with one mask, and this one has {len(places)}"
+        context = self._speller.context(reading.parts, 0)
+        by_size: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+        errors = {}
+        for number, target in enumerate(targets):
+            pieces = self._speller.pieces(target, context)
+            if fault := self._target_fault(target, pieces):
+                errors[target] = fault
+            else:
+                by_size.setdefault(len(pieces), []).append((number, pieces))
+        window = self._window(reading.body, places, (max(by_size, default=1),))
+        if isinstance(window, str):
+            return window
+        forms = [form(window, (size,), self._model.vocabulary) for size in by_size]
+        words = [[pieces for _, pieces in found] for found in by_size.values()]
+        numbers = [[number for number, _ in found] for found in by_size.values()]
+        return Plan(index, reading.parts, window, forms, [context], words, numbers, errors)
+
+    def _target_fault(self, target: str, pieces: tuple[int, ...]) -> str | None:
+        if self._encoder.mask_id in pieces:
+            return f"the target '{target}' holds a mask; a target is a word"
+        if not pieces:
+            return f"the target '{target}' has no tokens"
+        if self._encoder.unknown_id in pieces:
+            unknown = self._model.tokenizer.unk_token
+            return f"the target '{target}' cannot be spelt by this tokenizer: a part of it becomes {unknown}"
+        return None
+
+    def _window(self, body: np.ndarray, places: list[int], sizes: tuple[int, ...]) -> Window | str:
+        """Cut a text to what the model takes when its gaps have as many pieces as ``sizes``."""
+        room = self._model.max_length - self._model.vocabulary.overhead - sum(sizes) + len(sizes)
+        if len(body) <= room:
+            return Window(body, tuple(places), 0, len(body))
+        window = window_around(body, places, room) if room > 0 else None
+        if window is None:
+            return (
+                f"the masks of this text take {places[-1] - places[0] + 1:,} tokens from the first to the last, and "
+                f"the model takes {max(room, 0):,} at once; put them nearer to one another, or into texts of their own"
+            )
+        return window

@@ -1,0 +1,299 @@
+"""The conformance suite on nine architectures, and proof that each of its checks can fail.
+
+What is measured, and how, stands in `unmask.conformance`; here every promise of every architecture is a test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AttentionInterface
+
+from unmask import conformance, conformance_case
+from unmask.conformance import CHECKS, Check, run_checks
+from unmask.data import batches as data_batches
+from unmask.data.batches import TextSource
+from unmask.data.masking import MaskKey
+from unmask.data.packing import Cut
+from unmask.data.settings import MaskingSettings
+from unmask.errors import ConfigError, DataError
+from unmask.model import attention, masked_lm
+from unmask.model.load import load_masked_lm
+from unmask.model.masked_lm import MaskedLM
+from unmask.progress import Progress
+from unmask.training import loss
+
+# Which architectures take packed rows; the others are padded by length.
+PACKED = {
+    "bert": True,
+    "roberta": True,
+    "distilbert": True,
+    "electra": True,
+    "albert": True,
+    "deberta-v2": False,
+    "modernbert": True,
+    "eurobert": True,
+    "mpnet": False,
+}
+ALONE = [name for name in CHECKS if not name.startswith("process")]
+
+
+@pytest.fixture(scope="module")
+def checks(checkpoint: Callable[[str], Path]) -> Callable[[str], dict[str, Check]]:
+    """Return `found(architecture)`: its checks by name, measured once. Two processes are started for BERT alone."""
+    made: dict[str, dict[str, Check]] = {}
+
+    def found(architecture: str) -> dict[str, Check]:
+        if architecture not in made:
+            measured = run_checks(str(checkpoint(architecture)), processes=architecture == "bert")
+            made[architecture] = {check.name: check for check in measured}
+        return made[architecture]
+
+    return found
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("architecture", PACKED)
+def test_a_promise_holds(checks: Any, architecture: str, name: str) -> None:
+    check = checks(architecture)[name]
+    assert check.passed, f"{check.what}: {check.measured:.3g} > {check.tolerance:.3g} ({check.detail})"
+
+
+@pytest.mark.parametrize("name", ["process loss", "process gradient"])
+def test_a_promise_over_two_processes_holds(checks: Any, name: str) -> None:
+    check = checks("bert")[name]
+    assert check.passed, f"{check.what}: {check.measured:.3g} > {check.tolerance:.3g} ({check.detail})"
+
+
+@pytest.mark.parametrize("count", ["bernoulli", "fixed"])
+@pytest.mark.parametrize("strategy", ["word", "span", "terms"])
+def test_promises_hold_for_every_strategy(
+    checkpoint: Callable[[str], Path], strategy: str, count: str
+) -> None:
+    masking = MaskingSettings.model_validate(
+        {"strategy": strategy, "count": count, "terms_pattern": "a", "rate": 0.2}
+    )
+    checks = run_checks(str(checkpoint("bert")), masking=masking, processes=False)
+    assert [f"{check.name}: {check.detail}" for check in checks if not check.passed] == []
+
+
+def test_tolerances_are_those_promised(checks: Any) -> None:
+    found = checks("bert")
+    assert [*found] == [*CHECKS]
+    tolerances = {name: check.tolerance for name, check in found.items() if name != "masks and epochs"}
+    close = {"packing": 1e-5, "evaluation alone": 1e-5}
+    computed = [name for name in found if name.endswith(("loss", "gradient"))]
+    exact = dict.fromkeys([*computed, "neighbours"], 1e-6)
+    assert tolerances == {name: {**close, **exact}.get(name, 0) for name in tolerances}
+
+
+@pytest.mark.parametrize("architecture", PACKED)
+def test_which_architectures_pack(checkpoint: Callable[[str], Path], architecture: str) -> None:
+    assert load_masked_lm(str(checkpoint(architecture)), device="cpu").packed is PACKED[architecture]
+
+
+def test_the_window_of_modernbert_is_felt(checkpoint: Callable[[str], Path], checks: Any) -> None:
+    """The packing check has documents that are longer than the window on both sides, and layers with one."""
+    config = load_masked_lm(str(checkpoint("modernbert")), device="cpu").model.config
+    assert "sliding_attention" in config.layer_types
+    assert "to 96 tokens" in checks("modernbert")["packing"].detail
+    assert 2 * config.sliding_window + 1 < 96
+
+
+def test_the_model_is_left_as_it_was(checkpoint: Callable[[str], Path]) -> None:
+    model = load_masked_lm(str(checkpoint("electra")), device="cpu", precision="bf16")
+    model.model.train()
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    checks = run_checks(model, processes=False)
+    assert all(check.passed for check in checks)
+    assert model.autocast
+    assert model.model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.model.state_dict().items())
+    assert all(weight.grad is None for weight in model.model.parameters())
+
+
+def test_progress_is_told_and_a_missing_model_is_refused(checkpoint: Callable[[str], Path]) -> None:
+    shown: list[Any] = []
+
+    class Listener(Progress):
+        def advance(self, share: float | None, figures: Any) -> None:
+            shown.append(figures["check"])
+
+    run_checks(str(checkpoint("bert")), processes=False, progress=Listener())
+    assert shown == ALONE
+    with pytest.raises(ConfigError, match="there/is/none"):
+        run_checks("there/is/none", offline=True)
+
+
+# --- every check can fail -----------------------------------------------------------------------------------------
+
+
+def failing(model: MaskedLM) -> set[str]:
+    """Return the names of the checks that fail."""
+    return {check.name for check in run_checks(model, processes=False) if not check.passed}
+
+
+@pytest.fixture
+def model(checkpoint: Callable[[str], Path]) -> MaskedLM:
+    return load_masked_lm(str(checkpoint("modernbert")), device="cpu")
+
+
+def test_a_mean_over_each_micro_batch_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Trainer did to BERT: each micro-batch is divided by its own targets."""
+
+    def step(model: MaskedLM, parts: list[Any], targets: int) -> Any:
+        results = [loss.step_gradients(model, [part], len(part.target_ids)) for part in parts]
+        return tuple(map(sum, zip(*results, strict=True)))
+
+    monkeypatch.setattr(conformance_case, "step_gradients", step)
+    assert failing(model) == {"micro-batch loss", "micro-batch gradient"}
+
+
+def test_another_loss_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum that is right for any split, and not what the model's users mean by the loss."""
+    real = loss.masked_cross_entropy
+    monkeypatch.setattr(
+        loss, "masked_cross_entropy", lambda logits, labels, n: real(logits * 1.001, labels, n)
+    )
+    assert failing(model) == {"loss", "gradient"}
+
+
+def test_a_batch_without_targets_that_is_no_number_is_found(
+    model: MaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(model: MaskedLM, parts: list[Any], targets: int) -> Any:
+        found, correct = loss.step_gradients(model, parts, targets)
+        return found if targets else found / 0, correct
+
+    monkeypatch.setattr(conformance_case, "step_gradients", step)
+    assert failing(model) == {"no targets"}
+
+
+@pytest.fixture
+def packing() -> Any:
+    """Return `replace(function)`, to put another packed attention in place until the test is over."""
+    yield lambda function: AttentionInterface.register(attention.NAME, function)
+    attention.register()
+
+
+def test_documents_that_see_each_other_are_found(model: MaskedLM, packing: Any) -> None:
+    packing(lambda *args, layout=None, **kwargs: attention.packed_attention(*args, **kwargs))
+    assert failing(model) >= {"loss", "gradient", "micro-batch loss", "packing", "neighbours"}
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_window_that_is_one_token_off_is_found(model: MaskedLM, packing: Any, off: int) -> None:
+    def other(*args: Any, sliding_window: int | None = None, **kwargs: Any) -> Any:
+        window = sliding_window and sliding_window + off
+        return attention.packed_attention(*args, sliding_window=window, **kwargs)
+
+    packing(other)
+    assert "packing" in failing(model)
+
+
+def test_positions_that_go_on_over_a_row_are_found(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bert = load_masked_lm(str(checkpoint("bert")), device="cpu")
+    monkeypatch.setattr(data_batches, "frame_positions", lambda cu_seqlens: np.arange(cu_seqlens[-1]) % 128)
+    assert {"loss", "packing", "evaluation alone"} <= failing(bert)
+
+
+def test_lost_tokens_are_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What group_texts does: the remainder of a document that is too long is dropped."""
+    real = Cut.counts
+    monkeypatch.setattr(Cut, "counts", lambda self, lengths: np.minimum(real(self, lengths), 1))
+    assert failing(model) == {"tokens kept"}
+
+
+def test_masks_with_a_state_are_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a collator does: masks depend on how many batches were drawn before."""
+    real, calls = TextSource.batch, itertools.count()
+
+    def drawn(self: TextSource, numbers: Any, key: MaskKey, rate: float) -> Any:
+        return real(self, numbers, MaskKey(key.seed + next(calls), key.epoch), rate)
+
+    monkeypatch.setattr(TextSource, "batch", drawn)
+    assert failing(model) >= {"masks and splits", "masks and resuming", "evaluation again"}
+
+
+def test_masks_that_never_change_are_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a collator with a seed does: the same masks in every epoch."""
+    real = TextSource.batch
+    monkeypatch.setattr(
+        TextSource, "batch", lambda self, numbers, key, rate: real(self, numbers, MaskKey(0, 0), rate)
+    )
+    assert failing(model) == {"masks and epochs"}
+
+
+def test_special_targets_and_replacements_are_found(model: MaskedLM) -> None:
+    nothing = np.zeros_like(model.vocabulary.special)
+    model.vocabulary = replace(model.vocabulary, special=nothing)
+    assert failing(model) == {"special tokens"}
+    fresh = masked_lm.vocabulary_of(model.tokenizer)
+    everything = np.arange(fresh.size)
+    model.vocabulary = replace(fresh, replacements=everything)
+    assert failing(model) == {"special tokens"}
+
+
+def test_control_tokens_read_from_the_text_are_found(
+    model: MaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Naive:
+        def __init__(self, tokenizer: Any) -> None:
+            self.encode = tokenizer
+
+        def __call__(self, texts: list[str]) -> list[Any]:
+            return [np.array(ids) for ids in self.encode(texts, add_special_tokens=False)["input_ids"]]
+
+    monkeypatch.setattr(conformance, "TextEncoder", Naive)
+    assert failing(model) == {"literal tokens"}
+
+
+def test_a_check_that_cannot_run_has_not_passed(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such kernel\nand more")
+
+    monkeypatch.setattr(conformance, "evaluate", broken)
+    checks = {check.name: check for check in run_checks(model, processes=False)}
+    assert {name for name, check in checks.items() if not check.passed} == {
+        "evaluation again",
+        "evaluation alone",
+    }
+    assert checks["evaluation alone"].detail == "RuntimeError: no such kernel"
+
+
+@pytest.mark.parametrize(("rounding", "tolerance"), [(1e-7, 1e-6), (2e-6, 4e-6)])
+def test_a_deep_model_is_held_to_its_own_rounding(rounding: float, tolerance: float) -> None:
+    class Deep:
+        pass
+
+    case: Any = Deep()
+    case.rounding = rounding
+    found = conformance._judged(case, conformance_case.Distance(0.0, 3e-6), "")
+    assert found.tolerance == tolerance
+    assert f"{rounding:.1e}" in found.detail
+
+
+def test_a_tokenizer_that_knows_no_text_is_refused(model: MaskedLM) -> None:
+    model.vocabulary = replace(model.vocabulary, special=np.ones_like(model.vocabulary.special))
+    with pytest.raises(DataError, match="nothing but special or unknown tokens"):
+        run_checks(model, processes=False)
+
+
+def test_a_process_that_fails_is_no_pass() -> None:
+    code = "import sys; sys.exit('gone')"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+    with pytest.raises(RuntimeError, match="ended with 1: gone"):
+        conformance_case._wait([worker])

@@ -1,0 +1,107 @@
+"""Packing: every token of every document is in a sequence, and batches are made of whole sequences."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmask.data.packing import Cut, Sequences, frame_positions, next_batch, split_evenly
+
+LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=20).map(np.array)
+CUTS = st.integers(1, 15).flatmap(lambda body: st.builds(Cut, st.just(body), st.integers(0, body - 1)))
+SIZES = st.lists(st.integers(1, 50), min_size=1, max_size=40).map(np.array)
+
+
+def table(lengths: np.ndarray, cut: Cut) -> list[tuple[int, int, int]]:
+    """Return document, beginning and length of every sequence."""
+    sequences = Sequences(lengths, cut)
+    return list(zip(*(part.tolist() for part in sequences.locate(np.arange(len(sequences)))), strict=True))
+
+
+@given(LENGTHS, CUTS)
+def test_every_token_is_in_a_sequence_and_only_the_overlap_in_two(lengths: np.ndarray, cut: Cut) -> None:
+    seen = [np.zeros(length, dtype=int) for length in lengths]
+    rows = table(lengths, cut)
+    for document, start, body in rows:
+        assert 1 <= body <= cut.body
+        seen[document][start : start + body] += 1
+    for counts in seen:
+        assert (counts >= 1).all()
+    if not cut.overlap:
+        assert sum(body for _, _, body in rows) == lengths.sum()
+
+
+@given(LENGTHS, CUTS)
+def test_a_continued_sequence_repeats_the_overlap_and_all_but_the_last_are_full(
+    lengths: np.ndarray, cut: Cut
+) -> None:
+    rows = table(lengths, cut)
+    for (document, start, body), (after, next_start, _) in pairwise(rows):
+        if document == after:
+            assert body == cut.body
+            assert start + body - next_start == cut.overlap
+            # No sequence is made of repeated tokens alone.
+            assert start + body < lengths[document]
+        else:
+            assert next_start == 0
+            assert start + body == lengths[document]
+
+
+@given(LENGTHS, CUTS)
+def test_sequences_are_counted_and_found_one_by_one(lengths: np.ndarray, cut: Cut) -> None:
+    rows = table(lengths, cut)
+    assert cut.counts(lengths).sum() == len(rows)
+    assert [document for document, _, _ in rows] == np.repeat(
+        np.arange(len(lengths)), cut.counts(lengths)
+    ).tolist()
+    for number, row in enumerate(rows):
+        located = Sequences(lengths, cut).locate(np.array([number]))
+        assert tuple(int(part[0]) for part in located) == row
+
+
+def test_empty_documents_have_no_sequence() -> None:
+    assert table(np.array([0, 3, 0]), Cut(10)) == [(1, 0, 3)]
+    assert len(Sequences(np.array([0, 0]), Cut(10))) == 0
+    assert len(Sequences(np.zeros(0, dtype=np.int64), Cut(10))) == 0
+
+
+@pytest.mark.parametrize(("body", "overlap"), [(0, 0), (4, 4), (4, -1)])
+def test_a_cut_without_room_is_refused(body: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="needs room for text"):
+        Cut(body, overlap)
+
+
+@given(SIZES)
+def test_positions_begin_anew_in_every_sequence(sizes: np.ndarray) -> None:
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    assert frame_positions(ends).tolist() == [place for size in sizes.tolist() for place in range(size)]
+
+
+@given(SIZES, st.integers(1, 120))
+def test_batches_take_all_they_can_and_every_sequence_once(sizes: np.ndarray, budget: int) -> None:
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    begin = 0
+    while begin < len(sizes):
+        end = next_batch(before, begin, budget)
+        assert end > begin
+        assert before[end] - before[begin] <= budget or end == begin + 1
+        assert end == len(sizes) or before[end + 1] - before[begin] > budget
+        begin = end
+    assert begin == len(sizes)
+
+
+@given(SIZES, st.integers(1, 12))
+def test_parts_are_consecutive_and_about_even(sizes: np.ndarray, parts: int) -> None:
+    pieces = split_evenly(sizes, parts)
+    assert len(pieces) == parts
+    assert [n for piece in pieces for n in range(piece.start, piece.stop)] == list(range(len(sizes)))
+    for piece in pieces:
+        assert abs(sizes[piece].sum() - sizes.sum() / parts) <= sizes.max()
+
+
+def test_nothing_is_split_into_nothing() -> None:
+    assert split_evenly(np.zeros(0, dtype=np.int64), 3) == [slice(0, 0)] * 3

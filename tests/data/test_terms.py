@@ -1,0 +1,100 @@
+"""Terms: the words that tell a domain from general text, and the file they are kept in."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unmask.data.corpus import prepare
+from unmask.data.settings import DocumentSettings
+from unmask.data.terms import count_words, find_salient_terms, load_terms, save_terms
+from unmask.data.tokenizer import vocabulary_of
+from unmask.errors import DataError
+
+GENERAL = Counter({"the": 5000, "of": 3000, "patient": 40, "heart": 50, "river": 200, "1860": 30})
+DOMAIN = Counter(
+    {"the": 5000, "of": 3000, "patient": 400, "heart": 300, "myocardial": 60, "river": 10, "1860": 90}
+)
+
+
+def test_words_of_the_domain_stand_out() -> None:
+    found = find_salient_terms(DOMAIN, GENERAL)
+    assert [term.text for term in found[:3]] == ["patient", "heart", "myocardial"]
+    assert "river" not in {term.text for term in found}
+    # Numbers are no terms, however frequent.
+    assert "1860" not in {term.text for term in found}
+    assert all(term.z >= 1.96 and 1 < term.weight <= 10 for term in found)
+    assert [term.z for term in found] == sorted((term.z for term in found), reverse=True)
+
+
+def test_scores_are_log_odds_with_a_prior() -> None:
+    (term,) = [term for term in find_salient_terms(DOMAIN, GENERAL) if term.text == "heart"]
+    here, there = sum(DOMAIN.values()), sum(GENERAL.values())
+    strength = 0.1 * min(here, there)
+    prior = strength * (300 + 50) / (here + there)
+    odds = math.log((300 + prior) / (here + strength - 300 - prior)) - math.log(
+        (50 + prior) / (there + strength - 50 - prior)
+    )
+    assert term.log_odds == pytest.approx(odds)
+    assert term.z == pytest.approx(odds / math.sqrt(1 / (300 + prior) + 1 / (50 + prior)))
+    assert term.weight == pytest.approx(math.exp(odds))
+
+
+def test_bounds_of_terms_are_kept() -> None:
+    assert len(find_salient_terms(DOMAIN, GENERAL, most=1)) == 1
+    assert max(term.weight for term in find_salient_terms(DOMAIN, GENERAL, most_weight=2.0)) == 2.0
+    assert "myocardial" not in {term.text for term in find_salient_terms(DOMAIN, GENERAL, min_count=61)}
+
+
+@pytest.mark.parametrize(("domain", "general"), [({}, GENERAL), (DOMAIN, {}), (GENERAL, GENERAL)])
+def test_texts_that_cannot_be_told_apart_are_refused(domain: Counter[str], general: Counter[str]) -> None:
+    with pytest.raises(DataError, match=r"salient terms need words|no word of the domain stands out"):
+        find_salient_terms(domain, general)
+
+
+def test_words_of_a_corpus_are_counted(
+    wordpiece_tokenizer: Any, tmp_path: Path, corpus_text: list[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(corpus_text), encoding="utf-8")
+    settings = DocumentSettings(documents="line")
+    corpus = prepare([tmp_path / "text.txt"], settings, wordpiece_tokenizer, tmp_path / "shards")
+    words = vocabulary_of(wordpiece_tokenizer).words
+    assert words is not None
+    counts = count_words(corpus, words)
+    text = " ".join(corpus_text).lower()
+    assert counts["lighthouse"] == text.count("lighthouse") > 5
+    assert counts["naive"] == text.count("naïve")
+    assert counts["."] == text.count(".")
+    halves = [count_words(corpus, words, half) for half in np.array_split(np.arange(len(corpus)), 2)]
+    assert halves[0] + halves[1] == counts
+
+
+def test_a_file_of_terms_is_read_as_it_was_written(tmp_path: Path) -> None:
+    found = find_salient_terms(DOMAIN, GENERAL)
+    save_terms(tmp_path / "terms.txt", found)
+    read = load_terms(tmp_path / "terms.txt", weight=99.0)
+    assert read == {(term.text,): pytest.approx(term.weight, rel=0.01) for term in found}
+
+
+def test_a_file_of_terms_is_plain_text(tmp_path: Path) -> None:
+    lines = [
+        "# a comment",
+        "",
+        "Heart failure",
+        "#hashtag\t2",
+        "naïve Bayes\t3\tseen 7 times",
+        "heart  failure\t9",
+        "花园",
+    ]
+    (tmp_path / "terms.txt").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert load_terms(tmp_path / "terms.txt", weight=5.0) == {
+        ("heart", "failure"): 9.0,
+        ("#", "hashtag"): 2.0,
+        ("naive", "bayes"): 3.0,
+        ("花", "园"): 5.0,
+    }

@@ -1,0 +1,201 @@
+"""Tokenizers: the same one from the same text, control tokens that text cannot write, and clear refusals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unmask.data.tokenizer import (
+    TextEncoder,
+    load_tokenizer,
+    plain_copy,
+    tokenizer_hash,
+    train_tokenizer,
+    vocabulary_of,
+)
+from unmask.errors import ConfigError, DataError
+
+FAMILIES = ["wordpiece", "byte_level", "modernbert", "unigram", "chinese"]
+LITERALS = ["[SEP]", "[CLS]", "[MASK]", "[PAD]", "<s>", "</s>", "<pad>", "<mask>"]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Any:
+    """A tokenizer of every family."""
+    return request.getfixturevalue(f"{request.param}_tokenizer")
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def test_a_trained_tokenizer_is_berts(corpus_text: list[str]) -> None:
+    tokenizer = train_tokenizer(iter(corpus_text), 300)
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert len(tokenizer) == 300
+    encoded = tokenizer("The LIGHTHOUSE keeper", "went home")
+    names = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    assert names[0] == "[CLS]"
+    assert names.count("[SEP]") == 2
+    assert set(encoded["token_type_ids"]) == {0, 1}
+    assert "token_type_ids" not in train_tokenizer(iter(corpus_text), 300, token_types=False)("a")
+    assert (
+        tokenizer.decode(TextEncoder(tokenizer)(["The LIGHTHOUSE keeper"])[0].tolist())
+        == "the lighthouse keeper"
+    )
+
+
+def test_a_trained_tokenizer_knows_its_text(corpus_text: list[str]) -> None:
+    tokenizer = train_tokenizer(iter(corpus_text), 1000)
+    ids = np.concatenate(TextEncoder(tokenizer)(corpus_text))
+    assert tokenizer.unk_token_id not in ids
+    words = sum(len(text.split()) for text in corpus_text)
+    assert len(ids) < 2.5 * words
+
+
+def test_two_processes_train_the_same_tokenizer(corpus_text: list[str], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(corpus_text), encoding="utf-8")
+    script = (
+        "import sys; from pathlib import Path; from unmask.data.tokenizer import *\n"
+        "lines = Path(sys.argv[1]).read_text(encoding='utf-8').splitlines()\n"
+        "print(tokenizer_hash(train_tokenizer(iter(lines), 400)))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "text.txt")]
+    # Python orders sets of text in another way in every process, unless told: so it is told two ways.
+    environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for env in environments]
+    found = [process.communicate(timeout=120)[0] for process in both]
+    assert found[0] == found[1]
+    assert found[0].strip() == tokenizer_hash(train_tokenizer(iter(corpus_text), 400))
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["  \n "]])
+def test_no_text_gives_no_tokenizer(texts: list[str]) -> None:
+    with pytest.raises(DataError, match="too small to train a tokenizer on"):
+        train_tokenizer(iter(texts), 300)
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_tokenizer_loads_as_it_was(family: Any, tmp_path: Path) -> None:
+    family.save_pretrained(tmp_path)
+    assert tokenizer_hash(load_tokenizer(str(tmp_path), offline=True)) == tokenizer_hash(family)
+
+
+@pytest.mark.parametrize("name", ["nowhere/at-all", "no-such-folder"])
+def test_a_tokenizer_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^no tokenizer could be loaded from '{name}': ") as caught:
+        load_tokenizer(name, offline=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]").save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"has no mask token; masked language modelling needs one"):
+        load_tokenizer(str(tmp_path), offline=True)
+
+
+# --- text is text -------------------------------------------------------------------------------------------------
+
+
+def test_control_tokens_in_a_text_are_text(family: Any) -> None:
+    control = {family.mask_token_id, family.cls_token_id, family.sep_token_id, family.pad_token_id}
+    for literal in LITERALS:
+        for text in (literal, f"the {literal} river", f"the{literal}river", literal * 3):
+            ids = TextEncoder(family)([text])[0].tolist()
+            assert not control & set(ids), text
+            assert ids
+
+
+def test_a_mask_can_be_read_and_no_other_control_token(family: Any) -> None:
+    core = plain_copy(family, read_mask=True)
+    text = " ".join(["the", family.mask_token, family.sep_token, family.cls_token, family.pad_token])
+    ids = core.encode(text, add_special_tokens=False).ids
+    assert ids.count(family.mask_token_id) == 1
+    assert not {family.cls_token_id, family.sep_token_id, family.pad_token_id} & set(ids)
+
+
+def test_encoding_leaves_the_tokenizer_as_it_was_and_ignores_its_limits(family: Any) -> None:
+    before = family.backend_tokenizer.to_str()
+    text = "the river and the lighthouse " * 100
+    family.backend_tokenizer.enable_truncation(8)
+    try:
+        (ids,) = TextEncoder(family)([text])
+    finally:
+        family.backend_tokenizer.no_truncation()
+    assert len(ids) > 400
+    assert family.backend_tokenizer.to_str() == before
+
+
+def test_an_encoder_says_the_same_as_the_tokenizer(family: Any, corpus_text: list[str]) -> None:
+    for text, ids in zip(corpus_text[:50], TextEncoder(family)(corpus_text[:50]), strict=True):
+        assert ids.dtype == np.int64
+        assert ids.tolist() == family(text, add_special_tokens=False)["input_ids"]
+
+
+# --- the vocabulary -----------------------------------------------------------------------------------------------
+
+
+def test_the_frame_is_what_the_tokenizer_puts_around_a_text(family: Any) -> None:
+    found = vocabulary_of(family)
+    ids = family("the river")["input_ids"]
+    body = family("the river", add_special_tokens=False)["input_ids"]
+    assert [*found.prefix, *body, *found.suffix] == ids
+    assert found.overhead == 2
+
+
+def test_special_and_unknown_tokens_are_no_text(family: Any) -> None:
+    found = vocabulary_of(family)
+    assert found.special[family.all_special_ids].all()
+    assert found.special[family.unk_token_id]
+    assert found.special.sum() == len(set(family.all_special_ids))
+    assert not found.special[found.replacements].any()
+    assert found.mask_id == family.mask_token_id
+    assert found.pad_id == family.pad_token_id
+    assert len(found.special) == found.size == len(family)
+    assert len(found.replacements) + found.special.sum() == found.size
+
+
+def test_an_unknown_token_that_nobody_declared_is_found() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("a", -1.0), ("what", -2.0), ("[MASK]", 0.0)]
+    entries = {"a": 0, "what": 1, "[MASK]": 2}
+    for core in (models.Unigram(pieces, unk_id=1), models.WordPiece(entries, unk_token="what")):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(core), mask_token="[MASK]")
+        assert vocabulary_of(tokenizer).special.tolist() == [False, True, True]
+
+
+def test_placeholders_are_no_replacements() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    entries = ["[UNK]", "[MASK]", "[unused0]", "[unused17]", "river", "<extra_id_3>", "madeupword0001", "##s"]
+    core = Tokenizer(models.WordPiece({e: n for n, e in enumerate(entries)}, unk_token="[UNK]"))
+    found = vocabulary_of(
+        PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", mask_token="[MASK]")
+    )
+    assert [entries[n] for n in found.replacements] == ["river", "##s"]
+
+
+def test_the_hash_tells_tokenizers_apart_but_not_their_limits(
+    family: Any, request: pytest.FixtureRequest
+) -> None:
+    hashes = {tokenizer_hash(request.getfixturevalue(f"{name}_tokenizer")) for name in FAMILIES}
+    assert len(hashes) == len(FAMILIES)
+    before = tokenizer_hash(family)
+    family.backend_tokenizer.enable_truncation(8)
+    after = tokenizer_hash(family)
+    family.backend_tokenizer.no_truncation()
+    assert before == after

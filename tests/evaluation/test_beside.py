@@ -1,0 +1,87 @@
+"""The baselines beside a model: what they are counted on, and that no document is scored by counts of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from unmask.data.batches import TextSource
+from unmask.evaluation.beside import NAMES, BaselineSums, NoBaselines, heldout_baselines, tally_baselines
+from unmask.evaluation.heldout import tally
+from unmask.evaluation.strata import Strata
+from unmask.model.masked_lm import MaskedLM
+
+Source = Callable[..., TextSource]
+Load = Callable[[str], MaskedLM]
+
+
+def fitted(source: TextSource, train: TextSource | None = None, most: int | None = None) -> BaselineSums:
+    found = tally_baselines(source, train, most)
+    assert isinstance(found, BaselineSums)
+    return found
+
+
+def accuracy(found: BaselineSums, name: str = "most_frequent_token") -> float:
+    asked, _, right = found.sums[name].sum(axis=0)
+    return float(right / asked)
+
+
+def test_they_are_asked_for_what_the_model_is_asked_for(
+    loaded: Load, source: Source, documents: list[str]
+) -> None:
+    model = loaded("bert")
+    text = source(model, documents, max_length=16)
+    strata = Strata(np.zeros(text.vocabulary.size, dtype=np.int64), "nothing")
+    for most in (None, 300):
+        asked = tally(model, text, strata, most=most).sums[:, 0, 0]
+        for name in NAMES:
+            assert (fitted(text, most=most).sums[name][:, 0] == asked).all()
+
+
+def test_a_training_text_gives_the_figures_of_a_training_run(
+    loaded: Load, source: Source, documents: list[str]
+) -> None:
+    model = loaded("bert")
+    train, text = source(model, documents[::2]), source(model, documents[1::2])
+    found, old = fitted(text, train), heldout_baselines(train, text.evaluation_batches(5000))
+    for name in NAMES:
+        asked, loss, right = found.sums[name].sum(axis=0)
+        assert old[name]["accuracy"] == pytest.approx(right / asked)
+        assert old[name]["loss"] == pytest.approx(loss / asked)
+        assert found.what[name] == old[name]["what"]
+    assert "training text given" in found.fitted_on
+
+
+def test_no_document_is_scored_by_counts_of_itself(loaded: Load, source: Source) -> None:
+    model = loaded("bert")
+    letters = [
+        " ".join(letter * 60) for letter in "abcdefghijklmnopqrst"
+    ]  # each document knows one letter only
+    alone = source(model, letters)
+    assert accuracy(fitted(alone, alone), "ngram") > 0.9
+    assert accuracy(fitted(alone), "ngram") == 0
+    assert accuracy(fitted(alone)) == 0
+
+
+def test_two_copies_of_a_document_do_not_score_each_other(loaded: Load, source: Source) -> None:
+    model = loaded("bert")
+    letters = [" ".join(letter * 60) for letter in "abcdefghij"]
+    assert accuracy(fitted(source(model, letters * 2)), "ngram") == 0
+
+
+def test_one_document_has_nothing_beside_it(loaded: Load, source: Source, documents: list[str]) -> None:
+    model = loaded("bert")
+    for texts in (documents[:1], documents[:1] * 3):
+        found = tally_baselines(source(model, texts), None)
+        assert isinstance(found, NoBaselines)
+        assert "--train-data" in found.why
+
+
+def test_what_is_counted_on_is_said(loaded: Load, source: Source, documents: list[str]) -> None:
+    found = fitted(source(loaded("bert"), documents))
+    assert found.fitted_on.startswith("the other documents of the evaluated text (5 parts")
+    assert found.what["most_frequent_token"] == "most frequent token of the other documents"
+    assert "counted on" not in found.what["ngram"]
+    assert found.what["ngram"].endswith("seeing what the model sees")

@@ -1,0 +1,487 @@
+"""Comparing two models: identical positions with one tokenizer, whole words and bits per byte with two."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unmask.data.documents import Document
+from unmask.errors import ConfigError, DataError
+from unmask.evaluation.common_scale import compare_bits, compare_words
+from unmask.evaluation.comparison import compare_evaluations, compare_models
+from unmask.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_models, labels
+from unmask.evaluation.sampling import sample_documents, sample_passages
+from unmask.evaluation.scoring import score
+from unmask.evaluation.texts import Texts
+from unmask.evaluation.whole_words import Cutter, Passage, Speller, score_words, words_of
+from unmask.model.masked_lm import MaskedLM
+
+Load = Callable[[str], MaskedLM]
+Checkpoint = Callable[[str], Path]
+Jsonl = Callable[..., Path]
+
+CPU = EvaluationSettings(device="cpu", offline=True)
+
+
+@pytest.fixture
+def noisy(loaded: Load, tmp_path: Path) -> Callable[..., Path]:
+    """Return `make(scale, name="noisy") -> Path`: the tiny BERT with noise on its weights, and its tokenizer."""
+
+    def make(scale: float, name: str = "noisy") -> Path:
+        import copy
+
+        model = copy.deepcopy(loaded("bert").model)
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += scale * torch.randn(weight.shape, generator=draw)
+        model.set_attn_implementation("sdpa")
+        model.save_pretrained(tmp_path / name)
+        loaded("bert").tokenizer.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+# ---- one tokenizer
+
+
+def test_a_model_compared_with_itself_differs_by_exactly_nothing(
+    checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
+) -> None:
+    name = str(checkpoint("bert"))
+    found = compare_models(name, name, [str(jsonl(documents))], CPU)
+    content = found.to_dict()
+    nothing = {"value": 0.0, "interval": [0.0, 0.0]}
+    assert found.one_tokenizer
+    assert all(change == nothing for change in content["difference"].values())
+    rows = [row for table in content["tables"].values() for row in table["rows"]]
+    assert rows
+    assert all(row[key]["value"] == 0.0 for row in rows for key in ("loss", "accuracy"))
+    assert "are the same on this text" in found.verdict
+
+
+def test_two_models_with_one_tokenizer_are_asked_for_the_same(
+    checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
+) -> None:
+    data = [str(jsonl(documents))]
+    first, second = str(checkpoint("bert")), str(noisy(0.05))
+    content = compare_models(first, second, data, CPU).to_dict()
+    alone = [evaluate_models([name], data, CPU)[0] for name in (first, second)]
+    assert content["a"]["positions"] == content["b"]["positions"] == alone[0].tally.positions
+    assert content["difference"]["loss"]["value"] == pytest.approx(alone[1].loss - alone[0].loss)
+    assert content["difference"]["accuracy"]["value"] == pytest.approx(alone[1].accuracy - alone[0].accuracy)
+    assert content["masked_tokens"] == alone[0].masked_tokens == content["b"]["masked_tokens"]
+
+
+def test_the_paired_interval_is_tighter_than_that_of_either_model(
+    checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
+) -> None:
+    found = compare_models(str(checkpoint("bert")), str(noisy(0.01)), [str(jsonl(documents))], CPU).to_dict()
+    low, high = found["difference"]["loss"]["interval"]
+    own = found["a"]["intervals"]["loss"]
+    assert low <= found["difference"]["loss"]["value"] <= high
+    assert high - low < 0.5 * (own[1] - own[0])
+
+
+@pytest.fixture
+def evaluated(checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]) -> Evaluation:
+    return evaluate_models([str(checkpoint("bert"))], [str(jsonl(documents))], CPU)[0]
+
+
+def changed(found: Evaluation, label: str, loss: float, accuracy: float) -> Evaluation:
+    """An evaluation with other sums: ``loss`` nats more, and ``accuracy`` more of the tokens right."""
+    import dataclasses
+
+    sums = found.tally.sums.copy()
+    draw = np.random.default_rng(0).uniform(0.9, 1.1, size=(len(sums), 1))
+    sums[:, :, 1] += loss * sums[:, :, 0] * draw
+    sums[:, :, 2] += accuracy * sums[:, :, 0] * draw
+    return dataclasses.replace(found, label=label, tally=dataclasses.replace(found.tally, sums=sums))
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "said"),
+    [
+        (-0.5, 0.1, "new predicts this text better than old: its loss is 0.49"),
+        (0.5, -0.1, "old predicts this text better than new: its loss is 0.49"),
+        (-0.5, 0.1, "and it fills in 10."),
+        (-0.5, -0.1, "yet old fills in 10."),
+        (-0.5, 0.0, "does not tell them apart"),
+        (math.log(0.75), 0.0, "its perplexity is 25% lower"),
+    ],
+)
+def test_the_verdict_says_who_is_better(
+    evaluated: Evaluation, loss: float, accuracy: float, said: str
+) -> None:
+    old, new = changed(evaluated, "old", 0, 0), changed(evaluated, "new", loss, accuracy)
+    assert said in compare_evaluations(old, new).verdict
+
+
+def test_the_verdict_says_where_nothing_can_be_told(evaluated: Evaluation) -> None:
+    import dataclasses
+
+    sums = evaluated.tally.sums.copy()
+    sign = np.where(np.arange(len(sums)) % 2, 1.0, -1.0)[:, None]
+    sums[:, :, 1] += 0.3 * sign * sums[:, :, 0]
+    other = dataclasses.replace(evaluated, label="new", tally=dataclasses.replace(evaluated.tally, sums=sums))
+    verdict = compare_evaluations(changed(evaluated, "old", 0, 0), other).verdict
+    assert verdict.startswith("No difference between old and new can be told from this text")
+
+
+def test_a_few_documents_give_no_verdict(
+    checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl
+) -> None:
+    data = [str(jsonl(["the old war in the village " * 4] * 2))]
+    found = compare_models(str(checkpoint("bert")), str(noisy(0.1)), data, CPU)
+    assert found.verdict.startswith("There are too few documents to tell")
+    assert found.to_dict()["difference"]["loss"]["interval"] is None
+    assert any(note.startswith("no intervals") for note in found.to_dict()["notes"])
+
+
+def test_a_tokenizer_that_was_saved_differently_is_still_the_same(
+    noisy: Callable[..., Path], checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
+) -> None:
+    folder = noisy(0.05)
+    path = folder / "tokenizer.json"
+    definition = json.loads(path.read_text(encoding="utf-8"))
+    definition["decoder"] = None  # changes no id
+    path.write_text(json.dumps(definition), encoding="utf-8")
+    assert compare_models(str(checkpoint("bert")), str(folder), [str(jsonl(documents))], CPU).one_tokenizer
+
+
+# ---- words of a text
+
+
+def spelt(text: str) -> list[str]:
+    places, _ = words_of(text)
+    return [text[begin:end] for begin, end in places]
+
+
+def test_words_come_from_the_text_alone() -> None:
+    assert spelt("Don't  stop (the 2nd) war.\n") == [
+        "Don",
+        "'",
+        "t",
+        "stop",
+        "(",
+        "the",
+        "2nd",
+        ")",
+        "war",
+        ".",
+    ]
+    assert spelt("naïve cafe\u0301 हिन्दी") == ["naïve", "cafe\u0301", "हिन्दी"]
+    assert spelt("春天来了。ok") == ["春", "天", "来", "了", "。", "ok"]
+    assert spelt("a\u200db 🙂🙂 \x00c") == ["a\u200db", "🙂", "🙂", "c"]
+    assert words_of("a. b")[1].tolist() == [True, False, True]
+    assert spelt(" \n") == []
+
+
+def cutter(loaded: Load, first: str, second: str, rate: float = 0.5, length: int = 64) -> Cutter:
+    models = loaded(first), loaded(second)
+    spellers = [Speller(model.tokenizer, model.vocabulary, length) for model in models]
+    return Cutter((spellers[0], spellers[1]), rate)
+
+
+def chosen_words(passage: Passage, model: MaskedLM, which: int) -> list[str]:
+    """Return the chosen units of a passage as the text of their tokens, without marks and capitals."""
+    side = passage.sides[which]
+    pieces = [
+        model.tokenizer.decode(side.ids[side.unit == number].tolist()) for number in range(passage.chosen)
+    ]
+    return ["".join(piece.split()).lower() for piece in pieces]
+
+
+@pytest.mark.parametrize("second", ["roberta", "albert", "modernbert"])
+def test_both_tokenizers_are_asked_for_the_same_words(
+    second: str, loaded: Load, corpus_text: list[str]
+) -> None:
+    text = " ".join(corpus_text[:60])
+    cut = cutter(loaded, "bert", second)
+    passages = list(cut.passages(0, text))
+    assert sum(passage.chosen for passage in passages) > 100
+    for passage in passages:
+        first, other = (
+            chosen_words(passage, loaded(name), side) for side, name in enumerate(("bert", second))
+        )
+        plain = [
+            word.replace("ï", "i").replace("é", "e") for word in other
+        ]  # as BERT's tokenizer writes them
+        assert [word.replace("ï", "i").replace("é", "e") for word in first] == plain
+        assert all(any(character.isalnum() for character in word) for word in first)
+        for side in passage.sides:
+            assert len(side.ids) <= 62
+            assert set(side.unit.tolist()) >= set(range(passage.chosen))
+
+
+def test_the_rate_of_words_is_the_rate_asked_and_does_not_depend_on_the_tokenizers(
+    loaded: Load, corpus_text: list[str]
+) -> None:
+    text = " ".join(corpus_text)
+    words = [word for word, is_word in zip(spelt(text), words_of(text)[1], strict=True) if is_word]
+    counts = []
+    for second in ("roberta", "albert"):
+        cut = cutter(loaded, "bert", second, rate=0.3)
+        counts.append(sum(p.chosen for p in cut.passages(0, text)) + sum(cut.left_out.values()))
+    assert counts[0] == pytest.approx(0.3 * len(words), rel=0.1)
+    assert counts[1] == pytest.approx(counts[0], rel=0.02)  # but for units where tokens reach over a border
+
+
+def test_a_document_is_cut_at_the_same_words_for_both(loaded: Load, corpus_text: list[str]) -> None:
+    text = " ".join(corpus_text[:40])
+    cut = cutter(loaded, "bert", "roberta", rate=1.0, length=24)
+    passages = list(cut.passages(0, text))
+    assert len(passages) > 10
+    for passage in passages:
+        written = [
+            loaded(name).tokenizer.decode(side.ids.tolist())
+            for name, side in zip(("bert", "roberta"), passage.sides, strict=True)
+        ]
+        bare = [
+            "".join(character for character in text.lower() if character.isalnum() and character.isascii())
+            for text in written
+        ]
+        assert bare[0].replace("i", "").replace("e", "") == bare[1].replace("i", "").replace("e", "")
+
+
+def test_what_a_tokenizer_cannot_spell_is_left_out_and_counted(loaded: Load) -> None:
+    cut = cutter(loaded, "bert", "roberta", rate=1.0)
+    passages = list(cut.passages(0, "the war 北京 village " + "x" * 80))
+    assert sum(passage.chosen for passage in passages) == 3
+    assert cut.left_out["a tokenizer cannot spell them"] == 2
+    assert cut.left_out["of more than 32 pieces"] == 1
+
+
+def test_the_score_of_a_word_is_the_sum_of_its_pieces_masked_together(loaded: Load) -> None:
+    model = loaded("bert")
+    text = "the unbelievably patient keeper counterbalanced a telescope in the village"
+    (passage,) = cutter(loaded, "bert", "roberta", rate=0.4).passages(0, text)
+    found = score_words(model, [passage], 0)
+    side = passage.sides[0]
+    shown = np.where(side.unit >= 0, model.vocabulary.mask_id, side.ids)
+    row = torch.tensor([[*model.vocabulary.prefix, *shown.tolist(), *model.vocabulary.suffix]])
+    with model.plain() as plain, torch.no_grad():
+        logits = plain(input_ids=row).logits[0, 1:-1].double()
+    assert passage.chosen >= 2
+    assert max(found.pieces) > 1
+    for number in range(passage.chosen):
+        places = np.flatnonzero(side.unit == number)
+        loss = -sum(float(logits[place].log_softmax(-1)[side.ids[place]]) for place in places)
+        assert found.loss[number] == pytest.approx(loss, abs=1e-4)
+        assert found.right[number] == all(int(logits[place].argmax()) == side.ids[place] for place in places)
+        assert found.pieces[number] == len(places)
+
+
+def test_words_of_passages_of_unequal_lengths_keep_their_order(loaded: Load, corpus_text: list[str]) -> None:
+    cut = cutter(loaded, "bert", "deberta-v2", rate=0.4)
+    passages = [
+        passage for number, text in enumerate(corpus_text[:12]) for passage in cut.passages(number, text)
+    ]
+    for which, name in enumerate(("bert", "deberta-v2")):  # packed, and padded by length
+        together = score_words(loaded(name), passages, which)
+        alone = [score_words(loaded(name), [passage], which) for passage in passages]
+        assert np.allclose(together.loss, np.concatenate([found.loss for found in alone]), atol=1e-4)
+        assert (together.pieces == np.concatenate([found.pieces for found in alone])).all()
+
+
+# ---- different tokenizers
+
+
+def test_different_tokenizers_are_compared_on_words_and_bytes(
+    checkpoint: Checkpoint, jsonl: Jsonl, corpus_text: list[str]
+) -> None:
+    data = [str(jsonl(corpus_text[:30]))]
+    names = str(checkpoint("bert")), str(checkpoint("roberta"))
+    found = compare_models(*names, data, CPU, pll_bytes=600)
+    content = found.to_dict()
+    words, bits = content["words"], content["bits_per_byte"]
+    assert not found.one_tokenizer
+    assert words["masked_words"] > 20
+    sides = [side["loss_per_word"] for side in words["models"]]
+    assert words["difference"]["loss_per_word"]["value"] == pytest.approx(sides[1] - sides[0])
+    assert 300 < bits["bytes"] <= 600
+    costs = [side["value"] for side in bits["models"]]
+    assert bits["difference"]["value"] == pytest.approx(costs[1] - costs[0])
+    low, high = bits["difference"]["interval"]
+    assert low <= bits["difference"]["value"] <= high
+    assert any("drops capitals" in note for note in content["notes"])
+    again = compare_models(*names, data, CPU, pll_bytes=600).to_dict()
+    assert again == content
+
+
+def test_one_model_on_both_sides_differs_by_exactly_nothing_on_words_and_bytes(
+    loaded: Load, jsonl: Jsonl, corpus_text: list[str]
+) -> None:
+    pair = loaded("bert"), loaded("bert")
+    with Texts([str(jsonl(corpus_text[:30]))]) as texts:
+        words, bits = compare_words(pair, texts, CPU, 64), compare_bits(pair, texts, 600)
+    for change in (*words["difference"].values(), bits["difference"]):
+        assert change == {"value": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_bits_per_byte_are_the_score_over_the_bytes(
+    loaded: Load, jsonl: Jsonl, corpus_text: list[str]
+) -> None:
+    pair = loaded("bert"), loaded("modernbert")
+    with Texts([str(jsonl(corpus_text[:12]))]) as texts:
+        found = compare_bits(pair, texts, 10_000)
+        passages = [part.text for part in sample_passages(texts.documents(), 10_000, 300)]
+    assert found["passages"] == 12
+    assert sorted(passages) == sorted(corpus_text[:12])
+    for model, side in zip(pair, found["models"], strict=True):
+        scores = list(score(passages, model, method="within_word_l2r"))
+        size = sum(len(text.encode()) for text in passages)
+        assert side["value"] == pytest.approx(-sum(item.pll for item in scores) / math.log(2) / size)
+        assert found["bytes"] == size
+
+
+def test_a_passage_that_one_tokenizer_cannot_spell_is_left_out(loaded: Load, jsonl: Jsonl) -> None:
+    texts = ["the old war in the village", "a telescope 北京 in the river"]
+    with Texts([str(jsonl(texts))]) as opened:
+        found = compare_bits((loaded("bert"), loaded("roberta")), opened, 10_000)
+        assert (found["passages"], found["left_out"]) == (1, 1)
+    with (
+        Texts([str(jsonl(texts[1:], "bad.jsonl"))]) as opened,
+        pytest.raises(DataError, match="cannot spell"),
+    ):
+        compare_bits((loaded("bert"), loaded("roberta")), opened, 10_000)
+
+
+# ---- samples
+
+
+def as_documents(texts: list[str]) -> list[Document]:
+    return [Document(text, "here", None) for text in texts]
+
+
+def test_samples_do_not_depend_on_the_order_of_documents(documents: list[str]) -> None:
+    turned = documents[::-1]
+    some = [item.text for item in sample_documents(as_documents(documents), 2_000)]
+    assert 0 < len(some) < len(documents)
+    assert sum(len(text.encode()) for text in some) <= 2_000
+    assert [item.text for item in sample_documents(as_documents(turned), 2_000)] == some
+    passages = sample_passages(as_documents(documents), 1_500, 80)
+    assert sample_passages(as_documents(turned), 1_500, 80) == passages
+    assert sum(len(item.text.encode()) for item in passages) <= 1_500
+
+
+def test_passages_come_from_as_many_documents_as_there_are(documents: list[str]) -> None:
+    few, many = (
+        sample_passages(as_documents(documents), 600, 40),
+        sample_passages(as_documents(documents[5:7]), 900, 40),
+    )
+    assert len({item.key for item in few}) == len(few)
+    assert len({item.key for item in many}) == 2
+    assert len(many) > 5
+    assert all(len(item.text.encode()) <= 40 for item in few)
+    whole = " ".join(documents[5:7])
+    assert all(item.text in whole for item in many)
+
+
+# ---- bad input
+
+
+def test_shards_hold_one_tokenizer_only(
+    checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str], tmp_path: Path
+) -> None:
+    from unmask.data.corpus import prepare
+    from unmask.data.settings import DocumentSettings
+    from unmask.data.tokenizer import load_tokenizer
+
+    first, second = str(checkpoint("bert")), str(checkpoint("roberta"))
+    shards = tmp_path / "shards"
+    prepare([str(jsonl(documents))], DocumentSettings(), load_tokenizer(first), shards)
+    assert evaluate_models([first], [str(shards)], CPU)[0].masked_tokens > 0
+    with pytest.raises(DataError, match="another tokenizer"):
+        evaluate_models([second], [str(shards)], CPU)
+    with pytest.raises(DataError, match="give the text"):
+        compare_models(first, second, [str(shards)], CPU)
+    with pytest.raises(DataError, match="must be the only input"):
+        evaluate_models([first], [str(shards), str(jsonl(documents))], CPU)
+
+
+@pytest.mark.parametrize("second", ["bert", "roberta"])
+def test_an_empty_or_missing_text_is_an_error(
+    second: str, checkpoint: Checkpoint, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    names = str(checkpoint("bert")), str(checkpoint(second))
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(DataError, match="hold no text"):
+        compare_models(*names, [str(empty)], CPU)
+    with pytest.raises(DataError, match="no-such-file"):
+        compare_models(*names, [str(tmp_path / "no-such-file.txt")], CPU)
+    with pytest.raises(DataError, match="higher --mask-rate"):
+        compare_models(*names, [str(jsonl(["."]))], CPU)
+
+
+def test_a_sequence_that_is_too_long_for_a_model_is_an_error(
+    checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
+) -> None:
+    long = EvaluationSettings(max_length=4096, device="cpu", offline=True)
+    with pytest.raises(ConfigError, match="takes at most 128"):
+        evaluate_models([str(checkpoint("bert"))], [str(jsonl(documents))], long)
+    with pytest.raises(ConfigError, match="name a checkpoint"):
+        evaluate_models([], [str(jsonl(documents))], CPU)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["org/bert", "org/roberta"], ["bert", "roberta"]),
+        (["runs/a/model", "runs/b/model"], ["a/model", "b/model"]),
+        (["x/bert", "y/bert"], ["x/bert", "y/bert"]),
+        (["bert", "bert"], ["bert (1)", "bert (2)"]),
+        (["/tmp/model"], ["tmp/model"]),
+        (["model"], ["model"]),
+    ],
+)
+def test_labels_tell_models_apart(names: list[str], expected: list[str]) -> None:
+    assert labels(names) == expected
+
+
+# ---- evaluations of several models
+
+
+def test_several_models_share_what_depends_on_the_tokenizer_alone(
+    checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
+) -> None:
+    names = [str(checkpoint("bert")), str(noisy(0.05)), str(checkpoint("roberta"))]
+    found = evaluate_models(names, [str(jsonl(documents))], CPU)
+    assert [item.model for item in found] == names
+    assert found[0].tally.positions == found[1].tally.positions != found[2].tally.positions
+    assert found[0].baselines is found[1].baselines
+    assert found[2].baselines is not found[0].baselines
+
+
+def test_documents_of_the_training_text_are_counted(
+    checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
+) -> None:
+    said: list[str] = []
+
+    from unmask.progress import Progress
+
+    class Listener(Progress):
+        def notice(self, text: str) -> None:
+            said.append(text)
+
+    (found,) = evaluate_models(
+        [str(checkpoint("bert"))],
+        [str(jsonl(documents[:10]))],
+        CPU,
+        train_data=[str(jsonl(documents[7:], "train.jsonl"))],
+        progress=Listener(),
+    )
+    answer: dict[str, Any] = found.to_dict()
+    assert answer["documents_in_train_data"] == 3
+    assert "training text given" in answer["baselines_fitted_on"]
+    assert answer["tables"]["by_frequency"]["note"] == "times seen in the training text given"
+    assert "3 of 10 documents stand word for word in the training text" in said

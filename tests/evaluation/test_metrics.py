@@ -1,0 +1,134 @@
+"""Figures with intervals: what they cover, what they do without data, and calibration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from unmask.evaluation.metrics import (
+    FEWEST_UNITS,
+    Figure,
+    calibration,
+    ratios,
+    reliability_bins,
+    resampling_units,
+)
+
+
+def documents(
+    draw: np.random.Generator, count: int, truth: float, spread: float = 0.15
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return right answers and tokens of documents that differ in length and in how hard they are."""
+    tokens = draw.integers(1, 60, size=count)
+    share = np.clip(truth + spread * draw.standard_normal(count), 0.01, 0.99)
+    return draw.binomial(tokens, share).astype(float), tokens.astype(float)
+
+
+def test_a_figure_is_the_ratio_of_sums_and_not_a_mean_of_ratios() -> None:
+    (found,) = ratios(np.array([[1.0], [0.0]] * 5), np.array([[1.0], [9.0]] * 5))
+    assert found.value == 0.1
+
+
+def test_the_interval_covers_the_truth_where_one_over_tokens_does_not() -> None:
+    draw = np.random.default_rng(1)
+    inside = naive = 0
+    for trial in range(200):
+        right, tokens = documents(draw, 60, truth=0.5)
+        (found,) = ratios(right[:, None], tokens[:, None], resamples=200, seed=trial)
+        inside += found.low <= 0.5 <= found.high
+        half = 1.96 * math.sqrt(found.value * (1 - found.value) / tokens.sum())
+        naive += abs(found.value - 0.5) <= half
+    assert 0.89 <= inside / 200 <= 0.99
+    assert naive / 200 < 0.8  # as if the tokens of a document were independent
+
+
+def test_the_interval_narrows_with_documents() -> None:
+    draw = np.random.default_rng(2)
+    wide, narrow = (
+        ratios(*(part[:, None] for part in documents(draw, count, 0.5)))[0] for count in (40, 4000)
+    )
+    assert (narrow.high - narrow.low) < 0.2 * (wide.high - wide.low)
+
+
+def test_the_same_sums_give_the_same_bits_and_another_seed_another_interval() -> None:
+    right, tokens = (part[:, None] for part in documents(np.random.default_rng(3), 100, 0.3))
+    assert ratios(right, tokens) == ratios(right, tokens)
+    assert ratios(right, tokens, seed=1)[0].low != ratios(right, tokens)[0].low
+
+
+def test_a_paired_difference_is_surer_than_its_parts() -> None:
+    draw = np.random.default_rng(4)
+    right, tokens = documents(draw, 200, 0.4)
+    better = right + draw.binomial((tokens - right).astype(int), 0.05)
+    first, second = ratios(np.stack([right, better], axis=1), tokens[:, None])
+    (change,) = ratios((better - right)[:, None], tokens[:, None])
+    assert change.value == pytest.approx(second.value - first.value)
+    assert 0 < change.low < change.high
+    assert first.high > second.low  # apart they could not be told
+
+
+def test_too_few_documents_have_no_interval() -> None:
+    few, enough = (np.ones((count, 1)) for count in (FEWEST_UNITS - 1, FEWEST_UNITS))
+    assert ratios(few, few)[0].interval is None
+    assert ratios(enough, enough)[0] == Figure(1.0, 1.0, 1.0)
+
+
+def test_units_without_anything_change_nothing_and_no_unit_at_all_is_nan() -> None:
+    right, tokens = (part[:, None] for part in documents(np.random.default_rng(5), 50, 0.3))
+    nothing = np.zeros((30, 1))
+    padded = ratios(np.concatenate([right, nothing]), np.concatenate([tokens, nothing]))
+    assert padded == ratios(right, tokens)
+    (empty,) = ratios(nothing, nothing)
+    assert math.isnan(empty.value)
+    assert empty.interval is None
+
+
+def test_a_row_that_resamples_often_miss_has_no_interval() -> None:
+    tokens = np.zeros((100, 2))
+    tokens[:, 0], tokens[:FEWEST_UNITS, 1] = 1, 1
+    rare = np.zeros((1000, 1))
+    rare[0] = 1
+    common, seldom = ratios(tokens, tokens)
+    assert common.interval is not None
+    assert seldom.interval is not None  # 5 of 100: missed in 0.6% of resamples
+    assert ratios(rare, rare)[0].interval is None
+
+
+def test_many_documents_are_resampled_in_groups_with_the_same_interval() -> None:
+    draw = np.random.default_rng(6)
+    right, tokens = documents(draw, 20_000, 0.4)
+    keys = draw.integers(0, 2**63, size=20_000).astype(np.uint64)
+    unit = resampling_units(keys, most=2_000)
+    assert unit.max() < 2_000
+    assert len(np.unique(unit)) > 1_900
+    grouped = [np.bincount(unit, part)[:, None] for part in (right, tokens)]
+    (whole,), (parts,) = ratios(right[:, None], tokens[:, None]), ratios(*grouped)
+    assert parts.value == pytest.approx(whole.value)
+    assert parts.high - parts.low == pytest.approx(whole.high - whole.low, rel=0.15)
+
+
+def test_a_few_documents_are_their_own_units_whatever_their_keys() -> None:
+    assert resampling_units(np.zeros(3, dtype=np.uint64)).tolist() == [0, 1, 2]
+
+
+def test_a_calibrated_model_has_no_error_and_a_boastful_one_has() -> None:
+    draw = np.random.default_rng(7)
+    confidence = draw.uniform(size=200_000)
+    honest = calibration(reliability_bins(confidence, draw.uniform(size=200_000) < confidence))
+    boastful = calibration(reliability_bins(confidence, draw.uniform(size=200_000) < confidence - 0.2))
+    assert honest.error < 0.01
+    assert boastful.error == pytest.approx(0.18, abs=0.01)  # 0.2, but for where nothing can be lost any more
+    assert np.allclose(honest.accuracy, honest.confidence, atol=0.03)
+
+
+def test_bins_are_equally_wide_add_up_and_hold_the_ends() -> None:
+    confidence, right = np.array([0.0, 0.05, 0.51, 1.0]), np.array([True, False, True, True])
+    bins = reliability_bins(confidence, right, bins=10)
+    assert bins[:, 0].tolist() == [2, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    halves = reliability_bins(confidence[:2], right[:2], 10) + reliability_bins(confidence[2:], right[2:], 10)
+    assert (bins == halves).all()
+    found = calibration(bins)
+    assert found.error == pytest.approx((abs(1 - 0.05) + abs(1 - 0.51) + 0) / 4)
+    assert math.isnan(found.accuracy[1])

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unmask.errors import ConfigError
+from unmask.model.load import load_checkpoint, load_masked_lm, new_model, pick_device
+
+Checkpoint = Callable[[str], Path]
+
+
+@pytest.fixture
+def copy(checkpoint: Checkpoint, tmp_path: Path) -> Callable[[str], Path]:
+    """Return `make(architecture)`: a copy of a tiny checkpoint, to be damaged."""
+    return lambda architecture: Path(shutil.copytree(checkpoint(architecture), tmp_path / architecture))
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    """Rewrite the weights of a checkpoint."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_folder_is_loaded_to_be_asked(checkpoint: Checkpoint) -> None:
+    heard: list[str] = []
+    model = load_masked_lm(str(checkpoint("roberta")), device="cpu", notice=heard.append)
+    assert type(model.model).__name__ == "RobertaForMaskedLM"
+    assert not model.model.training
+    assert not model.autocast
+    assert heard == []
+
+
+def test_weights_are_fp32_whatever_was_saved(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    edit(folder, lambda weights: {name: tensor.half() for name, tensor in weights.items()})
+    model = load_checkpoint(str(folder))
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["missing", "there/is/none/such"])
+def test_a_missing_folder_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=name) as caught:
+        load_masked_lm(str(tmp_path / name), offline=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_one_line(copy: Callable[[str], Path], name: str) -> None:
+    folder = copy("bert")
+    (folder / name).unlink()
+    with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
+        load_checkpoint(str(folder), offline=True)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_not_read(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+        load_checkpoint(str(folder), offline=True)
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_run(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForMaskedLM": "own.M"}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "own.py").write_text("raise SystemExit('code was run')", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no masked language model could be loaded"):
+        load_checkpoint(str(folder), offline=True)
+
+
+def test_damaged_weights_are_one_line(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    (folder / "model.safetensors").write_bytes(b"no tensors here")
+    with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
+        load_checkpoint(str(folder), offline=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("modernbert")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            settings.pop("mask_token", None)
+            (folder / name).write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ConfigError, match="has no mask token"):
+        load_masked_lm(str(folder), device="cpu")
+
+
+# --- checkpoints without an LM head -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """A BERT encoder as an embedding model is published: no LM head, names without the prefix."""
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "encoder"))
+    load_checkpoint(str(checkpoint("bert"))).base_model.save_pretrained(folder)
+    return folder
+
+
+def test_a_checkpoint_without_a_head_is_taken_with_a_notice(headless: Path, checkpoint: Checkpoint) -> None:
+    heard: list[str] = []
+    model = load_checkpoint(str(headless), notice=heard.append)
+    assert len(heard) == 1
+    assert "brings no LM head" in heard[0]
+    assert "Expect a high loss at first" in heard[0]
+    whole = load_checkpoint(str(checkpoint("bert")))
+    assert same(model.bert, whole.bert)
+    assert not same(model.cls, whole.cls)
+
+
+def test_a_head_that_starts_anew_comes_from_the_seed(headless: Path) -> None:
+    random = torch.get_rng_state()
+    first, again, other = (load_checkpoint(str(headless), seed=seed) for seed in (1, 1, 2))
+    assert same(first, again)
+    assert not same(first, other)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_checkpoint_with_half_an_encoder_is_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    edit(folder, lambda weights: {name: t for name, t in weights.items() if "layer.1" not in name})
+    with pytest.raises(
+        ConfigError, match=r"lacks 16 weights of the encoder itself, for example bert\.encoder\.layer"
+    ):
+        load_checkpoint(str(folder))
+
+
+def test_weights_of_another_shape_are_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
+        load_checkpoint(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+# --- devices and new models ---------------------------------------------------------------------------------------
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="finds no CUDA device; use --device cpu or auto"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("preset", ["bert-tiny", "modernbert-tiny"])
+def test_a_new_model_comes_from_its_seed_alone(wordpiece_tokenizer: Any, preset: str) -> None:
+    random = torch.get_rng_state()
+    first, again, other = (new_model(preset, wordpiece_tokenizer, seed) for seed in (1, 1, 2))
+    assert same(first, again)
+    assert not same(first, other)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_new_model_knows_the_special_tokens(wordpiece_tokenizer: Any) -> None:
+    config = new_model("modernbert-tiny", wordpiece_tokenizer, 0).config
+    tokenizer = wordpiece_tokenizer
+    assert (config.pad_token_id, config.cls_token_id, config.sep_token_id) == (
+        tokenizer.pad_token_id,
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+    )
+    assert len(tokenizer) <= config.vocab_size < len(tokenizer) + 64
+    assert config.vocab_size % 64 == 0

@@ -1,0 +1,150 @@
+"""The benchmarks: how they take measurements and what they conclude from them. None is run here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+COMMANDS = ["equivalence", "gpu", "memory", "preparation", "throughput", "time_to_quality"]
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
+    """Return `load(name) -> module`; what a benchmark writes goes to a temporary folder."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(importlib.import_module("harness"), "WORK", tmp_path)
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_benchmark_explains_itself(load: Load, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        load(name).options().parse_args(["--help"])
+    assert left.value.code == 0
+    assert "--json" in capsys.readouterr().out
+    assert f"`benchmarks/{name}.py`" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_process_that_starts_the_others_imports_nothing_heavy() -> None:
+    names = ", ".join(COMMANDS)
+    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); import {names}; print([n for n in ('torch', 'numpy') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+# --- measurements -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The harness, with a module `measured` of two functions for it to call."""
+    code = "import os\ndef double(value): return {'twice': 2 * value, 'pid': os.getpid()}\ndef fail(): raise ValueError('no good')\n"
+    (tmp_path / "measured.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return load("harness")
+
+
+def test_a_measurement_has_a_process_of_its_own(measured: ModuleType) -> None:
+    result = measured.run("measured", "double", {"value": 21})
+    assert result["twice"] == 42
+    assert result["pid"] != os.getpid()
+    assert 1e6 < result["peak_rss_bytes"] < 1e9
+
+
+def test_a_measurement_that_fails_says_why(measured: ModuleType) -> None:
+    with pytest.raises(measured.Failure, match=r"(?s)measured\.fail failed with exit code 1.*no good"):
+        measured.run("measured", "fail", {})
+
+
+def test_the_sides_take_turns(load: Load) -> None:
+    order: list[str] = []
+
+    def side(name: str) -> Callable[[], dict[str, int]]:
+        return lambda: order.append(name) or {"rate": len(order)}  # type: ignore[func-returns-value]
+
+    found = load("harness").take_turns({"a": side("a"), "b": side("b")}, 3, lambda name, result: None)
+    assert order == list("ababab")
+    assert load("harness").middle(found["b"], "rate") == 4
+    assert load("harness").summary(found["a"], "rate") == {
+        "median": 3,
+        "least": 1,
+        "greatest": 5,
+        "rounds": 3,
+    }
+
+
+@pytest.mark.parametrize(("value", "met"), [(2.0, True), (1.9, False), (None, False)])
+def test_a_goal_is_met_from_its_bound_on(load: Load, value: float | None, met: bool) -> None:
+    assert load("harness").goal("what", value, least=2.0)["met"] is met
+
+
+def test_without_text_a_benchmark_says_which_option_names_it(load: Load, tmp_path: Path) -> None:
+    with pytest.raises(load("harness").Failure, match="--text"):
+        load("harness").texts([tmp_path / "absent.txt"])
+
+
+# --- conclusions --------------------------------------------------------------------------------------------------
+
+
+def curve(*rows: tuple[float, float]) -> dict[str, Any]:
+    """A run of ours by its (seconds, loss) rows."""
+    points = [{"seconds": seconds, "loss": loss, "accuracy": 0.1} for seconds, loss in rows]
+    return {"curve": points, "seconds": rows[-1][0]}
+
+
+def test_quality_is_compared_by_time_and_by_loss(load: Load) -> None:
+    rows = [(60.0, 8.0), (300.0, 7.4), (600.0, 7.3)]
+    models = [
+        {"minutes": seconds / 60, "seconds": seconds, "loss": loss, "accuracy": 0.05}
+        for seconds, loss in rows
+    ]
+    ours = [curve((10.0, 7.9), (30.0, 7.35)), curve((60.0, 7.5), (300.0, 6.0), (600.0, 5.0))]
+    first, second, third = load("time_to_quality").compare({"curve": models}, ours)
+    assert first["ours_reached_after_seconds"] == 10.0
+    assert second["ours_reached_after_seconds"] == 30.0
+    assert second["share_of_time"] == pytest.approx(0.1)
+    assert third["ours_reached_after_seconds"] == 300.0
+    # At equal time the best of our rows so far counts, of whichever run.
+    assert first["ours_loss"] == 7.35
+    assert second["nats_lower"] == pytest.approx(1.4)
+    assert third["nats_lower"] == pytest.approx(2.3)
+
+
+def test_a_loss_that_is_never_reached_is_no_figure(load: Load) -> None:
+    model = {"minutes": 5.0, "seconds": 300.0, "loss": 3.0, "accuracy": 0.2}
+    (row,) = load("time_to_quality").compare({"curve": [model]}, [curve((290.0, 4.0), (310.0, 2.0))])
+    assert row["share_of_time"] == pytest.approx(310 / 300)
+    assert row["nats_lower"] == pytest.approx(-1.0)
+    (row,) = load("time_to_quality").compare({"curve": [model]}, [curve((290.0, 4.0))])
+    assert row["share_of_time"] is None
+
+
+def test_equivalence_is_judged_against_the_plain_curve_in_fp32(load: Load) -> None:
+    curves = {
+        "fast fp32": {"losses": [2.0, 1.00005]},
+        "plain fp32": {"losses": [2.0, 1.0]},
+        "fast bf16": {"losses": [2.03, 1.0]},
+        "plain bf16": {"losses": [2.0, 1.01]},
+    }
+    goals, differences = load("equivalence").judge(curves)
+    assert differences["fast fp32"]["greatest"] == pytest.approx(5e-5)
+    assert [goal["met"] for goal in goals] == [True, False]
+
+
+def test_sentences_are_cut_out_of_paragraphs(load: Load, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "Title\nOne is here now. Two came later than that! no\n\nThree of them, e.g. this one.\n", "utf-8"
+    )
+    found = Path(load("throughput").sentences([str(text)])).read_text(encoding="utf-8").splitlines()
+    assert found == ["One is here now.", "Two came later than that! no", "Three of them, e.g. this one."]

@@ -1,0 +1,629 @@
+"""Whole runs of tiny models: what they leave behind, and that nothing is lost when they are stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from unmask import run as run_module
+from unmask.config import RunConfig, load_config
+from unmask.data.batches import TextSource
+from unmask.data.corpus import open_corpus
+from unmask.data.tokenizer import vocabulary_of
+from unmask.errors import ConfigError, DataError, DiskError, DivergedError, Interrupted, UnmaskError
+from unmask.model import presets
+from unmask.progress import Progress
+from unmask.run import RunResult, train
+from unmask.run_folder import RunFolder
+
+TINY = {"tiny-bert": presets.Preset("bert", 2, 32), "tiny-modernbert": presets.Preset("modernbert", 2, 32)}
+TIMED = ("seconds", "tokens_per_second", "wait_share")
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_presets() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, preset in TINY.items():
+            patch.setitem(presets.PRESETS, name, preset)
+        yield
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the report, which is drawn from the other files and takes a second."""
+    monkeypatch.setattr(run_module, "write_report", lambda folder: None)
+
+
+class Listener(Progress):
+    """Remembers what it is told, and does something when a step is over."""
+
+    def __init__(self, at: Mapping[int, Callable[[], None]] | None = None) -> None:
+        self.heard: list[str] = []
+        self.at = dict(at or {})
+        self.phases: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.heard.append(text)
+
+    def begin(self, phase: str) -> None:
+        self.phases.append(phase)
+
+    def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
+        if self.phases[-1] == "train" and (act := self.at.pop(int(str(figures["step"])), None)):
+            act()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hundred lines of 3 to 24 words; as a file, one document a line."""
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    draw = np.random.default_rng(1860)
+    words = "the river carried a letter before winter came an unripe telescope measured mountains".split()
+    lines = (" ".join(draw.choice(words, draw.integers(3, 25))) + f" {number}." for number in range(200))
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def configure(text: Path) -> Configure:
+    """Return `make(**flags) -> RunConfig`, a run of twelve small steps on the text; `__` stands for a dot."""
+
+    def make(**flags: Any) -> RunConfig:
+        settings = {
+            "data.inputs": [str(text)],
+            "data.heldout_share": 0.1,
+            "data.max_length": 32,
+            "model.vocab_size": 200,
+            "train.max_steps": 12,
+            "train.batch_tokens": 256,
+            "train.micro_batch_tokens": 100,
+            "train.precision": "fp32",
+            "train.device": "cpu",
+            "train.log_every": 5,
+        }
+        return load_config(
+            None, flags=settings | {key.replace("__", "."): value for key, value in flags.items()}
+        )
+
+    return make
+
+
+Runs = Callable[[str], tuple[RunResult, Listener]]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    configure: Configure, checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
+    """Return `run(start)`: a finished run from a tiny preset, or from a tiny checkpoint, made once."""
+    made: dict[str, tuple[RunResult, Listener]] = {}
+
+    def run(start: str) -> tuple[RunResult, Listener]:
+        if start not in made:
+            model = {"model__preset": start} if start in TINY else {"model__name": str(checkpoint(start))}
+            listener = Listener()
+            folder = tmp_path_factory.mktemp("run") / "new"
+            made[start] = (
+                train(configure(**model), folder, command=["unmask", "train"], progress=listener),
+                listener,
+            )
+        return made[start]
+
+    return run
+
+
+STARTS = ["tiny-bert", "tiny-modernbert", "bert", "deberta-v2"]
+
+
+def rows(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [row for row in folder.read_metrics() if kind in row]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# --- what a run leaves behind -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_folder_is_complete(finished: Runs, start: str) -> None:
+    folder = finished(start)[0].folder
+    names = {path.name for path in folder.root.iterdir()}
+    assert names - {"tokenizer"} == {
+        *("model", "checkpoints", "shards", "config.yaml", "run.json", "metrics.jsonl"),
+        *("evaluation.json", "examples.json", "report.html"),
+    }
+    model = {path.name for path in folder.model.iterdir()}
+    assert model >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    }
+    assert len(list(folder.checkpoints.iterdir())) == 2
+
+
+def plain_loss(folder: RunFolder, config: RunConfig) -> tuple[float, float, int]:
+    """Score the held-out text with plain transformers, one sequence at a time: loss, accuracy, targets."""
+    model = AutoModelForMaskedLM.from_pretrained(folder.model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder.model)
+    corpus = open_corpus(folder.shards)
+    _, heldout = corpus.split(config.data.heldout_share)
+    assert config.data.max_length is not None
+    source = TextSource(corpus, heldout, vocabulary_of(tokenizer), config.masking, config.data.max_length)
+    total, right, asked = 0.0, 0, 0
+    for batch in source.evaluation_batches(1):
+        labels = torch.full((1, batch.tokens), -100)
+        labels[0, batch.target_index] = torch.from_numpy(batch.target_ids)
+        with torch.no_grad():
+            out = model(input_ids=torch.from_numpy(batch.input_ids)[None], labels=labels)
+        if count := len(batch.target_ids):
+            total += float(out.loss) * count
+            right += int((out.logits[0].argmax(-1) == labels[0]).sum())
+            asked += count
+    return total / asked, right / asked, asked
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_evaluation_is_that_of_plain_transformers_one_at_a_time(
+    finished: Runs, configure: Configure, start: str
+) -> None:
+    result, _ = finished(start)
+    evaluation = read(result.folder.evaluation)
+    loss, accuracy, asked = plain_loss(result.folder, configure(model__name="any"))
+    assert evaluation["loss"] == pytest.approx(loss, rel=1e-5)
+    assert evaluation["accuracy"] == pytest.approx(accuracy)
+    assert evaluation["masked_tokens"] == asked
+    assert evaluation["perplexity"] == pytest.approx(np.exp(evaluation["loss"]))
+    assert evaluation["mask_rate"] == 0.15
+    assert evaluation == result.evaluation
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_held_out_documents_are_not_trained_on(finished: Runs, configure: Configure, start: str) -> None:
+    folder = finished(start)[0].folder
+    train_, heldout = open_corpus(folder.shards).split(0.1)
+    corpus = read(folder.info)["corpus"]
+    assert len(train_) + len(heldout) == 200
+    assert (corpus["documents"], corpus["heldout_documents"]) == (len(train_), len(heldout))
+    assert read(folder.evaluation)["documents"] == len(heldout)
+    assert not {*train_} & {*heldout}
+
+
+@pytest.mark.parametrize("start", ["tiny-bert", "tiny-modernbert"])
+def test_training_from_scratch_learns_and_beats_guessing(finished: Runs, start: str) -> None:
+    result, _ = finished(start)
+    evaluations = rows(result.folder, "eval_loss")
+    evaluation = read(result.folder.evaluation)
+    assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
+    assert evaluation["before"] is None
+    assert set(evaluation["baselines"]) == {"most_frequent_token", "ngram", "ngram_true_neighbours"}
+
+
+def test_adapting_improves_on_the_start(finished: Runs) -> None:
+    result, _ = finished("bert")
+    evaluation = read(result.folder.evaluation)
+    assert evaluation["loss"] < evaluation["before"]["loss"]
+    assert evaluation["before"]["masked_tokens"] == evaluation["masked_tokens"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_rows_of_the_metrics(finished: Runs, start: str) -> None:
+    result, _ = finished(start)
+    training, evaluation = rows(result.folder, "loss"), rows(result.folder, "eval_loss")
+    assert [row["step"] for row in training] == [5, 10, 12]
+    assert {*training[0]} >= {
+        *("step", "tokens", "seconds", "loss", "learning_rate", "grad_norm"),
+        *("tokens_per_second", "mask_rate", "wait_share"),
+    }
+    assert {*evaluation[0]} == {"step", "tokens", "seconds", "eval_loss", "eval_accuracy"}
+    assert [row["step"] for row in evaluation] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    assert result.loss == training[-1]["loss"]
+    assert (result.steps, result.tokens) == (12, training[-1]["tokens"])
+    # A small text is evaluated whole, so the last evaluation in training is the final one.
+    assert evaluation[-1]["eval_loss"] == read(result.folder.evaluation)["loss"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_configuration_is_resolved_and_can_be_given_again(
+    finished: Runs, start: str, tmp_path: Path
+) -> None:
+    folder = finished(start)[0].folder
+    config = load_config(folder.config)
+    scratch = start in TINY
+    assert config.train.optimizer.name == ("muon" if scratch else "adamw")
+    assert config.train.schedule.name == ("trapezoid" if scratch else "linear")
+    assert config.masking.rate_start == (0.3 if scratch else 0.15)
+    assert (config.train.device, config.train.precision) == ("cpu", "fp32")
+    from unmask.config import dump_config
+
+    (tmp_path / "again.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_the_same_settings_give_the_same_run(
+    finished: Runs, configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    first = finished("tiny-bert")[0].folder
+    again = train(load_config(first.config), tmp_path / "again").folder
+    assert_same(again, first)
+
+
+def test_another_seed_gives_another_run(
+    finished: Runs, configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    other = train(configure(model__preset="tiny-bert", train__seed=1, train__max_steps=2), tmp_path / "other")
+    first = rows(finished("tiny-bert")[0].folder, "eval_loss")[0]
+    assert rows(other.folder, "eval_loss")[0]["eval_loss"] != first["eval_loss"]
+
+
+def test_what_the_run_knows_of_itself(finished: Runs) -> None:
+    info = read(finished("bert")[0].folder.info)
+    assert info["model_class"] == "BertForMaskedLM"
+    assert info["packed"] is True
+    assert read(finished("deberta-v2")[0].folder.info)["packed"] is False
+    assert (info["steps"], info["batch_tokens"], info["precision"]) == (12, 256, "fp32")
+    assert info["command"] == ["unmask", "train"]
+    assert info["finished"] >= info["started"]
+    assert info["parameters"] > 0
+
+
+def test_people_are_told_of_choices(finished: Runs) -> None:
+    scratch, adapted = (" ".join(finished(start)[1].heard) for start in ("tiny-bert", "bert"))
+    assert "trained a WordPiece tokenizer of 130 entries" in scratch
+    assert "computing in fp32, as asked" in adapted
+    assert finished("tiny-bert")[1].phases[-2:] == ["train", "evaluate"]
+
+
+def test_examples_are_of_held_out_text(finished: Runs) -> None:
+    examples = read(finished("tiny-bert")[0].folder.examples)
+    assert examples
+    for example in examples:
+        assert len(example["tokens"]) == len(example["words_before"])
+        for target in example["targets"]:
+            assert example["tokens"][target["index"]] == target["original"]
+            shares = [guess["probability"] for guess in target["predictions"]]
+            assert len(shares) == 5
+            assert shares == sorted(shares, reverse=True)
+            if target["rank"] <= 5:
+                assert target["predictions"][target["rank"] - 1]["token"] == target["original"]
+
+
+# --- stopped and resumed ------------------------------------------------------------------------------------------
+
+
+def assert_same(found: RunFolder, wanted: RunFolder) -> None:
+    """Two runs must be equal to the last bit, but for the time they took."""
+
+    def untimed(folder: RunFolder) -> list[dict[str, Any]]:
+        return [{key: row[key] for key in row if key not in TIMED} for row in folder.read_metrics()]
+
+    assert untimed(found) == untimed(wanted)
+    for path in ("model/model.safetensors", "evaluation.json", "examples.json"):
+        assert (found.root / path).read_bytes() == (wanted.root / path).read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("start", "stops"),
+    [("tiny-bert", [1, 7]), ("tiny-modernbert", [5]), ("deberta-v2", [4, 12])],
+)
+def test_a_run_that_is_stopped_and_resumed_is_the_undisturbed_run(
+    finished: Runs, tmp_path: Path, no_report: None, start: str, stops: list[int]
+) -> None:
+    whole = finished(start)[0].folder
+    config = load_config(whole.config)
+    for number, stop in enumerate(stops):
+        listener = Listener({stop: lambda: signal.raise_signal(signal.SIGTERM)})
+        with pytest.raises(Interrupted, match=f"stopped by a signal after step {stop}; .* --resume auto"):
+            train(config, tmp_path / "run", resume="auto" if number else None, progress=listener)
+        assert "stopping after this step; a second signal stops at once" in listener.heard
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    listener = Listener()
+    resumed = train(config, tmp_path / "run", resume="auto", progress=listener)
+    assert f"going on from step {stops[-1]} (step-{stops[-1]:08d})" in listener.heard
+    assert_same(resumed.folder, whole)
+    assert read(resumed.folder.info)["steps"] == 12
+
+
+class Killed(BaseException):
+    """Stands for a kill -9: nothing is written any more."""
+
+
+@pytest.mark.parametrize("kill", [3, 8])
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(
+    finished: Runs, configure: Configure, tmp_path: Path, no_report: None, kill: int
+) -> None:
+    def die() -> None:
+        raise Killed
+
+    config = configure(model__preset="tiny-bert", train__save_every=3)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run", progress=Listener({kill: die}))
+    folder = RunFolder(tmp_path / "run")
+    if kill > 3:
+        with folder.metrics.open("a", encoding="utf-8") as file:
+            file.write('{"step": 9, "los')
+    assert folder.root.exists() == (kill > 3)  # before the first checkpoint there is nothing to go on from
+    resumed = train(config, folder.root, resume="auto")
+    assert_same(resumed.folder, finished("tiny-bert")[0].folder)
+
+
+def test_dropout_goes_on_where_it_was(configure: Configure, tmp_path: Path, no_report: None) -> None:
+    config = configure(model__preset="tiny-bert", model__dropout=0.2, train__max_steps=6)
+    whole = train(config, tmp_path / "whole").folder
+    stop = Listener({3: lambda: signal.raise_signal(signal.SIGINT)})
+    torch.rand(17)  # whatever else drew random numbers in the meantime
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "part", progress=stop)
+    assert_same(train(config, tmp_path / "part", resume="auto").folder, whole)
+
+
+def test_a_run_leaves_the_random_state_of_others_alone(
+    configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    before = torch.get_rng_state()
+    train(configure(model__preset="tiny-bert", model__dropout=0.2, train__max_steps=1), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def stopped(configure: Configure, finished: Runs, tmp_path: Path, no_report: None) -> Path:
+    """A run of tiny-bert that was stopped after step 4."""
+    config = load_config(finished("tiny-bert")[0].folder.config)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=Listener({4: lambda: signal.raise_signal(signal.SIGTERM)}))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"train__seed": 5}, "cannot resume: train.seed was 0 and is now 5"),
+        ({"masking__rate": 0.3}, "cannot resume: masking.rate was 0.15 and is now 0.3"),
+        ({"train__batch_tokens": 200}, "cannot resume: train.batch_tokens was 256 and is now 200"),
+        ({"train__optimizer__learning_rate": 1.0}, "train.optimizer.learning_rate was 0.003 and is now 1.0"),
+        ({"data__max_length": 16}, "data.max_length was 32 and is now 16"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    stopped: Path, configure: Configure, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(configure(model__preset="tiny-bert", **flags), stopped, resume="auto")
+    assert "\n" not in str(caught.value)
+    assert load_config(stopped / "config.yaml").train.seed == 0
+
+
+def test_other_text_is_refused(stopped: Path, configure: Configure, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("quite another text\n\nof two documents", encoding="utf-8")
+    with pytest.raises(UnmaskError, match="other inputs"):
+        train(configure(model__preset="tiny-bert", data__inputs=[str(other)]), stopped, resume="auto")
+
+
+def test_what_changes_no_step_may_change(
+    stopped: Path, configure: Configure, finished: Runs, no_report: None
+) -> None:
+    free = {"train__micro_batch_tokens": 100, "train__save_every": 2, "train__keep_last": 5}
+    result = train(configure(model__preset="tiny-bert", **free), stopped, resume="auto")
+    assert_same(result.folder, finished("tiny-bert")[0].folder)
+    assert len(list(result.folder.checkpoints.iterdir())) == 5
+
+
+def test_a_run_can_be_made_longer(stopped: Path, configure: Configure) -> None:
+    result = train(configure(model__preset="tiny-bert", train__max_steps=14), stopped, resume="auto")
+    assert result.steps == 14
+
+
+def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure, finished: Runs) -> None:
+    newest = stopped / "checkpoints" / "step-00000004" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    listener = Listener()
+    result = train(load_config(stopped / "config.yaml"), stopped, resume="auto", progress=listener)
+    assert any("passed over a damaged checkpoint" in text for text in listener.heard)
+    assert any("going on from step 3" in text for text in listener.heard)
+    assert_same(result.folder, finished("tiny-bert")[0].folder)
+
+
+def test_the_precision_is_not_measured_again(stopped: Path, configure: Configure, monkeypatch: Any) -> None:
+    from unmask.model import precision
+
+    monkeypatch.setattr(precision, "_seconds", lambda dtype: 0.1 if dtype == torch.bfloat16 else 1.0)
+    config = configure(model__preset="tiny-bert", train__precision="auto", train__max_steps=5)
+    result = train(config, stopped, resume="auto")
+    assert read(result.folder.info)["precision"] == "fp32"
+
+
+def test_resuming_where_nothing_is_begins(configure: Configure, tmp_path: Path, no_report: None) -> None:
+    listener = Listener()
+    config = configure(model__preset="tiny-bert", train__max_steps=1)
+    assert train(config, tmp_path / "run", resume="auto", progress=listener).steps == 1
+    assert "no checkpoint to go on from: beginning at step 0" in listener.heard
+
+
+# --- what cannot work ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_something_is_refused(
+    finished: Runs, configure: Configure, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep me", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"already holds files; choose another folder with -o"):
+        train(configure(model__preset="tiny-bert"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(ConfigError, match=r"already holds files"):
+        train(configure(model__preset="tiny-bert"), tmp_path / "mine.txt")
+
+
+def test_an_empty_folder_is_taken(configure: Configure, tmp_path: Path, no_report: None) -> None:
+    (tmp_path / "empty").mkdir()
+    assert train(configure(model__preset="tiny-bert", train__max_steps=1), tmp_path / "empty").steps == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "message"),
+    [
+        ({"data__inputs": ["no/such/file.txt"]}, DataError, "no/such/file.txt"),
+        ({"data__text_field": "body"}, DataError, "body"),
+        ({"model__preset": None, "model__name": "no/such/model"}, ConfigError, "no/such/model"),
+        ({"model__preset": "tiny-brt"}, ConfigError, "did you mean 'tiny-bert'"),
+        ({"model__name": "also"}, ConfigError, "two models"),
+        ({"model__preset": None}, ConfigError, "no model"),
+        ({"data__inputs": []}, ConfigError, "no text to train on"),
+        ({"data__max_length": 513}, ConfigError, "data.max_length is 513, but the model takes at most 512"),
+        ({"data__overlap": 30}, ConfigError, "data.overlap is 30; it must be less than a sequence of 32"),
+        ({"model__tokenizer": "no/such/tokenizer"}, ConfigError, "no/such/tokenizer"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(
+    configure: Configure, tmp_path: Path, flags: dict[str, Any], kind: type[UnmaskError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        train(configure(**({"model__preset": "tiny-bert"} | flags)), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_too_large_for_the_model_is_refused(
+    configure: Configure, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    names = {"model__name": str(checkpoint("bert")), "model__tokenizer": str(checkpoint("modernbert"))}
+    config = configure(**names)
+    tokens = len(AutoTokenizer.from_pretrained(names["model__tokenizer"]))
+    rows_ = AutoModelForMaskedLM.from_pretrained(names["model__name"]).config.vocab_size
+    if tokens <= rows_:
+        names["model__name"], names["model__tokenizer"] = names["model__tokenizer"], names["model__name"]
+        config = configure(**names)
+    with pytest.raises(ConfigError, match=r"the tokenizer has .* entries but the model only"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_single_document_trains_without_held_out_text(
+    configure: Configure, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    one = tmp_path / "one.txt"
+    one.write_text("the river carried a letter before winter came " * 50, encoding="utf-8")
+    listener = Listener()
+    flags = {"data__inputs": [str(one)], "data__documents": "file", "train__max_steps": 2}
+    result = train(
+        configure(model__name=str(checkpoint("bert")), **flags), tmp_path / "run", progress=listener
+    )
+    assert result.evaluation is None
+    assert any("nothing is held out" in text for text in listener.heard)
+    assert not result.folder.evaluation.exists()
+    assert result.folder.report.is_file()
+    assert AutoModelForMaskedLM.from_pretrained(result.folder.model)
+
+
+def test_held_out_text_without_a_target_is_said_and_no_error(
+    configure: Configure, checkpoint: Callable[[str], Path], tmp_path: Path, no_report: None
+) -> None:
+    """One word held out, none of it masked: the run must not fail in its first evaluation."""
+    heldout = tmp_path / "heldout.txt"
+    listener = Listener()
+    # A text whose one token happens to be masked would not be the case: one in seven is.
+    heldout.write_text("winter\n", encoding="utf-8")
+    flags = {"data__heldout": [str(heldout)], "masking__rate": 0.001, "train__max_steps": 1}
+    result = train(
+        configure(model__name=str(checkpoint("bert")), **flags), tmp_path / "run", progress=listener
+    )
+    assert result.evaluation is None
+    assert any("nothing can be evaluated" in text for text in listener.heard)
+
+
+def test_a_run_that_diverges_says_so(configure: Configure, tmp_path: Path, checkpoint: Any) -> None:
+    config = configure(model__name=str(checkpoint("bert")), train__optimizer__learning_rate=1e38)
+    with pytest.raises(DivergedError, match=r"step \d+: the loss is .* Lower the learning rate"):
+        train(config, tmp_path / "run")
+
+
+def test_a_full_disk_is_said(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_module, "save_checkpoint", full)
+    with pytest.raises(DiskError, match="No space left on device; free space or choose another folder"):
+        train(configure(model__preset="tiny-bert"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# --- two processes ------------------------------------------------------------------------------------------------
+
+WORKER = """
+import sys
+from pathlib import Path
+from unmask.config import load_config
+from unmask.model import presets
+from unmask.run import train
+presets.PRESETS["tiny-bert"] = presets.Preset("bert", 2, 32)
+train(load_config(Path(sys.argv[1])), sys.argv[2])
+"""
+
+
+def test_two_processes_make_the_run_of_one(finished: Runs, tmp_path: Path) -> None:
+    """As torchrun starts them, on a folder that both may find empty or begun."""
+    whole = finished("tiny-bert")[0].folder
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-c", WORKER, str(whole.config), str(tmp_path / "run")]
+    workers = [
+        subprocess.Popen(
+            command,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        for rank in range(2)
+    ]
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=120)
+            assert worker.returncode == 0, errors
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    folder = RunFolder(tmp_path / "run")
+    for found, wanted in zip(folder.read_metrics(), whole.read_metrics(), strict=True):
+        assert found.keys() == wanted.keys()
+        for key in found.keys() - set(TIMED):
+            assert found[key] == pytest.approx(wanted[key], rel=1e-4), key
+    assert read(folder.evaluation)["loss"] == pytest.approx(read(whole.evaluation)["loss"], rel=1e-4)
+
+
+def test_shards_are_reused_and_a_prepared_folder_is_taken(
+    finished: Runs, configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    """The shards of another run, copied, give the run that prepared them itself."""
+    whole = finished("tiny-bert")[0].folder
+    shards = Path(shutil.copytree(whole.shards, tmp_path / "shards"))
+    listener = Listener()
+    result = train(
+        configure(model__preset="tiny-bert", data__inputs=[str(shards)]), tmp_path / "run", progress=listener
+    )
+    assert any("taking the tokenizer that made the shards" in text for text in listener.heard)
+    assert not result.folder.shards.exists()
+    assert_same(result.folder, whole)
+    stranger = configure(model__preset="tiny-modernbert", data__inputs=[str(shards), "more.txt"])
+    with pytest.raises(DataError, match="it must be the only input, not one of 2"):
+        train(stranger, tmp_path / "other")

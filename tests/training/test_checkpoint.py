@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from unmask.errors import DataError
+from unmask.model.masked_lm import MaskedLM
+from unmask.progress import Progress
+from unmask.training import checkpoint as checkpoints
+from unmask.training.checkpoint import (
+    check,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint_state,
+    restore,
+    save_checkpoint,
+)
+from unmask.training.loss import step_gradients
+from unmask.training.optimizers import make_optimizers
+from unmask.training.settings import OptimizerSettings
+
+
+class Notices(Progress):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.heard.append(text)
+
+
+class Trained:
+    """A tiny model with its optimizers, moved a step at a time."""
+
+    def __init__(self, model: MaskedLM, make_batch: Any, name: str) -> None:
+        self.model, self.make_batch = model, make_batch
+        self.optimizers = make_optimizers(model.model, OptimizerSettings(), name, 1e-2)
+
+    def step(self, seed: int) -> None:
+        batch = self.make_batch(self.model.vocabulary, [9, 7, 7], seed=seed)
+        step_gradients(self.model, [batch], len(batch.target_ids))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path, step: int, **state: Any) -> Path:
+        keep = state.pop("keep_last", 9)
+        return save_checkpoint(
+            folder, self.model.model, self.optimizers, {"step": step, **state}, keep_last=keep
+        )
+
+    def weights(self) -> list[torch.Tensor]:
+        return [tensor.clone() for tensor in self.model.model.state_dict().values()]
+
+
+@pytest.fixture
+def trained(load: Callable[..., MaskedLM], make_batch: Any) -> Callable[..., Trained]:
+    return lambda architecture="modernbert", name="muon": Trained(load(architecture), make_batch, name)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "albert"])
+def test_going_on_is_bit_exact(trained: Any, tmp_path: Path, architecture: str, name: str) -> None:
+    one, other = trained(architecture, name), trained(architecture, name)
+    for seed in range(3):
+        one.step(seed)
+    one.optimizers[0].param_groups[0]["lr"] = 1.23e-3
+    path = one.save(tmp_path, 3, before={"loss": 0.1 + 0.2})
+    state = restore(path, other.model.model, other.optimizers)
+    assert state["before"] == {"loss": 0.1 + 0.2}
+    for seed in range(3, 6):
+        one.step(seed)
+        other.step(seed)
+    assert all(torch.equal(a, b) for a, b in zip(one.weights(), other.weights(), strict=True))
+    assert other.optimizers[0].param_groups[0]["lr"] == 1.23e-3
+
+
+def test_restoring_keeps_tied_weights_tied(trained: Any, tmp_path: Path) -> None:
+    one, other = trained("bert", "adamw"), trained("bert", "adamw")
+    one.step(0)
+    restore(one.save(tmp_path, 1), other.model.model, other.optimizers)
+    other.step(1)
+    raw = other.model.model
+    assert raw.get_output_embeddings().weight is raw.get_input_embeddings().weight
+
+
+def test_the_random_state_goes_on(trained: Any, tmp_path: Path) -> None:
+    one = trained()
+    torch.manual_seed(7)
+    torch.rand(3)
+    path = one.save(tmp_path, 1)
+    wanted = torch.rand(5)
+    torch.manual_seed(99)
+    restore(path, one.model.model, one.optimizers)
+    assert torch.equal(torch.rand(5), wanted)
+
+
+def test_a_checkpoint_names_its_files_and_no_partial_one_is_left(trained: Any, tmp_path: Path) -> None:
+    path = trained().save(tmp_path / "runs" / "checkpoints", 120)
+    assert path.name == "step-00000120"
+    assert {file.name for file in path.iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    }
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert load_checkpoint_state(path)["step"] == 120
+    check(path)
+
+
+def test_only_the_last_are_kept(trained: Any, tmp_path: Path) -> None:
+    one = trained()
+    for step in (5, 10, 100, 1000):
+        one.save(tmp_path, step, keep_last=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000100", "step-00001000"]
+
+
+def test_a_step_can_be_saved_again(trained: Any, tmp_path: Path) -> None:
+    one = trained()
+    one.save(tmp_path, 5, mark="first")
+    path = one.save(tmp_path, 5, mark="second")
+    assert load_checkpoint_state(path)["mark"] == "second"
+    assert len(list_checkpoints(tmp_path)) == 1
+
+
+def test_what_a_killed_process_left_is_no_checkpoint_and_goes(trained: Any, tmp_path: Path) -> None:
+    left = tmp_path / ".step-00000007.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert list_checkpoints(tmp_path) == []
+    trained().save(tmp_path, 9)
+    assert not left.exists()
+
+
+def test_when_writing_fails_the_earlier_ones_stay(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trained()
+    one.save(tmp_path, 1)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        one.save(tmp_path, 2, keep_last=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    check(tmp_path / "step-00000001")
+
+
+# --- finding one --------------------------------------------------------------------------------------------------
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "a flipped byte":
+        content = bytearray((path / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (path / "model.safetensors").write_bytes(bytes(content))
+    elif how == "a cut file":
+        content = (path / "optimizer.safetensors").read_bytes()
+        (path / "optimizer.safetensors").write_bytes(content[: len(content) // 2])
+    elif how == "a missing file":
+        (path / "state.json").unlink()
+    elif how == "no manifest":
+        (path / "manifest.json").unlink()
+    elif how == "a manifest that is no JSON":
+        (path / "manifest.json").write_text("{", encoding="utf-8")
+    else:
+        (path / "manifest.json").write_text(json.dumps({"state.json": "0"}), encoding="utf-8")
+
+
+DAMAGES = [
+    "a flipped byte",
+    "a cut file",
+    "a missing file",
+    "no manifest",
+    "a manifest that is no JSON",
+    "a short manifest",
+]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_aloud(trained: Any, tmp_path: Path, how: str) -> None:
+    one, progress = trained(), Notices()
+    whole, damaged = one.save(tmp_path, 1), one.save(tmp_path, 2)
+    assert find_checkpoint(tmp_path, "auto", progress) == damaged
+    damage(damaged, how)
+    assert find_checkpoint(tmp_path, "auto", progress) == whole
+    (notice,) = progress.heard
+    assert notice.startswith("passed over a damaged checkpoint")
+    assert str(damaged) in notice
+    with pytest.raises(DataError, match="step-00000002"):
+        find_checkpoint(tmp_path, str(damaged), progress)
+
+
+def test_when_all_are_damaged_it_says_so(trained: Any, tmp_path: Path) -> None:
+    damage(trained().save(tmp_path, 1), "a missing file")
+    with pytest.raises(DataError, match="every checkpoint here is damaged; start anew in another folder"):
+        find_checkpoint(tmp_path, "auto", Progress())
+
+
+def test_where_there_is_none(tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path / "none", "auto", Progress()) is None
+    with pytest.raises(DataError, match="no whole checkpoint"):
+        find_checkpoint(tmp_path, str(tmp_path / "none"), Progress())
+
+
+def test_one_can_be_named(trained: Any, tmp_path: Path) -> None:
+    one = trained()
+    older = one.save(tmp_path, 1)
+    one.save(tmp_path, 2)
+    assert find_checkpoint(tmp_path, str(older), Progress()) == older
+
+
+def test_buffers_are_saved(tmp_path: Path) -> None:
+    """A model may keep running figures in buffers; they are part of where it stands."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+
+    one, other = make(), make()
+    one(torch.randn(8, 3))
+    path = save_checkpoint(tmp_path, one, [], {"step": 1}, keep_last=1)
+    restore(path, other, [])
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unmask.data.batches import Cursor, TextSource, TrainingStream
+from unmask.data.corpus import prepare
+from unmask.data.settings import DocumentSettings, MaskingSettings
+from unmask.errors import DivergedError
+from unmask.model.masked_lm import MaskedLM
+from unmask.training.distributed import World
+from unmask.training.loop import Length, Loop, Position, Row
+from unmask.training.optimizers import make_optimizers
+from unmask.training.schedules import mask_rate
+from unmask.training.settings import OptimizerSettings
+
+LoopMaker = Callable[..., Loop]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> Any:
+    """Forty short documents, tokenised for the tiny BERT."""
+    from unmask.data.tokenizer import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("text")
+    words = "river boat letter winter telescope engineer unripe dictionary mountains".split()
+    texts = [" ".join(np.random.default_rng(n).choice(words, 3 + n % 9)) for n in range(40)]
+    (folder / "text.txt").write_text("\n".join(texts), encoding="utf-8")
+    tokenizer = load_tokenizer(str(checkpoint("bert")))
+    return prepare([folder / "text.txt"], DocumentSettings(documents="line"), tokenizer, folder / "shards")
+
+
+@pytest.fixture
+def make_loop(load: Callable[..., MaskedLM], shards: Any) -> LoopMaker:
+    """Return `make(length, **fields) -> Loop`: a tiny BERT and batches of 100 tokens; rows go to `loop.rows`."""
+
+    def make(length: Length, rate: float = 0.3, batch_tokens: int = 100, **fields: Any) -> Loop:
+        model = load("bert")
+        source = TextSource(shards, np.arange(len(shards)), model.vocabulary, MaskingSettings(), 64)
+        rows: list[Row] = []
+        defaults = {
+            "model": model,
+            "stream": TrainingStream(source, batch_tokens, 0),
+            "optimizers": make_optimizers(model.model, OptimizerSettings(), "adamw", 1e-3),
+            "length": length,
+            "lr_factor": lambda progress: 1.0 - progress / 2,
+            "mask_rate": lambda progress: mask_rate(rate, rate / 2, progress),
+            "batch_tokens": lambda progress: batch_tokens,
+            "micro_batch_tokens": 50,
+            "clip_norm": 1.0,
+            "log_every": 2,
+            "world": World(),
+            "position": Position(),
+            "on_row": rows.append,
+            "after_step": lambda loop: None,
+        }
+        loop = Loop(**(defaults | fields))
+        loop.rows = rows  # type: ignore[attr-defined]
+        return loop
+
+    return make
+
+
+# --- how long a run is --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "progress"),
+    [
+        (Length(), 0.0),
+        (Length(steps=10), 0.4),
+        (Length(epochs=2.0), 0.25),
+        (Length(seconds=60), 0.5),
+        (Length(steps=10, epochs=2.0, seconds=60), 0.5),
+        (Length(steps=2), 2.0),
+    ],
+)
+def test_progress_is_that_of_the_limit_reached_first(length: Length, progress: float) -> None:
+    assert length.progress(4, 0.5, 30.0) == progress
+
+
+def test_a_position_survives_json() -> None:
+    position = Position(7, Cursor(2, 31), 12345, 0.1 + 0.2, {"loss": 1 / 3, "steps": 3.0})
+    assert Position.from_dict(json.loads(json.dumps(position.to_dict()))) == position
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_steps(make_loop: LoopMaker) -> None:
+    seen: list[int] = []
+    loop = make_loop(Length(steps=7), after_step=lambda loop: seen.append(loop.position.step))
+    loop.run()
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert loop.progress == 1.0
+    assert loop.model.model.training
+    # The last row is of the one step that is left over.
+    assert [row["step"] for row in loop.rows] == [2, 4, 6, 7]  # type: ignore[attr-defined]
+
+
+def test_the_figures_of_a_row(make_loop: LoopMaker) -> None:
+    loop = make_loop(Length(steps=4))
+    loop.run()
+    first, last = loop.rows  # type: ignore[attr-defined]
+    assert set(first) == {
+        *("step", "tokens", "seconds", "loss", "accuracy", "learning_rate", "mask_rate", "grad_norm"),
+        *("epoch", "tokens_per_second", "wait_share", "progress"),
+    }
+    # Rates are those of the row's last step, which began at progress 1/4 and 3/4.
+    assert [row["learning_rate"] for row in (first, last)] == [pytest.approx(8.75e-4), pytest.approx(6.25e-4)]
+    assert [row["mask_rate"] for row in (first, last)] == [pytest.approx(0.2625), pytest.approx(0.1875)]
+    assert [row["progress"] for row in (first, last)] == [0.5, 1.0]
+    source = loop.stream.source
+    assert last["epoch"] == round(loop.position.cursor.used / len(source.sequences), 4)
+    assert 300 < last["tokens"] <= 400
+    assert 0 <= last["accuracy"] <= 1
+    assert 0 <= last["wait_share"] <= 1
+    assert json.loads(json.dumps(first)) == first
+
+
+def test_the_loss_of_a_row_is_the_mean_over_its_targets(make_loop: LoopMaker) -> None:
+    """Two steps of different target counts: the mean of their losses would be another figure."""
+    frozen = {"lr_factor": lambda progress: 0.0, "log_every": 2}
+    loop = make_loop(Length(steps=2), **frozen)
+    results = [loop.step(plan) for plan in (loop.plan(Cursor(), 0), loop.plan(Cursor(0, 9), 1)) if plan]
+    steps = iter(results)
+    loop.step = lambda plan: next(steps)  # type: ignore[method-assign]
+    loop.run()
+    counts = [result.targets for result in results]
+    assert counts[0] != counts[1]
+    wanted = sum(float(r.loss) * r.targets for r in results) / sum(counts)
+    (row,) = loop.rows  # type: ignore[attr-defined]
+    assert row["loss"] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_epochs_end_where_the_text_ends(make_loop: LoopMaker) -> None:
+    """Every sequence is used as often as the epochs say, and no other number of times."""
+    used: list[int] = []
+    loop = make_loop(Length(epochs=2.0))
+    step = loop.step
+
+    def watch(plan: Any) -> Any:
+        used.extend(number for batch in plan.batches for number in batch.sequence_ids.tolist())
+        return step(plan)
+
+    loop.step = watch  # type: ignore[method-assign]
+    loop.run()
+    assert loop.position.cursor == Cursor(2, 0)
+    assert loop.epochs == 2.0
+    assert sorted(used) == sorted([*range(len(loop.stream.source.sequences))] * 2)
+    assert loop.position.tokens == 2 * loop.stream.source.tokens
+
+
+def test_the_clock_ends_a_run(make_loop: LoopMaker) -> None:
+    loop = make_loop(Length(seconds=0.2), batch_tokens=64)
+    loop.run()
+    assert loop.position.seconds >= 0.2
+    assert loop.position.step > 1
+
+
+def test_time_between_steps_is_no_training_time(make_loop: LoopMaker) -> None:
+    import time
+
+    loop = make_loop(Length(steps=3), after_step=lambda loop: time.sleep(0.1))
+    began = time.perf_counter()
+    loop.run()
+    assert loop.position.seconds < time.perf_counter() - began - 0.29
+
+
+def test_the_step_is_the_same_for_any_micro_batch(make_loop: LoopMaker) -> None:
+    losses = []
+    for tokens in (10, 33, 1000):
+        loop = make_loop(Length(steps=3), micro_batch_tokens=tokens, log_every=1)
+        loop.run()
+        losses.append([row["loss"] for row in loop.rows])  # type: ignore[attr-defined]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_two_runs_are_the_same_to_the_last_bit(make_loop: LoopMaker) -> None:
+    ends = []
+    for _ in range(2):
+        loop = make_loop(Length(steps=4))
+        loop.run()
+        ends.append(torch.cat([weight.detach().reshape(-1) for weight in loop.model.model.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_a_step_without_targets_moves_nothing_and_is_no_number_lost(make_loop: LoopMaker) -> None:
+    loop = make_loop(Length(steps=2), rate=1e-15)
+    before = [weight.clone() for weight in loop.model.model.parameters()]
+    loop.run()
+    (row,) = loop.rows  # type: ignore[attr-defined]
+    assert (row["loss"], row["accuracy"], row["grad_norm"]) == (0.0, 0.0, 0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, loop.model.model.parameters(), strict=True))
+
+
+def test_the_gradient_is_clipped(make_loop: LoopMaker) -> None:
+    norms: list[float] = []
+    loop = make_loop(Length(steps=1), clip_norm=1e-3, log_every=1)
+    inner = loop.optimizers[0].step
+
+    def spy(*arguments: Any) -> Any:
+        gradients = [weight.grad for weight in loop.model.model.parameters() if weight.grad is not None]
+        norms.append(float(torch.cat([gradient.reshape(-1) for gradient in gradients]).norm()))
+        return inner(*arguments)
+
+    loop.optimizers[0].step = spy  # type: ignore[method-assign]
+    loop.run()
+    (row,) = loop.rows  # type: ignore[attr-defined]
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+    assert row["grad_norm"] > 0.01
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_move(make_loop: LoopMaker) -> None:
+    loop = make_loop(Length(steps=5))
+    loop.after_step = lambda loop: loop.model.model.get_output_embeddings().bias.data.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"step 2: the loss is nan.*the step was not applied"):
+        loop.run()
+    weights = loop.model.model.base_model.state_dict().values()
+    assert all(bool(tensor.isfinite().all()) for tensor in weights)
+
+
+def test_sums_that_are_not_finite_are_neither_logged_nor_saved(make_loop: LoopMaker) -> None:
+    """On a GPU the loss is not looked at in every step: then a row, or a checkpoint, is where it is found."""
+    loop = make_loop(Length(steps=5))
+    loop._require_finite = lambda loss, norm: None  # type: ignore[method-assign]
+    loop.after_step = lambda loop: loop.model.model.get_output_embeddings().bias.data.fill_(float("nan"))
+    with pytest.raises(
+        DivergedError, match="step 2: the loss or the gradient was not finite in the last 2 steps"
+    ):
+        loop.run()
+    assert loop.rows == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5])
+def test_going_on_from_a_position_is_the_undisturbed_run(make_loop: LoopMaker, stop: int) -> None:
+    """The cursor, the unlogged sums and the counts are all there is beside weights and optimizer."""
+
+    class Stopped(Exception):
+        pass
+
+    def halt(loop: Loop) -> None:
+        if loop.position.step == stop:
+            loop.settle()
+            raise Stopped
+
+    whole = make_loop(Length(steps=7), log_every=3)
+    whole.run()
+    part = make_loop(Length(steps=7), log_every=3, after_step=halt)
+    with pytest.raises(Stopped):
+        part.run()
+    part.position = Position.from_dict(json.loads(json.dumps(part.position.to_dict())))
+    part.after_step = lambda loop: None
+    part.run()
+
+    def figures(loop: Loop) -> list[Row]:
+        timed = ("seconds", "tokens_per_second", "wait_share")
+        rows = loop.rows  # type: ignore[attr-defined]
+        return [{key: value for key, value in row.items() if key not in timed} for row in rows]
+
+    assert figures(part) == figures(whole)
+    assert [row["step"] for row in figures(whole)] == [3, 6, 7]
+    assert part.position.tokens == whole.position.tokens
