@@ -97,7 +97,9 @@ def _own_peak() -> Result:
     status = Path("/proc/self/status")
     if not status.is_file():
         return {}
-    lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
+    lines = dict(
+        line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line
+    )
     return {"peak_rss_bytes": int(lines["VmHWM"].split()[0]) * 1024} if "VmHWM" in lines else {}
 
 

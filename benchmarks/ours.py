@@ -100,7 +100,7 @@ def ceiling(precision: str, device: str) -> Result:
     """Measure the matrix products of this machine."""
     import torch
 
-    from unmask.bench import matmul_rate
+    from unmask.ceiling import matmul_rate
 
     found = matmul_rate(precision, torch.device(device), seconds=0.6)
     return {"teraflops": found.teraflops, "shape": found.shape}
@@ -120,7 +120,8 @@ def speed(
     """Train for some seconds and return the rate, with everything a step does."""
     import torch
 
-    from unmask.bench import flops_per_token, run_measured, shape_of_steps, training_loop
+    from unmask.bench import run_measured, shape_of_steps, training_loop
+    from unmask.ceiling import flops_per_token
     from unmask.material import gather
     from unmask.progress import Progress
     from unmask.run_folder import RunFolder

@@ -44,6 +44,7 @@ def options() -> argparse.ArgumentParser:
     add("--sentences", type=int, default=1000, help="sentences that ours scores in a round")
     add("--few", type=int, default=100, help="of these, those that minicons scores in a round")
     add("--threads", type=int, help="threads of both sides")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours")
     return made
 
 
@@ -53,6 +54,7 @@ def work(asked: argparse.Namespace) -> None:
     model = asked.model or harness.start(asked.vocabulary, *asked.size)
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
     shape = {"few": asked.few, "rounds": asked.rounds, "threads": asked.threads}
+    shape["precision"] = asked.precision
     found = harness.run("scoring", "measure", {"model": model, "texts": texts} | shape)
     document = harness.report("scoring", asked, model=model) | found
     document["goals"] = _goals(document)
@@ -88,7 +90,9 @@ def _need_minicons() -> None:
 # ---------------------------------------------------------------- in a process of its own
 
 
-def measure(model: str, texts: list[str], few: int, rounds: int, threads: int | None) -> Result:
+def measure(
+    model: str, texts: list[str], few: int, rounds: int, threads: int | None, precision: str
+) -> Result:
     """Time both sides in turns."""
     import torch
     from minicons.scorer import MaskedLMScorer
@@ -102,7 +106,7 @@ def measure(model: str, texts: list[str], few: int, rounds: int, threads: int | 
     peer = MaskedLMScorer(model, "cpu")
     # It asks for a method that transformers 5 has no more; a call of the tokenizer does the same.
     peer.tokenizer.batch_encode_plus = peer.tokenizer.__call__
-    chosen, why = pick_precision("auto", pick_device("cpu"))
+    chosen, why = pick_precision(precision, pick_device("cpu"))
     exact = load_masked_lm(model, device="cpu")
     quick = load_masked_lm(model, device="cpu", precision=chosen)
     differences = {

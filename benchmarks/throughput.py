@@ -35,6 +35,7 @@ def options() -> argparse.ArgumentParser:
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="layers x width")
     add("--lengths", nargs="+", type=int, choices=ROWS, default=list(ROWS), help="tokens of a sequence")
     add("--short", nargs="*", choices=SIZES, default=["4x256", "6x384"], help="sizes for short texts")
+    add("--short-rows", type=int, default=32, help="rows of a step of short texts")
     add("--seconds", type=float, default=25.0, help="seconds that a side is measured, after the warm-up")
     add("--warm-up", type=int, default=3, help="steps that are left out")
     add("--trial-seconds", type=float, default=6.0, help="seconds for each setting that the peer tries")
@@ -66,21 +67,23 @@ def _cases(asked: argparse.Namespace, files: list[str]) -> Iterator[Result]:
                    "start": harness.start(asked.vocabulary, *SIZES[size]), "data": data, "shards": shards,
                    "batch_tokens": ROWS[length] * length}  # fmt: skip
     for size in asked.short:
-        yield _short_case(size, harness.start(asked.vocabulary, *SIZES[size]), tokenizer, files)
+        yield _short_case(
+            size, harness.start(asked.vocabulary, *SIZES[size]), tokenizer, files, asked.short_rows
+        )
 
 
-def _short_case(size: str, start: str, tokenizer: str, files: list[str]) -> Result:
-    """Return the case of short texts: rows enough for as many real tokens in a step as ours has."""
-    length, batch_tokens = 128, 4096
+def _short_case(size: str, start: str, tokenizer: str, files: list[str], rows: int) -> Result:
+    """Return the case of short texts: ours takes as many tokens in a step as the peer's rows hold on average."""
+    length = 128
     path = sentences(files)
     settings: Result = {"start": tokenizer, "files": [path]}
     about = harness.identity([path])
     data = harness.once("lines", about, "peers", "lines", settings | {"length": length})
     shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "line"})
     counts = harness.run("peers", "count", {"data": data})
-    rows = round(batch_tokens * counts["rows"] / counts["tokens"])
+    mean = counts["tokens"] / counts["rows"]
     return {"name": f"{size}, sentences", "size": size, "length": length, "rows": rows, "start": start, "data": data,
-            "shards": shards, "batch_tokens": batch_tokens, "mean_tokens": counts["tokens"] / counts["rows"]}  # fmt: skip
+            "shards": shards, "batch_tokens": round(rows * mean), "mean_tokens": mean}  # fmt: skip
 
 
 def sentences(files: list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmask import bench
+from unmask import bench, ceiling
 from unmask.cli import main
 from unmask.config import load_config
 from unmask.errors import ConfigError
@@ -20,7 +20,7 @@ from unmask.model.load import load_masked_lm
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrix products and masking that take no time."""
-    monkeypatch.setattr(bench, "_CPU_SHAPES", ((64, 64, 64), (64, 32, 128)))
+    monkeypatch.setattr(ceiling, "_CPU_SHAPES", ((64, 64, 64), (64, 32, 128)))
     monkeypatch.setattr(bench, "_PRODUCT_SECONDS", 0.01)
     monkeypatch.setattr(bench, "_MASKING_SECONDS", 0.01)
 
@@ -48,12 +48,12 @@ def test_the_operations_of_bert_are_those_of_the_formula(checkpoint: Callable[[s
         + 12 * layers * attended * hidden
         + 6 * predicted * (hidden**2 + config.vocab_size * hidden)
     )
-    assert bench.flops_per_token(model, attended, predicted) == pytest.approx(expected)
+    assert ceiling.flops_per_token(model, attended, predicted) == pytest.approx(expected)
 
 
 def test_shared_layers_count_as_often_as_they_are_used(checkpoint: Callable[[str], Path]) -> None:
     model = load_masked_lm(str(checkpoint("albert")))
-    shared = bench.flops_per_token(model, 0.0, 0.0)
+    shared = ceiling.flops_per_token(model, 0.0, 0.0)
     weights = sum(
         module.weight.numel()
         for module in model.encoder.encoder.albert_layer_groups.modules()

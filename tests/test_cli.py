@@ -530,7 +530,9 @@ def test_a_text_that_cannot_be_filled_does_not_stop_the_others(
     assert [len(candidates) for candidates in outcome.json] == [1, 0, 0, 1]
     assert outcome.json[0][0]["sequence"].startswith("the")
     lines = outcome.err.splitlines()
-    assert [line.split(": ")[:2] for line in lines] == [["error", "text 2"], ["error", "text 3"]]
+    assert lines[0] == "error: <stdin>:2: the text is empty"
+    assert lines[1].startswith("error: <stdin>:3: no mask in this text")
+    assert len(lines) == 2
 
 
 def test_fill_takes_texts_then_a_file(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,21 +544,82 @@ def test_fill_takes_texts_then_a_file(run: Run, model: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("arguments", "content", "code", "line"),
+    ("arguments", "message"),
     [
-        (["--file", "absent.txt"], b"", 3, "error: absent.txt: cannot be read: No such file or directory"),
-        (["--file", "latin.txt"], b"", 3, "error: latin.txt:2: expected UTF-8 text, found the byte 0xe9"),
-        ([], b"", 3, "error: no text came in; expected one on each line"),
-        (["-"], b"a\n\xff", 3, "error: standard input:2: expected UTF-8 text, found the byte 0xff"),
+        (["--file", "absent.txt"], "error: absent.txt: no such file"),
+        (["--file", "empty.txt"], "error: empty.txt: no text came in; expected one on each line"),
+        ([], "error: no text came in; expected one on each line"),
     ],
 )
-def test_texts_that_cannot_be_read(
-    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], content: bytes, code: int, line: str
+def test_fill_where_no_text_can_be_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    Path("latin.txt").write_bytes(b"a\ncaf\xe9")
-    stdin(monkeypatch, content)
+    Path("empty.txt").touch()
+    stdin(monkeypatch, b"")
     outcome = run("fill", "absent-model", *arguments)
-    assert (outcome.code, outcome.complaint) == (code, line)
+    assert outcome.code == 3
+    assert outcome.complaint.startswith(message)
+
+
+def test_fill_reads_around_what_is_broken(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mixed.txt").write_bytes(b"a [MASK]\ncaf\xe9 [MASK]\nb\0 [MASK]\n\n[MASK] c\n")
+    Path("rows.jsonl").write_text('{"text": "[MASK]"}\n{"other": 1}\n{"text": \n', encoding="utf-8")
+    outcome = run("fill", model, "--file", "mixed.txt", "--json", "--top-k", 1)
+    assert outcome.code == 3
+    assert [len(candidates) for candidates in outcome.json] == [1, 0, 0, 0, 1]
+    assert [line[:22] for line in outcome.err.splitlines()] == [
+        "error: mixed.txt:2: by", "error: mixed.txt:3: a ", "error: mixed.txt:4: th",
+    ]  # fmt: skip
+    assert "0xe9" in outcome.err
+    assert "NUL" in outcome.err
+    outcome = run("fill", model, "--file", "rows.jsonl", "--json", "--top-k", 1)
+    assert [len(candidates) for candidates in outcome.json] == [1, 0, 0]
+    assert "rows.jsonl:2: expected a text in the field 'text'" in outcome.err
+    assert "rows.jsonl:3" in outcome.err
+
+
+def test_fill_ranks_words_and_targets(run: Run, model: Path) -> None:
+    joint, alone = (
+        run("fill", model, "[MASK] [MASK] it", "--json", "--top-k", 2, "--ranking", ranking).json[0]
+        for ranking in ("joint", "independent")
+    )
+    assert {item["ranking"] for item in joint} == {"joint"}
+    assert {item["ranking"] for item in alone} == {"independent"}
+    (words,) = run("fill", model, "the {2} sold it", "--json", "--beam", 4).json
+    assert {len(item["tokens"]) for item in words} == {2}
+    outcome = run("fill", model, "the [MASK].", "[MASK] it", "--targets", "telescope, ☃,the", "--json")
+    assert outcome.code == 3
+    assert [[item["text"] for item in items] for items in outcome.json] == [["telescope", "the"]] * 2
+    assert len(outcome.json[0][0]["tokens"]) > 1
+    assert outcome.err.splitlines() == [
+        "error: the target '☃' cannot be spelt by this tokenizer: a part of it becomes [UNK]"
+    ]
+    text = run("fill", model, "a ___ [MASK]", "--no-blanks", "--top-k", 1)
+    assert "___" in text.out.splitlines()[-1]
+
+
+def test_fill_says_what_it_saw_of_a_long_text(run: Run, model: Path) -> None:
+    outcome = run("fill", model, "the " * 200 + "[MASK]", "--top-k", 1, "--json")
+    assert outcome.code == 0
+    assert outcome.err == "note: text 1: the model saw tokens 76 to 201 of this long text, around its masks\n"
+    assert len(outcome.json[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--targets", "a,,b"], "error: --targets: expected words"),
+        (["--top-k", 100000], "error: top_k must be 1 to"),
+        (["--ranking", "best"], "error: Invalid value for '--ranking'"),
+        (["--beam", 0], "error: Invalid value for '--beam'"),
+    ],
+)
+def test_fill_refuses_what_makes_no_sense(
+    run: Run, model: Path, arguments: list[object], message: str
+) -> None:
+    outcome = run("fill", model, "a [MASK]", *arguments)
+    assert outcome.code == 2
+    assert outcome.complaint.startswith(message)
 
 
 def test_fill_at_a_terminal_asks_for_a_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,22 +232,20 @@ def test_a_stopped_run_goes_on_behind_its_last_whole_row(run: Run, kept: int) ->
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        ('{"a": 1}\n', (), "was not made with method 'original'"),
+        ('{"a": 1}\n', (), "is not of method 'original'"),
         ("no JSON\n", (), "rows.jsonl:1: not a row of this command"),
-        ("same", ("--method", "whole_word"), "was not made with method 'whole_word'"),
+        ("same", ("--method", "whole_word"), "is not of method 'whole_word'"),
         ("other", (), "give the same input"),
+        ("longer", (), "end at line 9"),
     ],
 )
 def test_a_file_of_another_run_is_left_alone(
     run: Run, content: str, arguments: tuple[str, ...], message: str
 ) -> None:
-    if content in ("same", "other"):
+    if content in ("same", "other", "longer"):
         run("score", "texts.txt", "-o", "rows.jsonl")
-        content = (
-            Path("rows.jsonl")
-            .read_text(encoding="utf-8")
-            .replace(*(TEXTS[3], "x") if content == "other" else "  ")
-        )
+        change = {"same": ("", ""), "other": (TEXTS[3], "x"), "longer": ('"line": 4', '"line": 9')}[content]
+        content = Path("rows.jsonl").read_text(encoding="utf-8").replace(*change)
     Path("rows.jsonl").write_text(content, encoding="utf-8")
     found = run("score", "texts.txt", "-o", "rows.jsonl", "--resume", *arguments)
     assert found.code == 3

@@ -445,7 +445,7 @@ def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure
 def test_the_precision_is_not_measured_again(stopped: Path, configure: Configure, monkeypatch: Any) -> None:
     from unmask.model import precision
 
-    monkeypatch.setattr(precision, "_seconds", lambda dtype: 0.1 if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(precision, "_ratio", lambda: 10.0)
     config = configure(model__preset="tiny-bert", train__precision="auto", train__max_steps=5)
     result = train(config, stopped, resume="auto")
     assert read(result.folder.info)["precision"] == "fp32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -16,8 +17,6 @@ from unmask.terminal import (
     Page,
     draw_evaluation,
     draw_examples,
-    draw_explanation,
-    draw_fill,
     draw_plan,
     format_bytes,
     format_figures,
@@ -25,6 +24,7 @@ from unmask.terminal import (
     format_seconds,
     terminal_progress,
 )
+from unmask.terminal_inference import draw_explanation, draw_fill
 
 
 class Clock:
@@ -309,31 +309,47 @@ def test_long_examples_are_cut(page: Drawn) -> None:
     assert len(lines[0].split()) < 40
 
 
-def test_fills_of_one_and_of_two_masks(page: Drawn) -> None:
-    def candidate(text: str, probability: float, sequence: str) -> SimpleNamespace:
-        return SimpleNamespace(text=text, probability=probability, sequence=sequence)
+def candidate(text: str, probability: float, sequence: str, **changes: Any) -> SimpleNamespace:
+    about = {"tokens": text.split(), "score": math.log(probability)} | changes
+    return SimpleNamespace(text=text, probability=probability, sequence=sequence, **about)
 
-    one = SimpleNamespace(
-        text="a [MASK].", masks=[2], per_mask=[], error=None, candidates=[candidate("b", 0.91234, "a b.")]
+
+def result(text: str, masks: list[int], candidates: list[SimpleNamespace], **changes: Any) -> SimpleNamespace:
+    about = {"per_mask": [], "error": None, "ranking": "joint", "exact": True} | changes
+    return SimpleNamespace(text=text, masks=masks, candidates=candidates, **about)
+
+
+def test_fills_of_one_and_of_two_masks(page: Drawn) -> None:
+    one = result("a [MASK].", [2], [candidate("b", 0.91234, "a b.")])
+    alone = [[SimpleNamespace(token="##x", probability=0.5)], [SimpleNamespace(token="y", probability=0.25)]]
+    two = result(
+        "[MASK] [MASK]",
+        [1, 2],
+        [candidate("x y", 0.125, "x y"), candidate("x z", 3e-7, "x z")],
+        per_mask=alone,
     )
-    two = SimpleNamespace(
-        text="[MASK] [MASK]",
-        masks=[1, 2],
-        per_mask=[
-            [SimpleNamespace(token="##x", probability=0.5)],
-            [SimpleNamespace(token="y", probability=0.25)],
-        ],
-        error=None,
-        candidates=[candidate("x y", 0.125, "x y")],
-    )
-    failed = SimpleNamespace(text="not here", masks=[], per_mask=[], error="no mask", candidates=[])
+    failed = result("not here", [], [], error="no mask")
     draw_fill(page[0], [one, failed, two])
     rows = rows_of(page[1])
     assert ["a", "[MASK]."] in rows
+    assert ["filled", "with", "probability", "text"] in rows
     assert ["b", "0.9123", "a", "b."] in rows
+    assert ["filled", "with", "joint", "probability", "text"] in rows
+    assert ["x", "z", "3.0e-07", "x", "z"] in rows
     assert ["mask", "1", "alone:", "##x", "0.5000"] in rows
     assert ["mask", "2", "alone:", "y", "0.2500"] in rows
     assert "not here" not in page[1].getvalue()
+    assert "--beam" not in page[1].getvalue()
+
+
+def test_fills_say_how_they_are_ranked(page: Drawn) -> None:
+    word = candidate("unlit", 0.01, "an unlit room", tokens=["un", "##lit"], score=math.log(0.1))
+    draw_fill(page[0], [result("an ___ room", [2], [word], ranking="independent", exact=False)])
+    rows = rows_of(page[1])
+    assert ["filled", "with", "independent", "probability", "ranked", "by", "text"] in rows
+    assert ["unlit", "0.0100", "0.1000", "an", "unlit", "room"] in rows
+    assert "geometric mean" in page[1].getvalue()
+    assert "--beam" in page[1].getvalue()
 
 
 def explanation(**changes: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """How fast this machine is at what a run does: matrix products, training, masking and preparing, measured for real.
 
-The share of the ceiling is what the model needs by count (:func:`flops_per_token`) over what the machine does when
-it does nothing but matrix products. Padding, a head over every position and waiting all lower it.
+The rate of training stands beside the rate of matrix products, its ceiling (:mod:`unmask.ceiling`).
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from unmask.ceiling import PRECISIONS, MatmulRate, flops_per_token, matmul_rate, settle
 from unmask.config import RunConfig, check_trainable
 from unmask.data.batches import Cursor, TextSource, TrainingStream, cut_by_tokens
 from unmask.data.corpus import prepare
@@ -28,7 +26,6 @@ from unmask.data.masking import MaskKey
 from unmask.data.tokenizer import plain_copy
 from unmask.identity import machine_info
 from unmask.material import Material, gather
-from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.run import make_loop, recipe_of, with_recipe
 from unmask.run_folder import RunFolder
@@ -45,25 +42,6 @@ _SAMPLED_STEPS = 8
 _PRODUCT_SECONDS = 0.3
 _MASKING_SECONDS = 1.0
 _ENDLESS = 10**9
-# Rows, inner side and columns: squares, and the products of layers 768 and 1024 wide over a batch of tokens.
-_CPU_SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 768, 3072), (4096, 3072, 768))
-_CUDA_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096), (65536, 768, 3072), (65536, 3072, 768))
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class MatmulRate:
-    """The rate of matrix products, the ceiling of any training.
-
-    Attributes:
-        precision: ``fp32`` or ``bf16``.
-        teraflops: 10^12 operations a second, the best of some large shapes.
-        shape: rows, inner side and columns of the best.
-    """
-
-    precision: str
-    teraflops: float
-    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -77,7 +55,7 @@ class TrainingRate:
         wait_share: share of the time in which the step waited for data.
         attended: tokens that a token attends to, on average.
         predicted: share of the tokens that reach the head.
-        flops_per_token: what the model needs, see :func:`flops_per_token`.
+        flops_per_token: what the model needs, see :func:`unmask.ceiling.flops_per_token`.
         teraflops: 10^12 such operations a second.
         share: of the matmul rate in the same precision.
     """
@@ -160,7 +138,7 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         material = gather(config, RunFolder(Path(place) / "run"), progress)
         progress.begin("measure")
         model = material.model
-        ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in _DTYPES}
+        ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in PRECISIONS}
         loop = training_loop(config, material)
         training = measure_training(loop, ceilings[material.precision], seconds, progress)
         result = Bench(
@@ -177,84 +155,6 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         )
         progress.end()
         return result
-
-
-def matmul_rate(precision: str, device: torch.device, seconds: float) -> MatmulRate:
-    """Measure the best rate of matrix products among some large shapes.
-
-    Args:
-        precision: ``fp32`` or ``bf16``.
-        device: where to compute.
-        seconds: how long each shape is tried.
-    """
-    shapes = _CUDA_SHAPES if device.type == "cuda" else _CPU_SHAPES
-    found = [(_product_rate(shape, _DTYPES[precision], device, seconds), shape) for shape in shapes]
-    best, shape = max(found)
-    return MatmulRate(precision, best / 1e12, shape)
-
-
-def _product_rate(
-    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, seconds: float
-) -> float:
-    """Return operations a second of the fastest product of one shape, the right side plain or transposed."""
-    rows, inner, columns = shape
-    left = torch.rand(rows, inner, device=device).to(dtype)
-    plain = torch.rand(inner, columns, device=device).to(dtype)
-    best = 0.0
-    for right in (plain, plain.T.contiguous().T):
-        end = time.perf_counter() + seconds / 2
-        while time.perf_counter() < end:
-            best = max(best, 2.0 * rows * inner * columns / _product_seconds(left, right))
-    return best
-
-
-def _product_seconds(left: Tensor, right: Tensor) -> float:
-    # A single product on a GPU is over before a clock on the host can tell, so that several are timed there.
-    times = 10 if left.is_cuda else 1
-    _settle(left.device)
-    begin = time.perf_counter()
-    for _ in range(times):
-        left @ right
-    _settle(left.device)
-    return (time.perf_counter() - begin) / times
-
-
-def flops_per_token(model: MaskedLM, attended: float, predicted: float) -> float:
-    """Return the operations that training needs for one token.
-
-    Six for every weight that a token is multiplied with (two forward, four backward), twelve times width for every
-    token attended to in every layer, and six for every weight of the head on the share of tokens that reach it. For
-    BERT of ``L`` layers and width ``H``: ``6L(4H² + 2HF) + 12LsH + 6p(H² + VH)``.
-
-    Args:
-        model: whose matrices are counted by watching a short forward pass.
-        attended: tokens that a token attends to, on average (``s``).
-        predicted: share of the tokens that reach the head (``p``).
-    """
-    encoder, head = _weights_used(model)
-    config = model.model.config
-    scores = 12 * config.num_hidden_layers * attended * config.hidden_size
-    return 6 * encoder + scores + 6 * predicted * head
-
-
-@torch.no_grad()
-def _weights_used(model: MaskedLM) -> tuple[int, int]:
-    """Count the weights that a token is multiplied with, in the encoder and behind it."""
-    inside = set(model.encoder.modules())
-    used = {True: 0, False: 0}
-
-    def count(module: nn.Module, *_: Any) -> None:
-        used[module in inside] += module.weight.numel()  # type: ignore[operator]
-
-    linear = [module for module in model.model.modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_hook(count) for module in linear]
-    try:
-        ids = torch.from_numpy(model.vocabulary.replacements[:4]).unsqueeze(0)
-        model.model(input_ids=ids.to(model.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return used[True], used[False]
 
 
 def training_loop(config: RunConfig, material: Material) -> Loop:
@@ -299,7 +199,7 @@ def measure_training(loop: Loop, ceiling: MatmulRate, seconds: float, progress: 
     # Writing a row waits for the device, which costs nothing on a CPU and shows the waiting of every step.
     loop.log_every = 1 if loop.model.device.type == "cpu" else loop.log_every
     loop.on_row = rows.append
-    watch = Stopwatch(seconds, settle=lambda: _settle(loop.model.device))
+    watch = Stopwatch(seconds, settle=lambda: settle(loop.model.device))
     progress.notice(f"training for {seconds:g} seconds")
     run_measured(loop, watch)
     rate = watch.tokens_per_second
@@ -412,8 +312,3 @@ def _to_measure(config: RunConfig, text: Path) -> RunConfig:
             "train": config.train.model_copy(update=ends),
         }
     )
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask import cli_bench, cli_evaluation, cli_masking, cli_scoring, shell
+from unmask import cli_bench, cli_evaluation, cli_inference, cli_masking, cli_scoring, shell
 from unmask import cli_options as options
 from unmask.errors import ConfigError, DataError
 
@@ -220,74 +220,8 @@ app.command("eval")(cli_evaluation.evaluate)
 app.command()(cli_evaluation.compare)
 
 
-@app.command()
-def explain(
-    text: options.TextArgument,
-    model: options.RequiredModel,
-    mask_positions: options.MaskPositions = None,
-    labels: options.Labels = "masked",
-    seed: options.SeedOrZero = 0,
-    mask_rate: options.MaskRate = None,
-    strategy: options.StrategyOption = None,
-    top_k: options.TopK = 5,
-    html: options.Html = None,
-    offline: options.Offline = False,
-    as_json: options.Json = False,
-) -> None:
-    """Show what masked language modelling does to one text."""
-    from unmask.config import load_config
-
-    masking = load_config(None, (), {"masking.rate": mask_rate, "masking.strategy": strategy}).masking
-    positions = None if mask_positions is None else shell.parse_positions(mask_positions)
-    text = "\n".join(shell.read_lines(None)) if text == "-" else text
-    with shell.working() as progress:
-        from unmask.inference.explain import explain as explain_text
-        from unmask.model.load import load_masked_lm
-
-        loaded = load_masked_lm(model, offline=offline, notice=progress.notice)
-        explanation = explain_text(
-            text, loaded, mask_positions=positions, labels=labels, masking=masking, seed=seed, top_k=top_k
-        )
-    if html is not None:
-        shell.write(html, explanation.to_html())
-        shell.tell(str(html), "wrote")
-    if as_json:
-        shell.emit(explanation.to_dict())
-        return
-    from unmask.terminal import draw_explanation
-
-    draw_explanation(shell.page(), explanation.to_dict())
-
-
-@app.command()
-def fill(
-    model: options.ModelArgument,
-    texts: options.TextsArgument = None,
-    file: options.TextFile = None,
-    top_k: options.TopK = 5,
-    device: options.DeviceOrAuto = "auto",
-    precision: options.PrecisionOrFp32 = "fp32",
-    offline: options.Offline = False,
-    as_json: options.Json = False,
-) -> int:
-    """Fill the masks in texts, or in lines of standard input."""
-    asked = shell.read_texts(texts or (), file)
-    with shell.working() as progress:
-        from unmask.inference.fill import FillMask
-
-        filler = FillMask(model, device=device, precision=precision, offline=offline, notice=progress.notice)
-        results = filler.fill(asked, top_k=top_k)
-    if as_json:
-        shell.emit([result.candidates for result in results])
-    else:
-        from unmask.terminal import draw_fill
-
-        draw_fill(shell.page(), results)
-    sys.stdout.flush()  # so that the complaints come after the answers
-    failed = {number: result.error for number, result in enumerate(results, 1) if result.error}
-    for number, error in failed.items():
-        shell.tell(f"text {number}: {error}")
-    return DataError.exit_code if failed else 0
+app.command()(cli_inference.explain)
+app.command()(cli_inference.fill)
 
 
 @app.command()
@@ -410,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = given.index("--") if "--" in given else len(given)
     before = [argument for argument in given[:end] if argument != "--debug"]
     debug = len(before) < end
+    shell.share_cores()
     if not debug:
         shell.quiet_libraries()
     for stream in (sys.stdout, sys.stderr):

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import ConfigError, DataError, DivergedError
-from unmask.inference.fill import FillMask, FillResult, best_combinations
+from unmask.inference.beam import combinations
+from unmask.inference.fill import FillMask, FillResult
 from unmask.inference.markers import MARKERS, MarkerEncoder
 
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2"]
@@ -25,18 +27,6 @@ TEXTS = [
     "(<mask>)[MASK] [MASK]",
     "In South Carolina [MASK]",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def filler(checkpoint: Callable[[str], Path]) -> Callable[[str], FillMask]:
-    made: dict[str, FillMask] = {}
-
-    def make(architecture: str) -> FillMask:
-        if architecture not in made:
-            made[architecture] = FillMask(checkpoint(architecture), device="cpu")
-        return made[architecture]
-
-    return make
 
 
 @pytest.fixture
@@ -100,8 +90,9 @@ def _figures(result: FillResult) -> list[float]:
 def test_combinations_are_ranked_by_the_product_and_carry_its_factors(
     filler: Callable[[str], FillMask],
 ) -> None:
-    result = filler("bert")("the [MASK] of [MASK] and [MASK]", top_k=6)
+    result = filler("bert")("the [MASK] of [MASK] and [MASK]", top_k=6, ranking="independent")
     assert result.ranking == "independent"
+    assert {candidate.ranking for candidate in result.candidates} == {"independent"}
     every = itertools.product(*result.per_mask)
     wanted = sorted((math.prod(token.probability for token in chosen) for chosen in every), reverse=True)[:6]
     assert [candidate.probability for candidate in result.candidates] == pytest.approx(wanted, rel=1e-6)
@@ -119,15 +110,16 @@ def test_the_best_combinations_are_those_of_brute_force(sizes: tuple[int, ...], 
         for mask, size in enumerate(sizes)
     ]
     total = math.prod(sizes)
-    found = best_combinations(scores, total + 5)
+    found = list(combinations(scores))
+    assert len(found) == total
     sums = [math.fsum(mask[rank] for mask, rank in zip(scores, ranks, strict=True)) for ranks in found]
     assert sorted(found) == sorted(itertools.product(*map(range, sizes)))
     assert sums == sorted(sums, reverse=True)
-    assert best_combinations(scores, 3) == found[:3]
+    assert list(itertools.islice(combinations(scores), 3)) == found[:3]
 
 
 def test_many_masks_are_ranked_without_trying_all(filler: Callable[[str], FillMask]) -> None:
-    result = filler("bert")("[MASK] " * 100, top_k=40)
+    result = filler("bert")("[MASK] " * 100, top_k=40, ranking="independent")
     assert len({tuple(candidate.token_ids) for candidate in result.candidates}) == 40
 
 
@@ -193,9 +185,14 @@ def test_every_marker_gives_the_ids_of_the_tokenizers_own_mask(
         "春天@来了，@的花都开了@。",
         "no mask at all",
     ):
-        ids, count = MarkerEncoder(tokenizer)([text.replace("@", own if marker == "own" else marker)])[0]
-        assert ids.tolist() == tokenizer(text.replace("@", own))["input_ids"], text
-        assert count == text.count("@")
+        reading = MarkerEncoder(tokenizer)([text.replace("@", own if marker == "own" else marker)])[0]
+        if "@" not in text:
+            assert "no mask" in (reading.error or "")
+            continue
+        vocabulary = vocabulary_of(tokenizer)
+        ids = [*vocabulary.prefix, *reading.body.tolist(), *vocabulary.suffix]
+        assert ids == tokenizer(text.replace("@", own))["input_ids"], text
+        assert len(reading.gaps) == text.count("@")
 
 
 @pytest.mark.parametrize("lstrip", [False, True])
@@ -208,20 +205,19 @@ def test_the_mask_of_byte_level_takes_the_space_before_it_only_when_the_tokenize
 
     tokenizer = copy.deepcopy(byte_level_tokenizer)
     tokenizer.add_special_tokens({"mask_token": AddedToken("<mask>", lstrip=lstrip, special=True)})
-    ids, _ = MarkerEncoder(tokenizer)(["the [MASK] of"])[0]
-    assert ids.tolist() == tokenizer("the <mask> of")["input_ids"]
-    assert (tokenizer.convert_tokens_to_ids("Ġ") in ids.tolist()) is not lstrip
+    ids = MarkerEncoder(tokenizer)(["the [MASK] of"])[0].body.tolist()
+    assert ids == tokenizer("the <mask> of", add_special_tokens=False)["input_ids"]
+    assert (tokenizer.convert_tokens_to_ids("Ġ") in ids) is not lstrip
 
 
 @pytest.mark.parametrize("family", TOKENIZERS)
 def test_literal_special_tokens_are_text(family: str, tokenizer_of: Callable[[str], Any]) -> None:
     tokenizer = tokenizer_of(family)
-    frame = len(tokenizer("")["input_ids"])
     controls = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}
     text = " ".join(token for token in tokenizer.all_special_tokens if token != tokenizer.mask_token)
-    ids, count = MarkerEncoder(tokenizer)([f"a {text} [MASK] [SEP]</s>"])[0]
-    assert sum(id in controls for id in ids.tolist()) == frame
-    assert count == ids.tolist().count(tokenizer.mask_token_id) == 1
+    reading = MarkerEncoder(tokenizer)([f"a {text} [MASK] [SEP]</s>"])[0]
+    assert not controls & set(reading.body.tolist())
+    assert len(reading.gaps) == reading.body.tolist().count(tokenizer.mask_token_id) == 1
 
 
 def test_the_encoder_leaves_the_tokenizer_as_it_was(wordpiece_tokenizer: Any) -> None:
@@ -240,7 +236,7 @@ def _written(fill: FillMask, text: str, tokens: list[str]) -> str:
     encoder = MarkerEncoder(fill.model.tokenizer)
     ids = fill.model.tokenizer.convert_tokens_to_ids(tokens)
     assert fill.model.tokenizer.unk_token_id not in ids
-    return TokenWriter(fill.model.tokenizer, encoder).sequence(encoder.split(text), ids)
+    return TokenWriter(fill.model.tokenizer, encoder).sequence(encoder.split(text), [(id,) for id in ids])
 
 
 @pytest.mark.parametrize(
@@ -271,7 +267,9 @@ def test_chinese_characters_are_not_spaced(chinese_tokenizer: Any) -> None:
 
     encoder = MarkerEncoder(chinese_tokenizer)
     ids = chinese_tokenizer.convert_tokens_to_ids(["天"])
-    assert TokenWriter(chinese_tokenizer, encoder).sequence(encoder.split("春[MASK]来了"), ids) == "春天来了"
+    assert (
+        TokenWriter(chinese_tokenizer, encoder).sequence(encoder.split("春[MASK]来了"), [ids]) == "春天来了"
+    )
 
 
 def test_a_candidate_says_what_goes_where(filler: Callable[[str], FillMask]) -> None:
@@ -286,34 +284,48 @@ def test_a_candidate_says_what_goes_where(filler: Callable[[str], FillMask]) -> 
 
 def test_a_result_is_json(filler: Callable[[str], FillMask]) -> None:
     content = json.loads(json.dumps(filler("bert")("a [MASK]").to_dict()))
-    assert set(content) == {"text", "masks", "candidates", "per_mask", "error", "ranking"}
-    assert content["ranking"] == "independent"
+    assert set(content) == {
+        "text", "masks", "candidates", "per_mask", "error", "ranking", "exact", "window", "target_errors",
+    }  # fmt: skip
+    assert content["ranking"] == content["candidates"][0]["ranking"] == "joint"
+    assert {"text", "tokens", "probability", "probabilities", "sequence", "score"} <= set(
+        content["candidates"][0]
+    )
 
 
 # --- what cannot be filled ----------------------------------------------------------------------------------------
 
 
 def test_a_text_that_cannot_be_filled_does_not_stop_the_others(filler: Callable[[str], FillMask]) -> None:
-    long = "[MASK] " * 200
-    good, empty, bare, over, last = filler("bert").fill(["a [MASK]", "", "no mask", long, "[MASK] b"])
-    assert good.error is None
-    assert len(good.candidates) == len(last.candidates) == 5
-    for result in (empty, bare):
-        assert "no mask" in (result.error or "")
-        assert "[MASK]" in (result.error or "")
-        assert "<mask>" in (result.error or "")
-        assert not result.candidates
-    assert "202 tokens" in (over.error or "")
-    assert "128" in (over.error or "")
-    assert "\n" not in (over.error or "")
+    texts = {
+        "a [MASK]": None,
+        "": "the text is empty",
+        " \t": "the text is empty",
+        "no mask": "no mask in this text: write [MASK] or <mask> where a token is wanted, or ___ for a word",
+        "[SEP] [CLS] [PAD]": "no mask",
+        "[MASK]"
+        + " word" * 200
+        + " [MASK]": "take 602 tokens from the first to the last, and the model takes 126",
+        "a\0 [MASK]": "NUL character at position 2",
+        "a \ud83d [MASK]": "lone surrogate (U+D83D) at position 3",
+        "[MASK] b": None,
+    }
+    for result, (text, wanted) in zip(filler("bert").fill(list(texts)), texts.items(), strict=True):
+        assert result.text == text
+        assert len(result.candidates) == (0 if wanted else 5), text
+        assert (result.error is None) == (wanted is None)
+        assert (wanted or "") in (result.error or "")
+        assert "\n" not in (result.error or "")
 
 
-def test_the_longest_text_that_fits_is_filled(filler: Callable[[str], FillMask]) -> None:
+def test_masks_that_just_fit_are_filled(filler: Callable[[str], FillMask]) -> None:
     for family in FAMILIES:
         limit = filler(family).model.max_length
-        fits, over = filler(family).fill(["[MASK]" * (limit - 2), "[MASK]" * (limit - 1)], top_k=1)
+        texts = ["[MASK]" * (limit - 2), "[MASK]" * (limit - 1)]
+        fits, over = filler(family).fill(texts, top_k=1, ranking="independent")
         assert len(fits.masks) == limit - 2
-        assert str(limit) in (over.error or "")
+        assert fits.window is None
+        assert f"{limit - 1} tokens" in (over.error or "")
 
 
 def test_one_text_alone_raises(filler: Callable[[str], FillMask]) -> None:
@@ -334,7 +346,12 @@ def test_top_k_out_of_range_is_refused(top_k: int, filler: Callable[[str], FillM
 def test_other_bad_arguments_are_refused(filler: Callable[[str], FillMask], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="list of texts"):
         filler("bert").fill("a [MASK]")
-    with pytest.raises(ConfigError, match="batch_size"):
-        filler("bert").fill(["a [MASK]"], batch_size=0)
+    with pytest.raises(ConfigError, match="text 2 is of type NoneType"):
+        filler("bert").fill(["a [MASK]", None])  # type: ignore[list-item]
+    for wrong in ({"batch_size": 0}, {"beam": 0}, {"ranking": "best"}, {"targets": []}, {"targets": [" "]}):
+        with pytest.raises(ConfigError, match=next(iter(wrong)).rstrip("s")):
+            filler("bert").fill(["a [MASK]"], **wrong)
+    with pytest.raises(ConfigError, match="list of words"):
+        filler("bert").fill(["a [MASK]"], targets="the")
     with pytest.raises(ConfigError):
         FillMask(tmp_path / "absent", offline=True)

@@ -17,7 +17,7 @@ def test_what_was_asked_is_taken(wanted: str, device: torch.device) -> None:
 
 @pytest.mark.parametrize(("half", "taken"), [(0.25, "bf16"), (0.9, "fp32"), (4.0, "fp32")])
 def test_on_a_cpu_it_is_measured(monkeypatch: pytest.MonkeyPatch, half: float, taken: str) -> None:
-    monkeypatch.setattr(precision, "_seconds", lambda dtype: half if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(precision, "_ratio", lambda: 1.0 / half)
     found, why = pick_precision("auto", CPU)
     assert found == taken
     assert f"{1 / half:.1f} times as fast" in why

@@ -45,9 +45,7 @@ class PairFileScorer:
         """
         for number, row in enumerate(rows, 1):
             if row.get("method") != self.scorer.method or row.get("outcome") not in ("right", "wrong", "tie"):
-                what = (
-                    f"row {number} of the file to go on with was not made with method '{self.scorer.method}'"
-                )
+                what = f"row {number} of the file to go on with is not of method '{self.scorer.method}'"
                 raise DataError(f"{what}; use the same options, or name another file with -o")
             pair = Pair(row["good"], row["bad"], row["paradigm"], row["term"], row["file"], row["line"])
             self.figures.add(pair, row["outcome"])

@@ -11,7 +11,6 @@ from typing import Any
 from unmask.data.formats import text_of
 from unmask.data.records import Record, RecordReader
 from unmask.errors import DataError
-from unmask.evaluation.scores import Score
 from unmask.evaluation.scoring import Scorer
 from unmask.progress import Progress
 
@@ -80,12 +79,8 @@ class FileScorer:
         progress: Progress = Progress(),
     ) -> None:
         self.reader, self.scorer, self.progress = reader, scorer, progress
-        self.text_field, self.max_bytes, self.details, self._complain = (
-            text_field,
-            max_bytes,
-            details,
-            complain,
-        )
+        self.text_field, self.max_bytes, self.details = text_field, max_bytes, details
+        self._complain = complain
         self.totals = Totals()
         self._waiting: deque[int] = deque()
         self._last: dict[str, Any] | None = None
@@ -100,9 +95,7 @@ class FileScorer:
         """
         for number, row in enumerate(rows, 1):
             if row.get("method") != self.scorer.method or not isinstance(row.get("line"), int):
-                what = (
-                    f"row {number} of the file to go on with was not made with method '{self.scorer.method}'"
-                )
+                what = f"row {number} of the file to go on with is not of method '{self.scorer.method}'"
                 raise DataError(f"{what}; use the same options, or name another file with -o")
             self.totals.add(row)
             self._kept, self._last = number, row
@@ -118,7 +111,7 @@ class FileScorer:
             if found.error is not None:
                 self._skip(DataError(found.error, path=self.reader.source, line=line))
                 continue
-            row = self._row(line, found)
+            row = {"line": line, **found.to_dict(self.details)}
             self.totals.add(row)
             write(row)
         # What an earlier run read and has no row for was skipped by it.
@@ -126,9 +119,6 @@ class FileScorer:
         if not self.totals.texts:
             raise DataError("no text that can be scored", path=self.reader.source)
         return self.totals
-
-    def _row(self, line: int, found: Score) -> dict[str, Any]:
-        return {"line": line, **found.to_dict(self.details)}
 
     def _skip(self, fault: DataError) -> None:
         self.totals.skipped += 1
@@ -148,20 +138,26 @@ class FileScorer:
                 self._waiting.append(read.line)
                 yield text
 
+        if self._last is not None and not self._met:
+            raise self._other_input(self._last["line"])
+
     def _is_done(self, line: int, text: str) -> bool:
         """Say whether an earlier run scored this text, and make sure that it was the same."""
-        last = self._last
-        if last is None:
+        if self._last is None:
             return False
-        if line == last["line"]:
-            self._met = text == last["text"]
-        if line >= last["line"] and not self._met:
-            what = f"the rows to go on with end at line {last['line']:,}, and that is not its text there"
-            raise DataError(
-                f"{what}; give the same input, or name another file with -o", path=self.reader.source
-            )
-        self._passed += line <= last["line"]
-        return bool(line <= last["line"])
+        last = self._last["line"]
+        if line == last:
+            self._met = text == self._last["text"]
+        if line >= last and not self._met:
+            raise self._other_input(last)
+        self._passed += line <= last
+        return bool(line <= last)
+
+    def _other_input(self, line: int) -> DataError:
+        what = (
+            f"the rows to go on with end at line {line:,}, and that is not its text here; give the same input"
+        )
+        return DataError(f"{what}, or name another file with -o", path=self.reader.source)
 
     def _text(self, record: Record) -> str:
         text = text_of(dict(record.values), self.text_field, record.source, record.line)

@@ -153,7 +153,9 @@ class Scorer:
     ) -> None:
         self.model, self.method = model, method_named(method)
         self.room = _usable_length(model, max_length) - model.vocabulary.overhead
-        self.batch_tokens = _BATCH_TOKENS[model.device.type] if batch_tokens is None else batch_tokens
+        self.batch_tokens = (
+            batch_tokens if batch_tokens is not None else _BATCH_TOKENS.get(model.device.type, 4096)
+        )
         if self.batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         self._core = plain_copy(model.tokenizer)

@@ -1,107 +1,50 @@
-"""Fill masks: the most probable tokens for one or several masks in a text.
+"""Fill masks: the most probable tokens, or words, for one or several gaps in a text.
 
-Several masks are ranked by the product of their probabilities, each taken from one pass in which all of them
-were masked: ``ranking="independent"``. The list of the best combinations is exact for that ranking. How
-combinations are ranked is recorded in every result and is the matter of :func:`best_combinations` alone.
+A gap is a mask token (``[MASK]``, ``<mask>`` or the tokenizer's own), or a blank for a whole word: ``___`` for 1 to 4
+pieces, ``{2}`` or ``{1-4}`` for so many. What several masks mean together is told in :mod:`unmask.inference.beam`.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.errors import ConfigError, DataError, DivergedError
+from unmask.errors import ConfigError, DataError
+from unmask.inference.asking import Asker
+from unmask.inference.beam import Filling, Found, independent, search
+from unmask.inference.filled import Candidate, FillResult, Ranking, TokenCandidate
 from unmask.inference.markers import MarkerEncoder, TokenWriter
+from unmask.inference.plans import Plan, Planner
+from unmask.inference.targets import score_words
+from unmask.inference.whole_words import WordSpeller
+from unmask.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from unmask.data.batches import Batch
     from unmask.model.masked_lm import MaskedLM
 
-Ranking = Literal["independent"]
-_TOKENS_AT_ONCE = 4096
-_LOGITS_AT_ONCE = 1 << 26
+__all__ = ["Candidate", "FillMask", "FillResult", "Ranking", "TokenCandidate"]
+
+_BEAM = 16
+_TEXTS_AT_ONCE = 1024
+_NO_WORD = "no whole word was among the likeliest fillings of its blanks; look further with a larger beam"
 
 
 @dataclass(frozen=True, slots=True)
-class TokenCandidate:
-    """One token for one mask.
+class _Wish:
+    """What a call asks for."""
 
-    Attributes:
-        token: the vocabulary's own spelling, for example ``##ing`` or ``Ġthe``.
-        text: the token as text, without the mark of a beginning or continued word.
-        token_id: its id.
-        probability: softmax over the whole vocabulary, 0 to 1.
-    """
-
-    token: str
-    text: str
-    token_id: int
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One token for each mask of a text.
-
-    Attributes:
-        text: the texts of the tokens, in order, with a space between them.
-        tokens: the vocabulary's own spellings, one per mask.
-        token_ids: their ids.
-        probability: what the combination is ranked by; for ``independent`` the product of ``probabilities``.
-        probabilities: the probability of each token at its own mask.
-        sequence: the whole text with the masks filled; around them it is the original text, except that the
-            space before a token that continues a word goes, and that a word gets one where it would stick to
-            the word before it.
-    """
-
-    text: str
-    tokens: list[str]
-    token_ids: list[int]
-    probability: float
-    probabilities: list[float]
-    sequence: str
-
-
-@dataclass(frozen=True, slots=True)
-class FillResult:
-    """What the model puts into the masks of one text.
-
-    Attributes:
-        text: the text as it was given.
-        masks: positions of the masks among the text's tokens, control tokens such as ``[CLS]`` counted.
-        candidates: the best combinations, best first.
-        per_mask: the best tokens of each mask alone, best first.
-        error: why the text could not be filled (no mask, too long), or ``None``.
-        ranking: how combinations are ranked.
-    """
-
-    text: str
-    masks: list[int] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
-    per_mask: list[list[TokenCandidate]] = field(default_factory=list)
-    error: str | None = None
-    ranking: Ranking = "independent"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A text that is ready to be filled: ``int64 [n]`` ids and ``int64 [m]`` positions of its masks."""
-
-    index: int
-    input_ids: np.ndarray
-    masks: np.ndarray
+    top_k: int
+    ranking: Ranking
+    beam: int
+    targets: list[str] | None
+    batch_size: int | None
 
 
 class FillMask:
@@ -109,8 +52,9 @@ class FillMask:
 
     Args:
         model: a Hub name, a folder, or a model that is loaded already.
-        device, precision, offline, notice: as for :func:`unmask.model.load.load_masked_lm`; unused with a
-            loaded model.
+        blanks: whether ``___``, ``{2}`` and ``{1-4}`` stand for words; otherwise they are text.
+        device, precision, offline, notice: as for :func:`unmask.model.load.load_masked_lm`, and the precision
+            ``auto`` takes bf16 where it pays on this machine; unused with a loaded model.
 
     Raises:
         ConfigError: the model or its tokenizer cannot be used.
@@ -120,170 +64,257 @@ class FillMask:
         self,
         model: str | Path | MaskedLM,
         *,
+        blanks: bool = True,
         device: str = "auto",
         precision: str = "fp32",
         offline: bool = False,
         notice: Callable[[str], None] | None = None,
     ) -> None:
-        self.model = _loaded(
-            model, device=device, precision=precision, offline=offline, notice=notice or _nobody
-        )
-        self._encoder = MarkerEncoder(self.model.tokenizer)
+        self.model = _loaded(model, device, precision, offline, notice or _nobody)
+        self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
-        self._allowed = _candidate_ids(self.model)
+        self._asker = Asker(self.model, _candidate_ids(self.model))
+        self._possible = int(self._asker.candidates.sum())
+        self._speller = WordSpeller(self._encoder, self._writer, self.model.vocabulary, self._asker)
+        self._planner = Planner(self.model, self._encoder, self._speller)
 
-    def __call__(self, text: str, top_k: int = 5) -> FillResult:
+    def __call__(
+        self,
+        text: str,
+        top_k: int = 5,
+        *,
+        targets: Sequence[str] | None = None,
+        ranking: Ranking = "joint",
+        beam: int | None = None,
+    ) -> FillResult:
         """Fill one text.
 
         Raises:
-            DataError: the text has no mask or is longer than the model takes.
-            ConfigError: as for :meth:`fill`.
+            DataError: the text has no mask, or its masks are too far apart for the model.
+            ConfigError: as for :meth:`fill`, and for a target that cannot be scored.
         """
-        result = self.fill([text], top_k)[0]
+        result = self.fill([text], top_k, targets=targets, ranking=ranking, beam=beam)[0]
         if result.error:
             raise DataError(result.error)
+        for error in result.target_errors.values():
+            raise ConfigError(error)
         return result
 
-    def fill(self, texts: Sequence[str], top_k: int = 5, batch_size: int | None = None) -> list[FillResult]:
+    def fill(
+        self,
+        texts: Sequence[str],
+        top_k: int = 5,
+        batch_size: int | None = None,
+        *,
+        targets: Sequence[str] | None = None,
+        ranking: Ranking = "joint",
+        beam: int | None = None,
+        progress: Progress = Progress(),
+    ) -> list[FillResult]:
         """Fill many texts; the results come in the order of the texts and do not depend on the batches.
 
         Control tokens (``[CLS]``, ``[MASK]``, ...) and ids without a token are never candidates;
         probabilities are of the softmax over the whole vocabulary all the same, so they need not add up to 1
-        even over all candidates.
+        even over all candidates. A text that is longer than the model takes is cut to as much as fits around
+        its masks.
 
         Args:
-            texts: each with one or several masks, written ``[MASK]``, ``<mask>`` or as the tokenizer does.
+            texts: each with one or several masks or blanks.
             top_k: candidates wanted.
-            batch_size: most texts computed at once; by default as many as have 4,096 tokens in all.
+            batch_size: most sequences computed at once; by default as many as have 4,096 tokens in all.
+            targets: score these words instead, of any number of pieces, in texts with one gap.
+            ranking: of fillings of several masks: ``joint``, or ``independent``, where each mask is looked at with
+                the others masked.
+            beam: partial fillings that the joint search keeps; by default 16, or ``top_k`` if that is more.
+            progress: is told how far it is with more than 1,024 texts.
 
         Returns:
-            One result per text. A text that cannot be filled has its ``error`` set; the others are filled.
+            One result per text. A text that cannot be filled has its ``error`` set, a target that cannot be scored
+            stands in ``target_errors``; the others are done.
 
         Raises:
-            ConfigError: ``top_k`` is not between 1 and the number of possible candidates, ``batch_size`` is
-                below 1, or ``texts`` is a single string.
+            ConfigError: ``top_k`` is not between 1 and the number of possible candidates, ``batch_size`` or ``beam``
+                is below 1, ``ranking`` is unknown, ``texts`` or ``targets`` is a single string, or holds something
+                else than strings, or a target is empty.
         """
-        self._check(texts, top_k, batch_size)
-        results: list[FillResult] = [FillResult(text) for text in texts]
-        questions = []
-        for index, read in enumerate(self._encoder(texts)):
-            question = self._question(index, read)
-            if isinstance(question, _Question):
-                questions.append(question)
-            else:
-                results[index] = FillResult(texts[index], error=question)
-        for group in _groups(questions, batch_size, len(self._allowed)):
-            for question, tokens in zip(group, self._best_tokens(group, top_k), strict=True):
-                results[question.index] = self._result(texts[question.index], question, tokens, top_k)
+        self._check(texts, top_k, batch_size, beam)
+        wish = _Wish(top_k, ranking, beam or max(_BEAM, top_k), _checked_targets(targets), batch_size)
+        _check_ranking(ranking)
+        if len(texts) <= _TEXTS_AT_ONCE:
+            return self._fill(texts, wish)
+        results: list[FillResult] = []
+        progress.begin("fill")
+        for begin in range(0, len(texts), _TEXTS_AT_ONCE):
+            progress.advance(begin / len(texts), {"texts": begin})
+            results += self._fill(texts[begin : begin + _TEXTS_AT_ONCE], wish)
+        progress.end()
         return results
 
-    def _check(self, texts: Sequence[str], top_k: int, batch_size: int | None) -> None:
+    def _check(self, texts: Sequence[str], top_k: int, batch_size: int | None, beam: int | None) -> None:
         if isinstance(texts, str):
             raise ConfigError(
                 "fill() takes a list of texts, but got one string; call the object itself for that"
             )
-        possible = int(self._allowed.sum())
-        if not 1 <= top_k <= possible:
-            raise ConfigError(f"top_k must be 1 to {possible:,}, the size of the vocabulary; got {top_k:,}")
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1; got {batch_size}")
-
-    def _question(self, index: int, read: tuple[np.ndarray, int]) -> _Question | str:
-        """Return what can be asked of the model, or why nothing can."""
-        input_ids, markers = read
-        masks = np.flatnonzero(input_ids == self._encoder.mask_id)
-        limit = self.model.max_length
-        if not markers:
-            return f"no mask in this text: write {' or '.join(self._encoder.markers)} where a word is wanted"
-        if len(masks) != markers:
-            return f"the text has {markers} mask(s), but its tokens have {len(masks)}; put spaces around them"
-        if len(input_ids) > limit:
-            return (
-                f"the text has {len(input_ids):,} tokens, more than the {limit:,} that the model takes; "
-                f"shorten it to the sentences around the mask"
+        for number, text in enumerate(texts, 1):
+            if not isinstance(text, str):
+                raise ConfigError(f"texts must be strings; text {number} is of type {type(text).__name__}")
+        if not 1 <= top_k <= self._possible:
+            raise ConfigError(
+                f"top_k must be 1 to {self._possible:,}, the size of the vocabulary; got {top_k:,}"
             )
-        return _Question(index, input_ids, masks)
+        for name, value in (("batch_size", batch_size), ("beam", beam)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1; got {value}")
 
-    def _best_tokens(self, group: list[_Question], top_k: int) -> Iterator[list[list[tuple[int, float]]]]:
-        """Yield, for every text, for every mask, its ``top_k`` best ids with their log-probabilities."""
-        import torch
+    def _fill(self, texts: Sequence[str], wish: _Wish) -> list[FillResult]:
+        results = [FillResult(text, ranking=wish.ranking) for text in texts]
+        plans = []
+        for index, reading in enumerate(self._encoder(texts)):
+            plan = self._planner.plan(index, reading, wish.targets)
+            if isinstance(plan, Plan):
+                plans.append(plan)
+            else:
+                results[index] = FillResult(texts[index], error=plan, ranking=wish.ranking)
+        answer = self._fillings if wish.targets is None else self._target_fillings
+        for plan, found in zip(plans, answer(plans, wish), strict=True):
+            results[plan.index] = self._result(texts[plan.index], plan, found, wish)
+        return results
 
-        with torch.inference_mode():
-            logits = self.model.target_logits(_batch(group))
-            ids, scores = _top(logits, self._allowed, top_k)
-        rows = iter(zip(ids, scores, strict=True))
-        for question in group:
-            yield [list(zip(*next(rows), strict=True)) for _ in question.masks]
+    def _fillings(self, plans: list[Plan], wish: _Wish) -> Iterator[list[Found]]:
+        """Yield for every text what was found for each of its forms."""
+        problems = [problem for plan in plans for problem in self._planner.problems(plan, wish.top_k)]
+        ask = partial(self._asker.best, batch_size=wish.batch_size)
+        if wish.ranking == "joint":
+            found = search(problems, ask, wish.beam)
+        else:
+            most = max((problem.width for problem in problems), default=1)
+            answers = ask([problem.row for problem in problems], most)
+            found = [independent(*pair) for pair in zip(problems, answers, strict=True)]
+        every = iter(found)
+        for plan in plans:
+            yield list(islice(every, len(plan.forms)))
 
-    def _result(
-        self, text: str, question: _Question, tokens: list[list[tuple[int, float]]], top_k: int
-    ) -> FillResult:
-        combinations = best_combinations([[score for _, score in mask] for mask in tokens], top_k)
-        parts = self._encoder.split(text)
+    def _target_fillings(self, plans: list[Plan], wish: _Wish) -> Iterator[list[Found]]:
+        """Yield for every text the scores of its targets, by form."""
+        questions = [question for plan in plans for question in self._planner.questions(plan)]
+        ask = partial(self._asker.of, batch_size=wish.batch_size)
+        scored = iter(score_words(questions, ask, joint=wish.ranking == "joint"))
+        for plan in plans:
+            yield [
+                Found(
+                    [
+                        Filling(math.fsum(logs), ids, logs)
+                        for ids, logs in zip(words, next(scored), strict=True)
+                    ]
+                )
+                for words in plan.words
+            ]
+
+    def _result(self, text: str, plan: Plan, found: list[Found], wish: _Wish) -> FillResult:
+        window = plan.window
+        offset = len(self.model.vocabulary.prefix) + window.begin
+        candidates = (self._ranked if wish.targets is None else self._in_given_order)(plan, found, wish)
+        dropped = max((form.dropped for form in found), default=-math.inf)
+        full = len(candidates) == wish.top_k and candidates[-1].score >= dropped
+        plain = wish.targets is None and not any(plan.contexts)
+        if not candidates and wish.targets is None:
+            return FillResult(text, error=_NO_WORD, ranking=wish.ranking)
         return FillResult(
             text=text,
-            masks=question.masks.tolist(),
-            candidates=[
-                self._candidate(parts, [mask[rank] for mask, rank in zip(tokens, ranks, strict=True)])
-                for ranks in combinations
-            ],
-            per_mask=[
-                [
-                    TokenCandidate(
-                        self._writer.token(number), self._writer.text(number), number, math.exp(score)
-                    )
-                    for number, score in mask
-                ]
-                for mask in tokens
-            ],
+            masks=[offset + place for place in window.places],
+            candidates=candidates,
+            per_mask=[self._tokens(mask[: wish.top_k]) for mask in found[0].alone] if plain else [],
+            ranking=wish.ranking,
+            exact=full or dropped == -math.inf,
+            window=None if window.whole else (window.begin, window.begin + len(window.body)),
+            target_errors=plan.errors,
         )
 
-    def _candidate(self, parts: list[str], chosen: list[tuple[int, float]]) -> Candidate:
-        ids = [number for number, _ in chosen]
+    def _ranked(self, plan: Plan, found: list[Found], wish: _Wish) -> list[Candidate]:
+        """Return the best fillings of all forms of a text."""
+        every = [
+            (filling, form.sizes)
+            for form, part in zip(plan.forms, found, strict=True)
+            for filling in part.fillings
+        ]
+        if len(found) > 1:
+            every.sort(key=lambda pair: (-pair[0].score, pair[0].ids))
+        return [self._candidate(plan, *pair, wish) for pair in every[: wish.top_k]]
+
+    def _in_given_order(self, plan: Plan, found: list[Found], wish: _Wish) -> list[Candidate]:
+        """Return the targets of a text, written as they were given."""
+        assert wish.targets is not None
+        placed = [
+            (number, self._candidate(plan, filling, form.sizes, wish, wish.targets[number]))
+            for form, part, numbers in zip(plan.forms, found, plan.targets, strict=True)
+            for number, filling in zip(numbers, part.fillings, strict=True)
+        ]
+        return [candidate for _, candidate in sorted(placed, key=lambda pair: pair[0])]
+
+    def _candidate(
+        self, plan: Plan, filling: Filling, sizes: tuple[int, ...], wish: _Wish, word: str | None = None
+    ) -> Candidate:
+        fills, parts = _divided(filling.ids, sizes), plan.parts
+        writer = self._writer
         return Candidate(
-            text=" ".join(self._writer.text(number) for number in ids),
-            tokens=[self._writer.token(number) for number in ids],
-            token_ids=ids,
-            probability=math.exp(math.fsum(score for _, score in chosen)),
-            probabilities=[math.exp(score) for _, score in chosen],
-            sequence=self._writer.sequence(parts, ids),
+            text=word or " ".join([writer.text(ids) for ids in fills]),
+            tokens=[writer.token(number) for number in filling.ids],
+            token_ids=list(filling.ids),
+            probability=math.exp(math.fsum(filling.logs)),
+            probabilities=[math.exp(log) for log in filling.logs],
+            sequence=writer.sequence_of_words(parts, [word]) if word else writer.sequence(parts, fills),
+            score=filling.score,
+            ranking=wish.ranking,
         )
 
+    def _tokens(self, guesses: Sequence[tuple[int, float]]) -> list[TokenCandidate]:
+        writer = self._writer
+        return [
+            TokenCandidate(writer.token(number), writer.text((number,)), number, math.exp(log))
+            for number, log in guesses
+        ]
 
-def best_combinations(scores: Sequence[Sequence[float]], top_k: int) -> list[tuple[int, ...]]:
-    """Return the combinations with the greatest sums, best first: exact, by best-first search.
 
-    Args:
-        scores: for each mask the log-probabilities of its candidates, best first.
-        top_k: how many combinations are wanted; fewer come back where there are fewer.
+def _divided(ids: tuple[int, ...], sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Divide the tokens of all gaps into those of each."""
+    every = iter(ids)
+    return [tuple(islice(every, size)) for size in sizes]
 
-    Returns:
-        For each combination the rank taken at each mask, counted from 0.
-    """
-    # A combination is reached from one parent only: the one whose last raised rank is one lower. So no
-    # combination is met twice, and every parent is at least as good as its children.
-    start = (0,) * len(scores)
-    waiting = [(-math.fsum(mask[0] for mask in scores), start, 0)]
-    best: list[tuple[int, ...]] = []
-    while waiting and len(best) < top_k:
-        _, ranks, last = heapq.heappop(waiting)
-        best.append(ranks)
-        for place in range(last, len(ranks)):
-            if ranks[place] + 1 < len(scores[place]):
-                child = (*ranks[:place], ranks[place] + 1, *ranks[place + 1 :])
-                total = math.fsum(mask[rank] for mask, rank in zip(scores, child, strict=True))
-                heapq.heappush(waiting, (-total, child, place))
-    return best
+
+def _checked_targets(targets: Sequence[str] | None) -> list[str] | None:
+    if targets is None:
+        return None
+    if isinstance(targets, str):
+        raise ConfigError("targets must be a list of words, but got one string")
+    if not targets:
+        raise ConfigError("targets is empty: give at least one word, or none at all to search the vocabulary")
+    for target in targets:
+        if not isinstance(target, str) or not target.strip():
+            raise ConfigError(f"a target must be a word; got {target!r}")
+    return [target.strip() for target in targets]
+
+
+def _check_ranking(ranking: str) -> None:
+    if ranking not in ("joint", "independent"):
+        raise ConfigError(f"ranking must be 'joint' or 'independent'; got '{ranking}'")
 
 
 def _nobody(text: str) -> None:
     """Hears notices that nobody asked for."""
 
 
-def _loaded(model: str | Path | MaskedLM, **how: Any) -> MaskedLM:
-    from unmask.model.load import load_masked_lm
+def _loaded(
+    model: str | Path | MaskedLM, device: str, precision: str, offline: bool, notice: Callable[[str], None]
+) -> MaskedLM:
+    if not isinstance(model, (str, Path)):
+        return model
+    from unmask.model.load import load_masked_lm, pick_device
+    from unmask.model.precision import pick_precision
 
-    return load_masked_lm(str(model), **how) if isinstance(model, (str, Path)) else model
+    chosen, why = pick_precision(precision, pick_device(device))
+    if precision == "auto":
+        notice(why)
+    return load_masked_lm(str(model), device=device, precision=chosen, offline=offline, notice=notice)
 
 
 def _candidate_ids(model: MaskedLM) -> np.ndarray:
@@ -291,51 +322,5 @@ def _candidate_ids(model: MaskedLM) -> np.ndarray:
     vocabulary = model.vocabulary
     allowed = np.zeros(vocabulary.size, dtype=bool)
     allowed[list(model.tokenizer.get_vocab().values())] = True
-    return allowed & ~vocabulary.special
-
-
-def _groups(questions: list[_Question], batch_size: int | None, vocabulary: int) -> Iterator[list[_Question]]:
-    """Yield the texts from long to short, as a batch wants them, as many at once as memory allows."""
-    group: list[_Question] = []
-    tokens = masks = 0
-    for question in sorted(questions, key=lambda question: -len(question.input_ids)):
-        tokens, masks = tokens + len(question.input_ids), masks + len(question.masks)
-        full = tokens > _TOKENS_AT_ONCE if batch_size is None else len(group) == batch_size
-        if group and (full or masks * vocabulary > _LOGITS_AT_ONCE):
-            yield group
-            group, tokens, masks = [], len(question.input_ids), len(question.masks)
-        group.append(question)
-    if group:
-        yield group
-
-
-def _batch(group: list[_Question]) -> Batch:
-    """Lay the texts end to end."""
-    from unmask.data.batches import Batch
-    from unmask.data.packing import frame_positions
-
-    cu_seqlens = np.cumsum([0, *(len(question.input_ids) for question in group)])
-    input_ids = np.concatenate([question.input_ids for question in group])
-    targets = [start + question.masks for start, question in zip(cu_seqlens[:-1], group, strict=True)]
-    index = np.concatenate(targets)
-    numbers = np.array([question.index for question in group])
-    return Batch(
-        input_ids, frame_positions(cu_seqlens), cu_seqlens.astype(np.int32), index, input_ids[index], numbers
-    )
-
-
-def _top(logits: Tensor, allowed: np.ndarray, top_k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Return the best ids and log-probabilities of each row of ``[M, V]`` logits; equals go by id."""
-    import torch
-
-    scores = torch.log_softmax(logits.float(), dim=-1)
-    barred = torch.ones(scores.shape[1], dtype=torch.bool)
-    barred[: len(allowed)] = torch.from_numpy(~allowed)
-    best = scores.masked_fill(barred.to(scores.device), -math.inf).topk(top_k, dim=-1)
-    if not bool(torch.isfinite(best.values).all()):
-        raise DivergedError(
-            "the model's output is not finite; its weights are broken, use another checkpoint"
-        )
-    ids, order = best.indices.sort(dim=-1)
-    values, rank = best.values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return ids.gather(-1, rank).tolist(), values.tolist()
+    allowed &= ~vocabulary.special
+    return allowed

@@ -1,11 +1,12 @@
-"""Texts with masks in them: read into the ids of a sequence, and written again with tokens in the masks."""
+"""Texts with masks in them: read into token ids and what is asked for, and written again with the gaps filled."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,34 +18,146 @@ if TYPE_CHECKING:
 MARKERS = ("[MASK]", "<mask>")
 """What stands for a mask whatever the model, beside the tokenizer's own mask token."""
 
+MOST_PIECES = 8
+"""Pieces that a blank may ask for."""
 
-class MarkerEncoder:
-    """Turns a text with mask markers into the ids of a whole sequence.
+_BLANK = (1, 4)  # pieces of ___
+_WITHOUT_SPACES = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # where a word may touch the next one
+_COUNT = r"\{([1-9]\d{0,2})(?:-(\d{1,3}))?\}"
 
-    The ids are those that the tokenizer gives for the text with its own mask token in place of every marker,
-    except that other control tokens in the text, such as a literal ``[SEP]``, are taken as text.
+
+class Gap(NamedTuple):
+    """What is asked for at one marker: one token, or a whole word of so many pieces."""
+
+    fewest: int = 1
+    most: int = 1
+    word: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A text that was read.
+
+    Attributes:
+        body: ``int64 [n]`` token ids without control tokens; one mask token stands for each marker.
+        parts: the text around the markers, one part more than there are markers.
+        gaps: what is asked for at each marker.
+        error: why the text cannot be used, or ``None``.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    body: np.ndarray
+    parts: list[str]
+    gaps: list[Gap]
+    error: str | None = None
+
+
+class MarkerEncoder:
+    """Turns a text with markers into ids.
+
+    The ids are those that the tokenizer gives for the text with its own mask token in place of every marker, except
+    that other control tokens in the text, such as a literal ``[SEP]``, are taken as text.
+
+    Args:
+        tokenizer: of the model to be asked.
+        blanks: whether ``___``, ``{2}`` and ``{1-4}`` are markers too, and ``[MASK]{2}`` is one. An underscore beside
+            a letter and braces that belong to a formula, as in ``x^{2}``, are text in any case.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, blanks: bool = True) -> None:
         self._mask = str(tokenizer.mask_token)
         self._core = plain_copy(tokenizer, read_mask=True)
         self.mask_id = int(tokenizer.mask_token_id)
+        self.unknown_id = tokenizer.unk_token_id
         self.markers = tuple(dict.fromkeys((*MARKERS, self._mask)))
-        longest_first = sorted(self.markers, key=len, reverse=True)
-        self._pattern = re.compile("|".join(re.escape(marker) for marker in longest_first))
+        self._with_blanks = _pattern(self.markers, blanks=True)
+        self._pattern = self._with_blanks if blanks else _pattern(self.markers, blanks=False)
+        self.blanks = blanks
 
-    def __call__(self, texts: Sequence[str]) -> list[tuple[np.ndarray, int]]:
-        """Return for every text its ``int64 [n]`` ids, control tokens included, and how many markers it has."""
-        replaced = [self._pattern.subn(lambda _: self._mask, text) for text in texts]
-        encodings = self._core.encode_batch_fast([text for text, _ in replaced], add_special_tokens=True)
-        return [
-            (np.array(encoding.ids, dtype=np.int64), count)
-            for encoding, (_, count) in zip(encodings, replaced, strict=True)
-        ]
+    def __call__(self, texts: Sequence[str]) -> list[Reading]:
+        """Read texts; one that cannot be used has its error set."""
+        found = [self._divide(text) for text in texts]
+        wanted = [self._mask.join(parts) for parts, _, error in found if not error]
+        ids = iter(self.encode(wanted))
+        return [Reading(_NOTHING if error else next(ids), parts, gaps, error) for parts, gaps, error in found]
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return ``int64 [n]`` ids of texts with the tokenizer's own mask token in them, without control tokens."""
+        encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def encode_around(self, before: str, middle: str | None, after: str) -> list[int]:
+        """Return the ids of a text; ``None`` in the middle stands for a mask."""
+        text = before + (self._mask if middle is None else middle) + after
+        return list(self._core.encode(text, add_special_tokens=False).ids)
 
     def split(self, text: str) -> list[str]:
         """Return the parts of the text around its markers, one more than it has markers."""
-        return self._pattern.split(text)
+        return self._divide(text)[0]
+
+    def _divide(self, text: str) -> tuple[list[str], list[Gap], str | None]:
+        error = _unusable(text)
+        parts, gaps, end = [], [], 0
+        for found in self._pattern.finditer(text) if not error else ():
+            parts.append(text[end : found.start()])
+            gap = _gap(found)
+            error = error or (gap if isinstance(gap, str) else None)
+            gaps.append(gap if isinstance(gap, Gap) else Gap())
+            end = found.end()
+        if not gaps and not error:
+            error = self._no_mask(text)
+        return [*parts, text[end:]], gaps, error
+
+    def _no_mask(self, text: str) -> str:
+        message = f"no mask in this text: write {' or '.join(self.markers)} where a token is wanted"
+        if self.blanks:
+            return f"{message}, or ___ for a word"
+        if self._with_blanks.search(text):
+            return f"{message} (___ and {{1-4}} were asked to be text)"
+        return message
+
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def _pattern(markers: Sequence[str], *, blanks: bool) -> re.Pattern[str]:
+    """Return the pattern of a marker; its groups are what stands there, and the numbers of pieces."""
+    mask = "|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True))
+    if not blanks:
+        return re.compile(f"({mask})")
+    letter = rf"[^\W{_WITHOUT_SPACES}]"
+    alone = rf"(?<![\\$^{{}})\]])(?<!{letter}){_COUNT}(?![{{}}])(?!{letter})"
+    return re.compile(rf"({mask}|(?<!{letter})_{{3,}}(?!{letter}))(?:{_COUNT})?|{alone}")
+
+
+def _gap(found: re.Match[str]) -> Gap | str:
+    """Return what a marker asks for, or what is wrong with it."""
+    what, *counts = found.groups()
+    numbers = [int(count) for count in counts if count]
+    if not numbers:
+        return Gap(*_BLANK, word=True) if what.startswith("_") else Gap()
+    fewest, most = numbers[0], numbers[-1]
+    if not 1 <= fewest <= most <= MOST_PIECES:
+        return (
+            f"'{found[0]}' asks for {fewest} to {most} pieces; a blank is 1 to {MOST_PIECES} pieces, the lower number "
+            f"first, as in {{1-4}}"
+        )
+    return Gap(fewest, most, word=True)
+
+
+def _unusable(text: str) -> str | None:
+    """Say why no tokenizer should see this text, if none should."""
+    if not text or text.isspace():
+        return "the text is empty"
+    if "\0" in text:
+        return f"the text has a NUL character at position {text.index(chr(0)) + 1}; it is not plain text"
+    try:
+        text.encode()
+    except UnicodeEncodeError as fault:
+        return (
+            f"the text has a lone surrogate (U+{ord(text[fault.start]):04X}) at position {fault.start + 1}; "
+            f"it was not decoded as UTF-8"
+        )
+    return None
 
 
 class TokenWriter:
@@ -52,52 +165,75 @@ class TokenWriter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: MarkerEncoder) -> None:
         self._tokenizer = tokenizer
-        self._continuation, self._opening = _word_marks(tokenizer)
+        self._continuation, self.opening = _word_marks(tokenizer)
         mask = str(tokenizer.mask_token)
-        (tight, _), (spaced, _) = encoder([f"a{mask}", f"a {mask}"])
+        tight, spaced = encoder.encode([f"a{mask}", f"a {mask}"])
         # Where a space before the mask leaves no trace in the ids, the token itself says whether there is one.
         self._space_is_free = np.array_equal(tight, spaced)
-        self._known: dict[int, tuple[bool, str]] = {}
+        self._known: dict[int, tuple[str, bool, str]] = {}
 
     def token(self, token_id: int) -> str:
         """Return the vocabulary's own spelling."""
-        return str(self._tokenizer.convert_ids_to_tokens(token_id))
+        return self._read(token_id)[0]
 
-    def text(self, token_id: int) -> str:
-        """Return the token as text, without the mark of a beginning or continued word."""
-        return self._read(token_id)[1]
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return the pieces of one gap as text, without the mark of a beginning or continued word."""
+        return self._joined(token_ids)[1]
 
-    def sequence(self, parts: Sequence[str], token_ids: Sequence[int]) -> str:
-        """Return the text with a token between each two of its parts."""
+    def sequence(self, parts: Sequence[str], fills: Sequence[Sequence[int]]) -> str:
+        """Return the text with the tokens of a gap between each two of its parts."""
+        whole, waiting = parts[0], list[int]()
+        for token_ids, after in zip(fills, parts[1:], strict=True):
+            waiting.extend(token_ids)
+            if after or self._continuation:
+                # Bytes of one character may be split between neighbours, so those are decoded together.
+                whole, waiting = self._append(whole, *self._joined(waiting)) + after, []
+        return self._append(whole, *self._joined(waiting)) if waiting else whole
+
+    def sequence_of_words(self, parts: Sequence[str], words: Sequence[str]) -> str:
+        """Return the text with a word, as it is written, between each two of its parts."""
         whole = parts[0]
-        for token_id, after in zip(token_ids, parts[1:], strict=True):
-            whole = self._append(whole, token_id) + after
+        for word, after in zip(words, parts[1:], strict=True):
+            whole = self._append(whole, True, word) + after
         return whole
 
-    def _append(self, before: str, token_id: int) -> str:
-        opens, text = self._read(token_id)
+    def _append(self, before: str, opens: bool, text: str) -> str:
         if not opens:
             return (before.rstrip() if self._space_is_free else before) + text
         sticks = bool(before) and not before[-1].isspace()
         if self._continuation:
             sticks = sticks and _one_word(before[-1], text[:1])
-        return before + (" " if sticks and (self._continuation or self._opening) else "") + text
+        return before + (" " if sticks and (self._continuation or self.opening) else "") + text
 
-    def _read(self, token_id: int) -> tuple[bool, str]:
-        """Return whether the token begins a word, and its text."""
+    def _joined(self, token_ids: Sequence[int]) -> tuple[bool, str]:
+        """Return whether the first token begins a word, and the text of all."""
+        if len(token_ids) == 1:
+            return self._read(token_ids[0])[1:]
+        if self._continuation:
+            return self._read(token_ids[0])[1], "".join(self._read(number)[2] for number in token_ids)
+        return self._decoded(token_ids)
+
+    def _read(self, token_id: int) -> tuple[str, bool, str]:
+        """Return the token, whether it begins a word, and its text."""
         if token_id not in self._known:
-            self._known[token_id] = self._parse(token_id)
+            self._known[token_id] = (
+                str(self._tokenizer.convert_ids_to_tokens(token_id)),
+                *self._parse(token_id),
+            )
         return self._known[token_id]
 
     def _parse(self, token_id: int) -> tuple[bool, str]:
-        token = self.token(token_id)
-        if self._continuation:
-            return not token.startswith(self._continuation), token.removeprefix(self._continuation)
-        text = str(self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
-        if self._opening:
-            opens = token.startswith(self._opening)
-            return opens, text.removeprefix(" ") if opens else text
-        return True, text
+        if not self._continuation:
+            return self._decoded([token_id])
+        token = str(self._tokenizer.convert_ids_to_tokens(token_id))
+        return not token.startswith(self._continuation), token.removeprefix(self._continuation)
+
+    def _decoded(self, token_ids: Sequence[int]) -> tuple[bool, str]:
+        text = str(self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False))
+        if not self.opening:
+            return True, text
+        opens = str(self._tokenizer.convert_ids_to_tokens(token_ids[0])).startswith(self.opening)
+        return opens, text.removeprefix(" ") if opens else text
 
 
 def _word_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

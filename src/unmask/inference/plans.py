@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from unmask.inference.windows import MOST_FORMS, Form, Window, all_sizes, form, 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
 
-_SPARE, _FEWEST = 4, 32  # fillings looked at for each word that is wanted, and in all: many are no words
+_WORDS_WIDTH = 32  # tokens looked at for each piece of a word: many of them do not go on with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,37 @@ class Planner:
 
     def problems(self, plan: Plan, top_k: int) -> list[Problem]:
         """Return the forms of a plan as problems of a search for ``top_k`` fillings of the text."""
-        keep = max(top_k * _SPARE, _FEWEST) if any(plan.contexts) else top_k
-        problems = []
-        for one in plan.forms:
-            kinds: list[int] = []
-            weights: list[float] = []
-            for size, context in zip(one.sizes, plan.contexts, strict=True):
-                kinds += [ANY] * size if context is None else self._speller.kinds(context, size)
-                weights += [1.0 if context is None else length_weight(size)] * size
-            problems.append(Problem(Row(one.input_ids, one.masks, kinds), tuple(weights), keep))
-        return problems
+        if not any(plan.contexts):
+            return [
+                Problem(
+                    Row(one.input_ids, one.masks, [ANY] * len(one.masks)),
+                    (1.0,) * len(one.masks),
+                    top_k,
+                    top_k,
+                )
+                for one in plan.forms
+            ]
+        return [self._word_problem(one, plan.contexts, top_k) for one in plan.forms]
+
+    def _word_problem(self, one: Form, contexts: list[Context | None], top_k: int) -> Problem:
+        kinds: list[int] = []
+        weights: list[float] = []
+        for size, context in zip(one.sizes, contexts, strict=True):
+            kinds += [ANY] * size if context is None else self._speller.kinds(context, size)
+            weights += [1.0 if context is None else length_weight(size)] * size
+
+        def possible(tokens: list[int | None]) -> bool:
+            every = iter(tokens)
+            return all(
+                context is None or self._speller.may_be_word(pieces, context)
+                for context, pieces in [
+                    (context, list(islice(every, size)))
+                    for context, size in zip(contexts, one.sizes, strict=True)
+                ]
+            )
+
+        row = Row(one.input_ids, one.masks, kinds)
+        return Problem(row, tuple(weights), top_k, max(top_k, _WORDS_WIDTH), possible)
 
     def questions(self, plan: Plan) -> list[Question]:
         """Return the forms of a plan with the words that are to be scored in them."""

@@ -1,0 +1,162 @@
+"""Texts filled a second: ours beside the fill-mask pipeline of transformers, in one process, in turns.
+
+The same model (BERT, 6 layers of 384 with BERT's vocabulary, new weights), the same sentences with one masked word each,
+fp32. Once one text after another, and once all together, the pipeline at each of some batch sizes, of which its best
+counts. Before anything is timed both sides must give the same five tokens with the same probabilities.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import Result, middle, say, summary
+from throughput import sentences
+
+BATCH_SIZES = (1, 8, 32, 64)
+GOALS = {"one after another": 3.0, "together": 2.0}
+TOLERANCE = 1e-4
+_LONGEST = 40  # words
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "", rounds=5)
+    add = made.add_argument
+    add("--model", metavar="MODEL", help="a checkpoint to use instead of new weights")
+    add("--size", type=int, nargs=2, default=[6, 384], metavar=("LAYERS", "WIDTH"), help="of new weights")
+    add("--texts", type=int, default=256, help="sentences filled together")
+    add("--single", type=int, default=64, help="of these, those that are filled one after another")
+    add("--threads", type=int, help="threads of both sides")
+    return made
+
+
+def work(asked: argparse.Namespace) -> None:
+    model = asked.model or harness.start(asked.vocabulary, *asked.size)
+    source = sentences(harness.texts(asked.text, 1))
+    settings = {"model": str(Path(model).resolve()) if Path(model).is_dir() else model, "source": source}
+    document = harness.report("fill", asked, **settings)
+    shape = {"texts": asked.texts, "single": asked.single, "rounds": asked.rounds, "threads": asked.threads}
+    document |= harness.run("fill", "measure", settings | shape)
+    harness.write(asked.json, document | {"goals": _goals(document)})
+    _show(document)
+
+
+# ---------------------------------------------------------------- in a process of its own
+
+
+def measure(model: str, source: str, texts: int, single: int, rounds: int, threads: int | None) -> Result:
+    """Time both sides in turns."""
+    import torch
+    from transformers import pipeline
+
+    from unmask import FillMask
+
+    if threads:
+        torch.set_num_threads(threads)
+    peer = pipeline("fill-mask", model, device="cpu", dtype=torch.float32)
+    ours = FillMask(model, device="cpu")
+    asked = masked(source, texts, str(peer.tokenizer.mask_token))
+    few = asked[:single]
+    largest = _compare(ours, peer, few)
+    sides: dict[str, Callable[[], Result]] = {
+        "pipeline, one after another": lambda: _timed(few, lambda: [peer(text) for text in few]),
+        "ours, one after another": lambda: _timed(few, lambda: [ours(text) for text in few]),
+        "ours, together": lambda: _timed(asked, lambda: ours.fill(asked)),
+    }
+    for size in BATCH_SIZES:
+        sides[f"pipeline, batches of {size}"] = lambda size=size: _timed(
+            asked, lambda: peer(asked, batch_size=size)
+        )
+    for run in sides.values():
+        run()  # warm
+    found = harness.take_turns(sides, rounds, lambda *_: None)
+    lengths = [len(ids) for ids in peer.tokenizer(asked)["input_ids"]]
+    return {
+        "threads": torch.get_num_threads(),
+        "mean_tokens": sum(lengths) / len(lengths),
+        "largest_difference": largest,
+        "texts_per_second": {name: summary(results, "texts_per_second") for name, results in found.items()},
+    } | _ratios(found)
+
+
+def masked(source: str, count: int, mask: str) -> list[str]:
+    """Return sentences of a file, spread over it, with one word of each masked."""
+    draw = random.Random(1860)
+    lines = Path(source).read_text(encoding="utf-8").splitlines()
+    chosen = []
+    for line in draw.sample(lines, min(len(lines), 4 * count)):
+        words = line.split()
+        places = [place for place, word in enumerate(words) if word.isalpha()]
+        if places and len(words) <= _LONGEST and len(chosen) < count:
+            words[draw.choice(places)] = mask
+            chosen.append(" ".join(words))
+    return chosen
+
+
+def _timed(texts: list[str], call: Callable[[], Any]) -> Result:
+    begin = time.perf_counter()
+    call()
+    return {"texts_per_second": len(texts) / (time.perf_counter() - begin)}
+
+
+def _compare(ours: Any, peer: Any, texts: list[str]) -> float:
+    """Return the largest difference between the five best of both sides.
+
+    Raises:
+        AssertionError: they are not the same.
+    """
+    largest = 0.0
+    for text, result in zip(texts, ours.fill(texts), strict=True):
+        wanted = {
+            item["token"]: item["score"] for item in peer(text, top_k=5 + len(peer.tokenizer.all_special_ids))
+        }
+        for candidate in result.candidates:
+            difference = abs(candidate.probability - wanted[candidate.token_ids[0]])
+            largest = max(largest, difference / candidate.probability)
+    assert largest <= TOLERANCE, f"the two sides differ by {largest:.1e}"
+    return largest
+
+
+def _ratios(found: dict[str, list[Result]]) -> Result:
+    rate = {name: middle(results, "texts_per_second") for name, results in found.items()}
+    batches = {size: rate[f"pipeline, batches of {size}"] for size in BATCH_SIZES}
+    best = max(batches, key=lambda size: batches[size])
+    return {
+        "best_batch_size": best,
+        "ratios": {
+            "one after another": rate["ours, one after another"] / rate["pipeline, one after another"],
+            "together": rate["ours, together"] / batches[best],
+        },
+    }
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def _goals(document: Result) -> list[Result]:
+    return [
+        harness.goal(f"{name}, times the pipeline", document["ratios"][name], least)
+        for name, least in GOALS.items()
+    ]
+
+
+def _show(document: Result) -> None:
+    say(
+        f"{document['mean_tokens']:.1f} tokens a text, {document['threads']} threads; "
+        f"the pipeline's best batch size is {document['best_batch_size']}"
+    )
+    rows = [
+        [name, *(f"{row[key]:.1f}" for key in ("median", "least", "greatest"))]
+        for name, row in document["texts_per_second"].items()
+    ]
+    harness.table(["texts a second", "median", "least", "greatest"], rows)
+    harness.table(["goal", "wanted", "measured", ""], harness.goal_rows(_goals(document)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))

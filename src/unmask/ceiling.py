@@ -1,0 +1,122 @@
+"""What a machine could do, and what a model needs of it: matrix products a second, and operations a token.
+
+The share of the ceiling is the second times the rate of training, over the first. Padding, a head over every position
+and waiting for data do not count as work done, and so lower it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmask.model.masked_lm import MaskedLM
+
+# Rows, inner side and columns: squares, and the products of layers 768 and 1024 wide over a batch of tokens.
+_CPU_SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 768, 3072), (4096, 3072, 768))
+_CUDA_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096), (65536, 768, 3072), (65536, 3072, 768))
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = tuple(_DTYPES)
+"""What the ceiling can be measured in."""
+
+
+@dataclass(frozen=True)
+class MatmulRate:
+    """The rate of matrix products, the ceiling of any training.
+
+    Attributes:
+        precision: ``fp32`` or ``bf16``.
+        teraflops: 10^12 operations a second, the best of some large shapes.
+        shape: rows, inner side and columns of the best.
+    """
+
+    precision: str
+    teraflops: float
+    shape: tuple[int, int, int]
+
+
+def matmul_rate(precision: str, device: torch.device, seconds: float) -> MatmulRate:
+    """Measure the best rate of matrix products among some large shapes.
+
+    Args:
+        precision: ``fp32`` or ``bf16``.
+        device: where to compute.
+        seconds: how long each shape is tried.
+    """
+    shapes = _CUDA_SHAPES if device.type == "cuda" else _CPU_SHAPES
+    found = [(_product_rate(shape, _DTYPES[precision], device, seconds), shape) for shape in shapes]
+    best, shape = max(found)
+    return MatmulRate(precision, best / 1e12, shape)
+
+
+def _product_rate(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, seconds: float
+) -> float:
+    """Return operations a second of the fastest product of one shape, the right side plain or transposed."""
+    rows, inner, columns = shape
+    left = torch.rand(rows, inner, device=device).to(dtype)
+    plain = torch.rand(inner, columns, device=device).to(dtype)
+    best = 0.0
+    for right in (plain, plain.T.contiguous().T):
+        end = time.perf_counter() + seconds / 2
+        while time.perf_counter() < end:
+            best = max(best, 2.0 * rows * inner * columns / _product_seconds(left, right))
+    return best
+
+
+def _product_seconds(left: Tensor, right: Tensor) -> float:
+    # A single product on a GPU is over before a clock on the host can tell, so that several are timed there.
+    times = 10 if left.is_cuda else 1
+    settle(left.device)
+    begin = time.perf_counter()
+    for _ in range(times):
+        left @ right
+    settle(left.device)
+    return (time.perf_counter() - begin) / times
+
+
+def flops_per_token(model: MaskedLM, attended: float, predicted: float) -> float:
+    """Return the operations that training needs for one token.
+
+    Six for every weight that a token is multiplied with (two forward, four backward), twelve times width for every
+    token attended to in every layer, and six for every weight of the head on the share of tokens that reach it. For
+    BERT of ``L`` layers and width ``H``: ``6L(4H² + 2HF) + 12LsH + 6p(H² + VH)``.
+
+    Args:
+        model: whose matrices are counted by watching a short forward pass.
+        attended: tokens that a token attends to, on average (``s``).
+        predicted: share of the tokens that reach the head (``p``).
+    """
+    encoder, head = _weights_used(model)
+    config = model.model.config
+    scores = 12 * config.num_hidden_layers * attended * config.hidden_size
+    return 6 * encoder + scores + 6 * predicted * head
+
+
+@torch.no_grad()
+def _weights_used(model: MaskedLM) -> tuple[int, int]:
+    """Count the weights that a token is multiplied with, in the encoder and behind it."""
+    inside = set(model.encoder.modules())
+    used = {True: 0, False: 0}
+
+    def count(module: nn.Module, *_: Any) -> None:
+        used[module in inside] += module.weight.numel()  # type: ignore[operator]
+
+    linear = [module for module in model.model.modules() if isinstance(module, nn.Linear)]
+    hooks = [module.register_forward_hook(count) for module in linear]
+    try:
+        ids = torch.from_numpy(model.vocabulary.replacements[:4]).unsqueeze(0)
+        model.model(input_ids=ids.to(model.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return used[True], used[False]
+
+
+def settle(device: torch.device) -> None:
+    """Wait until a device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
