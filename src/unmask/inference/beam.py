@@ -64,6 +64,10 @@ class Problem:
     width: int
     possible: Callable[[list[int | None]], bool] | None = None
 
+    def reach(self, beam: int) -> int:
+        """Return how many tokens are looked at for each mask by a search that keeps so many partial fillings."""
+        return self.width if len(self.weights) == 1 else max(beam, self.width)
+
 
 class Found(NamedTuple):
     """What a search found.
@@ -119,7 +123,7 @@ class _Search:
         step = len(self.kept[0].ids)
         weight, last = self.problem.weights[self.order[step]], step + 1 == len(self.order)
         # As many as this problem needs, whatever else was asked for together with it.
-        enough = max(beam, self.problem.width)
+        enough = self.problem.reach(beam)
         pairs = list(zip(self.kept, [tokens[:enough] for tokens in guesses], strict=True))
         longer = [
             _Partial(old.score + weight * log, (*old.ids, number), (*old.logs, log))
@@ -175,7 +179,7 @@ def search(problems: Sequence[Problem], ask: Ask, beam: int) -> list[Found]:
     Returns:
         For each problem what was found; fewer fillings than wanted where there are no more.
     """
-    most = max(beam, *(problem.width for problem in problems)) if problems else beam
+    most = max((problem.reach(beam) for problem in problems), default=beam)
     searches = []
     for problem, answer in zip(problems, ask([problem.row for problem in problems], most), strict=True):
         searches.append(_Search(problem, answer.best, confident_first(answer.peaks), [_Partial(0.0, (), ())]))

@@ -28,26 +28,51 @@ class QuickLinear(nn.Linear):
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if torch.is_grad_enabled() or not input.is_cpu or dtype not in _DTYPES:
             return functional.linear(input, self.weight, self.bias)
-        weight, bias = self._laid_out(dtype)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            input.to(dtype), weight, bias, "none", [], ""
-        )
-        return product
-
-    def _laid_out(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias in ``dtype``, made now if there is no copy of what they are now."""
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        assert weight is not None
-        state = (dtype, weight.data_ptr(), weight._version, None if bias is None else bias._version)
-        kept = self.__dict__.get("_copy")
-        if kept is None or kept[0] != state:
-            cast = None if bias is None else bias.detach().to(dtype)
-            kept = self.__dict__["_copy"] = (state, _reordered(weight.detach().to(dtype)), cast)
-        return kept[1], kept[2]
+        kept: _Copy | None = self.__dict__.get("_copy")
+        if kept is None or kept.is_stale(dtype):
+            kept = self.__dict__["_copy"] = _Copy(self, dtype)
+        return kept.product(input)
 
     def __getstate__(self) -> dict[str, Any]:
         # The copy is for this process alone: what is pickled or deep-copied makes its own.
         return {name: value for name, value in self.__dict__.items() if name != "_copy"}
+
+
+class _Copy:
+    """A layer's weight and bias in one type, laid out for oneDNN, and what they were copied from."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._product: Any = torch.ops.mkldnn._linear_pointwise.default
+        with torch.inference_mode(False), torch.no_grad():
+            weight = layer.weight.detach().to(dtype).contiguous()
+            self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, _ROWS)
+            self._bias = None if layer.bias is None else layer.bias.detach().to(dtype, copy=True)
+        self._parameters = layer._parameters
+        self._sources = [
+            (name, value, _version(value), value.data_ptr())
+            for name, value in layer._parameters.items()
+            if value is not None
+        ]
+
+    def product(self, rows: Tensor) -> Tensor:
+        """Return ``[..., outputs]``."""
+        found: Tensor = self._product(rows.to(self._dtype), self._weight, self._bias, "none", [], "")
+        return found
+
+    def is_stale(self, dtype: torch.dtype) -> bool:
+        """Whether another type is wanted, or a parameter is another one, or was changed, since it was copied."""
+        for name, value, version, place in self._sources:
+            if self._parameters[name] is not value or value.data_ptr() != place:
+                return True
+            if version is not None and value._version != version:
+                return True
+        return dtype is not self._dtype
+
+
+def _version(value: Tensor) -> int | None:
+    """Return how often a tensor was changed in place; those made in inference mode do not count that."""
+    return None if value.is_inference() else value._version
 
 
 def quicken(model: nn.Module) -> int:
@@ -69,11 +94,6 @@ def quicken(model: nn.Module) -> int:
 def _fits(layer: nn.Linear) -> bool:
     weight = layer.weight
     return weight.is_cpu and weight.dtype == torch.float32 and not weight.is_inference()
-
-
-def _reordered(weight: Tensor) -> Tensor:
-    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), _ROWS)
-    return laid_out
 
 
 def _works() -> bool:
