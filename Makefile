@@ -57,7 +57,7 @@ lock:  ## write requirements/lock.txt anew from pyproject.toml
 	cp $(LOCK) build/lock/lock.txt
 	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --quiet \
 	  --no-header $(UPGRADE) --output-file build/lock/lock.txt
-	( sed -n '1,/^$$/p' $(LOCK); \
+	( sed -n '/^#/!q;p' $(LOCK); \
 	  awk '/^[^ #]/ { keep = !/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } keep' build/lock/lock.txt \
 	) > build/lock/new.txt
 	mv build/lock/new.txt $(LOCK)
