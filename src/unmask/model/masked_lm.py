@@ -16,6 +16,7 @@ from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.head import HeadGate, find_head
+from unmask.model.host_memory import keep_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +50,8 @@ class MaskedLM:
     ) -> None:
         self.model, self.tokenizer, self.autocast = model, tokenizer, autocast
         self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
+        if self.device.type == "cpu":
+            keep_memory()
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()
