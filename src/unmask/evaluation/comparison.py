@@ -90,6 +90,10 @@ def compare_models(
             next(iter(texts.documents()))  # shards are refused before a model is loaded
             if train_data:
                 progress.notice("the tokenizers differ, so nothing is counted on --train-data")
+            if (strategy := settings.masking.strategy) not in ("token", "word"):
+                progress.notice(
+                    f"the tokenizers differ, so whole words are masked; strategy '{strategy}' is left aside"
+                )
         models = loader.load(first), loader.load(second)
         length = sequence_length(settings.max_length, [model.max_length for model in models])
         if not same:
