@@ -207,6 +207,22 @@ def once(name: str, content: Any, module: str, function: str, settings: Result) 
     return str(folder)
 
 
+def part(folder: Path, name: str, module: str, function: str, settings: Result) -> Result:
+    """Return the result of a long part of a benchmark, kept from an earlier call with the same settings or made now."""
+    path = folder / f"{name}.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["settings"] == json.loads(json.dumps(settings)):
+            say(f"{name}: done before")
+            result: Result = kept["result"]
+            return result
+    say(f"{name}: at work")
+    folder.mkdir(parents=True, exist_ok=True)
+    result = run(module, function, settings)
+    write(path, {"settings": settings, "result": result})
+    return result
+
+
 # ---------------------------------------------------------------- what comes out
 
 

@@ -107,8 +107,8 @@ def measure(
     # It asks for a method that transformers 5 has no more; a call of the tokenizer does the same.
     peer.tokenizer.batch_encode_plus = peer.tokenizer.__call__
     chosen, why = pick_precision(precision, pick_device("cpu"))
-    exact = load_masked_lm(model, device="cpu")
-    quick = load_masked_lm(model, device="cpu", precision=chosen)
+    exact = load_masked_lm(model, device="cpu", frozen=True)
+    quick = load_masked_lm(model, device="cpu", precision=chosen, frozen=True)
     differences = {
         method: compare(Scorer(exact, method=method), peer, method, texts[:_COMPARED]) for method in METHODS
     }

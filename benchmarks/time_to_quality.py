@@ -11,7 +11,6 @@ so that a call that was stopped goes on with what is missing; another folder, or
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -88,22 +87,6 @@ def work(asked: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- the parts
 
 
-def _part(asked: argparse.Namespace, name: str, module: str, function: str, settings: Result) -> Result:
-    """Return the result of a part, kept from an earlier call with the same settings or made now."""
-    path: Path = asked.parts / f"{name}.json"
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["settings"] == json.loads(json.dumps(settings)):
-            say(f"{name}: done before")
-            result: Result = kept["result"]
-            return result
-    say(f"{name}: at work")
-    asked.parts.mkdir(parents=True, exist_ok=True)
-    result = harness.run(module, function, settings)
-    harness.write(path, {"settings": settings, "result": result})
-    return result
-
-
 def _peer(asked: argparse.Namespace, start: str, data: str, heldout: str) -> Result:
     """Train the peer, once or once for each mark, and evaluate the models it saved."""
     marks = [mark for mark in MARKS if mark < asked.minutes] + [asked.minutes]
@@ -115,7 +98,7 @@ def _peer(asked: argparse.Namespace, start: str, data: str, heldout: str) -> Res
         settings = {"out": str(asked.parts / name), "start": start, "data": data, "rows": ROWS, "marks": own,
                     "settings": peers.BEST | {"learning_rate": asked.peer_lr}, "minutes": minutes,
                     "schedule": schedule}  # fmt: skip
-        trained.append(_part(asked, name, "peers", "train_run", settings))
+        trained.append(harness.part(asked.parts, name, "peers", "train_run", settings))
     models = [model for run in trained for model in run["models"]]
     figures = _evaluate(asked, "peer-evaluation", [model["model"] for model in models], heldout)
     curve = [model | figure for model, figure in zip(models, figures, strict=True)]
@@ -128,7 +111,7 @@ def _ours(asked: argparse.Namespace, start: str, shards: str, heldout: str, minu
     settings = {"out": str(asked.parts / name), "shards": shards, "heldout": heldout, "preset": asked.preset,
                 "tokenizer": start, "minutes": minutes, "length": asked.length, "seed": asked.seed,
                 "eval_every": _every(asked, minutes), "eval_tokens": asked.eval_tokens, "overrides": asked.set}  # fmt: skip
-    trained = _part(asked, name, "ours", "train_run", settings)
+    trained = harness.part(asked.parts, name, "ours", "train_run", settings)
     (saved,) = _evaluate(asked, f"{name}-evaluation", [trained["model"]], heldout)
     return trained | {"minutes": minutes, "saved_model": saved}
 
@@ -142,7 +125,7 @@ def _every(asked: argparse.Namespace, minutes: float) -> int:
 def _evaluate(asked: argparse.Namespace, name: str, models: list[str], heldout: str) -> list[Result]:
     settings = {"models": models, "heldout": heldout, "length": asked.length, "tokens": asked.eval_tokens,
                 "precision": "bf16"}  # fmt: skip
-    figures: list[Result] = _part(asked, name, "ours", "evaluate_models", settings)["figures"]
+    figures: list[Result] = harness.part(asked.parts, name, "ours", "evaluate_models", settings)["figures"]
     return figures
 
 

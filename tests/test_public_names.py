@@ -8,12 +8,12 @@ import sys
 import unmask
 
 NAMES = """
-    Candidate Comparison ConfigError Corpus DataError DataSettings DiskError DivergedError Document
-    DocumentReader DocumentSettings Evaluation EvaluationSettings Explanation FillMask FillResult
+    Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError Document
+    DocumentReader DocumentSettings Evaluation EvaluationSettings Explanation ExtendedVocabulary FillMask FillResult
     Interrupted MLMCollator MaskedLM MaskingSettings MissingExtra ModelSettings Pair PairFigures PairReader Plan
-    Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ compare_models
-    compare_pairs evaluate_models explain load_config load_masked_lm load_tokenizer open_corpus plan prepare
-    run_demo score train train_tokenizer write_report
+    ProbeResult ProbeSettings Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ check_data compare_models
+    compare_pairs evaluate_models explain extend_vocabulary load_config load_masked_lm load_tokenizer open_corpus plan prepare
+    probe run_demo score train train_tokenizer write_report
 """.split()
 
 

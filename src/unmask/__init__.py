@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unmask.check import DataCheck, check_data
     from unmask.config import RunConfig, load_config
     from unmask.data.collator import MLMCollator
     from unmask.data.corpus import Corpus, open_corpus, prepare
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from unmask.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_models
     from unmask.evaluation.pair_files import PairReader
     from unmask.evaluation.pairs import Pair, PairFigures, compare_pairs
+    from unmask.evaluation.probe import ProbeResult, ProbeSettings, probe
     from unmask.evaluation.scores import Score
     from unmask.evaluation.scoring import score
     from unmask.inference.explain import Explanation, explain
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
     from unmask.run import RunResult, train
     from unmask.run_folder import RunFolder
     from unmask.training.settings import TrainSettings
+    from unmask.vocabulary import ExtendedVocabulary, extend_vocabulary
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "unmask.check": ("DataCheck", "check_data"),
     "unmask.config": ("RunConfig", "load_config"),
     "unmask.data.collator": ("MLMCollator",),
     "unmask.data.corpus": ("Corpus", "open_corpus", "prepare"),
@@ -66,6 +70,7 @@ _HOMES = {
     "unmask.evaluation.evaluation": ("Evaluation", "EvaluationSettings", "evaluate_models"),
     "unmask.evaluation.pair_files": ("PairReader",),
     "unmask.evaluation.pairs": ("Pair", "PairFigures", "compare_pairs"),
+    "unmask.evaluation.probe": ("ProbeResult", "ProbeSettings", "probe"),
     "unmask.evaluation.scores": ("Score",),
     "unmask.evaluation.scoring": ("score",),
     "unmask.inference.explain": ("Explanation", "explain"),
@@ -79,6 +84,7 @@ _HOMES = {
     "unmask.run": ("RunResult", "train"),
     "unmask.run_folder": ("RunFolder",),
     "unmask.training.settings": ("TrainSettings",),
+    "unmask.vocabulary": ("ExtendedVocabulary", "extend_vocabulary"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -87,6 +93,7 @@ __all__ = [
     "Comparison",
     "ConfigError",
     "Corpus",
+    "DataCheck",
     "DataError",
     "DataSettings",
     "DiskError",
@@ -97,6 +104,7 @@ __all__ = [
     "Evaluation",
     "EvaluationSettings",
     "Explanation",
+    "ExtendedVocabulary",
     "FillMask",
     "FillResult",
     "Interrupted",
@@ -109,6 +117,8 @@ __all__ = [
     "PairFigures",
     "PairReader",
     "Plan",
+    "ProbeResult",
+    "ProbeSettings",
     "Progress",
     "RunConfig",
     "RunFolder",
@@ -117,16 +127,19 @@ __all__ = [
     "TrainSettings",
     "UnmaskError",
     "__version__",
+    "check_data",
     "compare_models",
     "compare_pairs",
     "evaluate_models",
     "explain",
+    "extend_vocabulary",
     "load_config",
     "load_masked_lm",
     "load_tokenizer",
     "open_corpus",
     "plan",
     "prepare",
+    "probe",
     "run_demo",
     "score",
     "train",

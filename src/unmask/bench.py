@@ -27,7 +27,7 @@ from unmask.data.tokenizer import plain_copy
 from unmask.identity import machine_info
 from unmask.material import Material, gather
 from unmask.progress import Progress
-from unmask.run import make_loop, recipe_of, with_recipe
+from unmask.run_assembly import make_loop, recipe_of, with_recipe
 from unmask.run_folder import RunFolder
 from unmask.stopwatch import Stopwatch
 from unmask.training.loop import Loop, Row

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unmask import cli_bench, cli_evaluation, cli_inference, cli_masking, cli_scoring, shell
+from unmask import (
+    cli_bench,
+    cli_check,
+    cli_evaluation,
+    cli_inference,
+    cli_masking,
+    cli_probe,
+    cli_scoring,
+    cli_vocabulary,
+    shell,
+)
 from unmask import cli_options as options
 from unmask.errors import ConfigError, DataError
 
@@ -98,6 +108,7 @@ def prepare(
     out: options.NewFolderOrNone = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    strict: options.Strict = False,
     max_length: options.MaxLength = None,
     config_file: options.ConfigFile = None,
     overrides: options.Overrides = None,
@@ -109,6 +120,7 @@ def prepare(
         "data.inputs": data,
         "data.documents": documents,
         "data.text_field": text_field,
+        "data.strict": strict or None,
         "data.max_length": max_length,
         "model.name": model,
         "model.tokenizer": tokenizer,
@@ -158,8 +170,19 @@ def train(
     strategy: options.StrategyOption = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    strict: options.Strict = False,
     max_length: options.MaxLength = None,
     heldout: options.Heldout = None,
+    replay: options.Replay = None,
+    replay_share: options.ReplayShare = None,
+    general: options.General = None,
+    recipe: options.RecipeOption = None,
+    layer_decay: options.LayerDecay = None,
+    freeze: options.FreezeOption = None,
+    lora_rank: options.LoraRank = None,
+    patience: options.Patience = None,
+    init_head: options.InitHead = None,
+    warm_new_rows: options.WarmNewRows = None,
     save_every: options.SaveEvery = None,
     resume: options.Resume = None,
     dry_run: options.DryRun = False,
@@ -171,6 +194,7 @@ def train(
         "data.inputs": data,
         "data.documents": documents,
         "data.text_field": text_field,
+        "data.strict": strict or None,
         "data.max_length": max_length,
         "data.heldout": heldout,
         "model.name": model,
@@ -188,6 +212,16 @@ def train(
         "train.batch_tokens": batch_tokens,
         "train.optimizer.learning_rate": learning_rate,
         "train.save_every": save_every,
+        "data.replay": replay,
+        "data.replay_share": replay_share,
+        "data.general_heldout": general,
+        "train.recipe": recipe,
+        "train.optimizer.layer_decay": layer_decay,
+        "train.freeze": freeze,
+        "train.lora_rank": lora_rank,
+        "train.patience": patience,
+        "train.init_head_steps": init_head,
+        "train.warm_new_rows": warm_new_rows,
     }
     from unmask.config import check_trainable, load_config
 
@@ -216,6 +250,7 @@ def train(
     _answer_run(result, as_json)
 
 
+app.command(cls=cli_check.CheckCommand)(cli_check.check)
 app.command("eval")(cli_evaluation.evaluate)
 app.command()(cli_evaluation.compare)
 
@@ -247,6 +282,10 @@ app.command()(cli_masking.terms)
 app.command()(cli_masking.collocations)
 app.command()(cli_masking.conformance)
 app.command()(cli_bench.bench)
+app.command()(cli_probe.probe)
+
+
+tokenizer_app.command("extend")(cli_vocabulary.extend)
 
 
 @tokenizer_app.command("train")
@@ -256,6 +295,7 @@ def tokenizer_train(
     out: options.NewFolder,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    strict: options.Strict = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a WordPiece tokenizer on text."""
@@ -263,7 +303,12 @@ def tokenizer_train(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
-    flags = {"data.inputs": data, "data.documents": documents, "data.text_field": text_field}
+    flags = {
+        "data.inputs": data,
+        "data.documents": documents,
+        "data.text_field": text_field,
+        "data.strict": strict or None,
+    }
     settings = load_config(None, (), flags).data
     with shell.working() as progress:
         from unmask.data.documents import DocumentReader
@@ -291,6 +336,7 @@ def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     read = manifest.get("read", {})
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
     counts |= {name: manifest.get(name) for name in ("documents", "tokens", "bytes")}
+    counts |= {f"fault: {reason}": count for reason, count in read.get("faults", {}).items()}
     page = shell.page()
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; 'unmask train {out} ...' takes them in place of the text")

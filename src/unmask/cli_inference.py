@@ -174,7 +174,7 @@ def explain(
         from unmask.inference.explain import explain as explain_text
         from unmask.model.load import load_masked_lm
 
-        loaded = load_masked_lm(model, offline=offline, notice=progress.notice)
+        loaded = load_masked_lm(model, offline=offline, frozen=True, notice=progress.notice)
         explanation = explain_text(
             text, loaded, mask_positions=positions, labels=labels, masking=masking, seed=seed, top_k=top_k
         )

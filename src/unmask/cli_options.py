@@ -14,6 +14,8 @@ _DOCUMENTS = "What a document of plain text is: a file, a block between empty li
 Documents = Literal["auto", "file", "block", "line"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+Recipe = Literal["auto", "adapt", "scratch"]
+Freeze = Literal["none", "embeddings"]
 Strategy = Literal["token", "word", "span", "ngram", "terms"]
 
 # Arguments.
@@ -60,6 +62,9 @@ Offline = Annotated[bool, Option("--offline", help="Make no network call.")]
 # The text.
 DocumentsOption = Annotated[Documents | None, Option(help=_DOCUMENTS)]
 TextField = Annotated[str | None, Option(help="Field or column of the text in JSONL, CSV, TSV and Parquet.")]
+Strict = Annotated[
+    bool, Option("--strict", help="Refuse text with any fault, instead of leaving out what is at fault.")
+]
 MaxLength = Annotated[int | None, Option(help="Tokens of a sequence, with its special tokens.")]
 Heldout = Annotated[list[str] | None, Option(metavar="PATH", help="Text to evaluate on; may be repeated.")]
 MaskRate = Annotated[
@@ -90,6 +95,32 @@ DeviceOrAuto = Annotated[Device, Option("--device", help="Where to compute.")]
 PrecisionOrFp32 = Annotated[Precision, Option("--precision", help="Precision of the computation.")]
 BatchTokens = Annotated[int | None, Option(help="Tokens in one step.")]
 LearningRate = Annotated[float | None, Option(help="Peak learning rate of AdamW.")]
+Replay = Annotated[
+    list[str] | None,
+    Option(metavar="PATH", help="General text to mix in against forgetting; may be repeated."),
+]
+ReplayShare = Annotated[float | None, Option(help="Share of the tokens that come from it [default: 0.05].")]
+General = Annotated[
+    list[str] | None, Option(metavar="PATH", help="General text to measure forgetting on; may be repeated.")
+]
+RecipeOption = Annotated[Recipe | None, Option(help="What decides where settings are open [default: auto].")]
+LayerDecay = Annotated[
+    float | None,
+    Option(help="Factor of the learning rate from each layer to the one below, for example 0.9."),
+]
+FreezeOption = Annotated[Freeze | None, Option(help="What stays as it is.")]
+LoraRank = Annotated[
+    int | None, Option(metavar="RANK", help="Train LoRA adapters of this rank, then merge them.")
+]
+Patience = Annotated[
+    int | None, Option(help="Evaluations without a lower held-out loss that end the run; 0 for never.")
+]
+InitHead = Annotated[
+    int | None, Option("--init-head", metavar="STEPS", help="Let a new LM head move alone for so many steps.")
+]
+WarmNewRows = Annotated[
+    int | None, Option(metavar="STEPS", help="Let the rows of added words move alone for so many steps.")
+]
 SaveEvery = Annotated[int | None, Option(metavar="STEPS", help="Steps between checkpoints.")]
 Resume = Annotated[
     str | None,

@@ -38,7 +38,13 @@ class RunConfig(Settings):
 
 
 # Flags that are not named after the last part of their key.
-_FLAG_NAMES = {"data.inputs": "DATA", "model.name": "--model", "masking.rate": "--mask-rate"}
+_FLAG_NAMES = {
+    "data.inputs": "DATA",
+    "data.general_heldout": "--general",
+    "model.name": "--model",
+    "masking.rate": "--mask-rate",
+    "train.init_head_steps": "--init-head",
+}
 
 # What other trainers call things, for people who come from there.
 _OTHER_NAMES = {
@@ -120,6 +126,25 @@ def check_trainable(config: RunConfig) -> None:
         raise ConfigError(
             "no text to train on: name files, folders or globs after the verb, or in data.inputs"
         )
+    if preset is not None:
+        _check_new_weights(config.train, preset)
+
+
+def _check_new_weights(train: TrainSettings, preset: str) -> None:
+    """Refuse what only makes sense for weights that know something already."""
+    asked = {
+        "train.recipe adapt": train.recipe == "adapt",
+        "train.lora_rank": train.lora_rank,
+        "train.freeze": train.freeze != "none",
+        "train.init_head_steps": train.init_head_steps,
+        "train.warm_new_rows": train.warm_new_rows,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(
+                f"{what} is for adapting a checkpoint (--model), but all weights of the preset '{preset}' are new and "
+                f"have to move; leave it out, or name a checkpoint"
+            )
 
 
 def json_schema() -> dict[str, Any]:

@@ -56,7 +56,8 @@ class DataError(UnmaskError):
     ) -> None:
         self.path = None if path is None else str(path)
         self.line = line
-        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        shown = "" if path is None else on_one_line(str(path))
+        where = "" if path is None else f"{shown}: " if line is None else f"{shown}:{line}: "
         super().__init__(where + message)
 
 
@@ -76,6 +77,13 @@ class Interrupted(UnmaskError):
     """A signal asked the run to stop; what was done is saved and the run can be resumed."""
 
     exit_code = 75
+
+
+def on_one_line(text: str) -> str:
+    """Return a text that can be written anywhere: a line feed, or a byte of a name that is no text, is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

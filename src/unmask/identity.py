@@ -21,9 +21,9 @@ from unmask.material import Material
 # What may differ between a run and its continuation: it changes no step already done, or makes the run longer.
 _FREE = {
     "model": {"offline"},
-    "data": {"inputs", "heldout"},
+    "data": {"strict", "inputs", "heldout", "replay", "general_heldout"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing"},
+              "epochs", "minutes", "gradient_checkpointing", "patience", "keep_best"},
 }  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def _lists_hash(config: RunConfig) -> str:
 
 
 def _corpus_hash(material: Material) -> str:
-    sums = [shard["sha256"] for shard in material.text.corpus.manifest["shards"]]
+    texts = [material.text, *([material.replay] if material.replay else [])]
+    sums = [shard["sha256"] for text in texts for shard in text.corpus.manifest["shards"]]
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,42 +15,65 @@ from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
 from unmask.data.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from unmask.errors import ConfigError, DataError
-from unmask.model.load import load_checkpoint, new_model, pick_device, set_dropout
+from unmask.model.depth import freeze_embeddings
+from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
+from unmask.model.lora import add_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
-from unmask.run_folder import RunFolder
+from unmask.run_folder import RunFolder, read_json
 from unmask.training.distributed import World
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from peft import LoraModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADDED_WORDS = "added_words.json"
+"""What ``unmask tokenizer extend`` leaves in the folder of a model: the new words and their ids."""
 
 _TOKENIZER_CHARACTERS = 20_000_000
 _LONGEST = 512
 
 
 @dataclass(frozen=True)
-class Material:
+class Texts:
+    """The texts of a run.
+
+    Attributes:
+        text: what is trained on.
+        heldout: what is evaluated on, or ``None`` where there is too little text.
+        replay: general text that is mixed in, if any.
+        general: general text to measure forgetting on, if any.
+    """
+
+    text: TextSource
+    heldout: TextSource | None
+    replay: TextSource | None = None
+    general: TextSource | None = None
+
+
+@dataclass(frozen=True)
+class Material(Texts):
     """What a run works with.
 
     Attributes:
         model: on its device, in training mode, with the dropout of the settings.
-        text: what is trained on.
-        heldout: what is evaluated on, or ``None`` where there is too little text.
         scratch: whether the weights are new.
         precision: ``fp32`` or ``bf16``.
         max_length: tokens of a sequence.
         world: the processes of the run.
+        adapters: the LoRA adapters in the model, if any.
+        new_rows: ids of the tokens whose rows move first.
     """
 
-    model: MaskedLM
-    text: TextSource
-    heldout: TextSource | None
-    scratch: bool
-    precision: str
-    max_length: int
-    world: World
+    model: MaskedLM = field(kw_only=True)
+    scratch: bool = field(kw_only=True)
+    precision: str = field(kw_only=True)
+    max_length: int = field(kw_only=True)
+    world: World = field(kw_only=True)
+    adapters: LoraModel | None = None
+    new_rows: list[int] = field(default_factory=list)
 
 
 def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material:
@@ -67,27 +90,89 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
     tokenizer = _tokenizer(config, folder, world, progress)
     precision, why = pick_precision(config.train.precision, device)
     progress.notice(why)
-    if config.model.preset:
-        raw = new_model(config.model.preset, tokenizer, config.train.seed)
-    else:
-        assert config.model.name is not None
-        raw = load_checkpoint(
-            config.model.name, offline=config.model.offline, seed=config.train.seed, notice=progress.notice
-        )
+    raw, new_head = _weights(config, tokenizer, progress)
     raw.to(device)  # type: ignore[arg-type]
     if config.train.gradient_checkpointing:
-        raw.gradient_checkpointing_enable()
+        # The other kind of checkpointing gives no gradient where the embeddings take none.
+        raw.gradient_checkpointing_enable({"use_reentrant": False})
     model = MaskedLM(raw, tokenizer, autocast=precision == "bf16")
+    adapters = _restrict(config, raw, new_head, progress)
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)
     length = _max_length(config, model, progress)
-    text, heldout = _sources(config, folder, model, length, world, progress)
-    if heldout is not None and not _asks_anything(heldout, config.train.eval_tokens):
-        progress.notice(
-            "no token of the held-out text is masked, so nothing can be evaluated; hold out more text"
+    texts = _texts(config, folder, model, length, world, progress)
+    return Material(
+        texts.text,
+        _asking(texts.heldout, config, "the held-out text", progress),
+        texts.replay,
+        _asking(texts.general, config, "the held-out general text", progress),
+        model=model,
+        scratch=bool(config.model.preset),
+        precision=precision,
+        max_length=length,
+        world=world,
+        adapters=adapters,
+        new_rows=_new_rows(config) if config.train.warm_new_rows else [],
+    )
+
+
+def _weights(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> tuple[PreTrainedModel, bool]:
+    """Return the model, and whether a checkpoint came without an LM head."""
+    train, name = config.train, config.model.name
+    if config.model.preset:
+        return new_model(config.model.preset, tokenizer, train.seed), False
+    assert name is not None
+    read = read_checkpoint(name, offline=config.model.offline, seed=train.seed, notice=progress.notice)
+    if train.init_head_steps and not read.new_head:
+        raise ConfigError(
+            f"train.init_head_steps (--init-head) is for a checkpoint without an LM head, but '{name}' brings one; "
+            f"leave it out"
         )
-        heldout = None
-    return Material(model, text, heldout, bool(config.model.preset), precision, length, world)
+    if read.new_head and not train.init_head_steps:
+        progress.notice(
+            "the new LM head will disturb the encoder until it has learned something; "
+            "--init-head 200 lets it move alone for the first 200 steps"
+        )
+    return read.model, bool(read.new_head)
+
+
+def _restrict(
+    config: RunConfig, model: PreTrainedModel, new_head: bool, progress: Progress
+) -> LoraModel | None:
+    """Freeze what the settings keep as it is; return the adapters that move in its place, if any."""
+    train = config.train
+    adapters = None
+    if train.lora_rank:
+        adapters = add_lora(model, train.lora_rank, seed=train.seed, head=new_head)
+    elif train.freeze == "embeddings" and freeze_embeddings(model):
+        progress.notice(
+            "the embeddings keep as they are, and with them the head's output matrix, which is the same one; "
+            "the head's other weights move"
+        )
+    if adapters or train.freeze != "none":
+        moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        every = sum(weight.numel() for weight in model.parameters())
+        progress.notice(f"{moving:,} of {every:,} weights move ({moving / every:.1%})")
+    return adapters
+
+
+def _new_rows(config: RunConfig) -> list[int]:
+    """Return the ids of the words that were added to the checkpoint."""
+    path = Path(config.model.name or "") / ADDED_WORDS
+    content = read_json(path)
+    if not content:
+        raise ConfigError(
+            f"train.warm_new_rows is for a model with added words, but {path} is not there; "
+            f"give a folder made by 'unmask tokenizer extend', or leave it out"
+        )
+    try:
+        return [int(word["id"]) for word in content["words"]]
+    except (TypeError, KeyError, ValueError):
+        raise ConfigError(
+            f'{path}: expected {{"words": [{{"word": …, "id": …}}, …]}}; make the folder again'
+        ) from None
 
 
 def _tokenizer(
@@ -141,34 +226,63 @@ def _max_length(config: RunConfig, model: MaskedLM, progress: Progress) -> int:
     return length
 
 
-def _sources(
+def _texts(
     config: RunConfig, folder: RunFolder, model: MaskedLM, length: int, world: World, progress: Progress
-) -> tuple[TextSource, TextSource | None]:
-    corpus = _corpus(config, config.data.inputs, folder.shards, model, world, progress)
+) -> Texts:
+    data = config.data
+
+    def corpus(inputs: list[str], place: str) -> Corpus:
+        return _corpus(config, inputs, folder.root / place, model, world, progress)
 
     def source(of: Corpus, documents: np.ndarray) -> TextSource:
-        return TextSource(of, documents, model.vocabulary, config.masking, length, config.data.overlap)
+        return TextSource(of, documents, model.vocabulary, config.masking, length, data.overlap)
 
-    everything = np.arange(len(corpus))
-    if config.data.heldout:
-        place = folder.root / "shards-heldout"
-        other = _corpus(config, config.data.heldout, place, model, world, progress)
-        return source(corpus, everything), source(other, np.arange(len(other)))
-    train, heldout = corpus.split(config.data.heldout_share)
+    def all_of(inputs: list[str], place: str) -> TextSource:
+        of = corpus(inputs, place)
+        return source(of, np.arange(len(of)))
+
+    def halves(inputs: list[str], place: str, what: str) -> tuple[TextSource, TextSource | None]:
+        of = corpus(inputs, place)
+        train, heldout = _split(of, data.heldout_share)
+        if heldout is None:
+            progress.notice(
+                f"{what} is one single document, so nothing is held out and nothing can be evaluated"
+            )
+        return source(of, train), None if heldout is None else source(of, heldout)
+
+    replay = general = None
+    if data.heldout:
+        text: TextSource = all_of(data.inputs, folder.shards.name)
+        heldout: TextSource | None = all_of(data.heldout, "shards-heldout")
+    else:
+        text, heldout = halves(data.inputs, folder.shards.name, "the text")
+    if data.replay and data.general_heldout:
+        replay = all_of(data.replay, "shards-replay")
+    elif data.replay:
+        replay, general = halves(data.replay, "shards-replay", "the general text")
+    if data.general_heldout:
+        general = all_of(data.general_heldout, "shards-general")
+    return Texts(text, heldout, replay, general)
+
+
+def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the documents to train on, and those held out: at least one where there are two."""
+    train, heldout = corpus.split(share)
     if len(corpus) == 1:
-        progress.notice(
-            "the text is one single document, so nothing is held out and nothing can be evaluated"
-        )
-        return source(corpus, everything), None
+        return np.arange(1), None
     if not len(heldout) or not len(train):
         heldout = np.array([int(np.argmin(corpus.keys))])
-        train = np.setdiff1d(everything, heldout)
-    return source(corpus, train), source(corpus, heldout)
+        train = np.setdiff1d(np.arange(len(corpus)), heldout)
+    return train, heldout
 
 
-def _asks_anything(heldout: TextSource, tokens: int) -> bool:
-    """Whether an evaluation on so many tokens has a target: a text of a few words may have none."""
-    return any(len(batch.target_ids) for batch in heldout.evaluation_batches(tokens, tokens))
+def _asking(text: TextSource | None, config: RunConfig, what: str, progress: Progress) -> TextSource | None:
+    """Return a text if an evaluation of it has a target: one of a few words may have none."""
+    tokens = config.train.eval_tokens
+    if text is None or any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
+        return text
+    progress.notice(f"no token of {what} is masked, so nothing can be evaluated; hold out more text")
+    return None
 
 
 def _corpus(
@@ -181,7 +295,7 @@ def _corpus(
             raise DataError(
                 f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}"
             )
-        corpus = open_corpus(Path(shards[0]))
+        corpus = open_corpus(Path(shards[0]), strict=config.data.strict)
         if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(model.tokenizer):
             raise DataError(
                 "these shards were made with another tokenizer than the model's; prepare them again with "

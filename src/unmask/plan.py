@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from unmask.config import RunConfig, check_trainable
-from unmask.data.batches import TrainingStream
 from unmask.material import Material, gather
 from unmask.progress import Progress
-from unmask.run import make_loop, recipe_of, with_recipe
+from unmask.run_assembly import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Loop
+from unmask.training.opening import Opening
 
 _STEPS = 2
 
@@ -58,8 +58,8 @@ def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
         material = gather(config, folder, progress)
         recipe = recipe_of(config, material)
         config = with_recipe(config, recipe, material)
-        stream = TrainingStream(material.text, recipe.batch_tokens, config.train.seed)
-        loop = make_loop(config, recipe, material, stream)
+        loop = make_loop(config, recipe, material, make_stream(config, recipe, material))
+        loop.opening = Opening()  # its steps cost less than all the others
         seconds = _time_steps(loop)
         shards = sum(path.stat().st_size for path in folder.root.rglob("*") if path.is_file())
         steps, total = _extent(config, material, recipe.batch_tokens, seconds)
@@ -70,7 +70,10 @@ def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
             steps=steps,
             peak_memory_bytes=_peak_memory(),
             # A checkpoint holds the weights and up to two moments; one more is written before an old one goes.
-            disk_bytes=shards + weights + 3 * weights * (config.train.keep_last + 1),
+            # As many of the best weights may be kept, since a checkpoint may name another one as its best.
+            disk_bytes=shards
+            + weights
+            + (3 + bool(config.train.keep_best)) * weights * (config.train.keep_last + 1),
             seconds_per_step=seconds,
             total_seconds=total,
         )
@@ -100,7 +103,8 @@ def _extent(config: RunConfig, material: Material, batch_tokens: int, seconds: f
     if settings.max_steps:
         limits.append(float(settings.max_steps))
     if settings.epochs:
-        limits.append(settings.epochs * max(1.0, material.text.tokens / batch_tokens))
+        share = config.data.replay_share if material.replay else 0.0
+        limits.append(settings.epochs * max(1.0, material.text.tokens / (batch_tokens * (1 - share))))
     if settings.minutes:
         limits.append(settings.minutes * 60 / max(seconds, 1e-9))
     steps = max(1, round(min(limits)))

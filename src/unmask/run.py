@@ -7,33 +7,29 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unmask.config import RunConfig, check_trainable, dump_config, load_config
-from unmask.data.batches import TrainingStream
-from unmask.errors import ConfigError, DiskError, Interrupted
-from unmask.evaluation.beside import heldout_baselines
+from unmask.errors import ConfigError, DataError, DiskError, Interrupted
 from unmask.evaluation.examples import fill_examples
-from unmask.evaluation.heldout import HeldoutFigures, evaluate
-from unmask.identity import check_identity, identity_of, machine_info, now
+from unmask.identity import check_identity, identity_of, now
 from unmask.material import Material, gather
+from unmask.model.lora import merge_lora
 from unmask.progress import Progress
 from unmask.report.card import model_card
 from unmask.report.page import write_report
+from unmask.run_assembly import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
+from unmask.run_outcome import evaluation_of, figures_on, final_figures, run_info, write_model
+from unmask.training.best import Best, load_best, save_best
 from unmask.training.checkpoint import find_checkpoint, load_checkpoint_state, restore, save_checkpoint
 from unmask.training.distributed import World
-from unmask.training.loop import Length, Loop, Position, Row
-from unmask.training.optimizers import make_optimizers
-from unmask.training.recipe import Recipe, resolve
-from unmask.training.schedules import learning_rate_factor, mask_rate
+from unmask.training.loop import Loop, Position, Row
 
-_EVALUATION_BUDGET = 8192
-_FINAL_EVALUATION = 4
 _EXAMPLES = 12
 _SHARES = 10
 
@@ -137,11 +133,12 @@ class _Run:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.material)
         self.config = with_recipe(config, self.recipe, self.material)
-        self.stream = TrainingStream(self.material.text, self.recipe.batch_tokens, config.train.seed)
-        self.loop = make_loop(self.config, self.recipe, self.material, self.stream)
+        stream = make_stream(self.config, self.recipe, self.material)
+        self.loop = make_loop(self.config, self.recipe, self.material, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
         self.identity = identity_of(self.config, self.material)
-        self.before: dict[str, Any] | None = None
+        self.before: dict[str, dict[str, Any]] = {}
+        self.best: Best | None = None
         self.stop: int | None = None
         self._tenths: dict[str, int] = {}
         self._last_loss: float | None = None
@@ -155,21 +152,26 @@ class _Run:
 
     def work(self) -> RunResult:
         """Train to the end, then write the model, its figures and the report."""
-        model = self.material.model
         if self.loop.position.step == 0 and not self.material.scratch:
-            self.before = self._final_figures()
+            self.before = final_figures(self.material, self.config)
         self.progress.begin("train")
         with self._signals():
             self.loop.run()
         self.progress.end()
-        evaluation = self._evaluate_finally()
-        self._write_model()
+        exported = self._take_best()
+        if self.material.adapters is not None:
+            merge_lora(self.material.adapters)
+        evaluation = self._evaluate_finally(exported)
+        if self.leads:
+            write_model(self.material, self.folder)
         result = self._result(evaluation)
         if self.leads:
             if evaluation is not None:
                 write_json(self.folder.evaluation, evaluation)
                 assert self.material.heldout is not None
-                write_json(self.folder.examples, fill_examples(model, self.material.heldout, _EXAMPLES))
+                write_json(
+                    self.folder.examples, fill_examples(self.material.model, self.material.heldout, _EXAMPLES)
+                )
             info = read_json(self.folder.info)
             write_json(self.folder.info, info | {"finished": now(), "steps": self.loop.position.step})
             write_atomically(self.folder.model / "README.md", model_card(self.folder))
@@ -194,7 +196,7 @@ class _Run:
             else self._crossed(progress, "saved")
         )
         stopping = self.material.world.agree(self.stop is not None)
-        if (saves and progress < 1) or stopping:
+        if (saves and progress < 1 and not self.loop.ended) or stopping:
             self._save()
         if stopping:
             raise Interrupted(
@@ -221,21 +223,40 @@ class _Run:
     def _evaluate_now(self) -> None:
         if self.material.heldout is None:
             return
-        figures = self._heldout_figures(self.config.train.eval_tokens)
-        position = self.loop.position
+        tokens, position = self.config.train.eval_tokens, self.loop.position
+        figures = figures_on(self.material, self.material.heldout, tokens)
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+        row |= {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy}
+        said = f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
+        if self.material.general is not None:
+            row["general_loss"] = figures_on(self.material, self.material.general, tokens).loss
+            said += f"; general loss {row['general_loss']:.3f}"
         if self.leads:
-            append_row(
-                self.folder.metrics, row | {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy}
-            )
-            self.progress.notice(
-                f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
-            )
+            append_row(self.folder.metrics, row)
+            self.progress.notice(said)
+        self._judge(figures.loss)
 
-    def _heldout_figures(self, tokens: int) -> HeldoutFigures:
-        assert self.material.heldout is not None
-        return evaluate(
-            self.material.model, self.material.heldout.evaluation_batches(_EVALUATION_BUDGET, tokens)
+    def _judge(self, loss: float) -> None:
+        """Keep the weights if no earlier ones were better, and end the run where none were for too long."""
+        step = self.loop.position.step
+        # All processes go by one number, so that they keep and end together.
+        self.best = Best.after(self.best, step, self.material.world.longest(loss))
+        if self.config.train.keep_best and self.best.step == step:
+            if self.leads:
+                save_best(self.folder.checkpoints, self.material.model.model, step)
+            self.material.world.wait()
+        if self.loop.progress < 1:
+            self._end_early()
+
+    def _end_early(self) -> None:
+        patience = self.config.train.patience
+        if not patience or self.best is None or self.best.since < patience:
+            return
+        self.loop.ended = True
+        self.progress.notice(
+            f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
+            f"{self.best.loss:.3f} in {self.best.since} evaluations (--patience). The learning rate ends at "
+            f"{self.loop.lr_factor(self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 
     def _save(self) -> None:
@@ -246,6 +267,7 @@ class _Run:
                 "before": self.before,
                 "tenths": self._tenths,
                 "last_loss": self._last_loss,
+                "best": self.best and asdict(self.best),
             }
             state["step"] = self.loop.position.step
             save_checkpoint(
@@ -293,139 +315,40 @@ class _Run:
         fields = Position.__dataclass_fields__
         self.loop.position = Position.from_dict({key: state[key] for key in fields})
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
+        self.best = Best(**state["best"]) if state["best"] else None
         if self.leads:
             keep_rows(self.folder.metrics, state["step"])
         self.progress.notice(f"going on from step {state['step']} ({path.name})")
+        self._end_early()
 
     def _write_info(self, command: list[str], extra: dict[str, Any]) -> None:
-        if not self.leads:
-            return
-        write_atomically(self.folder.config, dump_config(self.config))
-        text, heldout, model = self.material.text, self.material.heldout, self.material.model
-        corpus = {
-            "documents": len(text.documents),
-            "tokens": int(text.corpus.lengths[text.documents].sum()),
-            "heldout_documents": 0 if heldout is None else len(heldout.documents),
-            "heldout_tokens": 0 if heldout is None else int(heldout.corpus.lengths[heldout.documents].sum()),
-        }
-        write_json(
-            self.folder.info,
-            machine_info()
-            | {
-                "command": command,
-                "started": now(),
-                "finished": None,
-                "precision": self.material.precision,
-                "model_class": type(model.model).__name__,
-                "base_model": self.config.model.name,
-                "parameters": model.parameters,
-                "vocabulary": model.vocabulary.size,
-                "packed": model.packed,
-                "corpus": corpus,
-                "batch_tokens": self.recipe.batch_tokens,
-                "tokens_per_epoch": text.tokens,
-                "steps": 0,
-            }
-            | extra,
-        )
+        if self.leads:
+            write_atomically(self.folder.config, dump_config(self.config))
+            write_json(self.folder.info, run_info(self.material, self.config, command) | extra)
 
-    def _final_figures(self) -> dict[str, Any] | None:
+    def _take_best(self) -> int:
+        """Put the best weights into the model, where they are kept, and return the step whose weights it has."""
+        step, best = self.loop.position.step, self.best
+        if not self.config.train.keep_best or best is None or best.step == step:
+            return step
+        try:
+            load_best(self.folder.checkpoints, self.material.model.model, best.step)
+        except DataError as fault:
+            self.progress.notice(f"the best weights cannot be read ({fault}), so the last ones are exported")
+            return step
+        self.progress.notice(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
+        return best.step
+
+    def _evaluate_finally(self, exported: int) -> dict[str, Any] | None:
         if self.material.heldout is None:
             return None
-        return self._heldout_figures(_FINAL_EVALUATION * self.config.train.eval_tokens).to_dict()
-
-    def _evaluate_finally(self) -> dict[str, Any] | None:
-        heldout = self.material.heldout
-        if heldout is None:
-            return None
         self.progress.begin("evaluate")
-        figures = self._final_figures()
-        assert figures is not None
-        batches = heldout.evaluation_batches(
-            _EVALUATION_BUDGET, _FINAL_EVALUATION * self.config.train.eval_tokens
-        )
-        baselines = heldout_baselines(self.material.text, batches)
+        evaluation = evaluation_of(self.material, self.material.heldout, self.config, self.before)
         self.progress.end()
-        return figures | {
-            "documents": len(heldout.documents),
-            "mask_rate": self.config.masking.rate,
-            "baselines": baselines,
-            "before": self.before,
-        }
-
-    def _write_model(self) -> None:
-        """Write the Hugging Face checkpoint beside its final place, then put it there whole."""
-        if not self.leads:
-            return
-        partial = self.folder.root / ".model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        with self.material.model.plain() as model:
-            model.save_pretrained(partial)
-        self.material.model.tokenizer.save_pretrained(partial)
-        shutil.rmtree(self.folder.model, ignore_errors=True)
-        partial.rename(self.folder.model)
+        return evaluation | {"step": exported, "stopped_early": self.loop.ended}
 
     def _result(self, evaluation: dict[str, Any] | None) -> RunResult:
         position = self.loop.position
         return RunResult(
             self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
         )
-
-
-def recipe_of(config: RunConfig, material: Material) -> Recipe:
-    """Decide what the settings leave open."""
-    model = material.model
-    return resolve(
-        config.train,
-        config.masking,
-        scratch=material.scratch,
-        family=str(model.model.config.model_type),
-        hidden=int(getattr(model.model.config, "hidden_size", 768)),
-        device=model.device.type,
-    )
-
-
-def with_recipe(config: RunConfig, recipe: Recipe, material: Material) -> RunConfig:
-    """Return the configuration with every open choice filled in."""
-    optimizer = {"name": recipe.optimizer, "learning_rate": recipe.learning_rate}
-    changes = {
-        "epochs": recipe.epochs,
-        "batch_tokens": recipe.batch_tokens,
-        "micro_batch_tokens": recipe.micro_batch_tokens,
-        "precision": material.precision,
-        "device": material.model.device.type,
-        "optimizer": config.train.optimizer.model_copy(update=optimizer),
-        "schedule": config.train.schedule.model_copy(update={"name": recipe.schedule}),
-    }
-    return config.model_copy(
-        update={
-            "train": config.train.model_copy(update=changes),
-            "masking": config.masking.model_copy(update={"rate_start": recipe.rate_start}),
-            "data": config.data.model_copy(update={"max_length": material.max_length}),
-        }
-    )
-
-
-def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: TrainingStream) -> Loop:
-    """Put a training loop together from a resolved configuration."""
-    settings = config.train
-    optimizers = make_optimizers(
-        material.model.model, settings.optimizer, recipe.optimizer, recipe.learning_rate
-    )
-    rates = recipe.rate_start, config.masking.rate
-    return Loop(
-        model=material.model,
-        stream=stream,
-        optimizers=optimizers,
-        length=Length(settings.max_steps, recipe.epochs, settings.minutes and settings.minutes * 60),
-        lr_factor=learning_rate_factor(settings.schedule, recipe.schedule),
-        mask_rate=lambda progress: mask_rate(*rates, progress, config.masking.rate_schedule),
-        batch_tokens=lambda progress: recipe.batch_tokens,
-        micro_batch_tokens=recipe.micro_batch_tokens,
-        clip_norm=settings.optimizer.clip_norm,
-        log_every=settings.log_every,
-        world=material.world,
-        position=Position(),
-        on_row=lambda row: None,
-        after_step=lambda loop: None,
-    )

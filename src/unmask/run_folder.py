@@ -11,9 +11,11 @@
     RUN/heldout.jsonl     the held-out documents (field ``text``), where the run keeps them
     RUN/evaluation.json   the final figures on the held-out text, beside the baselines
     RUN/examples.json     masked examples with what the model filled in
+    RUN/base.npz          what an adapted checkpoint answered before training
+    RUN/adaptation.json   that and the result, compared (see unmask.run_adaptation)
     RUN/report.html       the page to look at, rebuilt from the files above
 
-Everything but the weights is JSON or YAML, so a report is rebuilt without a model.
+Everything but weights and arrays is JSON or YAML, so a report is rebuilt without a model.
 """
 
 from __future__ import annotations
@@ -70,6 +72,14 @@ class RunFolder:
         return self.root / "examples.json"
 
     @property
+    def base(self) -> Path:
+        return self.root / "base.npz"
+
+    @property
+    def adaptation(self) -> Path:
+        return self.root / "adaptation.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 
@@ -103,7 +113,7 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+    except (ValueError, RecursionError) as fault:  # broken, no UTF-8, an endless number, too deep
         raise DataError(f"not valid JSON ({fault})", path=path, line=getattr(fault, "lineno", None)) from None
 
 

@@ -180,6 +180,10 @@ def test_empty_documents_are_counted_and_left_out(tmp_path: Path) -> None:
         "empty": 7,
         "characters": 3,
         "split_documents": 0,
+        "faults": {"no text": 2},
+        "fault_examples": [
+            f"{tmp_path / name}: holds no text, expected at least one document" for name in ("c.txt", "d.txt")
+        ],
     }
 
 

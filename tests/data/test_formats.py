@@ -1,4 +1,4 @@
-"""What is wrong with a file is said in one line, with the file, its line and what to do."""
+"""What is wrong with a file is said in one line, with the file, its line and what to do; here it is refused for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from unmask.data.documents import DocumentReader
+from unmask.data.settings import DocumentSettings
 from unmask.errors import DataError
 
 
@@ -41,16 +42,24 @@ NO_COLUMN = r" no column 'text' \(did you mean 'txt'\?\); there are 'id', 'txt';
 BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "latin-1": (
         "a.txt",
-        b"one\r\ntwo K\xf6ln\n",
-        r":2: byte 0xf6 at offset 10 is not UTF-8; convert .*iconv",
+        b"one\r\ntwo K\xf6ln\r\n",
+        r":2: byte 0xf6 is not UTF-8 \(after 5 bytes of the line\); convert .*iconv",
     ),
-    "latin-1 after a BOM": ("a.txt", b"\xef\xbb\xbf\n\n\xf6", r":3: byte 0xf6 at offset 5 "),
-    "latin-1 far in": ("a.txt", b"\n" * 700_000 + b"x\xf6", r":700001: byte 0xf6 at offset 700001 "),
-    "cut off character": ("a.txt", "one\nü".encode()[:-1], r":2: byte 0xc3 at offset 4 is not UTF-8"),
-    "utf-16": ("a.txt", "one".encode("utf-16"), r": holds UTF-16: .*iconv -f UTF-16 -t UTF-8"),
-    "utf-16 without a mark": ("a.txt", "one".encode("utf-16-le"), r":1: a NUL byte"),
-    "NUL": ("a.txt", b"one\ntwo\n\0", r":3: a NUL byte: binary data"),
-    "binary": ("a.md", b"\x89PNG\r\n\x1a\n\0\0", r":1: byte 0x89 at offset 0 is not UTF-8: binary data"),
+    "latin-1 after a BOM": (
+        "a.txt",
+        b"\xef\xbb\xbf\n\n\xf6",
+        r":3: byte 0xf6 is not UTF-8 \(after 0 bytes of the line\)",
+    ),
+    "latin-1 far in": (
+        "a.txt",
+        b"\n" * 700_000 + b"x\xf6",
+        r":700001: byte 0xf6 is not UTF-8 \(after 1 bytes ",
+    ),
+    "cut off character": ("a.txt", "one\nü".encode()[:-1], r":2: byte 0xc3 is not UTF-8"),
+    "utf-16": ("a.txt", "one".encode("utf-16"), r":1: UTF-16 by its byte order mark"),
+    "utf-16 without a mark": ("a.txt", "one".encode("utf-16-le"), r":1: binary data, or UTF-16"),
+    "NUL": ("a.txt", b"one\ntwo\n\0x", r":3: 1 NUL bytes in a document, the first after 0 bytes"),
+    "binary": ("a.md", b"\x89PNG\r\n\x1a\n\0\0", r":3: binary data"),
     "gzip": ("a.txt", gzip.compress(b"x"), r": holds gzip data: give the file the suffix \.gz"),
     "zstd": ("a.csv", zstd(b"x"), r": holds zstd data: give the file the suffix \.zst"),
     "parquet": ("a.jsonl", PARQUET, r": holds Parquet data: give the file the suffix \.parquet"),
@@ -82,7 +91,7 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "surrogate": (
         "a.jsonl",
         r'{"text": "ab\ud83d"}',
-        r":1: field 'text' holds half of a surrogate pair \(\\ud83d\)",
+        r":1: half of a surrogate pair \(\\ud83d\) is no text \(after 2 bytes of field 'text'\)",
     ),
     "list: broken": ("a.json", '[{"text": "x"},\n\n{"text": }]', r":3: broken JSON \(Expecting value"),
     "list: no comma": ("a.json", '[{"text": "x"}\n{"text": "x"}]', r":2: broken JSON \(expected ',' or '\]'"),
@@ -100,10 +109,10 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "csv short": ("a.csv", "id,text\n1,x\n\n2\n", r":4: the row has 1 fields, expected 2 "),
     "csv open quote": ("a.csv", 'text\nx\n"y\nz\n', r":3: broken quoting in the row that begins here"),
     "csv stray quote": ("a.tsv", 'text\n"x" y\n', r":2: broken quoting .* with \"\" for each"),
-    "empty": ("a.txt", "", r"the inputs hold no text; expected at least one document in .*a\.txt"),
-    "empty csv": ("a.csv", "", r"the inputs hold no text"),
-    "header only": ("a.csv", "id,text\n", r"the inputs hold no text"),
-    "empty list": ("a.json", " [ ] ", r"the inputs hold no text"),
+    "empty": ("a.txt", "", r": holds no text, expected at least one document"),
+    "empty csv": ("a.csv", "", r": holds no text"),
+    "header only": ("a.csv", "id,text\n", r": holds no text"),
+    "empty list": ("a.json", " [ ] ", r": holds no text"),
 }
 
 
@@ -111,9 +120,8 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
 def test_faults_in_a_file_name_file_and_line(tmp_path: Path, fault: str) -> None:
     name, content, pattern = BROKEN_FILES[fault]
     path = write(tmp_path / name, content)
-    where = "" if pattern.startswith("the inputs") else re.escape(str(path))
-    with pytest.raises(DataError, match=f"^{where}{pattern}") as caught:
-        list(DocumentReader([path]))
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}{pattern}") as caught:
+        list(DocumentReader([path], DocumentSettings(strict=True)))
     assert "\n" not in str(caught.value)
 
 
@@ -121,5 +129,14 @@ def test_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("unmask.data.files.RECORD_LIMIT", 1_000_000)
     records = [json.dumps({"text": "x" * size}) for size in (700_000, 700_000, 700_000, 1_500_000)]
     path = write(tmp_path / "a.jsonl", "\n".join(records))
-    with pytest.raises(DataError, match=r"a\.jsonl:4: a line of more than 1,000,000 characters"):
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:4: a line of 1,500,012 characters, expected at most 1,000,000"
+    ):
+        list(DocumentReader([path], DocumentSettings(strict=True)))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json"])
+def test_no_text_at_all_is_an_error(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, "")
+    with pytest.raises(DataError, match=r"^the inputs hold no text; expected at least one document in .*a\."):
         list(DocumentReader([path]))

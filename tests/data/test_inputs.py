@@ -122,8 +122,17 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
         expand_inputs(["https://x.org/a.txt"])
 
 
-@pytest.mark.parametrize("form", ["", "**/*.txt", "**"])
-def test_a_folder_that_lies_inside_itself_is_refused(tmp_path: Path, form: str) -> None:
+def test_a_folder_that_lies_inside_itself_is_read_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a" / "x.txt", "x")
+    for name in ("again", "back"):  # two links: a reader that follows them would never come to an end
+        (tmp_path / "a" / name).symlink_to(tmp_path)
+    notices: list[str] = []
+    assert expand_inputs([tmp_path], notice=notices.append) == [path]
+    assert f"left out: {tmp_path / 'a' / 'back'}: a loop of symbolic links" in notices[1]
+
+
+@pytest.mark.parametrize("form", ["**/*.txt", "**"])
+def test_a_glob_into_a_folder_that_lies_inside_itself_is_refused(tmp_path: Path, form: str) -> None:
     write(tmp_path / "a" / "x.txt", "x")
     for name in ("again", "back"):  # two links: a reader that follows them would never come to an end
         (tmp_path / "a" / name).symlink_to(tmp_path)

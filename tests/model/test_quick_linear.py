@@ -120,7 +120,8 @@ def test_a_copy_has_weights_of_its_own(
 
 
 def test_a_loaded_model_can_be_trained(load: Any, make_batch: Any, tiny_model: Any) -> None:
-    quick = load("bert")
+    quick = load("bert", frozen=True)
+    assert not any(isinstance(layer, QuickLinear) for layer in load("bert").model.modules())
     plain = MaskedLM(tiny_model("bert", quick.vocabulary.size), quick.tokenizer)
     plain.model.load_state_dict(quick.model.state_dict())
     assert any(isinstance(layer, QuickLinear) for layer in quick.model.modules())

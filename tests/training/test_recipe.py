@@ -23,8 +23,22 @@ def test_adapting_is_gentle() -> None:
     assert recipe(family="modernbert").learning_rate == 2e-4
     assert recipe(family="never-heard-of").learning_rate == made.learning_rate
 
+    assert (made.name, made.patience, made.keep_best) == ("adapt", 3, True)
+
+
+def test_a_recipe_that_is_named_wins_over_the_kind_of_model() -> None:
+    assert recipe(TrainSettings(recipe="scratch"), scratch=False) == recipe(scratch=True)
+    assert recipe(TrainSettings(recipe="adapt"), scratch=True) == recipe(scratch=False)
+
+
+def test_low_rank_adapters_take_larger_steps() -> None:
+    assert recipe(TrainSettings(lora_rank=4)).learning_rate == pytest.approx(10 * recipe().learning_rate)
+    rate = OptimizerSettings(learning_rate=1e-5)
+    assert recipe(TrainSettings(lora_rank=4, optimizer=rate)).learning_rate == 1e-5
+
 
 def test_from_scratch_is_not() -> None:
+    assert (recipe(scratch=True).patience, recipe(scratch=True).keep_best) == (0, False)
     made = recipe(scratch=True)
     assert (made.optimizer, made.schedule) == ("muon", "trapezoid")
     assert made.rate_start == pytest.approx(0.3)
@@ -44,11 +58,15 @@ def test_what_is_set_is_kept(scratch: bool, device: str) -> None:
         epochs=2.5,
         batch_tokens=999,
         micro_batch_tokens=99,
+        patience=7,
+        keep_best=False,
         optimizer=OptimizerSettings(name="adamw", learning_rate=0.123),
         schedule=ScheduleSettings(name="cosine"),
     )
     made = recipe(train, MaskingSettings(rate=0.2, rate_start=0.4), scratch=scratch, device=device)
-    assert made == Recipe("adamw", 0.123, "cosine", 999, 99, 0.4, 2.5)
+    assert made == Recipe(
+        *("scratch" if scratch else "adapt", "adamw", 0.123, "cosine", 999, 99, 0.4, 2.5, 7, False)
+    )
 
 
 @pytest.mark.parametrize("scratch", [False, True])

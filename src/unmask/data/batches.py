@@ -6,8 +6,8 @@ nothing in it: the split is made after the sequences, and their masks, are fixed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,10 +47,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where in the stream of batches a run stands: the epoch, and sequences of it already used."""
+    """Where in the stream of batches a run stands: the epoch, and sequences of it already used.
+
+    Attributes:
+        epoch: passes over the text that are done.
+        used: sequences of this pass that are.
+        replay_epoch: the same of the general text that is mixed in.
+        replay_used: the same of it.
+    """
 
     epoch: int = 0
     used: int = 0
+    replay_epoch: int = 0
+    replay_used: int = 0
 
 
 class TextSource:
@@ -148,31 +157,110 @@ class TextSource:
 class TrainingStream:
     """The endless stream of training batches, each found from a cursor.
 
+    Sequences of the general text that is mixed in have numbers after those of the text.
+
     Args:
         source: the training text.
         batch_tokens: tokens of one optimizer step.
         seed: of order and masks.
+        replay: general text to mix in.
+        replay_share: share of the tokens that come from it.
     """
 
-    def __init__(self, source: TextSource, batch_tokens: int, seed: int) -> None:
-        self.source, self.batch_tokens, self.seed = source, batch_tokens, seed
-        self._epoch = -1
+    def __init__(
+        self,
+        source: TextSource,
+        batch_tokens: int,
+        seed: int,
+        replay: TextSource | None = None,
+        replay_share: float = 0.0,
+    ) -> None:
+        self.source, self.replay, self.batch_tokens, self.seed = source, replay, batch_tokens, seed
+        self.replay_share = replay_share if replay is not None else 0.0
+        self._orders = [_Order(text, seed) for text in (source, replay) if text is not None]
 
     def take(self, cursor: Cursor, batch_tokens: int | None = None) -> tuple[np.ndarray, Cursor]:
         """Return the ``int64 [N]`` sequences of the step at ``cursor``, longest first, and the next cursor."""
-        self._load(cursor.epoch)
-        end = next_batch(self._before, cursor.used, batch_tokens or self.batch_tokens)
-        numbers = self.source.by_length(self._order[cursor.used : end])
-        following = Cursor(cursor.epoch, end) if end < len(self._order) else Cursor(cursor.epoch + 1, 0)
-        return numbers, following
+        budget = batch_tokens or self.batch_tokens
+        general, at = self._take_replay(cursor, budget)
+        left = budget - int(self.sizes(general).sum())
+        numbers, (epoch, used) = self._orders[0].take(
+            cursor.epoch, cursor.used, left, at_least_one=not len(general)
+        )
+        return self._by_length(np.concatenate([numbers, general])), Cursor(epoch, used, *at)
+
+    def _take_replay(self, cursor: Cursor, budget: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """Take as much general text as brings its share of all tokens so far, and of this step, to what was asked.
+
+        What a sequence is too long for is owed to the next steps, so that the share holds however small a step is.
+        """
+        at = cursor.replay_epoch, cursor.replay_used
+        if self.replay is None:
+            return np.zeros(0, dtype=np.int64), at
+        text, general = self._orders
+        done = general.tokens_before(*at)
+        owed = self.replay_share * (text.tokens_before(cursor.epoch, cursor.used) + done + budget) - done
+        numbers, at = general.take(*at, min(int(owed), budget), at_least_one=False)
+        return numbers + len(self.source.sequences), at
+
+    def sizes(self, numbers: np.ndarray) -> np.ndarray:
+        """Return ``int64 [N]``: tokens of sequences with their special tokens."""
+        sizes = np.empty(len(numbers), dtype=np.int64)
+        for source, here, own in self._parts(numbers):
+            sizes[here] = source.sizes(own)
+        return sizes
 
     def micro_batches(
         self, cursor: Cursor, numbers: np.ndarray, rate: float, parts: int, rank: int = 0, world: int = 1
     ) -> list[Batch]:
         """Make this process's share of a step: ``parts`` micro-batches for each of ``world`` processes."""
-        key = MaskKey(self.seed, cursor.epoch)
-        pieces = split_evenly(self.source.sizes(numbers), parts * world)[rank::world]
-        return [self.source.batch(numbers[piece], key, rate) for piece in pieces if piece.stop > piece.start]
+        pieces = split_evenly(self.sizes(numbers), parts * world)[rank::world]
+        return [self._batch(cursor, numbers[piece], rate) for piece in pieces if piece.stop > piece.start]
+
+    def _batch(self, cursor: Cursor, numbers: np.ndarray, rate: float) -> Batch:
+        batches = []
+        for source, here, own in self._parts(numbers):
+            # Masks go by the passes over the text that they are in.
+            epoch = cursor.epoch if source is self.source else cursor.replay_epoch
+            batch = source.batch(own, MaskKey(self.seed, epoch), rate)
+            batches.append(replace(batch, sequence_ids=numbers[here]))
+        return batches[0] if len(batches) == 1 else join(batches)
+
+    def _parts(self, numbers: np.ndarray) -> Iterator[tuple[TextSource, np.ndarray, np.ndarray]]:
+        """Yield each text that has some of the numbers, ``bool [N]`` which, and their numbers in it."""
+        count = len(self.source.sequences)
+        of_replay = numbers >= count
+        if not of_replay.all():
+            yield self.source, ~of_replay, numbers[~of_replay]
+        if self.replay is not None and of_replay.any():
+            yield self.replay, of_replay, numbers[of_replay] - count
+
+    def _by_length(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the numbers, longest sequence first, ties by number."""
+        return numbers[np.lexsort((numbers, -self.sizes(numbers)))]
+
+
+class _Order:
+    """The order of a text's sequences, which is another one in every epoch."""
+
+    def __init__(self, source: TextSource, seed: int) -> None:
+        self.source, self.seed, self._epoch = source, seed, -1
+
+    def take(
+        self, epoch: int, used: int, budget: int, *, at_least_one: bool = True
+    ) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return the ``int64 [N]`` sequences that come next and fit a budget of tokens, and where the rest begins."""
+        self._load(epoch)
+        end = next_batch(self._before, used, budget)
+        if not at_least_one and self._before[end] - self._before[used] > budget:
+            end = used
+        following = (epoch, end) if end < len(self._order) else (epoch + 1, 0)
+        return self._order[used:end], following
+
+    def tokens_before(self, epoch: int, used: int) -> int:
+        """Return how many tokens come before a place."""
+        self._load(epoch)
+        return int(epoch * self._before[-1] + self._before[used])
 
     def _load(self, epoch: int) -> None:
         if epoch == self._epoch:
@@ -180,6 +268,28 @@ class TrainingStream:
         self._order = shuffled(len(self.source.sequences), MaskKey(self.seed, epoch))
         self._before = np.concatenate([[0], np.cumsum(self.source.sizes(self._order))])
         self._epoch = epoch
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Make one batch of several, its sequences again in order of length, longest first."""
+    lengths = np.concatenate([np.diff(batch.cu_seqlens) for batch in batches]).astype(np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    begins = np.cumsum(lengths) - lengths
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths[order])])
+    index = np.repeat(begins[order] - cu_seqlens[:-1], lengths[order]) + np.arange(cu_seqlens[-1])
+    labels = [np.full(batch.tokens, -1) for batch in batches]
+    for label, batch in zip(labels, batches, strict=True):
+        label[batch.target_index] = batch.target_ids
+    moved = np.concatenate(labels)[index]
+    targets = np.flatnonzero(moved >= 0)
+    return Batch(
+        np.concatenate([batch.input_ids for batch in batches])[index],
+        np.concatenate([batch.position_ids for batch in batches])[index],
+        cu_seqlens.astype(np.int32),
+        targets,
+        moved[targets],
+        np.concatenate([batch.sequence_ids for batch in batches])[order],
+    )
 
 
 def cut_by_tokens(sizes: np.ndarray, budget: int) -> Iterator[slice]:

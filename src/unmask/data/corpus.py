@@ -2,7 +2,7 @@
 
 ::
 
-    FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, and the SHA-256 of every file
+    FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, faults, and the SHA-256 of every file
     FOLDER/tokenizer/               the tokenizer that made the ids
     FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], documents end to end, no special tokens
     FOLDER/shard-00000.lengths.npy  int64 [documents]
@@ -14,6 +14,8 @@ Nothing about sequence length, masking or order is fixed here, so other settings
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,13 +30,13 @@ from unmask.data.settings import DocumentSettings
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
-from unmask.run_folder import read_json, write_json
+from unmask.run_folder import read_json, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _SHARD_TOKENS = 1 << 24
 _BATCH_CHARACTERS = 1 << 20
 _PARTS = ("tokens", "lengths", "keys")
@@ -111,42 +113,67 @@ class Corpus:
         Raises:
             DataError: a file is absent or was changed.
         """
-        for shard in self.manifest["shards"]:
-            for part in _PARTS:
-                path = self.folder / _file(shard["name"], part)
-                if _sha256(path) != shard["sha256"][part]:
-                    raise DataError(
-                        "the checksum does not match: the file is damaged; prepare it again", path=path
-                    )
+        for name, sum_ in self.manifest["files"].items():
+            path = self.folder / name
+            if _sha256(path) != sum_:
+                raise DataError(
+                    "the checksum does not match: the file is damaged; prepare it again", path=path
+                )
 
 
-def open_corpus(folder: Path, *, verify: bool = True) -> Corpus:
+def open_corpus(folder: Path, *, verify: bool = True, strict: bool = False) -> Corpus:
     """Open a folder that ``prepare`` made.
 
+    Args:
+        folder: where it lies.
+        verify: compare every file with its checksum.
+        strict: refuse shards whose text had faults.
+
     Raises:
-        DataError: it is not one, was made by another version, or is damaged.
+        DataError: it is not one, was made by another version, is damaged, or its text had faults.
     """
-    manifest = read_json(folder / MANIFEST)
-    if manifest is None:
-        raise DataError(f"no {MANIFEST} here; expected a folder made by 'unmask prepare'", path=folder)
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"format {manifest.get('format')!r} of the shards is not {FORMAT}; prepare them again",
-            path=folder,
-        )
-    for shard in manifest["shards"]:
-        for part in _PARTS:
-            if not (folder / _file(shard["name"], part)).is_file():
-                raise DataError(
-                    "the file is missing; prepare the shards again", path=folder / _file(shard["name"], part)
-                )
+    manifest = _read_manifest(folder)
+    for name in manifest["files"]:
+        if not (folder / name).is_file():
+            raise DataError("the file is missing; prepare the shards again", path=folder / name)
     try:
         corpus = Corpus(folder, manifest)
-    except ValueError as fault:
+    except (ValueError, EOFError) as fault:
         raise DataError(f"a shard cannot be read ({fault}); prepare it again", path=folder) from None
     if verify:
         corpus.verify()
+    faults = sum(manifest["read"]["faults"].values())
+    if strict and faults:
+        first = manifest["read"]["fault_examples"][0]
+        raise DataError(f"{first} (one of {faults:,} faults in the text of the shards in {folder})")
     return corpus
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest and make sure that it is, to the byte, what was written."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if manifest is None:
+        raise DataError(f"no {MANIFEST} here; expected a folder made by 'unmask prepare'", path=folder)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise DataError(
+            f"format {found!r} of the shards is not {FORMAT}; prepare them again",
+            path=folder,
+        )
+    if path.read_bytes() != _sealed(manifest).encode("utf-8"):
+        raise DataError(
+            "the manifest was changed or is damaged: its checksum does not match; prepare the shards again",
+            path=path,
+        )
+    return manifest
+
+
+def _sealed(content: dict[str, Any]) -> str:
+    """Return the text of a manifest, with the checksum of all else that it says as its last entry."""
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps(content | {"sha256": digest}, indent=2, ensure_ascii=False) + "\n"
 
 
 def is_corpus(path: str | Path) -> bool:
@@ -173,7 +200,7 @@ def prepare(
     names = [str(item) for item in inputs]
     identity = _identity(names, settings, tokenizer)
     if is_corpus(out):
-        return _reuse(out, identity, progress)
+        return _reuse(out, identity, settings.strict, progress)
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     partial = out.with_name(out.name + ".partial")
@@ -194,18 +221,18 @@ def prepare(
 def _identity(
     inputs: list[str], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """Everything that decides what the shards hold."""
+    """Everything that decides what the shards hold; being strict only decides whether there are any."""
     return {
         "inputs": describe_inputs(inputs),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "settings": DocumentSettings(
             **settings.model_dump(include=set(DocumentSettings.model_fields))
-        ).model_dump(),
+        ).model_dump(exclude={"strict"}),
     }
 
 
-def _reuse(out: Path, identity: dict[str, Any], progress: Progress) -> Corpus:
-    corpus = open_corpus(out)
+def _reuse(out: Path, identity: dict[str, Any], strict: bool, progress: Progress) -> Corpus:
+    corpus = open_corpus(out, strict=strict)
     for part, wanted in identity.items():
         if corpus.manifest[part] != wanted:
             raise DataError(
@@ -233,10 +260,10 @@ def _write(
     progress.end()
     tokenizer.save_pretrained(folder / "tokenizer")
     counts = {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
-    write_json(
-        folder / MANIFEST,
-        {"format": FORMAT, **counts, "read": vars(reader.stats), **identity, "shards": writer.shards},
-    )
+    content = {"format": FORMAT, **counts, "read": vars(reader.stats), **identity, "shards": writer.shards}
+    made = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in made}
+    write_atomically(folder / MANIFEST, _sealed(content | {"files": files}))
 
 
 def _encoded(
@@ -313,7 +340,10 @@ class _ShardWriter:
         sums = {}
         for part, array in parts.items():
             path = self.folder / _file(name, part)
-            np.save(path, array, allow_pickle=False)
+            with path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
             sums[part] = _sha256(path)
         self.shards.append(
             {"name": name, "documents": len(self._keys), "tokens": len(parts["tokens"]), "sha256": sums}

@@ -5,7 +5,7 @@
     inputs → files (inputs.py) → lines (files.py) or rows (formats.py) → documents of at most DOCUMENT_LIMIT characters
 
 The order is that of the inputs; inside a folder or glob it is that of the names. Nothing is read twice, nothing is
-held whole, and nothing is left out without being counted or said.
+held whole, and nothing is left out without being counted and said (:mod:`unmask.data.faults`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.data.files import Line, decoded, format_of, opened, text_lines
-from unmask.data.formats import Row, csv_rows, json_rows, jsonl_rows, no_such_field, parquet_rows, text_of
+from unmask.data.faults import Faults, Notice, TextFault, undecodable_fault, without_controls
+from unmask.data.files import Line, decoded, format_of, opened, readable_stat, text_lines
+from unmask.data.formats import Row, csv_rows, json_rows, jsonl_rows, no_such_field, parquet_rows, texts_of
 from unmask.data.inputs import (
     STDIN_NAME,
     HubInput,
     Input,
-    Notice,
     StdinInput,
     describe_inputs,
     expand_inputs,
@@ -86,6 +87,8 @@ class ReadStats:
         empty: documents without text, which did not come out.
         characters: of the documents that came out.
         split_documents: documents that were too long and came out in several.
+        faults: how many faults of each reason the text had.
+        fault_examples: the first of each reason, with file and line.
     """
 
     files: int = 0
@@ -93,6 +96,8 @@ class ReadStats:
     empty: int = 0
     characters: int = 0
     split_documents: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    fault_examples: list[str] = field(default_factory=list)
 
 
 class DocumentReader:
@@ -100,16 +105,16 @@ class DocumentReader:
 
     Args:
         inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
-        settings: how text files are cut, and where the text of records lies.
-        notice: is told, once each, what was left out and what ``auto`` chose.
+        settings: how text files are cut, where the text of records lies, and whether faults are refused.
+        notice: is told in the first pass what was left out, what is wrong with it, and what ``auto`` chose.
 
     Attributes:
         inputs: what the inputs stand for, in the order of reading.
         stats: counts of the pass that is going on, or of the last one.
 
     Raises:
-        DataError: on construction for inputs that do not exist; while iterating for data that cannot be read, and
-            at the end if there was no text at all.
+        DataError: on construction for inputs that do not exist; while iterating for the first fault in the text if
+            the settings are ``strict``, and at the end if there was no text at all.
     """
 
     def __init__(
@@ -123,54 +128,98 @@ class DocumentReader:
         self.stats = ReadStats()
         self._notice: Notice = notice or (lambda text: None)
         self._said: set[Mode] = set()
+        self._passes = 0
         self._stdin_read = False
-        self.inputs = expand_inputs(inputs, notice=notice)
+        self._faults = Faults(notice, strict=settings.strict)
+        self.inputs = expand_inputs(inputs, notice=notice, faults=self._faults)
+        self._found = self._faults
 
     def __iter__(self) -> Iterator[Document]:
-        self.stats = ReadStats()
+        faults = self._faults = self._next_pass()
+        self.stats = ReadStats(faults=faults.counts, fault_examples=faults.examples)
         for item in self.inputs:
             self.stats.files += 1
-            yield from self._counted(str(item), self._parts(item))
+            faults.begin_file()
+            before = self.stats.documents, faults.total
+            try:
+                # A row is not a line of its file: only in plain text can a place within a document be named.
+                is_text = isinstance(item, Path) and format_of(item).kind == "text"
+                yield from self._counted(str(item), self._parts(item), is_text)
+            except TextFault as fault:
+                faults.note(fault)
+            if before == (self.stats.documents, faults.total):
+                what = "holds no text, expected at least one document"
+                faults.note(TextFault("no text", what, path=str(item), kept=True))
+        faults.sum_up()
         if self.stats.documents == 0:
+            faults.raise_first()
             names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
             raise DataError(f"the inputs hold no text; expected at least one document in {names}")
 
-    def _counted(self, source: str, parts: Iterator[Part]) -> Iterator[Document]:
+    def _next_pass(self) -> Faults:
+        """Return where faults of a new pass go: those of the inputs themselves are there already."""
+        faults = Faults(None if self._passes else self._notice, strict=self.settings.strict)
+        faults.counts |= self._found.counts
+        faults.examples += self._found.examples
+        faults.first = self._found.first
+        self._passes += 1
+        return faults
+
+    def _counted(self, source: str, parts: Iterator[Part], whole_lines: bool) -> Iterator[Document]:
         stats, within = self.stats, False
         # The name of a file may hold bytes that are no text, and has to be written somewhere.
-        source = source.encode("utf-8", "replace").decode("utf-8")
-        for line, text, more in parts:
+        name = source.encode("utf-8", "replace").decode("utf-8")
+        for begin, raw, more in parts:
+            line, text = self._checked(raw, source, begin, whole_lines)
             stats.split_documents += more and not within
-            stats.empty += not text and not more and not within
+            stats.empty += not raw and not more and not within
             within = more
             if text:
                 stats.documents += 1
                 stats.characters += len(text)
-                yield Document(text, source, line)
+                self._faults.found_text()
+                yield Document(text, name, line)
+
+    def _checked(self, text: str, source: str, line: int, whole_lines: bool) -> tuple[int, str]:
+        """Return a document as it can be used, and its line; it is empty where it cannot."""
+        fault = undecodable_fault(text, "the text", source, line, whole_lines=whole_lines)
+        if fault is not None:
+            self._faults.note(fault)
+            return line, ""
+        clean, found = without_controls(text, source, line, whole_lines=whole_lines)
+        for control in found:
+            self._faults.note(control)
+        if clean is text:
+            return line, text
+        begin, clean = _trimmed(clean, line)
+        return begin if whole_lines else line, clean
 
     def _parts(self, item: Input) -> Iterator[Part]:
         if isinstance(item, HubInput):
-            return _parts_of_rows(_hub_rows(item, self.settings))
+            return _parts_of_rows(_hub_rows(item, self.settings, self._faults))
         if isinstance(item, StdinInput):
             return self._stdin_parts()
         return self._file_parts(item)
 
     def _file_parts(self, path: Path) -> Iterator[Part]:
         kind, source, field = format_of(path).kind, str(path), self.settings.text_field
-        if kind == "parquet":
-            yield from _parts_of_rows(parquet_rows(path, field))
-            return
-        with opened(path) as stream:
-            chunks = decoded(stream, source)
-            if kind == "text":
-                yield from self._text_parts(chunks, source)
-            elif kind == "jsonl":
-                yield from _parts_of_rows(jsonl_rows(chunks, field, source))
-            elif kind == "json":
-                yield from _parts_of_rows(json_rows(chunks, field, source))
-            else:
-                delimiter = "\t" if kind == "tsv" else ","
-                yield from _parts_of_rows(csv_rows(chunks, field, source, delimiter))
+        faults = self._faults
+        with _watched(path, faults):
+            if kind == "parquet":
+                yield from _parts_of_rows(parquet_rows(path, field, faults))
+                return
+            with opened(path) as stream:
+                # Rows of a table end in CRLF by its standard, and fields may hold LF.
+                chunks = decoded(stream, source, faults, one_line_end=kind not in ("csv", "tsv"))
+                if kind == "text":
+                    yield from self._text_parts(chunks, source)
+                elif kind == "jsonl":
+                    yield from _parts_of_rows(jsonl_rows(chunks, field, source, faults))
+                elif kind == "json":
+                    yield from _parts_of_rows(json_rows(chunks, field, source, faults))
+                else:
+                    delimiter = "\t" if kind == "tsv" else ","
+                    yield from _parts_of_rows(csv_rows(chunks, field, source, delimiter, faults))
 
     def _stdin_parts(self) -> Iterator[Part]:
         if sys.stdin is None or sys.stdin.closed:
@@ -178,7 +227,7 @@ class DocumentReader:
         if self._stdin_read:
             raise DataError("standard input can be read only once; save it to a file first", path=STDIN_NAME)
         self._stdin_read = True
-        chunks = decoded(sys.stdin.buffer, STDIN_NAME)
+        chunks = decoded(sys.stdin.buffer, STDIN_NAME, self._faults)
         begin, size = [""], 0
         while begin[-1].strip() == "" and size < SNIFF and (chunk := next(chunks, "")):
             begin.append(chunk)
@@ -186,7 +235,8 @@ class DocumentReader:
         chunks = chain(begin, chunks)
         if begin[-1].lstrip().startswith("{"):
             self._notice(f"{STDIN_NAME} begins with '{{': read as JSON Lines")
-            return _parts_of_rows(jsonl_rows(chunks, self.settings.text_field, STDIN_NAME))
+            field = self.settings.text_field
+            return _parts_of_rows(jsonl_rows(chunks, field, STDIN_NAME, self._faults))
         return self._text_parts(chunks, STDIN_NAME)
 
     def _text_parts(self, chunks: Iterable[str], source: str) -> Iterator[Part]:
@@ -198,6 +248,24 @@ class DocumentReader:
             self._said.add(mode)
             self._notice(f"{source} {_CHOICES[mode]}; the same in files like it; change with --documents")
         return _gathered(lines, mode)
+
+
+@contextmanager
+def _watched(path: Path, faults: Faults) -> Iterator[None]:
+    """Note it if a file is not the same after reading as before."""
+    before = readable_stat(path)
+    yield
+    after = readable_stat(path)
+    if (before.st_size, before.st_mtime_ns, before.st_ino) != (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ino,
+    ):
+        what = (
+            f"the file changed while it was read ({before.st_size:,} bytes before, {after.st_size:,} after)"
+        )
+        what += "; what was read is kept, another run may read something else"
+        faults.note(TextFault("changed while read", what, path=path, kept=True))
 
 
 # -------------------------------------------------------------------------------- lines → documents
@@ -291,13 +359,19 @@ def _spans(text: str) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------- Hub data sets
 
 
-def _hub_rows(item: HubInput, settings: DocumentSettings) -> Iterator[Row]:
+def _hub_rows(item: HubInput, settings: DocumentSettings, faults: Faults) -> Iterator[Row]:
     column = item.column or settings.text_field
     records = _hub_records(item, column, item.split or settings.split)
+    return texts_of(_with_column(records, column, item.address), column, item.address, faults)
+
+
+def _with_column(
+    records: Iterable[dict[str, Any]], column: str, address: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for row, record in enumerate(records, 1):
         if column not in record:
-            raise no_such_field("column", column, record, item.address, None)
-        yield row, text_of(record, column, item.address, row)
+            raise no_such_field("column", column, record, address, None)
+        yield row, record
 
 
 def _hub_records(item: HubInput, column: str, split: str) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The formats that hold records: JSON, CSV and Parquet become rows of (line, text) without holding the file.
 
 Each reader takes the decoded chunks of :mod:`unmask.data.files` (Parquet: the path) and the name of the text field.
-A fault in the data raises :class:`DataError` with file and line.
+A fault of one record is told to :class:`Faults` and the next record comes; one that nothing can be read behind, such as
+a broken JSON list, raises :class:`TextFault`. Both name file and line.
 """
 
 from __future__ import annotations
@@ -11,12 +12,23 @@ import json
 import os
 import re
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from unmask.data.files import CHUNK, PARQUET_MAGIC, RECORD_LIMIT, format_of, opened, read_bytes, whole_lines
+from unmask.data.faults import Faults, TextFault, undecodable_fault
+from unmask.data.files import (
+    CHUNK,
+    PARQUET_MAGIC,
+    RECORD_LIMIT,
+    Line,
+    format_of,
+    opened,
+    read_bytes,
+    whole_lines,
+)
 from unmask.errors import DataError, DiskError, did_you_mean
 
 Row = tuple[int, str | None]
@@ -25,21 +37,32 @@ Row = tuple[int, str | None]
 # ----------------------------------------------------------------------------------------------- JSON
 
 
-def jsonl_rows(chunks: Iterable[str], field: str, source: str) -> Iterator[Row]:
+def jsonl_rows(chunks: Iterable[str], field: str, source: str, faults: Faults) -> Iterator[Row]:
     """Yield the text field of each line of JSON Lines; empty lines stand for nothing."""
-    for number, line in whole_lines(chunks, source):
+    return texts_of(_jsonl_records(chunks, source, faults), field, source, faults)
+
+
+def _jsonl_records(chunks: Iterable[str], source: str, faults: Faults) -> Iterator[tuple[int, Any]]:
+    for number, line in whole_lines(chunks, source, faults):
         if line.isspace():
             continue
         try:
-            record = json.loads(line.rstrip("\n"))
+            yield number, json.loads(line.rstrip("\n"))
         except (ValueError, RecursionError) as fault:
             hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
-            raise DataError(
-                f"broken JSON ({_json_fault(fault)}); expected one object a line{hint}",
-                path=source,
-                line=number,
-            ) from None
-        yield number, text_of(record, field, source, number)
+            what = f"broken JSON ({_json_fault(fault)}); expected one object a line{hint}"
+            faults.note(TextFault("broken JSON", what, path=source, line=number))
+
+
+def texts_of(records: Iterable[tuple[int, Any]], field: str, source: str, faults: Faults) -> Iterator[Row]:
+    """Yield the text field of records; those without a proper one are told to ``faults``."""
+    for number, record in records:
+        try:
+            text = text_of(record, field, source, number)
+        except DataError as fault:
+            faults.note(fault)
+        else:
+            yield number, text
 
 
 def _json_fault(fault: Exception) -> str:
@@ -48,14 +71,12 @@ def _json_fault(fault: Exception) -> str:
     return str(fault)
 
 
-def json_rows(chunks: Iterable[str], field: str, source: str) -> Iterator[Row]:
+def json_rows(chunks: Iterable[str], field: str, source: str, faults: Faults) -> Iterator[Row]:
     """Yield the text fields of a ``.json`` file: a list of objects, or one object a line."""
     reader = _ListReader(chunks, source)
     if reader.peek() == "[":
-        for number, record in reader.elements():
-            yield number, text_of(record, field, source, number)
-    else:
-        yield from jsonl_rows(reader.unread(), field, source)
+        return texts_of(reader.elements(), field, source, faults)
+    return jsonl_rows(reader.unread(), field, source, faults)
 
 
 _BLANKS = re.compile(r"[ \t\n]*")
@@ -129,7 +150,7 @@ class _ListReader:
 
     def _broken(self, what: str) -> DataError:
         what = f"broken JSON ({what}); expected a list of objects, or one object a line"
-        return DataError(what, path=self._source, line=self.line)
+        return TextFault("broken JSON", what, path=self._source, line=self.line)
 
 
 _JSON_NAMES = {
@@ -150,7 +171,7 @@ def text_of(record: Any, field: str, source: str, line: int) -> str | None:
     """
     if not isinstance(record, dict):
         came = _JSON_NAMES.get(type(record), "null")
-        raise DataError(f"expected a JSON object, found {came}", path=source, line=line)
+        raise TextFault("not an object", f"expected a JSON object, found {came}", path=source, line=line)
     if field not in record:
         raise no_such_field("field", field, record, source, line)
     text = record[field]
@@ -158,14 +179,11 @@ def text_of(record: Any, field: str, source: str, line: int) -> str | None:
         return None
     if not isinstance(text, str):
         came = _JSON_NAMES.get(type(text), f"a {type(text).__name__}")
-        raise DataError(f"field '{field}' holds {came}, expected a string", path=source, line=line)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as fault:
-        came = f"half of a surrogate pair (\\u{ord(text[fault.start]):04x}) at character {fault.start}"
-        raise DataError(
-            f"field '{field}' holds {came}, which is no text; remove it", path=source, line=line
-        ) from None
+        what = f"field '{field}' holds {came}, expected a string"
+        raise TextFault("not a string", what, path=source, line=line)
+    fault = undecodable_fault(text, f"field '{field}'", source, line, whole_lines=False)
+    if fault is not None:
+        raise fault
     return text
 
 
@@ -175,17 +193,17 @@ def no_such_field(what: str, field: str, known: Iterable[str], source: str, line
     listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
     there = f"there are {listed}" if names else "there are none"
     near = did_you_mean(field, names)
-    return DataError(f"no {what} '{field}'{near}; {there}; choose with --text-field", path=source, line=line)
+    message = f"no {what} '{field}'{near}; {there}; choose with --text-field"
+    return TextFault(f"no such {what}", message, path=source, line=line)
 
 
 # ------------------------------------------------------------------------------------ CSV and Parquet
 
 
-def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str) -> Iterator[Row]:
+def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str, faults: Faults) -> Iterator[Row]:
     """Yield the named column of CSV or TSV with the line where each row begins; the first row names the columns."""
     csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
-    reader = csv.reader((line for _, line in whole_lines(chunks, source)), delimiter=delimiter, strict=True)
-    rows = _csv_records(reader, source)
+    rows = _csv_records(_Lines(whole_lines(chunks, source, faults)), source, delimiter, faults)
     first, names = next(rows, (1, None))
     if names is None:
         return
@@ -193,41 +211,76 @@ def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str) -> 
         raise _wrong_column(field, names, source, first)
     column = names.index(field)
     for line, row in rows:
-        if len(row) != len(names):
-            what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
-            raise DataError(
-                f"{what}; put quotes around fields that hold the separator", path=source, line=line
-            )
-        yield line, row[column]
+        if len(row) == len(names):
+            yield line, row[column]
+            continue
+        what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
+        what += "; put quotes around fields that hold the separator"
+        faults.note(TextFault("ragged row", what, path=source, line=line))
 
 
-def _csv_records(reader: Any, source: str) -> Iterator[tuple[int, list[str]]]:
+class _Lines:
+    """Lines for the CSV parser; behind a broken row they can be read again, so that it costs no other row."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines, self._ahead = lines, deque[Line]()
+        self._again = (
+            2 * RECORD_LIMIT
+        )  # a file of nothing but open quotes shall not be read once for every line
+        self.taken: list[Line] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._ahead.popleft() if self._ahead else next(self._lines)
+        self.taken.append(line)
+        return line[1]
+
+    def give_back(self) -> int:
+        """Give back all lines of the row but its first; return how many lines are lost."""
+        size = sum(len(text) for _, text in self.taken[1:])
+        if size > self._again:
+            return len(self.taken)
+        self._again -= size
+        self._ahead.extendleft(reversed(self.taken[1:]))
+        return 1
+
+
+def _csv_records(
+    lines: _Lines, source: str, delimiter: str, faults: Faults
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not empty lines, with the physical line where each begins."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        line = reader.line_num + 1
+        lines.taken.clear()
         try:
             row = next(reader, None)
         except csv.Error as fault:
+            begin, lost = lines.taken[0][0], lines.give_back()
             what = f'broken quoting in the row that begins here ({fault}); a field that holds " must be in quotes'
-            raise DataError(f'{what}, with "" for each "', path=source, line=line) from None
+            what += ', with "" for each "' + (f"; {lost:,} lines are lost by it" if lost > 1 else "")
+            faults.note(TextFault("broken quoting", what, path=source, line=begin))
+            continue
         if row is None:
             return
         if row:
-            yield line, row
+            yield lines.taken[0][0], row
 
 
 def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataError:
     if field in names:
         what = f"{names.count(field)} columns have the name '{field}'; rename all but one"
-        return DataError(what, path=source, line=line)
+        return TextFault("no such column", what, path=source, line=line)
     marks = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
     if marks:
         what = f"no column '{field}': the separator seems to be {marks[0]!r}"
-        return DataError(f"{what}; expected ',' in .csv and a tab in .tsv", path=source, line=line)
+        what += "; expected ',' in .csv and a tab in .tsv"
+        return TextFault("no such column", what, path=source, line=line)
     return no_such_field("column", field, names, source, line)
 
 
-def parquet_rows(path: Path, field: str) -> Iterator[Row]:
+def parquet_rows(path: Path, field: str, faults: Faults) -> Iterator[Row]:
     """Yield the named column of a Parquet file with the number of each row; null comes as ``None``."""
     import pyarrow
 
@@ -240,10 +293,20 @@ def parquet_rows(path: Path, field: str) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
                 for value in batch.column(0):
                     row += 1
-                    yield row, value.as_py()
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as fault:
-            what = str(fault).partition("\n")[0]
-            raise DataError(f"damaged Parquet data after row {row} ({what})", path=source) from None
+                    try:
+                        text = value.as_py()
+                    except UnicodeDecodeError as fault:
+                        faults.note(_not_utf8(fault, source, row))
+                    else:
+                        yield row, text
+        except (pyarrow.ArrowException, OSError) as fault:
+            what = f"damaged Parquet data after row {row} ({str(fault).partition(chr(10))[0]})"
+            raise TextFault("damaged Parquet", what, path=source) from None
+
+
+def _not_utf8(fault: UnicodeDecodeError, source: str, row: int) -> TextFault:
+    what = f"byte 0x{fault.object[fault.start]:02x} is not UTF-8 (after {fault.start:,} bytes of the text)"
+    return TextFault("not UTF-8", what, path=source, line=row)
 
 
 @contextmanager
@@ -273,9 +336,11 @@ def _open_parquet(file: BinaryIO, source: str) -> Any:
     head = file.read(4)
     file.seek(-4 if file.seek(0, os.SEEK_END) >= 4 else 0, os.SEEK_END)
     if head != PARQUET_MAGIC:
-        raise DataError("not Parquet although its suffix says so: it does not begin with PAR1", path=source)
+        what = "not Parquet although its suffix says so: it does not begin with PAR1"
+        raise TextFault("wrong suffix", what, path=source)
     if file.read(4) != PARQUET_MAGIC:
-        raise DataError("the Parquet file is cut off: it does not end with PAR1; fetch it again", path=source)
+        what = "the Parquet file is cut off: it does not end with PAR1; fetch it again"
+        raise TextFault("damaged Parquet", what, path=source)
     # The defaults would hold a whole row group, which may be the whole file.
     return parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
 
@@ -288,4 +353,4 @@ def _check_column(schema: Any, field: str, source: str) -> None:
     kind = schema.field(schema.names.index(field)).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
-        raise DataError(f"column '{field}' holds {kind}, expected strings", path=source)
+        raise TextFault("not a string", f"column '{field}' holds {kind}, expected strings", path=source)

@@ -1,6 +1,6 @@
 """Records one by one, of files in which some may be broken: what is wrong with one is said, and the others go on.
 
-Training text that cannot be read stops a run (:mod:`unmask.data.documents`). A file of texts or pairs to score is
+Of training text, what is at fault is left out (:mod:`unmask.data.documents`). A file of texts or pairs to score is
 another matter: every record is an answer of its own. So here each line is decoded and parsed alone, and a fault is
 handed on in its place, as the :class:`DataError` that says where it is.
 """
@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast, get_args
 
-from unmask.data.files import decoded, format_of, opened, read_bytes, readable_stat, text_lines
+from unmask.data.files import format_of, opened, read_bytes, readable_stat, refuse_foreign, text_lines
 from unmask.data.inputs import STDIN_NAME
 from unmask.errors import ConfigError, DataError
 
@@ -221,21 +221,12 @@ def _chunks(stream: BinaryIO, source: str) -> Iterator[str]:
     """Yield the bytes of a stream as Latin-1 text, one character a byte, with LF line ends."""
     newlines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("latin-1")(), translate=True)
     data = read_bytes(stream, source)
-    _refuse_foreign(data, source)
+    refuse_foreign(data, source)
     while data:
         yield newlines.decode(data)
         data = read_bytes(stream, source)
     if rest := newlines.decode(b"", final=True):
         yield rest
-
-
-def _refuse_foreign(head: bytes, source: str) -> None:
-    """Raise if a file is gzip, PDF, UTF-16 and the like, which is a fault of the file and not of a line."""
-    try:
-        next(decoded(io.BytesIO(head), source), "")
-    except DataError as fault:
-        if fault.line is None:
-            raise
 
 
 def _raw_lines(chunks: Iterable[str]) -> Iterator[tuple[int, bytes | None, int]]:

@@ -20,6 +20,8 @@ class DocumentSettings(Settings):
     """The field, or column, of the text in JSONL, CSV, TSV, Parquet and Hub data sets."""
     split: str = "train"
     """The split of Hub data sets."""
+    strict: bool = False
+    """Refuse text with any fault, instead of leaving out what is at fault, aloud and counted."""
 
 
 class DataSettings(DocumentSettings):
@@ -31,6 +33,13 @@ class DataSettings(DocumentSettings):
     """Text to evaluate on; by default a share of the inputs is set aside."""
     heldout_share: float = Field(0.05, gt=0, lt=1)
     """Share of documents set aside, by a hash of the text: the same documents every time."""
+    replay: list[str] = []
+    """General text that is mixed into every step so that the model forgets less; a share of it is held out to measure
+    that."""
+    replay_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the tokens that come from the general text."""
+    general_heldout: list[str] = []
+    """General text to measure forgetting on; by default the held-out share of ``replay``."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of a sequence with its special tokens; longer documents go on in further sequences. By default 512,
     or what the model takes if that is less."""

@@ -261,6 +261,7 @@ class Loader:
             device=settings.device,
             precision=self.precision,
             offline=settings.offline,
+            frozen=True,
             notice=self._tell,
         )
 

@@ -65,17 +65,17 @@ def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
     probabilities = model.target_logits(batch).float().softmax(-1)
     top = probabilities.topk(5)
     rank = (probabilities > probabilities.gather(1, _column(batch.target_ids, probabilities))).sum(-1) + 1
-    names = [_readable(token) for token in _names(model, original[text])]
+    names = [readable(token) for token in _names(model, original[text])]
     targets = []
     for row, (place, token) in enumerate(zip(batch.target_index, batch.target_ids, strict=True)):
         filled = _names(model, top.indices[row].cpu().numpy())
         targets.append(
             {
                 "index": int(place) - front,
-                "original": _readable(_names(model, np.array([token]))[0])[1],
+                "original": readable(_names(model, np.array([token]))[0])[1],
                 "shown": str(model.tokenizer.mask_token),
                 "predictions": [
-                    {"token": _readable(name)[1], "probability": float(share)}
+                    {"token": readable(name)[1], "probability": float(share)}
                     for name, share in zip(filled, top.values[row], strict=True)
                 ],
                 "rank": int(rank[row]),
@@ -96,7 +96,7 @@ def _column(ids: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(ids).to(like.device).unsqueeze(1)
 
 
-def _readable(token: str) -> tuple[bool, str]:
+def readable(token: str) -> tuple[bool, str]:
     """Return whether a space goes before a vocabulary entry, and its text without the tokenizer's marks."""
     if token.startswith("##"):
         return False, token[2:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,9 +67,36 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf
 
 
+class Answers(NamedTuple):
+    """What a model answers at M targets.
+
+    Attributes:
+        target_ids: ``int64 [M]``, what stood there.
+        loss: ``float64 [M]`` cross-entropy of that, in nats.
+        guess: ``int64 [M]``, the most probable token.
+        confidence: ``float64 [M]``, its probability.
+    """
+
+    target_ids: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    guess: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    @staticmethod
+    def join(parts: Sequence[Answers]) -> Answers:
+        return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
 @torch.no_grad()
-def evaluate(model: MaskedLM, batches: Iterable[Batch]) -> HeldoutFigures:
+def evaluate(
+    model: MaskedLM, batches: Iterable[Batch], answers: list[Answers] | None = None
+) -> HeldoutFigures:
     """Score batches in evaluation mode; sums are kept in double precision.
+
+    Args:
+        model: the model.
+        batches: what it is asked.
+        answers: takes what it answers, an entry for each batch that has a target.
 
     Raises:
         ValueError: there is no masked token in all of the batches.
@@ -82,8 +109,13 @@ def evaluate(model: MaskedLM, batches: Iterable[Batch]) -> HeldoutFigures:
                 continue
             logits = model.target_logits(batch).float()
             labels = torch.from_numpy(batch.target_ids).to(logits.device)
-            loss += float(F.cross_entropy(logits, labels, reduction="none").double().sum())
-            correct += int((logits.argmax(-1) == labels).sum())
+            losses, guess = F.cross_entropy(logits, labels, reduction="none").double(), logits.argmax(-1)
+            loss += float(losses.sum())
+            correct += int((guess == labels).sum())
+            if answers is not None:
+                ahead = (logits.gather(1, guess[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
+                columns = losses, guess, (ahead.double() - losses).exp()
+                answers.append(Answers(batch.target_ids, *(column.cpu().numpy() for column in columns)))
             asked += len(batch.target_ids)
     if not asked:
         raise ValueError("the held-out text has no masked token; give more of it, or a higher mask rate")

@@ -104,7 +104,7 @@ def loaded_model(
     if precision == "auto":
         progress.notice(f"{why} (change with --precision)")
     return load_masked_lm(
-        str(model), device=device, precision=chosen, offline=offline, notice=progress.notice
+        str(model), device=device, precision=chosen, offline=offline, frozen=True, notice=progress.notice
     )
 
 

@@ -215,7 +215,7 @@ def explain(
 def _loaded(model: MaskedLM | str | Path) -> MaskedLM:
     from unmask.model.load import load_masked_lm
 
-    return load_masked_lm(str(model)) if isinstance(model, (str, Path)) else model
+    return load_masked_lm(str(model), frozen=True) if isinstance(model, (str, Path)) else model
 
 
 def _check_top_k(top_k: int, lm: MaskedLM) -> None:

@@ -314,7 +314,9 @@ def _loaded(
     chosen, why = pick_precision(precision, pick_device(device))
     if precision == "auto":
         notice(why)
-    return load_masked_lm(str(model), device=device, precision=chosen, offline=offline, notice=notice)
+    return load_masked_lm(
+        str(model), device=device, precision=chosen, offline=offline, frozen=True, notice=notice
+    )
 
 
 def _candidate_ids(model: MaskedLM) -> np.ndarray:

@@ -3,7 +3,8 @@
 ``torch.nn.functional.linear`` hands fp32 products on a CPU to MKL. With a weight that was reordered once, oneDNN is
 two to three times as fast on an AMD processor with AVX-512, at 1 row as at 4,096, and it is what ``torch.compile``
 takes for frozen weights. bf16 gains by the same means that weights are not cast again in every call. A second copy
-of the weights is the price, so this is for asking, not for training.
+of the weights is the price, so this is for asking, not for training. A weight that is replaced or changed in place is
+noticed, except through ``.data``, which keeps no count of changes.
 """
 
 from __future__ import annotations

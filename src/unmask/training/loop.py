@@ -17,7 +17,7 @@ from unmask.errors import DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
-from unmask.training.optimizers import set_learning_rate
+from unmask.training.opening import Opening
 
 Row = dict[str, Any]
 
@@ -115,6 +115,8 @@ class Loop:
         position: where it stands.
         on_row: gets every row of metrics.
         after_step: called with the loop after every step, to evaluate, save or stop.
+        opening: the first steps, in which only what is new moves.
+        ended: set by ``after_step`` to end the run before its length.
     """
 
     model: MaskedLM
@@ -131,6 +133,8 @@ class Loop:
     position: Position
     on_row: Callable[[Row], None]
     after_step: Callable[[Loop], None]
+    opening: Opening = field(default_factory=Opening)
+    ended: bool = False
 
     @property
     def epochs(self) -> float:
@@ -143,13 +147,15 @@ class Loop:
         return self.length.progress(self.position.step, self.epochs, self.position.seconds)
 
     def run(self) -> None:
-        """Train until the run is long enough.
+        """Train until the run is long enough, or is ended.
 
         Raises:
             DivergedError: the loss or the gradient is not finite.
         """
         clock = time.perf_counter()
         for plan in self._plans():
+            if self.ended:
+                break
             waited = time.perf_counter() - clock
             self._count(plan, self.step(plan), waited)
             self._spend(time.perf_counter() - clock)
@@ -163,14 +169,17 @@ class Loop:
     def step(self, plan: StepPlan) -> StepResult:
         """Compute one step: gradients of all micro-batches, one sum over processes, one move of the weights."""
         self.model.model.train()
+        number = self.position.step
+        self.opening.begin(number)
         targets = self._targets(plan)
         loss, correct = step_gradients(self.model, plan.batches, targets)
         self.world.sum_gradients(self.model.model)
+        self.opening.mask(number)
         self.world.sum_(loss)
         self.world.sum_(correct)
         norm = torch.nn.utils.clip_grad_norm_(self.model.model.parameters(), self.clip_norm, foreach=True)
         self._require_finite(loss, norm)
-        set_learning_rate(self.optimizers, self.lr_factor(plan.progress))
+        self.opening.set_rates(self.optimizers, number, self.lr_factor(plan.progress))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -209,7 +218,7 @@ class Loop:
             return None
         rate = self.mask_rate(progress)
         numbers, following = self.stream.take(cursor, self.batch_tokens(progress))
-        tokens = int(self.stream.source.sizes(numbers).sum())
+        tokens = int(self.stream.sizes(numbers).sum())
         parts = -(-tokens // (self.micro_batch_tokens * self.world.size))
         batches = self.stream.micro_batches(cursor, numbers, rate, parts, self.world.rank, self.world.size)
         return StepPlan(batches, following, tokens, epochs, progress, rate)
@@ -267,7 +276,7 @@ class Loop:
                 "seconds": round(position.seconds, 3),
                 "loss": window["loss"] / max(window["targets"], 1),
                 "accuracy": window["correct"] / max(window["targets"], 1),
-                "learning_rate": self.optimizers[0].param_groups[0]["lr"],
+                "learning_rate": max(group["lr"] for group in self.optimizers[0].param_groups),
                 "mask_rate": window["mask_rate"],
                 "grad_norm": window["grad_norm"],
                 "epoch": round(self.epochs, 4),

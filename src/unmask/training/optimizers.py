@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmask.model.depth import depths, encoder_layers, is_table
 from unmask.training.settings import OptimizerSettings
 
 # The quintic of Jordan et al. 2024: steepest at zero among those that keep singular values near one.
@@ -21,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     value in one matrix, is orthogonalised part by part.
 
     Args:
-        parameters: 2-D weights.
+        parameters: 2-D weights, or groups of them.
         lr: step size; every step has about unit spectral norm times ``lr * sqrt(max(1, rows / columns))``.
         momentum: Nesterov momentum.
         weight_decay: decoupled.
@@ -30,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -94,52 +95,73 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 def make_optimizers(
     model: nn.Module, settings: OptimizerSettings, name: str, learning_rate: float
 ) -> list[torch.optim.Optimizer]:
-    """Make the optimizers of a run; every parameter group keeps its peak rate under ``peak_lr``.
+    """Make the optimizers of a run; a parameter group keeps its peak rate under ``peak_lr`` and its
+    weight decay under ``full_decay``.
 
     Args:
         model: a masked-LM model of transformers.
-        settings: weight decay and Muon's rate.
+        settings: weight decay, Muon's rate, and how rates fall towards the embeddings.
         name: ``adamw`` or ``muon``.
         learning_rate: peak rate of AdamW.
+
+    Raises:
+        ConfigError: rates are to fall by depth, and the model's layers cannot be told apart.
     """
     named = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
     hidden = {key for key, weight in named if name == "muon" and _is_hidden_matrix(model, key, weight)}
     rest = [(key, weight) for key, weight in named if key not in hidden]
-    decayed = [weight for key, weight in rest if weight.ndim >= 2 and not _is_table(model, weight)]
-    plain = [weight for key, weight in rest if weight.ndim < 2 or _is_table(model, weight)]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-        eps=1e-8,
-        fused=True,
+    decayed = [(key, weight) for key, weight in rest if weight.ndim >= 2 and not is_table(model, weight)]
+    plain = [(key, weight) for key, weight in rest if weight.ndim < 2 or is_table(model, weight)]
+    factors = depth_factors(model, settings.layer_decay)
+    decay = settings.weight_decay
+    groups = _by_factor(decayed, factors, learning_rate, decay) + _by_factor(
+        plain, factors, learning_rate, 0.0
     )
-    optimizers: list[torch.optim.Optimizer] = [adamw]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8, fused=True))
     if hidden:
-        matrices = [weight for key, weight in named if key in hidden]
-        parts = {id(weight): _fused_parts(key) for key, weight in named if key in hidden}
+        matrices = [(key, weight) for key, weight in named if key in hidden]
+        parts = {id(weight): _fused_parts(key) for key, weight in matrices}
         optimizers.append(
-            Muon(matrices, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay, parts=parts)
+            Muon(_by_factor(matrices, factors, settings.muon_learning_rate, decay), parts=parts)
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+            group["peak_lr"], group["full_decay"] = group["lr"], group["weight_decay"]
     return optimizers
+
+
+def depth_factors(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
+    """Return the factor of every weight's rate: 1 in the head, and ``layer_decay`` times that of the layer above.
+
+    This is the layer-wise decay of Howard and Ruder (2018) as Clark et al. (2020) use it for encoders.
+    """
+    if layer_decay is None:
+        return dict.fromkeys((key for key, _ in model.named_parameters()), 1.0)
+    deep = depths(model)  # type: ignore[arg-type]
+    top = len(encoder_layers(model)[1]) + 1  # type: ignore[arg-type]
+    return {key: layer_decay ** (top - depth) for key, depth in deep.items()}
+
+
+def _by_factor(
+    named: list[tuple[str, nn.Parameter]], factors: dict[str, float], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group weights by the factor of their rate, the largest first."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for key, weight in named:
+        found.setdefault(factors[key], []).append(weight)
+    return [
+        {"params": found[factor], "lr": rate * factor, "weight_decay": weight_decay}
+        for factor in sorted(found, reverse=True)
+    ]
 
 
 def _is_hidden_matrix(model: nn.Module, key: str, weight: Tensor) -> bool:
     """Whether a weight is a matrix inside the encoder's layers, where Muon belongs."""
     prefix = getattr(model, "base_model_prefix", "")
     inside = key.startswith(f"{prefix}.") and "embed" not in key and "pooler" not in key
-    return weight.ndim == 2 and inside and not _is_table(model, weight)
-
-
-def _is_table(model: nn.Module, weight: Tensor) -> bool:
-    return any(module.weight is weight for module in model.modules() if isinstance(module, nn.Embedding))
+    return weight.ndim == 2 and inside and not is_table(model, weight)
 
 
 def _fused_parts(key: str) -> int:

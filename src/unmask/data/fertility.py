@@ -1,0 +1,121 @@
+"""What a tokenizer makes of a text: how long documents become, how finely words are cut, and what it cannot spell.
+
+Fertility is pieces per word; a word is a run of letters, and a Chinese character is one. Words are counted, and each
+different one is tokenised once.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmask.data.tokenizer import TextEncoder, plain_copy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ADDED = 1000
+"""Words that a vocabulary might be extended by."""
+_WORDS = 1_000_000
+_LEAST = 5
+_SHOWN = 12
+_BATCH = 10_000
+_WORD = re.compile("[㐀-鿿]|[^\\W\\d_㐀-鿿]+")
+
+
+class TokenSurvey:
+    """Tokenises text and counts; :meth:`add` takes texts, :meth:`found` says what came out.
+
+    Attributes:
+        lengths: tokens of each document, without special tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._encode = TextEncoder(tokenizer)
+        self._core = plain_copy(tokenizer)
+        self._unknown = tokenizer.unk_token_id
+        self.lengths = array("q")
+        self._unknown_tokens = self._unknown_documents = 0
+        self._words: Counter[str] = Counter()
+        self._forgotten, self._lost = 1, 0
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Tokenise some documents."""
+        for ids in self._encode(texts):
+            self.lengths.append(len(ids))
+            unknown = 0 if self._unknown is None else int((ids == self._unknown).sum())
+            self._unknown_tokens += unknown
+            self._unknown_documents += unknown > 0
+        for text in texts:
+            self._words.update(_WORD.findall(text))
+            if len(self._words) > _WORDS:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Forget the rarest words, so that memory is bounded; a long tail of them says little."""
+        while len(self._words) > _WORDS // 2:
+            self._forgotten += 1
+            kept = Counter({word: count for word, count in self._words.items() if count >= self._forgotten})
+            self._lost += self._words.total() - kept.total()
+            self._words = kept
+
+    def found(self) -> dict[str, Any]:
+        """Return tokens, the share of unknown ones, fertility, the words that are cut most, and what adding words saves."""
+        tokens = int(np.array(self.lengths, dtype=np.int64).sum())
+        pieces: Counter[str] = Counter()  # by word as the tokenizer normalises it: tokens it takes in all
+        spelt: dict[str, tuple[int, list[str]]] = {}
+        unknown: Counter[str] = Counter()
+        words = total = 0
+        for word, count, normal, split, ids in self._split_words():
+            words, total = words + count, total + count * len(split)
+            if self._unknown is not None and self._unknown in ids:
+                unknown[word] += count
+                continue
+            pieces[normal] += count * (len(split) - 1)
+            spelt[normal] = (spelt.get(normal, (0, []))[0] + count, split)
+        saved = sorted(
+            ((n, word) for word, n in pieces.items() if _may_add(word, spelt[word][0])), reverse=True
+        )
+        return {
+            "tokens": tokens,
+            "unknown": {
+                "tokens": self._unknown_tokens,
+                "share": self._unknown_tokens / max(1, tokens),
+                "documents": self._unknown_documents,
+                "words": [[word, count] for word, count in _top(unknown)],
+            },
+            "words": words,
+            "pieces_per_word": total / words if words else None,
+            "words_forgotten": self._lost,
+            "most_cut": [
+                {"word": word, "count": spelt[word][0], "pieces": spelt[word][1]}
+                for _, word in saved[:_SHOWN]
+            ],
+            "added_words": min(ADDED, len(saved)),
+            "saved_share": sum(n for n, _ in saved[:ADDED]) / max(1, tokens),
+        }
+
+    def _split_words(self) -> Iterator[tuple[str, int, str, list[str], list[int]]]:
+        """Yield each word, its count, how the tokenizer normalises it, and its pieces with their ids."""
+        normalizer = self._core.normalizer
+        words = iter(self._words.items())
+        while batch := list(islice(words, _BATCH)):
+            # A space in front: in running text most words follow one, and byte-level vocabularies tell them apart.
+            found = self._core.encode_batch([f" {word}" for word, _ in batch], add_special_tokens=False)
+            for (word, count), encoded in zip(batch, found, strict=True):
+                normal = normalizer.normalize_str(word) if normalizer is not None else word
+                yield word, count, normal.strip(" ▁"), encoded.tokens, encoded.ids
+
+
+def _may_add(word: str, count: int) -> bool:
+    return count >= _LEAST and len(word) > 1
+
+
+def _top(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]

@@ -1,0 +1,327 @@
+"""The data doctor through `check_data`: what it finds in small texts made for it, and what it must not find."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.check import DataCheck, check_data
+from unmask.data import duplicates
+from unmask.data.settings import DocumentSettings
+from unmask.errors import ConfigError, DataError
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "tasks" / "citation-intent"
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def sentence(seed: int, words: int = 20) -> str:
+    """A text of made-up words; two seeds share none of their runs of words."""
+    draw = random.Random(seed)
+    return " ".join("".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(words))
+
+
+def levels(found: DataCheck, about: str) -> list[str]:
+    return [finding.level for finding in found.findings if finding.about == about]
+
+
+def test_a_clean_text_has_no_problem_and_its_figures(tmp_path: Path) -> None:
+    found = check_data([write(tmp_path / "a.txt", *(sentence(seed) for seed in range(30)))])
+    assert not {"problem"} & {finding.level for finding in found.findings}
+    assert found.read["documents"] == 30
+    assert found.read["words"] == 600
+    assert found.lengths["quantiles"]["0.5"] == 20
+    assert found.duplicates["exact"] == 0
+    assert found.leakage is None
+    assert json.loads(json.dumps(found.to_dict()))["verdict"] == found.verdict
+
+
+def test_encoding_faults_are_counted_with_their_lines(tmp_path: Path) -> None:
+    lines = [
+        "plain words here",
+        "caf\xc3\xa9 and it\xe2\u20ac\u2122s mojibake",
+        "lost \ufffd sign \ufffd",
+        "bell \x07",
+        "soft\xadhyphen",
+    ]
+    encoding = check_data([write(tmp_path / "a.txt", *lines)]).text["encoding"]
+    counted = {
+        kind: (tally.documents, tally.count, tally.examples[0].line) for kind, tally in encoding.items()
+    }
+    assert counted == {
+        "mojibake": (1, 2, 2),
+        "replacement": (1, 2, 3),
+        "control": (1, 1, 4),
+        "invisible": (1, 1, 5),
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["São Paulo, NÃO, Ângela", "Ñandú «Ñ»", "25 °C ± 3 µm", "Это по-русски: да", "naïve café—“quoted”"],
+)
+def test_proper_text_is_no_mojibake(tmp_path: Path, text: str) -> None:
+    assert check_data([write(tmp_path / "a.txt", text)]).text["encoding"]["mojibake"].documents == 0
+
+
+def test_exact_duplicates_differ_in_case_and_space_only(tmp_path: Path) -> None:
+    first = sentence(1)
+    lines = [first, sentence(2), first.upper(), first.replace(" ", "  "), sentence(3)]
+    found = check_data([write(tmp_path / "a.txt", *lines)]).duplicates
+    assert (found["exact"], found["exact_groups"]) == (2, 1)
+    (group,) = found["exact_examples"]
+    assert (group["copies"], group["first"].line, group["second"].line) == (3, 1, 3)
+    assert group["first"].text.startswith(first[:50])
+
+
+def test_near_duplicates_are_those_of_high_jaccard_similarity(tmp_path: Path) -> None:
+    pytest.importorskip("rensa")
+    base = [sentence(seed, 100) for seed in range(40)]
+    near = [text.replace(text.split()[50], "changed") for text in base[:10]]  # 95 of 101 phrases in common
+    half = [
+        " ".join([*text.split()[:50], *sentence(900 + n, 50).split()]) for n, text in enumerate(base[10:20])
+    ]
+    found = check_data([write(tmp_path / "a.txt", *base, *near, *half)]).duplicates
+    assert found["exact"] == 0
+    assert found["near"]["documents"] == 10
+    for row in found["near"]["examples"]:
+        assert row["second"].line == row["first"].line + 40
+
+
+def test_without_the_package_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "can_compare", lambda: False)
+    found = check_data([write(tmp_path / "a.txt", sentence(1), sentence(1))])
+    assert found.duplicates["near"] is None
+    assert found.duplicates["exact"] == 1
+    assert "pip install 'unmask[duplicates]'" in " ".join(finding.text for finding in found.findings)
+
+
+def test_lines_that_recur_in_many_documents_are_boilerplate(tmp_path: Path) -> None:
+    blocks = [f"{sentence(seed)}\nAll rights reserved by the publisher.\n" for seed in range(12)]
+    found = check_data([write(tmp_path / "a.txt", *blocks)])
+    (line,) = found.text["boilerplate"]["examples"]
+    assert (line["line"], line["documents"]) == ("All rights reserved by the publisher.", 12)
+    assert levels(found, "boilerplate") == ["warning"]
+
+
+def test_scripts_are_told_apart(tmp_path: Path) -> None:
+    lines = [
+        *(sentence(seed) for seed in range(8)),
+        "Это предложение написано по-русски",
+        "春天来了，花园里的花都开了。",
+    ]
+    found = check_data([write(tmp_path / "a.txt", *lines)])
+    assert {row["script"]: row["documents"] for row in found.text["scripts"]} == {
+        "Latin": 8,
+        "Cyrillic": 1,
+        "Han": 1,
+    }
+    assert sum(row["share_of_letters"] for row in found.text["scripts"]) == pytest.approx(1)
+    assert found.read["words"] == 8 * 20 + 5 + 12  # a Chinese character is a word
+
+
+def test_personal_data_is_counted_and_never_shown(tmp_path: Path) -> None:
+    lines = [
+        "write to jane.roe+x@example.org or +44 20 7946 0958",
+        "call (555) 867-5309",
+        "555-867-5309",
+        "pages 123-456 in 10.1000/182",
+    ]
+    found = check_data([write(tmp_path / "a.txt", *lines, *(sentence(seed) for seed in range(3)))])
+    personal = found.text["personal"]
+    assert (personal["email"].count, personal["phone"].count) == (1, 3)
+    everything = json.dumps(found.to_dict()["text"]["personal"]) + " ".join(
+        item.text for item in found.findings
+    )
+    assert not any(part in everything for part in ("jane", "7946", "5309"))
+    assert levels(found, "personal data") == ["warning"]
+
+
+def test_literal_special_tokens_are_named(tmp_path: Path) -> None:
+    found = check_data([write(tmp_path / "a.txt", sentence(1), "a [SEP] b [SEP] c </s>", "x < y [see]")])
+    assert {token: tally.count for token, tally in found.text["special_tokens"].items()} == {
+        "[SEP]": 2,
+        "</s>": 1,
+    }
+    assert found.text["special_tokens"]["[SEP]"].examples[0].line == 2
+
+
+# ---------------------------------------------------------------- leakage
+
+
+def test_leaks_are_found_word_for_word_and_in_runs(tmp_path: Path) -> None:
+    texts = [sentence(seed, 30) for seed in range(6)]
+    run = " ".join(texts[3].split()[5:18])  # thirteen words of it
+    short = " ".join(texts[4].split()[5:17])  # twelve
+    train = write(
+        tmp_path / "corpus.txt", texts[0], texts[1].upper(), f"before {run} after", f"x {short} y", texts[5]
+    )
+    test = write(tmp_path / "held.txt", sentence(77, 30), texts[1], texts[3], texts[4])
+    found = check_data([train], against=[test])
+    assert found.leakage is not None
+    (row,) = found.leakage["files"]
+    assert (row["documents"], row["exact"], row["overlap"]) == (4, 1, 1)
+    exact, overlap = row["pairs"]
+    assert (exact["line"], exact["in"], exact["in_line"], exact["kind"]) == (2, str(train), 2, "exact")
+    assert (overlap["line"], overlap["in_line"], overlap["text"]) == (3, 3, run)
+    assert overlap["share"] == pytest.approx(1 / 18)
+    assert found.verdict == "problem"
+    assert "1 of 4 texts (25.0%)" in found.findings[0].text
+
+
+def test_runs_do_not_reach_over_documents(tmp_path: Path) -> None:
+    words = sentence(5, 26).split()
+    train = write(tmp_path / "a.txt", " ".join(words[:10]), " ".join(words[10:]))
+    test = write(tmp_path / "b.txt", " ".join(words[4:20]))
+    found = check_data([train], against=[test])
+    assert found.leakage is not None
+    assert found.leakage["files"][0]["overlap"] == 0
+    assert levels(found, "leakage") == ["ok"]
+
+
+def test_labelled_files_and_the_splits_of_a_folder(tmp_path: Path) -> None:
+    for name, seeds in (("train", range(10)), ("dev", range(8, 12)), ("test", range(20, 23))):
+        write(
+            tmp_path / f"{name}.jsonl", *(json.dumps({"sentence": sentence(n), "label": "x"}) for n in seeds)
+        )
+    found = check_data([str(tmp_path)], DocumentSettings(text_field="sentence"))
+    assert found.leakage is not None
+    assert {Path(row["file"]).name: row["exact"] for row in found.leakage["files"]} == {
+        "dev.jsonl": 2,
+        "test.jsonl": 0,
+    }
+    assert found.leakage["training_documents"] == 2
+    assert found.read["documents"] == 17
+    # Only the training file is proposed to train on, with the field it needs.
+    (command,) = found.plan["commands"]
+    assert f"{tmp_path / 'train.jsonl'} " in command
+    assert "test.jsonl" not in command
+    assert "--text-field sentence" in command
+
+
+def test_a_test_file_among_the_data_does_not_leak_into_itself(tmp_path: Path) -> None:
+    test = write(tmp_path / "a.txt", sentence(1))
+    train = write(tmp_path / "b.txt", sentence(2))
+    found = check_data([str(tmp_path)], against=[tmp_path / ".." / tmp_path.name / "a.txt"])
+    assert found.leakage is not None
+    assert found.leakage["files"][0]["exact"] == 0
+    assert found.leakage["searched"] == 1
+    alone = check_data([test], against=[test])
+    assert levels(alone, "leakage") == ["problem"]
+    assert train.exists()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the labelled sets of ../shared/data are not here")
+def test_citation_intent_leaks(tmp_path: Path) -> None:
+    tests = [SHARED / "test.jsonl", SHARED / "dev.jsonl"]
+    for found in (check_data([SHARED / "train.jsonl"], against=tests), check_data([SHARED])):
+        assert found.leakage is not None
+        counts = {Path(row["file"]).name: (row["exact"], row["documents"]) for row in found.leakage["files"]}
+        assert counts == {"test.jsonl": (52, 139), "dev.jsonl": (43, 114)}
+        assert found.verdict == "problem"
+
+
+# ---------------------------------------------------------------- with a model
+
+
+@pytest.fixture
+def modelled(
+    tmp_path: Path, corpus_text: list[str], checkpoint: Callable[[str], Path]
+) -> Callable[..., DataCheck]:
+    def check(*lines: str, **more: Any) -> DataCheck:
+        path = write(tmp_path / "text.txt", *(lines or corpus_text))
+        return check_data([path], model=str(checkpoint("bert")), **more)
+
+    return check
+
+
+def test_a_model_gives_tokens_fertility_and_the_time(
+    modelled: Callable[..., DataCheck], corpus_text: list[str]
+) -> None:
+    found = modelled()
+    assert found.vocabulary is not None
+    assert found.read["tokens"] == found.vocabulary["tokens"] >= found.read["words"]
+    assert found.lengths["unit"] == "tokens"
+    assert found.vocabulary["pieces_per_word"] > 1
+    assert found.vocabulary["unknown"]["tokens"] == 0
+    first = found.vocabulary["most_cut"][0]
+    assert first["count"] >= 5
+    assert len(first["pieces"]) > 1
+    assert "".join(piece.removeprefix("##") for piece in first["pieces"]) == first["word"]
+    assert found.plan["tokens_per_second"] > 0
+    assert found.plan["epochs"] == 100
+    assert "measured" in found.plan["time_from"]
+
+
+def test_unknown_tokens_are_counted(modelled: Callable[..., DataCheck]) -> None:
+    found = modelled(*[f"the weather ☃☃ {'Ω' * 3}"] * 4)
+    assert found.vocabulary is not None
+    unknown = found.vocabulary["unknown"]
+    assert (unknown["tokens"], unknown["documents"]) == (8, 4)
+    assert unknown["words"] == [["ΩΩΩ", 4]]
+    assert levels(found, "unknown tokens") == ["problem"]
+
+
+def test_what_the_limit_does(modelled: Callable[..., DataCheck]) -> None:
+    found = modelled("a " * 9 + "a", "a " * 39 + "a", max_length=12)
+    assert found.limit is not None
+    assert (found.limit["longer"], found.limit["tokens_beyond"], found.limit["sequences"]) == (1, 30, 5)
+    with pytest.raises(ConfigError, match="at most"):
+        modelled(max_length=100_000)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
+    good, latin = write(tmp_path / "good.txt", sentence(1)), tmp_path / "latin.txt"
+    latin.write_bytes("na\xefve\n".encode("latin-1"))
+    found = check_data([good, latin, str(tmp_path / "absent.txt")])
+    assert {Path(item["source"]).name for item in found.unreadable} == {"latin.txt", "absent.txt"}
+    assert levels(found, "reading") == ["problem"]
+    assert found.read["documents"] == 1
+    assert "absent.txt" not in found.plan["commands"][-1]
+
+
+def test_records_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": sentence(1)}), "{broken")
+    found = check_data([path])
+    assert found.read["documents"] == 1
+    assert levels(found, "reading") == ["problem"]
+    assert f"{path}:2" in found.findings[0].text
+
+
+def test_nothing_readable_raises(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    with pytest.raises(DataError, match=r"empty\.txt"):
+        check_data([empty])
+    with pytest.raises(DataError, match="absent"):
+        check_data([str(tmp_path / "absent.txt")])
+
+
+def test_a_test_file_that_is_not_there_raises(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent"):
+        check_data([write(tmp_path / "a.txt", "text")], against=[str(tmp_path / "absent.txt")])
+
+
+def test_the_result_does_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [sentence(seed % 50, 40) for seed in range(120)]
+    train, test = (
+        write(tmp_path / "a.txt", *lines),
+        write(tmp_path / "b.txt", *(sentence(n, 40) for n in range(45, 55))),
+    )
+    whole = check_data([train], against=[test]).to_dict()
+    monkeypatch.setattr("unmask.data.checks._CHUNK_CHARACTERS", 700)
+    parts = check_data([train], against=[test]).to_dict()
+    for key in ("read", "text", "lengths", "duplicates", "leakage"):
+        assert parts[key] == whole[key], key
+    assert whole["leakage"]["files"][0]["exact"] == 5

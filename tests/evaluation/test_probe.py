@@ -1,0 +1,352 @@
+"""Probing: what can be learned is learned, what cannot is not, and figures are those of scikit-learn and seqeval."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmask import ProbeResult, ProbeSettings, probe
+from unmask.data.tokenizer import plain_copy
+from unmask.errors import ConfigError, DataError
+from unmask.evaluation.probe_features import _first_pieces
+from unmask.evaluation.probe_figures import (
+    MAIN,
+    classes_of,
+    counts_of,
+    figures_of,
+    interval,
+    main_figure,
+    resampled,
+)
+from unmask.evaluation.probe_tasks import read_task, settle_overlap
+from unmask.evaluation.probe_train import Tuning
+from unmask.progress import Progress
+
+pytest.importorskip("sklearn")
+pytest.importorskip("seqeval")
+
+Checkpoint = Callable[[str], Path]
+QUICK = ProbeSettings(seeds=2, device="cpu", precision="fp32", offline=True)
+TUNED = ProbeSettings(
+    method="finetune", seeds=1, device="cpu", precision="fp32", offline=True, tuning=Tuning(4, 8, 3e-3)
+)
+TOPICS = {"sea": ["river", "boat"], "war": ["election", "war"]}
+FILLER = "the a in of for her old young and before".split()
+PARTS = {1: 0, 2: 200}
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+def topic_rows(count: int, part: int) -> list[dict[str, str]]:
+    """Return rows of a part; no text stands in two parts."""
+    draw = random.Random(0)
+    texts: dict[str, str] = {}
+    while len(texts) < PARTS[part] + count:
+        label = ("sea", "war")[len(texts) % 2]
+        words = draw.choices(TOPICS[label], k=6) + draw.choices(FILLER, k=3)
+        draw.shuffle(words)
+        texts.setdefault(" ".join(words), label)
+    return [{"text": text, "label": label} for text, label in list(texts.items())[PARTS[part] :]]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_conll(path: Path, sentences: int, seed: int) -> None:
+    """Boats are entities of one kind, people of another; a person may have two words."""
+    draw = random.Random(seed)
+    lines = []
+    for number in range(sentences):
+        tokens = [(word, "O") for word in draw.choices(FILLER, k=4)]
+        tokens.insert(draw.randrange(4), (draw.choice(["boat", "river"]), "B-Thing"))
+        tokens += [("captain", "B-Person"), ("keeper", "I-Person"), (f"{seed}{number}", "O")]
+        lines += [f"{word}\t{tag}" for word, tag in tokens] + [""]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def topics(tmp_path: Path) -> Path:
+    folder = tmp_path / "topics"
+    folder.mkdir()
+    for name, count, seed in (("train", 160, 1), ("test", 60, 2)):
+        write_jsonl(folder / f"{name}.jsonl", topic_rows(count, seed))
+    return folder
+
+
+@pytest.fixture
+def entities(tmp_path: Path) -> Path:
+    folder = tmp_path / "entities"
+    folder.mkdir()
+    write_conll(folder / "train.tsv", 80, 1)
+    write_conll(folder / "devel.tsv", 10, 2)
+    write_conll(folder / "test.tsv", 30, 3)
+    return folder
+
+
+def mean_of(result: ProbeResult, place: int = 0) -> float:
+    values = result.models[place].figures[MAIN[result.task.kind]]
+    return sum(values) / len(values)
+
+
+# --- learning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "deberta-v2"])
+def test_a_frozen_probe_separates_two_topics(checkpoint: Checkpoint, topics: Path, architecture: str) -> None:
+    assert mean_of(probe([str(checkpoint(architecture))], topics, QUICK)) > 0.9
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_fine_tuning_separates_two_topics(checkpoint: Checkpoint, topics: Path, architecture: str) -> None:
+    assert mean_of(probe([str(checkpoint(architecture))], topics, TUNED)) > 0.9
+
+
+@pytest.mark.parametrize("settings", [QUICK, TUNED], ids=["frozen", "finetune"])
+def test_shuffled_labels_cannot_be_learned(
+    checkpoint: Checkpoint, topics: Path, settings: ProbeSettings
+) -> None:
+    rows, labels = topic_rows(160, 1), [row["label"] for row in topic_rows(160, 1)]
+    random.Random(5).shuffle(labels)
+    write_jsonl(topics / "train.jsonl", [{**row, "label": x} for row, x in zip(rows, labels, strict=True)])
+    assert 0.2 < mean_of(probe([str(checkpoint("bert"))], topics, settings)) < 0.75
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "deberta-v2"])
+def test_entities_are_found(checkpoint: Checkpoint, entities: Path, architecture: str) -> None:
+    result = probe([str(checkpoint(architecture))], entities, QUICK)
+    assert result.task.kind == "entities"
+    assert mean_of(result) > 0.8
+    assert result.baselines["most_frequent_label"]["f1"] == 0
+
+
+@pytest.mark.parametrize("layout", ["wordpiece", "byte_level", "modernbert", "unigram"])
+def test_the_first_piece_stands_for_a_word(request: pytest.FixtureRequest, layout: str) -> None:
+    tokenizer = request.getfixturevalue(f"{layout}_tokenizer")
+    words = ["for", "the", "café", "312", "captain", "."]
+    encoding = plain_copy(tokenizer).encode(" ".join(words), add_special_tokens=False)
+    found = _first_pieces(encoding.offsets, encoding.tokens, words)
+    shown = [encoding.tokens[place].strip("▁Ġ") for place in found]
+    assert all(piece and word.startswith(piece) for word, piece in zip(words, shown, strict=True)), shown
+
+
+def test_entities_are_found_by_fine_tuning(checkpoint: Checkpoint, entities: Path) -> None:
+    assert mean_of(probe([str(checkpoint("bert"))], entities, TUNED)) > 0.8
+
+
+def test_two_runs_say_the_same(checkpoint: Checkpoint, topics: Path) -> None:
+    settings = ProbeSettings(
+        method="both", seeds=2, limit=40, device="cpu", precision="fp32", tuning=Tuning(1, 8)
+    )
+    first, second = (probe([str(checkpoint("bert"))], topics, settings).to_dict() for _ in range(2))
+    for answer in (first, second):
+        for model in answer["models"]:
+            del model["seconds"]
+    assert first == second
+    assert first["task"]["sizes"]["train"] == 40
+
+
+def test_a_model_that_ties_itself_is_not_better(checkpoint: Checkpoint, topics: Path) -> None:
+    name = str(checkpoint("bert"))
+    (verdict,) = probe([name, name], topics, QUICK).verdicts
+    assert verdict.differences == [0, 0]
+    assert not verdict.decided
+    assert verdict.better == 0
+    assert "no clear difference" in str(verdict)
+
+
+def test_texts_that_are_cut_are_counted(checkpoint: Checkpoint, entities: Path) -> None:
+    heard = Heard()
+    settings = ProbeSettings(seeds=1, max_length=6, device="cpu", precision="fp32")
+    result = probe([str(checkpoint("bert"))], entities, settings, progress=heard)
+    assert result.models[0].cut == {"train": 80, "test": 30}
+    assert any("80 training and 30 test texts were cut to 6 tokens" in note for note in heard.notices)
+    # What was cut off counts as missed: the person stands at the end of every sentence.
+    assert result.models[0].figures["recall"][0] <= 0.5
+
+
+def test_special_tokens_in_a_text_are_text(checkpoint: Checkpoint, topics: Path) -> None:
+    rows = topic_rows(160, 1)
+    rows[0]["text"] = "[SEP] boat [CLS] <s> </s> [MASK]"
+    write_jsonl(topics / "train.jsonl", rows)
+    assert mean_of(probe([str(checkpoint("bert"))], topics, QUICK)) > 0.9
+
+
+def test_a_label_that_train_lacks_is_named(checkpoint: Checkpoint, topics: Path) -> None:
+    rows = topic_rows(60, 2)
+    rows[0]["label"] = "sports"
+    write_jsonl(topics / "test.jsonl", rows)
+    result = probe([str(checkpoint("bert"))], topics, QUICK)
+    assert any("1 labels of test never occur in train (sports)" in note for note in result.notes)
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+GOLD = [["B-A", "I-A", "O", "B-B"], ["O", "O"], ["B-B", "O", "B-A", "I-A"]]
+GUESS = [["B-A", "I-A", "O", "B-A"], ["O", "I-B"], ["B-B", "O", "B-A", "O"]]
+
+
+def test_entity_figures_by_hand() -> None:
+    # True: A(0-1) B(3); B(0) A(2-3). Said: A(0-1) A(3); B(1), begun by an I-; B(0) A(2). Two of five are right.
+    found = figures_of("entities", GOLD, GUESS)
+    assert found["precision"] == pytest.approx(2 / 5)
+    assert found["recall"] == pytest.approx(2 / 4)
+    assert found["f1"] == pytest.approx(2 * 2 / 9)
+    # A: 1 right of 3 said and 2 true; B: 1 right of 2 said and 2 true.
+    assert found["macro_f1"] == pytest.approx((2 / 5 + 2 / 4) / 2)
+    assert found["accuracy"] == pytest.approx(7 / 10)
+
+
+def test_figures_from_counts_are_those_of_the_libraries() -> None:
+    tags = classes_of("entities", ["B-A", "I-A", "B-B", "I-B", "O"])
+    counted = counts_of("entities", GOLD, GUESS, tags).sum(axis=0)
+    assert main_figure("entities", counted) == pytest.approx(figures_of("entities", GOLD, GUESS)["f1"])
+    draw = random.Random(0)
+    gold, guess = ([[draw.choice("abcd")] for _ in range(50)] for _ in range(2))
+    counted = counts_of("classification", gold, guess, list("abcdefg")).sum(axis=0)
+    macro = figures_of("classification", gold, guess)["macro_f1"]
+    assert main_figure("classification", counted) == pytest.approx(macro)
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_more_examples() -> None:
+    def width(examples: int) -> float:
+        draw = random.Random(1)
+        gold = [[draw.choice("ab")] for _ in range(examples)]
+        guess = [[a if draw.random() < 0.8 else "a"] for (a,) in gold]
+        counts = counts_of("classification", gold, guess, ["a", "b"])
+        span = interval(resampled("classification", [counts, counts]), examples)
+        assert span is not None
+        assert span[0] < figures_of("classification", gold, guess)["macro_f1"] < span[1]
+        return span[1] - span[0]
+
+    assert width(1000) < width(100) / 2
+    assert (
+        interval(resampled("classification", [counts_of("classification", [["a"]], [["a"]], ["a"])]), 1)
+        is None
+    )
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def test_shared_texts_are_refused_counted_and_dropped(topics: Path) -> None:
+    rows = topic_rows(60, 2)
+    for row, other in zip(rows[10:13], topic_rows(160, 1), strict=False):
+        row["text"] = f"  {other['text']}"
+    write_jsonl(topics / "test.jsonl", rows)
+    task = read_task(topics)
+    with pytest.raises(DataError, match=r"test\.jsonl:11: 3 of 60 test texts stand in train"):
+        settle_overlap(task)
+    dropped = settle_overlap(task, drop=True)
+    assert len(dropped.train) == 157
+    allowed = settle_overlap(task, allow=True)
+    assert (len(allowed.train), allowed.shared) == (160, 3)
+    assert "3 of 60" in allowed.notes[0]
+    with pytest.raises(ConfigError):
+        settle_overlap(task, allow=True, drop=True)
+
+
+def test_short_sentences_that_recur_are_no_leak(entities: Path) -> None:
+    for name in ("train", "test"):
+        path = entities / f"{name}.tsv"
+        path.write_text("METHODS\tO\n.\tO\n\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    settled = settle_overlap(read_task(entities))
+    assert settled.shared == 0
+    assert "1 test sentences of fewer than 5 tokens" in settled.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "labels"),
+    [
+        ("train.csv", 'label,text\nyes,"one, two"\nno,three\n', ["yes", "no"]),
+        ("train.tsv", "sentence\tlabel\none two\t1\nthree\t0\n", ["1", "0"]),
+        ("train.tsv", "gj04\t1\t\tOne sentence here.\ngj04\t0\t*\tAnother this here.\n", ["1", "0"]),
+        ("train.jsonl", '{"text": "one", "label": 3}\n{"text": "two", "label": 4}\n', ["3", "4"]),
+    ],
+)
+def test_tables_are_read(tmp_path: Path, name: str, content: str, labels: list[str]) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    task = read_task(tmp_path / name, test=tmp_path / name)
+    assert task.kind == "classification"
+    assert task.train.labels == [[label] for label in labels]
+
+
+def test_folders_of_labels_are_read(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in ("good", "bad"):
+            (tmp_path / part / label).mkdir(parents=True)
+            (tmp_path / part / label / "1.txt").write_text(f"a {label} text\nof {part}", encoding="utf-8")
+    task = read_task(tmp_path)
+    assert task.train.labels == [["bad"], ["good"]]
+    assert task.test.texts[1] == "a good text\nof test"
+
+
+def test_other_tags_than_entities_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.conll"
+    path.write_text("-DOCSTART- X\n\nThe DET\nboat NOUN\n\n\nA DET\nwar NOUN\n", encoding="utf-8")
+    task = read_task(path, test=path)
+    assert task.kind == "tags"
+    assert task.train.words == [["The", "boat"], ["A", "war"]]
+    assert task.train.lines == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.jsonl", "", "no examples"),
+        ("train.conll", "\n\n", "no examples"),
+        ("train.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', r"train\.jsonl:2: no field 'label'"),
+        ("train.jsonl", '{"text": "a", "label": null}\n', r"train\.jsonl:1: the label in 'label' is empty"),
+        ("train.jsonl", '{"text": " ", "label": 1}\n', r"train\.jsonl:1: the text in 'text' is empty"),
+        ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n', r"train\.jsonl:2: broken JSON"),
+        ("train.csv", "text,label\na,1\nb\n", r"train\.csv:3: the row has 1 fields"),
+        (
+            "train.jsonl",
+            '{"text": "a", "label": 1}\n{"text": "b", "label": 1}\n',
+            "all examples have the label",
+        ),
+        (
+            "train.jsonl",
+            "".join(f'{{"text": "a", "label": "l{n}"}}\n' for n in range(30)),
+            "30 different labels",
+        ),
+        ("train.tsv", "The\tO\nboat\tB-X\n\nA\tO\nwar\n", r"train\.tsv:5: expected a token and its tag"),
+        ("train.tsv", "The\tO\nboat\tB-X\n\nA\tO\nwar\tX\tO\n", r"train\.tsv:5: 3 columns, expected 2"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_task(tmp_path / name, test=tmp_path / name)
+
+
+def test_a_folder_without_test_names_what_there_is(tmp_path: Path) -> None:
+    for name in ("in_domain_train.tsv", "in_domain_dev.tsv", "out_of_domain_dev.tsv"):
+        (tmp_path / name).write_text("text\tlabel\none\t1\ntwo\t0\n", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"--test FILE \(there is in_domain_dev.tsv and out_of_domain_dev.tsv\)"
+    ):
+        read_task(tmp_path)
+    task = read_task(tmp_path, test=tmp_path / "out_of_domain_dev.tsv")
+    assert task.dev is not None
+    assert task.dev.source.endswith("in_domain_dev.tsv")
+    with pytest.raises(DataError, match="no train file"):
+        read_task(tmp_path.parent / tmp_path.name / "..", test=None)
+
+
+def test_the_known_leak_is_found() -> None:
+    folder = Path(__file__).parents[2] / "../shared/data/tasks/citation-intent"
+    if not folder.is_dir():
+        pytest.skip("no labelled sets at ../shared/data")
+    with pytest.raises(DataError, match="52 of 139 test texts stand in train"):
+        settle_overlap(read_task(folder))

@@ -1,0 +1,168 @@
+"""``unmask tokenizer extend``, from the command line to a folder that everything else takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import unmask
+from unmask.cli import main
+from unmask.errors import ConfigError
+
+Checkpoint = Callable[[str], Path]
+Run = Callable[..., tuple[int, str, str]]
+LINE = "The cardiomyopathy of {} patients is an echocardiogramme, or diclofenac {}.\n"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Return `run(*arguments)`: `unmask tokenizer extend` in an empty folder gives code, stdout and stderr."""
+    before = dict(os.environ)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["tokenizer", "extend", *map(str, arguments)])
+        return (code, *capsys.readouterr())
+
+    yield call
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def domain(tmp_path: Path) -> Path:
+    path = tmp_path / "domain.txt"
+    path.write_text("".join(LINE.format(number, number % 7) for number in range(200)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "albert", "deberta-v2"])
+def test_the_folder_is_a_model_for_plain_transformers(
+    run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path, architecture: str
+) -> None:
+    old = checkpoint(architecture)
+    code, out, _ = run(
+        "--model", old, "--data", domain, "-o", "new", "--add", 3, "--documents", "line", "--json"
+    )
+    answer = json.loads(out)
+    assert code == 0
+    assert {"cardiomyopathy", "echocardiogramme"} <= {word["word"] for word in answer["words"]}
+    assert answer["held_out"]
+    assert answer["changed_documents"] == 0
+    assert answer["after"]["fertility"] < answer["before"]["fertility"]
+    assert answer["after"]["tokens_per_byte"] < answer["before"]["tokens_per_byte"]
+    tokenizer = AutoTokenizer.from_pretrained("new")
+    model = AutoModelForMaskedLM.from_pretrained("new").eval()
+    before = AutoModelForMaskedLM.from_pretrained(old).eval()
+    ids = AutoTokenizer.from_pretrained(old)("Three small boats.", return_tensors="pt")
+    again = tokenizer("Three small boats.", return_tensors="pt")
+    assert torch.equal(ids["input_ids"], again["input_ids"])
+    with torch.no_grad():
+        expected, found = before(**ids).logits, model(**again).logits
+    torch.testing.assert_close(found[..., : expected.shape[-1]], expected)
+    for word in answer["words"]:
+        assert tokenizer(f"a {word['word']}", add_special_tokens=False)["input_ids"][-1] == word["id"]
+        torch.testing.assert_close(found[..., word["id"]], expected[..., word["pieces"]].mean(-1))
+    assert json.loads(Path("new/added_words.json").read_text(encoding="utf-8"))["words"] == answer["words"]
+
+
+def test_the_rest_of_the_house_takes_it(
+    run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    out = tmp_path / "new"
+    found = unmask.extend_vocabulary(str(checkpoint("bert")), [domain], out, add=3)
+    model = unmask.load_masked_lm(str(out), device="cpu")
+    assert model.vocabulary.size == found.first + 3 == found.entries
+    candidates = unmask.FillMask(model)("A [MASK].", targets=["cardiomyopathy"])
+    assert "cardiomyopathy" in str(candidates)
+    (score,) = unmask.score(["The cardiomyopathy."], model)
+    assert score.tokens == 3
+    explained = unmask.explain("The diclofenac was cardiomyopathy.", model, seed=1)
+    assert "cardiomyopathy" in str(explained)
+    rows = unmask.compare_models(str(checkpoint("bert")), str(out), [str(domain)])
+    assert rows is not None
+
+
+def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Checkpoint) -> None:
+    code, out, _ = run(
+        "--model",
+        checkpoint("bert"),
+        "--data",
+        domain,
+        "--general",
+        domain,
+        "-o",
+        "new",
+        "--documents",
+        "file",
+    )
+    assert code == 0
+    for expected in (
+        "cardiomyopathy",
+        "tokens per word",
+        "tokens per byte",
+        "times likelier",
+        "unmask train",
+    ):
+        assert expected in out
+    assert "on the text itself" in out  # one document is too little to hold any out
+
+
+def test_the_same_call_gives_the_same_folder(domain: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        unmask.extend_vocabulary(str(checkpoint("roberta")), [domain], tmp_path / name, add=2)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--add", "0"], 2, "must be 1 or more, not 0"),
+        (["--min-count", "5000"], 3, "no word is worth adding"),
+        (["-o", "full"], 2, "is not an empty folder"),
+        (["--data", "nowhere.txt"], 3, "nowhere.txt"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    run: Run, domain: Path, checkpoint: Checkpoint, arguments: list[str], code: int, message: str
+) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("x", encoding="utf-8")
+    found = run("--model", checkpoint("bert"), "--data", domain, "-o", "new", *arguments)
+    assert found[0] == code
+    assert message in found[2]
+    assert "Traceback" not in found[2]
+    assert sorted(path.name for path in Path().iterdir()) == ["domain.txt", "full"]
+
+
+def test_a_failure_leaves_nothing_behind(
+    domain: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unmask.vocabulary.add_rows", fail)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No space"):
+        unmask.extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_tokenizer_without_the_tokenizers_library_is_refused(
+    domain: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        mask_token_id = 4
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Slow())
+    with pytest.raises(ConfigError, match="not backed by the tokenizers library"):
+        unmask.extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")
