@@ -28,11 +28,11 @@ LAYERS = {
         "unmask.training unmask.training.* unmask.evaluation unmask.evaluation.* unmask.inference unmask.inference.*"
     ),
     "report": "unmask.report unmask.report.*",
-    "run": "unmask.material unmask.identity unmask.run unmask.run_assembly unmask.run_outcome unmask.vocabulary unmask.plan unmask.check unmask.check_findings unmask.check_plan unmask.bench unmask.ceiling unmask.conformance unmask.conformance_case",
+    "run": "unmask.material unmask.identity unmask.run unmask.run_assembly unmask.run_outcome unmask.run_lock unmask.run_signals unmask.run_disk unmask.run_faults unmask.vocabulary unmask.plan unmask.check unmask.check_findings unmask.check_plan unmask.bench unmask.ceiling unmask.conformance unmask.conformance_case",
     "demo": "unmask.demo",
     "public names": "unmask",
     "terminal": "unmask.terminal unmask.terminal_inference unmask.terminal_bench unmask.terminal_masks unmask.terminal_check unmask.shell unmask.terminal_evaluation unmask.terminal_scoring unmask.terminal_vocabulary unmask.terminal_probe",
-    "command line": "unmask.cli_options unmask.cli_inference unmask.cli_evaluation unmask.cli_scoring unmask.cli_bench unmask.cli_masking unmask.cli_check unmask.cli_vocabulary unmask.cli_probe unmask.cli unmask.__main__",
+    "command line": "unmask.cli_options unmask.cli_inference unmask.cli_evaluation unmask.cli_scoring unmask.cli_bench unmask.cli_masking unmask.cli_training unmask.cli_check unmask.cli_vocabulary unmask.cli_probe unmask.cli unmask.__main__",
 }
 RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,15 +23,12 @@ from unmask import (
     cli_masking,
     cli_probe,
     cli_scoring,
+    cli_training,
     cli_vocabulary,
     shell,
 )
 from unmask import cli_options as options
 from unmask.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from unmask.config import RunConfig
-    from unmask.run import RunResult
 
 app = typer.Typer(
     help="Adapt, or train from scratch, a BERT-family encoder on your own text, and see what it learned.",
@@ -76,7 +72,7 @@ def demo(
         from unmask.demo import run_demo
 
         result = run_demo(out, minutes=minutes, seed=seed, progress=progress)
-    _answer_run(result, as_json, examples=True)
+    cli_training.answer_run(result, as_json, examples=True)
 
 
 @app.command()
@@ -149,107 +145,7 @@ def prepare(
     _answer_prepare(manifest, out, as_json)
 
 
-@app.command()
-def train(
-    data: options.DataOrConfigArgument = None,
-    model: options.Model = None,
-    preset: options.Preset = None,
-    tokenizer: options.Tokenizer = None,
-    out: options.RunFolder = None,
-    config_file: options.ConfigFile = None,
-    overrides: options.Overrides = None,
-    max_steps: options.MaxSteps = None,
-    epochs: options.Epochs = None,
-    minutes: options.Minutes = None,
-    seed: options.Seed = None,
-    device: options.DeviceOption = None,
-    precision: options.PrecisionOption = None,
-    batch_tokens: options.BatchTokens = None,
-    learning_rate: options.LearningRate = None,
-    mask_rate: options.MaskRate = None,
-    strategy: options.StrategyOption = None,
-    documents: options.DocumentsOption = None,
-    text_field: options.TextField = None,
-    strict: options.Strict = False,
-    max_length: options.MaxLength = None,
-    heldout: options.Heldout = None,
-    replay: options.Replay = None,
-    replay_share: options.ReplayShare = None,
-    general: options.General = None,
-    recipe: options.RecipeOption = None,
-    layer_decay: options.LayerDecay = None,
-    freeze: options.FreezeOption = None,
-    lora_rank: options.LoraRank = None,
-    patience: options.Patience = None,
-    init_head: options.InitHead = None,
-    warm_new_rows: options.WarmNewRows = None,
-    save_every: options.SaveEvery = None,
-    resume: options.Resume = None,
-    dry_run: options.DryRun = False,
-    offline: options.Offline = False,
-    as_json: options.Json = False,
-) -> None:
-    """Adapt a checkpoint, or train from scratch, on your text."""
-    flags = {
-        "data.inputs": data,
-        "data.documents": documents,
-        "data.text_field": text_field,
-        "data.strict": strict or None,
-        "data.max_length": max_length,
-        "data.heldout": heldout,
-        "model.name": model,
-        "model.preset": preset,
-        "model.tokenizer": tokenizer,
-        "model.offline": offline or None,
-        "masking.rate": mask_rate,
-        "masking.strategy": strategy,
-        "train.max_steps": max_steps,
-        "train.epochs": epochs,
-        "train.minutes": minutes,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.batch_tokens": batch_tokens,
-        "train.optimizer.learning_rate": learning_rate,
-        "train.save_every": save_every,
-        "data.replay": replay,
-        "data.replay_share": replay_share,
-        "data.general_heldout": general,
-        "train.recipe": recipe,
-        "train.optimizer.layer_decay": layer_decay,
-        "train.freeze": freeze,
-        "train.lora_rank": lora_rank,
-        "train.patience": patience,
-        "train.init_head_steps": init_head,
-        "train.warm_new_rows": warm_new_rows,
-    }
-    from unmask.config import check_trainable, load_config
-
-    folder = out or Path("runs/train")
-    notices = [] if out or dry_run else [f"the run goes to {folder} (choose with -o)"]
-    if (
-        resume
-        and config_file is None
-        and not (data or model or preset)
-        and (folder / "config.yaml").is_file()
-    ):
-        config_file = folder / "config.yaml"
-        notices.append(f"settings from {config_file}")
-    config = load_config(config_file, overrides or (), flags)
-    check_trainable(config)
-    if dry_run:
-        _answer_plan(config, as_json)
-        return
-    with shell.working() as progress:
-        for notice in notices:
-            progress.notice(notice)
-        from unmask.run import train as run_training
-
-        command = ["unmask", *sys.argv[1:]]
-        result = run_training(config, folder, resume=resume, command=command, progress=progress)
-    _answer_run(result, as_json)
-
-
+app.command()(cli_training.train)
 app.command(cls=cli_check.CheckCommand)(cli_check.check)
 app.command("eval")(cli_evaluation.evaluate)
 app.command()(cli_evaluation.compare)
@@ -266,11 +162,18 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
         raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=run)
     with shell.working(models=False):
         from unmask.report.page import write_report
-        from unmask.run_folder import RunFolder
+        from unmask.run_folder import RunFolder, read_json
 
         path = write_report(RunFolder(run))
+        figures = {
+            name: read_json(file)
+            for name, file in (
+                ("evaluation", RunFolder(run).evaluation),
+                ("adaptation", RunFolder(run).adaptation),
+            )
+        }
     if as_json:
-        shell.emit({"report": str(path)})
+        shell.emit({"report": str(path), **figures})
     else:
         shell.page().say(f"report: {path}")
 
@@ -340,44 +243,6 @@ def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     page = shell.page()
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; 'unmask train {out} ...' takes them in place of the text")
-
-
-def _answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None:
-    """Print the figures of a run that is over, once where several processes trained together."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    figures = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
-    folder = result.folder
-    if as_json:
-        paths = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}
-        shell.emit({**paths, **figures, "evaluation": result.evaluation})
-        return
-    from unmask.run_folder import read_json
-    from unmask.terminal import draw_evaluation, draw_examples, format_seconds
-
-    page = shell.page()
-    if result.evaluation is not None:
-        draw_evaluation(page, result.evaluation)
-    if examples:
-        draw_examples(page, read_json(folder.examples) or [])
-    page.say("")
-    page.say(f"{result.steps:,} steps over {result.tokens:,} tokens in {format_seconds(result.seconds)}")
-    page.say(f"model:  {folder.model}")
-    page.say(f"report: {folder.report}")
-
-
-def _answer_plan(config: RunConfig, as_json: bool) -> None:
-    """Print what a run would need."""
-    with shell.working() as progress:
-        from unmask.plan import plan as plan_training
-
-        plan = plan_training(config, progress=progress)
-    if as_json:
-        shell.emit(plan)
-        return
-    from unmask.terminal import draw_plan
-
-    draw_plan(shell.page(), plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
