@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-COMMANDS = ["equivalence", "gpu", "memory", "preparation", "throughput", "time_to_quality"]
+COMMANDS = ["adaptation", "equivalence", "gpu", "memory", "preparation", "throughput", "time_to_quality"]
 Load = Callable[[str], ModuleType]
 
 
@@ -148,3 +148,27 @@ def test_sentences_are_cut_out_of_paragraphs(load: Load, tmp_path: Path) -> None
     )
     found = Path(load("throughput").sentences([str(text)])).read_text(encoding="utf-8").splitlines()
     assert found == ["One is here now.", "Two came later than that! no", "Three of them, e.g. this one."]
+
+
+# --- adaptation ---------------------------------------------------------------------------------------------------
+
+
+def test_the_goals_of_adaptation(load: Load) -> None:
+    def run(before: float, after: float, lost: float) -> dict[str, Any]:
+        general = {"loss": 3.0 + lost, "before": {"loss": 3.0}}
+        return {"evaluation": {"loss": after, "before": {"loss": before}, "general": general}}
+
+    def bits(before: float, after: float) -> dict[str, Any]:
+        return {"heldout": {"bits": {"models": [{"value": before}, {"value": after}]}}}
+
+    def task(figure: str, base: float, adapted: float) -> dict[str, Any]:
+        return {
+            name: {"figures": {figure: {"mean": value}}}
+            for name, value in (("base", base), ("replay", adapted))
+        }
+
+    runs = {"plain": run(4.0, 3.0, 0.4), "replay": run(4.0, 3.2, 0.1)}
+    probes = {"a": task("macro_f1", 0.5, 0.6), "b": task("f1", 0.5, 0.6), "c": task("f1", 0.5, 0.4)}
+    goals = load("adaptation")._goals(runs, {"words at step 0": bits(2.0, 2.2)}, probes)
+    assert [goal["measured"] for goal in goals] == pytest.approx([0.8, 0.25, 1.1, 2])
+    assert [goal["met"] for goal in goals] == [True, True, False, False]
