@@ -757,6 +757,10 @@ def test_report_writes_a_page(run: Run) -> None:
     Path("r").mkdir()
     row = {"step": 10, "tokens": 100, "seconds": 1.0, "loss": 5.0, "learning_rate": 0.1}
     Path("r/metrics.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    assert run("report", "r", "--json").json == {"report": "r/report.html"}
+    assert run("report", "r", "--json").json == {
+        "report": "r/report.html",
+        "evaluation": None,
+        "adaptation": None,
+    }
     assert run("report", "r").out == "report: r/report.html\n"
     assert Path("r/report.html").is_file()

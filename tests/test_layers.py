@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unmask"
 # From the bottom up; the first pattern that fits is the layer of a module, which may import its own layer and those
 # below. A new module that fits none has to be given its place here.
 LAYERS = {
-    "base": "unmask.errors unmask.settings unmask.settings_keys unmask.progress unmask.stopwatch unmask.run_folder unmask.yaml_text",
+    "base": "unmask.errors unmask.settings unmask.settings_keys unmask.energy unmask.progress unmask.stopwatch unmask.run_folder unmask.yaml_text",
     "settings of the parts": "unmask.*.settings",
     "data and model": "unmask.data unmask.data.* unmask.model unmask.model.*",
     "config": "unmask.config",
@@ -28,7 +28,7 @@ LAYERS = {
         "unmask.training unmask.training.* unmask.evaluation unmask.evaluation.* unmask.inference unmask.inference.*"
     ),
     "report": "unmask.report unmask.report.*",
-    "run": "unmask.material unmask.identity unmask.run unmask.run_assembly unmask.run_outcome unmask.run_lock unmask.run_signals unmask.run_disk unmask.run_faults unmask.vocabulary unmask.plan unmask.check unmask.check_findings unmask.check_plan unmask.bench unmask.ceiling unmask.conformance unmask.conformance_case",
+    "run": "unmask.material unmask.identity unmask.run unmask.run_assembly unmask.run_adaptation unmask.run_outcome unmask.run_lock unmask.run_signals unmask.run_disk unmask.run_faults unmask.vocabulary unmask.plan unmask.check unmask.check_findings unmask.check_plan unmask.bench unmask.ceiling unmask.conformance unmask.conformance_case",
     "demo": "unmask.demo",
     "public names": "unmask",
     "terminal": "unmask.terminal unmask.terminal_inference unmask.terminal_bench unmask.terminal_masks unmask.terminal_check unmask.shell unmask.terminal_evaluation unmask.terminal_scoring unmask.terminal_vocabulary unmask.terminal_probe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,13 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from unmask import material as material_module
 from unmask import run as run_module
 from unmask.config import RunConfig, load_config
 from unmask.data.batches import TextSource
@@ -28,6 +32,8 @@ from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import RunResult, train
 from unmask.run_folder import RunFolder
+from unmask.training import checkpoint as checkpoint_module
+from unmask.training.loop import Loop
 
 TINY = {"tiny-bert": presets.Preset("bert", 2, 32), "tiny-modernbert": presets.Preset("modernbert", 2, 32)}
 TIMED = ("seconds", "tokens_per_second", "wait_share")
@@ -148,6 +154,7 @@ def test_the_folder_is_complete(finished: Runs, start: str) -> None:
     assert names - {"tokenizer"} == {
         *("model", "checkpoints", "shards", "config.yaml", "run.json", "metrics.jsonl"),
         *("evaluation.json", "examples.json", "report.html"),
+        *(() if start in TINY else ("base.npz", "adaptation.json")),
     }
     model = {path.name for path in folder.model.iterdir()}
     assert model >= {
@@ -223,6 +230,77 @@ def test_adapting_improves_on_the_start(finished: Runs) -> None:
     evaluation = read(result.folder.evaluation)
     assert evaluation["loss"] < evaluation["before"]["loss"]
     assert evaluation["before"]["masked_tokens"] == evaluation["masked_tokens"]
+
+
+@pytest.mark.parametrize("start", ["bert", "deberta-v2"])
+def test_base_and_adapted_model_are_compared(finished: Runs, start: str) -> None:
+    folder = finished(start)[0].folder
+    evaluation, found = read(folder.evaluation), read(folder.adaptation)
+    assert found["domain"]["masked_tokens"] == evaluation["masked_tokens"]
+    for side, figures in (("before", evaluation["before"]), ("after", evaluation)):
+        assert found["domain"][side]["loss"] == pytest.approx(figures["loss"])
+        assert found["domain"][side]["accuracy"] == pytest.approx(figures["accuracy"])
+    more = found["domain"]["change"]["relative_accuracy"]
+    if before := evaluation["before"]["accuracy"]:
+        assert more["value"] == pytest.approx(evaluation["accuracy"] / before - 1)
+    else:
+        assert more is None
+    change = found["domain"]["change"]["loss"]
+    assert change["value"] == pytest.approx(evaluation["loss"] - evaluation["before"]["loss"])
+    low, high = change["interval"]
+    assert low < change["value"] < high
+    rows = found["by_frequency"]["rows"]
+    assert sum(row["masked_tokens"] for row in rows) == evaluation["masked_tokens"]
+    assert (found["general"], found["forgetting"], found["added_words"]) == (None, None, None)
+    gains = [example["change"] for example in found["examples"]]
+    assert gains[0] == max(gains) > 0
+    for example in found["examples"]:
+        base, adapted = (example[name]["original"] for name in ("base", "adapted"))
+        assert example["change"] == pytest.approx(np.log(adapted / base))
+        assert example["text_before"] + example["text_after"]
+        if example["adapted"]["guess"] == example["original"]:
+            assert example["adapted"]["probability"] == pytest.approx(adapted, rel=1e-5)
+    weights = hashlib.sha256((folder.model / "model.safetensors").read_bytes()).hexdigest()
+    assert found["hashes"]["weights"] == {"model.safetensors": weights}
+
+
+def test_forgetting_and_added_words_are_measured(
+    checkpoint: Callable[[str], Path], text: Path, configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("bert"), base)
+    frequent = AutoTokenizer.from_pretrained(base)("winter", add_special_tokens=False).input_ids[0]
+    (base / "added_words.json").write_text(json.dumps({"words": [{"word": "w", "id": frequent}]}), "utf-8")
+    config = configure(model__name=str(base), data__general_heldout=[str(text)])
+    folder = train(config, tmp_path / "run").folder
+    found, general = read(folder.adaptation), read(folder.evaluation)["general"]
+    lost = general["loss"] - general["before"]["loss"]
+    assert found["forgetting"]["loss"]["value"] == pytest.approx(lost)
+    assert found["forgetting"]["accuracy"]["value"] == pytest.approx(
+        general["before"]["accuracy"] - general["accuracy"]
+    )
+    assert found["added_words"]["words"] == 1
+    assert 0 < found["added_words"]["masked_tokens"] < found["domain"]["masked_tokens"]
+
+
+def test_what_the_base_answered_must_be_whole_and_to_the_same_questions(
+    checkpoint: Callable[[str], Path], configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    config = configure(model__name=str(checkpoint("bert")), train__max_steps=4)
+
+    def spoil(how: Callable[[Path], object], name: str) -> str:
+        folder = RunFolder(tmp_path / name)
+        listener = Listener({2: lambda: how(folder.base) and None})
+        train(config, folder.root, progress=listener)
+        assert folder.evaluation.exists()
+        assert not folder.adaptation.exists()
+        return " ".join(listener.heard)
+
+    flipped = spoil(lambda path: path.write_bytes(path.read_bytes()[:-100]), "torn")
+    assert "does not compare base and adapted model" in flipped
+    other = {f"heldout.{name}": np.zeros(3) for name in ("target_ids", "loss", "guess", "confidence")}
+    assert "other text or other masks" in spoil(lambda path: np.savez(path, **other), "other")
+    assert "no answers of the base" in spoil(lambda path: path.unlink(), "absent")
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -317,7 +395,8 @@ def assert_same(found: RunFolder, wanted: RunFolder) -> None:
         return [{key: row[key] for key in row if key not in TIMED} for row in folder.read_metrics()]
 
     assert untimed(found) == untimed(wanted)
-    for path in ("model/model.safetensors", "evaluation.json", "examples.json"):
+    paths = ["model/model.safetensors", "evaluation.json", "examples.json"]
+    for path in [*paths, *(["adaptation.json"] if wanted.adaptation.exists() else [])]:
         assert (found.root / path).read_bytes() == (wanted.root / path).read_bytes(), path
 
 
@@ -341,6 +420,55 @@ def test_a_run_that_is_stopped_and_resumed_is_the_undisturbed_run(
     assert f"going on from step {stops[-1]} (step-{stops[-1]:08d})" in listener.heard
     assert_same(resumed.folder, whole)
     assert read(resumed.folder.info)["steps"] == 12
+
+
+def test_a_signal_can_save_and_go_on(
+    finished: Runs, configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    config = configure(model__preset="tiny-bert", train__save_every=100)
+    listener = Listener({4: lambda: signal.raise_signal(signal.SIGUSR1)})
+    result = train(config, tmp_path / "run", progress=listener)
+    assert "saving after this step" in listener.heard
+    saved = sorted(path.name for path in result.folder.checkpoints.iterdir())
+    assert saved == ["step-00000004", "step-00000012"]
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ("prepare", "nothing is left behind"),
+        ("make_loop", "the prepared text is kept, go on with --resume auto"),
+    ],
+)
+def test_a_signal_before_training_stops_at_once(
+    finished: Runs,
+    configure: Configure,
+    tmp_path: Path,
+    monkeypatch: Any,
+    no_report: None,
+    where: str,
+    left: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        owner = material_module if where == "prepare" else run_module
+        patch.setattr(owner, where, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted, match=f"stopped by a signal; {left}"):
+            train(configure(model__preset="tiny-bert"), tmp_path / "run")
+    assert (tmp_path / "run").exists() == (where != "prepare")
+    resumed = train(configure(model__preset="tiny-bert"), tmp_path / "run", resume="auto")
+    assert_same(resumed.folder, finished("tiny-bert")[0].folder)
+
+
+def test_a_signal_after_training_loses_none_of_it(
+    finished: Runs, configure: Configure, tmp_path: Path, monkeypatch: Any, no_report: None
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_model", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted, match="step-00000012 is safe, go on with --resume auto"):
+            train(configure(model__preset="tiny-bert"), tmp_path / "run")
+    resumed = train(configure(model__preset="tiny-bert"), tmp_path / "run", resume="auto")
+    assert_same(resumed.folder, finished("tiny-bert")[0].folder)
 
 
 class Killed(BaseException):
@@ -440,6 +568,17 @@ def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure
     result = train(load_config(stopped / "config.yaml"), stopped, resume="auto", progress=listener)
     assert any("passed over a damaged checkpoint" in text for text in listener.heard)
     assert any("going on from step 3" in text for text in listener.heard)
+    assert_same(result.folder, finished("tiny-bert")[0].folder)
+
+
+def test_what_is_later_than_the_checkpoint_gone_on_from_is_set_aside(
+    stopped: Path, finished: Runs, no_report: None
+) -> None:
+    """Otherwise a second resume would take it, with rows of metrics missing before it."""
+    config, listener = load_config(stopped / "config.yaml"), Listener()
+    older = str(stopped / "checkpoints" / "step-00000003")
+    result = train(config, stopped, resume=older, progress=listener)
+    assert any("set aside what is later than this: aside-step-00000004" in text for text in listener.heard)
     assert_same(result.folder, finished("tiny-bert")[0].folder)
 
 
@@ -552,8 +691,51 @@ def test_held_out_text_without_a_target_is_said_and_no_error(
 
 def test_a_run_that_diverges_says_so(configure: Configure, tmp_path: Path, checkpoint: Any) -> None:
     config = configure(model__name=str(checkpoint("bert")), train__optimizer__learning_rate=1e38)
-    with pytest.raises(DivergedError, match=r"step \d+: the loss is .* Lower the learning rate"):
+    with pytest.raises(
+        DivergedError, match=r"step \d+: .* Lower the learning rate.*; there is no checkpoint yet"
+    ):
         train(config, tmp_path / "run")
+
+
+def let_fail(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
+    """Let the loss of some steps, the first being 1, be no number."""
+    look = Loop._look
+
+    def fail(loop: Loop, *arguments: Any) -> tuple[str | None, float]:
+        if loop.position.step + 1 in steps:
+            return "the loss is nan", 0.0
+        return look(loop, *arguments)
+
+    monkeypatch.setattr(Loop, "_look", fail)
+
+
+def test_bad_steps_in_a_row_end_the_run_and_the_last_good_checkpoint_is_named(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_fail(monkeypatch, range(5, 99))
+    config = configure(model__preset="tiny-bert", train__save_every=1, train__max_bad_steps=3)
+    with pytest.raises(
+        DivergedError, match=r"step 7: the loss is nan; 3 steps .*checkpoint is .*step-00000004$"
+    ):
+        train(config, tmp_path / "run")
+    skipped = rows(RunFolder(tmp_path / "run"), "skipped")
+    assert [row["step"] for row in skipped] == [5, 6, 7]
+    assert all(row["documents"] for row in skipped)
+
+
+def test_a_run_that_is_stopped_behind_a_bad_step_is_the_undisturbed_run(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_fail(monkeypatch, range(4, 6))
+    config = configure(model__preset="tiny-bert", train__save_every=100)
+    whole = train(config, tmp_path / "whole").folder
+    stop = Listener({4: lambda: signal.raise_signal(signal.SIGTERM)})
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=stop)
+    resumed = train(config, tmp_path / "run", resume="auto").folder
+    assert_same(resumed, whole)
+    assert [row["step"] for row in rows(resumed, "skipped")] == [4, 5]
+    assert resumed.report.is_file()
 
 
 def test_a_full_disk_is_said(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,6 +746,57 @@ def test_a_full_disk_is_said(configure: Configure, tmp_path: Path, monkeypatch: 
     with pytest.raises(DiskError, match="No space left on device; free space or choose another folder"):
         train(configure(model__preset="tiny-bert"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
+    finished: Runs, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
+) -> None:
+    whole, calls = checkpoint_module.save_file, iter(range(100))
+
+    def full(tensors: Any, path: Path) -> None:
+        if next(calls) == 5:  # the optimizer of the third checkpoint
+            path.write_bytes(b"half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        whole(tensors, path)
+
+    config = configure(model__preset="tiny-bert", train__save_every=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "save_file", full)
+        with pytest.raises(
+            DiskError, match=r"No space left.*; step-00000006 is safe: free at least .* --resume auto"
+        ):
+            train(config, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        "step-00000003",
+        "step-00000006",
+    ]
+    assert_same(train(config, tmp_path / "run", resume="auto").folder, finished("tiny-bert")[0].folder)
+
+
+def test_a_run_that_cannot_fit_on_the_disk_is_refused(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    with pytest.raises(
+        DiskError, match=r"does not fit on the disk of .* .3 checkpoints of .* free .*lower train.keep"
+    ):
+        train(configure(model__preset="tiny-bert"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_in_the_folder_is_refused(configure: Configure, tmp_path: Path, no_report: None) -> None:
+    config, refused = configure(model__preset="tiny-bert", train__max_steps=2), []
+
+    def again() -> None:
+        for resume in (None, "auto"):
+            with pytest.raises(ConfigError) as caught:
+                train(config, tmp_path / "run", resume=resume)
+            refused.append(str(caught.value))
+
+    train(config, tmp_path / "run", progress=Listener({1: again}))
+    assert "already holds files" in refused[0]
+    assert f"another run is at work in {tmp_path / 'run'} (process {os.getpid()} on " in refused[1]
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 # --- two processes ------------------------------------------------------------------------------------------------

@@ -304,7 +304,7 @@ def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
 def _to_measure(config: RunConfig, text: Path) -> RunConfig:
     """Return the settings to measure with: those given, this text, the final mask rate, and no end in sight."""
     data = {"inputs": [str(text)], "heldout": [], "text_field": "text"}
-    ends = {"max_steps": _ENDLESS, "epochs": None, "minutes": None}
+    ends = {"max_steps": _ENDLESS, "epochs": None, "minutes": None, "batch_ramp": 0.0}
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=data),

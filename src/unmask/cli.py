@@ -157,21 +157,18 @@ app.command()(cli_inference.fill)
 
 @app.command()
 def report(run: options.RunArgument, as_json: options.Json = False) -> None:
-    """Rebuild the report of a run from its files."""
+    """Rebuild the report of a run from its files, and the model card where it is missing."""
     if not run.is_dir():
         raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=run)
     with shell.working(models=False):
+        from unmask.report.card import write_missing_card
         from unmask.report.page import write_report
         from unmask.run_folder import RunFolder, read_json
 
-        path = write_report(RunFolder(run))
-        figures = {
-            name: read_json(file)
-            for name, file in (
-                ("evaluation", RunFolder(run).evaluation),
-                ("adaptation", RunFolder(run).adaptation),
-            )
-        }
+        folder = RunFolder(run)
+        path = write_report(folder)
+        write_missing_card(folder)
+        figures = {"evaluation": read_json(folder.evaluation), "adaptation": read_json(folder.adaptation)}
     if as_json:
         shell.emit({"report": str(path), **figures})
     else:

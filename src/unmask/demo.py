@@ -15,6 +15,7 @@ from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.run import RunResult, train
 from unmask.run_folder import RunFolder, read_json
+from unmask.run_lock import lock_run
 
 TRAINING_MINUTES = 2.5
 """Minutes of training by default: with collecting, preparing and evaluating the demo takes well under four on two cores."""
@@ -88,7 +89,8 @@ def _clear_earlier(folder: RunFolder, progress: Progress) -> None:
     if not isinstance(info, dict) or not info.get("demo"):
         raise ConfigError(f"{folder.root} holds something that is not a demo; choose another folder with -o")
     progress.notice(f"replacing the earlier demo in {folder.root}")
-    shutil.rmtree(folder.root)
+    with lock_run(folder.root, progress.notice):
+        shutil.rmtree(folder.root)
 
 
 def _tell(corpus: DocstringCorpus, progress: Progress) -> None:

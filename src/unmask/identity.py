@@ -23,7 +23,7 @@ _FREE = {
     "model": {"offline"},
     "data": {"strict", "inputs", "heldout", "replay", "general_heldout"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing", "patience", "keep_best"},
+              "epochs", "minutes", "gradient_checkpointing", "patience", "keep_best", "max_bad_steps"},
 }  # fmt: skip
 
 

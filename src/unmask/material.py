@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +188,10 @@ def _tokenizer(
     assert config.model.preset is not None
     saved = folder.root / "tokenizer"
     if world.leads and not (saved / "tokenizer.json").is_file():
-        _train_tokenizer(config, progress).save_pretrained(saved)
+        partial = folder.root / ".tokenizer.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        _train_tokenizer(config, progress).save_pretrained(partial)
+        partial.rename(saved)
     world.wait()
     return load_tokenizer(str(saved), offline=True)
 

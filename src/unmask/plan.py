@@ -59,7 +59,8 @@ def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
         recipe = recipe_of(config, material)
         config = with_recipe(config, recipe, material)
         loop = make_loop(config, recipe, material, make_stream(config, recipe, material))
-        loop.opening = Opening()  # its steps cost less than all the others
+        # Steps of an opening and of a ramp cost less than all the others.
+        loop.opening, loop.batch_tokens = Opening(), lambda _: recipe.batch_tokens
         seconds = _time_steps(loop)
         shards = sum(path.stat().st_size for path in folder.root.rglob("*") if path.is_file())
         steps, total = _extent(config, material, recipe.batch_tokens, seconds)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,35 @@ from typing import Any
 import torch
 
 from unmask.config import RunConfig, check_trainable, dump_config, load_config
-from unmask.errors import ConfigError, DataError, DiskError, Interrupted
+from unmask.energy import Energy
+from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
+from unmask.evaluation.heldout import Answers
 from unmask.identity import check_identity, identity_of, now
 from unmask.material import Material, gather
 from unmask.model.lora import merge_lora
 from unmask.progress import Progress
 from unmask.report.card import model_card
 from unmask.report.page import write_report
+from unmask.run_adaptation import adaptation_of, save_base
 from unmask.run_assembly import make_loop, make_stream, recipe_of, with_recipe
+from unmask.run_disk import require_room
+from unmask.run_faults import EARLY_ENDS, explained, is_worth_keeping
 from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
+from unmask.run_lock import is_empty, lock_run
 from unmask.run_outcome import evaluation_of, figures_on, final_figures, run_info, write_model
+from unmask.run_signals import Signals
 from unmask.training.best import Best, load_best, save_best
-from unmask.training.checkpoint import find_checkpoint, load_checkpoint_state, restore, save_checkpoint
+from unmask.training.checkpoint import (
+    find_checkpoint,
+    load_checkpoint_state,
+    restore,
+    save_checkpoint,
+    set_aside,
+    sync_to_disk,
+)
 from unmask.training.distributed import World
+from unmask.training.faults import require_finite_weights
 from unmask.training.loop import Loop, Position, Row
 
 _EXAMPLES = 12
@@ -76,7 +90,7 @@ def train(
         progress: who is told.
 
     Raises:
-        ConfigError: settings that cannot work, or ``out`` holds another run.
+        ConfigError: settings that cannot work, or ``out`` holds another run, or one is at work there.
         DataError: the text cannot be used.
         DivergedError: training left the finite numbers.
         DiskError: something could not be written.
@@ -85,26 +99,28 @@ def train(
     check_trainable(config)
     folder = RunFolder(Path(out))
     leads = World.will_lead()  # other processes may come here when the first has begun to write
-    fresh = not folder.root.exists() or (folder.root.is_dir() and not any(folder.root.iterdir()))
+    fresh = not folder.root.exists() or is_empty(folder.root)
     if leads and not fresh and resume is None:
         raise ConfigError(
             f"{folder.root} already holds files; choose another folder with -o, or go on with --resume auto"
         )
+    signals = Signals(progress.notice)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        if resume is not None:
-            config = _measured_before(config, folder)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.train.seed)  # dropout draws from it
-            return _Run(config, folder, resume, command or sys.argv, extra or {}, progress).work()
-    except BaseException as fault:
-        if leads and fresh and not folder.checkpoints.exists():
-            shutil.rmtree(folder.root, ignore_errors=True)
-        if isinstance(fault, OSError):
-            raise DiskError(
-                f"cannot write the run: {fault}; free space or choose another folder with -o"
-            ) from fault
-        raise
+        with lock_run(folder.root, progress.notice) if leads else nullcontext(), signals.listening():
+            try:
+                if resume is not None:
+                    config = _measured_before(config, folder)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(config.train.seed)  # dropout draws from it
+                    run = _Run(config, folder, resume, command or sys.argv, extra or {}, progress, signals)
+                    return run.work()
+            except BaseException as fault:
+                if leads and fresh and not is_worth_keeping(folder, fault):
+                    shutil.rmtree(folder.root, ignore_errors=True)
+                raise
+    except EARLY_ENDS as fault:
+        raise explained(fault, folder) from fault
 
 
 def _measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
@@ -126,8 +142,9 @@ class _Run:
         command: list[str],
         extra: dict[str, Any],
         progress: Progress,
+        signals: Signals,
     ) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.signals = folder, progress, signals
         self.material: Material = gather(config, folder, progress)
         if not self.material.world.leads:
             self.progress = Progress()
@@ -136,14 +153,18 @@ class _Run:
         stream = make_stream(self.config, self.recipe, self.material)
         self.loop = make_loop(self.config, self.recipe, self.material, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
+        self.loop.notice = self.progress.notice
         self.identity = identity_of(self.config, self.material)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
-        self.stop: int | None = None
+        self.energy = Energy()
+        self._save_is_due, self._saved = False, -1
         self._tenths: dict[str, int] = {}
         self._last_loss: float | None = None
         self._shown: dict[str, Any] = {}
         self._resume(resume)
+        if self.leads:
+            require_room(folder, self.material.model.model, self.config.train)
         self._write_info(command, extra)
 
     @property
@@ -153,15 +174,21 @@ class _Run:
     def work(self) -> RunResult:
         """Train to the end, then write the model, its figures and the report."""
         if self.loop.position.step == 0 and not self.material.scratch:
-            self.before = final_figures(self.material, self.config)
+            self.before, answers = final_figures(self.material, self.config)
+            if self.leads:
+                save_base(self.folder, answers)
         self.progress.begin("train")
-        with self._signals():
-            self.loop.run()
+        with self.signals.stepping():
+            self._train()
         self.progress.end()
         exported = self._take_best()
         if self.material.adapters is not None:
             merge_lora(self.material.adapters)
-        evaluation = self._evaluate_finally(exported)
+        evaluation, answers = self._evaluate_finally(exported)
+        if evaluation is not None and not math.isfinite(evaluation["loss"]):
+            raise DivergedError(
+                f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
+            )
         if self.leads:
             write_model(self.material, self.folder)
         result = self._result(evaluation)
@@ -172,8 +199,10 @@ class _Run:
                 write_json(
                     self.folder.examples, fill_examples(self.material.model, self.material.heldout, _EXAMPLES)
                 )
+                self._compare_with_base(answers)
             info = read_json(self.folder.info)
-            write_json(self.folder.info, info | {"finished": now(), "steps": self.loop.position.step})
+            info |= {"finished": now(), "steps": self.loop.position.step, "joules": self.energy.joules}
+            write_json(self.folder.info, info)
             write_atomically(self.folder.model / "README.md", model_card(self.folder))
             write_report(self.folder)
         self.material.world.wait()
@@ -184,6 +213,7 @@ class _Run:
     def _after_step(self, loop: Loop) -> None:
         settings, position = self.config.train, loop.position
         progress = loop.progress
+        self.energy.sample()
         if self.leads:
             self._show(progress)
         tenth = self._crossed(progress, "evaluated")
@@ -195,14 +225,27 @@ class _Run:
             if settings.save_every
             else self._crossed(progress, "saved")
         )
-        stopping = self.material.world.agree(self.stop is not None)
-        if (saves and progress < 1 and not self.loop.ended) or stopping:
+        asked, stopping = self.signals.asked(self.material.world)
+        self._save_is_due |= saves and progress < 1 and not loop.ended
+        # Steps that cannot be applied may be the fault of the weights: then an older checkpoint is the better one.
+        if asked or (self._save_is_due and not position.bad_steps):
             self._save()
         if stopping:
-            raise Interrupted(
-                f"stopped by a signal after step {position.step}; the run is saved, "
-                f"go on with --resume auto and the same settings"
-            )
+            raise self._interrupted()
+
+    def _train(self) -> None:
+        """Train to the end, and save: what comes after may take long, or fail."""
+        self.loop.run()
+        if self._saved != self.loop.position.step:
+            self._save()
+        if self.signals.asked(self.material.world)[1]:
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"stopped by a signal after step {self.loop.position.step}; the run is saved, "
+            f"go on with --resume auto and the same settings"
+        )
 
     def _crossed(self, progress: float, what: str) -> bool:
         """Whether the run has just passed another tenth of its length."""
@@ -217,6 +260,8 @@ class _Run:
     def _write_row(self, row: Row) -> None:
         if self.leads:
             append_row(self.folder.metrics, row)
+        if "loss" not in row:  # it is of a step that was not applied
+            return
         self._last_loss = row["loss"]
         self._shown = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
 
@@ -261,6 +306,7 @@ class _Run:
 
     def _save(self) -> None:
         self.loop.settle()
+        require_finite_weights(self.material.model.model, self.loop.position.step)
         if self.leads:
             state = self.loop.position.to_dict() | {
                 "identity": self.identity,
@@ -268,8 +314,11 @@ class _Run:
                 "tenths": self._tenths,
                 "last_loss": self._last_loss,
                 "best": self.best and asdict(self.best),
+                "joules": self.energy.joules,
             }
             state["step"] = self.loop.position.step
+            if self.folder.metrics.is_file():  # the rows up to here are not written again
+                sync_to_disk(self.folder.metrics)
             save_checkpoint(
                 self.folder.checkpoints,
                 self.material.model.model,
@@ -278,26 +327,7 @@ class _Run:
                 keep_last=self.config.train.keep_last,
             )
         self.material.world.wait()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let the first signal ask for a stop after the step, and the second stop at once."""
-
-        def ask(number: int, _: Any) -> None:
-            signal.signal(number, signal.SIG_DFL)
-            self.stop = number
-            self.progress.notice("stopping after this step; a second signal stops at once")
-
-        try:
-            kept = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:
-            # Only the main thread may set handlers; elsewhere signals are not ours to handle.
-            kept = {}
-        try:
-            yield
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
+        self._save_is_due, self._saved = False, self.loop.position.step
 
     # The beginning and the end
 
@@ -314,10 +344,16 @@ class _Run:
         restore(path, self.material.model.model, self.loop.optimizers)
         fields = Position.__dataclass_fields__
         self.loop.position = Position.from_dict({key: state[key] for key in fields})
+        self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
         self.best = Best(**state["best"]) if state["best"] else None
+        self.energy.add(state.get("joules"))
+        self.material.world.wait()  # until all have read it
         if self.leads:
             keep_rows(self.folder.metrics, state["step"])
+            if aside := set_aside(self.folder.checkpoints, state["step"]):
+                names = ", ".join(path.name for path in aside)
+                self.progress.notice(f"set aside what is later than this: {names}; remove it when you like")
         self.progress.notice(f"going on from step {state['step']} ({path.name})")
         self._end_early()
 
@@ -339,13 +375,25 @@ class _Run:
         self.progress.notice(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
         return best.step
 
-    def _evaluate_finally(self, exported: int) -> dict[str, Any] | None:
+    def _evaluate_finally(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, Answers]]:
         if self.material.heldout is None:
-            return None
+            return None, {}
         self.progress.begin("evaluate")
-        evaluation = evaluation_of(self.material, self.material.heldout, self.config, self.before)
+        figures, answers = final_figures(self.material, self.config)
+        evaluation = evaluation_of(self.material, self.material.heldout, self.config, figures, self.before)
         self.progress.end()
-        return evaluation | {"step": exported, "stopped_early": self.loop.ended}
+        return evaluation | {"step": exported, "stopped_early": self.loop.ended}, answers
+
+    def _compare_with_base(self, answers: dict[str, Answers]) -> None:
+        if self.material.scratch:
+            return
+        try:
+            content = adaptation_of(self.material, self.config, self.folder, answers)
+        except DataError as fault:
+            self.progress.notice(f"the report does not compare base and adapted model: {fault}")
+            self.folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
+            return
+        write_json(self.folder.adaptation, content)
 
     def _result(self, evaluation: dict[str, Any] | None) -> RunResult:
         position = self.loop.position

@@ -9,7 +9,7 @@ from unmask.training.loop import Length, Loop, Position
 from unmask.training.opening import Opening, head_first, rows_first
 from unmask.training.optimizers import make_optimizers
 from unmask.training.recipe import Recipe, resolve
-from unmask.training.schedules import learning_rate_factor, mask_rate
+from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
 
 
 def recipe_of(config: RunConfig, material: Material) -> Recipe:
@@ -32,6 +32,7 @@ def with_recipe(config: RunConfig, recipe: Recipe, material: Material) -> RunCon
         "recipe": recipe.name,
         "epochs": recipe.epochs,
         "batch_tokens": recipe.batch_tokens,
+        "batch_ramp": recipe.batch_ramp,
         "micro_batch_tokens": recipe.micro_batch_tokens,
         "patience": recipe.patience,
         "keep_best": recipe.keep_best,
@@ -70,7 +71,7 @@ def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: Tra
         length=Length(settings.max_steps, recipe.epochs, settings.minutes and settings.minutes * 60),
         lr_factor=learning_rate_factor(settings.schedule, recipe.schedule),
         mask_rate=lambda progress: mask_rate(*rates, progress, config.masking.rate_schedule),
-        batch_tokens=lambda progress: recipe.batch_tokens,
+        batch_tokens=lambda progress: round(recipe.batch_tokens * batch_share(progress, recipe.batch_ramp)),
         micro_batch_tokens=recipe.micro_batch_tokens,
         clip_norm=settings.optimizer.clip_norm,
         log_every=settings.log_every,
@@ -79,6 +80,8 @@ def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: Tra
         on_row=lambda row: None,
         after_step=lambda loop: None,
         opening=_opening(config, recipe, material),
+        max_bad_steps=settings.max_bad_steps,
+        skip_spikes=settings.skip_spikes,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from unmask.errors import DataError
-from unmask.report.card import hub_name, model_card
+from unmask.report.card import hub_name, model_card, write_missing_card
 from unmask.run_folder import RunFolder, write_json
 
 
@@ -119,3 +119,23 @@ def test_held_out_text_of_ones_own_is_not_called_the_same_source(run: RunFolder)
 def test_no_run_here(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         model_card(RunFolder(tmp_path))
+
+
+def test_no_path_of_other_texts_and_lists_is_published(adapted: RunFolder) -> None:
+    config = yaml.safe_load(adapted.config.read_text(encoding="utf-8"))
+    config["data"] |= {"replay": ["/home/me/wiki"], "general_heldout": ["/home/me/valid.txt"]}
+    config["masking"] |= {"terms": "/home/me/terms.tsv", "collocations": "/home/me/pairs.tsv"}
+    adapted.config.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "/home/me" not in model_card(adapted)
+
+
+def test_a_missing_card_is_written_and_one_that_is_there_stays(run: RunFolder) -> None:
+    write_missing_card(run)  # there is no model yet
+    assert not run.model.exists()
+    run.model.mkdir()
+    write_missing_card(run)
+    card = run.model / "README.md"
+    assert card.read_text(encoding="utf-8") == model_card(run)
+    card.write_text("mine", encoding="utf-8")
+    write_missing_card(run)
+    assert card.read_text(encoding="utf-8") == "mine"

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from unmask.errors import DataError
@@ -20,6 +23,7 @@ from unmask.training.checkpoint import (
     load_checkpoint_state,
     restore,
     save_checkpoint,
+    set_aside,
 )
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
@@ -127,6 +131,45 @@ def test_a_step_can_be_saved_again(trained: Any, tmp_path: Path) -> None:
     path = one.save(tmp_path, 5, mark="second")
     assert load_checkpoint_state(path)["mark"] == "second"
     assert len(list_checkpoints(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("came", [False, True])
+def test_a_process_killed_while_it_replaced_a_checkpoint_leaves_one_of_them(
+    trained: Any, tmp_path: Path, came: bool
+) -> None:
+    path = trained().save(tmp_path, 5)
+    replaced = tmp_path / ".step-00000005.replaced"
+    if came:
+        shutil.copytree(path, replaced)
+    else:
+        path.rename(replaced)
+    assert find_checkpoint(tmp_path, "auto", Progress()) == path
+    assert [each.name for each in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_setting_aside_what_is_later(trained: Any, tmp_path: Path) -> None:
+    one = trained()
+    for step in (5, 10, 15):
+        one.save(tmp_path, step)
+    aside = set_aside(tmp_path, 5)
+    assert [path.name for path in aside] == ["aside-step-00000010", "aside-step-00000015"]
+    assert list_checkpoints(tmp_path) == [tmp_path / "step-00000005"]
+    check(aside[0])
+    assert set_aside(tmp_path, 5) == []
+
+
+def test_a_full_disk_comes_as_the_error_that_it_is(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors has an exception of its own, and only its text says what happened."""
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        trained().save(tmp_path, 1)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_what_a_killed_process_left_is_no_checkpoint_and_goes(trained: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import torch
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.corpus import prepare
 from unmask.data.settings import DocumentSettings, MaskingSettings
-from unmask.errors import DivergedError
+from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
+from unmask.training import loop as loop_module
 from unmask.training.distributed import World
 from unmask.training.loop import Length, Loop, Position, Row
 from unmask.training.optimizers import make_optimizers
@@ -218,20 +220,149 @@ def test_the_gradient_is_clipped(make_loop: LoopMaker) -> None:
     assert row["grad_norm"] > 0.01
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_move(make_loop: LoopMaker) -> None:
-    loop = make_loop(Length(steps=5))
-    loop.after_step = lambda loop: loop.model.model.get_output_embeddings().bias.data.fill_(float("nan"))
-    with pytest.raises(DivergedError, match=r"step 2: the loss is nan.*the step was not applied"):
+def break_(loop: Loop) -> None:
+    loop.model.model.get_output_embeddings().bias.data.fill_(float("nan"))
+
+
+def test_losses_that_are_no_number_end_the_run_before_the_weights_move(make_loop: LoopMaker) -> None:
+    told: list[str] = []
+    loop = make_loop(Length(steps=9), max_bad_steps=3, after_step=break_, notice=told.append)
+    with pytest.raises(DivergedError, match=r"step 4: the loss is nan; 3 steps in a row were not applied"):
         loop.run()
     weights = loop.model.model.base_model.state_dict().values()
     assert all(bool(tensor.isfinite().all()) for tensor in weights)
+    skipped = [row for row in loop.rows if "skipped" in row]  # type: ignore[attr-defined]
+    assert [(row["step"], row["skipped"]) for row in skipped] == [(n, "the loss is nan") for n in (2, 3, 4)]
+    assert "step 2: the loss is nan; the step was not applied. Its documents: " in told[0]
+
+
+def spoiled(loop: Loop, *steps: int) -> Loop:
+    """Let the gradient of some steps, the first being 0, be infinite."""
+
+    def watch(number: int) -> None:
+        if number in steps:
+            next(weight for weight in loop.model.model.parameters() if weight.grad is not None).grad.fill_(
+                math.inf
+            )
+
+    loop.opening.mask = watch  # type: ignore[method-assign]
+    return loop
+
+
+def test_a_step_with_a_gradient_that_is_no_number_is_passed_over(make_loop: LoopMaker) -> None:
+    """The run goes on behind it, the weights as they were, and says which documents it was."""
+    plans = [make_loop(Length(steps=4)).plan(Cursor(), 0)]
+    at: list[torch.Tensor] = []
+
+    def remember(loop: Loop) -> None:
+        at.append(
+            torch.cat([weight.detach().reshape(-1).clone() for weight in loop.model.model.parameters()])
+        )
+
+    loop = spoiled(make_loop(Length(steps=4), after_step=remember), 1)
+    loop.run()
+    assert torch.equal(at[0], at[1])
+    assert not torch.equal(at[1], at[2])
+    skipped, first, last = loop.rows  # type: ignore[attr-defined]
+    assert (first["step"], first["skipped_steps"], last["step"]) == (2, 1, 4)
+    assert "skipped_steps" not in last
+    assert (skipped["step"], skipped["skipped"]) == (2, "the gradient's norm is inf")
+    following = loop.plan(plans[0].following, 1)  # type: ignore[union-attr]
+    assert following is not None
+    which, _, _ = loop.stream.source.sequences.locate(following.sequences)
+    assert skipped["documents"] == sorted({*loop.stream.source.documents[which].tolist()})
+    assert loop.position.bad_steps == 0
+    assert loop.position.tokens == last["tokens"] > 300
+
+
+def test_a_row_of_steps_none_of_which_was_applied_is_not_written(make_loop: LoopMaker) -> None:
+    loop = spoiled(make_loop(Length(steps=5)), 2, 3)
+    loop.run()
+    assert [row["step"] for row in loop.rows if "loss" in row] == [2, 5]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_spike_is_logged_and_skipped_when_that_is_asked_for(make_loop: LoopMaker, skips: bool) -> None:
+    trend = {"count": 100.0, "mean": 1.0, "variance": 0.01}  # any loss of this model is far above
+    loop = make_loop(Length(steps=1), position=Position(trend=dict(trend)), skip_spikes=skips)
+    before = [weight.clone() for weight in loop.model.model.parameters()]
+    loop.run()
+    same = all(torch.equal(a, b) for a, b in zip(before, loop.model.model.parameters(), strict=True))
+    assert same is skips
+    (row,) = loop.rows  # type: ignore[attr-defined]
+    assert "sigma above its running mean" in row["skipped"] if skips else row["spike"] > 6
+    assert loop.position.trend["mean"] == pytest.approx(1.012)  # a spike counts as one of six sigma
+
+
+def test_an_ordinary_run_has_no_spikes(make_loop: LoopMaker) -> None:
+    loop = make_loop(Length(steps=70))
+    loop.run()
+    assert loop.position.trend["count"] == 70
+    assert not any("spike" in row for row in loop.rows)  # type: ignore[attr-defined]
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, fault: Exception) -> None:
+    """Let micro-batches of more tokens than `most` fail, after the gradient of those before them."""
+    whole = loop_module.step_gradients
+
+    def compute(model: MaskedLM, batches: list[Any], targets: int) -> Any:
+        for number, batch in enumerate(batches):
+            if batch.tokens > most:
+                whole(model, batches[:number], targets)
+                raise fault
+        return whole(model, batches, targets)
+
+    monkeypatch.setattr(loop_module, "step_gradients", compute)
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("fault", FULL, ids=lambda fault: type(fault).__name__)
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(
+    make_loop: LoopMaker, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    plain = make_loop(Length(steps=3), micro_batch_tokens=25, log_every=1)
+    plain.run()
+    short_of_memory(monkeypatch, 45, fault)
+    told: list[str] = []
+    loop = make_loop(Length(steps=3), micro_batch_tokens=100, log_every=1, notice=told.append)
+    loop.run()
+    losses = [[row["loss"] for row in each.rows] for each in (loop, plain)]  # type: ignore[attr-defined]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert 25 <= loop.micro_batch_tokens <= 50
+    assert told[0].startswith("step 1: out of memory; computing 50 tokens at once from here on")
+    assert len(told) <= 2  # a step made ready before is split anew, and not once more than it has to
+
+
+def test_one_sequence_that_does_not_fit_is_said(
+    make_loop: LoopMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of_memory(monkeypatch, 2, MemoryError())
+    with pytest.raises(
+        ConfigError, match=r"not enough memory for a single sequence of \d+ tokens \(step 1\)"
+    ):
+        make_loop(Length(steps=3)).run()
+
+
+def test_other_faults_are_no_lack_of_memory(make_loop: LoopMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, 2, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        make_loop(Length(steps=3)).run()
 
 
 def test_sums_that_are_not_finite_are_neither_logged_nor_saved(make_loop: LoopMaker) -> None:
     """On a GPU the loss is not looked at in every step: then a row, or a checkpoint, is where it is found."""
     loop = make_loop(Length(steps=5))
-    loop._require_finite = lambda loss, norm: None  # type: ignore[method-assign]
-    loop.after_step = lambda loop: loop.model.model.get_output_embeddings().bias.data.fill_(float("nan"))
+    loop._look = lambda loss, norm, targets: (None, 0.0)  # type: ignore[method-assign]
+    loop.after_step = break_
     with pytest.raises(
         DivergedError, match="step 2: the loss or the gradient was not finite in the last 2 steps"
     ):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from unmask.training.schedules import learning_rate_factor, mask_rate
+from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
 from unmask.training.settings import ScheduleSettings
 
 NAMES = ["linear", "cosine", "trapezoid", "constant"]
@@ -73,3 +73,15 @@ def test_the_mask_rate_of_a_cosine_is_slow_at_both_ends() -> None:
 def test_the_mask_rate_may_stay_or_rise() -> None:
     assert mask_rate(0.15, None, 0.7) == 0.15
     assert mask_rate(0.1, 0.2, 0.5) == pytest.approx(0.15)
+
+
+def test_a_ramp_goes_by_a_quarter_and_a_half_to_the_whole() -> None:
+    assert [batch_share(progress, 0.2) for progress in (0, 0.09, 0.1, 0.19, 0.2, 1)] == [
+        0.25,
+        0.25,
+        0.5,
+        0.5,
+        1,
+        1,
+    ]
+    assert batch_share(0.0, 0.0) == 1.0

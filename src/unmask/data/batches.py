@@ -210,6 +210,14 @@ class TrainingStream:
             sizes[here] = source.sizes(own)
         return sizes
 
+    def documents(self, numbers: np.ndarray) -> list[int | str]:
+        """Name the documents of ``int64 [N]`` sequences: their numbers in the shards, from 0 in the order of reading."""
+        found: list[int | str] = []
+        for source, _, own in self._parts(numbers):
+            which = np.unique(source.documents[source.sequences.locate(own)[0]]).tolist()
+            found += which if source is self.source else [f"replay {number}" for number in which]
+        return found
+
     def micro_batches(
         self, cursor: Cursor, numbers: np.ndarray, rate: float, parts: int, rank: int = 0, world: int = 1
     ) -> list[Batch]:

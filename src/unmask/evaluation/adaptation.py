@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from unmask.data.batches import Batch, TextSource
 from unmask.evaluation.examples import readable
 from unmask.evaluation.heldout import Answers, perplexity
-from unmask.evaluation.metrics import Figure, ratios, resampling_units
+from unmask.evaluation.metrics import Figure, Floats, ratios, resampling_units
 from unmask.evaluation.strata import Ids, Strata, places
 
 if TYPE_CHECKING:
@@ -90,12 +90,14 @@ def change(asked: Asked, before: Answers, after: Answers, chosen: Chosen | None 
     unit, units = asked.unit[chosen], int(asked.unit.max()) + 1
     columns = [answers.loss for answers in (before, after)]
     columns += [(answers.guess == asked.target_ids).astype(np.float64) for answers in (before, after)]
-    sums = np.stack(
+    sums: Floats = np.stack(
         [np.bincount(unit, column[chosen], minlength=units) for column in columns], axis=1
     )  # [U, 4]: loss before and after, right ones before and after
     count = np.bincount(unit, minlength=units).astype(np.float64)[:, None]
     found = ratios(np.column_stack([sums, sums[:, 1] - sums[:, 0], sums[:, 3] - sums[:, 2]]), count)
-    more = ratios(sums[:, 3:], sums[:, 2:3])[0].map(lambda ratio: ratio - 1)
+    # The count stands beside what it is divided by, so that units of which the base has nothing right count too.
+    shares = ratios(sums[:, [3, 3]], np.column_stack([sums[:, 2], count]))
+    more = shares[0].map(lambda ratio: ratio - 1)
     return {
         "masked_tokens": int(chosen.sum()),
         "documents": len(np.unique(asked.document[chosen])),
@@ -158,7 +160,8 @@ def _pick(asked: Asked, order: Ids, count: int, taken: Sequence[int]) -> list[in
         if len(picked) == len(taken) + count:
             break
         if not any(
-            asked.document[place] == asked.document[other] or asked.target_ids[place] == asked.target_ids[other]
+            asked.document[place] == asked.document[other]
+            or asked.target_ids[place] == asked.target_ids[other]
             for other in picked
         ):
             picked.append(place)
@@ -198,19 +201,22 @@ def _context(asked: Asked, place: int, tokenizer: PreTrainedTokenizerBase) -> tu
     last = int(batch.cu_seqlens[row + 1]) - len(vocabulary.suffix)
     left = batch.input_ids[max(first, at - _AROUND) : at].tolist()
     right = batch.input_ids[at + 1 : min(last, at + 1 + _AROUND)].tolist()
-    spaces = [
-        bool(side) and _readable(tokenizer, token)[0]
-        for side, token in ((left, batch.target_ids[place]), (right, right[0] if right else 0))
-    ]
+    target = int(batch.target_ids[place])
+    pairs = (left[-1:], [target]), ([target], right[:1])
+    spaces = [all(pair) and _apart(tokenizer, pair[0] + pair[1]) for pair in pairs]
     texts = [str(tokenizer.decode(side)).strip().removeprefix("##") for side in (left, right)]
     return texts[0] + " " * spaces[0], " " * spaces[1] + texts[1]
+
+
+def _apart(tokenizer: PreTrainedTokenizerBase, pair: list[int]) -> bool:
+    """Whether a space stands between two tokens."""
+    alone, both = (str(tokenizer.decode(ids)).strip() for ids in (pair[:1], pair))
+    return both[len(alone) :].startswith(" ")
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """An entry of the vocabulary as text; byte-level entries are decoded, a lone part of a character is not."""
     decoded = str(tokenizer.decode([token])).strip().removeprefix("##")
-    return decoded if decoded and "\ufffd" not in decoded else _readable(tokenizer, token)[1]
-
-
-def _readable(tokenizer: PreTrainedTokenizerBase, token: int) -> tuple[bool, str]:
-    return readable(str(tokenizer.convert_ids_to_tokens([int(token)])[0]))
+    if decoded and "\ufffd" not in decoded:
+        return decoded
+    return readable(str(tokenizer.convert_ids_to_tokens([token])[0]))[1]

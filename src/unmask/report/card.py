@@ -13,14 +13,17 @@ from typing import Any
 
 import yaml
 
-from unmask.report.page import comparison, environment, facts, ngram_note, not_finite, standing, verdict
+from unmask.errors import DiskError
+from unmask.report.adaptation import section
+from unmask.report.page import comparison, course_of, facts, ngram_note, not_finite, standing, verdict
 from unmask.report.record import RunRecord, read_record
-from unmask.run_folder import RunFolder
+from unmask.report.words import environment
+from unmask.run_folder import RunFolder, write_atomically
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _HUB_DATA = re.compile(r"hf://([\w.-]+/[\w.-]+)")
 # Of the page's facts, those that say something about the model and not about one person's machine and hours.
-_PUBLIC = {"Model", "Text", "Training"}
+_PUBLIC = {"Model", "Text", "Training", "Hashes (SHA-256)"}
 _PRIVATE = {"Started", "Finished", "Begun"}
 
 
@@ -40,12 +43,14 @@ def model_card(folder: RunFolder) -> str:
             name=_plain(record.name),
             begun=_begun(record),
             verdict=_plain(verdict(record)),
-            standing=_plain(standing(record) or ""),
+            standing=_plain((course_of(record) if record.adaptation else standing(record)) or ""),
+            level=_plain(standing(record) or "") if record.adaptation else "",
             rows=[(_plain(name), row) for name, row in comparison(record)],
             ngram=_plain(ngram_note(record)),
             mask_rate=(record.evaluation or {}).get("mask_rate"),
             evaluation=record.evaluation,
-            before=(record.evaluation or {}).get("before"),
+            before=None if record.adaptation else (record.evaluation or {}).get("before"),
+            adaptation=_adaptation(record),
             warnings=[_plain(warning) for warning in not_finite(record)],
             facts=[(_plain(name), _plain(value)) for name, value in _public_facts(record)],
             settings=_fenced(_public_settings(record), "yaml"),
@@ -54,6 +59,22 @@ def model_card(folder: RunFolder) -> str:
             version=_plain(str(record.info.get("unmask") or "")),
         )
     )
+
+
+def write_missing_card(folder: RunFolder) -> None:
+    """Write the card of a finished model that has none. One that is there may hold what somebody wrote: it stays.
+
+    Raises:
+        DataError: as :func:`model_card`.
+        DiskError: it cannot be written.
+    """
+    path = folder.model / "README.md"
+    if not folder.model.is_dir() or path.exists():
+        return
+    try:
+        write_atomically(path, model_card(folder))
+    except OSError as fault:
+        raise DiskError(f"{path}: the model card cannot be written: {fault.strerror}") from None
 
 
 def hub_name(name: object) -> str | None:
@@ -95,6 +116,12 @@ def _begun(record: RunRecord) -> str:
     return "This model was trained"
 
 
+def _adaptation(record: RunRecord) -> dict[str, Any] | None:
+    """The figures of the change, without the examples: they quote text that may not be meant for everybody."""
+    found = section(record)
+    return found and {key: found[key] for key in ("texts", "forgetting", "groups", "counted_on", "added")}
+
+
 def _public_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     for title, group in facts(record):
         if title in _PUBLIC:
@@ -106,9 +133,12 @@ def _public_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
 def _public_settings(record: RunRecord) -> str:
     """The settings as YAML, with nothing in them that only means something on the machine of the run."""
     config = deepcopy(dict(record.config))
-    data, model = config.get("data"), config.get("model")
+    data, model, masking = (config.get(part) for part in ("data", "model", "masking"))
+    if isinstance(masking, dict):
+        for key in ("terms", "collocations"):
+            masking.pop(key, None)
     if isinstance(data, dict):
-        for key in ("inputs", "heldout"):
+        for key in ("inputs", "heldout", "replay", "general_heldout"):
             data.pop(key, None)
         if not data:
             del config["data"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unmask.report.page import count, duration, environment, figure, percent
+from unmask.report.words import count, duration, environment, figure, percent
 
 Found = Mapping[str, Any]
 _WORDS = {"problem": "Problem", "warning": "Warning", "note": "Note", "ok": "In order"}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmask.report.evaluation_plots import Mark, Picture, Scale, Series, calibration_chart, legend, ranges
-from unmask.report.page import count, environment, figure, percent, points
 from unmask.report.plots import as_float
+from unmask.report.words import count, environment, figure, percent, points
 
 Found = Mapping[str, Any]
 

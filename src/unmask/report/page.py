@@ -11,18 +11,15 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unmask.errors import DiskError
-from unmask.report import plots
+from unmask.report import adaptation, plots
 from unmask.report.plots import Row, as_float, not_finite_steps
 from unmask.report.record import RunRecord, passage_of, read_record
+from unmask.report.words import count, duration, environment, figure, percent, points
 from unmask.run_folder import RunFolder, write_atomically
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_TEMPLATES = Path(__file__).parent / "templates"
 _BASELINES = {
     "most_frequent_token": "most frequent token",
     "ngram": "bidirectional n-gram",
@@ -55,9 +52,11 @@ def render_report(record: RunRecord) -> str:
         record=record,
         verdict=verdict(record),
         standing=standing(record),
+        course=course_of(record),
         warnings=warnings(record),
         comparison=comparison(record),
-        before=(record.evaluation or {}).get("before"),
+        before=None if record.adaptation else (record.evaluation or {}).get("before"),
+        adaptation=adaptation.section(record),
         ngram=ngram_note(record),
         charts=plots.main_charts(record.training, record.heldout, levels),
         small=plots.small_charts(record.training),
@@ -67,23 +66,6 @@ def render_report(record: RunRecord) -> str:
         facts=list(facts(record)),
         command=shlex.join(map(str, record.info.get("command") or [])),
     )
-
-
-def environment() -> Environment:
-    """Return the templates' environment. HTML is escaped; only the Markdown of the model card is not HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-    escaping = select_autoescape(enabled_extensions=(), disabled_extensions=("md.j2",), default=True)
-    found = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=escaping,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    found.filters.update(percent=percent, count=count, figure=figure, change=change, bar=bar)
-    return found
 
 
 # ---- what it says
@@ -107,6 +89,8 @@ def accuracy_levels(record: RunRecord) -> dict[str, Row]:
 
 def verdict(record: RunRecord) -> str:
     """The one sentence of the page, with its figures."""
+    if record.adaptation:
+        return adaptation.headline(record.adaptation)
     if record.evaluation:
         return _final_verdict(record.evaluation, accuracy_levels(record))
     if record.heldout:
@@ -130,6 +114,12 @@ def _final_verdict(found: Row, levels: Mapping[str, Row]) -> str:
             f"On {masked} masked tokens in held-out text the model's accuracy is not a finite number{beside}"
         )
     return f"Of {masked} masked tokens in held-out text the model fills in {percent(found['accuracy'])} exactly{beside}"
+
+
+def course_of(record: RunRecord) -> str | None:
+    """How the held-out loss of an adapted model went, in a sentence or two."""
+    course = adaptation.course(record) if record.adaptation else None
+    return course.said if course else None
 
 
 def standing(record: RunRecord) -> str | None:
@@ -213,6 +203,7 @@ def facts(record: RunRecord) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         ("Text", _text_facts(record)),
         ("Training", _training_facts(record)),
         ("Machine and versions", _machine_facts(record)),
+        ("Hashes (SHA-256)", _hash_facts(record)),
     ):
         known = [(name, value) for name, value in group if value]
         if known:
@@ -222,11 +213,14 @@ def facts(record: RunRecord) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 def _model_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     info, model = record.info, record.config.get("model") or {}
     name, preset = model.get("name"), model.get("preset")
+    trained = info.get("trained_parameters")
+    moved = f"{count(trained)} of them" if trained and trained != info.get("parameters") else None
     begun = f"adapted from {name}" if name else f"from scratch, preset {preset}" if preset else None
     return [
         ("Begun", begun),
         ("Class", info.get("model_class")),
         ("Parameters", _counted(info, "parameters")),
+        ("Moved", moved),
         ("Vocabulary", _counted(info, "vocabulary", "entries")),
     ]
 
@@ -238,9 +232,38 @@ def _text_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     return [
         ("Trained on", ", ".join(filter(None, trained))),
         ("Held out", ", ".join(filter(None, kept))),
+        ("Replayed", _text_of(corpus, "replay")),
+        ("General text", _text_of(corpus, "general")),
         ("One epoch", _counted(record.info, "tokens_per_epoch", "tokens")),
         ("Evaluated", _counted(record.evaluation or {}, "documents", "held-out documents")),
     ]
+
+
+def _text_of(corpus: Mapping[str, Any], name: str) -> str | None:
+    """Documents and tokens of a text that not every run has."""
+    found = _counted(corpus, f"{name}_documents", "documents"), _counted(corpus, f"{name}_tokens", "tokens")
+    return ", ".join(filter(None, found)) or None
+
+
+def _hash_facts(record: RunRecord) -> list[tuple[str, str | None]]:
+    hashes = (record.adaptation or {}).get("hashes") or {}
+    texts = {
+        "text": "Training text",
+        "heldout": "Held-out text",
+        "replay": "Replayed text",
+        "general": "General text",
+    }
+    found = [(name, (hashes.get("texts") or {}).get(key)) for key, name in texts.items()]
+    return [("Tokenizer", hashes.get("tokenizer")), *found, *(hashes.get("weights") or {}).items()]
+
+
+def _energy(info: Mapping[str, Any]) -> str | None:
+    if "joules" not in info:
+        return None
+    joules = as_float(info["joules"])
+    if math.isnan(joules):
+        return "not measurable on this machine"
+    return f"{figure(joules / 3600)} Wh while training (processors of the whole machine, without GPUs)"
 
 
 def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
@@ -254,11 +277,20 @@ def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
         ("Tokens", f"{count(tokens)}{share}" if tokens > 0 else None),
         ("Time", duration(seconds) if seconds > 0 else None),
         ("Speed", f"{count(tokens / seconds)} tokens/s" if seconds > 0 else None),
+        ("Energy", _energy(info)),
         ("One step", _counted(info, "batch_tokens", "tokens")),
+        ("Exported", _exported(record)),
         ("Precision", info.get("precision")),
         ("Started", _moment(info.get("started"))),
         ("Finished", _moment(info.get("finished"))),
     ]
+
+
+def _exported(record: RunRecord) -> str | None:
+    found = record.evaluation or {}
+    if found.get("step") is None:
+        return None
+    return f"step {count(found['step'])}{', stopped early' if found.get('stopped_early') else ''}"
 
 
 def _machine_facts(record: RunRecord) -> list[tuple[str, str | None]]:
@@ -284,68 +316,3 @@ def _counted(mapping: Mapping[str, Any], key: str, unit: str = "") -> str | None
 def _moment(text: Any) -> str | None:
     """An ISO time without its fractions of a second."""
     return re.sub(r"\.\d+", "", str(text)).replace("T", " ") if text else None
-
-
-# ---- figures as text
-
-
-def percent(value: object) -> str:
-    """A share as ``36.4%``; tiny ones as ``<0.1%``."""
-    share = as_float(value)
-    if math.isnan(share):
-        return "not finite" if value is not None else "–"
-    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
-
-
-def points(gap: float, signed: bool = False) -> str:
-    """A difference of two shares as ``4.4 points``."""
-    if math.isnan(gap):
-        return "not finite"
-    return f"{100 * gap:{'+' if signed else ''}.1f} points".replace("-", "−")
-
-
-def count(value: object) -> str:
-    """A whole number with separators."""
-    number = as_float(value)
-    return "not finite" if math.isnan(number) else f"{round(number):,}"
-
-
-def figure(value: object, signed: bool = False) -> str:
-    """A number in about four digits."""
-    number = as_float(value)
-    if math.isnan(number):
-        return "not finite" if value is not None else "–"
-    size = abs(number)
-    style = (
-        ",.0f"
-        if 1000 <= size < 1e6
-        else ".2f"
-        if 0.1 <= size < 100
-        else ".1f"
-        if 100 <= size < 1000
-        else ".3g"
-    )
-    return format(number, ("+" if signed else "") + style).replace("-", "−")
-
-
-def change(pair: tuple[Row, Row], key: str) -> str:
-    """How a figure changed: points for a share, otherwise a signed number."""
-    if any(row.get(key) is None for row in pair):
-        return "–"
-    before, after = (as_float(row[key]) for row in pair)
-    return points(after - before, signed=True) if key == "accuracy" else figure(after - before, signed=True)
-
-
-def bar(value: object) -> str:
-    """A share as the width of a bar, a CSS percentage of bare digits."""
-    share = as_float(value)
-    return "0%" if math.isnan(share) else f"{100 * min(1.0, max(0.0, share)):.1f}%"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``3 min 20 s`` or ``2 h 5 min``."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

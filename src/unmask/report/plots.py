@@ -23,6 +23,8 @@ _DASH: dict[str, Any] = {
     "before": (0, (1.2, 2.2)),
     "baseline": (0, (6, 2.5)),
     "baseline2": (0, (6, 2.5, 1.2, 2.5)),
+    "quiet": (0, (3, 2)),
+    "train": "solid",
 }
 _MOST_POINTS = 600
 _MOST_CROSSES = 200
@@ -60,13 +62,14 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Sketch:
-    """A chart before it is drawn; ``levels`` are horizontal lines."""
+    """A chart before it is drawn; ``levels`` are horizontal lines, ``marks`` vertical ones."""
 
     key: str
     title: str
     x_label: str
     lines: Sequence[_Line]
     levels: Sequence[tuple[str, Role, float]] = ()
+    marks: Sequence[tuple[str, Role, float]] = ()
     tick: Callable[[float], str] = field(default=lambda value: f"{value:g}")
     from_zero: bool = False
     small: bool = False
@@ -140,6 +143,26 @@ def small_charts(training: Sequence[Row]) -> list[Chart]:
         if (lines := _line(title.lower(), "quiet", axis, training, key))
     ]
     return [_draw(sketch) for sketch in sketches]
+
+
+def course_chart(
+    heldout: Sequence[Row], start: Row, marks: Sequence[tuple[str, Role, Row]] = ()
+) -> Chart | None:
+    """Draw the loss on held-out text of the domain, and of general text where it was measured, from the base on.
+
+    Args:
+        heldout: rows with ``step``, ``tokens``, ``eval_loss`` and, where there is general text, ``general_loss``.
+        start: the losses of the base.
+        marks: evaluations to mark by a vertical line: what it is called, its style and its row.
+    """
+    axis = _axis(heldout)
+    rows = [{"step": 0, "tokens": 0, **start}, *heldout]
+    drawn = [
+        *_line("domain", "heldout", axis, rows, "eval_loss"),
+        *_line("general", "baseline", axis, rows, "general_loss"),
+    ]
+    places = [(label, role, float(row[axis.key]) / axis.scale) for label, role, row in marks]
+    return _draw(_Sketch("course", "Held-out loss", axis.label, drawn, marks=places)) if heldout else None
 
 
 @dataclass(frozen=True)
@@ -225,6 +248,8 @@ def _draw(sketch: _Sketch) -> Chart:
         for line in sketch.lines:
             _draw_line(axes, line, sketch.small)
         _draw_levels(axes, sketch)
+        for _, role, place in sketch.marks:
+            axes.axvline(place, color=COLOUR[role], linewidth=1.3, linestyle=_DASH[role], zorder=1)
         _dress(axes, sketch)
 
     size = (200, 112) if sketch.small else (440, 285)
@@ -237,6 +262,8 @@ def _draw_line(axes: Axes, line: _Line, small: bool) -> None:
     colour = COLOUR[line.role]
     xs, ys = thin(line.xs, line.ys, _MOST_POINTS)
     strong: dict[str, Any] = {"color": colour, "linewidth": 1.4 if small else 2.0, "solid_capstyle": "round"}
+    if line.role == "baseline":  # as its legend shows it
+        strong["linestyle"] = _DASH["baseline"]
     if line.smooth and len(line.ys) >= 20:
         axes.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.35)
         width = max(3, round(_SMOOTH_SHARE * len(line.ys)))
@@ -308,6 +335,8 @@ def _legend(sketch: _Sketch) -> Iterator[Legend]:
         if not math.isnan(value):
             figure = f"{100 * value:.1f}%" if sketch.tick is _percent else f"{value:.2f}"
             yield Legend(f"{label} {figure}", role)
+    for label, role, _ in sketch.marks:
+        yield Legend(label, role)
     if any(math.isnan(y) for line in sketch.lines for y in line.ys):
         yield Legend("not a finite number", "bad")
 
@@ -325,6 +354,7 @@ def _summary(sketch: _Sketch) -> str:
         missing = len(line.ys) - len(known)
         parts.append(f"{line.label}: {span}" + (f", {missing} not finite." if missing else "."))
     parts += [f"{label}: {sketch.tick(_three(v))}." for label, _, v in sketch.levels if not math.isnan(v)]
+    parts += [f"Marked: {label}." for label, *_ in sketch.marks]
     return " ".join(parts)
 
 

@@ -31,6 +31,7 @@ class RunRecord:
         evaluation: ``evaluation.json``.
         examples: ``examples.json``.
         remarks: what a reader should know about the files themselves.
+        adaptation: ``adaptation.json``, which a run leaves that adapted a checkpoint.
     """
 
     name: str
@@ -42,6 +43,7 @@ class RunRecord:
     evaluation: Mapping[str, Any] | None
     examples: Sequence[Mapping[str, Any]] | None
     remarks: tuple[str, ...]
+    adaptation: Mapping[str, Any] | None = None
 
     @property
     def finished(self) -> bool:
@@ -102,6 +104,7 @@ def read_record(folder: RunFolder) -> RunRecord:
         evaluation=_checked_evaluation(_read_kind(folder.evaluation, dict), folder.evaluation),
         examples=_checked_examples(_read_kind(folder.examples, list), folder.examples),
         remarks=tuple(remarks),
+        adaptation=_checked_adaptation(_read_kind(folder.adaptation, dict), folder.adaptation),
     )
 
 
@@ -149,6 +152,40 @@ def _checked_evaluation(evaluation: Any, path: Path) -> Any:
         if key not in evaluation:
             raise DataError(f"expected the figure '{key}'; run the evaluation again", path=path)
     return evaluation
+
+
+def _checked_adaptation(found: Any, path: Path) -> Any:
+    """A comparison that a page can show: what every part of it is made of is there."""
+    if found is None:
+        return None
+    try:
+        added = found["added_words"]
+        parts = [found["domain"], *found["by_frequency"]["rows"], *filter(None, [found["general"]])]
+        for part in [*parts, *([added] if added and added["masked_tokens"] else [])]:
+            for side in ("before", "after"):
+                _ = (
+                    part[side]["loss"],
+                    part[side]["perplexity"],
+                    part[side]["accuracy"],
+                    part[side]["intervals"],
+                )
+            for key in ("loss", "accuracy"):
+                _ = part["change"][key]["value"], part["change"][key]["interval"]
+            _ = part["masked_tokens"], part["documents"], part["change"]["relative_accuracy"]
+        _ = found["forgetting"] and [found["forgetting"][key]["value"] for key in ("loss", "accuracy")]
+        for example in found["examples"]:
+            _ = example["text_before"], example["original"], example["text_after"]
+            _ = [
+                example[name][key]
+                for name in ("base", "adapted")
+                for key in ("guess", "probability", "original")
+            ]
+        _ = found["by_frequency"]["counted_on"], found["hashes"], found["base"]
+    except (KeyError, IndexError, TypeError) as fault:
+        raise DataError(
+            f"not in the format of adaptation.json ({type(fault).__name__}: {fault})", path=path
+        ) from None
+    return found
 
 
 def _checked_examples(examples: Any, path: Path) -> Any:

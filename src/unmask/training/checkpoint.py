@@ -12,14 +12,17 @@ A checkpoint is written to a temporary folder, forced to disk and renamed, so on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -49,25 +52,53 @@ def save_checkpoint(
     partial = folder / f".{final.name}.partial"
     for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir(parents=True)
+    replaced = folder / f".{final.name}.replaced"
+    _put_back(folder)
     try:
+        partial.mkdir(parents=True)
         weights = {name: tensor.detach().contiguous().clone() for name, tensor in _own_weights(model).items()}
-        save_file(weights, partial / "model.safetensors")
+        _save_tensors(weights, partial / "model.safetensors")
         tensors, plain = _optimizer_state(optimizers)
         tensors[_RNG] = torch.get_rng_state()
-        save_file(tensors, partial / "optimizer.safetensors")
+        _save_tensors(tensors, partial / "optimizer.safetensors")
         write_json(partial / "state.json", state | {"optimizer": plain})
         write_json(partial / _MANIFEST, {name: _sha256(partial / name) for name in _FILES})
         _force_to_disk(partial)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)
         partial.rename(final)
-        _sync_folder(folder)
+        sync_to_disk(folder)
+        sync_to_disk(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        _put_back(folder)
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final
+
+
+def _put_back(folder: Path) -> None:
+    """Give a checkpoint its name again that was to be replaced by one of the same step, which did not come."""
+    for replaced in folder.glob(".step-*.replaced"):
+        final = folder / replaced.stem.removeprefix(".")
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):  # another process was here first
+                replaced.rename(final)
+
+
+def set_aside(folder: Path, step: int) -> list[Path]:
+    """Rename the checkpoints after ``step``, from which a run goes on: it makes them again, and none is lost."""
+    aside = []
+    for path in list_checkpoints(folder):
+        if path.name > f"step-{step:08d}":
+            aside.append(folder / f"aside-{path.name}")
+            shutil.rmtree(aside[-1], ignore_errors=True)
+            path.rename(aside[-1])
+    return aside
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -92,6 +123,7 @@ def find_checkpoint(folder: Path, wanted: str, progress: Progress) -> Path | Non
     if wanted != "auto":
         check(Path(wanted))
         return Path(wanted)
+    _put_back(folder)
     candidates = list_checkpoints(folder)
     for path in reversed(candidates):
         try:
@@ -175,6 +207,17 @@ def _restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; what the disk says comes as the ``OSError`` that it is."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as fault:
+        found = re.search(r"os error (\d+)", str(fault))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from fault
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -182,13 +225,13 @@ def _sha256(path: Path) -> str:
 
 def _force_to_disk(folder: Path) -> None:
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
+        sync_to_disk(path)
+    sync_to_disk(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

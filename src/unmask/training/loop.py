@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch, Cursor, TrainingStream
-from unmask.errors import DivergedError
+from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
+from unmask.training import faults
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.opening import Opening
@@ -52,6 +55,8 @@ class Position:
         tokens: real tokens seen, over all processes.
         seconds: seconds spent training.
         window: sums since the last row of metrics.
+        bad_steps: steps up to here, in a row, that were not applied.
+        trend: running mean and variance of the loss.
     """
 
     step: int = 0
@@ -59,6 +64,8 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     window: dict[str, float] = field(default_factory=dict)
+    bad_steps: int = 0
+    trend: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,11 +80,14 @@ class StepPlan:
     """One step, ready to be computed: this process's micro-batches and what holds for all processes."""
 
     batches: list[Batch]
+    cursor: Cursor
     following: Cursor
+    sequences: np.ndarray
     tokens: int
     epochs: float
     progress: float
     mask_rate: float
+    micro_batch_tokens: int
 
 
 class StepResult(NamedTuple):
@@ -88,12 +98,16 @@ class StepResult(NamedTuple):
         correct: targets filled exactly; scalar on the device.
         norm: of the gradient, before it was clipped; scalar on the device.
         targets: how many tokens were predicted.
+        skipped: why the step was not applied, if it was not.
+        spike: standard deviations of the loss above its running mean, or 0 for what is no spike.
     """
 
     loss: Tensor
     correct: Tensor
     norm: Tensor
     targets: int
+    skipped: str | None = None
+    spike: float = 0.0
 
 
 @dataclass
@@ -117,6 +131,9 @@ class Loop:
         after_step: called with the loop after every step, to evaluate, save or stop.
         opening: the first steps, in which only what is new moves.
         ended: set by ``after_step`` to end the run before its length.
+        max_bad_steps: so many steps in a row that cannot be applied end the run.
+        skip_spikes: do not apply a step whose loss is a spike.
+        notice: who is told.
     """
 
     model: MaskedLM
@@ -135,6 +152,9 @@ class Loop:
     after_step: Callable[[Loop], None]
     opening: Opening = field(default_factory=Opening)
     ended: bool = False
+    max_bad_steps: int = 5
+    skip_spikes: bool = False
+    notice: Callable[[str], None] = lambda text: None
 
     @property
     def epochs(self) -> float:
@@ -150,15 +170,19 @@ class Loop:
         """Train until the run is long enough, or is ended.
 
         Raises:
-            DivergedError: the loss or the gradient is not finite.
+            ConfigError: a single sequence takes more memory than there is.
+            DivergedError: the loss or the gradient is not finite, step after step.
         """
         clock = time.perf_counter()
         for plan in self._plans():
             if self.ended:
                 break
             waited = time.perf_counter() - clock
-            self._count(plan, self.step(plan), waited)
+            result = self.step(plan)
+            self._count(plan, result, waited)
             self._spend(time.perf_counter() - clock)
+            if result.skipped:
+                self._tell_skipped(plan, result.skipped)
             if self.position.step % self.log_every == 0 or self.progress >= 1:
                 self._log()
             self.after_step(self)
@@ -172,18 +196,51 @@ class Loop:
         number = self.position.step
         self.opening.begin(number)
         targets = self._targets(plan)
-        loss, correct = step_gradients(self.model, plan.batches, targets)
+        loss, correct = self._gradients(plan, targets)
         self.world.sum_gradients(self.model.model)
         self.opening.mask(number)
         self.world.sum_(loss)
         self.world.sum_(correct)
         norm = torch.nn.utils.clip_grad_norm_(self.model.model.parameters(), self.clip_norm, foreach=True)
-        self._require_finite(loss, norm)
-        self.opening.set_rates(self.optimizers, number, self.lr_factor(plan.progress))
+        skipped, spike = self._look(loss, norm, targets)
+        if skipped is None:
+            self.opening.set_rates(self.optimizers, number, self.lr_factor(plan.progress))
+            for optimizer in self.optimizers:
+                optimizer.step()
         for optimizer in self.optimizers:
-            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, correct, norm, targets)
+        return StepResult(loss, correct, norm, targets, skipped, spike)
+
+    def _gradients(self, plan: StepPlan, targets: int) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a step; where memory does not suffice, begin it again with smaller micro-batches.
+
+        How a step is split changes nothing in it, so neither does this.
+        """
+        batches = plan.batches
+        if plan.micro_batch_tokens != self.micro_batch_tokens:  # halved while this one was made ready
+            batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
+        while True:
+            sums = faults.unless_out_of_memory(partial(step_gradients, self.model, batches, targets))
+            # What one process has no memory for, all split anew: the step is theirs together.
+            if not self.world.agree(sums is None) and sums is not None:
+                return sums
+            self.model.model.zero_grad(set_to_none=True)
+            self._halve(plan)
+            batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
+
+    def _halve(self, plan: StepPlan) -> None:
+        longest = int(self.stream.sizes(plan.sequences).max())
+        if self.micro_batch_tokens <= longest:
+            raise ConfigError(
+                f"there is not enough memory for a single sequence of {longest} tokens (step {self.position.step + 1}); "
+                f"set train.gradient_checkpointing=true and go on with --resume auto, or begin again with a lower "
+                f"data.max_length or a smaller model"
+            )
+        self.micro_batch_tokens = max(self.micro_batch_tokens // 2, longest)
+        self.notice(
+            f"step {self.position.step + 1}: out of memory; computing {self.micro_batch_tokens:,} tokens at once from "
+            f"here on, which changes nothing in the result (train.micro_batch_tokens={self.micro_batch_tokens} begins so)"
+        )
 
     def _targets(self, plan: StepPlan) -> int:
         own = sum(len(batch.target_ids) for batch in plan.batches)
@@ -191,12 +248,35 @@ class Loop:
             return own
         return int(self.world.sum_(torch.tensor(own, device=self.model.device)))
 
-    def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
+    def _look(self, loss: Tensor, norm: Tensor, targets: int) -> tuple[str | None, float]:
+        """Return why a step must not be applied, if it must not, and how much of a spike its loss is."""
         # On CUDA this look would stop the queue at every step; there the rows of metrics are looked at instead.
-        if loss.device.type == "cpu" and not (math.isfinite(loss) and math.isfinite(norm)):
+        if loss.device.type != "cpu" and not self.skip_spikes:
+            return None, 0.0
+        value = float(loss)
+        if wrong := faults.not_finite(value, float(norm)):
+            return wrong, 0.0
+        if not targets:
+            return None, 0.0
+        spike = faults.spike_of(self.position.trend, value)
+        faults.follow(self.position.trend, value)
+        if spike and self.skip_spikes:
+            return f"the loss is {value:.4g}, {spike:.1f} sigma above its running mean", spike
+        return None, spike
+
+    def _tell_skipped(self, plan: StepPlan, why: str) -> None:
+        """Write the row of a step that was not applied, and end the run where too many were not."""
+        position, documents = self.position, self.stream.documents(plan.sequences)
+        self.on_row({"step": position.step, "skipped": why, "documents": documents})
+        shown = ", ".join(map(str, documents[:5])) + (", …" if len(documents) > 5 else "")
+        self.notice(
+            f"step {position.step}: {why}; the step was not applied. Its documents: {shown} "
+            f"({len(documents)}, all of them in metrics.jsonl)"
+        )
+        if position.bad_steps >= self.max_bad_steps:
             raise DivergedError(
-                f"step {self.position.step + 1}: the loss is {float(loss):g} and the gradient's norm {float(norm):g}; "
-                f"the step was not applied. Lower the learning rate, or go on from the last checkpoint"
+                f"step {position.step}: {why}; {position.bad_steps} steps in a row were not applied. Lower the learning "
+                f"rate, or look at the documents that metrics.jsonl names"
             )
 
     def _plans(self) -> Iterator[StepPlan]:
@@ -219,9 +299,15 @@ class Loop:
         rate = self.mask_rate(progress)
         numbers, following = self.stream.take(cursor, self.batch_tokens(progress))
         tokens = int(self.stream.sizes(numbers).sum())
-        parts = -(-tokens // (self.micro_batch_tokens * self.world.size))
-        batches = self.stream.micro_batches(cursor, numbers, rate, parts, self.world.rank, self.world.size)
-        return StepPlan(batches, following, tokens, epochs, progress, rate)
+        micro = self.micro_batch_tokens
+        batches = self._batches(cursor, numbers, rate, micro)
+        return StepPlan(batches, cursor, following, numbers, tokens, epochs, progress, rate, micro)
+
+    def _batches(self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int) -> list[Batch]:
+        """Split the sequences of a step into micro-batches of about so many tokens."""
+        tokens = int(self.stream.sizes(numbers).sum())
+        parts = -(-tokens // (micro * self.world.size))
+        return self.stream.micro_batches(cursor, numbers, rate, parts, self.world.rank, self.world.size)
 
     def _epochs_at(self, cursor: Cursor) -> float:
         return cursor.epoch + cursor.used / len(self.stream.source.sequences)
@@ -243,13 +329,19 @@ class Loop:
                 ("loss", "correct", "targets", "steps", "tokens", "seconds", "waited"), 0
             )
         window: dict[str, Any] = position.window
+        window["tokens"] += plan.tokens
+        window["waited"] += waited
+        position.bad_steps = position.bad_steps + 1 if result.skipped else 0
+        if result.spike:
+            window["spike"] = max(result.spike, window.get("spike", 0.0))
+        if result.skipped:
+            window["skipped"] = window.get("skipped", 0) + 1
+            return
         # Scalars stay on the device until a row is written, so that the loop does not wait for it.
         window["loss"] = window["loss"] + result.loss.double() * result.targets
         window["correct"] = window["correct"] + result.correct
         window["targets"] += result.targets
         window["steps"] += 1
-        window["tokens"] += plan.tokens
-        window["waited"] += waited
         window["grad_norm"] = result.norm
         window["mask_rate"] = plan.mask_rate
 
@@ -263,14 +355,19 @@ class Loop:
         if not all(math.isfinite(value) for value in window.values()):
             raise DivergedError(
                 f"step {self.position.step}: the loss or the gradient was not finite in the last "
-                f"{window['steps']:.0f} steps; lower the learning rate and go on from the last checkpoint"
+                f"{window['steps']:.0f} steps; lower the learning rate"
             )
 
     def _log(self) -> None:
         self.settle()
         window, position = self.position.window, self.position
+        if not window["steps"]:  # none was applied, and each has said so in a row of its own
+            position.window = {}
+            return
+        rare = {"spike": window.get("spike"), "skipped_steps": window.get("skipped")}
         self.on_row(
-            {
+            {key: value for key, value in rare.items() if value}
+            | {
                 "step": position.step,
                 "tokens": position.tokens,
                 "seconds": round(position.seconds, 3),

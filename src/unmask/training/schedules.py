@@ -35,6 +35,19 @@ def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[flo
     return factor
 
 
+def batch_share(progress: float, ramp: float) -> float:
+    """Return the share of a full batch that a step takes: a quarter, then a half, and all of it after the ramp.
+
+    Args:
+        progress: share of the run that is done.
+        ramp: share of the run in which batches are smaller. What a model learns first, it learns as well from less
+            text a step (McCandlish et al. 2018), so that more steps fit into the same time.
+    """
+    if progress >= ramp:
+        return 1.0
+    return 0.25 if progress < ramp / 2 else 0.5
+
+
 def mask_rate(start: float, end: float | None, progress: float, schedule: str = "linear") -> float:
     """Return the mask rate: constant, or falling from ``start`` to ``end`` (Yang et al. 2023).
 

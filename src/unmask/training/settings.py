@@ -55,6 +55,8 @@ class TrainSettings(Settings):
     batch_tokens: int | None = Field(None, ge=8)
     """Tokens in one optimizer step, over all processes; by default 16,384 to adapt, less for small models
     from scratch."""
+    batch_ramp: float | None = Field(None, ge=0, le=1)
+    """Share of the run in which steps are smaller: a quarter of ``batch_tokens``, then a half. By default none to adapt."""
     micro_batch_tokens: int | None = Field(None, ge=8)
     """Tokens computed at once on one device; by default what suits the device. Never changes the result."""
     seed: int = Field(0, ge=0)
@@ -85,6 +87,10 @@ class TrainSettings(Settings):
     """For a checkpoint without an LM head: steps in which only the new head moves."""
     warm_new_rows: int = Field(0, ge=0)
     """For a model of ``unmask tokenizer extend``: steps in which only the rows of the added words move."""
+    max_bad_steps: int = Field(5, ge=1)
+    """A step whose loss or gradient is no finite number is not applied; so many in a row end the run."""
+    skip_spikes: bool = False
+    """Do not apply steps whose loss lies more than 6 sigma above its running mean. On CUDA, looking costs some speed."""
     log_every: int = Field(10, ge=1)
     """Steps between rows of ``metrics.jsonl``."""
     gradient_checkpointing: bool = False

@@ -1,0 +1,93 @@
+"""The lock of a run folder: two runs in one folder would write over each other."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unmask.errors import ConfigError
+
+LOCK = ".lock"
+
+
+@contextmanager
+def lock_run(root: Path, notice: Callable[[str], None]) -> Iterator[None]:
+    """Hold ``root/.lock`` while a run is at work in ``root``.
+
+    The kernel gives the lock back when its process ends, however it ends, so that a lock which is left can be told
+    from one that is held, also where another process has the same number by now.
+
+    Raises:
+        ConfigError: another run is at work there.
+        OSError: the file cannot be written.
+    """
+    path = root / LOCK
+    handle = _take(path, notice)
+    try:
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps(owner).encode())
+        for left in root.glob(".*.partial"):  # half a file, of a run that was killed while it wrote
+            if left.is_file():
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        # Removed while it is held: whoever waits for this file finds that it is no longer the one at its place.
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def is_empty(root: Path) -> bool:
+    """Whether a folder holds nothing, or nothing but a lock."""
+    return root.is_dir() and all(path.name == LOCK for path in root.iterdir())
+
+
+def _take(path: Path, notice: Callable[[str], None]) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            owner = _owner(handle)
+            if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(handle)
+                raise ConfigError(
+                    f"another run is at work in {path.parent} ({owner}); wait for it, or choose another folder with -o"
+                ) from None
+            notice(
+                f"this disk knows no locks ({fault.strerror}): take care that no other run uses {path.parent}"
+            )
+            return handle
+        if not _is_at(path, handle):  # its owner removed it between the two calls
+            os.close(handle)
+            continue
+        if os.fstat(handle).st_size:
+            notice(f"a run in this folder ended without a word ({_owner(handle)}); its lock is taken over")
+        return handle
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _owner(handle: int) -> str:
+    """Say who wrote the lock, as far as it can be read."""
+    try:
+        owner = json.loads(os.pread(handle, 1000, 0))
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "its lock does not say whose"

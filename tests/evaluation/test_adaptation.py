@@ -1,0 +1,108 @@
+"""What adapting changed, from made-up answers of two models at the targets of a real text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unmask.data.batches import TextSource
+from unmask.data.corpus import prepare
+from unmask.data.settings import DataSettings, MaskingSettings
+from unmask.data.tokenizer import vocabulary_of
+from unmask.evaluation.adaptation import BETTER, WORSE, Asked, by_frequency, change, differing
+from unmask.evaluation.heldout import Answers
+from unmask.evaluation.strata import Strata, token_counts
+
+
+@pytest.fixture
+def material(tmp_path: Path, corpus_text: list[str], wordpiece_tokenizer):  # type: ignore[no-untyped-def]
+    """Targets of 60 documents, the tables, and the tokenizer."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(corpus_text[:60]) + "\n", encoding="utf-8")
+    settings = DataSettings(inputs=[str(path)], documents="line")
+    corpus = prepare([str(path)], settings, wordpiece_tokenizer, tmp_path / "shards")
+    vocabulary = vocabulary_of(wordpiece_tokenizer)
+    documents = np.arange(len(corpus))
+    source = TextSource(corpus, documents, vocabulary, MaskingSettings(rate=0.3), 64)
+    strata = Strata(token_counts(corpus, documents, vocabulary.size), "the text", words=False)
+    return Asked.of(source, source.evaluation_batches(500), strata), strata, wordpiece_tokenizer
+
+
+def answers(asked: Asked, right: np.ndarray, loss: np.ndarray) -> Answers:
+    guess = np.where(right, asked.target_ids, asked.target_ids + 1)
+    return Answers(asked.target_ids, loss, guess, np.full(len(guess), 0.5))
+
+
+def two(asked: Asked, seed: int = 0) -> tuple[Answers, Answers]:
+    """A base that has little right, and nothing at all in most documents, and a better model."""
+    draw, count = np.random.default_rng(seed), len(asked.target_ids)
+    base = answers(asked, draw.random(count) < 0.05, draw.uniform(2, 9, count))
+    return base, answers(asked, draw.random(count) < 0.4, draw.uniform(1, 7, count))
+
+
+def test_figures_are_means_over_the_targets(material) -> None:  # type: ignore[no-untyped-def]
+    asked = material[0]
+    base, adapted = two(asked)
+    found = change(asked, base, adapted)
+    shares = [np.mean(each.guess == asked.target_ids) for each in (base, adapted)]
+    assert found["masked_tokens"] == len(asked.target_ids) > 100
+    assert found["documents"] == len(np.unique(asked.document))
+    assert [found[side]["accuracy"] for side in ("before", "after")] == pytest.approx(shares)
+    assert found["after"]["loss"] == pytest.approx(adapted.loss.mean())
+    assert found["after"]["perplexity"] == pytest.approx(np.exp(adapted.loss.mean()))
+    for name, value in (
+        ("loss", adapted.loss.mean() - base.loss.mean()),
+        ("accuracy", shares[1] - shares[0]),
+        ("relative_accuracy", shares[1] / shares[0] - 1),
+    ):
+        assert found["change"][name]["value"] == pytest.approx(value), name
+        low, high = found["change"][name]["interval"]
+        assert low < value < high, name
+
+
+def test_the_interval_of_a_change_is_paired(material) -> None:  # type: ignore[no-untyped-def]
+    asked = material[0]
+    base, _ = two(asked)
+    lower = base._replace(loss=base.loss - 1)
+    found = change(asked, base, lower)
+    assert found["change"]["loss"]["interval"] == pytest.approx([-1, -1])
+    low, high = found["before"]["intervals"]["loss"]
+    assert high - low > 0.1
+
+
+def test_rows_by_frequency_sum_to_the_whole(material) -> None:  # type: ignore[no-untyped-def]
+    asked, strata, _ = material
+    rows = by_frequency(asked, *two(asked), strata)
+    assert sum(row["masked_tokens"] for row in rows) == len(asked.target_ids)
+    assert [row["label"] for row in rows] == sorted(
+        {row["label"] for row in rows}, key=strata.tables[0].labels.index
+    )
+
+
+def test_a_base_that_has_nothing_right_has_no_ratio(material) -> None:  # type: ignore[no-untyped-def]
+    asked = material[0]
+    base, adapted = two(asked)
+    nothing = answers(asked, np.zeros(len(asked.target_ids), dtype=bool), base.loss)
+    assert change(asked, nothing, adapted)["change"]["relative_accuracy"] is None
+
+
+def test_examples_are_the_extremes_with_the_text_around_them(material) -> None:  # type: ignore[no-untyped-def]
+    asked, _, tokenizer = material
+    base, adapted = two(asked)
+    found = differing(asked, base, adapted, tokenizer)
+    gains = [example["change"] for example in found]
+    assert len(found) == BETTER + WORSE
+    assert gains[:BETTER] == sorted(gains[:BETTER], reverse=True)
+    assert min(gains[:BETTER]) > 0 > max(gains[BETTER:])
+    shown = np.concatenate([batch.input_ids[batch.target_index] for batch in asked.batches])
+    masked = (base.loss - adapted.loss)[shown == asked.source.vocabulary.mask_id]
+    assert gains[0] == pytest.approx(masked.max())
+    assert len({example["original"] for example in found}) == len(found)
+    for example in found:
+        assert example["adapted"]["original"] == pytest.approx(
+            example["base"]["original"] * np.exp(example["change"])
+        )
+        assert "[CLS]" not in example["text_before"]
+        assert "[SEP]" not in example["text_after"]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unmask.errors import ConfigError
+from unmask.run_lock import LOCK, is_empty, lock_run
+
+DYING = """
+import os, sys
+from pathlib import Path
+from unmask.run_lock import lock_run
+with lock_run(Path(sys.argv[1]), print):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_lock_names_its_owner_and_goes(tmp_path: Path) -> None:
+    told: list[str] = []
+    with lock_run(tmp_path, told.append):
+        assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
+        assert is_empty(tmp_path)
+        with (
+            pytest.raises(ConfigError, match=f"another run is at work in .* .process {os.getpid()} on "),
+            lock_run(tmp_path, told.append),
+        ):
+            pytest.fail("two have the lock")
+        assert (tmp_path / LOCK).exists()
+    assert list(tmp_path.iterdir()) == []
+    with lock_run(tmp_path, told.append):
+        pass
+    assert told == []
+
+
+def test_a_lock_goes_when_the_run_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), lock_run(tmp_path, print):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_process_that_was_killed_is_taken_over_aloud(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], check=False)
+    assert dead.returncode == -9
+    owner = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))
+    # As if this process had been given the number of the dead one.
+    (tmp_path / LOCK).write_text(json.dumps(owner | {"pid": os.getpid()}), encoding="utf-8")
+    told: list[str] = []
+    with lock_run(tmp_path, told.append):
+        pass
+    assert len(told) == 1
+    assert told[0].startswith(f"a run in this folder ended without a word (process {os.getpid()} on ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_files_of_a_run_that_was_killed_go(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.123.partial").write_text("{", encoding="utf-8")
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with lock_run(tmp_path, print):
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, "run.json"}
+
+
+def test_a_lock_that_cannot_be_read_is_one_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("[", encoding="utf-8")
+    told: list[str] = []
+    with lock_run(tmp_path, told.append):
+        pass
+    assert "its lock does not say whose" in told[0]
+
+
+def test_a_folder_with_something_in_it_is_not_empty(tmp_path: Path) -> None:
+    assert is_empty(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    assert not is_empty(tmp_path)
+    assert not is_empty(tmp_path / "mine.txt")
