@@ -271,6 +271,7 @@ def test_evaluation_stands_beside_baselines_and_before(page: Drawn) -> None:
             "documents": 400,
             "baselines": baselines,
             "before": before,
+            "general": {"accuracy": 0.3, "loss": 3.9, "before": {"accuracy": 0.33, "loss": 3.7}},
         },
     )
     text = page[1].getvalue()
@@ -279,6 +280,8 @@ def test_evaluation_stands_beside_baselines_and_before(page: Drawn) -> None:
     assert ["the", "same", "before", "training", "0.200", "4.000"] in rows
     assert ["most", "frequent", "token", "0.050", "7.000"] in rows
     assert ["n-gram", "0.350", "-"] in rows
+    general = rows[next(place for place, row in enumerate(rows) if row[0] == "general") :]
+    assert [row[-2:] for row in general if row[-1][0].isdigit()] == [["0.300", "3.900"], ["0.330", "3.700"]]
     assert "over 30,123 masked tokens of 400 documents" in text
     assert "\x1b" not in text
 

@@ -278,10 +278,7 @@ class Page:
 
 def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
     """Draw the figures on held-out text beside those of the baselines and of the model before training."""
-    rows: list[list[object]] = [["this model", evaluation.get("accuracy"), evaluation.get("loss")]]
-    before = evaluation.get("before")
-    if before:
-        rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
+    rows = _beside_before(evaluation)
     names = {"ngram": "n-gram", "ngram_true_neighbours": "n-gram that sees all neighbours"}
     for key, baseline in (evaluation.get("baselines") or {}).items():
         rows.append([names.get(key, key.replace("_", " ")), baseline.get("accuracy"), baseline.get("loss")])
@@ -291,6 +288,17 @@ def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
         page.say(
             f"over {masked:,} masked tokens of {evaluation.get('documents', 0):,} documents", style="dim"
         )
+    if general := evaluation.get("general"):
+        page.say("")
+        page.table(["general text", "accuracy", "loss"], _beside_before(general))
+
+
+def _beside_before(figures: Mapping[str, Any]) -> list[list[object]]:
+    """Return a row for a model, and one for what it was before training."""
+    rows: list[list[object]] = [["this model", figures.get("accuracy"), figures.get("loss")]]
+    if before := figures.get("before"):
+        rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
+    return rows
 
 
 def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int = 4) -> None:
