@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from unmask.config import RunConfig, check_trainable, dump_config, load_config
+from unmask.config import RunConfig, check_trainable, dump_config
 from unmask.energy import Energy
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
@@ -24,7 +24,7 @@ from unmask.progress import Progress
 from unmask.report.card import model_card
 from unmask.report.page import write_report
 from unmask.run_adaptation import adaptation_of, save_base
-from unmask.run_assembly import make_loop, make_stream, recipe_of, with_recipe
+from unmask.run_assembly import make_loop, make_stream, measured_before, recipe_of, with_recipe
 from unmask.run_disk import require_room
 from unmask.run_faults import EARLY_ENDS, explained, is_worth_keeping
 from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
@@ -110,7 +110,7 @@ def train(
         with lock_run(folder.root, progress.notice) if leads else nullcontext(), signals.listening():
             try:
                 if resume is not None:
-                    config = _measured_before(config, folder)
+                    config = measured_before(config, folder)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(config.train.seed)  # dropout draws from it
                     run = _Run(config, folder, resume, command or sys.argv, extra or {}, progress, signals)
@@ -121,14 +121,6 @@ def train(
                 raise
     except EARLY_ENDS as fault:
         raise explained(fault, folder) from fault
-
-
-def _measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
-    """Keep the precision that a run took when it began: measured again, it might come out otherwise."""
-    if config.train.precision != "auto" or not folder.config.is_file():
-        return config
-    precision = load_config(folder.config).train.precision
-    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
 class _Run:

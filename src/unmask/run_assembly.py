@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from unmask.config import RunConfig
+from unmask.config import RunConfig, load_config
 from unmask.data.batches import TrainingStream
 from unmask.material import Material
+from unmask.run_folder import RunFolder
 from unmask.training.loop import Length, Loop, Position
 from unmask.training.opening import Opening, head_first, rows_first
 from unmask.training.optimizers import make_optimizers
 from unmask.training.recipe import Recipe, resolve
 from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
+
+
+def measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
+    """Keep the precision that a run took when it began: measured again, it might come out otherwise."""
+    if config.train.precision != "auto" or not folder.config.is_file():
+        return config
+    precision = load_config(folder.config).train.precision
+    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
 def recipe_of(config: RunConfig, material: Material) -> Recipe:

@@ -7,7 +7,6 @@ the sketches are made by the package rensa.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import unicodedata
 from array import array
@@ -18,6 +17,7 @@ import numpy as np
 
 from unmask.data.characters import Chunk
 from unmask.data.checks import EXAMPLES, Ledger
+from unmask.data.corpus import document_key
 
 SIMILARITY = 0.8
 NEAR_WORDS = 10
@@ -30,10 +30,7 @@ _SEED = 1997
 
 def text_key(text: str) -> int:
     """Return a 64-bit hash of a text as it is compared: NFKC, lower case, white space as single spaces."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    return int.from_bytes(
-        hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
+    return document_key(" ".join(unicodedata.normalize("NFKC", text).lower().split()))
 
 
 def text_keys(chunk: Chunk) -> np.ndarray:

@@ -95,16 +95,15 @@ def loaded_model(
     Raises:
         ConfigError: it cannot be loaded.
     """
-    if not isinstance(model, (str, Path)):
-        return model
-    from unmask.model.load import load_masked_lm, pick_device
-    from unmask.model.precision import pick_precision
+    from unmask.model.load import model_to_ask
 
-    chosen, why = pick_precision(precision, pick_device(device))
-    if precision == "auto":
-        progress.notice(f"{why} (change with --precision)")
-    return load_masked_lm(
-        str(model), device=device, precision=chosen, offline=offline, frozen=True, notice=progress.notice
+    return model_to_ask(
+        model,
+        device=device,
+        precision=precision,
+        offline=offline,
+        notice=progress.notice,
+        hint=" (change with --precision)",
     )
 
 

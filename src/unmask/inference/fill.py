@@ -70,7 +70,11 @@ class FillMask:
         offline: bool = False,
         notice: Callable[[str], None] | None = None,
     ) -> None:
-        self.model = _loaded(model, device, precision, offline, notice or _nobody)
+        from unmask.model.load import model_to_ask
+
+        self.model = model_to_ask(
+            model, device=device, precision=precision, offline=offline, notice=notice or _nobody
+        )
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
         self._asker = Asker(self.model, _candidate_ids(self.model))
@@ -301,22 +305,6 @@ def _check_ranking(ranking: str) -> None:
 
 def _nobody(text: str) -> None:
     """Hears notices that nobody asked for."""
-
-
-def _loaded(
-    model: str | Path | MaskedLM, device: str, precision: str, offline: bool, notice: Callable[[str], None]
-) -> MaskedLM:
-    if not isinstance(model, (str, Path)):
-        return model
-    from unmask.model.load import load_masked_lm, pick_device
-    from unmask.model.precision import pick_precision
-
-    chosen, why = pick_precision(precision, pick_device(device))
-    if precision == "auto":
-        notice(why)
-    return load_masked_lm(
-        str(model), device=device, precision=chosen, offline=offline, frozen=True, notice=notice
-    )
 
 
 def _candidate_ids(model: MaskedLM) -> np.ndarray:

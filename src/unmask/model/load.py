@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.model.quick_linear import quicken
 
@@ -65,6 +67,37 @@ def load_masked_lm(
     if frozen:
         quicken(model)
     return MaskedLM(model.eval(), tokenizer, autocast=precision == "bf16")
+
+
+def model_to_ask(
+    model: str | Path | MaskedLM,
+    *,
+    device: str,
+    precision: str,
+    offline: bool,
+    notice: Notice,
+    hint: str = "",
+) -> MaskedLM:
+    """Return the model itself, or load it to be asked alone, in the precision that pays.
+
+    Args:
+        model: Hub name, folder, or a model that is loaded already; then nothing else counts.
+        device, offline: as for :func:`load_masked_lm`.
+        precision: ``fp32``, ``bf16``, or ``auto`` to measure.
+        notice: hears what ``auto`` chose, and of a head that starts anew.
+        hint: is said after what was chosen.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    if not isinstance(model, (str, Path)):
+        return model
+    chosen, why = pick_precision(precision, pick_device(device))
+    if precision == "auto":
+        notice(why + hint)
+    return load_masked_lm(
+        str(model), device=device, precision=chosen, offline=offline, frozen=True, notice=notice
+    )
 
 
 def load_checkpoint(
