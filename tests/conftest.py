@@ -337,3 +337,34 @@ def _special_ids(architecture: str, tokenizer: PreTrainedTokenizerFast) -> dict[
     if architecture == "eurobert":
         ids |= {"mask_token_id": tokenizer.mask_token_id}
     return ids
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., Any]:
+    """Return `make(vocabulary, lengths, rate=0.3, seed=0) -> Batch` of random tokens, longest sequence first."""
+    import numpy as np
+
+    from unmask.data.batches import Batch
+
+    def make(vocabulary: Any, lengths: list[int], rate: float = 0.3, seed: int = 0) -> Batch:
+        draw = np.random.default_rng(seed)
+        lengths = sorted(lengths, reverse=True)
+        cuts = np.concatenate([[0], np.cumsum(lengths)])
+        ids = draw.choice(vocabulary.replacements, cuts[-1]).astype(np.int64)
+        index = np.flatnonzero(draw.random(len(ids)) < rate)
+        targets = ids[index]
+        ids[index] = vocabulary.mask_id
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        return Batch(ids, positions, cuts.astype(np.int32), index, targets, np.arange(len(lengths)))
+
+    return make
+
+
+@pytest.fixture
+def load(checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
+    """Return `load(architecture, **arguments)`: a tiny model from its checkpoint, on the CPU."""
+    from unmask.model.load import load_masked_lm
+
+    return lambda architecture, **arguments: load_masked_lm(
+        str(checkpoint(architecture)), device="cpu", **arguments
+    )
