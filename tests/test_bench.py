@@ -43,8 +43,11 @@ def test_the_operations_of_bert_are_those_of_the_formula(checkpoint: Callable[[s
     config = model.model.config
     layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     attended, predicted = 40.0, 0.15
+    behind_attention = hidden**2 + 2 * hidden * inner
     expected = (
-        6 * layers * (4 * hidden**2 + 2 * hidden * inner)
+        6 * layers * (3 * hidden**2 + behind_attention)
+        # The last layer is computed at the targets alone.
+        - 6 * (1 - predicted) * behind_attention
         + 12 * layers * attended * hidden
         + 6 * predicted * (hidden**2 + config.vocab_size * hidden)
     )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unmask.data.batches import Batch
 from unmask.model.masked_lm import MaskedLM
 
 # Rows, inner side and columns: squares, and the products of layers 768 and 1024 wide over a batch of tokens.
@@ -82,38 +83,42 @@ def flops_per_token(model: MaskedLM, attended: float, predicted: float) -> float
     """Return the operations that training needs for one token.
 
     Six for every weight that a token is multiplied with (two forward, four backward), twelve times width for every
-    token attended to in every layer, and six for every weight of the head on the share of tokens that reach it. For
-    BERT of ``L`` layers and width ``H``: ``6L(4H² + 2HF) + 12LsH + 6p(H² + VH)``.
+    token attended to in every layer. Of the head, and of the last layer behind its attention where it is computed at the
+    targets alone, only the share of tokens that are targets counts. For BERT of ``L`` layers and width ``H`` with a whole
+    last layer: ``6L(4H² + 2HF) + 12LsH + 6p(H² + VH)``.
 
     Args:
         model: whose matrices are counted by watching a short forward pass.
         attended: tokens that a token attends to, on average (``s``).
         predicted: share of the tokens that reach the head (``p``).
     """
-    encoder, head = _weights_used(model)
+    everywhere, at_targets = _weights_used(model)
     config = model.model.config
     scores = 12 * config.num_hidden_layers * attended * config.hidden_size
-    return 6 * encoder + scores + 6 * predicted * head
+    return 6 * everywhere + scores + 6 * predicted * at_targets
 
 
 @torch.no_grad()
 def _weights_used(model: MaskedLM) -> tuple[int, int]:
-    """Count the weights that a token is multiplied with, in the encoder and behind it."""
-    inside = set(model.encoder.modules())
-    used = {True: 0, False: 0}
+    """Count the weights that every token is multiplied with, and those that a target is multiplied with besides."""
+    tokens, used = 4, {4: 0, 1: 0}
 
-    def count(module: nn.Module, *_: Any) -> None:
-        used[module in inside] += module.weight.numel()  # type: ignore[operator]
+    def count(module: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
+        used[args[0].numel() // args[0].shape[-1]] += module.weight.numel()  # type: ignore[operator]
 
-    linear = [module for module in model.model.modules() if isinstance(module, nn.Linear)]
-    hooks = [module.register_forward_hook(count) for module in linear]
+    hooks = [
+        module.register_forward_hook(count)
+        for module in model.model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    ids = model.vocabulary.replacements[:tokens]
+    places, ends = np.arange(tokens), np.array([0, tokens], dtype=np.int32)
     try:
-        ids = torch.from_numpy(model.vocabulary.replacements[:4]).unsqueeze(0)
-        model.model(input_ids=ids.to(model.device))
+        model.target_logits(Batch(ids, places, ends, places[:1], ids[:1], places[:1]))
     finally:
         for hook in hooks:
             hook.remove()
-    return used[True], used[False]
+    return used[tokens], used[1]
 
 
 def settle(device: torch.device) -> None:

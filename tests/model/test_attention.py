@@ -17,6 +17,8 @@ LAYOUTS = {
     "several groups": [9, 9, 6, 3, 3, 3, 1],
     "no order": [3, 8, 3, 1, 8],
     "single tokens": [1, 1, 1],
+    "many of one length, then tails": [12] * 9 + [11, 7, 7, 2, 1] + [1] * 8,
+    "too different to share a stack": [300, 200, 20, 3],
 }
 
 
@@ -160,3 +162,23 @@ def test_the_layout_groups_neighbours_of_one_length() -> None:
     assert layout.cu_seqlens.tolist() == [0, 4, 8, 10, 12, 14, 18]
     assert layout.groups == ((0, 2, 4), (8, 3, 2), (14, 1, 4))
     assert layout.longest == 4
+
+
+def test_sequences_of_nearly_one_length_are_stacked_together() -> None:
+    """Many of one length stay by themselves, and none is put where most of its row would be empty."""
+    stacks = [(stack.count, stack.width) for stack in layout_of([12] * 9 + [11, 7, 7, 2, 1] + [1] * 8).stacks]
+    assert stacks == [(9, 12), (4, 11), (9, 1)]
+    assert [(stack.count, stack.width) for stack in layout_of([300, 200, 20, 3]).stacks] == [
+        (2, 300),
+        (2, 20),
+    ]
+
+
+def test_what_fills_the_rest_of_a_stack_reaches_nobody() -> None:
+    """Empty places hold a copy of the last token of their sequence: however large, it counts once and only there."""
+    lengths = [6, 4, 1]
+    q, k, v = inputs(sum(lengths))
+    with torch.no_grad():
+        v[0, :, 9] = 1e6
+    found, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout_of(lengths))
+    torch.testing.assert_close(found, one_by_one(q, k, v, lengths), rtol=1e-5, atol=1e-6)

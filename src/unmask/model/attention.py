@@ -7,6 +7,7 @@ row that is in order of length, are computed together: no place is padded and no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,9 +18,86 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LONGEST_STACK = 1024
+_ALONE = 8  # so many sequences of one length are computed by themselves on a CPU, with nothing to pick
+_WASTE = 1 << 16  # empty scores (query by key) of a stack that take as long as a stack of their own would
 _SHORT = 128  # up to here three plain products on a CPU are quicker than its flash kernel
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """``n`` neighbours in a packed row that are computed together, each in a row of ``width`` places.
+
+    Attributes:
+        first: their first token.
+        tokens: how many they have.
+        count: ``n``.
+        width: the longest one's length.
+        places: ``int64 [n * width]``, the token in each place, counted from the first; behind the end of a sequence its
+            last one. ``None`` where all are of one length.
+        full: ``int64 [tokens]``, the places that hold a token.
+        empty: ``int64``, the places that hold none.
+        bias: ``[n, 1, 1, width]``, minus infinity for those.
+    """
+
+    first: int
+    tokens: int
+    count: int
+    width: int
+    places: Tensor | None = None
+    full: Tensor | None = None
+    empty: Tensor | None = None
+    bias: Tensor | None = None
+
+    @staticmethod
+    def of(groups: list[tuple[int, int, int]]) -> Stack:
+        """Join groups of neighbours, none of them longer than the first."""
+        first, count, width = groups[0]
+        if len(groups) == 1:
+            return Stack(first, count * width, count, width)
+        lengths = np.repeat([length for _, _, length in groups], [count for _, count, _ in groups])
+        place = np.arange(width)
+        holds = place < lengths[:, None]
+        begins = np.cumsum(lengths) - lengths
+        places = begins[:, None] + np.minimum(place, lengths[:, None] - 1)
+        bias = torch.zeros(len(lengths), 1, 1, width)
+        bias.masked_fill_(torch.from_numpy(~holds)[:, None, None], -torch.inf)
+        return Stack(
+            first,
+            int(lengths.sum()),
+            len(lengths),
+            width,
+            torch.from_numpy(places.ravel()),
+            torch.from_numpy(np.flatnonzero(holds)),
+            torch.from_numpy(np.flatnonzero(~holds)),
+            bias,
+        )
+
+    def take(self, row: Tensor, empty: float | None = None) -> Tensor:
+        """Copy these of ``[T, heads, size]`` to ``[n * heads, width, size]``; empty places get that value, or any."""
+        part = row[self.first : self.first + self.tokens]
+        if self.places is not None:
+            part = part.flatten(1).index_select(0, self.places)
+            if empty is not None and self.empty is not None:
+                part.index_fill_(0, self.empty, empty)
+        part = part.view(self.count, self.width, *row.shape[1:])
+        return part.transpose(1, 2).reshape(-1, self.width, row.shape[-1])
+
+    def put(self, row: Tensor, part: Tensor) -> None:
+        """Write ``[n * heads, width, size]`` to its place in ``[T, heads, size]``."""
+        part = part.view(self.count, -1, *part.shape[1:]).transpose(1, 2)
+        into = row[self.first : self.first + self.tokens]
+        if self.full is None:
+            into.view(part.shape).copy_(part)
+        else:
+            into.copy_(part.flatten(0, 1).index_select(0, self.full))
+
+    def close(self, scores: Tensor) -> Tensor:
+        """Let nothing be seen at the empty places of ``[n * heads, width, width]`` scores, in place."""
+        if self.bias is not None:
+            scores.view(self.count, -1, *scores.shape[1:]).add_(self.bias)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -51,6 +129,27 @@ class PackedLayout:
     def runs(self) -> list[int]:
         """Tokens of each group."""
         return [count * length for _, count, length in self.groups]
+
+    @cached_property
+    def stacks(self) -> list[Stack]:
+        """The groups, those of few sequences joined with their neighbours where that is less work."""
+        joined: list[list[tuple[int, int, int]]] = []
+        room = 0
+        for group in self.groups:
+            _, count, length = group
+            if count >= _ALONE:
+                joined.append([group])
+                room = 0
+                continue
+            width = joined[-1][0][2] if room else length
+            wasted = count * (width * width - length * length)
+            if 0 <= wasted < room:
+                joined[-1].append(group)
+                room -= wasted
+            else:
+                joined.append([group])
+                room = _WASTE
+        return [Stack.of(groups) for groups in joined]
 
 
 def packed_attention(
@@ -93,7 +192,7 @@ def packed_attention(
     if len(layout.groups) == 1 and not dropout and not windowed and not torch.is_grad_enabled():
         return _of_one_length(query, key, value, layout.groups[0], scaling), None
     if query.device.type == "cpu" and not dropout and not windowed and layout.longest <= _LONGEST_STACK:
-        return _GroupedProducts.apply(query, key, value, layout, scaling), None
+        return _StackedProducts.apply(query, key, value, layout, scaling), None
     return _by_groups(query, key, value, layout, scaling, dropout, sliding_window), None
 
 
@@ -167,12 +266,12 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     return (place[:, None] - place[None, :]).abs() < window
 
 
-class _GroupedProducts(torch.autograd.Function):
-    """Attention on the CPU by batched matrix products, length by length, writing straight into the packed row.
+class _StackedProducts(torch.autograd.Function):
+    """Attention on the CPU by batched matrix products, stack by stack, writing straight into the packed row.
 
-    The weights of a group are kept for the way back: a group's scores are small, and products of them run at the
+    The weights of a stack are kept for the way back: its scores are small, and products of them run at the
     rate of the processor's matrix units, which the flash kernel's backward is far from. Autograd over the slices
-    would pay a full-size copy for each group besides.
+    would pay a full-size copy for each stack besides.
     """
 
     @staticmethod
@@ -182,10 +281,10 @@ class _GroupedProducts(torch.autograd.Function):
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         out = torch.empty(rows[0].shape, dtype=query.dtype)
         kept = []
-        for group in layout.groups:
-            q, k, v = (_stacked(row, group) for row in rows)
-            weights = torch.bmm(q, k.mT).mul_(scaling).softmax(-1)
-            _unstack(out, group, torch.bmm(weights, v))
+        for stack in layout.stacks:
+            q, k, v = (stack.take(row) for row in rows)
+            weights = stack.close(torch.bmm(q, k.mT).mul_(scaling)).softmax(-1)
+            stack.put(out, torch.bmm(weights, v))
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.layout, ctx.scaling = layout, scaling
@@ -196,36 +295,19 @@ class _GroupedProducts(torch.autograd.Function):
         query, key, value, *kept = ctx.saved_tensors
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         gradients = [torch.empty(gradient.shape[1:], dtype=query.dtype) for _ in rows]
-        for group, weights in zip(ctx.layout.groups, kept, strict=True):
-            q, k, v = (_stacked(row, group) for row in rows)
-            out = _stacked(gradient[0], group)
+        for stack, weights in zip(ctx.layout.stacks, kept, strict=True):
+            q, k, v = (stack.take(row) for row in rows)
+            out = stack.take(gradient[0], empty=0.0)
             scores = torch.ops.aten._softmax_backward_data(torch.bmm(out, v.mT), weights, -1, weights.dtype)
             scores.mul_(ctx.scaling)
             parts = torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(weights.mT, out)
             for into, part in zip(gradients, parts, strict=True):
-                _unstack(into, group, part)
+                stack.put(into, part)
         return *(tensor.transpose(0, 1).unsqueeze(0) for tensor in gradients), None, None
 
 
-def _stacked(row: Tensor, group: tuple[int, int, int]) -> Tensor:
-    """Copy a group of ``[T, heads, width]`` to ``[sequences * heads, length, width]``."""
-    return _group(row, group).reshape(-1, group[2], row.shape[-1])
-
-
-def _unstack(row: Tensor, group: tuple[int, int, int], part: Tensor) -> None:
-    """Write ``[sequences * heads, length, width]`` to its place in ``[T, heads, width]``."""
-    _group(row, group).copy_(part.view(group[1], -1, *part.shape[1:]))
-
-
-def _group(row: Tensor, group: tuple[int, int, int]) -> Tensor:
-    """View a group of ``[T, heads, width]`` as ``[sequences, heads, length, width]``."""
-    first, count, length = group
-    part = row[first : first + count * length]
-    return part.unflatten(0, (count, length)).transpose(1, 2)
-
-
-def register() -> None:
-    """Make the function known to transformers under :data:`NAME`; again is harmless."""
+def register(function: Callable[..., tuple[Tensor, None]] = packed_attention) -> None:
+    """Make the function known to transformers under :data:`NAME`, in place of what was there."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, packed_attention)
+    AttentionInterface.register(NAME, function)

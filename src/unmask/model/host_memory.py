@@ -1,18 +1,26 @@
 """Memory of the CPU, kept from one step for the next.
 
 glibc gives large blocks back to the system when they are freed, and every step then pays for getting them anew, zeroed
-page by page: with a vocabulary of 30,522 that can be a third of a step. Kept blocks are used again as they are.
+page by page: with a vocabulary of 30,522 that can be a third of a step. Kept blocks are used again as they are, unless
+something that stays lies between them. Such are the kernels that oneDNN makes for every shape it meets and keeps, a
+thousand and more of them: hardly two steps have the same number of tokens, so that they would come and go everywhere in
+the heap, which then grows with every step, to twice the size and more. A step needs no more than some dozens.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from functools import cache
 
 # Of glibc's malloc.h. Blocks up to the largest int come from the heap, and the heap is never cut back.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGEST = -1, 2**31 - 1
+
+# Read when the first product is computed, which is no earlier than this is imported.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 
 @cache

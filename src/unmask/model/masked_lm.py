@@ -17,11 +17,13 @@ from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.head import HeadGate, find_head
 from unmask.model.host_memory import keep_memory
+from unmask.model.last_layer import LastLayerGate, find_gate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_PACKING_TOLERANCE = 1e-4
+_TOLERANCE = 1e-4
+_TRIAL = (5, 3)  # lengths of the documents of a trial
 _PADDING_WASTE = 1.15
 
 
@@ -40,6 +42,7 @@ class MaskedLM:
         vocabulary: what masking needs to know of the tokenizer.
         max_length: tokens that a sequence may have, special tokens included.
         packed: whether packed rows are used.
+        short_last_layer: whether the last layer is computed at the targets alone.
 
     Raises:
         ConfigError: the tokenizer has ids that the model has no rows for.
@@ -60,11 +63,17 @@ class MaskedLM:
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
         self.packed = self._try_packing()
+        self._last = self._try_last_layer() if self.packed else None
         self.max_length = self._find_max_length()
 
     @property
     def device(self) -> torch.device:
         return self._weight.device
+
+    @property
+    def short_last_layer(self) -> bool:
+        # With checkpoints a layer is computed again in the backward pass, when the batch's targets are forgotten.
+        return self._last is not None and not self.model.is_activation_checkpointing
 
     @property
     def parameters(self) -> int:
@@ -111,11 +120,12 @@ class MaskedLM:
     # Packed rows
 
     def _packed_logits(self, batch: Batch) -> Tensor:
-        self._gate.index = self._tensor(batch.target_index)
+        gate = self._last if self._last is not None and self.short_last_layer else self._gate
+        gate.index = self._tensor(batch.target_index)
         try:
             return self._run_packed(batch.input_ids, batch.position_ids, batch.cu_seqlens)
         finally:
-            self._gate.index = None
+            gate.index = None
 
     def _run_packed(self, input_ids: np.ndarray, position_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
         ids = self._tensor(input_ids).unsqueeze(0)
@@ -134,14 +144,13 @@ class MaskedLM:
             return False
         training = model.training
         model.eval()
-        lengths = (5, 3)
-        alone = [self._alone(length) for length in lengths]
+        alone = torch.cat([self._alone(length) for length in _TRIAL])
         register()
         try:
             model.set_attn_implementation(NAME)
             for offset in (0, self.vocabulary.pad_id + 1):
                 self._offset = offset
-                if self._agrees(alone, lengths):
+                if _close(self._trial(), alone):
                     return True
         except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
             # The trial is the test: an architecture that cannot take a packed row says so by failing here.
@@ -158,12 +167,31 @@ class MaskedLM:
         return logits
 
     @torch.no_grad()
-    def _agrees(self, alone: list[Tensor], lengths: tuple[int, ...]) -> bool:
+    def _trial(self) -> Tensor:
+        """Return the logits of two short documents in a packed row."""
         ids = self._probe(8)[0].cpu().numpy()
-        row = np.concatenate([ids[:length] for length in lengths])
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        found = self._run_packed(row, positions, np.concatenate([[0], np.cumsum(lengths)]))
-        return bool(torch.allclose(found, torch.cat(alone), rtol=_PACKING_TOLERANCE, atol=_PACKING_TOLERANCE))
+        row = np.concatenate([ids[:length] for length in _TRIAL])
+        positions = np.concatenate([np.arange(length) for length in _TRIAL])
+        return self._run_packed(row, positions, np.concatenate([[0], np.cumsum(_TRIAL)]))
+
+    def _try_last_layer(self) -> LastLayerGate | None:
+        """Find out whether the last layer can be computed for some places alone."""
+        training = self.model.training
+        self.model.eval()
+        index = torch.tensor([1, 2, sum(_TRIAL) - 1], device=self.device)
+        wanted = self._trial()[index]
+
+        def works(gate: LastLayerGate) -> bool:
+            gate.index = index
+            try:
+                return _close(self._trial(), wanted)
+            finally:
+                gate.index = None
+
+        try:
+            return find_gate(self.model, self._trial, works)
+        finally:
+            self.model.train(training)
 
     def _find_max_length(self) -> int:
         config = self.model.config
@@ -213,6 +241,10 @@ class MaskedLM:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=_TOLERANCE, atol=_TOLERANCE)
 
 
 def _buckets(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
