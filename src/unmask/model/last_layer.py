@@ -9,7 +9,9 @@ attention gets the chosen ones of its output. Which module is the one, a trial s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,103 +21,97 @@ from unmask.model.attention import packed_attention, register
 from unmask.model.depth import encoder_layers
 
 
-class LastLayerGate:
-    """Lets a layer compute chosen rows of ``[1, T, H]`` while an index is set, and all of them otherwise.
+class LastLayer:
+    """The last layer of an encoder, which can be told to compute chosen rows of ``[1, T, H]`` alone.
 
     Args:
-        layer: the last layer of an encoder, called once in a pass.
-        entry: the module in it that gets all rows.
-        behind: the first module behind its attention.
-
-    Attributes:
-        index: ``int64 [M]``, the rows to compute.
+        layer: called once in a pass.
+        entry: name of the module in it that gets all rows.
+        behind: name of the first module behind its attention.
     """
 
-    def __init__(self, layer: nn.Module, entry: nn.Module, behind: nn.Module) -> None:
-        self.index: Tensor | None = None
+    def __init__(self, layer: nn.Module, entry: str, behind: str) -> None:
+        # Names, since a module may be replaced, by one with an adapter for example.
+        self._layer, self._entry, self._behind = layer, entry, behind
         self._all: Tensor | None = None
         self._chosen: Tensor | None = None
-        self._hooks = (
-            layer.register_forward_pre_hook(self._choose),
-            entry.register_forward_pre_hook(self._give_all, with_kwargs=True),
-            behind.register_forward_pre_hook(self._choose_again),
+
+    @contextmanager
+    def computing(self, index: Tensor) -> Iterator[None]:
+        """Let passes in this context compute ``int64 [M]`` rows: the layer then returns ``[1, M, H]``."""
+
+        def choose(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (args[0].index_select(1, index), *args[1:])
+
+        def begin(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            chosen = choose(module, args)
+            self._all, self._chosen = args[0], chosen[0]
+            return chosen
+
+        layer = self._layer
+        hooks = (
+            layer.register_forward_pre_hook(begin),
+            layer.get_submodule(self._entry).register_forward_pre_hook(self._give_all, with_kwargs=True),
+            layer.get_submodule(self._behind).register_forward_pre_hook(choose),
         )
-
-    def remove(self) -> None:
-        """Leave the layer as it was."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _choose(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self.index is None:
-            return None
-        self._all, self._chosen = args[0], args[0].index_select(1, self.index)
-        return (self._chosen, *args[1:])
+        try:
+            yield
+        finally:
+            self._all = self._chosen = None
+            for hook in hooks:
+                hook.remove()
 
     def _give_all(
         self, _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self.index is None:
-            return None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         everything, chosen = self._all, self._chosen
-        self._all = self._chosen = None  # held no longer than needed
         return (
             tuple(everything if value is chosen else value for value in args),
             {name: everything if value is chosen else value for name, value in named.items()},
         )
 
-    def _choose_again(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self.index is None:
-            return None
-        return (args[0].index_select(1, self.index), *args[1:])
 
-
-def find_gate(
-    model: Any, run: Callable[[], Any], works: Callable[[LastLayerGate], bool]
-) -> LastLayerGate | None:
-    """Return a gate at the last layer of a model, or ``None`` where it cannot have one.
+def find_last_layer(
+    model: Any, run: Callable[[], Any], works: Callable[[LastLayer], bool]
+) -> LastLayer | None:
+    """Return the last layer of a model, or ``None`` where it cannot compute chosen rows alone.
 
     Args:
         model: a masked-LM model of transformers that takes packed rows.
         run: runs a packed row through it.
-        works: whether the model gives the same with the gate as without.
+        works: whether the model gives the same when the layer computes some rows alone.
     """
     try:
         layer = encoder_layers(model)[1][-1]
     except ConfigError:
         return None
     entries, behind = _watch(layer, run)
-    if behind is None:
-        return None
-    for entry in entries:
-        gate = LastLayerGate(layer, entry, behind)
+    for entry in entries if behind else ():
+        found = LastLayer(layer, entry, behind)
         try:
-            if works(gate):
-                return gate
+            if works(found):
+                return found
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             # The trial is the test: a module that is not the one says so by failing here.
             pass
-        gate.remove()
     return None
 
 
-def _watch(layer: nn.Module, run: Callable[[], Any]) -> tuple[list[nn.Module], nn.Module | None]:
+def _watch(layer: nn.Module, run: Callable[[], Any]) -> tuple[list[str], str]:
     """Return the modules that a layer calls with its own input before its attention, and the first one behind it."""
     inputs: list[Any] = []
-    entries: list[nn.Module] = []
-    behind: list[nn.Module] = []
+    entries: list[str] = []
+    behind: list[str] = []
     attended = False
 
     def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-        nonlocal attended
         inputs.append(args[0] if args else None)
-        attended = False
 
-    def see(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def see(name: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         if attended:
-            behind.append(module)
+            behind.append(name)
         elif inputs and inputs[-1] is not None and any(x is inputs[-1] for x in (*args, *named.values())):
-            entries.append(module)
+            entries.append(name)
 
     def attend(*args: Any, **named: Any) -> tuple[Tensor, None]:
         nonlocal attended
@@ -123,14 +119,16 @@ def _watch(layer: nn.Module, run: Callable[[], Any]) -> tuple[list[nn.Module], n
         return packed_attention(*args, **named)
 
     hooks = [layer.register_forward_pre_hook(enter)]
-    inside = (module for module in layer.modules() if module is not layer)
-    hooks += [module.register_forward_pre_hook(see, with_kwargs=True) for module in inside]
+    for name, module in layer.named_modules():
+        if name:
+            hook = partial(lambda name, _, args, named: see(name, args, named), name)
+            hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     register(attend)
     try:
         run()
     finally:
         register()
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
     # A layer that stands for several, as in ALBERT, is no last one.
-    return (entries, behind[0]) if len(inputs) == 1 and behind else ([], None)
+    return (entries, behind[0]) if len(inputs) == 1 and behind else ([], "")

@@ -17,7 +17,7 @@ from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.head import HeadGate, find_head
 from unmask.model.host_memory import keep_memory
-from unmask.model.last_layer import LastLayerGate, find_gate
+from unmask.model.last_layer import LastLayer, find_last_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,12 +120,16 @@ class MaskedLM:
     # Packed rows
 
     def _packed_logits(self, batch: Batch) -> Tensor:
-        gate = self._last if self._last is not None and self.short_last_layer else self._gate
-        gate.index = self._tensor(batch.target_index)
+        index = self._tensor(batch.target_index)
+        row = batch.input_ids, batch.position_ids, batch.cu_seqlens
+        if self._last is not None and self.short_last_layer:
+            with self._last.computing(index):
+                return self._run_packed(*row)
+        self._gate.index = index
         try:
-            return self._run_packed(batch.input_ids, batch.position_ids, batch.cu_seqlens)
+            return self._run_packed(*row)
         finally:
-            gate.index = None
+            self._gate.index = None
 
     def _run_packed(self, input_ids: np.ndarray, position_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
         ids = self._tensor(input_ids).unsqueeze(0)
@@ -174,22 +178,19 @@ class MaskedLM:
         positions = np.concatenate([np.arange(length) for length in _TRIAL])
         return self._run_packed(row, positions, np.concatenate([[0], np.cumsum(_TRIAL)]))
 
-    def _try_last_layer(self) -> LastLayerGate | None:
+    def _try_last_layer(self) -> LastLayer | None:
         """Find out whether the last layer can be computed for some places alone."""
         training = self.model.training
         self.model.eval()
         index = torch.tensor([1, 2, sum(_TRIAL) - 1], device=self.device)
         wanted = self._trial()[index]
 
-        def works(gate: LastLayerGate) -> bool:
-            gate.index = index
-            try:
+        def works(last: LastLayer) -> bool:
+            with last.computing(index):
                 return _close(self._trial(), wanted)
-            finally:
-                gate.index = None
 
         try:
-            return find_gate(self.model, self._trial, works)
+            return find_last_layer(self.model, self._trial, works)
         finally:
             self.model.train(training)
 
