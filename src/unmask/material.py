@@ -22,6 +22,7 @@ from unmask.model.lora import add_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
+from unmask.model.unigrams import start_at_unigrams
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder, read_json
 from unmask.training.distributed import World
@@ -102,6 +103,8 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
         set_dropout(raw, config.model.dropout)
     length = _max_length(config, model, progress)
     texts = _texts(config, folder, model, length, world, progress)
+    if config.model.preset and start_at_unigrams(raw, texts.text.token_counts()):
+        progress.notice("a new model's head starts at the frequencies of the tokens in the text")
     return Material(
         texts.text,
         _asking(texts.heldout, config, "the held-out text", progress),

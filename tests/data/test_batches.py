@@ -61,6 +61,16 @@ def sequences(batch: Batch) -> dict[int, tuple[list[int], list[int], list[int]]]
     return found
 
 
+def test_tokens_are_counted_in_the_documents_of_the_source(corpus: Corpus, vocabulary: Vocabulary) -> None:
+    documents = np.arange(0, len(corpus), 3)
+    source = TextSource(corpus, documents, vocabulary, MaskingSettings(), 32)
+    wanted = np.bincount(np.concatenate([corpus.document(n) for n in documents]), minlength=vocabulary.size)
+    assert np.array_equal(source.token_counts(), wanted)
+    some = source.token_counts(most=int(wanted.sum()) // 4)
+    assert wanted.sum() / 8 < some.sum() < wanted.sum() / 2
+    assert (some <= wanted).all()
+
+
 # --- one batch ----------------------------------------------------------------------------------------------------
 
 

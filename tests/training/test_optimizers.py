@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unmask.training.optimizers import Muon, make_optimizers, orthogonalise, set_learning_rate
+from unmask.training.optimizers import (
+    Muon,
+    clip_gradients,
+    make_optimizers,
+    orthogonalise,
+    set_learning_rate,
+)
 from unmask.training.settings import OptimizerSettings
 
 ARCHITECTURES = "bert roberta distilbert electra albert deberta-v2 modernbert eurobert mpnet".split()
@@ -193,3 +199,30 @@ def test_rates_follow_their_peaks(tiny_model: Any) -> None:
     set_learning_rate(optimizers, 0.25)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     assert rates == [[pytest.approx(7.5e-4)] * 2, [pytest.approx(5e-3)]]
+
+
+# --- clipping -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [0.5, 1e9])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_clipping_moves_weights_as_torchs_own_does(tiny_model: Any, name: str, most: float) -> None:
+    """Gradients of very different sizes one after another, so that momentum shows how each was scaled."""
+    moved = []
+    for ours in (True, False):
+        model = tiny_model("bert", 200)
+        optimizers = make_optimizers(model, OptimizerSettings(), name, 1e-3)
+        for step, size in enumerate((10.0, 0.01, 1.0)):
+            for number, weight in enumerate(model.parameters()):
+                weight.grad = size * random(*weight.shape, seed=1000 * step + number)
+            kept = [weight.grad.clone() for weight in model.parameters()]
+            if ours:
+                norm = clip_gradients(optimizers, model.parameters(), most)
+                assert float(norm) == pytest.approx(float(torch.cat([g.reshape(-1) for g in kept]).norm()))
+            else:
+                nn.utils.clip_grad_norm_(model.parameters(), most)
+            for optimizer in optimizers:
+                optimizer.step()
+        moved.append(list(model.parameters()))
+    for found, wanted in zip(*moved, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=2e-5 if name == "adamw" else 5e-4)

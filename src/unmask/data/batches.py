@@ -18,6 +18,9 @@ from unmask.data.settings import MaskingSettings
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError
 
+_COUNTED = 20_000_000
+_COUNTED_AT_ONCE = 1_000_000
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -136,6 +139,21 @@ class TextSource:
     def tokens(self) -> int:
         """Tokens of one pass, special tokens included."""
         return int(self.sizes(np.arange(len(self.sequences))).sum())
+
+    def token_counts(self, most: int = _COUNTED) -> np.ndarray:
+        """Return ``int64 [V]``: how often each token stands in the text, or in evenly spread documents of it.
+
+        Args:
+            most: tokens from which on some of the documents are enough.
+        """
+        lengths = self.corpus.lengths[self.documents]
+        documents = self.documents[:: max(1, int(lengths.sum()) // most)]
+        counts = np.zeros(self.vocabulary.size, dtype=np.int64)
+        for part in cut_by_tokens(self.corpus.lengths[documents], _COUNTED_AT_ONCE):
+            chosen = documents[part]
+            ids = self.corpus.gather(chosen, np.zeros_like(chosen), self.corpus.lengths[chosen])
+            counts += np.bincount(ids, minlength=len(counts))
+        return counts
 
     def evaluation_batches(self, budget: int, most: int | None = None) -> Iterator[Batch]:
         """Yield batches whose masks never change, for at most ``most`` tokens.

@@ -21,6 +21,7 @@ from unmask.training import faults
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.opening import Opening
+from unmask.training.optimizers import clip_gradients
 
 Row = dict[str, Any]
 
@@ -201,7 +202,7 @@ class Loop:
         self.opening.mask(number)
         self.world.sum_(loss)
         self.world.sum_(correct)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.model.parameters(), self.clip_norm, foreach=True)
+        norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
         skipped, spike = self._look(loss, norm, targets)
         if skipped is None:
             self.opening.set_rates(self.optimizers, number, self.lr_factor(plan.progress))

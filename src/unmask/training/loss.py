@@ -86,7 +86,10 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient.mul_(scale), None, None
+        # A pass over all logits for nothing is a hundredth of a step; off the CPU to look would cost more.
+        if gradient.device.type != "cpu" or scale != 1.0:
+            gradient.mul_(scale)
+        return gradient, None, None
 
 
 def _hits(logits: Tensor, label: Tensor, highest: Tensor) -> Tensor:

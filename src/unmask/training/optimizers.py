@@ -39,6 +39,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._parts = parts or {}
+        self.grad_scale: Tensor | None = None  # what gradients are divided by, as in torch's fused AdamW
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -58,6 +59,8 @@ class Muon(torch.optim.Optimizer):
         lr, momentum = group["lr"], group["momentum"]
         buffers = [self._buffer(weight) for weight in weights]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if self.grad_scale is not None:
+            gradients = list(torch._foreach_div(gradients, self.grad_scale))
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
         parts = self._parts.get(id(weights[0]), 1)
@@ -130,6 +133,28 @@ def make_optimizers(
         for group in optimizer.param_groups:
             group["peak_lr"], group["full_decay"] = group["lr"], group["weight_decay"]
     return optimizers
+
+
+def clip_gradients(
+    optimizers: Iterable[torch.optim.Optimizer], weights: Iterable[Tensor], most: float
+) -> Tensor:
+    """Let the optimizers of :func:`make_optimizers` scale a gradient down to a norm in their next step.
+
+    They do so in the pass that they make over it anyway; the gradient itself stays as it is.
+
+    Args:
+        optimizers: of all the weights that move.
+        weights: with their gradients.
+        most: largest norm.
+
+    Returns:
+        The norm of the gradient as it is; scalar on the device.
+    """
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    for optimizer in optimizers:
+        optimizer.grad_scale = ((norm + 1e-6) / most).clamp(min=1.0)  # type: ignore[attr-defined]
+    return norm
 
 
 def depth_factors(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
