@@ -2,7 +2,8 @@
 
 A row holds sequences end to end, and ``PackedLayout`` says where each lies. On CUDA in half precision torch's
 variable-length kernel takes the row as it is. Elsewhere sequences of one length, which stand side by side in a
-row that is in order of length, are computed together: no place is padded and nothing is computed that is not text.
+row that is in order of length, are computed together; those of rare lengths with their neighbours, where the empty places
+cost less than products of their own. Outside of that no place is padded.
 """
 
 from __future__ import annotations
