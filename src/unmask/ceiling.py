@@ -101,7 +101,8 @@ def flops_per_token(model: MaskedLM, attended: float, predicted: float) -> float
 @torch.no_grad()
 def _weights_used(model: MaskedLM) -> tuple[int, int]:
     """Count the weights that every token is multiplied with, and those that a target is multiplied with besides."""
-    tokens, used = 4, {4: 0, 1: 0}
+    tokens = 4
+    used = {tokens: 0, 1: 0}  # by rows of the product: every token's, or the one target's
 
     def count(module: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
         used[args[0].numel() // args[0].shape[-1]] += module.weight.numel()  # type: ignore[operator]

@@ -31,12 +31,13 @@ import numpy as np
 
 from unmask.config import RunConfig
 from unmask.data.batches import TextSource
+from unmask.data.corpus import token_counts
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import DataError
 from unmask.evaluation.adaptation import Asked, by_frequency, change, differing
 from unmask.evaluation.evaluation import INTERVAL
 from unmask.evaluation.heldout import Answers
-from unmask.evaluation.strata import Strata, token_counts
+from unmask.evaluation.strata import Strata
 from unmask.material import ADDED_WORDS, Material
 from unmask.run_folder import RunFolder, read_json, write_atomically
 from unmask.run_outcome import final_batches, final_texts

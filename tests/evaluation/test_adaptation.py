@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from unmask.data.batches import TextSource
-from unmask.data.corpus import prepare
+from unmask.data.corpus import prepare, token_counts
 from unmask.data.settings import DataSettings, MaskingSettings
 from unmask.data.tokenizer import vocabulary_of
 from unmask.evaluation.adaptation import BETTER, WORSE, Asked, by_frequency, change, differing
 from unmask.evaluation.heldout import Answers
-from unmask.evaluation.strata import Strata, token_counts
+from unmask.evaluation.strata import Strata
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from unmask.data.batches import Batch, TextSource
+from unmask.data.corpus import token_counts
 from unmask.errors import DataError, DivergedError
 from unmask.evaluation import heldout
 from unmask.evaluation.heldout import COLUMNS, Tally, evaluate, evaluation_batches, score_targets, tally
-from unmask.evaluation.strata import Strata, places, token_counts
+from unmask.evaluation.strata import Strata, places
 from unmask.model.masked_lm import MaskedLM
 
 Source = Callable[..., TextSource]
@@ -253,7 +254,7 @@ def test_frequency_is_counted_where_it_is_asked_to_be(loaded: Load, source: Sour
 def test_counts_of_a_corpus_are_those_of_its_tokens(
     loaded: Load, source: Source, documents: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmask.evaluation.strata._BLOCK", 50)
+    monkeypatch.setattr("unmask.data.corpus._COUNTED_AT_ONCE", 50)
     model = loaded("bert")
     text = source(model, documents)
     chosen = np.arange(3, 20)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unmask.data.corpus import Corpus
+from unmask.data.corpus import Corpus, token_counts
 from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, policy_of, shuffled
 from unmask.data.packing import Cut, Packed, Sequences, frame_positions, next_batch, split_evenly
 from unmask.data.settings import MaskingSettings
@@ -19,7 +19,6 @@ from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError
 
 _COUNTED = 20_000_000
-_COUNTED_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,7 @@ class TextSource:
         """
         lengths = self.corpus.lengths[self.documents]
         documents = self.documents[:: max(1, int(lengths.sum()) // most)]
-        counts = np.zeros(self.vocabulary.size, dtype=np.int64)
-        for part in cut_by_tokens(self.corpus.lengths[documents], _COUNTED_AT_ONCE):
-            chosen = documents[part]
-            ids = self.corpus.gather(chosen, np.zeros_like(chosen), self.corpus.lengths[chosen])
-            counts += np.bincount(ids, minlength=len(counts))
-        return counts
+        return token_counts(self.corpus, documents, self.vocabulary.size)
 
     def evaluation_batches(self, budget: int, most: int | None = None) -> Iterator[Batch]:
         """Yield batches whose masks never change, for at most ``most`` tokens.

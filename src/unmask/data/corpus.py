@@ -41,6 +41,8 @@ _SHARD_TOKENS = 1 << 24
 _BATCH_CHARACTERS = 1 << 20
 _PARTS = ("tokens", "lengths", "keys")
 
+_COUNTED_AT_ONCE = 1 << 20  # tokens
+
 
 class Corpus:
     """A prepared corpus, memory-mapped.
@@ -174,6 +176,22 @@ def _sealed(content: dict[str, Any]) -> str:
     content = {key: value for key, value in content.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return json.dumps(content | {"sha256": digest}, indent=2, ensure_ascii=False) + "\n"
+
+
+def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray:
+    """Return ``int64 [V]``: how often each token stands in some documents; memory does not grow with them."""
+    counts = np.zeros(size, dtype=np.int64)
+    lengths = corpus.lengths[documents]
+    ends = np.cumsum(lengths)
+    begin = 0
+    while begin < len(documents):
+        before = ends[begin] - lengths[begin]
+        end = max(begin + 1, int(np.searchsorted(ends, before + _COUNTED_AT_ONCE, side="right")))
+        part = slice(begin, end)
+        ids = corpus.gather(documents[part], np.zeros(end - begin, dtype=np.int64), lengths[part])
+        counts += np.bincount(ids, minlength=size)
+        begin = end
+    return counts
 
 
 def is_corpus(path: str | Path) -> bool:

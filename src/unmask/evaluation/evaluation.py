@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmask.data.batches import TextSource
+from unmask.data.corpus import token_counts
 from unmask.data.settings import DocumentSettings, MaskingSettings
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.evaluation.beside import BaselineSums, NoBaselines, tally_baselines
 from unmask.evaluation.heldout import COLUMNS, Tally, perplexity, tally
 from unmask.evaluation.metrics import FEWEST_UNITS, LEVEL, RESAMPLES, SEED, Figure, calibration, ratios
-from unmask.evaluation.strata import Strata, Table, token_counts
+from unmask.evaluation.strata import Strata, Table
 from unmask.evaluation.texts import Texts, sequence_length
 from unmask.model.load import load_masked_lm, pick_device
 from unmask.model.masked_lm import MaskedLM

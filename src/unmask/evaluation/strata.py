@@ -16,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.data.batches import Batch, TextSource
-from unmask.data.corpus import Corpus
 
 Ids = NDArray[np.int64]
 
 EDGES = (1, 10, 100, 1_000, 10_000, 100_000)
 PARTS = 5
-_BLOCK = 1 << 20
 
 
 class Places(NamedTuple):
@@ -150,19 +148,3 @@ def _levels(edges: Sequence[int]) -> tuple[str, ...]:
 
 def _parts(count: int) -> tuple[str, ...]:
     return tuple(f"{100 * part // count}–{100 * (part + 1) // count}%" for part in range(count))
-
-
-def token_counts(corpus: Corpus, documents: Ids, size: int) -> Ids:
-    """Return ``int64 [V]``: how often each token stands in some documents; memory does not grow with them."""
-    counts = np.zeros(size, dtype=np.int64)
-    lengths = corpus.lengths[documents]
-    ends = np.cumsum(lengths)
-    begin = 0
-    while begin < len(documents):
-        before = ends[begin] - lengths[begin]
-        end = max(begin + 1, int(np.searchsorted(ends, before + _BLOCK, side="right")))
-        part = slice(begin, end)
-        ids = corpus.gather(documents[part], np.zeros(end - begin, dtype=np.int64), lengths[part])
-        counts += np.bincount(ids, minlength=size)
-        begin = end
-    return counts

@@ -1,8 +1,7 @@
 """Recipes: what a run does where its settings leave the choice open.
 
-From scratch: the head starts at the frequencies of the tokens; Muon for the hidden matrices, a mask rate that falls to the one
-asked, a trapezoid. To adapt: AdamW
-at the family's learning rate, a constant mask rate, a linear decay.
+From scratch: the head starts at the frequencies of the tokens; Muon for the hidden matrices, a mask rate that falls to
+the one asked, a trapezoid. To adapt: AdamW at the family's learning rate, a constant mask rate, a linear decay.
 """
 
 from __future__ import annotations
