@@ -17,7 +17,7 @@ LAYOUTS = {
     "several groups": [9, 9, 6, 3, 3, 3, 1],
     "no order": [3, 8, 3, 1, 8],
     "single tokens": [1, 1, 1],
-    "many of one length, then tails": [12] * 9 + [11, 7, 7, 2, 1] + [1] * 8,
+    "many tokens of one length, then tails": [128] * 9 + [11, 7, 7, 2, 1] + [1] * 8,
     "too different to share a stack": [300, 200, 20, 3],
 }
 
@@ -164,14 +164,23 @@ def test_the_layout_groups_neighbours_of_one_length() -> None:
     assert layout.longest == 4
 
 
+def stacks(lengths: list[int]) -> list[tuple[int, int, int]]:
+    """Return the first token, rows and width of each stack."""
+    return [(stack.first, stack.count, stack.width) for stack in layout_of(lengths).stacks]
+
+
 def test_sequences_of_nearly_one_length_are_stacked_together() -> None:
-    """Many of one length stay by themselves, and none is put where most of its row would be empty."""
-    stacks = [(stack.count, stack.width) for stack in layout_of([12] * 9 + [11, 7, 7, 2, 1] + [1] * 8).stacks]
-    assert stacks == [(9, 12), (4, 11), (9, 1)]
-    assert [(stack.count, stack.width) for stack in layout_of([300, 200, 20, 3]).stacks] == [
-        (2, 300),
-        (2, 20),
-    ]
+    """Many tokens in one length stay by themselves; the others are never put where most of their row would be empty."""
+    assert stacks([128] * 8 + [100, 90, 7, 7]) == [(0, 8, 128), (1024, 4, 112)]
+    assert stacks([300, 200, 20, 3]) == [(0, 2, 304), (500, 4, 32)]
+
+
+def test_small_stacks_have_round_sizes() -> None:
+    """Rows that hold no sequence are cheap, and where they would not be there are none."""
+    assert stacks([12] * 9 + [11, 7, 7, 2, 1]) == [(0, 16, 16)]
+    assert stacks([33]) == [(0, 4, 48)]
+    assert stacks([500]) == [(0, 1, 512)]
+    assert stacks([512, 512]) == [(0, 2, 512)]
 
 
 def test_what_fills_the_rest_of_a_stack_reaches_nobody() -> None:
@@ -179,6 +188,6 @@ def test_what_fills_the_rest_of_a_stack_reaches_nobody() -> None:
     lengths = [6, 4, 1]
     q, k, v = inputs(sum(lengths))
     with torch.no_grad():
-        v[0, :, 9] = 1e6
+        v[0, :, 9:] = 1e6
     found, _ = packed_attention(nn.Identity(), q, k, v, None, layout=layout_of(lengths))
     torch.testing.assert_close(found, one_by_one(q, k, v, lengths), rtol=1e-5, atol=1e-6)

@@ -67,6 +67,22 @@ def test_sums_are_fp32_whatever_the_logits_are(dtype: torch.dtype) -> None:
     torch.testing.assert_close(logits.grad.float(), gradient, rtol=0.01, atol=1e-6)
 
 
+@pytest.mark.parametrize("spare", [1, 90])
+def test_rows_behind_the_last_label_do_not_count(spare: int) -> None:
+    """More of them than are computed at once, and not numbers at that."""
+    logits, labels = logits_of(70, 20_000)
+    with torch.no_grad():
+        logits[70 - spare :] = torch.nan
+    if spare > 70:
+        labels = labels[:0]
+    loss, hits = masked_cross_entropy(logits, labels[: 70 - spare], 10)
+    (wanted, right) = masked_cross_entropy(logits.detach()[: 70 - spare], labels[: 70 - spare], 10)
+    loss.backward()
+    assert (loss.item(), int(hits)) == (wanted.item(), int(right))
+    assert logits.grad is not None
+    assert not logits.grad[70 - spare :].any()
+
+
 def test_no_rows_are_a_loss_of_zero() -> None:
     logits = torch.empty(0, 10, requires_grad=True)
     loss, hits = masked_cross_entropy(logits, torch.empty(0, dtype=torch.int64), 1)

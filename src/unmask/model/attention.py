@@ -3,7 +3,7 @@
 A row holds sequences end to end, and ``PackedLayout`` says where each lies. On CUDA in half precision torch's
 variable-length kernel takes the row as it is. Elsewhere sequences of one length, which stand side by side in a
 row that is in order of length, are computed together; those of rare lengths with their neighbours, where the empty places
-cost less than products of their own. Outside of that no place is padded.
+cost less than products of their own, and in round sizes, as :mod:`unmask.model.round_sizes` explains.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LONGEST_STACK = 1024
-_ALONE = 8  # so many sequences of one length are computed by themselves on a CPU, with nothing to pick
+_ALONE = 1024  # sequences of one length and so many tokens are computed by themselves on a CPU, with nothing to pick
 _WASTE = 1 << 16  # empty scores (query by key) of a stack that take as long as a stack of their own would
+_WIDTHS, _COUNTS = (
+    16,
+    4,
+)  # others are stacked to multiples of these, since a product of a new shape begins slowly
 _SHORT = 128  # up to here three plain products on a CPU are quicker than its flash kernel
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
@@ -28,18 +32,18 @@ NAME = "unmask_packed"
 
 @dataclass(frozen=True)
 class Stack:
-    """``n`` neighbours in a packed row that are computed together, each in a row of ``width`` places.
+    """Neighbours in a packed row that are computed together, each in one of ``n`` rows of ``width`` places.
 
     Attributes:
         first: their first token.
         tokens: how many they have.
-        count: ``n``.
-        width: the longest one's length.
+        count: ``n``, at least as many as there are.
+        width: at least the longest one's length.
         places: ``int64 [n * width]``, the token in each place, counted from the first; behind the end of a sequence its
-            last one. ``None`` where all are of one length.
+            last one. ``None`` where all are of one length and none is empty.
         full: ``int64 [tokens]``, the places that hold a token.
         empty: ``int64``, the places that hold none.
-        bias: ``[n, 1, 1, width]``, minus infinity for those.
+        bias: ``[n, 1, 1, width]``, minus infinity for those behind the end of a sequence.
     """
 
     first: int
@@ -55,18 +59,26 @@ class Stack:
     def of(groups: list[tuple[int, int, int]]) -> Stack:
         """Join groups of neighbours, none of them longer than the first."""
         first, count, width = groups[0]
-        if len(groups) == 1:
+        if _is_alone(count, width):
             return Stack(first, count * width, count, width)
+        width = -(-width // _WIDTHS) * _WIDTHS
         lengths = np.repeat([length for _, _, length in groups], [count for _, count, _ in groups])
+        tokens, spare = int(lengths.sum()), -len(lengths) % _COUNTS
+        if spare * width * width < _WASTE:
+            lengths = np.concatenate([lengths, np.zeros(spare, dtype=lengths.dtype)])
         place = np.arange(width)
         holds = place < lengths[:, None]
         begins = np.cumsum(lengths) - lengths
-        places = begins[:, None] + np.minimum(place, lengths[:, None] - 1)
+        places = np.minimum(
+            begins[:, None] + np.minimum(place, np.maximum(lengths, 1)[:, None] - 1), tokens - 1
+        )
+        # A sequence that is not there sees what it likes; with nothing to see it would be no number.
+        closed = ~holds & (lengths > 0)[:, None]
         bias = torch.zeros(len(lengths), 1, 1, width)
-        bias.masked_fill_(torch.from_numpy(~holds)[:, None, None], -torch.inf)
+        bias.masked_fill_(torch.from_numpy(closed)[:, None, None], -torch.inf)
         return Stack(
             first,
-            int(lengths.sum()),
+            tokens,
             len(lengths),
             width,
             torch.from_numpy(places.ravel()),
@@ -75,15 +87,17 @@ class Stack:
             bias,
         )
 
-    def take(self, row: Tensor, empty: float | None = None) -> Tensor:
-        """Copy these of ``[T, heads, size]`` to ``[n * heads, width, size]``; empty places get that value, or any."""
+    def take(self, row: Tensor, scale: float = 1.0, empty: float | None = None) -> Tensor:
+        """Copy these of ``[T, heads, size]``, scaled, to ``[n * heads, width, size]``; empty places get that value, or any."""
         part = row[self.first : self.first + self.tokens]
         if self.places is not None:
             part = part.flatten(1).index_select(0, self.places)
             if empty is not None and self.empty is not None:
                 part.index_fill_(0, self.empty, empty)
-        part = part.view(self.count, self.width, *row.shape[1:])
-        return part.transpose(1, 2).reshape(-1, self.width, row.shape[-1])
+        part = part.view(self.count, self.width, *row.shape[1:]).transpose(1, 2)
+        copy = torch.empty(part.shape, dtype=row.dtype)
+        copy = copy.copy_(part) if scale == 1.0 else torch.mul(part, scale, out=copy)
+        return copy.flatten(0, 1)
 
     def put(self, row: Tensor, part: Tensor) -> None:
         """Write ``[n * heads, width, size]`` to its place in ``[T, heads, size]``."""
@@ -138,7 +152,7 @@ class PackedLayout:
         room = 0
         for group in self.groups:
             _, count, length = group
-            if count >= _ALONE:
+            if _is_alone(count, length):
                 joined.append([group])
                 room = 0
                 continue
@@ -151,6 +165,10 @@ class PackedLayout:
                 joined.append([group])
                 room = _WASTE
         return [Stack.of(groups) for groups in joined]
+
+
+def _is_alone(count: int, length: int) -> bool:
+    return count * length >= _ALONE
 
 
 def packed_attention(
@@ -283,8 +301,9 @@ class _StackedProducts(torch.autograd.Function):
         out = torch.empty(rows[0].shape, dtype=query.dtype)
         kept = []
         for stack in layout.stacks:
-            q, k, v = (stack.take(row) for row in rows)
-            weights = stack.close(torch.bmm(q, k.mT).mul_(scaling)).softmax(-1)
+            # The query is scaled, and not the scores, which are more.
+            q, k, v = (stack.take(row, scale) for row, scale in zip(rows, (scaling, 1.0, 1.0), strict=True))
+            weights = stack.close(torch.bmm(q, k.mT)).softmax(-1)
             stack.put(out, torch.bmm(weights, v))
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
@@ -297,11 +316,13 @@ class _StackedProducts(torch.autograd.Function):
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         gradients = [torch.empty(gradient.shape[1:], dtype=query.dtype) for _ in rows]
         for stack, weights in zip(ctx.layout.stacks, kept, strict=True):
-            q, k, v = (stack.take(row) for row in rows)
+            q, k, v = (
+                stack.take(row, scale) for row, scale in zip(rows, (ctx.scaling, 1.0, 1.0), strict=True)
+            )
             out = stack.take(gradient[0], empty=0.0)
             scores = torch.ops.aten._softmax_backward_data(torch.bmm(out, v.mT), weights, -1, weights.dtype)
-            scores.mul_(ctx.scaling)
-            parts = torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(weights.mT, out)
+            of_query = torch.bmm(scores, k).mul_(ctx.scaling)
+            parts = of_query, torch.bmm(scores.mT, q), torch.bmm(weights.mT, out)
             for into, part in zip(gradients, parts, strict=True):
                 stack.put(into, part)
         return *(tensor.transpose(0, 1).unsqueeze(0) for tensor in gradients), None, None

@@ -19,7 +19,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGEST = -1, 2**31 - 1
 
 # Read when the first product is computed, which is no earlier than this is imported.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "100")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "400")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 

@@ -18,6 +18,7 @@ from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.head import HeadGate, find_head
 from unmask.model.host_memory import keep_memory
 from unmask.model.last_layer import LastLayer, find_last_layer
+from unmask.model.round_sizes import fill_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,14 +81,23 @@ class MaskedLM:
         """Number of weights, tied ones counted once."""
         return sum(weight.numel() for weight in self.model.parameters())
 
-    def target_logits(self, batch: Batch) -> Tensor:
+    def target_logits(self, batch: Batch, *, filled: bool = False) -> Tensor:
         """Run a batch.
+
+        Args:
+            batch: packed, its targets in order.
+            filled: a packed row may be filled up where that is quicker, see :mod:`unmask.model.round_sizes`; there may
+                then be more rows at the end, of which no loss must be computed.
 
         Returns:
             ``[M, V]`` logits at the targets, in the dtype the head computes in.
         """
         with self.precision():
-            return self._packed_logits(batch) if self.packed else self._padded_logits(batch)
+            if not self.packed:
+                return self._padded_logits(batch)
+            if filled and self.device.type == "cpu":
+                batch = fill_up(batch, self.vocabulary.pad_id)
+            return self._packed_logits(batch)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The autocast context in which this model is run."""

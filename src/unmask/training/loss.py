@@ -32,7 +32,7 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
     for batch in batches:
         if not len(batch.target_ids):
             continue
-        logits = model.target_logits(batch)
+        logits = model.target_logits(batch, filled=True)
         labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
         part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
         part.backward()
@@ -42,11 +42,12 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
-    """Return the fp32 cross-entropy summed over rows and divided, and how many rows are right.
+    """Return the fp32 cross-entropy summed over labels and divided, and how many rows are right.
 
     Args:
-        logits: ``[M, V]`` in any floating dtype; the sums are fp32 whatever it is.
-        labels: ``int64 [M]``.
+        logits: ``[M, V]`` in any floating dtype; the sums are fp32 whatever it is. Rows behind those that have a label
+            do not count, and have a gradient of zero.
+        labels: ``int64``, at most ``M``.
         divisor: masked tokens of the whole step.
     """
     loss, hits = _CrossEntropy.apply(logits, labels, divisor)
@@ -68,7 +69,7 @@ class _CrossEntropy(torch.autograd.Function):
         rows = max(1, _BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(labels))
         buffer = torch.empty(min(rows, len(labels)), logits.shape[1], device=logits.device)
         for begin in range(0, len(labels), rows):
-            part = slice(begin, begin + rows)
+            part = slice(begin, min(begin + rows, len(labels)))
             label = labels[part].unsqueeze(1)
             block = buffer[: len(label)].copy_(logits[part])
             top = block.amax(-1, keepdim=True)
@@ -79,6 +80,7 @@ class _CrossEntropy(torch.autograd.Function):
             block.mul_((total * divisor).reciprocal_())
             block.scatter_add_(1, label, torch.full_like(total, -1.0 / divisor))
             gradient[part] = block
+        gradient[len(labels) :].zero_()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(hits)
         return (loss / divisor).float(), hits

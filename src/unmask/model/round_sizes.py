@@ -1,0 +1,51 @@
+"""Batches filled up to round sizes, because a CPU's matrix products are made to measure.
+
+oneDNN makes a kernel for every shape of a product it has not met of late, in a fifth of a millisecond to several, and
+a packed batch hardly ever has as many tokens and targets as the one before: some dozens of kernels in every step, each
+used a few times and thrown away. Between round sizes there are few steps, so that the kernels of one serve the next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unmask.data.batches import Batch
+
+_TOKEN_STEPS, _TARGET_STEPS = 64, 16  # round sizes from one power of two to the next
+
+
+def round_up(count: int, steps: int) -> int:
+    """Return the next of ``steps`` round sizes between two powers of two; small counts are their own."""
+    grain = max(1, (1 << (count.bit_length() - 1)) // steps) if count else 1
+    return -(-count // grain) * grain
+
+
+def fill_up(batch: Batch, token: int) -> Batch:
+    """Fill a batch up to a round number of tokens and of targets.
+
+    What is added is a sequence of its own at the end, which no other attends to, and targets in the last place of the
+    row, which have no ``target_ids``: no loss is computed there, so that nothing in the gradient changes.
+
+    Args:
+        batch: with at least one target.
+        token: any entry of the vocabulary.
+
+    Returns:
+        A batch of less than 1/64 more tokens and less than 1/16 more targets.
+    """
+    tokens, targets = batch.tokens, len(batch.target_index)
+    more = round_up(tokens, _TOKEN_STEPS) - tokens
+    spare = round_up(targets, _TARGET_STEPS) - targets
+    if not more and not spare:
+        return batch
+    end = np.array([tokens + more] if more else [], dtype=batch.cu_seqlens.dtype)
+    return replace(
+        batch,
+        input_ids=np.concatenate([batch.input_ids, np.full(more, token)]),
+        # Anywhere, since nothing comes of them; all at the first, so that they fit any table of positions.
+        position_ids=np.concatenate([batch.position_ids, np.zeros(more, dtype=batch.position_ids.dtype)]),
+        cu_seqlens=np.concatenate([batch.cu_seqlens, end]),
+        target_index=np.concatenate([batch.target_index, np.full(spare, tokens + more - 1)]),
+    )
