@@ -9,9 +9,9 @@ cost less than products of their own, and in round sizes, as :mod:`unmask.model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,20 @@ NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
 
 
+class Rows(NamedTuple):
+    """Where the vectors of a stack lie, head by head.
+
+    Attributes:
+        source: ``int64 [n * heads * width]``, for each place of ``[n, heads, width]`` a row of ``[tokens, heads]``.
+        target: ``int64 [tokens * heads]``, the other way.
+        empty: ``int64``, places that hold no token.
+    """
+
+    source: Tensor
+    target: Tensor
+    empty: Tensor
+
+
 @dataclass(frozen=True)
 class Stack:
     """Neighbours in a packed row that are computed together, each in one of ``n`` rows of ``width`` places.
@@ -37,23 +51,19 @@ class Stack:
     Attributes:
         first: their first token.
         tokens: how many they have.
-        count: ``n``, at least as many as there are.
+        count: ``n``.
         width: at least the longest one's length.
-        places: ``int64 [n * width]``, the token in each place, counted from the first; behind the end of a sequence its
-            last one. ``None`` where all are of one length and none is empty.
-        full: ``int64 [tokens]``, the places that hold a token.
-        empty: ``int64``, the places that hold none.
-        bias: ``[n, 1, 1, width]``, minus infinity for those behind the end of a sequence.
+        lengths: ``int64 [n]``, tokens of each; 0 for rows that stay empty. ``None`` where every place holds a token.
+        bias: ``[n, 1, 1, width]``, minus infinity behind the end of a sequence.
     """
 
     first: int
     tokens: int
     count: int
     width: int
-    places: Tensor | None = None
-    full: Tensor | None = None
-    empty: Tensor | None = None
+    lengths: np.ndarray | None = None
     bias: Tensor | None = None
+    _rows: dict[int, Rows] = field(default_factory=dict)
 
     @staticmethod
     def of(groups: list[tuple[int, int, int]]) -> Stack:
@@ -63,50 +73,54 @@ class Stack:
             return Stack(first, count * width, count, width)
         width = -(-width // _WIDTHS) * _WIDTHS
         lengths = np.repeat([length for _, _, length in groups], [count for _, count, _ in groups])
-        tokens, spare = int(lengths.sum()), -len(lengths) % _COUNTS
+        spare = -len(lengths) % _COUNTS
         if spare * width * width < _WASTE:
             lengths = np.concatenate([lengths, np.zeros(spare, dtype=lengths.dtype)])
-        place = np.arange(width)
-        holds = place < lengths[:, None]
-        begins = np.cumsum(lengths) - lengths
-        places = np.minimum(
-            begins[:, None] + np.minimum(place, np.maximum(lengths, 1)[:, None] - 1), tokens - 1
-        )
-        # A sequence that is not there sees what it likes; with nothing to see it would be no number.
-        closed = ~holds & (lengths > 0)[:, None]
         bias = torch.zeros(len(lengths), 1, 1, width)
+        # A row that holds no sequence sees what it likes; with nothing to see its weights would be no numbers.
+        closed = np.arange(width) >= np.where(lengths > 0, lengths, width)[:, None]
         bias.masked_fill_(torch.from_numpy(closed)[:, None, None], -torch.inf)
-        return Stack(
-            first,
-            tokens,
-            len(lengths),
-            width,
-            torch.from_numpy(places.ravel()),
-            torch.from_numpy(np.flatnonzero(holds)),
-            torch.from_numpy(np.flatnonzero(~holds)),
-            bias,
-        )
+        return Stack(first, int(lengths.sum()), len(lengths), width, lengths, bias)
+
+    def rows(self, heads: int) -> Rows:
+        """Return where the vectors of so many heads lie; what an empty place gets is a copy of some token there is."""
+        if heads not in self._rows:
+            assert self.lengths is not None
+            place, head = np.arange(self.width), np.arange(heads)[:, None]
+            begins = np.cumsum(self.lengths) - self.lengths
+            token = np.minimum(begins[:, None] + place, self.tokens - 1)
+            holds = np.broadcast_to((place < self.lengths[:, None])[:, None], (self.count, heads, self.width))
+            source = (token[:, None] * heads + head).ravel()
+            full = np.flatnonzero(holds)
+            target = np.empty(len(full), dtype=np.int64)
+            target[source[full]] = full
+            self._rows[heads] = Rows(*map(torch.from_numpy, (source, target, np.flatnonzero(~holds))))
+        return self._rows[heads]
 
     def take(self, row: Tensor, scale: float = 1.0, empty: float | None = None) -> Tensor:
         """Copy these of ``[T, heads, size]``, scaled, to ``[n * heads, width, size]``; empty places get that value, or any."""
+        _, heads, size = row.shape
         part = row[self.first : self.first + self.tokens]
-        if self.places is not None:
-            part = part.flatten(1).index_select(0, self.places)
-            if empty is not None and self.empty is not None:
-                part.index_fill_(0, self.empty, empty)
-        part = part.view(self.count, self.width, *row.shape[1:]).transpose(1, 2)
-        copy = torch.empty(part.shape, dtype=row.dtype)
-        copy = copy.copy_(part) if scale == 1.0 else torch.mul(part, scale, out=copy)
-        return copy.flatten(0, 1)
+        if self.lengths is None:
+            copy = torch.empty(self.count, heads, self.width, size, dtype=row.dtype)
+            part = part.view(self.count, self.width, heads, size).transpose(1, 2)
+            copy = copy.copy_(part) if scale == 1.0 else torch.mul(part, scale, out=copy)
+            return copy.flatten(0, 1)
+        rows = self.rows(heads)
+        copy = part.reshape(-1, size).index_select(0, rows.source)
+        if empty is not None:
+            copy.index_fill_(0, rows.empty, empty)
+        return (copy if scale == 1.0 else copy.mul_(scale)).view(-1, self.width, size)
 
     def put(self, row: Tensor, part: Tensor) -> None:
-        """Write ``[n * heads, width, size]`` to its place in ``[T, heads, size]``."""
-        part = part.view(self.count, -1, *part.shape[1:]).transpose(1, 2)
+        """Write ``[n * heads, width, size]`` to its place in a contiguous ``[T, heads, size]``."""
+        _, heads, size = row.shape
         into = row[self.first : self.first + self.tokens]
-        if self.full is None:
+        if self.lengths is None:
+            part = part.view(self.count, heads, self.width, size).transpose(1, 2)
             into.view(part.shape).copy_(part)
         else:
-            into.copy_(part.flatten(0, 1).index_select(0, self.full))
+            torch.index_select(part.view(-1, size), 0, self.rows(heads).target, out=into.view(-1, size))
 
     def close(self, scores: Tensor) -> Tensor:
         """Let nothing be seen at the empty places of ``[n * heads, width, width]`` scores, in place."""

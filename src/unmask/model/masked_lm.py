@@ -15,6 +15,7 @@ from unmask.data.batches import Batch
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
+from unmask.model.half_norms import halve_norms
 from unmask.model.head import HeadGate, find_head
 from unmask.model.host_memory import keep_memory
 from unmask.model.last_layer import LastLayer, find_last_layer
@@ -56,6 +57,8 @@ class MaskedLM:
         self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
         if self.device.type == "cpu":
             keep_memory()
+            if autocast:
+                halve_norms(model)
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()

@@ -1,0 +1,34 @@
+"""Layer norms that hand on bf16 where a model is trained under autocast on a CPU.
+
+Autocast leaves their output, and with it the sums between the layers, in fp32, though each product that reads it rounds
+it to bf16 first: memory is read and written for digits that are dropped on the way, forward and back. Norms that take
+and give bf16, and compute in fp32 within, are what MosaicBERT was trained with (Portes et al. 2023). Evaluation and
+scoring compute as before.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class HalfNorm(nn.LayerNorm):
+    """A layer norm in bf16 while it is trained under bf16 autocast on a CPU, and ``nn.LayerNorm`` otherwise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.is_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+            input = input.to(torch.get_autocast_dtype("cpu"))
+        return functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+def halve_norms(model: nn.Module) -> int:
+    """Let the layer norms of a model hand on bf16 in training; those of a class of their own stay as they are.
+
+    Returns:
+        How many layers there are of this kind now.
+    """
+    for layer in model.modules():
+        if type(layer) is nn.LayerNorm and layer.weight is not None and layer.weight.dtype == torch.float32:
+            layer.__class__ = HalfNorm
+    return sum(isinstance(layer, HalfNorm) for layer in model.modules())
