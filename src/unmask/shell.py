@@ -184,7 +184,8 @@ def share_cores() -> None:
     """Let a thread of torch that waits for another sleep soon, not spin. Call it before torch is imported.
 
     OpenMP's own patience is about a millisecond. Where another program takes part of a core, the thread that spins
-    keeps the one it waits for from running, and a training step takes three times as long; alone it costs nothing.
+    keeps the one it waits for from running, and a training step takes three times as long; alone, a short step takes some
+    hundredths longer.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

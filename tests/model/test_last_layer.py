@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -56,24 +57,43 @@ def test_the_short_layer_gives_what_the_whole_one_gives(
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
-def test_what_is_not_asked_about_is_not_computed(load: Load, make_batch: Any, architecture: str) -> None:
-    model = load(architecture)
-    batch = make_batch(model.vocabulary, [20, 9])
+PROJECTIONS = {"bert": 3, "modernbert": 1}  # linear layers for query, key and value
+
+
+def rows_by_layer(model: MaskedLM, batch: Any) -> list[list[int]]:
+    """Return how many rows every linear layer of the first and the last layer gets, in the order of calls."""
     layers = encoder_layers(model.model)[1]
     seen: list[list[int]] = []
-    for layer in layers:
+    hooks = []
+    for layer in (layers[0], layers[-1]):
         rows: list[int] = []
         seen.append(rows)
         for module in layer.modules():
             if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda _m, args, _o, rows=rows: rows.append(args[0].shape[-2]))
+                hook = module.register_forward_hook(
+                    lambda _m, args, _o, rows=rows: rows.append(args[0].shape[-2])
+                )
+                hooks.append(hook)
     model.target_logits(batch)
-    assert set(seen[0]) == {batch.tokens}
-    targets = len(batch.target_ids)
-    projections = {"bert": 3, "modernbert": 1}[architecture]  # query, key and value
-    others = len(seen[1]) - projections
-    assert seen[1] == [batch.tokens] * projections + [targets] * others
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize("architecture", PROJECTIONS)
+def test_what_is_not_asked_about_is_not_computed(
+    load: Load, make_batch: Any, architecture: str, checkpoints: bool
+) -> None:
+    model = load(architecture)
+    model.model.train()
+    if checkpoints:
+        model.model.gradient_checkpointing_enable()
+    batch = make_batch(model.vocabulary, [20, 9])
+    first, last = rows_by_layer(model, batch)
+    assert set(first) == {batch.tokens}
+    own = PROJECTIONS[architecture]
+    assert last == [batch.tokens] * own + [len(batch.target_ids)] * (len(last) - own)
 
 
 def test_a_model_called_by_its_users_computes_all(load: Load, make_batch: Any) -> None:
@@ -84,7 +104,37 @@ def test_a_model_called_by_its_users_computes_all(load: Load, make_batch: Any) -
         assert raw(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.shape[:2] == (1, 4)
 
 
-def test_with_gradient_checkpoints_the_last_layer_is_whole(load: Load) -> None:
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_gradient_checkpoints_change_no_bit(load: Load, make_batch: Any, architecture: str) -> None:
+    """The layer is as short where it is computed again, in the backward pass; with several micro-batches as well."""
+    found = []
+    for checkpoints in (False, True):
+        model = load(architecture)
+        model.model.train()
+        if checkpoints:
+            model.model.gradient_checkpointing_enable()
+        for lengths in ([20, 9], [14, 14, 3]):
+            model.target_logits(make_batch(model.vocabulary, lengths)).square().mean().backward()
+        found.append([weight.grad for weight in model.model.parameters() if weight.grad is not None])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_checkpoints_of_the_other_kind_are_refused(load: Load, make_batch: Any) -> None:
+    """They hand the layer copies in the backward pass, of which it could not tell what they are."""
     model = load("bert")
-    model.model.gradient_checkpointing_enable()
-    assert not model.short_last_layer
+    model.model.train()
+    model.model.gradient_checkpointing_enable({"use_reentrant": True})
+    logits = model.target_logits(make_batch(model.vocabulary, [20, 9]))
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        logits.square().mean().backward()
+
+
+def test_a_model_may_be_driven_by_two(load: Load, make_batch: Any) -> None:
+    """Another `MaskedLM` around the same model finds the layer short and leaves it so."""
+    model = load("bert")
+    batch = make_batch(model.vocabulary, [20, 9])
+    before = model.target_logits(batch)
+    again = MaskedLM(model.model, model.tokenizer)
+    assert again.short_last_layer
+    assert torch.equal(again.target_logits(batch), before)
+    assert torch.equal(copy.deepcopy(again).target_logits(batch), before)

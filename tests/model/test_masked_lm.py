@@ -96,9 +96,11 @@ class PackedWhole:
     def __init__(self) -> None:
         self.asked, self.real = 0, attention.PackedLayout.of
 
-    def __call__(self, cu_seqlens: np.ndarray, device: torch.device) -> attention.PackedLayout:
+    def __call__(
+        self, cu_seqlens: np.ndarray, device: torch.device, targets: torch.Tensor | None = None
+    ) -> attention.PackedLayout:
         self.asked += 1
-        return self.real(cu_seqlens[[0, -1]], device)
+        return self.real(cu_seqlens[[0, -1]], device, targets)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "mpnet"])

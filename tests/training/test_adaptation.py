@@ -355,10 +355,9 @@ def test_frozen_embeddings_go_with_gradient_checkpointing(configure: Configure, 
     flags = {"train__freeze": "embeddings", "train__max_steps": 2}
     plain = train(configure(**flags), tmp_path / "plain")
     saving = train(configure(**flags, train__gradient_checkpointing=True), tmp_path / "saving")
-    exact, saved = weights_of(plain.folder.model), weights_of(saving.folder.model)
-    # With checkpoints the last layer is computed whole, which rounds otherwise.
-    for key, weight in exact.items():
-        torch.testing.assert_close(saved[key], weight, rtol=1e-4, atol=1e-6, msg=key)
+    assert (plain.folder.model / "model.safetensors").read_bytes() == (
+        saving.folder.model / "model.safetensors"
+    ).read_bytes()
 
 
 # --- LoRA ---------------------------------------------------------------------------------------------------------

@@ -20,11 +20,9 @@ from torch import Tensor
 
 _LONGEST_STACK = 1024
 _ALONE = 1024  # sequences of one length and so many tokens are computed by themselves on a CPU, with nothing to pick
-_WASTE = 1 << 16  # empty scores (query by key) of a stack that take as long as a stack of their own would
-_WIDTHS, _COUNTS = (
-    16,
-    4,
-)  # others are stacked to multiples of these, since a product of a new shape begins slowly
+_WASTE = 1 << 15  # empty scores (query by key) of a stack that take as long as a stack of their own would
+# Others are stacked to multiples of these, since a product of a new shape begins slowly.
+_WIDTHS, _COUNTS = 16, 4
 _SHORT = 128  # up to here three plain products on a CPU are quicker than its flash kernel
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
@@ -54,7 +52,8 @@ class Stack:
         count: ``n``.
         width: at least the longest one's length.
         lengths: ``int64 [n]``, tokens of each; 0 for rows that stay empty. ``None`` where every place holds a token.
-        bias: ``[n, 1, 1, width]``, minus infinity behind the end of a sequence.
+        bias: ``[n, 1, 1, width - shortest]``, minus infinity behind the end of a sequence.
+        shortest: places that hold a token in all of them.
     """
 
     first: int
@@ -63,6 +62,7 @@ class Stack:
     width: int
     lengths: np.ndarray | None = None
     bias: Tensor | None = None
+    shortest: int = 0
     _rows: dict[int, Rows] = field(default_factory=dict)
 
     @staticmethod
@@ -76,11 +76,12 @@ class Stack:
         spare = -len(lengths) % _COUNTS
         if spare * width * width < _WASTE:
             lengths = np.concatenate([lengths, np.zeros(spare, dtype=lengths.dtype)])
-        bias = torch.zeros(len(lengths), 1, 1, width)
         # A row that holds no sequence sees what it likes; with nothing to see its weights would be no numbers.
-        closed = np.arange(width) >= np.where(lengths > 0, lengths, width)[:, None]
-        bias.masked_fill_(torch.from_numpy(closed)[:, None, None], -torch.inf)
-        return Stack(first, int(lengths.sum()), len(lengths), width, lengths, bias)
+        ends = np.where(lengths > 0, lengths, width)
+        shortest = int(ends.min())
+        closed = torch.from_numpy(np.arange(shortest, width) >= ends[:, None])
+        bias = torch.zeros(closed.shape).masked_fill_(closed, -torch.inf)[:, None, None]
+        return Stack(first, int(lengths.sum()), len(lengths), width, lengths, bias, shortest)
 
     def rows(self, heads: int) -> Rows:
         """Return where the vectors of so many heads lie; what an empty place gets is a copy of some token there is."""
@@ -125,7 +126,7 @@ class Stack:
     def close(self, scores: Tensor) -> Tensor:
         """Let nothing be seen at the empty places of ``[n * heads, width, width]`` scores, in place."""
         if self.bias is not None:
-            scores.view(self.count, -1, *scores.shape[1:]).add_(self.bias)
+            scores.view(self.count, -1, *scores.shape[1:])[..., self.shortest :].add_(self.bias)
         return scores
 
 
@@ -137,14 +138,16 @@ class PackedLayout:
         cu_seqlens: ``int32 [N + 1]`` on the device of the model.
         groups: ``(first token, sequences, length of each)`` of neighbours of equal length, in row order.
         longest: length of the longest sequence.
+        targets: ``int64 [M]``, the places that the last layer is to compute; without them it computes all.
     """
 
     cu_seqlens: Tensor
     groups: tuple[tuple[int, int, int], ...]
     longest: int
+    targets: Tensor | None = None
 
     @staticmethod
-    def of(cu_seqlens: np.ndarray, device: torch.device) -> PackedLayout:
+    def of(cu_seqlens: np.ndarray, device: torch.device, targets: Tensor | None = None) -> PackedLayout:
         """Make the layout of sequences that begin at ``int [N + 1]`` places."""
         lengths = np.diff(cu_seqlens)
         turns = np.flatnonzero(np.diff(lengths)) + 1
@@ -152,7 +155,7 @@ class PackedLayout:
         counts = np.diff(np.concatenate([first, [len(lengths)]]))
         groups = tuple(zip(cu_seqlens[first].tolist(), counts.tolist(), lengths[first].tolist(), strict=True))
         on_device = torch.from_numpy(cu_seqlens.astype(np.int32)).to(device, non_blocking=True)
-        return PackedLayout(on_device, groups, int(lengths.max()))
+        return PackedLayout(on_device, groups, int(lengths.max()), targets)
 
     @cached_property
     def runs(self) -> list[int]:

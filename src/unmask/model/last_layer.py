@@ -9,23 +9,23 @@ attention gets the chosen ones of its output. Which module is the one, a trial s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from unmask.errors import ConfigError
-from unmask.model.attention import packed_attention, register
+from unmask.model.attention import PackedLayout, packed_attention, register
 from unmask.model.depth import encoder_layers
 
 
 class LastLayer:
-    """The last layer of an encoder, which can be told to compute chosen rows of ``[1, T, H]`` alone.
+    """The last layer of an encoder, which computes the targets of a :class:`PackedLayout` alone where it has some.
 
     Args:
-        layer: called once in a pass.
+        layer: called once in a pass; it then returns ``[1, M, H]`` in place of ``[1, T, H]``.
         entry: name of the module in it that gets all rows.
         behind: name of the first module behind its attention.
     """
@@ -33,68 +33,96 @@ class LastLayer:
     def __init__(self, layer: nn.Module, entry: str, behind: str) -> None:
         # Names, since a module may be replaced, by one with an adapter for example.
         self._layer, self._entry, self._behind = layer, entry, behind
-        self._all: Tensor | None = None
-        self._chosen: Tensor | None = None
+        self._inner: tuple[RemovableHandle, ...] = ()
+        self._hooks = (
+            layer.register_forward_pre_hook(self._begin, with_kwargs=True),
+            layer.register_forward_hook(self._end, always_call=True),
+        )
 
-    @contextmanager
-    def computing(self, index: Tensor) -> Iterator[None]:
-        """Let passes in this context compute ``int64 [M]`` rows: the layer then returns ``[1, M, H]``."""
+    def remove(self) -> None:
+        """Let the layer compute all rows again."""
+        self._leave()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(
+        self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._leave()
+        layout = named.get("layout")
+        if not args or not isinstance(layout, PackedLayout) or layout.targets is None:
+            return None
+        index, everything = layout.targets, args[0]
 
         def choose(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (args[0].index_select(1, index), *args[1:])
 
-        def begin(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            chosen = choose(module, args)
-            self._all, self._chosen = args[0], chosen[0]
-            return chosen
-
-        layer = self._layer
-        hooks = (
-            layer.register_forward_pre_hook(begin),
-            layer.get_submodule(self._entry).register_forward_pre_hook(self._give_all, with_kwargs=True),
+        args = choose(layer, args)
+        give_all = partial(_replace, args[0], everything)
+        self._inner = (
+            layer.get_submodule(self._entry).register_forward_pre_hook(give_all, with_kwargs=True),
             layer.get_submodule(self._behind).register_forward_pre_hook(choose),
         )
-        try:
-            yield
-        finally:
-            self._all = self._chosen = None
-            for hook in hooks:
-                hook.remove()
+        return args, named
 
-    def _give_all(
-        self, _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        everything, chosen = self._all, self._chosen
-        return (
-            tuple(everything if value is chosen else value for value in args),
-            {name: everything if value is chosen else value for name, value in named.items()},
+    def _end(self, layer: nn.Module, *_: Any) -> None:
+        # With gradient checkpoints what is in the layer is called again in the backward pass, the layer itself is not.
+        if not getattr(layer, "gradient_checkpointing", False):
+            self._leave()
+
+    def _leave(self) -> None:
+        for hook in self._inner:
+            hook.remove()
+        self._inner = ()
+
+
+def _replace(
+    chosen: Tensor, everything: Tensor, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Hand a module all rows where its layer has the chosen ones."""
+    if not any(value is chosen for value in (*args, *named.values())):
+        raise RuntimeError(
+            f"{type(module).__name__} in the last layer was not called with what the layer was called with; with gradient "
+            f"checkpoints, enable those with use_reentrant=False"
         )
+    return (
+        tuple(everything if value is chosen else value for value in args),
+        {name: everything if value is chosen else value for name, value in named.items()},
+    )
 
 
-def find_last_layer(
-    model: Any, run: Callable[[], Any], works: Callable[[LastLayer], bool]
-) -> LastLayer | None:
-    """Return the last layer of a model, or ``None`` where it cannot compute chosen rows alone.
+def shorten_last_layer(model: Any, run: Callable[[], Any], works: Callable[[], bool]) -> bool:
+    """Let the last layer of a model compute the targets of a layout alone.
 
     Args:
         model: a masked-LM model of transformers that takes packed rows.
         run: runs a packed row through it.
-        works: whether the model gives the same when the layer computes some rows alone.
+        works: whether a layout with targets gives the rows there, and the same ones.
+
+    Returns:
+        Whether it does so now; not every layer can.
     """
+    if _holds(works):  # a model that was dealt with before
+        return True
     try:
         layer = encoder_layers(model)[1][-1]
     except ConfigError:
-        return None
+        return False
     entries, behind = _watch(layer, run)
     for entry in entries if behind else ():
         found = LastLayer(layer, entry, behind)
-        try:
-            if works(found):
-                return found
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            # The trial is the test: a module that is not the one says so by failing here.
-            pass
-    return None
+        if _holds(works):
+            return True
+        found.remove()
+    return False
+
+
+def _holds(works: Callable[[], bool]) -> bool:
+    try:
+        return works()
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        # The trial is the test: a module that is not the one says so by failing here.
+        return False
 
 
 def _watch(layer: nn.Module, run: Callable[[], Any]) -> tuple[list[str], str]:

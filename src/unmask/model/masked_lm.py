@@ -18,7 +18,7 @@ from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.half_norms import halve_norms
 from unmask.model.head import HeadGate, find_head
 from unmask.model.host_memory import keep_memory
-from unmask.model.last_layer import LastLayer, find_last_layer
+from unmask.model.last_layer import shorten_last_layer
 from unmask.model.round_sizes import fill_up
 
 if TYPE_CHECKING:
@@ -67,17 +67,12 @@ class MaskedLM:
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
         self.packed = self._try_packing()
-        self._last = self._try_last_layer() if self.packed else None
+        self.short_last_layer = self.packed and self._try_last_layer()
         self.max_length = self._find_max_length()
 
     @property
     def device(self) -> torch.device:
         return self._weight.device
-
-    @property
-    def short_last_layer(self) -> bool:
-        # With checkpoints a layer is computed again in the backward pass, when the batch's targets are forgotten.
-        return self._last is not None and not self.model.is_activation_checkpointing
 
     @property
     def parameters(self) -> int:
@@ -135,18 +130,24 @@ class MaskedLM:
     def _packed_logits(self, batch: Batch) -> Tensor:
         index = self._tensor(batch.target_index)
         row = batch.input_ids, batch.position_ids, batch.cu_seqlens
-        if self._last is not None and self.short_last_layer:
-            with self._last.computing(index):
-                return self._run_packed(*row)
+        if self.short_last_layer:
+            return self._run_packed(*row, index)
         self._gate.index = index
         try:
             return self._run_packed(*row)
         finally:
             self._gate.index = None
 
-    def _run_packed(self, input_ids: np.ndarray, position_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
+    def _run_packed(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        cu_seqlens: np.ndarray,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits of all rows, or of ``int64 [M]`` targets where the last layer is short."""
         ids = self._tensor(input_ids).unsqueeze(0)
-        extra: dict[str, Any] = {"layout": PackedLayout.of(cu_seqlens, self.device)}
+        extra: dict[str, Any] = {"layout": PackedLayout.of(cu_seqlens, self.device, targets)}
         if "position_ids" in self._parameters:
             extra["position_ids"] = self._tensor(position_ids).unsqueeze(0) + self._offset
         if "token_type_ids" in self._parameters:
@@ -184,26 +185,21 @@ class MaskedLM:
         return logits
 
     @torch.no_grad()
-    def _trial(self) -> Tensor:
-        """Return the logits of two short documents in a packed row."""
+    def _trial(self, targets: Tensor | None = None) -> Tensor:
+        """Return the logits of two short documents in a packed row, or of some places in it."""
         ids = self._probe(8)[0].cpu().numpy()
         row = np.concatenate([ids[:length] for length in _TRIAL])
         positions = np.concatenate([np.arange(length) for length in _TRIAL])
-        return self._run_packed(row, positions, np.concatenate([[0], np.cumsum(_TRIAL)]))
+        return self._run_packed(row, positions, np.concatenate([[0], np.cumsum(_TRIAL)]), targets)
 
-    def _try_last_layer(self) -> LastLayer | None:
+    def _try_last_layer(self) -> bool:
         """Find out whether the last layer can be computed for some places alone."""
         training = self.model.training
         self.model.eval()
         index = torch.tensor([1, 2, sum(_TRIAL) - 1], device=self.device)
         wanted = self._trial()[index]
-
-        def works(last: LastLayer) -> bool:
-            with last.computing(index):
-                return _close(self._trial(), wanted)
-
         try:
-            return find_last_layer(self.model, self._trial, works)
+            return shorten_last_layer(self.model, self._trial, lambda: _close(self._trial(index), wanted))
         finally:
             self.model.train(training)
 

@@ -193,7 +193,8 @@ class Loop:
 
     def step(self, plan: StepPlan) -> StepResult:
         """Compute one step: gradients of all micro-batches, one sum over processes, one move of the weights."""
-        self.model.model.train()
+        if not self.model.model.training:  # else a walk through all modules, which a short step feels
+            self.model.model.train()
         number = self.position.step
         self.opening.begin(number)
         targets = self._targets(plan)

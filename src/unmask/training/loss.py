@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
+from unmask.model.lookups import rows_added_last
 from unmask.model.masked_lm import MaskedLM
 
 _BLOCK = 1 << 19  # logits at once on a CPU: few enough for its cache
@@ -32,10 +33,11 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
     for batch in batches:
         if not len(batch.target_ids):
             continue
-        logits = model.target_logits(batch, filled=True)
         labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
-        part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
-        part.backward()
+        with rows_added_last(model.model):
+            logits = model.target_logits(batch, filled=True)
+            part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
+            part.backward()
         loss += part.detach()
         correct += hits
     return loss, correct
