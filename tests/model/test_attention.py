@@ -173,6 +173,7 @@ def test_sequences_of_nearly_one_length_are_stacked_together() -> None:
     """Many tokens in one length stay by themselves; the others are never put where most of their row would be empty."""
     assert stacks([128] * 8 + [100, 90, 7, 7]) == [(0, 8, 128), (1024, 4, 112)]
     assert stacks([300, 250, 20, 3]) == [(0, 2, 304), (550, 4, 32)]
+    assert [width for _, _, width in stacks([300, 200, 20, 3])] == [304, 208, 32]
 
 
 def test_small_stacks_have_round_sizes() -> None:

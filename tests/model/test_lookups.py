@@ -76,6 +76,17 @@ def test_frozen_embeddings_stay_without_gradient(load: Load, make_batch: Any, ch
     assert table.weight.grad is None
 
 
+def test_a_loss_without_the_head_has_its_gradient_too(load: Load) -> None:
+    table = (model := load("bert").model).get_input_embeddings()
+    with rows_added_last(model):
+        table(torch.tensor([[3, 5, 3]])).sum().backward()
+    assert table.weight.grad.sum(1).tolist()[3:6] == [
+        2.0 * table.embedding_dim,
+        0.0,
+        1.0 * table.embedding_dim,
+    ]
+
+
 def test_a_pass_that_fails_leaves_nothing_behind(load: Load) -> None:
     model = load("bert").model
     table = model.get_input_embeddings()

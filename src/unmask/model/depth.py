@@ -61,6 +61,11 @@ def freeze_embeddings(model: PreTrainedModel) -> bool:
     for name, weight in model.named_parameters():
         if deep[name] == 0:
             weight.requires_grad_(False)
+    return is_tied(model)
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the head's output matrix is the table of embeddings."""
     output = model.get_output_embeddings()
     return output is not None and output.weight is model.get_input_embeddings().weight
 
