@@ -176,10 +176,10 @@ def extend(out: str, model: str, texts: Result, add: int) -> Result:
 
 def beside(base: str, model: str, length: int, files: list[str]) -> Result:
     """Put two models, perhaps with different tokenizers, on one scale: bits per byte, and whole words."""
-    from unmask.data.settings import DocumentSettings
-    from unmask.evaluation.common_scale import compare_bits, compare_words
-    from unmask.evaluation.evaluation import EvaluationSettings
-    from unmask.evaluation.texts import Texts
+    from unmask.config.data import DocumentSettings
+    from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
+    from unmask.evaluation.evaluate import EvaluationSettings
+    from unmask.evaluation.text_cache import Texts
     from unmask.model.load import load_masked_lm
 
     pair = load_masked_lm(base, frozen=True, offline=True), load_masked_lm(model, frozen=True, offline=True)

@@ -22,9 +22,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unmask import EvaluationSettings, MaskingSettings, evaluate_models
 from unmask.data.batches import TextSource
-from unmask.data.documents import DocumentReader
+from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
-from unmask.evaluation.texts import Texts
+from unmask.evaluation.text_cache import Texts
 
 TOLERANCE = 1e-4
 

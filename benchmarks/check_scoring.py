@@ -21,8 +21,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unmask import Score, score
-from unmask.data.records import Record, RecordReader
-from unmask.evaluation.copies import METHODS
+from unmask.data.reading.records import Record, RecordReader
+from unmask.scoring.masked_copies import METHODS
 
 TOLERANCE = 1e-4
 

@@ -388,7 +388,7 @@ def _peer_neighbour(place: str) -> float:
 
 def ours(place: str) -> Result:
     """Compute every case with unmask."""
-    from unmask.conformance import run_checks
+    from unmask.promises.checks import run_checks
 
     checks = {check.name: check for check in run_checks(str(Path(place, "bert")), offline=True)}
     model = _ready(place, "bert")
@@ -413,9 +413,9 @@ def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
     """Return the text as unmask reads it."""
     import numpy as np
 
+    from unmask.config.data import DocumentSettings, MaskingSettings
     from unmask.data.batches import TextSource
     from unmask.data.corpus import prepare
-    from unmask.data.settings import DocumentSettings, MaskingSettings
     from unmask.data.tokenizer import vocabulary_of
 
     settings = DocumentSettings(documents="line")
@@ -434,7 +434,7 @@ def _our_accumulation(place: str, family: str) -> list[Result]:
     import numpy as np
     import torch
 
-    from unmask.data.masking import MaskKey
+    from unmask.data.masking.mask import MaskKey
     from unmask.training.loss import step_gradients
 
     model = _ready(place, family)
@@ -461,7 +461,7 @@ def _our_batch(source: Any, model: Any) -> float:
 def _our_targets(source: Any, epoch: int, rows: int) -> list[Any]:
     import numpy as np
 
-    from unmask.data.masking import MaskKey
+    from unmask.data.masking.mask import MaskKey
 
     found = []
     for part in np.array_split(np.arange(256), 256 // rows):
@@ -487,10 +487,10 @@ def _our_resume(place: str) -> float:
 
     from safetensors.torch import load_file
 
-    from unmask.config import load_config
+    from unmask.config.load import load_config
     from unmask.errors import Interrupted
     from unmask.progress import Progress
-    from unmask.run import train
+    from unmask.run.train import train
 
     flags = {"data.inputs": [str(Path(place, "text.txt"))], "model.name": str(Path(place, "bert"))}
     flags |= {"train.max_steps": STEPS, "train.batch_tokens": 256, "train.optimizer.learning_rate": 1e-3}
@@ -515,7 +515,7 @@ def _our_resume(place: str) -> float:
 def _our_whole(place: str) -> float:
     import numpy as np
 
-    from unmask.data.masking import MaskKey
+    from unmask.data.masking.mask import MaskKey
 
     source = _source(place, _bytes(place), "bytes", strategy="word")
     batches = [
@@ -529,7 +529,7 @@ def _our_whole(place: str) -> float:
 def _our_special(source: Any, model: Any) -> float:
     import numpy as np
 
-    from unmask.data.masking import MaskKey
+    from unmask.data.masking.mask import MaskKey
 
     wrong = replaced = 0
     for epoch in range(40):

@@ -85,10 +85,10 @@ def _loop(
         learning_rate: at its peak.
         precision: ``fp32`` or ``bf16``.
     """
-    from unmask.bench import training_loop
-    from unmask.config import load_config
-    from unmask.material import gather
+    from unmask.benchmark.bench import training_loop
+    from unmask.config.load import load_config
     from unmask.progress import Progress
+    from unmask.run.components import gather
     from unmask.run_folder import RunFolder
 
     flags = {
@@ -125,7 +125,7 @@ def _unfused(loop: Loop, model: Any) -> torch.optim.Optimizer:
 
 def _whole(loop: Loop, cursor: Any, rate: float) -> Batch:
     """Return the batch of a whole step, not cut into micro-batches."""
-    from unmask.data.masking import MaskKey
+    from unmask.data.masking.mask import MaskKey
 
     numbers, _ = loop.stream.take(cursor, loop.stream.batch_tokens)
     return loop.stream.source.batch(numbers, MaskKey(loop.stream.seed, cursor.epoch), rate)

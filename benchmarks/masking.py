@@ -61,9 +61,9 @@ def work(asked: argparse.Namespace) -> None:
 
 def _sides(asked: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callable[[], Result]]]:
     """Yield what is measured, each ready to be called; text and files are made once."""
+    from unmask.config.data import DocumentSettings, MaskingSettings
     from unmask.data.collator import MLMCollator
     from unmask.data.corpus import prepare
-    from unmask.data.settings import DocumentSettings, MaskingSettings
 
     files = _texts(asked, place)
     tokenizer = _tokenizer(asked.vocabulary, files)
@@ -165,8 +165,8 @@ def _make_lists(corpus: Any, tokenizer: Any, named: dict[str, str]) -> None:
     """Find collocations in the text, and take the words of its first half as terms where they stand out."""
     import numpy as np
 
-    from unmask.data.collocations import find_collocations, save_collocations
-    from unmask.data.terms import count_words, find_salient_terms, save_terms
+    from unmask.data.masking.collocations import find_collocations, save_collocations
+    from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
     from unmask.data.tokenizer import vocabulary_of
 
     words = vocabulary_of(tokenizer).words

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask.config import RunConfig
+    from unmask.config.load import RunConfig
     from unmask.data.batches import TextSource
     from unmask.model.masked_lm import MaskedLM
 
@@ -20,7 +20,7 @@ Result = dict[str, Any]
 
 def machine() -> Result:
     """Return versions and the machine."""
-    from unmask.identity import machine_info
+    from unmask.run.fingerprint import machine_info
 
     return machine_info()
 
@@ -52,8 +52,8 @@ def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: An
 
 def shards(out: str, start: str, files: list[str], documents: str) -> Result:
     """Prepare text as ``unmask prepare`` does."""
+    from unmask.config.data import DocumentSettings
     from unmask.data.corpus import prepare
-    from unmask.data.settings import DocumentSettings
     from unmask.data.tokenizer import load_tokenizer
 
     corpus = prepare(files, DocumentSettings(documents=documents), load_tokenizer(start), Path(out))
@@ -62,8 +62,8 @@ def shards(out: str, start: str, files: list[str], documents: str) -> Result:
 
 def prepare_speed(start: str, files: list[str], documents: str) -> Result:
     """Time the preparation of text into a new folder; imports and loading the tokenizer are left out."""
+    from unmask.config.data import DocumentSettings
     from unmask.data.corpus import prepare
-    from unmask.data.settings import DocumentSettings
     from unmask.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(start)
@@ -78,9 +78,9 @@ def prepare_speed(start: str, files: list[str], documents: str) -> Result:
 
 def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Result:
     """Time the tokenizers library alone: the same documents, already in memory, and nothing kept of the result."""
-    from unmask.bench import in_batches
-    from unmask.data.documents import DocumentReader
-    from unmask.data.settings import DocumentSettings
+    from unmask.benchmark.bench import in_batches
+    from unmask.config.data import DocumentSettings
+    from unmask.data.reading.documents import DocumentReader
     from unmask.data.tokenizer import load_tokenizer
 
     texts = [document.text for document in DocumentReader(files, DocumentSettings(documents=documents))]
@@ -100,7 +100,7 @@ def ceiling(precision: str, device: str) -> Result:
     """Measure the matrix products of this machine."""
     import torch
 
-    from unmask.ceiling import matmul_rate
+    from unmask.benchmark.flops import matmul_rate
 
     found = matmul_rate(precision, torch.device(device), seconds=0.6)
     return {"teraflops": found.teraflops, "shape": found.shape}
@@ -120,12 +120,12 @@ def speed(
     """Train for some seconds and return the rate, with everything a step does."""
     import torch
 
-    from unmask.bench import run_measured, shape_of_steps, training_loop
-    from unmask.ceiling import flops_per_token
-    from unmask.material import gather
+    from unmask.benchmark.bench import run_measured, shape_of_steps, training_loop
+    from unmask.benchmark.flops import flops_per_token
+    from unmask.benchmark.stopwatch import Stopwatch
     from unmask.progress import Progress
+    from unmask.run.components import gather
     from unmask.run_folder import RunFolder
-    from unmask.stopwatch import Stopwatch
 
     config = _config(start, shards, length, batch_tokens, precision, device)
     with tempfile.TemporaryDirectory(prefix="unmask-benchmark-") as place:
@@ -158,7 +158,7 @@ def speed(
 def _config(
     start: str, shards: str, length: int, batch_tokens: int, precision: str, device: str
 ) -> RunConfig:
-    from unmask.config import load_config
+    from unmask.config.load import load_config
 
     return load_config(
         None,
@@ -184,8 +184,8 @@ def train_run(
     eval_every: int, eval_tokens: int, overrides: list[str],
 ) -> Result:  # fmt: skip
     """Train a preset from scratch against the clock, as ``unmask train`` does, and return its curve."""
-    from unmask.config import load_config
-    from unmask.run import train
+    from unmask.config.load import load_config
+    from unmask.run.train import train
 
     flags = {
         "model.preset": preset,
@@ -230,9 +230,9 @@ def evaluate_models(models: list[str], heldout: str, length: int, tokens: int, p
 def _source(shards: str, model: MaskedLM, length: int) -> TextSource:
     import numpy as np
 
+    from unmask.config.data import MaskingSettings
     from unmask.data.batches import TextSource
     from unmask.data.corpus import open_corpus
-    from unmask.data.settings import MaskingSettings
 
     corpus = open_corpus(Path(shards))
     return TextSource(corpus, np.arange(len(corpus)), model.vocabulary, MaskingSettings(), length)

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from unmask.stopwatch import Stopwatch
+from unmask.benchmark.stopwatch import Stopwatch
 
 Result = dict[str, Any]
 

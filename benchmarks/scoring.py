@@ -97,9 +97,9 @@ def measure(
     import torch
     from minicons.scorer import MaskedLMScorer
 
-    from unmask.evaluation.scoring import Scorer
     from unmask.model.load import load_masked_lm, pick_device
     from unmask.model.precision import pick_precision
+    from unmask.scoring.scorer import Scorer
 
     if threads:
         torch.set_num_threads(threads)

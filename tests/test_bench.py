@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from unmask import bench, ceiling
-from unmask.cli import main
-from unmask.config import load_config
+from unmask.benchmark import bench
+from unmask.benchmark import flops as ceiling
+from unmask.cli.main import main
+from unmask.config.load import load_config
 from unmask.errors import ConfigError
 from unmask.model.load import load_masked_lm
 

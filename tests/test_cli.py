@@ -18,8 +18,8 @@ import pytest
 import typer
 
 from unmask import errors
-from unmask.cli import app, main
-from unmask.config import RunConfig, dump_config, load_config
+from unmask.cli.main import app, main
+from unmask.config.load import RunConfig, dump_config, load_config
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder
 
@@ -127,7 +127,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             folder=RunFolder(out), steps=1200, tokens=123_456, seconds=72.0, loss=seen["loss"], evaluation=seen["evaluation"]
         )  # fmt: skip
 
-    stand_in(monkeypatch, "unmask.run", train=train)
+    stand_in(monkeypatch, "unmask.run.train", train=train)
     return seen
 
 
@@ -149,7 +149,7 @@ def test_help_names_every_verb_and_no_heavy_import(tmp_path: Path) -> None:
         "yaml",
     ]
     script = (
-        "import sys; from unmask.cli import main; code = main(['--help']); "
+        "import sys; from unmask.cli.main import main; code = main(['--help']); "
         f"print(code, [name for name in {heavy} if name in sys.modules])"
     )
     found = subprocess.run(
@@ -417,7 +417,9 @@ def test_dry_run_plans_and_trains_nothing(
     run: Run, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned: list[RunConfig] = []
-    stand_in(monkeypatch, "unmask.plan", plan=lambda config, *, progress: planned.append(config) or Plan())
+    stand_in(
+        monkeypatch, "unmask.run.dry_run", plan=lambda config, *, progress: planned.append(config) or Plan()
+    )
     shown = run(*TRAIN, "--dry-run").out
     for figure in ("4,400,000", "123,456", "812 MB", "34 MB", "7:30"):
         assert figure in shown
@@ -443,7 +445,7 @@ def test_demo_shows_figures_and_examples(run: Run, monkeypatch: pytest.MonkeyPat
             folder=RunFolder(out), steps=10, tokens=20, seconds=150.0, loss=4.0, evaluation=EVALUATION
         )
 
-    stand_in(monkeypatch, "unmask.demo", run_demo=run_demo)
+    stand_in(monkeypatch, "unmask.run.demo", run_demo=run_demo)
     outcome = run("demo", "-o", "d", "--minutes", 0.5, "--seed", 3)
     assert outcome.code == 0, outcome.err
     assert called == {"out": Path("d"), "minutes": 0.5, "seed": 3}

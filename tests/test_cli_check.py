@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
 
 LEAK = "The very same sentence stands in both files, word for word, as it should not."
 

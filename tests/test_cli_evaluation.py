@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
 
 Checkpoint = Callable[[str], Path]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
 
 pytest.importorskip("sklearn")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from unmask.cli import main
-from unmask.evaluation.row_file import RowFile
+from unmask.cli.main import main
+from unmask.scoring.row_file import RowFile
 
 TEXTS = [
     "Nobody slept",

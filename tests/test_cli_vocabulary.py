@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import unmask
-from unmask.cli import main
+from unmask.cli.main import main
 from unmask.errors import ConfigError
 
 Checkpoint = Callable[[str], Path]
@@ -150,7 +150,7 @@ def test_a_failure_leaves_nothing_behind(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unmask.vocabulary.add_rows", fail)
+    monkeypatch.setattr("unmask.vocabulary.extend.add_rows", fail)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="No space"):
         unmask.extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")

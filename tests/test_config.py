@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask import yaml_text
-from unmask.config import RunConfig, check_trainable, dump_config, json_schema, load_config, starter_yaml
+from unmask.config import yaml_text
+from unmask.config.base import Settings
+from unmask.config.load import RunConfig, check_trainable, dump_config, json_schema, load_config, starter_yaml
 from unmask.errors import ConfigError
-from unmask.settings import Settings
 
 Write = Callable[[str], Path]
 

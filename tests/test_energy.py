@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.energy import Energy
+from unmask.run.energy import Energy
 
 
 @pytest.fixture

@@ -20,19 +20,19 @@ SOURCE = Path(__file__).parent.parent / "src" / "unmask"
 # From the bottom up; the first pattern that fits is the layer of a module, which may import its own layer and those
 # below. A new module that fits none has to be given its place here.
 LAYERS = {
-    "base": "unmask.errors unmask.settings unmask.settings_keys unmask.energy unmask.progress unmask.stopwatch unmask.run_folder unmask.yaml_text",
+    "base": "unmask.errors unmask.config.base unmask.config.keys unmask.run.energy unmask.progress unmask.benchmark.stopwatch unmask.run_folder unmask.config.yaml_text",
     "settings of the parts": "unmask.*.settings",
     "data and model": "unmask.data unmask.data.* unmask.model unmask.model.*",
-    "config": "unmask.config",
+    "config": "unmask.config.load",
     "training, evaluation, inference": (
         "unmask.training unmask.training.* unmask.evaluation unmask.evaluation.* unmask.inference unmask.inference.*"
     ),
     "report": "unmask.report unmask.report.*",
-    "run": "unmask.material unmask.identity unmask.run unmask.run_assembly unmask.run_adaptation unmask.run_outcome unmask.run_lock unmask.run_signals unmask.run_disk unmask.run_faults unmask.vocabulary unmask.plan unmask.check unmask.check_findings unmask.check_plan unmask.bench unmask.ceiling unmask.conformance unmask.conformance_case",
-    "demo": "unmask.demo",
+    "run": "unmask.run.components unmask.run.fingerprint unmask.run.train unmask.run.assemble unmask.run.adaptation unmask.run.results unmask.run.lock unmask.run.signals unmask.run.disk unmask.run.failures unmask.vocabulary.extend unmask.run.dry_run unmask.checking.check unmask.checking.findings unmask.checking.advice unmask.benchmark.bench unmask.benchmark.flops unmask.promises.checks unmask.promises.case",
+    "demo": "unmask.run.demo",
     "public names": "unmask",
-    "terminal": "unmask.terminal unmask.terminal_inference unmask.terminal_bench unmask.terminal_masks unmask.terminal_check unmask.shell unmask.terminal_evaluation unmask.terminal_scoring unmask.terminal_vocabulary unmask.terminal_probe",
-    "command line": "unmask.cli_options unmask.cli_inference unmask.cli_evaluation unmask.cli_scoring unmask.cli_bench unmask.cli_masking unmask.cli_training unmask.cli_check unmask.cli_vocabulary unmask.cli_probe unmask.cli unmask.__main__",
+    "terminal": "unmask.cli.terminal unmask.cli.draw_inference unmask.cli.draw_bench unmask.cli.draw_masks unmask.cli.draw_check unmask.cli.runtime unmask.cli.draw_evaluation unmask.cli.draw_scoring unmask.cli.draw_vocabulary unmask.cli.draw_probe",
+    "command line": "unmask.cli.options unmask.cli.inference unmask.cli.evaluate unmask.cli.scoring unmask.cli.bench unmask.cli.masking unmask.cli.train unmask.cli.check unmask.cli.vocabulary unmask.cli.probe unmask.cli.main unmask.__main__",
 }
 RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
 
@@ -146,7 +146,7 @@ def circle(source: Path) -> list[str]:
 
 
 def test_imports_run_down_the_layers() -> None:
-    assert {"unmask.errors", "unmask.data.settings"} <= set(modules(SOURCE)), f"no house at {SOURCE}"
+    assert {"unmask.errors", "unmask.config.data"} <= set(modules(SOURCE)), f"no house at {SOURCE}"
     assert not (found := faults(SOURCE)), "\n" + "\n".join(found)
 
 
@@ -171,20 +171,20 @@ def house(folder: Path, **files: str) -> Path:
     ("importer", "text", "imported"),
     [
         ("errors", "from unmask.data import corpus", "data__corpus"),
-        ("errors", "from unmask.data.settings import X", "data__settings"),
-        ("data__settings", "import unmask.config", "config"),
+        ("errors", "from unmask.config.data import X", "data__settings"),
+        ("data__settings", "import unmask.config.load", "config"),
         ("data__corpus", "import unmask.model.load", "model__load"),
         ("model__load", "from unmask.data.corpus import Corpus", "data__corpus"),
         ("model__load", "from ..data import corpus", "data__corpus"),
         ("config", "import unmask.training.run", "training__run"),
         ("evaluation__heldout", "def f():\n    from unmask.training import run", "training__run"),
         ("inference__fill", "if True:\n    import unmask.training.run as r", "training__run"),
-        ("training__run", "import unmask.report.page", "report__page"),
+        ("training__run", "import unmask.reporting.page", "report__page"),
         ("report__page", "from .. import demo", "demo"),
-        ("training__loop", "from unmask.run import train", "run"),
+        ("training__loop", "from unmask.run.train import train", "run"),
         ("report__page", "from unmask import demo, errors", "demo"),
-        ("training__run", "import unmask.terminal", "terminal"),
-        ("demo", "class A:\n    from unmask.cli import main", "cli"),
+        ("training__run", "import unmask.cli.terminal", "terminal"),
+        ("demo", "class A:\n    from unmask.cli.main import main", "cli"),
         ("data__corpus", "from unmask import __version__", "data____init__"),
     ],
 )
@@ -208,11 +208,11 @@ def test_an_import_upwards_or_sideways_is_found(
     [
         ("data__corpus", "from unmask.errors import DataError", "errors"),
         ("model__load", "from unmask.data.batches import Batch", "data__batches"),
-        ("model__load", "from unmask.data.settings import DataSettings", "data__settings"),
-        ("config", "from unmask.training.settings import TrainSettings", "training__settings"),
-        ("evaluation__heldout", "from unmask.training.settings import TrainSettings", "training__settings"),
+        ("model__load", "from unmask.config.data import DataSettings", "data__settings"),
+        ("config", "from unmask.config.training import TrainSettings", "training__settings"),
+        ("evaluation__heldout", "from unmask.config.training import TrainSettings", "training__settings"),
         ("training__run", "from unmask.evaluation import heldout", "evaluation__heldout"),
-        ("cli", "def train():\n    from unmask.demo import run_demo", "demo"),
+        ("cli", "def train():\n    from unmask.run.demo import run_demo", "demo"),
     ],
 )
 def test_an_import_downwards_is_allowed(tmp_path: Path, importer: str, text: str, imported: str) -> None:

@@ -21,16 +21,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask import material as material_module
-from unmask import run as run_module
-from unmask.config import RunConfig, load_config
+from unmask.config.load import RunConfig, load_config
 from unmask.data.batches import TextSource
 from unmask.data.corpus import open_corpus
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import ConfigError, DataError, DiskError, DivergedError, Interrupted, UnmaskError
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import RunResult, train
+from unmask.run import components as material_module
+from unmask.run import train as run_module
+from unmask.run.train import RunResult, train
 from unmask.run_folder import RunFolder
 from unmask.training import checkpoint as checkpoint_module
 from unmask.training.loop import Loop
@@ -331,7 +331,7 @@ def test_the_configuration_is_resolved_and_can_be_given_again(
     assert config.train.schedule.name == ("trapezoid" if scratch else "linear")
     assert config.masking.rate_start == (0.3 if scratch else 0.15)
     assert (config.train.device, config.train.precision) == ("cpu", "fp32")
-    from unmask.config import dump_config
+    from unmask.config.load import dump_config
 
     (tmp_path / "again.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "again.yaml") == config
@@ -804,9 +804,9 @@ def test_a_second_run_in_the_folder_is_refused(configure: Configure, tmp_path: P
 WORKER = """
 import sys
 from pathlib import Path
-from unmask.config import load_config
+from unmask.config.load import load_config
 from unmask.model import presets
-from unmask.run import train
+from unmask.run.train import train
 presets.PRESETS["tiny-bert"] = presets.Preset("bert", 2, 32)
 train(load_config(Path(sys.argv[1])), sys.argv[2])
 """

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from unmask.errors import ConfigError
-from unmask.run_lock import LOCK, is_empty, lock_run
+from unmask.run.lock import LOCK, is_empty, lock_run
 
 DYING = """
 import os, sys
 from pathlib import Path
-from unmask.run_lock import lock_run
+from unmask.run.lock import lock_run
 with lock_run(Path(sys.argv[1]), print):
     os.kill(os.getpid(), 9)
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmask.stopwatch import Stopwatch
+from unmask.benchmark.stopwatch import Stopwatch
 
 
 class Clock:

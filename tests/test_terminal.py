@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from unmask.terminal import (
+from unmask.cli.draw_inference import draw_explanation, draw_fill
+from unmask.cli.terminal import (
     BarProgress,
     LineProgress,
     Page,
@@ -24,7 +25,6 @@ from unmask.terminal import (
     format_seconds,
     terminal_progress,
 )
-from unmask.terminal_inference import draw_explanation, draw_fill
 
 
 class Clock:

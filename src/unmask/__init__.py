@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask.check import DataCheck, check_data
-    from unmask.config import RunConfig, load_config
+    from unmask.checking.check import DataCheck, check_data
+    from unmask.config.data import DataSettings, DocumentSettings, MaskingSettings
+    from unmask.config.load import RunConfig, load_config
+    from unmask.config.model import ModelSettings
+    from unmask.config.training import TrainSettings
     from unmask.data.collator import MLMCollator
     from unmask.data.corpus import Corpus, open_corpus, prepare
-    from unmask.data.documents import Document, DocumentReader
-    from unmask.data.settings import DataSettings, DocumentSettings, MaskingSettings
+    from unmask.data.reading.documents import Document, DocumentReader
     from unmask.data.tokenizer import load_tokenizer, train_tokenizer
-    from unmask.demo import run_demo
     from unmask.errors import (
         ConfigError,
         DataError,
@@ -26,37 +27,36 @@ if TYPE_CHECKING:
         MissingExtra,
         UnmaskError,
     )
-    from unmask.evaluation.comparison import Comparison, compare_models
-    from unmask.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_models
-    from unmask.evaluation.pair_files import PairReader
-    from unmask.evaluation.pairs import Pair, PairFigures, compare_pairs
-    from unmask.evaluation.probe import ProbeResult, ProbeSettings, probe
-    from unmask.evaluation.scores import Score
-    from unmask.evaluation.scoring import score
+    from unmask.evaluation.compare import Comparison, compare_models
+    from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_models
     from unmask.inference.explain import Explanation, explain
     from unmask.inference.fill import Candidate, FillMask, FillResult
     from unmask.model.load import load_masked_lm
     from unmask.model.masked_lm import MaskedLM
-    from unmask.model.settings import ModelSettings
-    from unmask.plan import Plan, plan
+    from unmask.probing.probe import ProbeResult, ProbeSettings, probe
     from unmask.progress import Progress
-    from unmask.report.page import write_report
-    from unmask.run import RunResult, train
+    from unmask.reporting.page import write_report
+    from unmask.run.demo import run_demo
+    from unmask.run.dry_run import Plan, plan
+    from unmask.run.train import RunResult, train
     from unmask.run_folder import RunFolder
-    from unmask.training.settings import TrainSettings
-    from unmask.vocabulary import ExtendedVocabulary, extend_vocabulary
+    from unmask.scoring.pair_files import PairReader
+    from unmask.scoring.pairs import Pair, PairFigures, compare_pairs
+    from unmask.scoring.results import Score
+    from unmask.scoring.scorer import score
+    from unmask.vocabulary.extend import ExtendedVocabulary, extend_vocabulary
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "unmask.check": ("DataCheck", "check_data"),
-    "unmask.config": ("RunConfig", "load_config"),
+    "unmask.checking.check": ("DataCheck", "check_data"),
+    "unmask.config.load": ("RunConfig", "load_config"),
     "unmask.data.collator": ("MLMCollator",),
     "unmask.data.corpus": ("Corpus", "open_corpus", "prepare"),
-    "unmask.data.documents": ("Document", "DocumentReader"),
-    "unmask.data.settings": ("DataSettings", "DocumentSettings", "MaskingSettings"),
+    "unmask.data.reading.documents": ("Document", "DocumentReader"),
+    "unmask.config.data": ("DataSettings", "DocumentSettings", "MaskingSettings"),
     "unmask.data.tokenizer": ("load_tokenizer", "train_tokenizer"),
-    "unmask.demo": ("run_demo",),
+    "unmask.run.demo": ("run_demo",),
     "unmask.errors": (
         "ConfigError",
         "DataError",
@@ -66,25 +66,25 @@ _HOMES = {
         "MissingExtra",
         "UnmaskError",
     ),
-    "unmask.evaluation.comparison": ("Comparison", "compare_models"),
-    "unmask.evaluation.evaluation": ("Evaluation", "EvaluationSettings", "evaluate_models"),
-    "unmask.evaluation.pair_files": ("PairReader",),
-    "unmask.evaluation.pairs": ("Pair", "PairFigures", "compare_pairs"),
-    "unmask.evaluation.probe": ("ProbeResult", "ProbeSettings", "probe"),
-    "unmask.evaluation.scores": ("Score",),
-    "unmask.evaluation.scoring": ("score",),
+    "unmask.evaluation.compare": ("Comparison", "compare_models"),
+    "unmask.evaluation.evaluate": ("Evaluation", "EvaluationSettings", "evaluate_models"),
+    "unmask.scoring.pair_files": ("PairReader",),
+    "unmask.scoring.pairs": ("Pair", "PairFigures", "compare_pairs"),
+    "unmask.probing.probe": ("ProbeResult", "ProbeSettings", "probe"),
+    "unmask.scoring.results": ("Score",),
+    "unmask.scoring.scorer": ("score",),
     "unmask.inference.explain": ("Explanation", "explain"),
     "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
     "unmask.model.load": ("load_masked_lm",),
     "unmask.model.masked_lm": ("MaskedLM",),
-    "unmask.model.settings": ("ModelSettings",),
-    "unmask.plan": ("Plan", "plan"),
+    "unmask.config.model": ("ModelSettings",),
+    "unmask.run.dry_run": ("Plan", "plan"),
     "unmask.progress": ("Progress",),
-    "unmask.report.page": ("write_report",),
-    "unmask.run": ("RunResult", "train"),
+    "unmask.reporting.page": ("write_report",),
+    "unmask.run.train": ("RunResult", "train"),
     "unmask.run_folder": ("RunFolder",),
-    "unmask.training.settings": ("TrainSettings",),
-    "unmask.vocabulary": ("ExtendedVocabulary", "extend_vocabulary"),
+    "unmask.config.training": ("TrainSettings",),
+    "unmask.vocabulary.extend": ("ExtendedVocabulary", "extend_vocabulary"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from unmask.cli import main
+from unmask.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@
     RUN/evaluation.json   the final figures on the held-out text, beside the baselines
     RUN/examples.json     masked examples with what the model filled in
     RUN/base.npz          what an adapted checkpoint answered before training
-    RUN/adaptation.json   that and the result, compared (see unmask.run_adaptation)
+    RUN/adaptation.json   that and the result, compared (see unmask.run.adaptation)
     RUN/report.html       the page to look at, rebuilt from the files above
 
 Everything but weights and arrays is JSON or YAML, so a report is rebuilt without a model.

@@ -1,6 +1,6 @@
 """The conformance suite on nine architectures, and proof that each of its checks can fail.
 
-What is measured, and how, stands in `unmask.conformance`; here every promise of every architecture is a test.
+What is measured, and how, stands in `unmask.promises.checks`; here every promise of every architecture is a test.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from unmask import conformance, conformance_case
-from unmask.conformance import CHECKS, Check, run_checks
+from unmask.config.data import MaskingSettings
 from unmask.data import batches as data_batches
 from unmask.data.batches import TextSource
-from unmask.data.masking import MaskKey
+from unmask.data.masking.mask import MaskKey
 from unmask.data.packing import Cut
-from unmask.data.settings import MaskingSettings
 from unmask.errors import ConfigError, DataError
 from unmask.model import attention, masked_lm
 from unmask.model.load import load_masked_lm
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
+from unmask.promises import case as conformance_case
+from unmask.promises import checks as conformance
+from unmask.promises.checks import CHECKS, Check, run_checks
 from unmask.training import loss
 
 # Which architectures take packed rows; the others are padded by length.

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from unmask.data.added_words import AddedWord, WordCounts, choose_words
-from unmask.data.extend import check_extendable, write_extended
 from unmask.data.tokenizer import TextEncoder, vocabulary_of
 from unmask.errors import ConfigError, DataError
+from unmask.vocabulary.choose import AddedWord, WordCounts, choose_words
+from unmask.vocabulary.tokenizer import check_extendable, write_extended
 
 FAMILIES = ["wordpiece_tokenizer", "byte_level_tokenizer", "modernbert_tokenizer", "unigram_tokenizer"]
 DOMAIN = [
@@ -142,7 +142,7 @@ def test_text_with_new_words_differs_in_those_words_alone(
     ]
     for text in texts:
         spelt = [piece for number in cut_by(extended, text) for piece in pieces.get(number, [number])]
-        if "\u00b2" not in text:  # neither letter nor punctuation: see unmask.data.extend
+        if "\u00b2" not in text:  # neither letter nor punctuation: see unmask.vocabulary.tokenizer
             assert spelt == cut_by(tokenizer, text)
         assert extended.decode(cut_by(extended, text)) == tokenizer.decode(spelt)
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from unmask.config.data import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream, cut_by_tokens
 from unmask.data.corpus import Corpus, prepare
-from unmask.data.masking import EVALUATION_KEY, MaskKey
-from unmask.data.settings import DocumentSettings, MaskingSettings
+from unmask.data.masking.mask import EVALUATION_KEY, MaskKey
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError, DataError
 

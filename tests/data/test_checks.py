@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from unmask.check import DataCheck, check_data
-from unmask.data import duplicates
-from unmask.data.settings import DocumentSettings
+from unmask.checking import duplicates
+from unmask.checking.check import DataCheck, check_data
+from unmask.config.data import DocumentSettings
 from unmask.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "tasks" / "citation-intent"
@@ -320,7 +320,7 @@ def test_the_result_does_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytes
         write(tmp_path / "b.txt", *(sentence(n, 40) for n in range(45, 55))),
     )
     whole = check_data([train], against=[test]).to_dict()
-    monkeypatch.setattr("unmask.data.checks._CHUNK_CHARACTERS", 700)
+    monkeypatch.setattr("unmask.checking.text._CHUNK_CHARACTERS", 700)
     parts = check_data([train], against=[test]).to_dict()
     for key in ("read", "text", "lengths", "duplicates", "leakage"):
         assert parts[key] == whole[key], key

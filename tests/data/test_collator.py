@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from unmask.config.data import MaskingSettings
 from unmask.data.collator import IGNORED, MLMCollator
-from unmask.data.settings import MaskingSettings
 from unmask.errors import ConfigError, DataError
 
 FAMILIES = ["wordpiece", "byte_level", "modernbert", "unigram", "chinese"]

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.data.collocations import Collocation, find_collocations, load_collocations, save_collocations
+from unmask.config.data import DocumentSettings
 from unmask.data.corpus import Corpus, prepare
-from unmask.data.settings import DocumentSettings
+from unmask.data.masking.collocations import (
+    Collocation,
+    find_collocations,
+    load_collocations,
+    save_collocations,
+)
 from unmask.data.tokenizer import vocabulary_of
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError, DataError

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unmask.config.data import DataSettings, DocumentSettings
 from unmask.data import corpus as shards
 from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus, prepare
-from unmask.data.settings import DataSettings, DocumentSettings
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data.docstrings import (
+from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
+from unmask.run.docstrings import (
     MAX_REPEATS,
     Docstring,
     DocstringCorpus,
@@ -17,8 +19,6 @@ from unmask.data.docstrings import (
     installed_roots,
     write_jsonl,
 )
-from unmask.errors import ConfigError, DataError
-from unmask.progress import Progress
 
 WORDS = (
     "river stone table window garden letter winter market silver bridge candle forest meadow harbour".split()
@@ -239,7 +239,7 @@ def test_this_installation_has_documents():
 
 def test_workers_import_nothing_heavy():
     heavy = "{'torch', 'transformers', 'numpy', 'pydantic'}"
-    code = f"import sys, unmask.data.docstrings; sys.exit(str({heavy} & set(sys.modules)))"
+    code = f"import sys, unmask.run.docstrings; sys.exit(str({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "set()"
 
@@ -249,7 +249,7 @@ def test_a_script_without_a_main_guard_still_gets_its_documents(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from unmask.data.docstrings import collect_docstrings\n"
+        "from unmask.run.docstrings import collect_docstrings\n"
         "from unmask.progress import Progress\n"
         "class Printing(Progress):\n"
         "    def notice(self, text): print(text)\n"

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, strategies
 from pyarrow import parquet
 
-from unmask.data.documents import DOCUMENT_LIMIT, Document, DocumentReader, expand_inputs
-from unmask.data.settings import DocumentSettings
+from unmask.config.data import DocumentSettings
+from unmask.data.reading.documents import DOCUMENT_LIMIT, Document, DocumentReader, expand_inputs
 from unmask.errors import DataError
 
 TEXTS = ["Grüße aus Köln", 'a "quoted", word\tand\na second line', "日本語 \U0001f600"]

@@ -14,8 +14,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from unmask.data.documents import DocumentReader
-from unmask.data.settings import DocumentSettings
+from unmask.config.data import DocumentSettings
+from unmask.data.reading.documents import DocumentReader
 from unmask.errors import DataError
 
 
@@ -126,7 +126,7 @@ def test_faults_in_a_file_name_file_and_line(tmp_path: Path, fault: str) -> None
 
 
 def test_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmask.data.files.RECORD_LIMIT", 1_000_000)
+    monkeypatch.setattr("unmask.data.reading.files.RECORD_LIMIT", 1_000_000)
     records = [json.dumps({"text": "x" * size}) for size in (700_000, 700_000, 700_000, 1_500_000)]
     path = write(tmp_path / "a.jsonl", "\n".join(records))
     with pytest.raises(

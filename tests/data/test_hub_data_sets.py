@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from unmask.data.documents import DocumentReader
-from unmask.data.settings import DocumentSettings
+from unmask.config.data import DocumentSettings
+from unmask.data.reading.documents import DocumentReader
 from unmask.errors import DataError
 
 

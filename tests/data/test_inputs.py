@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unmask.data.documents import (
+from unmask.data.reading.documents import (
     Document,
     DocumentReader,
     HubInput,

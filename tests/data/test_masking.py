@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from unmask.config import load_config
-from unmask.data.collocations import Collocation, save_collocations
-from unmask.data.masking import (
+from unmask.config.data import MaskingSettings
+from unmask.config.load import load_config
+from unmask.data.masking.collocations import Collocation, save_collocations
+from unmask.data.masking.mask import (
     EVALUATION_KEY,
     KEEP,
     MASK,
@@ -36,9 +37,8 @@ from unmask.data.masking import (
     policy_of,
     shuffled,
 )
+from unmask.data.masking.units import word_starts
 from unmask.data.packing import Packed
-from unmask.data.settings import MaskingSettings
-from unmask.data.strategies import word_starts
 from unmask.data.tokenizer import TextEncoder, Vocabulary, vocabulary_of
 from unmask.data.words import word_tables
 from unmask.errors import ConfigError

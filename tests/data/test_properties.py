@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from unmask.data.documents import DocumentReader
+from unmask.config.data import DocumentSettings
 from unmask.data.packing import Cut, Sequences, next_batch
-from unmask.data.records import RecordReader
-from unmask.data.settings import DocumentSettings
+from unmask.data.reading.documents import DocumentReader
+from unmask.data.reading.records import RecordReader
 from unmask.data.tokenizer import TextEncoder
 from unmask.errors import DataError, UnmaskError
 

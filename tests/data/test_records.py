@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from unmask.data import records
-from unmask.data.records import Record, RecordReader
+from unmask.data.reading import records
+from unmask.data.reading.records import Record, RecordReader
 from unmask.errors import ConfigError, DataError
 
 

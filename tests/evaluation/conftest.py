@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unmask.config.data import MaskingSettings
 from unmask.data.batches import TextSource
-from unmask.data.settings import MaskingSettings
-from unmask.evaluation.texts import Texts
+from unmask.evaluation.text_cache import Texts
 from unmask.model.load import load_masked_lm
 from unmask.model.masked_lm import MaskedLM
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unmask.config.data import DataSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import prepare, token_counts
-from unmask.data.settings import DataSettings, MaskingSettings
 from unmask.data.tokenizer import vocabulary_of
 from unmask.evaluation.adaptation import BETTER, WORSE, Asked, by_frequency, change, differing
 from unmask.evaluation.heldout import Answers

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from unmask.data.batches import TextSource
-from unmask.evaluation.beside import NAMES, BaselineSums, NoBaselines, heldout_baselines, tally_baselines
+from unmask.evaluation.baseline_sums import (
+    NAMES,
+    BaselineSums,
+    NoBaselines,
+    heldout_baselines,
+    tally_baselines,
+)
 from unmask.evaluation.heldout import tally
 from unmask.evaluation.strata import Strata
 from unmask.model.masked_lm import MaskedLM

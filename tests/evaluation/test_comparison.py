@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.data.documents import Document
+from unmask.data.reading.documents import Document
 from unmask.errors import ConfigError, DataError
-from unmask.evaluation.common_scale import compare_bits, compare_words
-from unmask.evaluation.comparison import compare_evaluations, compare_models
-from unmask.evaluation.evaluation import Evaluation, EvaluationSettings, evaluate_models, labels
+from unmask.evaluation.compare import compare_evaluations, compare_models
+from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
+from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_models, labels
 from unmask.evaluation.sampling import sample_documents, sample_passages
-from unmask.evaluation.scoring import score
-from unmask.evaluation.texts import Texts
-from unmask.evaluation.whole_words import Cutter, Passage, Speller, score_words, words_of
+from unmask.evaluation.text_cache import Texts
+from unmask.evaluation.word_units import Cutter, Passage, Speller, score_words, words_of
 from unmask.model.masked_lm import MaskedLM
+from unmask.scoring.scorer import score
 
 Load = Callable[[str], MaskedLM]
 Checkpoint = Callable[[str], Path]
@@ -392,8 +392,8 @@ def test_passages_come_from_as_many_documents_as_there_are(documents: list[str])
 def test_shards_hold_one_tokenizer_only(
     checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str], tmp_path: Path
 ) -> None:
+    from unmask.config.data import DocumentSettings
     from unmask.data.corpus import prepare
-    from unmask.data.settings import DocumentSettings
     from unmask.data.tokenizer import load_tokenizer
 
     first, second = str(checkpoint("bert")), str(checkpoint("roberta"))

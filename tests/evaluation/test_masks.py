@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unmask.config.data import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import prepare
-from unmask.data.masking import MaskKey
-from unmask.data.settings import DocumentSettings, MaskingSettings
+from unmask.data.masking.mask import MaskKey
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
-from unmask.evaluation.masks import sample, survey
+from unmask.evaluation.mask_survey import sample, survey
 
 Of = Callable[..., TextSource]
 

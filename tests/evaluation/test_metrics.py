@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from unmask.evaluation.metrics import (
+from unmask.evaluation.bootstrap import (
     FEWEST_UNITS,
     Figure,
     calibration,

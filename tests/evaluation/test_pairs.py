@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from unmask.errors import ConfigError, DataError
-from unmask.evaluation.pair_files import PairReader
-from unmask.evaluation.pairs import Pair, PairFigures, compare_pairs, score_pairs, wilson
-from unmask.evaluation.scoring import Scorer, score
 from unmask.model.load import load_masked_lm
 from unmask.model.masked_lm import MaskedLM
+from unmask.scoring.pair_files import PairReader
+from unmask.scoring.pairs import Pair, PairFigures, compare_pairs, score_pairs, wilson
+from unmask.scoring.scorer import Scorer, score
 
 GOOD = [
     "Nobody slept",

@@ -12,18 +12,10 @@ import pytest
 from unmask import ProbeResult, ProbeSettings, probe
 from unmask.data.tokenizer import plain_copy
 from unmask.errors import ConfigError, DataError
-from unmask.evaluation.probe_features import _first_pieces
-from unmask.evaluation.probe_figures import (
-    MAIN,
-    classes_of,
-    counts_of,
-    figures_of,
-    interval,
-    main_figure,
-    resampled,
-)
-from unmask.evaluation.probe_tasks import read_task, settle_overlap
-from unmask.evaluation.probe_train import Tuning
+from unmask.probing.features import _first_pieces
+from unmask.probing.learn import Tuning
+from unmask.probing.metrics import MAIN, classes_of, counts_of, figures_of, interval, main_figure, resampled
+from unmask.probing.tasks import read_task, settle_overlap
 from unmask.progress import Progress
 
 pytest.importorskip("sklearn")

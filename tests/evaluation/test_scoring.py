@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import ConfigError, DivergedError
-from unmask.evaluation.copies import METHODS, Copies, copies_of, masked_batch, method_named
-from unmask.evaluation.scoring import Scorer, score
 from unmask.model.load import load_masked_lm
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
+from unmask.scoring.masked_copies import METHODS, Copies, copies_of, masked_batch, method_named
+from unmask.scoring.scorer import Scorer, score
 
 # All architectures of conftest: WordPiece, byte level and Unigram, with packed rows and (the last three) without.
 FAMILIES = [

@@ -29,18 +29,18 @@ try:
     import atheris
 except ImportError:
     atheris = None
-    from unmask.config import load_config, starter_yaml
+    from unmask.config.data import DocumentSettings
+    from unmask.config.load import load_config, starter_yaml
     from unmask.data.corpus import open_corpus
-    from unmask.data.documents import DocumentReader
-    from unmask.data.records import RecordReader
-    from unmask.data.settings import DocumentSettings
+    from unmask.data.reading.documents import DocumentReader
+    from unmask.data.reading.records import RecordReader
 else:
     with atheris.instrument_imports(include=["unmask"]):
-        from unmask.config import load_config, starter_yaml
+        from unmask.config.data import DocumentSettings
+        from unmask.config.load import load_config, starter_yaml
         from unmask.data.corpus import open_corpus
-        from unmask.data.documents import DocumentReader
-        from unmask.data.records import RecordReader
-        from unmask.data.settings import DocumentSettings
+        from unmask.data.reading.documents import DocumentReader
+        from unmask.data.reading.records import RecordReader
 
 import hostile
 

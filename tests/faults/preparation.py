@@ -21,8 +21,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from unmask.config.data import DocumentSettings
 from unmask.data import corpus
-from unmask.data.settings import DocumentSettings
 
 WORDS = "when shall we three meet again in thunder lightning or in rain".split()
 

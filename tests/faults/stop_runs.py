@@ -8,9 +8,10 @@ from typing import Any
 
 import tiny_run
 
-from unmask import material, run
-from unmask.config import RunConfig
+from unmask.config.load import RunConfig
 from unmask.data import corpus
+from unmask.run import components as material
+from unmask.run import train as run
 from unmask.run_folder import RunFolder
 from unmask.training import checkpoint, loop
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from unmask.cli import main
-from unmask.data.documents import Document, DocumentReader
-from unmask.data.settings import DocumentSettings
+from unmask.cli.main import main
+from unmask.config.data import DocumentSettings
+from unmask.data.reading.documents import Document, DocumentReader
 from unmask.errors import DataError
 
 FOLDER = Path(__file__).parent
@@ -165,7 +165,7 @@ def test_where_nothing_can_be_read_the_first_fault_is_the_error(tmp_path: Path) 
 
 
 def test_a_record_beyond_the_limit_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmask.data.files.RECORD_LIMIT", 1_000_000)
+    monkeypatch.setattr("unmask.data.reading.files.RECORD_LIMIT", 1_000_000)
     for name in ("a.jsonl", "b.csv"):
         begin, end = ('{"text": "', '"}') if name == "a.jsonl" else ('"', '"')
         records = [begin + text + end for text in ("one", "x" * 1_500_000, "two")]
@@ -194,7 +194,7 @@ def test_a_line_of_500_mb_needs_little_memory(kind: str, tmp_path: Path) -> None
     hostile._long_line(tmp_path / f"a.{kind}", hostile.LARGE, begin, end)
     (tmp_path / "b.txt").write_text("good", encoding="utf-8")
     code = (
-        "import resource, sys; from unmask.data.documents import DocumentReader;"
+        "import resource, sys; from unmask.data.reading.documents import DocumentReader;"
         "reader = DocumentReader([sys.argv[1]]); print(sum(1 for _ in reader), sum(reader.stats.faults.values()));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
+from unmask.config.data import DocumentSettings
 from unmask.data.corpus import Corpus, open_corpus, prepare
-from unmask.data.settings import DocumentSettings
 from unmask.errors import DataError
 
 FOLDER = Path(__file__).parent

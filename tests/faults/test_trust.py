@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from unmask.cli import main
+from unmask.cli.main import main
 from unmask.errors import ConfigError
 from unmask.model.load import load_masked_lm
 

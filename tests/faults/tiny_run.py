@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from unmask import run as run_module
-from unmask.config import RunConfig, load_config
+from unmask.config.load import RunConfig, load_config
 from unmask.errors import Interrupted
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import train
+from unmask.run import train as run_module
+from unmask.run.train import train
 from unmask.run_folder import RunFolder
 
 TIMED = {"seconds", "tokens_per_second", "wait_share"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from unmask.data.collocations import Collocation, save_collocations
-from unmask.data.settings import MaskingSettings
+from unmask.config.data import MaskingSettings
+from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.inference.explain import explain
 from unmask.model.load import load_masked_lm
 from unmask.model.masked_lm import MaskedLM

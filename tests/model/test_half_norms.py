@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.half_norms import HalfNorm, halve_norms
+from unmask.model.cpu.norms import HalfNorm, halve_norms
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
 

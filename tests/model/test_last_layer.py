@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.depth import encoder_layers
+from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
 
 Load = Callable[..., MaskedLM]

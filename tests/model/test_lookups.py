@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.lookups import rows_added_last
+from unmask.model.cpu.embeddings import rows_added_last
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
 

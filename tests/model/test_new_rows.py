@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from unmask.model.new_rows import add_rows
+from unmask.vocabulary.embeddings import add_rows
 
 ARCHITECTURES = "bert roberta distilbert electra albert deberta-v2 modernbert eurobert mpnet".split()
 PIECES = [(20, 21), (30, 31, 32), (40, 41, 41, 43)]

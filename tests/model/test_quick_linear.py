@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from unmask.model.cpu.linear import QuickLinear, quicken
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.quick_linear import QuickLinear, quicken
 
 pytestmark = pytest.mark.skipif(
     not quicken(nn.Sequential(nn.Linear(2, 2))), reason="this torch has no oneDNN with laid-out weights"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.model.cpu.shapes import fill_up, round_up
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.round_sizes import fill_up, round_up
 
 
 def test_round_sizes_are_few_and_near() -> None:

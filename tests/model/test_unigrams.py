@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.model.unigrams import start_at_unigrams
+from unmask.model.unigram_bias import start_at_unigrams
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])

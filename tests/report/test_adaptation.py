@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from unmask.errors import DataError
-from unmask.report.adaptation import course, headline
-from unmask.report.card import model_card
-from unmask.report.page import write_report
-from unmask.report.record import read_record
+from unmask.reporting.adaptation import course, headline
+from unmask.reporting.card import model_card
+from unmask.reporting.page import write_report
+from unmask.reporting.record import read_record
 from unmask.run_folder import RunFolder, write_json
 
 

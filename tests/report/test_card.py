@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from unmask.errors import DataError
-from unmask.report.card import hub_name, model_card, write_missing_card
+from unmask.reporting.card import hub_name, model_card, write_missing_card
 from unmask.run_folder import RunFolder, write_json
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from unmask.report.evaluation_page import evaluation_verdict, render_comparison, render_evaluation
-from unmask.report.evaluation_plots import Series, ranges, short, spoken
+from unmask.reporting.evaluation_page import evaluation_verdict, render_comparison, render_evaluation
+from unmask.reporting.evaluation_plots import Series, ranges, short, spoken
 
 NASTY = "<script>alert('x & y')</script>"
 VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from unmask.errors import DataError, DiskError
-from unmask.report.page import write_report
-from unmask.report.plots import main_charts, smooth, thin
+from unmask.reporting.page import write_report
+from unmask.reporting.plots import main_charts, smooth, thin
 from unmask.run_folder import RunFolder, write_json
 
 Rewrite = Callable[[RunFolder, list[dict[str, Any]]], None]
@@ -195,7 +195,7 @@ def test_chart_references_resolve_and_colours_are_variables(run: RunFolder) -> N
 
 def test_no_model_is_loaded(run: RunFolder) -> None:
     code = (
-        "import sys; from pathlib import Path; from unmask.report.page import write_report; "
+        "import sys; from pathlib import Path; from unmask.reporting.page import write_report; "
         "from unmask.run_folder import RunFolder; write_report(RunFolder(Path(sys.argv[1]))); "
         "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )

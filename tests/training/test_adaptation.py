@@ -17,25 +17,25 @@ from tests.conftest import ARCHITECTURES
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask import run as run_module
-from unmask.config import RunConfig, load_config
+from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.load import RunConfig, load_config
+from unmask.config.training import OptimizerSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream, join
 from unmask.data.corpus import Corpus, open_corpus, prepare
-from unmask.data.settings import DocumentSettings, MaskingSettings
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, Interrupted
-from unmask.model.depth import depths, encoder_layers, head_weights
+from unmask.model.layers import depths, encoder_layers, head_weights
 from unmask.model.load import load_checkpoint
 from unmask.model.lora import add_lora, merge_lora
 from unmask.model.masked_lm import MaskedLM
-from unmask.plan import plan
 from unmask.progress import Progress
-from unmask.run import RunResult, train
+from unmask.run import train as run_module
+from unmask.run.dry_run import plan
+from unmask.run.train import RunResult, train
 from unmask.run_folder import RunFolder
-from unmask.training.best import Best, load_best, save_best
+from unmask.training.best_weights import Best, load_best, save_best
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
-from unmask.training.settings import OptimizerSettings
 
 WORDS = "the river carried a letter before winter came an unripe telescope measured mountains".split()
 OTHERS = "her brother's violin sold two handwritten constitution boats while it rained in april".split()

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from unmask.config.training import OptimizerSettings
 from unmask.errors import DataError
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
@@ -27,7 +28,6 @@ from unmask.training.checkpoint import (
 )
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
-from unmask.training.settings import OptimizerSettings
 
 
 class Notices(Progress):

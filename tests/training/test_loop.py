@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.training import OptimizerSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.corpus import prepare
-from unmask.data.settings import DocumentSettings, MaskingSettings
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
@@ -20,7 +21,6 @@ from unmask.training.distributed import World
 from unmask.training.loop import Length, Loop, Position, Row
 from unmask.training.optimizers import make_optimizers
 from unmask.training.schedules import mask_rate
-from unmask.training.settings import OptimizerSettings
 
 LoopMaker = Callable[..., Loop]
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unmask.config.training import OptimizerSettings
 from unmask.training.optimizers import (
     Muon,
     clip_gradients,
@@ -14,7 +15,6 @@ from unmask.training.optimizers import (
     orthogonalise,
     set_learning_rate,
 )
-from unmask.training.settings import OptimizerSettings
 
 ARCHITECTURES = "bert roberta distilbert electra albert deberta-v2 modernbert eurobert mpnet".split()
 

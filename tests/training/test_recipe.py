@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from unmask.data.settings import MaskingSettings
+from unmask.config.data import MaskingSettings
+from unmask.config.training import OptimizerSettings, ScheduleSettings, TrainSettings
 from unmask.training.recipe import Recipe, resolve
-from unmask.training.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 
 
 def recipe(

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from unmask.config.training import ScheduleSettings
 from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
-from unmask.training.settings import ScheduleSettings
 
 NAMES = ["linear", "cosine", "trapezoid", "constant"]
 SETTINGS = ScheduleSettings(warmup_share=0.1, decay_share=0.4)

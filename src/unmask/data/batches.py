@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from unmask.config.data import MaskingSettings
 from unmask.data.corpus import Corpus, token_counts
-from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, policy_of, shuffled
+from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, policy_of, shuffled
 from unmask.data.packing import Cut, Packed, Sequences, frame_positions, next_batch, split_evenly
-from unmask.data.settings import MaskingSettings
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError
 

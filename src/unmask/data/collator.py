@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.data.masking import EVALUATION_KEY, MaskKey, mask, policy_of
+from unmask.config.data import MaskingSettings
+from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, policy_of
 from unmask.data.packing import Packed
-from unmask.data.settings import MaskingSettings
 from unmask.data.tokenizer import vocabulary_of, with_segmenter
 from unmask.data.words import Segmenter
 from unmask.errors import DataError

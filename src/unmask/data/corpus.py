@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.data.documents import Document, DocumentReader, describe_inputs
-from unmask.data.settings import DocumentSettings
+from unmask.config.data import DocumentSettings
+from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.data.batches import Batch, TextSource
+from unmask.evaluation.bootstrap import Figure, Floats, ratios, resampling_units
 from unmask.evaluation.examples import readable
 from unmask.evaluation.heldout import Answers, perplexity
-from unmask.evaluation.metrics import Figure, Floats, ratios, resampling_units
 from unmask.evaluation.strata import Ids, Strata, places
 
 if TYPE_CHECKING:

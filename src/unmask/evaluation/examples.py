@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from unmask.config.data import MaskingSettings
 from unmask.data.batches import Batch, TextSource
-from unmask.data.masking import EVALUATION_KEY
-from unmask.data.settings import MaskingSettings
+from unmask.data.masking.mask import EVALUATION_KEY
 from unmask.model.masked_lm import MaskedLM
 
 _ATTACHED = set(".,;:!?)]}%'’”»")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmask.data.batches import Batch, TextSource
-from unmask.data.draws import mix
+from unmask.data.masking.random_bits import mix
 from unmask.errors import DataError, DivergedError
-from unmask.evaluation.metrics import BINS, reliability_bins, resampling_units
+from unmask.evaluation.bootstrap import BINS, reliability_bins, resampling_units
 from unmask.evaluation.strata import Places, Strata, places
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
@@ -191,7 +191,7 @@ class Tally:
     Attributes:
         sums: ``float64 [U, 1 + groups, 6]``: :data:`COLUMNS` of each resampling unit, over all targets (group 0) and
             over those of each row of the tables.
-        bins: ``float64 [R, 3]``, see :func:`~unmask.evaluation.metrics.reliability_bins`.
+        bins: ``float64 [R, 3]``, see :func:`~unmask.evaluation.bootstrap.reliability_bins`.
         documents: documents with a target.
         tokens: tokens that were read, special ones included.
         positions: a hash of the documents, positions and tokens that were asked: the same for two models that were

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from unmask.data.corpus import document_key
-from unmask.data.documents import Document
-from unmask.data.draws import EVALUATION_KEY, draws
+from unmask.data.masking.random_bits import EVALUATION_KEY, draws
 from unmask.data.packing import Packed
+from unmask.data.reading.documents import Document
 
 
 class Sampled(NamedTuple):

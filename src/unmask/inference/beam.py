@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unmask.inference.asking import Answer, Guess, Row
+from unmask.inference.predict import Answer, Guess, Row
 
 _MOST_TRIES = 2048  # combinations that are looked at where not every one is possible
 
@@ -173,7 +173,7 @@ def search(problems: Sequence[Problem], ask: Ask, beam: int) -> list[Found]:
 
     Args:
         problems: in any order; results do not depend on what else is searched.
-        ask: returns the best tokens at the places of rows (:meth:`unmask.inference.asking.Asker.best`).
+        ask: returns the best tokens at the places of rows (:meth:`unmask.inference.predict.Asker.best`).
         beam: partial fillings that stay at each step.
 
     Returns:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from unmask.data.settings import MaskingSettings
+from unmask.config.data import MaskingSettings
 from unmask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unmask.data.masking import Decisions, Masked
+    from unmask.data.masking.mask import Decisions, Masked
     from unmask.data.packing import Packed
     from unmask.data.tokenizer import Vocabulary
     from unmask.model.masked_lm import MaskedLM
@@ -132,7 +132,7 @@ class Explanation:
 
     def to_html(self) -> str:
         """Return one HTML page that tells the steps in order; it needs no script, no network and no other file."""
-        from unmask.inference.explain_page import page
+        from unmask.reporting.explain_page import page
 
         return page(self)
 
@@ -255,7 +255,7 @@ def _drawn(
     packed: Packed, vocabulary: Vocabulary, masking: MaskingSettings, seed: int
 ) -> tuple[Decisions, Masked]:
     """Mask as training would, and return what decided it."""
-    from unmask.data.masking import MaskKey, decisions, mask, policy_of
+    from unmask.data.masking.mask import MaskKey, decisions, mask, policy_of
 
     key, policy = MaskKey(seed, epoch=0), policy_of(vocabulary, masking)
     masked = mask(packed, vocabulary, policy, key, masking.rate)
@@ -263,7 +263,7 @@ def _drawn(
 
 
 def _placed(packed: Packed, vocabulary: Vocabulary, positions: list[int]) -> Masked:
-    from unmask.data.masking import mask_at
+    from unmask.data.masking.mask import mask_at
 
     return mask_at(packed, vocabulary, np.array(positions, dtype=np.int64))
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.errors import ConfigError, DataError
-from unmask.inference.asking import Asker
 from unmask.inference.beam import Filling, Found, independent, search
-from unmask.inference.filled import Candidate, FillResult, Ranking, TokenCandidate
 from unmask.inference.markers import MarkerEncoder, TokenWriter
 from unmask.inference.plans import Plan, Planner
+from unmask.inference.predict import Asker
+from unmask.inference.results import Candidate, FillResult, Ranking, TokenCandidate
 from unmask.inference.targets import score_words
-from unmask.inference.whole_words import WordSpeller
+from unmask.inference.word_pieces import WordSpeller
 from unmask.progress import Progress
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.inference.asking import ANY, Row
 from unmask.inference.beam import Problem
 from unmask.inference.markers import MarkerEncoder, Reading
+from unmask.inference.predict import ANY, Row
 from unmask.inference.targets import Question
-from unmask.inference.whole_words import Context, WordSpeller, length_weight
 from unmask.inference.windows import MOST_FORMS, Form, Window, all_sizes, form, window_around
+from unmask.inference.word_pieces import Context, WordSpeller, length_weight
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM

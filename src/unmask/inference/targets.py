@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unmask.inference.asking import Row
 from unmask.inference.beam import confident_first
+from unmask.inference.predict import Row
 
 Ask = Callable[[Sequence[Row], Sequence[np.ndarray]], list[tuple[list[float], np.ndarray]]]
 
@@ -30,7 +30,7 @@ def score_words(questions: Sequence[Question], ask: Ask, *, joint: bool) -> list
 
     Args:
         questions: in any order.
-        ask: returns peaks and log-probabilities of given tokens (:meth:`unmask.inference.asking.Asker.of`).
+        ask: returns peaks and log-probabilities of given tokens (:meth:`unmask.inference.predict.Asker.of`).
         joint: whether a piece is looked at with those filled in that come before it in the order of confidence, or
             with all masked.
     """

@@ -3,7 +3,7 @@
 A row holds sequences end to end, and ``PackedLayout`` says where each lies. On CUDA in half precision torch's
 variable-length kernel takes the row as it is. Elsewhere sequences of one length, which stand side by side in a
 row that is in order of length, are computed together; those of rare lengths with their neighbours, where the empty places
-cost less than products of their own, and in round sizes, as :mod:`unmask.model.round_sizes` explains.
+cost less than products of their own, and in round sizes, as :mod:`unmask.model.cpu.shapes` explains.
 """
 
 from __future__ import annotations

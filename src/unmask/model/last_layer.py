@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from unmask.errors import ConfigError
 from unmask.model.attention import PackedLayout, packed_attention, register
-from unmask.model.depth import encoder_layers
+from unmask.model.layers import encoder_layers
 
 
 class LastLayer:

@@ -12,10 +12,10 @@ from torch import nn
 
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
+from unmask.model.cpu.linear import quicken
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
-from unmask.model.quick_linear import quicken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ def load_masked_lm(
         precision: ``fp32`` or ``bf16``.
         offline: make no network call.
         frozen: whether the weights will stay as they are; then a second copy of them, laid out for the processor,
-            makes asking two to three times as fast on a CPU (:mod:`unmask.model.quick_linear`).
+            makes asking two to three times as fast on a CPU (:mod:`unmask.model.cpu.linear`).
         notice: hears of a head that starts anew.
 
     Raises:

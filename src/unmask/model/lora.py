@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unmask.errors import ConfigError
-from unmask.model.depth import encoder_layers, head_weights
+from unmask.model.layers import encoder_layers, head_weights
 
 if TYPE_CHECKING:
     from peft import LoraModel

@@ -15,11 +15,11 @@ from unmask.data.batches import Batch
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
-from unmask.model.half_norms import halve_norms
+from unmask.model.cpu.allocator import keep_memory
+from unmask.model.cpu.norms import halve_norms
+from unmask.model.cpu.shapes import fill_up
 from unmask.model.head import HeadGate, find_head
-from unmask.model.host_memory import keep_memory
 from unmask.model.last_layer import shorten_last_layer
-from unmask.model.round_sizes import fill_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,7 +84,7 @@ class MaskedLM:
 
         Args:
             batch: packed, its targets in order.
-            filled: a packed row may be filled up where that is quicker, see :mod:`unmask.model.round_sizes`; there may
+            filled: a packed row may be filled up where that is quicker, see :mod:`unmask.model.cpu.shapes`; there may
                 then be more rows at the end, of which no loss must be computed.
 
         Returns:

@@ -17,11 +17,11 @@ from torch import Tensor
 from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
-from unmask.training import faults
+from unmask.training import stability as faults
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
-from unmask.training.opening import Opening
 from unmask.training.optimizers import clip_gradients
+from unmask.training.staged_start import Opening
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.model.lookups import rows_added_last
+from unmask.model.cpu.embeddings import rows_added_last
 from unmask.model.masked_lm import MaskedLM
 
 _BLOCK = 1 << 19  # logits at once on a CPU: few enough for its cache

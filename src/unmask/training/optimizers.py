@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmask.model.depth import depths, encoder_layers, is_table
-from unmask.training.settings import OptimizerSettings
+from unmask.config.training import OptimizerSettings
+from unmask.model.layers import depths, encoder_layers, is_table
 
 # The quintic of Jordan et al. 2024: steepest at zero among those that keep singular values near one.
 _QUINTIC = (3.4445, -4.7750, 2.0315)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmask.data.settings import MaskingSettings
-from unmask.training.settings import TrainSettings
+from unmask.config.data import MaskingSettings
+from unmask.config.training import TrainSettings
 
 # Peak AdamW rates for adapting a checkpoint, by model_type; other families take the first.
 _ADAPT_RATES = {

@@ -1,0 +1,314 @@
+"""How fast this machine is at what a run does: matrix products, training, masking and preparing, measured for real.
+
+The rate of training stands beside the rate of matrix products, its ceiling (:mod:`unmask.benchmark.flops`).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmask.benchmark.flops import PRECISIONS, MatmulRate, flops_per_token, matmul_rate, settle
+from unmask.benchmark.stopwatch import Stopwatch
+from unmask.config.load import RunConfig, check_trainable
+from unmask.data.batches import Cursor, TextSource, TrainingStream, cut_by_tokens
+from unmask.data.corpus import prepare
+from unmask.data.masking.mask import MaskKey
+from unmask.data.reading.documents import DocumentReader
+from unmask.data.tokenizer import plain_copy
+from unmask.progress import Progress
+from unmask.run.assemble import make_loop, recipe_of, with_recipe
+from unmask.run.components import Material, gather
+from unmask.run.docstrings import collect_docstrings
+from unmask.run.fingerprint import machine_info
+from unmask.run_folder import RunFolder
+from unmask.training.loop import Loop, Row
+
+SECONDS = 20.0
+"""Seconds of training that are measured by default."""
+
+_CHARACTERS = 8_000_000
+_ENCODED_AT_ONCE = 1 << 20
+_MASKED_AT_ONCE = 4096
+_SAMPLED_STEPS = 8
+_PRODUCT_SECONDS = 0.3
+_MASKING_SECONDS = 1.0
+_ENDLESS = 10**9
+
+
+@dataclass(frozen=True)
+class TrainingRate:
+    """The rate of training, with everything a step does: data, both passes, clipping, optimizer.
+
+    Attributes:
+        tokens_per_second: real tokens, special tokens included; there is no padding to leave out.
+        seconds_per_step: the median.
+        steps: how many were measured, after a few to warm up.
+        wait_share: share of the time in which the step waited for data.
+        attended: tokens that a token attends to, on average.
+        predicted: share of the tokens that reach the head.
+        flops_per_token: what the model needs, see :func:`unmask.benchmark.flops.flops_per_token`.
+        teraflops: 10^12 such operations a second.
+        share: of the matmul rate in the same precision.
+    """
+
+    tokens_per_second: float
+    seconds_per_step: float
+    steps: int
+    wait_share: float
+    attended: float
+    predicted: float
+    flops_per_token: float
+    teraflops: float
+    share: float
+
+
+@dataclass(frozen=True)
+class PreparationRate:
+    """The rate of preparing text: reading, splitting, tokenising, hashing, writing shards.
+
+    Attributes:
+        tokens_per_second: of all of it.
+        megabytes_per_second: 10^6 bytes of UTF-8 text.
+        encode_tokens_per_second: of the tokenizers library alone, with texts in memory.
+        share: the first over the last.
+    """
+
+    tokens_per_second: float
+    megabytes_per_second: float
+    encode_tokens_per_second: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What ``unmask bench`` measured.
+
+    Attributes:
+        machine: versions and machine, as ``run.json`` has them.
+        model: preset or checkpoint.
+        device: ``cpu`` or ``cuda``.
+        parameters: weights, tied ones once.
+        precision: in which training computed.
+        batch_tokens: tokens of a step.
+        ceilings: matrix products in fp32 and bf16.
+        training: of this model on this text.
+        masking_tokens_per_second: packing and masking, on one core.
+        preparation: of the text.
+    """
+
+    machine: dict[str, Any]
+    model: str
+    device: str
+    parameters: int
+    precision: str
+    batch_tokens: int
+    ceilings: dict[str, MatmulRate]
+    training: TrainingRate
+    masking_tokens_per_second: float
+    preparation: PreparationRate
+
+
+def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress = Progress()) -> Bench:
+    """Measure this machine with a model and a text.
+
+    Args:
+        config: model, precision, sequence length and batch, as for training; without inputs the documentation of this
+            Python is the text. No more than some millions of characters are read.
+        seconds: how long training is measured.
+        progress: who is told.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        DataError: the text cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="unmask-bench-") as place:
+        text = Path(place) / "text.jsonl"
+        _write_texts(config, text, progress)
+        config = _to_measure(config, text)
+        check_trainable(config)
+        material = gather(config, RunFolder(Path(place) / "run"), progress)
+        progress.begin("measure")
+        model = material.model
+        ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in PRECISIONS}
+        loop = training_loop(config, material)
+        training = measure_training(loop, ceilings[material.precision], seconds, progress)
+        result = Bench(
+            machine=machine_info(),
+            model=config.model.preset or str(config.model.name),
+            device=model.device.type,
+            parameters=model.parameters,
+            precision=material.precision,
+            batch_tokens=loop.batch_tokens(0.0),
+            ceilings=ceilings,
+            training=training,
+            masking_tokens_per_second=masking_rate(material.text, _MASKING_SECONDS),
+            preparation=_preparation_rate(config, material, text, Path(place) / "shards"),
+        )
+        progress.end()
+        return result
+
+
+def training_loop(config: RunConfig, material: Material) -> Loop:
+    """Put together the loop that ``train`` would run."""
+    recipe = recipe_of(config, material)
+    config = with_recipe(config, recipe, material)
+    stream = TrainingStream(material.text, recipe.batch_tokens, config.train.seed)
+    return make_loop(config, recipe, material, stream)
+
+
+class _EnoughError(Exception):
+    """Ends a loop that has been measured for long enough."""
+
+
+def run_measured(loop: Loop, watch: Stopwatch) -> None:
+    """Run a loop until the watch has seen enough; only its steps are timed, whatever their end in sight."""
+    before = 0
+
+    def after_step(loop: Loop) -> None:
+        nonlocal before
+        tokens, before = loop.position.tokens - before, loop.position.tokens
+        if watch.tick(tokens):
+            raise _EnoughError
+
+    loop.after_step = after_step
+    with suppress(_EnoughError):
+        loop.run()
+
+
+def measure_training(loop: Loop, ceiling: MatmulRate, seconds: float, progress: Progress) -> TrainingRate:
+    """Run a loop for some seconds and say how fast it was.
+
+    Args:
+        loop: as :func:`training_loop` makes it, with no end of its own in sight.
+        ceiling: in the precision of the loop.
+        seconds: how long to measure.
+        progress: who is told.
+    """
+    attended, predicted = shape_of_steps(loop)
+    flops = flops_per_token(loop.model, attended, predicted)
+    rows: list[Row] = []
+    # Writing a row waits for the device, which costs nothing on a CPU and shows the waiting of every step.
+    loop.log_every = 1 if loop.model.device.type == "cpu" else loop.log_every
+    loop.on_row = rows.append
+    watch = Stopwatch(seconds, settle=lambda: settle(loop.model.device))
+    progress.notice(f"training for {seconds:g} seconds")
+    run_measured(loop, watch)
+    rate = watch.tokens_per_second
+    return TrainingRate(
+        tokens_per_second=rate,
+        seconds_per_step=watch.seconds_per_step,
+        steps=len(watch.step_seconds),
+        wait_share=float(np.mean([row["wait_share"] for row in rows[watch.warm_up :] or rows] or [0.0])),
+        attended=attended,
+        predicted=predicted,
+        flops_per_token=flops,
+        teraflops=flops * rate / 1e12,
+        share=flops * rate / 1e12 / ceiling.teraflops,
+    )
+
+
+def shape_of_steps(loop: Loop) -> tuple[float, float]:
+    """Return how many tokens a token attends to and the share of tokens to predict, in the first steps."""
+    squares, tokens, targets = 0, 0, 0
+    cursor = Cursor()
+    for step in range(_SAMPLED_STEPS):
+        plan = loop.plan(cursor, step)
+        if plan is None:
+            break
+        cursor = plan.following
+        for batch in plan.batches:
+            squares += int((np.diff(batch.cu_seqlens).astype(np.int64) ** 2).sum())
+            tokens += batch.tokens
+            targets += len(batch.target_ids)
+    return squares / tokens, targets / tokens
+
+
+def masking_rate(source: TextSource, seconds: float) -> float:
+    """Return the tokens a second that are packed and masked on one core, measured for some seconds."""
+    numbers = np.arange(len(source.sequences))
+    parts = list(cut_by_tokens(source.sizes(numbers), _MASKED_AT_ONCE))
+    key = MaskKey(0, 0)
+    tokens, done, begin = 0, 0, time.perf_counter()
+    while (passed := time.perf_counter() - begin) < seconds:
+        tokens += source.batch(numbers[parts[done % len(parts)]], key, source.masking.rate).tokens
+        done += 1
+    return tokens / passed
+
+
+def _preparation_rate(config: RunConfig, material: Material, text: Path, out: Path) -> PreparationRate:
+    begin = time.perf_counter()
+    corpus = prepare([text], config.data, material.model.tokenizer, out)
+    seconds = time.perf_counter() - begin
+    texts = [document.text for document in DocumentReader([text], config.data)]
+    bare = encode_rate(material.model.tokenizer, texts)
+    rate = corpus.tokens / seconds
+    return PreparationRate(rate, corpus.manifest["bytes"] / 1e6 / seconds, bare, rate / bare)
+
+
+def encode_rate(tokenizer: Any, texts: list[str]) -> float:
+    """Return the tokens a second of the tokenizers library alone, on all cores it takes, texts being in memory."""
+    core = plain_copy(tokenizer)
+    tokens, begin = 0, time.perf_counter()
+    for part in in_batches(texts, _ENCODED_AT_ONCE):
+        tokens += sum(len(encoding) for encoding in core.encode_batch(part, add_special_tokens=False))
+    return tokens / (time.perf_counter() - begin)
+
+
+def in_batches(texts: list[str], characters: int) -> Iterator[list[str]]:
+    """Yield the texts in lists of about so many characters."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        part.append(text)
+        size += len(text)
+        if size >= characters:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
+    """Write what is measured with as JSON lines: the beginning of the inputs, or documentation of this Python."""
+    if config.data.inputs:
+        reader = DocumentReader(config.data.inputs, config.data, notice=progress.notice)
+        texts: Iterator[str] = (document.text for document in reader)
+    else:
+        progress.notice("no text given: taking the documentation of this Python")
+        found = collect_docstrings(max_characters=_CHARACTERS, progress=progress)
+        texts = (docstring.text for docstring in found.train)
+    with path.open("w", encoding="utf-8") as file:
+        for text in _first(texts, _CHARACTERS):
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+
+
+def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
+    """Yield texts until so many characters have gone by."""
+    before = 0
+    for text in texts:
+        yield text
+        before += len(text)
+        if before >= characters:
+            return
+
+
+def _to_measure(config: RunConfig, text: Path) -> RunConfig:
+    """Return the settings to measure with: those given, this text, the final mask rate, and no end in sight."""
+    data = {"inputs": [str(text)], "heldout": [], "text_field": "text"}
+    ends = {"max_steps": _ENDLESS, "epochs": None, "minutes": None, "batch_ramp": 0.0}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "masking": config.masking.model_copy(update={"rate_start": config.masking.rate}),
+            "train": config.train.model_copy(update=ends),
+        }
+    )

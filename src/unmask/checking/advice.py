@@ -1,0 +1,115 @@
+"""What to do with a text once it is checked: how it compares with what others trained on, epochs, words to add, time."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import UnmaskError
+
+LITERATURE = (
+    (
+        157_000,
+        "the texts of one task, ChemProt (Gururangan et al. 2020: 4,169 texts, 100 passes)",
+        "about 0.16 M",
+    ),
+    (2_110_000_000, "product reviews (Gururangan et al. 2020)", "2.11 B"),
+    (3_170_000_000, "SciBERT (Beltagy et al. 2019: 1.14 M papers)", "3.17 B"),
+    (3_300_000_000, "BERT from scratch (Devlin et al. 2019, words)", "3.3 B"),
+    (7_550_000_000, "biomedical papers (Gururangan et al. 2020)", "7.55 B"),
+    (8_100_000_000, "computer science papers (Gururangan et al. 2020)", "8.10 B"),
+    (18_000_000_000, "BioBERT (Lee et al. 2020, words: PubMed 4.5 B and PMC 13.5 B)", "18 B"),
+)
+"""Tokens (or words) that others adapted encoders on: number, what, as text."""
+SEEN = 30_000_000
+"""Tokens that a run on few texts should see in all; beyond a hundred passes there is nothing more to be had."""
+_EPOCHS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
+SAVED_SHARE = 0.05
+"""Share of the tokens that a thousand added words must save to be worth it."""
+EXTEND_TOKENS = 1_000_000
+"""Tokens below which a text teaches new words too little."""
+PIECES = 1.2
+"""Rough tokens per word and sign of a BERT vocabulary, where no model is given."""
+# BERT-base with 15% of the tokens at the head, sequences of 128: operations a token takes in training.
+_BERT_BASE = 545e6
+_EFFICIENCY = 0.4
+_STEP_TOKENS = 2048
+
+
+def recommended_epochs(tokens: int) -> int:
+    """Return passes over a text: a hundred over a few thousand sentences, one over what is large."""
+    return next((epochs for epochs in _EPOCHS if epochs * tokens >= SEEN), _EPOCHS[-1])
+
+
+def beside_literature(tokens: int) -> list[dict[str, Any]]:
+    """Return the figures of others with the share of each that ``tokens`` is."""
+    return [{"what": what, "tokens": text, "share": tokens / number} for number, what, text in LITERATURE]
+
+
+def estimated_rate() -> tuple[float, str]:
+    """Return tokens a second for BERT-base on this processor in fp32, from the rate of matrix products, and how found."""
+    import numpy as np
+
+    side, best = 1024, 0.0
+    left = np.full((side, side), 0.5, dtype=np.float32)
+    for _ in range(4):
+        begin = time.perf_counter()
+        left @ left
+        best = max(best, 2.0 * side**3 / (time.perf_counter() - begin))
+    return _EFFICIENCY * best / _BERT_BASE, (
+        f"BERT-base in fp32 at {_EFFICIENCY:.0%} of this processor's matrix products; bf16 or a GPU may be much quicker; "
+        f"--model measures it"
+    )
+
+
+def measured_rate(model: str, texts: Sequence[str], *, offline: bool) -> tuple[float, str] | None:
+    """Return tokens a second of real training steps of a model on some of the text, or ``None`` where it cannot train."""
+    from unmask.config.load import load_config
+    from unmask.run.dry_run import plan
+
+    with tempfile.TemporaryDirectory(prefix="unmask-check-") as place:
+        sample = Path(place) / "sample.jsonl"
+        lines = (json.dumps({"text": text}) for text in texts)
+        sample.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        flags = {
+            "data.inputs": [str(sample)],
+            "model.name": model,
+            "model.offline": offline or None,
+            "train.batch_tokens": _STEP_TOKENS,
+            "train.max_steps": 2,
+        }
+        try:
+            found = plan(load_config(None, (), flags))
+        except UnmaskError:
+            return None
+    if not found.seconds_per_step or found.tokens_per_epoch < _STEP_TOKENS:
+        return None
+    return _STEP_TOKENS / found.seconds_per_step, f"a training step of {_STEP_TOKENS:,} tokens, measured here"
+
+
+def train_command(
+    inputs: Sequence[str], model: str | None, epochs: int, settings: dict[str, Any], *, extend: bool
+) -> list[str]:
+    """Return the commands to run next, the last of which trains."""
+    text = [f"--text-field {shlex.quote(settings['text_field'])}"] if settings["text_field"] != "text" else []
+    text += [f"--documents {settings['documents']}"] if settings["documents"] != "auto" else []
+    data, name = " ".join(map(shlex.quote, inputs)), model or "bert-base-uncased"
+    commands = []
+    if extend and model:
+        base, name = name, "runs/extended"
+        parts = ["unmask tokenizer extend", f"--model {shlex.quote(base)}"]
+        parts += [*(f"--data {shlex.quote(item)}" for item in inputs), "--add 1000", f"-o {name}"]
+        commands.append(" ".join([*parts, *text]))
+    parts = [
+        f"unmask train {data}",
+        f"--model {shlex.quote(name)}",
+        f"--epochs {epochs}",
+        *text,
+        "-o runs/adapted",
+    ]
+    return [*commands, " ".join(parts)]

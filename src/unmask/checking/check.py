@@ -1,0 +1,401 @@
+"""The data doctor: what is wrong with a text, and what to do with it, before anything is trained.
+
+::
+
+    inputs → documents → chunks → surveys (data/checks, duplicates, leakage, fertility) → findings and a plan
+
+Documents pass once; what is kept of them is hashes, sketches, counts and a few examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from unmask.checking.advice import (
+    EXTEND_TOKENS,
+    PIECES,
+    SAVED_SHARE,
+    beside_literature,
+    estimated_rate,
+    measured_rate,
+    recommended_epochs,
+    train_command,
+)
+from unmask.checking.characters import Chunk
+from unmask.checking.duplicates import Duplicates, text_keys
+from unmask.checking.findings import Finding, findings_of
+from unmask.checking.leakage import LeakIndex, is_test_name, is_train_name
+from unmask.checking.text import Ledger, Place, TextSurvey, chunked, shown
+from unmask.config.data import DocumentSettings
+from unmask.data.corpus import is_corpus
+from unmask.data.packing import Cut
+from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
+from unmask.data.reading.errors import Notice
+from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
+
+if TYPE_CHECKING:
+    from unmask.checking.fertility import TokenSurvey
+
+_LONGEST = 512
+_SAMPLE = 60_000
+_READ_AGAIN = 100_000_000
+_FAULTS = 20
+# What a reader says of faults, which come out as findings here.
+_FAULT_NOTICES = ("left out: ", "noticed: ", "faults in the text: ")
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclass
+class DataCheck:
+    """What a check found. The parts are plain values, the same as in ``unmask check --json``.
+
+    Attributes:
+        inputs: what was checked; ``against``: the test files that were looked for in it.
+        model: whose tokenizer was used, or ``None``.
+        verdict: ``ok``, ``warning`` or ``problem``, the worst of the findings.
+        findings: what to know, the most important first.
+        read: files, documents, empty and over-long ones, characters, words, and tokens where there is a model.
+        unreadable: files that could not be read, and why.
+        text: encoding faults, sizes, scripts, boilerplate lines, literal special tokens, personal data.
+        lengths: the distribution of document lengths, in ``unit`` tokens or words.
+        limit: what the model's longest sequence does to the text, or ``None``.
+        duplicates: exact and near ones.
+        leakage: for each test file what of it stands in the rest, with the lines of both sides; ``None`` if there was none.
+        vocabulary: unknown tokens and fertility, or ``None`` without a model.
+        plan: what others used, epochs, whether to add words, the time, and the commands to run next.
+    """
+
+    inputs: list[str]
+    against: list[str]
+    model: str | None
+    read: dict[str, Any]
+    unreadable: list[dict[str, str]]
+    text: dict[str, Any]
+    lengths: dict[str, Any]
+    limit: dict[str, Any] | None
+    duplicates: dict[str, Any]
+    leakage: dict[str, Any] | None
+    vocabulary: dict[str, Any] | None
+    plan: dict[str, Any]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Literal["ok", "warning", "problem"]:
+        """The worst of the findings."""
+        levels = {finding.level for finding in self.findings}
+        return "problem" if "problem" in levels else "warning" if "warning" in levels else "ok"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        found: dict[str, Any] = {"verdict": self.verdict, "findings": [], **dataclasses.asdict(self)}
+        return found
+
+
+def check_data(
+    inputs: Sequence[str | Path],
+    settings: DocumentSettings = DocumentSettings(),
+    *,
+    model: str | None = None,
+    against: Sequence[str | Path] = (),
+    max_length: int | None = None,
+    offline: bool = False,
+    progress: Progress = Progress(),
+) -> DataCheck:
+    """Look a text over before it is trained on.
+
+    Files that cannot be read are reported and the others checked. Where the inputs themselves hold files called like
+    ``train`` and like ``dev``, ``valid`` or ``test``, the latter are looked for in the former too.
+
+    Args:
+        inputs: files, folders, globs, ``-`` or ``hf://`` addresses.
+        settings: how text files are cut, and where the text of records lies (in the test files too).
+        model: a checkpoint whose tokenizer and speed are measured: Hub name or folder.
+        against: test files, to be looked for in the inputs word for word and in runs of 13 words.
+        max_length: tokens of a sequence; by default 512, or what the model takes if that is less.
+        offline: make no network call.
+        progress: hears of the reading.
+
+    Raises:
+        DataError: nothing could be read, or a file of ``against`` could not.
+        ConfigError: the model or its tokenizer cannot be loaded.
+    """
+    return _Check(settings, model, max_length, offline, progress).run(list(inputs), list(against))
+
+
+class _Check:
+    """One check, while it goes on."""
+
+    def __init__(
+        self,
+        settings: DocumentSettings,
+        model: str | None,
+        max_length: int | None,
+        offline: bool,
+        progress: Progress,
+    ) -> None:
+        self.settings, self.model, self.offline, self.progress = settings, model, offline, progress
+        self.ledger, self.duplicates, self.leaks = Ledger(), Duplicates(), LeakIndex()
+        self.tokens: TokenSurvey | None = None
+        self.limit, self.overhead, specials = max_length or _LONGEST, 2, []
+        if model is not None:
+            specials = self._load(model, max_length)
+        self.text = TextSurvey(specials)
+        self.read = dict.fromkeys(("files", "documents", "empty", "split_documents", "characters"), 0)
+        self.unreadable: list[dict[str, str]] = []
+        self.faults: Counter[str] = Counter()
+        self.fault_examples: list[str] = []
+        self.sample: list[str] = []
+        self._said: set[str] = set()
+        self._sampled = 0
+
+    def _load(self, model: str, max_length: int | None) -> list[str]:
+        """Load the tokenizer and find what the model takes; return its special tokens."""
+        from unmask.checking.fertility import TokenSurvey
+        from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+
+        tokenizer = load_tokenizer(model, offline=self.offline)
+        self.tokens = TokenSurvey(tokenizer)
+        self.overhead = vocabulary_of(tokenizer).overhead
+        self.trainable = True
+        try:
+            from unmask.model.load import load_masked_lm
+
+            longest = load_masked_lm(model, device="cpu", offline=self.offline).max_length
+        except ConfigError as fault:
+            self.trainable, longest = False, int(tokenizer.model_max_length)
+            self.progress.notice(f"only the tokenizer of '{model}' is used: {fault}")
+        if max_length is not None and max_length > longest:
+            raise ConfigError(f"--max-length is {max_length}, but the model takes at most {longest} tokens")
+        self.limit = max_length or min(_LONGEST, longest)
+        if self.limit <= self.overhead:
+            raise ConfigError(f"--max-length is {self.limit}; {self.overhead} of that are special tokens")
+        return [str(token) for token in tokenizer.all_special_tokens]
+
+    def run(self, inputs: list[str | Path], against: list[str | Path]) -> DataCheck:
+        tests = expand_inputs(against) if against else []
+        given, items = self._expanded(inputs)
+        named = _splits(items)
+        self.progress.begin("check")
+        for item in tests:
+            self._take_test(item, must=True)
+        for item in named:
+            if item not in tests:
+                self._take_test(item, must=False)
+        searched = bool(len(self.leaks.ledger))
+        if searched:
+            self.leaks.freeze()
+        for chunk in chunked(document for item in items for document in self._documents(item)):
+            self._add(chunk, searched)
+        if not len(self.ledger):
+            raise self._nothing()
+        self.progress.end()
+        return self._result(inputs, given, [*map(str, dict.fromkeys([*tests, *named]))], items, searched)
+
+    # ---- reading
+
+    def _expanded(self, inputs: list[str | Path]) -> tuple[list[str], list[Input]]:
+        """Return the inputs that are there, and what they stand for; the others are noted."""
+        there: list[str] = []
+        items: list[Input] = []
+        for given in inputs:
+            try:
+                if is_corpus(given):
+                    raise DataError(
+                        "tokenised shards, which hold no text any more; give the text itself", path=given
+                    )
+                items += expand_inputs([given], notice=self.progress.notice)
+                there.append(str(given))
+            except DataError as fault:
+                self._note(str(given), fault)
+        if sum(isinstance(item, StdinInput) for item in items) > 1:
+            expand_inputs(["-", "-"])  # says why that cannot be
+        return there, items
+
+    def _note(self, source: str, fault: DataError) -> None:
+        self.unreadable.append({"source": source, "fault": str(fault)})
+
+    def _reader(self, item: Input, notice: Notice) -> DocumentReader:
+        given = item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
+        return DocumentReader([given], self.settings, notice=notice)
+
+    def _say_once(self, text: str) -> None:
+        """Each file has a reader of its own: what all would say is said once, and faults become findings instead."""
+        what = text.partition(": ")[2]
+        if not text.startswith(_FAULT_NOTICES) and what not in self._said:
+            self._said.add(what)
+            self.progress.notice(text)
+
+    def _documents(self, item: Input) -> Iterator[Document]:
+        """Yield the documents of one input; a fault ends it and is noted."""
+        try:
+            reader = self._reader(item, self._say_once)
+        except DataError as fault:
+            self._note(str(item), fault)
+            return
+        try:
+            yield from reader
+        except DataError as fault:
+            self._note(str(item), fault)
+        else:
+            self.faults.update(reader.stats.faults)
+            self.fault_examples += reader.stats.fault_examples
+            del self.fault_examples[_FAULTS:]
+        for name in self.read:
+            self.read[name] += getattr(reader.stats, name)
+
+    def _take_test(self, item: Input, *, must: bool) -> None:
+        try:
+            for chunk in chunked(self._reader(item, self.progress.notice if must else lambda text: None)):
+                self.leaks.add(chunk, text_keys(chunk))
+        except DataError:
+            if must:
+                raise  # otherwise it is noted when the file is read as one of the inputs
+
+    def _nothing(self) -> DataError:
+        if len(self.unreadable) == 1:
+            return DataError(self.unreadable[0]["fault"])
+        first = "; ".join(item["fault"] for item in self.unreadable[:2])
+        return DataError(f"none of {len(self.unreadable)} inputs could be read: {first}")
+
+    def _add(self, chunk: Chunk, searched: bool) -> None:
+        keys = text_keys(chunk)
+        self.ledger.add(chunk)
+        self.text.add(chunk)
+        self.duplicates.add(chunk, keys)
+        if searched:
+            self.leaks.look(chunk, keys)
+        texts = [document.text for document in chunk.documents]
+        if self.tokens is not None:
+            self.tokens.add(texts)
+        if self._sampled < _SAMPLE:
+            self.sample += (taken := [text[:4000] for text in texts[:200]])
+            self._sampled += sum(map(len, taken))
+        self.progress.advance(None, {"documents": len(self.ledger), "characters": self.text.characters})
+
+    # ---- what came out
+
+    def _result(
+        self,
+        inputs: list[str | Path],
+        given: list[str],
+        against: list[str],
+        items: list[Input],
+        searched: bool,
+    ) -> DataCheck:
+        words = self.ledger.words
+        vocabulary = self.tokens.found() if self.tokens is not None else None
+        lengths = np.array(self.tokens.lengths, dtype=np.int64) if self.tokens is not None else words
+        faults = {"faults": dict(self.faults), "fault_examples": self.fault_examples}
+        read = {
+            **self.read,
+            **faults,
+            "words": int(words.sum()),
+            "tokens": vocabulary and vocabulary["tokens"],
+        }
+        found = DataCheck(
+            inputs=[str(item) for item in inputs],
+            against=against,
+            model=self.model,
+            read=read,
+            unreadable=self.unreadable,
+            text=self.text.to_dict(),
+            lengths=self._lengths(lengths),
+            limit=self._limit(lengths),
+            duplicates=self._duplicates(),
+            leakage=self.leaks.found(self.ledger) if searched else None,
+            vocabulary=vocabulary,
+            plan=self._plan(given, items, vocabulary, int(words.sum())),
+        )
+        found.findings = findings_of(found.to_dict())
+        return found
+
+    def _duplicates(self) -> dict[str, Any]:
+        found = self.duplicates.found(self.ledger)
+        for group in [*found["exact_examples"], *(found["near"] or {"examples": []})["examples"]]:
+            for side in ("first", "second"):
+                group[side] = self._with_text(group[side])
+        return found
+
+    def _with_text(self, place: Place) -> Place:
+        """Read the beginning of a document again: texts are not kept."""
+        path = Path(place.source)
+        if not path.is_file() or path.stat().st_size > _READ_AGAIN:
+            return place
+        documents = DocumentReader([path], self.settings)
+        text = next((document.text for document in documents if document.line == place.line), "")
+        return Place(place.source, place.line, shown(text))
+
+    def _lengths(self, lengths: np.ndarray) -> dict[str, Any]:
+        longest = int(lengths.argmax())
+        top = max(1, int(lengths.max()).bit_length())
+        bins = np.bincount([int(length).bit_length() for length in lengths], minlength=top + 1)
+        return {
+            "unit": "words" if self.tokens is None else "tokens",
+            "mean": float(lengths.mean()),
+            "quantiles": {f"{share:g}": float(np.quantile(lengths, share)) for share in _QUANTILES},
+            "longest": {"length": int(lengths.max()), "place": self.ledger.place(longest)},
+            "bins": [
+                {"from": 2 ** (number - 1) if number else 0, "below": 2**number, "documents": int(count)}
+                for number, count in enumerate(bins.tolist())
+            ],
+        }
+
+    def _limit(self, lengths: np.ndarray) -> dict[str, Any] | None:
+        if self.tokens is None:
+            return None
+        body = self.limit - self.overhead
+        longer = lengths > body
+        return {
+            "max_length": self.limit,
+            "longer": int(longer.sum()),
+            "longer_share": float(longer.mean()),
+            "tokens_beyond": int((lengths[longer] - body).sum()),
+            "tokens_beyond_share": float((lengths[longer] - body).sum() / max(1, lengths.sum())),
+            "sequences": int(Cut(body).counts(lengths).sum()),
+        }
+
+    def _plan(
+        self, given: list[str], items: list[Input], vocabulary: dict[str, Any] | None, words: int
+    ) -> dict[str, Any]:
+        tokens = vocabulary["tokens"] if vocabulary else round(PIECES * words)
+        epochs = recommended_epochs(tokens)
+        worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
+        extend = worth and tokens >= EXTEND_TOKENS
+        rate = None
+        if self.model is not None and self.trainable:
+            rate = measured_rate(self.model, self.sample, offline=self.offline)
+        speed, how = rate or estimated_rate()
+        # Where test files are among the inputs, only the others are to be trained on.
+        tests = set(_splits(items))
+        chosen = [str(item) for item in items if item not in tests] if tests else given
+        return {
+            "tokens": tokens,
+            "tokens_estimated": vocabulary is None,
+            "beside": beside_literature(tokens),
+            "epochs": epochs,
+            "extend": extend,
+            "too_little_to_extend": worth and not extend,
+            "tokens_per_second": speed,
+            "seconds": epochs * tokens / speed,
+            "time_from": how,
+            "commands": train_command(chosen, self.model, epochs, self.settings.model_dump(), extend=extend),
+        }
+
+
+def _splits(items: Sequence[Input]) -> list[Input]:
+    """Return the files called like test files, where others are called like training text."""
+    files = [item for item in items if not isinstance(item, StdinInput | HubInput)]
+    if not any(is_train_name(str(path)) for path in files):
+        return []
+    return [path for path in files if is_test_name(str(path))]
+
+
+__all__ = ["DataCheck", "Finding", "check_data"]

@@ -1,0 +1,188 @@
+"""The verbs ``eval`` and ``compare``: what models know, and which knows more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from unmask.cli import options
+from unmask.cli import runtime as shell
+from unmask.errors import DiskError
+
+if TYPE_CHECKING:
+    from unmask.evaluation.evaluate import EvaluationSettings
+
+Models = Annotated[
+    list[str],
+    Argument(
+        metavar="MODEL...", help="Checkpoints: Hub names, name@revision, or folders.", show_default=False
+    ),
+]
+FirstModel = Annotated[str, Argument(metavar="A", help="Checkpoint: Hub name, name@revision, or folder.")]
+SecondModel = Annotated[str, Argument(metavar="B", help="The checkpoint to compare it with.")]
+Data = Annotated[
+    list[str],
+    Option(
+        metavar="PATH",
+        help="Text to ask about: a file, folder, glob, -, hf://org/name or a folder of 'unmask prepare'; may be repeated.",
+        show_default=False,
+    ),
+]
+TrainData = Annotated[
+    list[str] | None,
+    Option(
+        metavar="PATH",
+        help="Text that the frequency of tokens and the baselines are counted on [default: the evaluated text, and for "
+        "each document the other documents].",
+    ),
+]
+Tokens = Annotated[int | None, Option(help="Read so many tokens at most, of documents drawn by hash.", min=1)]
+PllBytes = Annotated[
+    int | None,
+    Option(
+        help="With different tokenizers: bytes of text to score token by token, for bits per byte [default: 10000, on "
+        "a GPU 200000].",
+        min=1,
+    ),
+]
+
+
+def evaluate(
+    models: Models,
+    data: Data,
+    train_data: TrainData = None,
+    mask_rate: options.MaskRate = None,
+    strategy: options.StrategyOption = None,
+    max_length: options.MaxLength = None,
+    tokens: Tokens = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    overrides: options.Overrides = None,
+    device: options.DeviceOrAuto = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
+    html: options.Html = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Held-out figures of models on masks that never change, with intervals."""
+    _check_page(html)
+    flags = _flags(data, documents, text_field, max_length, mask_rate, strategy)
+    settings = _settings(flags, overrides, tokens, device, precision, offline)
+    with shell.working() as progress:
+        from unmask.evaluation.evaluate import evaluate_models
+
+        found = evaluate_models(models, data, settings, train_data=train_data or (), progress=progress)
+    answers = [evaluation.to_dict() for evaluation in found]
+    if html is not None:
+        from unmask.reporting.evaluation_page import render_evaluation
+
+        shell.write(html, render_evaluation(answers))
+        shell.tell(str(html), "wrote")
+    if as_json:
+        shell.emit(answers[0] if len(answers) == 1 else {"models": answers})
+        return
+    from unmask.cli.draw_evaluation import draw_evaluations
+
+    draw_evaluations(shell.page(), answers)
+
+
+def compare(
+    first: FirstModel,
+    second: SecondModel,
+    data: Data,
+    train_data: TrainData = None,
+    mask_rate: options.MaskRate = None,
+    strategy: options.StrategyOption = None,
+    max_length: options.MaxLength = None,
+    tokens: Tokens = None,
+    pll_bytes: PllBytes = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    overrides: options.Overrides = None,
+    device: options.DeviceOrAuto = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
+    html: options.Html = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Say which of two models predicts a text better, by how much, and how sure that is."""
+    _check_page(html)
+    flags = _flags(data, documents, text_field, max_length, mask_rate, strategy)
+    settings = _settings(flags, overrides, tokens, device, precision, offline)
+    with shell.working() as progress:
+        from unmask.evaluation.compare import compare_models
+
+        comparison = compare_models(
+            first, second, data, settings, train_data=train_data or (), pll_bytes=pll_bytes, progress=progress
+        )
+    answer = comparison.to_dict()
+    if html is not None:
+        from unmask.reporting.evaluation_page import render_comparison
+
+        shell.write(html, render_comparison(answer))
+        shell.tell(str(html), "wrote")
+    if as_json:
+        shell.emit(answer)
+        return
+    from unmask.cli.draw_evaluation import draw_comparison
+
+    draw_comparison(shell.page(), answer)
+
+
+def _check_page(html: Path | None) -> None:
+    """See that a page can be written before there is anything to write: an evaluation may take long."""
+    if html is not None and not html.absolute().parent.is_dir():
+        raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
+
+
+def _flags(
+    data: Sequence[str],
+    documents: str | None,
+    text_field: str | None,
+    max_length: int | None,
+    mask_rate: float | None,
+    strategy: str | None,
+) -> dict[str, Any]:
+    """What both verbs take, under the names of the settings."""
+    return {
+        "data.inputs": list(data),
+        "data.documents": documents,
+        "data.text_field": text_field,
+        "data.max_length": max_length,
+        "masking.rate": mask_rate,
+        "masking.strategy": strategy,
+    }
+
+
+def _settings(
+    flags: dict[str, Any],
+    overrides: Sequence[str] | None,
+    tokens: int | None,
+    device: str,
+    precision: str,
+    offline: bool,
+) -> EvaluationSettings:
+    """Check the settings before anything heavy is imported."""
+    from unmask.config.load import load_config
+
+    config = load_config(None, overrides or (), flags)
+    if offline:  # read once, when the libraries that go to the Hub are imported
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    with shell.working():
+        from unmask.config.data import DocumentSettings
+        from unmask.evaluation.evaluate import EvaluationSettings
+
+    names = set(DocumentSettings.model_fields)
+    return EvaluationSettings(
+        documents=DocumentSettings(**config.data.model_dump(include=names)),
+        masking=config.masking,
+        max_length=config.data.max_length,
+        tokens=tokens,
+        device=device,
+        precision=precision,
+        offline=offline,
+    )

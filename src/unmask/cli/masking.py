@@ -1,0 +1,202 @@
+"""The verbs about masks: ``masks`` shows what masking does to a corpus, ``conformance`` holds a model to the promises,
+``terms`` and ``collocations`` make the lists that two of the strategies need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from unmask.cli import options
+from unmask.cli import runtime as shell
+from unmask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unmask.config.data import DocumentSettings
+    from unmask.data.corpus import Corpus
+    from unmask.progress import Progress
+
+Epoch = Annotated[int, Option(help="The epoch whose masks are shown, from 0.", min=0)]
+Tokens = Annotated[int, Option(help="Look at so many tokens at most.", min=1)]
+TokenizerName = Annotated[
+    str | None,
+    Option(
+        "--tokenizer", "--model", help="Hub name or folder of a tokenizer; not needed with prepared shards."
+    ),
+]
+Against = Annotated[
+    list[str],
+    Option(metavar="PATH", help="General text to compare with; may be repeated.", show_default=False),
+]
+ListFile = Annotated[
+    Path, Option("-o", "--out", metavar="FILE", help="The file to write.", show_default=False)
+]
+CheckedModel = Annotated[
+    str, Argument(metavar="MODEL", help="Checkpoint: Hub name, name@revision, or folder.")
+]
+
+
+def masks(
+    data: options.DataArgument,
+    tokenizer: TokenizerName = None,
+    strategy: options.StrategyOption = None,
+    mask_rate: options.MaskRate = None,
+    overrides: options.Overrides = None,
+    seed: options.SeedOrZero = 0,
+    epoch: Epoch = 0,
+    tokens: Tokens = 1_000_000,
+    max_length: options.MaxLength = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show what masking does to a corpus: a passage, and the figures achieved."""
+    from unmask.config.load import load_config
+
+    flags = {
+        "masking.strategy": strategy,
+        "masking.rate": mask_rate,
+        "data.max_length": max_length,
+        "data.documents": documents,
+        "data.text_field": text_field,
+    }
+    config = load_config(None, overrides or (), flags)
+    with shell.working() as progress, _Prepared(data, config.data, tokenizer, offline, progress) as corpus:
+        import numpy as np
+
+        from unmask.data.batches import TextSource
+        from unmask.evaluation.mask_survey import sample, survey
+
+        vocabulary = _vocabulary(corpus)
+        length = config.data.max_length or 512
+        source = TextSource(corpus, np.arange(len(corpus)), vocabulary, config.masking, length)
+        answer = survey(source, tokens, seed, epoch) | {"sample": sample(source, seed, epoch)}
+    if as_json:
+        shell.emit(answer)
+        return
+    from unmask.cli.draw_masks import draw_masks
+
+    draw_masks(shell.page(), answer)
+
+
+def conformance(
+    model: CheckedModel,
+    strategy: options.StrategyOption = None,
+    seed: options.SeedOrZero = 0,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> int:
+    """Hold a model to the promises: loss, gradients, packing, masks. Exit code 1 if one does not hold."""
+    from unmask.config.load import load_config
+
+    masking = load_config(None, (), {"masking.strategy": strategy}).masking
+    with shell.working() as progress:
+        from unmask.promises.checks import run_checks
+
+        checks = run_checks(model, masking=masking, seed=seed, offline=offline, progress=progress)
+    if as_json:
+        shell.emit([asdict(check) for check in checks])
+    else:
+        from unmask.cli.draw_masks import draw_checks
+
+        draw_checks(shell.page(), checks)
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def terms(
+    data: options.DataArgument,
+    against: Against,
+    out: ListFile,
+    tokenizer: TokenizerName = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    offline: options.Offline = False,
+) -> None:
+    """Find the words that set a domain apart, for masking.strategy=terms."""
+    settings = _reading(documents, text_field)
+    with shell.working() as progress:
+        from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
+
+        counts = []
+        for inputs in (data, against):
+            with _Prepared(inputs, settings, tokenizer, offline, progress) as corpus:
+                counts.append(count_words(corpus, _words(corpus)))
+        found = find_salient_terms(*counts)
+        save_terms(out, found)
+    shell.page().say(f"{len(found):,} terms in {out}, first {', '.join(term.text for term in found[:8])}")
+    shell.page().say(f"use them with --strategy terms --set masking.terms={out}")
+
+
+def collocations(
+    data: options.DataArgument,
+    out: ListFile,
+    tokenizer: TokenizerName = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    offline: options.Offline = False,
+) -> None:
+    """Find words that stand together more often than by chance, for masking.strategy=ngram."""
+    with (
+        shell.working() as progress,
+        _Prepared(data, _reading(documents, text_field), tokenizer, offline, progress) as corpus,
+    ):
+        from unmask.data.masking.collocations import find_collocations, save_collocations
+
+        found = find_collocations(corpus, _words(corpus), progress=progress)
+        save_collocations(out, found)
+    shell.page().say(f"{len(found):,} collocations in {out}, first {', '.join(c.text for c in found[:5])}")
+    shell.page().say(f"use them with --strategy ngram --set masking.collocations={out}")
+
+
+def _reading(documents: str | None, text_field: str | None) -> DocumentSettings:
+    from unmask.config.load import load_config
+
+    return load_config(None, (), {"data.documents": documents, "data.text_field": text_field}).data
+
+
+def _vocabulary(corpus: Corpus) -> Any:
+    from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+
+    return vocabulary_of(load_tokenizer(str(corpus.folder / "tokenizer"), offline=True))
+
+
+def _words(corpus: Corpus) -> Any:
+    words = _vocabulary(corpus).words
+    if words is None:
+        raise ConfigError("the tokenizer does not mark where words begin; take another with --tokenizer")
+    return words
+
+
+class _Prepared:
+    """Prepared shards as they are, or text tokenised into a folder that goes away again; a context manager."""
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        settings: DocumentSettings,
+        tokenizer: str | None,
+        offline: bool,
+        progress: Progress,
+    ) -> None:
+        from unmask.evaluation.text_cache import Texts
+
+        self._texts = Texts(inputs, settings, progress)
+        self._tokenizer, self._offline = tokenizer, offline
+
+    def __enter__(self) -> Corpus:
+        from unmask.data.tokenizer import load_tokenizer
+
+        texts = self._texts.__enter__()
+        name = self._tokenizer
+        if texts.shards is not None:
+            name = str(texts.shards / "tokenizer")
+        if name is None:
+            raise ConfigError("no tokenizer: name one with --tokenizer, or give a folder of 'unmask prepare'")
+        return texts.corpus(load_tokenizer(name, offline=self._offline))
+
+    def __exit__(self, *fault: Any) -> None:
+        self._texts.__exit__(*fault)

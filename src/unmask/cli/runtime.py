@@ -1,0 +1,251 @@
+"""What the verbs of :mod:`unmask.cli.main` share: answers, texts from outside, quiet libraries, errors, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError
+
+if TYPE_CHECKING:
+    from unmask.cli.terminal import Page, TerminalProgress
+
+STOPPED = 130  # by Ctrl-C, with nothing to resume
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@contextlib.contextmanager
+def working(*, models: bool = True) -> Iterator[TerminalProgress]:
+    """Show progress on stderr; what a library prints goes there too, so that stdout holds only the answer.
+
+    Args:
+        models: whether models or tokenizers are loaded or saved, which transformers would show with bars.
+    """
+    from unmask.cli.terminal import terminal_progress
+
+    with contextlib.redirect_stdout(sys.stderr), terminal_progress(sys.stderr) as progress:
+        if models and os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
+            _quiet_transformers()
+        yield progress
+
+
+def _quiet_transformers() -> None:
+    """Take away the bars of transformers; on a terminal that of a download, which may take long, stays."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        enable_progress_bars()
+
+
+def page() -> Page:
+    """Return what draws answers on stdout."""
+    from unmask.cli.terminal import Page
+
+    return Page(sys.stdout)
+
+
+def emit(document: Any) -> None:
+    """Print one JSON document; numbers that JSON does not know (``nan``, ``inf``) become ``null``."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(_plain(document), ensure_ascii=not is_utf8, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    from unmask.run_folder import write_atomically
+
+    try:
+        write_atomically(path, text)
+    except OSError as fault:
+        raise DiskError(f"{path}: cannot be written: {fault.strerror}") from None
+
+
+def save_folder(save: Callable[[Path], object], out: Path) -> None:
+    """Let ``save`` fill the folder ``out``, which appears whole or not at all."""
+    import shutil
+
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        save(partial)
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_texts(texts: Sequence[str], file: Path | None) -> list[str]:
+    """Return the texts that were given, with ``-`` as the lines of stdin, then those of a file.
+
+    Without either, the lines of stdin are read if it is no terminal.
+
+    Raises:
+        ConfigError: nothing is given.
+        DataError: the file cannot be read, or nothing is in it.
+    """
+    if not texts and file is None:
+        if sys.stdin.isatty():
+            raise ConfigError(
+                'no text: give one, for example "The capital of France is [MASK].", or --file FILE'
+            )
+        texts = ["-"]
+    found = [line for text in texts for line in (read_lines(None) if text == "-" else [text])]
+    found += read_lines(None if str(file) == "-" else file) if file is not None else []
+    if not found:
+        raise DataError("no text came in; expected one on each line", path=file)
+    return found
+
+
+def read_lines(path: Path | None) -> list[str]:
+    """Return the lines of a UTF-8 file, or of stdin. Empty ones stay, so that numbers agree.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        content = sys.stdin.buffer.read() if path is None else path.read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")
+    except OSError as fault:
+        raise DataError(f"cannot be read: {fault.strerror}", path=path) from None
+    except UnicodeDecodeError as fault:
+        line, byte = fault.object[: fault.start].count(b"\n") + 1, fault.object[fault.start]
+        where = path or "standard input"
+        raise DataError(f"expected UTF-8 text, found the byte 0x{byte:02x}", path=where, line=line) from None
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+
+
+def parse_positions(text: str) -> list[int]:
+    """Return the numbers of ``"4,14,36"``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--mask-positions: expected positions such as 4,14,36, not '{text}'") from None
+
+
+def tell(message: str, word: str = "error") -> None:
+    """Print one line on stderr."""
+    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"{word}: {line}\n")
+        sys.stderr.flush()
+
+
+def quiet_libraries() -> None:
+    """Keep the log, warnings and bars of other packages away. Call it before they are imported."""
+    for name in ("TRANSFORMERS", "DATASETS", "HF_HUB", "HF_XET"):
+        os.environ.setdefault(f"{name}_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():  # on a terminal, the bar of a download is welcome
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def share_cores() -> None:
+    """Let a thread of torch that waits for another sleep soon, not spin. Call it before torch is imported.
+
+    OpenMP's own patience is about a millisecond. Where another program takes part of a core, the thread that spins
+    keeps the one it waits for from running, and a training step takes three times as long; alone, a short step takes some
+    hundredths longer.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def exit_code_of(call: Callable[[], Any], *, debug: bool = False) -> int:
+    """Run ``call`` and return the exit code; an error becomes one line on stderr.
+
+    Args:
+        call: does everything; what it returns is the exit code, ``None`` stands for 0.
+        debug: show tracebacks.
+    """
+    try:
+        code = call()
+        sys.stdout.flush()
+        return int(code or 0)
+    except typer.Exit as done:
+        return done.exit_code
+    except BrokenPipeError:
+        _forget_stdout()
+        return UnmaskError.exit_code
+    except (Exception, KeyboardInterrupt) as fault:
+        if debug:
+            traceback.print_exc()
+        return _explain(fault)
+
+
+def _explain(fault: BaseException) -> int:
+    """Print the line that says what went wrong, and return the exit code."""
+    if isinstance(fault, KeyboardInterrupt):
+        tell("stopped by Ctrl-C", "interrupted")
+        return STOPPED
+    if isinstance(fault, Interrupted):
+        tell(str(fault), "interrupted")
+        return fault.exit_code
+    if isinstance(fault, UnmaskError):
+        tell(str(fault))
+        return fault.exit_code
+    if isinstance(fault, typer.TyperException):
+        tell(_usage(fault))
+        return fault.exit_code
+    if isinstance(fault, OSError) and fault.errno in _NO_ROOM:
+        tell(f"{fault.filename or 'disk'}: cannot be written: {fault.strerror}")
+        return DiskError.exit_code
+    tell(f"unexpected {type(fault).__name__}: {fault}; run again with --debug to see where it came from")
+    return UnmaskError.exit_code
+
+
+def _usage(fault: typer.TyperException) -> str:
+    """Return the message about a wrong verb or option, with the nearest one and where help is."""
+    near = getattr(fault, "possibilities", None)
+    message = (
+        f"{getattr(fault, 'message', fault)} (did you mean {near[0]}?)" if near else fault.format_message()
+    )
+    context = getattr(fault, "ctx", None)
+    message = message.replace("Value error, ", "").rstrip(".")
+    return message if context is None else f"{message} (see '{context.command_path} --help')"
+
+
+def _forget_stdout() -> None:
+    """Let what is left in the buffer of stdout, whose reader has gone, go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,353 @@
+"""What people see: progress on stderr, and answers drawn as text on stdout.
+
+On a terminal progress is a bar; elsewhere it is a plain line every few seconds, which reads well in a log.
+``NO_COLOR`` (https://no-color.org) leaves every style out.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, TextIO
+
+import rich.progress
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unmask.progress import Progress
+
+_SECONDS_BETWEEN_LINES = 5.0
+_WIDTH_OFF_TERMINAL = 160
+
+# ---------------------------------------------------------------- progress
+
+
+@dataclass
+class _Phase:
+    """One phase of work, and where it stood when it was last heard of."""
+
+    name: str
+    began: float
+    first: tuple[float, float] | None = None
+    """When it was first heard of, and the share then: not 0 where a run was resumed."""
+    share: float | None = None
+    figures: Mapping[str, object] = field(default_factory=dict)
+
+
+class TerminalProgress(Progress):
+    """Progress for people; a context manager that takes down what is drawn, whatever happens.
+
+    Args:
+        console: where to write.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._phases: list[_Phase] = []
+
+    def __enter__(self) -> TerminalProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the phases that are still going on; the terminal is as it was."""
+        self._phases.clear()
+
+    def notice(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"), soft_wrap=True)  # style= would dim the bar too
+
+    def begin(self, phase: str) -> None:
+        self._phases.append(_Phase(phase, self._clock()))
+
+    def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
+        if self._phases:
+            phase = self._phases[-1]
+            phase.share = share if share is None else min(max(share, 0.0), 1.0)
+            phase.figures = dict(figures)
+            if phase.first is None and phase.share is not None:
+                phase.first = (self._clock(), phase.share)
+
+    def end(self) -> None:
+        if self._phases:
+            phase = self._phases.pop()
+            self._print_phase(phase, f"in {format_seconds(self._clock() - phase.began)}", ended=True)
+
+    def _print_phase(self, phase: _Phase, last: str, ended: bool = False) -> None:
+        unfinished = phase.share is not None and phase.share < 0.995
+        share = "done" if ended and not unfinished else format_share(phase.share)
+        parts = [phase.name, share, *format_figures(phase.figures), last]
+        self._console.print("  ".join(part for part in parts if part), soft_wrap=True)
+
+    def _time(self, phase: _Phase) -> str:
+        """Return the time that is left or, where nobody can tell, the time that has passed."""
+        now = self._clock()
+        left = phase.figures.get("seconds_left")
+        if not isinstance(left, int | float) and phase.first is not None and phase.share is not None:
+            passed, gained = now - phase.first[0], phase.share - phase.first[1]
+            left = passed * (1 - phase.share) / gained if passed > 1 and gained > 0.005 else None
+        if isinstance(left, int | float):
+            return f"{format_seconds(left)} left"
+        return f"after {format_seconds(now - phase.began)}"
+
+
+class LineProgress(TerminalProgress):
+    """Plain lines, at most one every five seconds, and one at the end of each phase."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._printed = clock()
+
+    def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
+        super().advance(share, figures)
+        now = self._clock()
+        if self._phases and now - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self._print_phase(self._phases[-1], self._time(self._phases[-1]))
+
+
+class BarProgress(TerminalProgress):
+    """A bar for each phase that goes on; a line remains of each that is over."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self._bars: rich.progress.Progress | None = None
+        self._tasks: list[rich.progress.TaskID] = []
+
+    def close(self) -> None:
+        super().close()
+        self._tasks.clear()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def begin(self, phase: str) -> None:
+        super().begin(phase)
+        if self._bars is None:
+            self._bars = _new_bars(self._console)
+            self._bars.start()
+        self._tasks.append(self._bars.add_task(phase, total=None, text=""))
+
+    def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
+        super().advance(share, figures)
+        if self._bars is not None and self._phases:
+            phase = self._phases[-1]
+            parts = [format_share(phase.share), *format_figures(figures), self._time(phase)]
+            text = "  ".join(part for part in parts if part)
+            total = None if phase.share is None else 1.0
+            self._bars.update(self._tasks[-1], total=total, completed=phase.share or 0.0, text=text)
+
+    def end(self) -> None:
+        if self._bars is not None and self._tasks:
+            self._bars.remove_task(self._tasks.pop())
+            if not self._tasks:
+                self._bars.stop()
+                self._bars = None
+        super().end()
+
+
+def _new_bars(console: Console) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.TextColumn("{task.fields[text]}", markup=False),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+        redirect_stdout=False,
+    )
+
+
+def terminal_progress(stderr: TextIO, clock: Callable[[], float] = time.monotonic) -> TerminalProgress:
+    """Return progress that suits where ``stderr`` goes: a bar on a terminal, plain lines elsewhere."""
+    console = _console(stderr)
+    if stderr.isatty() and not console.is_dumb_terminal:
+        return BarProgress(console, clock)
+    return LineProgress(console, clock)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def format_seconds(seconds: float) -> str:
+    """Return ``1:12``, or ``2:03:04`` from an hour on."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def format_share(share: float | None) -> str:
+    """Return a share in per cent, or nothing."""
+    return "" if share is None else f"{int(share * 100)}%"
+
+
+def format_number(value: object) -> str:
+    """Return a number short enough to read: ``21,300``, ``3.214``, ``5e-05``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
+
+
+def format_bytes(count: float) -> str:
+    """Return ``812 MB`` or ``3.4 GB`` (powers of ten)."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def format_figures(figures: Mapping[str, object]) -> list[str]:
+    """Return each figure in words: ``loss 3.214``, ``21,300 tok/s``, ``58,012 documents``."""
+    words = []
+    for name, value in figures.items():
+        if name == "seconds_left" or value is None:
+            continue
+        label = name.replace("_", " ")
+        if name.endswith("/s") and isinstance(value, int | float):
+            words.append(f"{value:,.0f} {label.replace('tokens', 'tok')}")
+        elif name.endswith("s") and isinstance(value, int) and not isinstance(value, bool):
+            words.append(f"{value:,} {label}")
+        else:
+            words.append(f"{label} {format_number(value)}")
+    return words
+
+
+# ---------------------------------------------------------------- answers
+
+
+def _console(stream: TextIO) -> Console:
+    """Return a console that takes text as it is: ``[MASK]`` is no markup and numbers have no colours."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OFF_TERMINAL
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width, color_system=colours)
+
+
+class Page:
+    """Answers for people, drawn on a stream.
+
+    Args:
+        stream: standard output, as a rule.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = _console(stream)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line as it is, however long."""
+        self._console.print(text, style=style, soft_wrap=True)
+
+    def text(self, text: Text) -> None:
+        """Print styled text, wrapped to the terminal."""
+        self._console.print(text)
+
+    def pairs(self, rows: Mapping[str, object]) -> None:
+        """Print names beside values; numbers get their thousands separated."""
+        width = max(len(name) for name in rows)
+        for name, value in rows.items():
+            self.say(f"{name:<{width}}  {format_number(value)}")
+
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[int] = (0,)
+    ) -> None:
+        """Print a table.
+
+        Args:
+            header: the names of the columns.
+            rows: a value for each column; ``None`` is shown as ``-``.
+            left: columns that hold words; the others are numbers and stand on the right.
+        """
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for number, name in enumerate(header):
+            table.add_column(name, justify="left" if number in left else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*("-" if value is None else format_number(value) for value in row))
+        self._console.print(table)
+
+
+def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
+    """Draw the figures on held-out text beside those of the baselines and of the model before training."""
+    rows = _beside_before(evaluation)
+    names = {"ngram": "n-gram", "ngram_true_neighbours": "n-gram that sees all neighbours"}
+    for key, baseline in (evaluation.get("baselines") or {}).items():
+        rows.append([names.get(key, key.replace("_", " ")), baseline.get("accuracy"), baseline.get("loss")])
+    page.table(["held-out text", "accuracy", "loss"], rows)
+    masked = evaluation.get("masked_tokens")
+    if masked is not None:
+        page.say(
+            f"over {masked:,} masked tokens of {evaluation.get('documents', 0):,} documents", style="dim"
+        )
+    if general := evaluation.get("general"):
+        page.say("")
+        page.table(["general text", "accuracy", "loss"], _beside_before(general))
+
+
+def _beside_before(figures: Mapping[str, Any]) -> list[list[object]]:
+    """Return a row for a model, and one for what it was before training."""
+    rows: list[list[object]] = [["this model", figures.get("accuracy"), figures.get("loss")]]
+    if before := figures.get("before"):
+        rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
+    return rows
+
+
+def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int = 4) -> None:
+    """Draw passages with numbered gaps, and what the model put into each.
+
+    Args:
+        page: where to draw.
+        examples: the content of ``examples.json``.
+        most: how many passages.
+    """
+    for example in examples[:most]:
+        targets = {target["index"]: target for target in example["targets"]}
+        if not targets:
+            continue
+        begin = max(0, min(targets) - 12)
+        end = min(len(example["tokens"]), begin + 36)
+        shown = [targets[index] for index in sorted(targets) if begin <= index < end]
+        gaps = {target["index"]: f"[{number}]" for number, target in enumerate(shown, 1)}
+        page.say("")
+        page.say(_passage(example, begin, end, gaps))
+        answers = [f"{gaps[target['index']]} {_answer(target)}" for target in shown]
+        page.say("    " + "   ".join(answers), style="dim")
+
+
+def _passage(example: Mapping[str, Any], begin: int, end: int, gaps: Mapping[int, str]) -> str:
+    """Return the tokens from ``begin`` to ``end`` as text, with gaps at the targets."""
+    text = "… " if begin else ""
+    for index in range(begin, end):
+        space = " " if example["words_before"][index] and index > begin else ""
+        text += space + (gaps.get(index) or example["tokens"][index])
+    return text + (" …" if end < len(example["tokens"]) else "")
+
+
+def _answer(target: Mapping[str, Any]) -> str:
+    best = target["predictions"][0]
+    answer = f"{best['token']} {best['probability']:.0%}"
+    return answer if target["rank"] == 1 else f"{answer} (was {target['original']})"
+
+
+def draw_plan(page: Page, plan: Any) -> None:
+    """Draw what a run would need (:class:`unmask.run.dry_run.Plan`)."""
+    page.pairs(
+        {
+            "parameters": plan.parameters,
+            "tokens per epoch": plan.tokens_per_epoch,
+            "steps": plan.steps,
+            "peak memory": format_bytes(plan.peak_memory_bytes),
+            "disk needed": format_bytes(plan.disk_bytes),
+            "seconds per step": f"{plan.seconds_per_step:.3g}",
+            "time in all": format_seconds(plan.total_seconds),
+        }
+    )

@@ -1,0 +1,201 @@
+"""Masking: which tokens are predicted, and what the model sees in their place.
+
+Every decision is a pure function of (seed, epoch, document, position in the document): see
+:mod:`unmask.data.masking.random_bits`. What is drawn as one is the strategy's affair (:mod:`unmask.data.masking.units`), and how the
+rate is met that of :mod:`unmask.data.masking.selection`.
+
+The default is BERT's (Devlin et al. 2019): 15% of the tokens, of which 80% become the mask token, 10% a random
+one and 10% stay. Special tokens are never targets and never replacements.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unmask.config.data import MaskingSettings
+from unmask.data.masking.random_bits import (
+    EVALUATION_EPOCH,
+    EVALUATION_KEY,
+    EVALUATION_SEED,
+    MaskKey,
+    draws,
+    draws_at,
+    mix,
+    shuffled,
+    threshold,
+    uniform,
+)
+from unmask.data.masking.selection import Selection, select
+from unmask.data.masking.units import Policy, policy_of, word_starts
+from unmask.data.packing import Packed
+from unmask.data.tokenizer import Vocabulary
+from unmask.errors import ConfigError
+
+__all__ = [
+    "EVALUATION_EPOCH",
+    "EVALUATION_KEY",
+    "EVALUATION_SEED",
+    "Decisions",
+    "MaskKey",
+    "Masked",
+    "Policy",
+    "decisions",
+    "draws",
+    "draws_at",
+    "fates",
+    "mask",
+    "mask_at",
+    "mix",
+    "policy_of",
+    "shuffled",
+    "uniform",
+    "word_starts",
+]
+
+MASK, RANDOM, KEEP = 0, 1, 2
+"""What becomes of a target."""
+
+
+class Masked(NamedTuple):
+    """What masking made of ``T`` tokens, of which ``M`` are to be predicted.
+
+    Attributes:
+        input_ids: ``int64 [T]``, with replacements in place.
+        target_index: ``int64 [M]``, positions of the targets, ascending.
+        target_ids: ``int64 [M]``, the tokens that stood there.
+    """
+
+    input_ids: np.ndarray
+    target_index: np.ndarray
+    target_ids: np.ndarray
+
+
+class Decisions(NamedTuple):
+    """What decided each of ``T`` tokens.
+
+    Attributes:
+        unit: ``int64 [T]``, the number of the unit that the token is part of.
+        draw: ``float64 [T]`` in [0, 1), the same for all tokens of a unit.
+        chance: ``float64 [T]``: the unit is chosen when its draw is below its chance, and then its tokens are
+            targets, but for special ones.
+    """
+
+    unit: np.ndarray
+    draw: np.ndarray
+    chance: np.ndarray
+
+
+def mask(
+    packed: Packed,
+    vocabulary: Vocabulary,
+    settings: MaskingSettings | Policy,
+    key: MaskKey,
+    rate: float,
+    *,
+    protected: np.ndarray | None = None,
+) -> Masked:
+    """Mask packed sequences.
+
+    Args:
+        packed: the sequences, ``T`` tokens with their special tokens.
+        vocabulary: ids of special tokens, replacements and word tables.
+        settings: strategy and split, or what :func:`policy_of` made of them, which saves reading the files they
+            name again; their ``rate`` is not looked at, since a schedule may have moved it.
+        key: seed and epoch.
+        rate: share of the text's tokens to predict, in (0, 1].
+        protected: ``bool [T]``, tokens that are no targets, beside the special ones.
+
+    Raises:
+        ConfigError: the rate is out of range, or the strategy does not fit the tokenizer or lacks its file.
+    """
+    _check_rate(rate)
+    policy = settings if isinstance(settings, Policy) else policy_of(vocabulary, settings)
+    maskable = _maskable(packed, vocabulary, protected)
+    if policy.settings.strategy == "token" and policy.settings.count == "bernoulli":
+        selected = draws(packed, key.stream("select")) < threshold(rate)
+    else:
+        selection = select(packed, policy, key, rate, maskable)
+        selected = _spread(packed, selection, selection.chosen)
+    selected &= maskable
+    return _replace(packed, np.flatnonzero(selected), vocabulary, policy.settings, key)
+
+
+def mask_at(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> Masked:
+    """Put the mask token at the given ``int [M]`` positions, which must be ascending.
+
+    Raises:
+        ConfigError: a position is out of range, out of order or that of a special token.
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    _check_positions(packed, vocabulary, positions)
+    input_ids = packed.input_ids.copy()
+    targets = input_ids[positions]
+    input_ids[positions] = vocabulary.mask_id
+    return Masked(input_ids, positions, targets)
+
+
+def decisions(
+    packed: Packed, vocabulary: Vocabulary, settings: MaskingSettings | Policy, key: MaskKey, rate: float
+) -> Decisions:
+    """Return what decides each token when :func:`mask` is called with the same arguments."""
+    _check_rate(rate)
+    policy = settings if isinstance(settings, Policy) else policy_of(vocabulary, settings)
+    selection = select(packed, policy, key, rate, _maskable(packed, vocabulary, None))
+    limit = np.broadcast_to(np.asarray(selection.limit), selection.draw.shape)
+    return Decisions(
+        _spread(packed, selection, np.arange(len(selection.first))),
+        _spread(packed, selection, uniform(selection.draw)),
+        _spread(packed, selection, limit.astype(np.float64) * 2.0**-64),
+    )
+
+
+def fates(packed: Packed, index: np.ndarray, settings: MaskingSettings, key: MaskKey) -> np.ndarray:
+    """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask (0), random (1), or stay (2)."""
+    draw = draws_at(packed, index, key.stream("kind"))
+    not_mask = draw >= threshold(settings.mask_share)
+    return not_mask.astype(np.int8) + (draw >= threshold(settings.mask_share + settings.random_share))
+
+
+def _maskable(packed: Packed, vocabulary: Vocabulary, protected: np.ndarray | None) -> np.ndarray:
+    special = vocabulary.special[packed.input_ids]
+    return ~special if protected is None else ~(special | protected)
+
+
+def _spread(packed: Packed, selection: Selection, values: np.ndarray) -> np.ndarray:
+    """Give every token the value of its unit."""
+    return np.repeat(values, np.diff(selection.first, append=len(packed.input_ids)))
+
+
+def _replace(
+    packed: Packed, index: np.ndarray, vocabulary: Vocabulary, settings: MaskingSettings, key: MaskKey
+) -> Masked:
+    """Put mask tokens and random tokens where the split says, at the ``int64 [M]`` targets."""
+    input_ids = packed.input_ids.copy()
+    targets = input_ids[index]
+    fate = fates(packed, index, settings, key)
+    input_ids[index[fate == MASK]] = vocabulary.mask_id
+    random = index[fate == RANDOM]
+    chosen = draws_at(packed, random, key.stream("token"))
+    # The high half times the count, over 2**32: unbiased to 1 in 2**32 / R, and no division.
+    pick = ((chosen >> np.uint64(32)) * np.uint64(len(vocabulary.replacements))) >> np.uint64(32)
+    input_ids[random] = vocabulary.replacements[pick.astype(np.int64)]
+    return Masked(input_ids, index, targets)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0.0 < rate <= 1.0:
+        raise ConfigError(f"the mask rate must be more than 0 and at most 1, not {rate}")
+
+
+def _check_positions(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> None:
+    count = len(packed.input_ids)
+    outside = positions[(positions < 0) | (positions >= count)]
+    if len(outside):
+        raise ConfigError(f"mask position {outside[0]} is outside the {count:,} tokens; positions begin at 0")
+    if (np.diff(positions) <= 0).any():
+        raise ConfigError(f"mask positions must be ascending and each given once, not {positions.tolist()}")
+    special = positions[vocabulary.special[packed.input_ids[positions]]]
+    if len(special):
+        raise ConfigError(f"mask position {special[0]} holds a special token, which is never masked")

@@ -1,0 +1,171 @@
+"""Strategies: which tokens are drawn as one, and how likely each such unit is.
+
+A strategy cuts the tokens of every sequence into units. A unit is masked whole, or not at all, by one draw. As
+every token is in exactly one unit and every unit of a sequence has the same chance (or, with terms, chances that
+are solved for), the rate asked is the rate achieved, whatever the units are.
+
+=========  =============================================================================================
+token      each token by itself (Devlin et al. 2019)
+word       the tokens of a word
+span       runs of words whose number is geometric, from 1 to 10 (SpanBERT, Joshi et al. 2020)
+ngram      the words of a collocation, else single words (PMI-Masking, Levine et al. 2021)
+terms      the words of a domain term, which is likelier than others, else single words
+=========  =============================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unmask.config.data import MaskingSettings
+from unmask.data.masking.collocations import load_collocations
+from unmask.data.masking.phrases import Phrases
+from unmask.data.masking.random_bits import MaskKey, draws, threshold
+from unmask.data.masking.terms import load_terms
+from unmask.data.packing import Packed
+from unmask.data.tokenizer import Vocabulary
+from unmask.data.words import WordTables
+from unmask.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Settings of masking made ready for a vocabulary; see :func:`policy_of`."""
+
+    settings: MaskingSettings
+    vocabulary: Vocabulary
+    phrases: Phrases | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """``U`` units, end to end over all tokens.
+
+    Attributes:
+        first: ``int64 [U]``, the first token of each.
+        weight: ``float64 [U]``, how likely each is beside the others; ``None`` where all are alike.
+    """
+
+    first: np.ndarray
+    weight: np.ndarray | None = None
+
+
+def policy_of(vocabulary: Vocabulary, settings: MaskingSettings) -> Policy:
+    """Make settings ready: read what they name, and see that they fit the vocabulary.
+
+    Raises:
+        ConfigError: the strategy needs words and the tokenizer does not say where they begin, or a file of
+            collocations or terms is not named, cannot be read or is empty.
+    """
+    if settings.strategy == "token":
+        return Policy(settings, vocabulary)
+    words = _words_of(vocabulary, settings.strategy)
+    if settings.strategy == "ngram":
+        return Policy(settings, vocabulary, _collocations(settings, words))
+    if settings.strategy == "terms":
+        return Policy(settings, vocabulary, _terms(settings, words))
+    return Policy(settings, vocabulary)
+
+
+def units_of(packed: Packed, policy: Policy, key: MaskKey) -> Units:
+    """Cut packed sequences into the units of the policy's strategy."""
+    strategy = policy.settings.strategy
+    if strategy == "token":
+        return Units(np.arange(len(packed.input_ids)))
+    first = np.flatnonzero(word_starts(packed, policy.vocabulary))
+    if strategy == "span":
+        return Units(_span_starts(packed, first, policy.settings, key))
+    if policy.phrases is not None:
+        units = _phrase_units(packed, first, policy.phrases)
+        return units if strategy == "terms" else Units(units.first)
+    return Units(first)
+
+
+def word_starts(packed: Packed, vocabulary: Vocabulary) -> np.ndarray:
+    """Return ``bool [T]``: where words begin; a sequence always begins one.
+
+    Raises:
+        ConfigError: the tokenizer's vocabulary carries no mark of words.
+    """
+    starts = _words_of(vocabulary, "word").starts(packed.input_ids)
+    starts[packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0]] = True
+    return starts
+
+
+def sequence_of(packed: Packed, index: np.ndarray) -> np.ndarray:
+    """Return ``int64 [U]``: the sequences that the tokens at ``int64 [U]`` ascending positions are in."""
+    return np.repeat(np.arange(len(packed.keys)), np.diff(np.searchsorted(index, packed.cu_seqlens)))
+
+
+def _words_of(vocabulary: Vocabulary, strategy: str) -> WordTables:
+    if vocabulary.words is None:
+        raise ConfigError(
+            f"masking.strategy={strategy} needs a tokenizer that marks where words begin (WordPiece's ##, byte-level "
+            f"Ġ, Unigram ▁); this one does not. Use masking.strategy=token"
+        )
+    return vocabulary.words
+
+
+def _collocations(settings: MaskingSettings, words: WordTables) -> Phrases:
+    if settings.collocations is None:
+        raise ConfigError(
+            "masking.strategy=ngram needs masking.collocations, a file of the collocations of a corpus"
+        )
+    found = load_collocations(Path(settings.collocations))
+    return Phrases(dict.fromkeys((item.atoms for item in found), 1.0), words)
+
+
+def _terms(settings: MaskingSettings, words: WordTables) -> Phrases:
+    if settings.terms is None and settings.terms_pattern is None:
+        raise ConfigError(
+            "masking.strategy=terms needs masking.terms, a file with a term on each line, or masking.terms_pattern, "
+            "a regular expression"
+        )
+    weights = {} if settings.terms is None else load_terms(Path(settings.terms), settings.term_weight)
+    pattern = None if settings.terms_pattern is None else re.compile(settings.terms_pattern)
+    return Phrases(weights, words, pattern, settings.term_weight)
+
+
+def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, key: MaskKey) -> np.ndarray:
+    """Return where spans begin: the number of words in each is geometric, given that it is at most the limit.
+
+    A span ends before a word with a chance that grows with its length so far. Where a draw is below even the
+    smallest of these chances a span ends in any case, so that what stands before it in the document soon does not
+    matter. What lies between such places is followed, all at once, from end to end.
+    """
+    hazard = _ends_after(settings.span_p, settings.span_words)
+    draw = draws(packed, key.stream("span"))[first]
+    begins = draw < hazard[0]
+    begins[np.searchsorted(first, packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0])] = True
+    front = np.flatnonzero(begins)
+    stop, at = np.append(front[1:], len(first)), front + 1
+    while len(front):
+        inside = at < stop
+        front, stop, at = front[inside], stop[inside], at[inside]
+        ends = draw[at] < hazard.take(at - front - 1, mode="clip")
+        begins[at[ends]] = True
+        front, at = np.where(ends, at, front), at + 1
+    return first[begins]
+
+
+def _ends_after(p: float, limit: int) -> np.ndarray:
+    """Return ``uint64 [limit]``: the thresholds under which a span ends after 1, 2, … words."""
+    left = math.log1p(-p)
+    return np.array([threshold(-p / math.expm1((limit - words) * left)) for words in range(limit)])
+
+
+def _phrase_units(packed: Packed, first: np.ndarray, phrases: Phrases) -> Units:
+    found = phrases.find(packed.input_ids, first, sequence_of(packed, first))
+    weight = np.ones(len(first))
+    weight[found.word] = found.weight
+    several = found.words > 1
+    edges = np.zeros(len(first) + 1, dtype=np.int64)
+    edges[found.word[several] + 1] = 1
+    edges[(found.word + found.words)[several]] = -1
+    starts = np.cumsum(edges[:-1]) == 0
+    return Units(first[starts], weight[starts])

@@ -1,0 +1,394 @@
+"""Inputs become documents: files, folders, globs, standard input and Hub data sets, in one streaming reader.
+
+::
+
+    inputs → files (inputs.py) → lines (files.py) or rows (formats.py) → documents of at most DOCUMENT_LIMIT characters
+
+The order is that of the inputs; inside a folder or glob it is that of the names. Nothing is read twice, nothing is
+held whole, and nothing is left out without being counted and said (:mod:`unmask.data.reading.errors`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from unmask.config.data import DocumentSettings
+from unmask.data.reading.errors import Faults, Notice, TextFault, undecodable_fault, without_controls
+from unmask.data.reading.files import Line, decoded, format_of, opened, readable_stat, text_lines
+from unmask.data.reading.formats import (
+    Row,
+    csv_rows,
+    json_rows,
+    jsonl_rows,
+    no_such_field,
+    parquet_rows,
+    texts_of,
+)
+from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, describe_inputs, expand_inputs
+from unmask.errors import DataError
+
+__all__ = [
+    "Document",
+    "DocumentReader",
+    "DocumentSettings",
+    "HubInput",
+    "Input",
+    "ReadStats",
+    "StdinInput",
+    "describe_inputs",
+    "expand_inputs",
+]
+
+DOCUMENT_LIMIT = 1_000_000
+"""Characters of the longest document; a longer one is cut at white space into several."""
+SNIFF = 1_000_000
+"""Characters of a text file within which ``auto`` looks for an empty line."""
+
+Mode = Literal["file", "block", "line"]
+Part = tuple[int, str, bool]  # line where it begins, text, whether its document goes on in the next part
+_CHOICES: dict[Mode, str] = {
+    "block": "has empty lines: one document per block between them",
+    "line": "has no empty lines: one document per line",
+}
+_DEFAULTS = DocumentSettings()
+_SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
+_OFFLINE_HINT = "HF_HUB_OFFLINE is set, so only data sets in the local cache can be read"
+_HUB_HINT = "check the name, config, split and the network (private data sets need HF_TOKEN)"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document, never empty.
+
+    Attributes:
+        text: its text, with LF line ends, without empty lines before it and white space behind it.
+        source: the file, ``<stdin>`` or the address of the Hub data set.
+        line: the line (of Parquet and Hub data sets the row) where it begins, from 1.
+    """
+
+    text: str
+    source: str
+    line: int | None
+
+
+@dataclass
+class ReadStats:
+    """What the last pass of a reader has seen.
+
+    Attributes:
+        files: inputs that were read, standard input and Hub data sets among them.
+        documents: documents that came out.
+        empty: documents without text, which did not come out.
+        characters: of the documents that came out.
+        split_documents: documents that were too long and came out in several.
+        faults: how many faults of each reason the text had.
+        fault_examples: the first of each reason, with file and line.
+    """
+
+    files: int = 0
+    documents: int = 0
+    empty: int = 0
+    characters: int = 0
+    split_documents: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    fault_examples: list[str] = field(default_factory=list)
+
+
+class DocumentReader:
+    """Iterates over the documents of some inputs, in a fixed order and with bounded memory.
+
+    Args:
+        inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
+        settings: how text files are cut, where the text of records lies, and whether faults are refused.
+        notice: is told in the first pass what was left out, what is wrong with it, and what ``auto`` chose.
+
+    Attributes:
+        inputs: what the inputs stand for, in the order of reading.
+        stats: counts of the pass that is going on, or of the last one.
+
+    Raises:
+        DataError: on construction for inputs that do not exist; while iterating for the first fault in the text if
+            the settings are ``strict``, and at the end if there was no text at all.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str | Path],
+        settings: DocumentSettings = _DEFAULTS,
+        *,
+        notice: Notice | None = None,
+    ) -> None:
+        self.settings = settings
+        self.stats = ReadStats()
+        self._notice: Notice = notice or (lambda text: None)
+        self._said: set[Mode] = set()
+        self._passes = 0
+        self._stdin_read = False
+        self._faults = Faults(notice, strict=settings.strict)
+        self.inputs = expand_inputs(inputs, notice=notice, faults=self._faults)
+        self._found = self._faults
+
+    def __iter__(self) -> Iterator[Document]:
+        faults = self._faults = self._next_pass()
+        self.stats = ReadStats(faults=faults.counts, fault_examples=faults.examples)
+        for item in self.inputs:
+            self.stats.files += 1
+            faults.begin_file()
+            before = self.stats.documents, faults.total
+            try:
+                # A row is not a line of its file: only in plain text can a place within a document be named.
+                is_text = isinstance(item, Path) and format_of(item).kind == "text"
+                yield from self._counted(str(item), self._parts(item), is_text)
+            except TextFault as fault:
+                faults.note(fault)
+            if before == (self.stats.documents, faults.total):
+                what = "holds no text, expected at least one document"
+                faults.note(TextFault("no text", what, path=str(item), kept=True))
+        faults.sum_up()
+        if self.stats.documents == 0:
+            faults.raise_first()
+            names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
+            raise DataError(f"the inputs hold no text; expected at least one document in {names}")
+
+    def _next_pass(self) -> Faults:
+        """Return where faults of a new pass go: those of the inputs themselves are there already."""
+        faults = Faults(None if self._passes else self._notice, strict=self.settings.strict)
+        faults.counts |= self._found.counts
+        faults.examples += self._found.examples
+        faults.first = self._found.first
+        self._passes += 1
+        return faults
+
+    def _counted(self, source: str, parts: Iterator[Part], whole_lines: bool) -> Iterator[Document]:
+        stats, within = self.stats, False
+        # The name of a file may hold bytes that are no text, and has to be written somewhere.
+        name = source.encode("utf-8", "replace").decode("utf-8")
+        for begin, raw, more in parts:
+            line, text = self._checked(raw, source, begin, whole_lines)
+            stats.split_documents += more and not within
+            stats.empty += not raw and not more and not within
+            within = more
+            if text:
+                stats.documents += 1
+                stats.characters += len(text)
+                self._faults.found_text()
+                yield Document(text, name, line)
+
+    def _checked(self, text: str, source: str, line: int, whole_lines: bool) -> tuple[int, str]:
+        """Return a document as it can be used, and its line; it is empty where it cannot."""
+        fault = undecodable_fault(text, "the text", source, line, whole_lines=whole_lines)
+        if fault is not None:
+            self._faults.note(fault)
+            return line, ""
+        clean, found = without_controls(text, source, line, whole_lines=whole_lines)
+        for control in found:
+            self._faults.note(control)
+        if clean is text:
+            return line, text
+        begin, clean = _trimmed(clean, line)
+        return begin if whole_lines else line, clean
+
+    def _parts(self, item: Input) -> Iterator[Part]:
+        if isinstance(item, HubInput):
+            return _parts_of_rows(_hub_rows(item, self.settings, self._faults))
+        if isinstance(item, StdinInput):
+            return self._stdin_parts()
+        return self._file_parts(item)
+
+    def _file_parts(self, path: Path) -> Iterator[Part]:
+        kind, source, field = format_of(path).kind, str(path), self.settings.text_field
+        faults = self._faults
+        with _watched(path, faults):
+            if kind == "parquet":
+                yield from _parts_of_rows(parquet_rows(path, field, faults))
+                return
+            with opened(path) as stream:
+                # Rows of a table end in CRLF by its standard, and fields may hold LF.
+                chunks = decoded(stream, source, faults, one_line_end=kind not in ("csv", "tsv"))
+                if kind == "text":
+                    yield from self._text_parts(chunks, source)
+                elif kind == "jsonl":
+                    yield from _parts_of_rows(jsonl_rows(chunks, field, source, faults))
+                elif kind == "json":
+                    yield from _parts_of_rows(json_rows(chunks, field, source, faults))
+                else:
+                    delimiter = "\t" if kind == "tsv" else ","
+                    yield from _parts_of_rows(csv_rows(chunks, field, source, delimiter, faults))
+
+    def _stdin_parts(self) -> Iterator[Part]:
+        if sys.stdin is None or sys.stdin.closed:
+            raise DataError("standard input is closed; expected text there because of '-'", path=STDIN_NAME)
+        if self._stdin_read:
+            raise DataError("standard input can be read only once; save it to a file first", path=STDIN_NAME)
+        self._stdin_read = True
+        chunks = decoded(sys.stdin.buffer, STDIN_NAME, self._faults)
+        begin, size = [""], 0
+        while begin[-1].strip() == "" and size < SNIFF and (chunk := next(chunks, "")):
+            begin.append(chunk)
+            size += len(chunk)
+        chunks = chain(begin, chunks)
+        if begin[-1].lstrip().startswith("{"):
+            self._notice(f"{STDIN_NAME} begins with '{{': read as JSON Lines")
+            field = self.settings.text_field
+            return _parts_of_rows(jsonl_rows(chunks, field, STDIN_NAME, self._faults))
+        return self._text_parts(chunks, STDIN_NAME)
+
+    def _text_parts(self, chunks: Iterable[str], source: str) -> Iterator[Part]:
+        lines = text_lines(chunks)
+        if self.settings.documents != "auto":
+            return _gathered(lines, self.settings.documents)
+        mode, lines = _chosen(lines)
+        if mode not in self._said:
+            self._said.add(mode)
+            self._notice(f"{source} {_CHOICES[mode]}; the same in files like it; change with --documents")
+        return _gathered(lines, mode)
+
+
+@contextmanager
+def _watched(path: Path, faults: Faults) -> Iterator[None]:
+    """Note it if a file is not the same after reading as before."""
+    before = readable_stat(path)
+    yield
+    after = readable_stat(path)
+    if (before.st_size, before.st_mtime_ns, before.st_ino) != (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ino,
+    ):
+        what = (
+            f"the file changed while it was read ({before.st_size:,} bytes before, {after.st_size:,} after)"
+        )
+        what += "; what was read is kept, another run may read something else"
+        faults.note(TextFault("changed while read", what, path=path, kept=True))
+
+
+# -------------------------------------------------------------------------------- lines → documents
+
+
+def _chosen(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
+    """Choose ``block`` where an empty line lies between text near the beginning, else ``line``."""
+    held: list[Line] = []
+    size, text, gap = 0, False, False
+    for item in lines:
+        held.append(item)
+        size += len(item[1])
+        if item[1].isspace():
+            gap = text
+        elif gap:
+            return "block", chain(held, lines)
+        else:
+            text = True
+        if size > SNIFF:
+            break
+    return "line", chain(held, lines)
+
+
+def _gathered(lines: Iterable[Line], mode: Mode) -> Iterator[Part]:
+    """Put lines, or pieces of long ones, together to documents; at most about twice the limit is held."""
+    held: list[str] = []
+    first, size, fresh = 1, 0, True
+    for number, piece in lines:
+        # An empty line ends a block, and before any text it belongs to no document.
+        between = fresh and piece.isspace() and (mode == "block" or (mode == "file" and not held))
+        fresh = piece.endswith("\n")
+        if not between:
+            first = first if held else number
+            held.append(piece)
+            size += len(piece)
+        if held and (between or (mode == "line" and fresh)):
+            yield from _parts_of("".join(held), first)
+            held, size = [], 0
+        elif size > 2 * DOCUMENT_LIMIT:
+            text = "".join(held)
+            *ready, (begin, _) = _spans(text)
+            yield from (_part(text, span, first, True) for span in ready)
+            first += text.count("\n", 0, begin)
+            held, size = [text[begin:]], len(text) - begin
+    if held or mode == "file":
+        yield from _parts_of("".join(held), first)
+
+
+def _parts_of_rows(rows: Iterable[Row]) -> Iterator[Part]:
+    """Make documents of rows; all parts of a long one carry the line of the row."""
+    for line, text in rows:
+        text = (text or "").replace("\r\n", "\n").replace("\r", "\n")
+        for _, part, more in _parts_of(text, 1):
+            yield line, part, more
+
+
+def _parts_of(text: str, first: int) -> Iterator[Part]:
+    """Yield one document, in as many parts as the limit asks for."""
+    first, text = _trimmed(text, first)
+    spans = _spans(text)
+    for number, span in enumerate(spans, 1):
+        yield _part(text, span, first, number < len(spans))
+
+
+def _part(text: str, span: tuple[int, int], first: int, more: bool) -> Part:
+    begin, end = span
+    return *_trimmed(text[begin:end], first + text.count("\n", 0, begin)), more
+
+
+def _trimmed(text: str, first: int) -> tuple[int, str]:
+    """Return a text, and the line where it begins, without empty lines before it and white space behind it."""
+    text = text.rstrip()
+    if not text[:1].isspace():
+        return first, text
+    begin = text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1
+    return first + text.count("\n", 0, begin), text[begin:]
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Return where to cut: stretches of at most the limit that end behind white space, if there is any."""
+    spans, begin = [], 0
+    while len(text) - begin > DOCUMENT_LIMIT:
+        limit = begin + DOCUMENT_LIMIT
+        space = max(text.rfind(mark, begin, limit + 1) for mark in _SPACES)
+        end = space + 1 if space > begin else limit
+        spans.append((begin, end))
+        begin = end
+    return [*spans, (begin, len(text))]
+
+
+# ------------------------------------------------------------------------------------- Hub data sets
+
+
+def _hub_rows(item: HubInput, settings: DocumentSettings, faults: Faults) -> Iterator[Row]:
+    column = item.column or settings.text_field
+    records = _hub_records(item, column, item.split or settings.split)
+    return texts_of(_with_column(records, column, item.address), column, item.address, faults)
+
+
+def _with_column(
+    records: Iterable[dict[str, Any]], column: str, address: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for row, record in enumerate(records, 1):
+        if column not in record:
+            raise no_such_field("column", column, record, address, None)
+        yield row, record
+
+
+def _hub_records(item: HubInput, column: str, split: str) -> Iterator[dict[str, Any]]:
+    """Stream the records of a Hub data set; whatever goes wrong there is told in one line."""
+    if os.path.isdir(item.name):
+        what = f"the local folder {item.name} would be read instead; to read it, leave out hf://"
+        raise DataError(what, path=item.address)
+    try:
+        from datasets import load_dataset
+
+        data = load_dataset(item.name, item.config, split=split, streaming=True)
+        if column in (data.column_names or ()):
+            data = data.select_columns([column])  # the other columns of Parquet files are not fetched
+        yield from data
+    except Exception as fault:
+        what = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}"
+        offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+        hint = _OFFLINE_HINT if offline else _HUB_HINT
+        raise DataError(f"the data set cannot be read ({what}); {hint}", path=item.address) from None

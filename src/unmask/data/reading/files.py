@@ -1,0 +1,372 @@
+"""Files as bytes, text and lines: opened with care, decompressed, decoded, never held whole.
+
+Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark (which is taken off; CRLF and CR become LF); ``.gz`` and
+``.zst`` are decompressed on the way. A file that cannot be read any further raises :class:`DataError` with file and,
+where there is one, line. A byte that is no text goes on as a character that no text has
+(:data:`unmask.data.reading.errors.ESCAPE`): what holds it is left out where documents or records are made.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import gzip
+import io
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from unmask.data.reading.errors import ESCAPE, Faults, TextFault
+from unmask.errors import DataError, did_you_mean
+
+Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
+Compression = Literal["gzip", "zstd"]
+Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it goes on in the next item
+
+CHUNK = 1 << 18
+"""Bytes that are read at once; a line longer than this comes in pieces."""
+RECORD_LIMIT = 32_000_000
+"""Characters of one JSON object or CSV row: those have to be held whole, and memory is bounded."""
+BOMB_RATIO, BOMB_BYTES = 200, 1 << 26
+"""Data that has grown so many times, to so many bytes, by decompression is no text: text shrinks to a half or a tenth."""
+
+_KINDS: dict[str, Kind] = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+PARQUET_MAGIC = b"PAR1"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a first byte of 0x50 to 0x5f
+_FOREIGN = (
+    (_GZIP, "holds gzip data: give the file the suffix .gz, or decompress it first"),
+    (_ZSTD, "holds zstd data: give the file the suffix .zst, or decompress it first"),
+    (PARQUET_MAGIC, "holds Parquet data: give the file the suffix .parquet"),
+    (b"PK\x03\x04", "holds a zip archive (.zip, .docx, .xlsx …): expected UTF-8 text; export the text first"),
+    (b"%PDF-", "holds a PDF: expected UTF-8 text; extract the text first, for example with pdftotext"),
+)
+_WIDE = (  # the mark of UTF-32 begins like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_HEAD = 8192
+_LINE_END = re.compile("\r\n|\r|\n")
+_LINE_ENDS = {"\n": "LF", "\r": "CR", "\r\n": "CRLF"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """What the suffixes of a name say. ``known`` is false for a suffix that is only taken for text."""
+
+    kind: Kind
+    compression: Compression | None
+    known: bool
+
+
+def format_of(path: Path) -> FileFormat:
+    """Return the format that the name says: ``notes.csv.gz`` is gzip of CSV, an unknown suffix is text."""
+    compression = _COMPRESSIONS.get(path.suffix.lower())
+    suffix = (path.with_suffix("") if compression else path).suffix.lower()
+    return FileFormat(_KINDS.get(suffix, "text"), compression, suffix in _KINDS)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def readable_stat(path: Path) -> os.stat_result:
+    """Return the ``stat`` of a file or folder; a FIFO or device is refused here, before anything blocks on it.
+
+    Raises:
+        DataError: it does not exist, is no regular file or folder, or may not be looked at.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as fault:
+        raise cannot_open(path, fault) from None
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        what = "a pipe, socket or device, expected a regular file; to read a pipe give '-' and redirect it"
+        raise TextFault("not a file", what, path=path)
+    return found
+
+
+def cannot_open(path: Path, fault: OSError) -> DataError:
+    """Return the error that says why the system would not open ``path``."""
+    if isinstance(fault, FileNotFoundError | NotADirectoryError):
+        return missing(path)
+    if isinstance(fault, PermissionError):
+        return TextFault("no permission", "permission denied; make it readable for this user", path=path)
+    if fault.errno == errno.ELOOP:
+        what = "a loop of symbolic links; remove the link that leads back"
+        return TextFault("loop of links", what, path=path)
+    return TextFault("not readable", f"cannot be read ({fault.strerror or fault})", path=path)
+
+
+def missing(path: Path) -> DataError:
+    """Return the error for a path that is not there, with the nearest name that is."""
+    if os.path.islink(path):
+        return TextFault("no such file", "a symbolic link to nothing; mend or remove it", path=path)
+    parent, name = path.parent, path.name
+    while not os.path.isdir(parent) and parent != parent.parent:
+        parent, name = parent.parent, parent.name
+    near = did_you_mean(name, _names_in(parent))
+    if parent == path.parent:
+        what = f"no such file{near}"
+    elif os.path.lexists(parent / name):
+        what = f"no such file: {parent / name} is no folder"
+    else:
+        what = f"no such file: the folder {parent / name} does not exist{near}"
+    message = f"{what}; give a file, a folder, a glob, '-' or hf://org/name"
+    return TextFault("no such file", message, path=path)
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, of a very full one only some: they are for a hint, and comparing is slow."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in islice(entries, 2000)]
+    except OSError:
+        return []
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading its bytes, decompressed as its suffix says.
+
+    Raises:
+        DataError: it cannot be opened, or is not what its suffix says.
+    """
+    compression = format_of(path).compression
+    readable_stat(path)
+    try:
+        file = path.open("rb")
+    except OSError as fault:
+        raise cannot_open(path, fault) from None
+    with file:
+        if compression:
+            _check_compressed(file, compression, path)
+            yield cast(BinaryIO, _Unpacked(file, _decompressed(file, compression), path))
+        else:
+            yield file
+
+
+def _check_compressed(file: BinaryIO, compression: Compression, path: Path) -> None:
+    head = file.read(4)
+    file.seek(0)
+    right = head[:2] == _GZIP if compression == "gzip" else head == _ZSTD or head[1:] == _ZSTD_SKIPPABLE
+    if not right:
+        came = "other data" if head else "an empty file"
+        raise TextFault(
+            "wrong suffix",
+            f"not {compression} although its suffix is {path.suffix}: {came}; rename it",
+            path=path,
+        )
+
+
+def _decompressed(file: BinaryIO, compression: Compression) -> BinaryIO:
+    if compression == "gzip":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    import pyarrow
+
+    # pyarrow's stream reads frame after frame and, unlike others, says when the last one is cut off.
+    return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd"))
+
+
+class _Unpacked:
+    """Decompressed data that is given up when it grows beyond all measure."""
+
+    def __init__(self, file: BinaryIO, stream: BinaryIO, path: Path) -> None:
+        self._file, self._path, self._size = file, path, 0
+        # Of gzip this gives what was whole before the damage; a full read would lose it.
+        self._read = stream.read1 if isinstance(stream, gzip.GzipFile) else stream.read
+
+    def read(self, size: int) -> bytes:
+        data = self._read(size)
+        self._size += len(data)
+        if self._size > BOMB_BYTES and self._size > BOMB_RATIO * self._file.tell():
+            what = f"a few bytes became {self._size:,}, more than {BOMB_RATIO} times as many: no text, but a bomb"
+            raise TextFault("compression bomb", what, path=self._path)
+        return data
+
+
+def read_bytes(stream: BinaryIO, source: str, line: int | None = None, size: int = CHUNK) -> bytes:
+    """Read up to ``size`` bytes; what goes wrong on the way becomes a :class:`DataError` at ``line``."""
+    reason = "damaged compression"
+    try:
+        return stream.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
+        what = f"damaged or cut off gzip data ({fault}); fetch or compress the file again"
+    except (OSError, ValueError) as fault:  # pyarrow reports broken zstd as an OSError
+        if source.lower().endswith(".zst"):
+            what = f"damaged or cut off zstd data ({fault}); fetch or compress the file again"
+        else:
+            reason, what = "not readable", f"cannot be read ({fault})"
+    raise TextFault(reason, what, path=source, line=line)
+
+
+def holds_text(path: Path) -> bool:
+    """Say whether the first 8 KiB of a file (decompressed) are text, as far as one can see."""
+    with opened(path) as stream:
+        head = read_bytes(stream, str(path), size=_HEAD)
+    if _wide(head):
+        return True
+    return b"\0" not in head and _foreign(head) is None and _is_utf8(head)
+
+
+def refuse_foreign(head: bytes, source: str) -> None:
+    """Raise if a file begins like one of another format, UTF-16 among them.
+
+    Raises:
+        TextFault: the file, not a line of it, is at fault.
+    """
+    what = _foreign(head)
+    if encoding := _wide(head):
+        name = encoding.upper()
+        what = f"holds {name}: expected UTF-8; convert it with iconv -f {name} -t UTF-8"
+    if what:
+        raise TextFault("wrong suffix", what, path=source)
+
+
+def _foreign(head: bytes) -> str | None:
+    return next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
+
+
+def _wide(head: bytes) -> str | None:
+    return next((encoding for mark, encoding in _WIDE if head.startswith(mark)), None)
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# ----------------------------------------------------------------------------------------------- text
+
+
+def decoded(stream: BinaryIO, source: str, faults: Faults, *, one_line_end: bool = True) -> Iterator[str]:
+    """Yield the text of a stream in chunks, with LF line ends and without a byte order mark.
+
+    Args:
+        stream: bytes.
+        source: the name of the file.
+        faults: is told of UTF-16 and, where a file should have ``one_line_end``, of several sorts of line ends.
+
+    Raises:
+        TextFault: the file holds no text at all, or its bytes cannot be had.
+    """
+    data = _head(stream, source)
+    decoder = _decoder(data, source, faults)
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    line, single, raw = 1, one_line_end, ""
+    while True:
+        held_back, known = "\r" if raw.endswith("\r") else "", newlines.newlines
+        raw = decoder.decode(data, final=not data)
+        text = newlines.decode(raw, final=not data)
+        if single and isinstance(newlines.newlines, tuple):
+            single = False
+            faults.note(_mixed(held_back + raw, known, source, line))
+        line += text.count("\n")
+        if text:
+            yield text
+        if not data:
+            return
+        data = read_bytes(stream, source, line)
+
+
+def _head(stream: BinaryIO, source: str) -> bytes:
+    """Return the first bytes, enough to know a format by."""
+    head = b""
+    while len(head) < 4 and (data := read_bytes(stream, source, 1)):
+        head += data
+    return head
+
+
+def _decoder(head: bytes, source: str, faults: Faults) -> codecs.IncrementalDecoder:
+    if what := _foreign(head):
+        raise TextFault("wrong suffix", what, path=source)
+    if encoding := _wide(head):
+        what = f"{encoding.upper()} by its byte order mark; it is read as such"
+        faults.note(TextFault(encoding.upper(), what, path=source, line=1, kept=True))
+        return codecs.getincrementaldecoder(encoding)(ESCAPE)
+    begin = head[:_HEAD]
+    if b"\0" in begin and (4 * begin.count(0) > len(begin) or not _is_utf8(begin)):
+        what = "binary data, or UTF-16 without a byte order mark; expected UTF-8 text"
+        raise TextFault("binary data", what, path=source, line=begin.count(b"\n", 0, begin.index(0)) + 1)
+    return codecs.getincrementaldecoder("utf-8-sig")(ESCAPE)
+
+
+def _mixed(text: str, known: Any, source: str, line: int) -> TextFault:
+    """Name the line of the first line end that is unlike those before it."""
+    ends = [match[0] for match in _LINE_END.finditer(text)]
+    at = next(number for number, end in enumerate(ends) if end != (known or ends[0]))
+    first, other = (_LINE_ENDS[end] for end in (known or ends[0], ends[at]))
+    what = f"mixed line ends: {other} here, {first} before; all are read as line ends"
+    return TextFault("mixed line ends", what, path=source, line=line + at, kept=True)
+
+
+def text_lines(chunks: Iterable[str]) -> Iterator[Line]:
+    """Yield the lines of decoded chunks, each with its ``"\\n"``; a long line comes in pieces of one number."""
+    number, rest = 1, ""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split("\n")
+        for line in whole:
+            yield number, line + "\n"
+            number += 1
+        if len(rest) > CHUNK:
+            yield number, rest
+            rest = ""
+    if rest:
+        yield number, rest
+
+
+def whole_lines(chunks: Iterable[str], source: str, faults: Faults) -> Iterator[Line]:
+    """Yield whole lines, for formats whose records cannot be cut; a last line without ``"\\n"`` gets one.
+
+    A line beyond the limit is left out, and ``faults`` is told.
+    """
+    held: list[str] = []
+    size, last = 0, 1
+    for number, piece in text_lines(chunks):
+        ended = piece.endswith("\n")
+        if ended and not held:
+            yield number, piece
+            continue
+        held.append(piece)
+        size, last = size + len(piece), number
+        if size > RECORD_LIMIT:
+            del held[1:]  # what is left says that there was a line
+        if ended:
+            yield from _joined(held, size, source, last, faults)
+            held, size = [], 0
+    if held:
+        yield from _joined([*held, "\n"], size, source, last, faults)
+
+
+def _joined(held: list[str], size: int, source: str, line: int, faults: Faults) -> Iterator[Line]:
+    if size > RECORD_LIMIT:
+        faults.note(_too_long(size, source, line))
+    else:
+        yield line, "".join(held)
+
+
+def _too_long(size: int, source: str, line: int) -> TextFault:
+    what = f"a line of {size:,} characters, expected at most {RECORD_LIMIT:,}; cut it into several records"
+    return TextFault("record too long", what, path=source, line=line)

@@ -1,0 +1,356 @@
+"""The formats that hold records: JSON, CSV and Parquet become rows of (line, text) without holding the file.
+
+Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path) and the name of the text field.
+A fault of one record is told to :class:`Faults` and the next record comes; one that nothing can be read behind, such as
+a broken JSON list, raises :class:`TextFault`. Both name file and line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from unmask.data.reading.errors import Faults, TextFault, undecodable_fault
+from unmask.data.reading.files import (
+    CHUNK,
+    PARQUET_MAGIC,
+    RECORD_LIMIT,
+    Line,
+    format_of,
+    opened,
+    read_bytes,
+    whole_lines,
+)
+from unmask.errors import DataError, DiskError, did_you_mean
+
+Row = tuple[int, str | None]
+"""Line (or row) from 1, and its text; ``None`` where the field holds no value."""
+
+# ----------------------------------------------------------------------------------------------- JSON
+
+
+def jsonl_rows(chunks: Iterable[str], field: str, source: str, faults: Faults) -> Iterator[Row]:
+    """Yield the text field of each line of JSON Lines; empty lines stand for nothing."""
+    return texts_of(_jsonl_records(chunks, source, faults), field, source, faults)
+
+
+def _jsonl_records(chunks: Iterable[str], source: str, faults: Faults) -> Iterator[tuple[int, Any]]:
+    for number, line in whole_lines(chunks, source, faults):
+        if line.isspace():
+            continue
+        try:
+            yield number, json.loads(line.rstrip("\n"))
+        except (ValueError, RecursionError) as fault:
+            hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
+            what = f"broken JSON ({_json_fault(fault)}); expected one object a line{hint}"
+            faults.note(TextFault("broken JSON", what, path=source, line=number))
+
+
+def texts_of(records: Iterable[tuple[int, Any]], field: str, source: str, faults: Faults) -> Iterator[Row]:
+    """Yield the text field of records; those without a proper one are told to ``faults``."""
+    for number, record in records:
+        try:
+            text = text_of(record, field, source, number)
+        except DataError as fault:
+            faults.note(fault)
+        else:
+            yield number, text
+
+
+def _json_fault(fault: Exception) -> str:
+    if isinstance(fault, json.JSONDecodeError):
+        return f"{fault.msg}, column {fault.colno}"
+    return str(fault)
+
+
+def json_rows(chunks: Iterable[str], field: str, source: str, faults: Faults) -> Iterator[Row]:
+    """Yield the text fields of a ``.json`` file: a list of objects, or one object a line."""
+    reader = _ListReader(chunks, source)
+    if reader.peek() == "[":
+        return texts_of(reader.elements(), field, source, faults)
+    return jsonl_rows(reader.unread(), field, source, faults)
+
+
+_BLANKS = re.compile(r"[ \t\n]*")
+
+
+class _ListReader:
+    """Reads one long JSON list element by element, so that the list never lies in memory."""
+
+    def __init__(self, chunks: Iterable[str], source: str) -> None:
+        self.line = 1  # the line of the reading position
+        self._chunks, self._source = iter(chunks), source
+        self._buffer, self._at = "", 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """Skip white space and return the next character, or an empty string at the end."""
+        while True:
+            self._advance(cast(re.Match[str], _BLANKS.match(self._buffer, self._at)).end())
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def unread(self) -> Iterator[str]:
+        """Yield all text from the reading position on, behind as many empty lines as were passed."""
+        yield "\n" * (self.line - 1) + self._buffer[self._at :]
+        yield from self._chunks
+
+    def elements(self) -> Iterator[tuple[int, Any]]:
+        """Yield each element with the line where it begins; nothing may follow the list."""
+        self._advance(self._at + 1)
+        mark = ","
+        if self.peek() == "]":
+            self._advance(self._at + 1)
+            mark = "]"
+        while mark == ",":
+            self.peek()
+            yield self.line, self._element()
+            mark = self.peek()
+            if mark not in ("]", ","):
+                raise self._broken("expected ',' or ']' after an element")
+            self._advance(self._at + 1)
+        if self.peek():
+            raise self._broken("text after the end of the list")
+
+    def _element(self) -> Any:
+        while True:
+            try:
+                value, end = self._decode(self._buffer, self._at)
+            except (ValueError, RecursionError) as fault:
+                # It may be broken or only be cut off by the end of the buffer; more text tells.
+                if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
+                    raise self._broken(_json_fault(fault)) from None
+            else:
+                self._advance(end)
+                return value
+
+    def _advance(self, to: int) -> None:
+        self.line += self._buffer.count("\n", self._at, to)
+        self._at = to
+
+    def _more(self) -> bool:
+        """Read on, at least as much again as is unread: an element is tried a few times, not once a chunk."""
+        parts, size = [self._buffer[self._at :]], 0
+        wanted = max(CHUNK, len(parts[0]))
+        while size < wanted and (chunk := next(self._chunks, "")):
+            parts.append(chunk)
+            size += len(chunk)
+        self._buffer, self._at = "".join(parts), 0
+        return size > 0
+
+    def _broken(self, what: str) -> DataError:
+        what = f"broken JSON ({what}); expected a list of objects, or one object a line"
+        return TextFault("broken JSON", what, path=self._source, line=self.line)
+
+
+_JSON_NAMES = {
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    dict: "an object",
+}
+
+
+def text_of(record: Any, field: str, source: str, line: int) -> str | None:
+    """Return the text field of a record; ``None`` where its value is null.
+
+    Raises:
+        DataError: the record is no object, has no such field, or the field holds no proper string.
+    """
+    if not isinstance(record, dict):
+        came = _JSON_NAMES.get(type(record), "null")
+        raise TextFault("not an object", f"expected a JSON object, found {came}", path=source, line=line)
+    if field not in record:
+        raise no_such_field("field", field, record, source, line)
+    text = record[field]
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        came = _JSON_NAMES.get(type(text), f"a {type(text).__name__}")
+        what = f"field '{field}' holds {came}, expected a string"
+        raise TextFault("not a string", what, path=source, line=line)
+    fault = undecodable_fault(text, f"field '{field}'", source, line, whole_lines=False)
+    if fault is not None:
+        raise fault
+    return text
+
+
+def no_such_field(what: str, field: str, known: Iterable[str], source: str, line: int | None) -> DataError:
+    """Return the error for an absent field or column; it lists those that are there."""
+    names = [str(name) for name in known]
+    listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
+    there = f"there are {listed}" if names else "there are none"
+    near = did_you_mean(field, names)
+    message = f"no {what} '{field}'{near}; {there}; choose with --text-field"
+    return TextFault(f"no such {what}", message, path=source, line=line)
+
+
+# ------------------------------------------------------------------------------------ CSV and Parquet
+
+
+def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str, faults: Faults) -> Iterator[Row]:
+    """Yield the named column of CSV or TSV with the line where each row begins; the first row names the columns."""
+    csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
+    rows = _csv_records(_Lines(whole_lines(chunks, source, faults)), source, delimiter, faults)
+    first, names = next(rows, (1, None))
+    if names is None:
+        return
+    if names.count(field) != 1:
+        raise _wrong_column(field, names, source, first)
+    column = names.index(field)
+    for line, row in rows:
+        if len(row) == len(names):
+            yield line, row[column]
+            continue
+        what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
+        what += "; put quotes around fields that hold the separator"
+        faults.note(TextFault("ragged row", what, path=source, line=line))
+
+
+class _Lines:
+    """Lines for the CSV parser; behind a broken row they can be read again, so that it costs no other row."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines, self._ahead = lines, deque[Line]()
+        self._again = (
+            2 * RECORD_LIMIT
+        )  # a file of nothing but open quotes shall not be read once for every line
+        self.taken: list[Line] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._ahead.popleft() if self._ahead else next(self._lines)
+        self.taken.append(line)
+        return line[1]
+
+    def give_back(self) -> int:
+        """Give back all lines of the row but its first; return how many lines are lost."""
+        size = sum(len(text) for _, text in self.taken[1:])
+        if size > self._again:
+            return len(self.taken)
+        self._again -= size
+        self._ahead.extendleft(reversed(self.taken[1:]))
+        return 1
+
+
+def _csv_records(
+    lines: _Lines, source: str, delimiter: str, faults: Faults
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty lines, with the physical line where each begins."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        lines.taken.clear()
+        try:
+            row = next(reader, None)
+        except csv.Error as fault:
+            begin, lost = lines.taken[0][0], lines.give_back()
+            what = f'broken quoting in the row that begins here ({fault}); a field that holds " must be in quotes'
+            what += ', with "" for each "' + (f"; {lost:,} lines are lost by it" if lost > 1 else "")
+            faults.note(TextFault("broken quoting", what, path=source, line=begin))
+            continue
+        if row is None:
+            return
+        if row:
+            yield lines.taken[0][0], row
+
+
+def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataError:
+    if field in names:
+        what = f"{names.count(field)} columns have the name '{field}'; rename all but one"
+        return TextFault("no such column", what, path=source, line=line)
+    marks = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
+    if marks:
+        what = f"no column '{field}': the separator seems to be {marks[0]!r}"
+        what += "; expected ',' in .csv and a tab in .tsv"
+        return TextFault("no such column", what, path=source, line=line)
+    return no_such_field("column", field, names, source, line)
+
+
+def parquet_rows(path: Path, field: str, faults: Faults) -> Iterator[Row]:
+    """Yield the named column of a Parquet file with the number of each row; null comes as ``None``."""
+    import pyarrow
+
+    source, row = str(path), 0
+    with opened(path) as stream, _seekable(stream, path) as file:
+        try:
+            table = _open_parquet(file, source)
+            _check_column(table.schema_arrow, field, source)
+            # Small batches: a row may be a whole book.
+            for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
+                for value in batch.column(0):
+                    row += 1
+                    try:
+                        text = value.as_py()
+                    except UnicodeDecodeError as fault:
+                        faults.note(_not_utf8(fault, source, row))
+                    else:
+                        yield row, text
+        except (pyarrow.ArrowException, OSError) as fault:
+            what = f"damaged Parquet data after row {row} ({str(fault).partition(chr(10))[0]})"
+            raise TextFault("damaged Parquet", what, path=source) from None
+
+
+def _not_utf8(fault: UnicodeDecodeError, source: str, row: int) -> TextFault:
+    what = f"byte 0x{fault.object[fault.start]:02x} is not UTF-8 (after {fault.start:,} bytes of the text)"
+    return TextFault("not UTF-8", what, path=source, line=row)
+
+
+@contextmanager
+def _seekable(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """Parquet is read from its end: a compressed file is laid out in a temporary one first."""
+    if format_of(path).compression is None:
+        yield stream
+        return
+    with tempfile.TemporaryFile() as file:
+        while data := read_bytes(stream, str(path)):
+            _write(file, data, path)
+        yield cast(BinaryIO, file)
+
+
+def _write(file: IO[bytes], data: bytes, path: Path) -> None:
+    try:
+        file.write(data)
+    except OSError as fault:
+        folder = tempfile.gettempdir()
+        raise DiskError(f"no room in {folder} to decompress {path} ({fault.strerror}); set TMPDIR") from None
+
+
+def _open_parquet(file: BinaryIO, source: str) -> Any:
+    from pyarrow import parquet
+
+    file.seek(0)
+    head = file.read(4)
+    file.seek(-4 if file.seek(0, os.SEEK_END) >= 4 else 0, os.SEEK_END)
+    if head != PARQUET_MAGIC:
+        what = "not Parquet although its suffix says so: it does not begin with PAR1"
+        raise TextFault("wrong suffix", what, path=source)
+    if file.read(4) != PARQUET_MAGIC:
+        what = "the Parquet file is cut off: it does not end with PAR1; fetch it again"
+        raise TextFault("damaged Parquet", what, path=source)
+    # The defaults would hold a whole row group, which may be the whole file.
+    return parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
+
+
+def _check_column(schema: Any, field: str, source: str) -> None:
+    from pyarrow import types
+
+    if field not in schema.names:
+        raise no_such_field("column", field, schema.names, source, None)
+    kind = schema.field(schema.names.index(field)).type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
+        raise TextFault("not a string", f"column '{field}' holds {kind}, expected strings", path=source)

@@ -1,0 +1,186 @@
+"""Two models with different tokenizers on one scale: whole words that both are asked for, and bits per byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from unmask.errors import DataError
+from unmask.evaluation.bootstrap import Figure, ratios, resampling_units
+from unmask.evaluation.evaluate import EvaluationSettings
+from unmask.evaluation.sampling import Sampled, sample_documents, sample_passages
+from unmask.evaluation.text_cache import Texts
+from unmask.evaluation.word_units import Cutter, Passage, Speller, WordScores, batched, score_words
+from unmask.model.masked_lm import MaskedLM
+from unmask.progress import Progress
+from unmask.scoring.scorer import Scorer
+
+Pair = tuple[MaskedLM, MaskedLM]
+
+METHOD = "within_word_l2r"
+"""The later pieces of a word are hidden while an earlier one is scored, so that cutting words finer gains nothing."""
+PASSAGE_BYTES = 300
+PLL_BYTES = {"cpu": 10_000, "cuda": 200_000}
+
+_FIGURES = ("loss_per_word", "accuracy", "pieces_per_word")
+_MOST_LOGITS = 1 << 25
+_BYTES_PER_TOKEN = 16
+
+
+def compare_words(
+    models: Pair, texts: Texts, settings: EvaluationSettings, length: int, progress: Progress = Progress()
+) -> dict[str, Any]:
+    """Ask two models for the same whole words.
+
+    Args:
+        models: the two.
+        texts: the text.
+        settings: ``masking.rate`` is the share of the words that are masked, ``tokens`` a limit of what is read.
+        length: tokens of a sequence at most, for both.
+        progress: is told how far it is.
+
+    Returns:
+        A dictionary for JSON: ``masked_words``, ``documents``; ``models``, for each ``loss_per_word`` (nats),
+        ``accuracy`` (all pieces right), ``pieces_per_word`` and ``intervals``; ``difference`` (second minus first)
+        of loss and accuracy; ``left_out``, words that could not be compared, by reason.
+
+    Raises:
+        DataError: the text cannot be read, or no word of it is masked.
+        DivergedError: a model gives no finite probabilities.
+    """
+    first, second = (Speller(model.tokenizer, model.vocabulary, length) for model in models)
+    counter = _WordCounter(Cutter((first, second), settings.masking.rate), settings.tokens)
+    size = max(model.vocabulary.size for model in models)
+    budget = int(min(8192, max(256, _MOST_LOGITS / (size * min(1.0, 2 * settings.masking.rate)))))
+    limit = None if settings.tokens is None else _BYTES_PER_TOKEN * settings.tokens
+    progress.begin("words")
+    documents = sample_documents(texts.documents(), limit)
+    for group in batched(counter.passages(documents), budget):
+        counter.add(group, [score_words(model, group, which) for which, model in enumerate(models)])
+        share = None if settings.tokens is None else min(1.0, counter.tokens / settings.tokens)
+        progress.advance(share, {"documents": len(counter.keys), "words": counter.words})
+    progress.end()
+    return counter.to_dict()
+
+
+class _WordCounter:
+    """Hands out passages of documents and adds up their scores."""
+
+    def __init__(self, cutter: Cutter, most: int | None) -> None:
+        self.cutter, self.most = cutter, most
+        self.keys: list[int] = []
+        self.rows: list[np.ndarray] = []
+        self.words = self.tokens = 0
+
+    def passages(self, documents: Iterable[Sampled]) -> Iterator[Passage]:
+        for document in documents:
+            self.keys.append(document.key)
+            self.rows.append(np.zeros(7))
+            for passage in self.cutter.passages(len(self.keys) - 1, document.text):
+                self.tokens += max(len(side.ids) for side in passage.sides)
+                yield passage
+                if self.most is not None and self.tokens >= self.most:
+                    return
+
+    def add(self, passages: Sequence[Passage], scores: Sequence[WordScores]) -> None:
+        columns = [column for found in scores for column in (found.loss, found.right, found.pieces)]
+        values = np.stack([np.ones(len(columns[0])), *columns], axis=1)
+        self.words += len(values)
+        begin = 0
+        for passage in passages:
+            self.rows[passage.document] += values[begin : begin + passage.chosen].sum(axis=0)
+            begin += passage.chosen
+
+    def to_dict(self) -> dict[str, Any]:
+        if not self.words:
+            raise DataError(
+                "no word of the text is masked, so there is nothing to compare; give more text, or a higher --mask-rate"
+            )
+        sums = _by_unit(self.keys, np.stack(self.rows))
+        count, first, second = sums[:, :1], sums[:, 1:4], sums[:, 4:]
+        return {
+            "masked_words": self.words,
+            "documents": int((np.stack(self.rows)[:, 0] > 0).sum()),
+            "rate": self.cutter.rate,
+            "models": [_named(_FIGURES, ratios(side, count)) for side in (first, second)],
+            "difference": {
+                name: figure.to_dict()
+                for name, figure in zip(_FIGURES, ratios(second - first, count), strict=True)
+                if name != "pieces_per_word"
+            },
+            "left_out": {reason: number for reason, number in self.cutter.left_out.items() if number},
+        }
+
+
+def compare_bits(
+    models: Pair, texts: Texts, most_bytes: int, progress: Progress = Progress()
+) -> dict[str, Any]:
+    """Score short passages by pseudo-log-likelihood, per byte of their text.
+
+    Every token is masked in its turn, which takes as many passes as there are tokens, so a sample is scored: see
+    :func:`~unmask.evaluation.sampling.sample_passages`.
+
+    Args:
+        models: the two.
+        texts: the text.
+        most_bytes: bytes of passages to score, at most.
+        progress: is told how far it is.
+
+    Returns:
+        A dictionary for JSON: ``bytes``, ``passages``, ``method``; ``models``, for each ``value`` and ``interval``;
+        ``difference`` (second minus first); ``left_out``, passages with something a tokenizer cannot spell.
+
+    Raises:
+        DataError: the text cannot be read, or no passage can be scored by both.
+    """
+    passages = sample_passages(texts.documents(), most_bytes, PASSAGE_BYTES)
+    first, second = (
+        list(Scorer(model, method=METHOD)([found.text for found in passages], progress=progress))
+        for model in models
+    )
+    rows, kept = [], []
+    for passage, left, right in zip(passages, first, second, strict=True):
+        if not (left.error or right.error or left.unknown or right.unknown):
+            rows.append([left.bytes * math.log(2), -left.pll, -right.pll])
+            kept.append(passage.key)
+    if not rows:
+        raise DataError(
+            f"none of {len(passages)} passages can be scored by both models: their tokenizers cannot spell the text"
+        )
+    sums = _by_document(kept, np.array(rows))
+    count = sums[:, :1]
+    return {
+        "bytes": round(float(count.sum()) / math.log(2)),
+        "passages": len(rows),
+        "method": METHOD,
+        "models": [figure.to_dict() for figure in ratios(sums[:, 1:], count)],
+        "difference": ratios(sums[:, 2:] - sums[:, 1:2], count)[0].to_dict(),
+        "left_out": len(passages) - len(rows),
+    }
+
+
+def _by_unit(keys: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    """Add up ``[D, C]`` rows of documents to those of resampling units."""
+    unit = resampling_units(np.array(keys, dtype=np.uint64))
+    return _added(unit, rows)
+
+
+def _by_document(keys: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    """Add up ``[P, C]`` rows of passages to those of their documents."""
+    _, document = np.unique(np.array(keys, dtype=np.uint64), return_inverse=True)
+    return _added(document, rows)
+
+
+def _added(place: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    sums = np.zeros((int(place.max()) + 1, rows.shape[1]))
+    np.add.at(sums, place, rows)
+    return sums
+
+
+def _named(names: Sequence[str], figures: Sequence[Figure]) -> dict[str, Any]:
+    found = dict(zip(names, figures, strict=True))
+    values: dict[str, Any] = {name: figure.value for name, figure in found.items()}
+    return values | {"intervals": {name: figure.interval for name, figure in found.items()}}

@@ -1,0 +1,160 @@
+"""What masking achieves on a corpus: the figures, and a passage to look at. No model is needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unmask.data.batches import TextSource, cut_by_tokens
+from unmask.data.masking.mask import KEEP, MASK, RANDOM, Masked, MaskKey, fates, mask, shuffled, word_starts
+from unmask.data.packing import Packed
+from unmask.data.tokenizer import load_tokenizer
+
+_BUDGET = 1 << 16
+_LONGEST_WORD = 6
+_FATES = {MASK: "mask", RANDOM: "random", KEEP: "keep"}
+
+
+def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: int = 0) -> dict[str, Any]:
+    """Mask text as training would, and measure what came of it.
+
+    Args:
+        source: the text, with its strategy and rate.
+        tokens: how many tokens to look at, at most; sequences are taken in the order of the epoch.
+        seed: of the masks.
+        epoch: of the masks, counted from 0.
+
+    Returns:
+        A dictionary for JSON: ``strategy``, ``count``, ``asked_rate``, ``seed``, ``epoch``; ``sequences`` and those
+        ``without_targets``; ``tokens`` that can be masked, ``targets``, ``rate``; ``split`` into ``mask``,
+        ``random`` and ``keep``; ``by_word_length``, a row for words of 1, 2, … tokens (``or_more`` in the last)
+        with ``words`` and the ``rate`` of those that are masked; ``whole_words``, the share of the words with a
+        target whose tokens are all targets; ``mean_span``, what stands masked side by side, in ``tokens`` and
+        ``words``. Figures of words are ``None`` where the tokenizer does not mark words.
+    """
+    key = MaskKey(seed, epoch)
+    tally = _Tally()
+    for packed, masked in _masked(source, tokens, key):
+        tally.add(packed, masked, source, key)
+    settings = source.masking
+    about = {"strategy": settings.strategy, "count": settings.count, "asked_rate": settings.rate}
+    return about | {"seed": seed, "epoch": epoch} | tally.figures()
+
+
+def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) -> list[dict[str, Any]]:
+    """Return one masked passage of the corpus, token by token.
+
+    Returns:
+        Dictionaries with ``token`` (as the vocabulary spells it), ``shown`` (what the model sees), ``target``
+        (``mask``, ``random`` or ``keep``, else ``None``), ``word`` (whether a word begins here; ``None`` where the
+        tokenizer does not mark words) and ``special``.
+
+    Raises:
+        ConfigError: the tokenizer beside the shards cannot be loaded.
+    """
+    tokenizer = load_tokenizer(str(source.corpus.folder / "tokenizer"), offline=True)
+    key = MaskKey(seed, epoch)
+    order = shuffled(len(source.sequences), key)
+    # Not a scrap, if there is anything longer among the first few.
+    number = order[:32][np.argmax(np.minimum(source.sizes(order[:32]), length))]
+    packed = source.pack(np.array([number]))
+    masked = mask(packed, source.vocabulary, source.policy, key, source.masking.rate)
+    fate = dict(
+        zip(
+            masked.target_index.tolist(), fates(packed, masked.target_index, source.masking, key), strict=True
+        )
+    )
+    names = tokenizer.convert_ids_to_tokens(packed.input_ids.tolist())
+    shown = tokenizer.convert_ids_to_tokens(masked.input_ids.tolist())
+    starts = (
+        word_starts(packed, source.vocabulary).tolist() if source.vocabulary.words else [None] * len(names)
+    )
+    special = source.vocabulary.special[packed.input_ids].tolist()
+    return [
+        {
+            "token": names[place],
+            "shown": shown[place],
+            "target": _FATES[int(fate[place])] if place in fate else None,
+            "word": starts[place],
+            "special": special[place],
+        }
+        for place in range(min(length, len(names)))
+    ]
+
+
+def _masked(source: TextSource, tokens: int, key: MaskKey) -> Iterator[tuple[Packed, Masked]]:
+    """Yield portions of text with their masks, for about so many tokens."""
+    order = shuffled(len(source.sequences), key)
+    sizes = source.sizes(order)
+    order = order[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens, side="right")))]
+    for part in cut_by_tokens(sizes[: len(order)], _BUDGET):
+        packed = source.pack(order[part])
+        yield packed, mask(packed, source.vocabulary, source.policy, key, source.masking.rate)
+
+
+@dataclass
+class _Tally:
+    """Sums over portions of text."""
+
+    count: Counter[str] = field(default_factory=Counter)
+    words: np.ndarray = field(default_factory=lambda: np.zeros(_LONGEST_WORD + 1, dtype=np.int64))
+    masked_words: np.ndarray = field(default_factory=lambda: np.zeros(_LONGEST_WORD + 1, dtype=np.int64))
+
+    def add(self, packed: Packed, masked: Masked, source: TextSource, key: MaskKey) -> None:
+        maskable = ~source.vocabulary.special[packed.input_ids]
+        target = np.zeros(len(maskable), dtype=bool)
+        target[masked.target_index] = True
+        begins = packed.cu_seqlens[:-1]
+        follows = np.append(False, target[:-1])
+        follows[begins] = False
+        self.count["sequences"] += len(begins)
+        self.count["without_targets"] += int((np.add.reduceat(target, begins, dtype=np.int64) == 0).sum())
+        self.count["tokens"] += int(maskable.sum())
+        self.count["targets"] += len(masked.target_index)
+        self.count["spans"] += int((target & ~follows).sum())
+        fate = fates(packed, masked.target_index, source.masking, key)
+        for number, name in _FATES.items():
+            self.count[name] += int((fate == number).sum())
+        if source.vocabulary.words is not None:
+            self._add_words(np.flatnonzero(word_starts(packed, source.vocabulary)), maskable, target)
+
+    def _add_words(self, first: np.ndarray, maskable: np.ndarray, target: np.ndarray) -> None:
+        sizes = np.add.reduceat(maskable, first, dtype=np.int64)
+        hit = np.add.reduceat(target, first, dtype=np.int64)
+        length = np.minimum(sizes, _LONGEST_WORD)
+        self.words += np.bincount(length, minlength=_LONGEST_WORD + 1)
+        self.masked_words += np.bincount(length, hit == sizes, _LONGEST_WORD + 1).astype(np.int64)
+        self.count["words_with_targets"] += int((hit > 0).sum())
+        self.count["whole"] += int(((hit > 0) & (hit == sizes)).sum())
+
+    def figures(self) -> dict[str, Any]:
+        count = self.count
+        known = bool(self.words.any())
+        rows = [
+            {
+                "tokens": length,
+                "or_more": length == _LONGEST_WORD,
+                "words": int(self.words[length]),
+                "rate": _share(self.masked_words[length], self.words[length]),
+            }
+            for length in range(1, _LONGEST_WORD + 1)
+        ]
+        return {
+            **{name: count[name] for name in ("sequences", "without_targets", "tokens", "targets")},
+            "rate": _share(count["targets"], count["tokens"]),
+            "split": {name: _share(count[name], count["targets"]) for name in _FATES.values()},
+            "by_word_length": rows if known else None,
+            "whole_words": _share(count["whole"], count["words_with_targets"]) if known else None,
+            "mean_span": {
+                "tokens": _share(count["targets"], count["spans"]),
+                "words": _share(count["words_with_targets"], count["spans"]) if known else None,
+            },
+        }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part) / float(whole) if whole else None

@@ -1,0 +1,163 @@
+"""The text of an evaluation: tokenised once for each tokenizer, in a folder that goes away again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from unmask.config.data import DocumentSettings
+from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
+from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
+from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Texts:
+    """Some text that models with one tokenizer or several are asked about; a context manager.
+
+    Args:
+        inputs: whatever the readers take, or one folder of prepared shards.
+        settings: how files become documents.
+        progress: is told what is read.
+
+    Attributes:
+        inputs: as they were given.
+        shards: the folder of prepared shards, if that is what was given.
+
+    Raises:
+        DataError: shards stand among other inputs.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        settings: DocumentSettings = DocumentSettings(),
+        progress: Progress = Progress(),
+    ) -> None:
+        self.inputs, self.settings, self.progress = [str(item) for item in inputs], settings, _Once(progress)
+        shards = [item for item in self.inputs if is_corpus(item)]
+        if shards and len(self.inputs) > 1:
+            raise DataError(
+                f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(self.inputs)}"
+            )
+        self.shards = Path(shards[0]) if shards else None
+        self._folder = tempfile.TemporaryDirectory(prefix="unmask-text-")
+        self._spooled: list[str] | None = None
+        self._corpora: dict[str, Corpus] = {}
+
+    def __enter__(self) -> Texts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._corpora.clear()
+        self._folder.cleanup()
+
+    def corpus(self, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+        """Return the text as tokens of a tokenizer; a second call with the same one reads nothing.
+
+        Raises:
+            DataError: the text cannot be read, holds nothing, or is in shards of another tokenizer.
+        """
+        name = tokenizer_hash(tokenizer)
+        if name not in self._corpora:
+            self._corpora[name] = self._opened(name) if self.shards else self._prepared(name, tokenizer)
+        return self._corpora[name]
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents as text.
+
+        Raises:
+            DataError: the text cannot be read or holds nothing, or there are only shards.
+        """
+        if self.shards:
+            raise DataError(
+                "prepared shards hold the tokens of one tokenizer, and models with different tokenizers are compared "
+                "on the text itself; give the text",
+                path=self.shards,
+            )
+        yield from DocumentReader(self._readable(), self.settings, notice=self.progress.notice)
+
+    def _opened(self, wanted: str) -> Corpus:
+        assert self.shards is not None
+        corpus = open_corpus(self.shards)
+        if corpus.manifest["tokenizer_sha256"] != wanted:
+            raise DataError(
+                "these shards were made with another tokenizer than the model's; prepare them again with "
+                "'unmask prepare --model' and the model's name, or give the text",
+                path=self.shards,
+            )
+        self.progress.notice(
+            f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {self.shards}"
+        )
+        return corpus
+
+    def _prepared(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+        out = Path(self._folder.name) / name[:16]
+        return prepare(self._readable(), self.settings, tokenizer, out, progress=self.progress)
+
+    def _readable(self) -> list[str]:
+        """Return inputs that can be read more than once: standard input is written to a file first."""
+        if self._spooled is None:
+            self._spooled = [self._spool() if item == "-" else item for item in self.inputs]
+        return self._spooled
+
+    def _spool(self) -> str:
+        path = Path(self._folder.name) / "stdin.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for document in DocumentReader(["-"], self.settings, notice=self.progress.notice):
+                file.write(json.dumps({self.settings.text_field: document.text}) + "\n")
+        return str(path)
+
+
+class _Once(Progress):
+    """Hands everything on, but each notice only once: the same files may be read for several tokenizers."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._said: set[str] = set()
+        self._progress = progress
+        self.begin, self.advance, self.end = progress.begin, progress.advance, progress.end  # type: ignore[method-assign]
+
+    def notice(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._progress.notice(text)
+
+
+def one_tokenizer(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, texts: Texts) -> bool:
+    """Say whether two tokenizers are the same, or are saved differently and still make the same tokens of a text."""
+    if tokenizer_hash(first) == tokenizer_hash(second):
+        return True
+    if texts.shards or first.get_vocab() != second.get_vocab():
+        return False
+    left, right = vocabulary_of(first), vocabulary_of(second)
+    frames = [(found.mask_id, found.pad_id, found.prefix, found.suffix) for found in (left, right)]
+    if frames[0] != frames[1] or (left.special != right.special).any():
+        return False
+    return _checksums(texts.corpus(first)) == _checksums(texts.corpus(second))
+
+
+def _checksums(corpus: Corpus) -> list[dict[str, str]]:
+    return [shard["sha256"] for shard in corpus.manifest["shards"]]
+
+
+def sequence_length(wanted: int | None, most: Sequence[int], usual: int = 512) -> int:
+    """Return the tokens of a sequence: what is wanted, or what every model takes, up to the usual.
+
+    Raises:
+        ConfigError: a model takes fewer than wanted.
+    """
+    if wanted is not None and wanted > min(most):
+        raise ConfigError(
+            f"--max-length is {wanted}, but a model takes at most {min(most)} tokens; give a smaller one"
+        )
+    return wanted or min(usual, *most)

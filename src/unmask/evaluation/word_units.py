@@ -1,0 +1,321 @@
+"""Whole words as the common unit of models whose tokenizers cut text differently.
+
+Words come from the text alone: runs of letters and digits between white space and punctuation, and single Chinese
+characters. Where a token of either tokenizer reaches over a border (``").``, ``don't``), the words on both sides are
+one unit, so that a unit has pieces of its own in both. Units are chosen by a hash of (document, word number), all
+pieces of a chosen one are masked together, and its score is the sum of their log-probabilities. Documents are cut
+between units, at the same places for both models, so that both see the same text.
+
+Shapes: K words of a document, U units, n tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unmask.data.batches import Batch
+from unmask.data.corpus import document_key
+from unmask.data.masking.random_bits import EVALUATION_KEY, draws, uniform
+from unmask.data.packing import Packed, frame_positions
+from unmask.data.tokenizer import Vocabulary, plain_copy
+from unmask.evaluation.heldout import evaluating, score_targets
+from unmask.model.masked_lm import MaskedLM
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+Ids = NDArray[np.int64]
+
+MOST_PIECES = 32
+"""Units of more pieces (addresses, codes, scripts without spaces) are no words, and are left out."""
+
+_BARE = "▁"
+
+
+class _Kinds(dict[int, str]):
+    """The kind of each character, found when it is first met: w in a word, i an ideograph, p else, or a space."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        if character.isspace() or category == "Cc":
+            kind = " "
+        elif unicodedata.name(character, "").startswith(("CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH")):
+            kind = "i"
+        else:
+            kind = "w" if category[0] in "LNM" or category == "Cf" else "p"
+        self[code] = kind
+        return kind
+
+
+_KINDS = _Kinds()
+_WORD = re.compile("w+|i|p")
+
+
+def words_of(text: str) -> tuple[Ids, NDArray[np.bool_]]:
+    """Cut a text into words and marks.
+
+    Returns:
+        ``int64 [K, 2]`` where each begins and ends, in characters, and ``bool [K]`` whether it is a word and not a
+        mark of punctuation.
+    """
+    kinds = text.translate(_KINDS)
+    spans = [found.span() for found in _WORD.finditer(kinds)]
+    places = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    return places, np.array([kinds[begin] != "p" for begin, _ in spans], dtype=bool)
+
+
+class Side(NamedTuple):
+    """A passage as one tokenizer cuts it: ``int64 [n]`` token ids, and for each the chosen unit or -1."""
+
+    ids: Ids
+    unit: Ids
+
+
+class Passage(NamedTuple):
+    """A piece of a document that both models see whole; ``chosen`` units are masked in it."""
+
+    document: int
+    chosen: int
+    sides: tuple[Side, Side]
+
+
+class Speller:
+    """One tokenizer, as far as units need it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int) -> None:
+        self.core = plain_copy(tokenizer)
+        self.unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
+        bare = self.core.token_to_id(_BARE)
+        self.bare = -1 if bare is None else int(bare)
+        self.body = max_length - vocabulary.overhead
+
+    def encode(self, text: str) -> Encoding:
+        return self.core.encode(text, add_special_tokens=False)
+
+
+@dataclass
+class Cutter:
+    """Cuts documents into passages with chosen units.
+
+    Args:
+        spellers: the two tokenizers.
+        rate: share of the units that are chosen.
+
+    Attributes:
+        left_out: units that would have been chosen and were not, by reason.
+    """
+
+    spellers: tuple[Speller, Speller]
+    rate: float
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def passages(self, number: int, text: str) -> Iterator[Passage]:
+        """Yield the passages of a document that have a chosen unit."""
+        encodings = [speller.encode(text) for speller in self.spellers]
+        units = _Units.of(text, encodings, self.spellers)
+        chosen = self._choose(text, units)
+        for begin, end in units.cut([speller.body for speller in self.spellers]):
+            here = chosen[begin:end]
+            if here.any():
+                names = np.where(here, np.cumsum(here) - 1, -1)
+                sides = [units.side(which, begin, end, names) for which in (0, 1)]
+                yield Passage(number, int(here.sum()), (sides[0], sides[1]))
+
+    def _choose(self, text: str, units: _Units) -> NDArray[np.bool_]:
+        """Return ``bool [U]``: which units are masked."""
+        count = len(units.word_unit)
+        key = np.array([document_key(text)], dtype=np.uint64)
+        packed = Packed(np.zeros(count, np.int64), np.array([0, count]), key, np.zeros(1, np.int64))
+        draw = uniform(draws(packed, EVALUATION_KEY.stream("words")))[units.first]
+        drawn = (draw < self.rate) & units.is_word
+        for reason, wrong in units.wrong.items():
+            self.left_out[reason] += int((drawn & wrong).sum())
+            drawn &= ~wrong
+        return drawn
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The units of a document, and the tokens of both tokenizers by unit."""
+
+    word_unit: Ids
+    first: Ids
+    is_word: NDArray[np.bool_]
+    wrong: dict[str, NDArray[np.bool_]]
+    ids: list[Ids]
+    token_unit: list[Ids]
+    starts: list[Ids]
+    """For each tokenizer ``int64 [U + 1]``: the first token at or behind the beginning of each unit."""
+
+    @property
+    def count(self) -> int:
+        return len(self.first)
+
+    @staticmethod
+    def of(text: str, encodings: Sequence[Encoding], spellers: Sequence[Speller]) -> _Units:
+        places, is_word = words_of(text)
+        offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
+        reach = [_reach(places, spans) for spans in offsets]
+        word_unit = _joined(len(places), reach)
+        first = np.flatnonzero(np.diff(word_unit, prepend=-1))
+        ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        token_unit = [
+            _token_units(found, word_unit, tokens == speller.bare)
+            for found, tokens, speller in zip(reach, ids, spellers, strict=True)
+        ]
+        wrong = _wrong(len(first), ids, token_unit, spellers)
+        starts = [_starts(found, len(first)) for found in token_unit]
+        whole = np.logical_or.reduceat(is_word, first) if len(first) else np.zeros(0, dtype=bool)
+        return _Units(word_unit, first, whole, wrong, ids, token_unit, starts)
+
+    def cut(self, bodies: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield stretches of units whose tokens fit both models; a unit that fits nowhere stays out."""
+        begin = 0
+        while begin < self.count:
+            ends = [
+                int(np.searchsorted(starts, starts[begin] + body, side="right")) - 1
+                for starts, body in zip(self.starts, bodies, strict=True)
+            ]
+            if min(ends) > begin:
+                yield begin, min(ends)
+            begin = max(min(ends), begin + 1)
+
+    def side(self, which: int, begin: int, end: int, names: Ids) -> Side:
+        """Return the tokens of units ``begin`` to ``end``; ``names`` has the number of each that is chosen, or -1."""
+        part = slice(self.starts[which][begin], self.starts[which][end])
+        unit = self.token_unit[which][part]
+        return Side(self.ids[which][part], np.where(unit >= 0, names[np.maximum(unit - begin, 0)], -1))
+
+
+def _reach(places: Ids, spans: Ids) -> tuple[Ids, Ids]:
+    """Return the first and the last word that each token has characters of; last < first where there is none."""
+    first = np.searchsorted(places[:, 1], spans[:, 0], side="right")
+    last = np.searchsorted(places[:, 0], spans[:, 1], side="left") - 1
+    return first, np.where(spans[:, 1] > spans[:, 0], last, -1)
+
+
+def _joined(words: int, reach: Sequence[tuple[Ids, Ids]]) -> Ids:
+    """Return ``int64 [K]``: the unit of each word; words that share a token share a unit."""
+    bridges = np.zeros(words + 1, dtype=np.int64)
+    for first, last in reach:
+        over = last > first
+        np.add.at(bridges, first[over], 1)
+        np.add.at(bridges, last[over], -1)
+    to_next = np.cumsum(bridges[:words]) > 0
+    begins = np.ones(words, dtype=np.int64)
+    begins[1:] -= to_next[:-1]
+    return np.cumsum(begins) - 1
+
+
+def _token_units(reach: tuple[Ids, Ids], word_unit: Ids, bare: NDArray[np.bool_]) -> Ids:
+    """Return ``int64 [n]``: the unit of each token, or -1 for white space; a bare word mark belongs to its word."""
+    first, last = reach
+    found = np.full(len(first), -1, dtype=np.int64)
+    inside = last >= first
+    found[inside] = word_unit[first[inside]]
+    marks = np.flatnonzero(bare[:-1] & (found[:-1] < 0))
+    found[marks] = found[marks + 1]
+    return found
+
+
+def _starts(token_unit: Ids, units: int) -> Ids:
+    """Return ``int64 [U + 1]``: the first token of each unit, white space going with what stands before it."""
+    reached = np.maximum.accumulate(token_unit) if len(token_unit) else token_unit
+    starts = np.searchsorted(reached, np.arange(units + 1), side="left")
+    starts[0] = 0
+    starts[-1] = len(token_unit)
+    return starts
+
+
+def _wrong(
+    units: int, ids: Sequence[Ids], token_unit: Sequence[Ids], spellers: Sequence[Speller]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return, by reason, which units cannot be compared."""
+    unknown, long = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)
+    for tokens, unit, speller in zip(ids, token_unit, spellers, strict=True):
+        pieces = np.bincount(unit[unit >= 0], minlength=units)
+        unknown |= pieces == 0
+        unknown[unit[(tokens == speller.unknown) & (unit >= 0)]] = True
+        long |= pieces > min(MOST_PIECES, speller.body)
+    return {"a tokenizer cannot spell them": unknown, f"of more than {MOST_PIECES} pieces": long}
+
+
+class WordScores(NamedTuple):
+    """What a model makes of the chosen units of some passages, in their order.
+
+    Attributes:
+        loss: ``float64 [U]``, minus the summed log-probability of a unit's pieces, in nats.
+        right: ``bool [U]``, whether the most probable token is the true one at every piece.
+        pieces: ``int64 [U]``.
+    """
+
+    loss: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    pieces: Ids
+
+
+@torch.no_grad()
+def score_words(model: MaskedLM, passages: Sequence[Passage], which: int) -> WordScores:
+    """Score the chosen units of passages with the model of side ``which``, all in one batch."""
+    before = np.cumsum([0, *(passage.chosen for passage in passages)])
+    total = int(before[-1])
+    order = sorted(range(len(passages)), key=lambda place: -len(passages[place].sides[which].ids))
+    batch, unit = _batch(
+        [(passages[place].sides[which], int(before[place])) for place in order], model.vocabulary
+    )
+    with evaluating(model):
+        logits = model.target_logits(batch)
+        scores = score_targets(logits, torch.from_numpy(batch.target_ids).to(logits.device))
+    loss = np.bincount(unit, scores.loss, minlength=total).astype(np.float64)
+    wrong = np.bincount(unit, scores.rank > 1, minlength=total)
+    return WordScores(loss, wrong == 0, np.bincount(unit, minlength=total))
+
+
+def _batch(sides: Sequence[tuple[Side, int]], vocabulary: Vocabulary) -> tuple[Batch, Ids]:
+    """Frame passages, longest first, and mask their chosen units; return also the unit of each target."""
+    front, back = list(vocabulary.prefix), list(vocabulary.suffix)
+    ids = np.concatenate([part for side, _ in sides for part in (front, side.ids, back)]).astype(np.int64)
+    none = np.full(1, -1)
+    named = [np.where(side.unit >= 0, side.unit + before, -1) for side, before in sides]
+    unit = np.concatenate(
+        [part for name in named for part in (none.repeat(len(front)), name, none.repeat(len(back)))]
+    )
+    target = np.flatnonzero(unit >= 0)
+    shown = ids.copy()
+    shown[target] = vocabulary.mask_id
+    cu_seqlens = np.cumsum([0, *(len(side.ids) + vocabulary.overhead for side, _ in sides)])
+    batch = Batch(
+        shown,
+        frame_positions(cu_seqlens),
+        cu_seqlens.astype(np.int32),
+        target,
+        ids[target],
+        np.arange(len(sides)),
+    )
+    return batch, unit[target]
+
+
+def batched(passages: Iterable[Passage], budget: int) -> Iterator[list[Passage]]:
+    """Group passages so that neither model gets more than about ``budget`` tokens at a time."""
+    held: list[Passage] = []
+    size = 0
+    for passage in passages:
+        longest = max(len(side.ids) for side in passage.sides)
+        if held and size + longest > budget:
+            yield held
+            held, size = [], 0
+        held.append(passage)
+        size += longest
+    if held:
+        yield held

@@ -1,0 +1,190 @@
+"""Texts become vectors: one per text, or one per token of a tagged sentence, from the last layer of an encoder.
+
+Shapes: E examples, U units (texts, or tokens of tagged sentences), B sequences of L tokens in a batch, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy
+from unmask.errors import ConfigError
+from unmask.model.masked_lm import MaskedLM
+from unmask.probing.tasks import Examples
+from unmask.progress import Progress
+
+Pool = Literal["mean", "cls"]
+Ints = NDArray[np.int64]
+
+_BLANKS = ("▁", "Ġ")
+_BATCH_TOKENS = 8_192  # padding included; computing features keeps no activations
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples as token ids, framed and cut to what the model takes.
+
+    Attributes:
+        ids: E sequences with their special tokens.
+        places: E lists of positions in the sequence, one for each unit of the example that has a place there; the
+            first piece of a token. For whole texts a single 0, which is not looked at.
+        kept: E lists that say of every unit whether it has a place: what was cut off has none.
+        cut: examples that were cut.
+    """
+
+    ids: list[Ints]
+    places: list[Ints]
+    kept: list[NDArray[np.bool_]]
+    cut: int
+
+    @property
+    def units(self) -> Ints:
+        """``[E]`` units that have a place, by example."""
+        return np.array([len(places) for places in self.places], dtype=np.int64)
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Return the examples of these numbers; ``cut`` stays that of all."""
+        return Encoded(
+            [self.ids[row] for row in rows],
+            [self.places[row] for row in rows],
+            [self.kept[row] for row in rows],
+            self.cut,
+        )
+
+
+def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> Encoded:
+    """Tokenise examples; special tokens that a text spells out stay text.
+
+    Raises:
+        ConfigError: ``max_length`` leaves no room for text.
+    """
+    limit = min(max_length or lm.max_length, lm.max_length)
+    room = limit - lm.vocabulary.overhead
+    if room < 1:
+        raise ConfigError(
+            f"--max-length {limit} leaves no room for text beside {lm.vocabulary.overhead} special tokens"
+        )
+    if examples.words is None:
+        bodies = TextEncoder(lm.tokenizer)(examples.texts)
+        first = [np.zeros(1, dtype=np.int64) for _ in bodies]
+    else:
+        bodies, first = _tagged(lm, examples)
+    kept, places = [], []
+    for body, found in zip(bodies, first, strict=True):
+        inside = (found >= 0) & (found < min(room, max(len(body), 1)))
+        kept.append(inside)
+        places.append(found[inside] + len(lm.vocabulary.prefix))
+    cut = sum(len(body) > room for body in bodies)
+    return Encoded([_framed(body[:room], lm.vocabulary) for body in bodies], places, kept, cut)
+
+
+def _framed(body: Ints, vocabulary: Vocabulary) -> Ints:
+    return np.concatenate([vocabulary.prefix, body, vocabulary.suffix]).astype(np.int64)
+
+
+def _tagged(lm: MaskedLM, examples: Examples) -> tuple[list[Ints], list[Ints]]:
+    """Return the ids of sentences, and for each token the place of its first piece, or -1 if it has none."""
+    encodings = plain_copy(lm.tokenizer).encode_batch(examples.texts, add_special_tokens=False)
+    bodies, first = [], []
+    for encoding, words in zip(encodings, examples.words or (), strict=True):
+        bodies.append(np.array(encoding.ids, dtype=np.int64))
+        first.append(_first_pieces(encoding.offsets, encoding.tokens, words))
+    return bodies, first
+
+
+def _first_pieces(offsets: Sequence[tuple[int, int]], pieces: Sequence[str], words: Sequence[str]) -> Ints:
+    """Find the first piece of each word that says something of it; words stand in the text with blanks between."""
+    found = np.full(len(words), -1, dtype=np.int64)
+    piece = begin = 0
+    for number, word in enumerate(words):
+        end = begin + len(word)
+        # A byte-level piece may begin with the blank before its word, and a piece may be nothing but the blank.
+        while piece < len(offsets) and offsets[piece][1] <= begin:
+            piece += 1
+        if piece + 1 < len(offsets) and pieces[piece] in _BLANKS and offsets[piece + 1][0] < end:
+            piece += 1
+        if piece < len(offsets) and offsets[piece][0] < end:
+            found[number] = piece
+        begin = end + 1
+    return found
+
+
+def vectors(
+    lm: MaskedLM, encoded: Encoded, rows: Sequence[int], *, tagged: bool, pool: Pool = "mean"
+) -> Tensor:
+    """Run the bare encoder on some examples, as one padded batch.
+
+    Args:
+        lm: the model, whose ``plain()`` is in force.
+        encoded: all examples.
+        rows: which of them, B numbers.
+        tagged: a vector for each token that has a place, else one for each text.
+        pool: of a text, the mean over its tokens (special ones left out), or the vector of the first token.
+
+    Returns:
+        ``[U, H]`` fp32, in the order of ``rows``.
+    """
+    lengths = np.array([len(encoded.ids[row]) for row in rows])
+    real = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(real.shape, lm.vocabulary.pad_id, dtype=np.int64)
+    ids[real] = np.concatenate([encoded.ids[row] for row in rows])
+    mask = {} if real.all() else {"attention_mask": torch.from_numpy(real.astype(np.int64)).to(lm.device)}
+    with lm.precision():
+        hidden = lm.encoder(input_ids=torch.from_numpy(ids).to(lm.device), **mask).last_hidden_state.float()
+    if tagged:
+        row = np.repeat(np.arange(len(rows)), encoded.units[list(rows)])
+        place = np.concatenate([encoded.places[row] for row in rows])
+        picked: Tensor = hidden[torch.from_numpy(row).to(lm.device), torch.from_numpy(place).to(lm.device)]
+        return picked
+    return hidden[:, 0] if pool == "cls" else _mean(hidden, real, lengths, lm.vocabulary)
+
+
+def _mean(hidden: Tensor, real: NDArray[np.bool_], lengths: Ints, vocabulary: Vocabulary) -> Tensor:
+    body = real.copy()
+    body[:, : len(vocabulary.prefix)] = False
+    body &= np.arange(real.shape[1]) < (lengths - len(vocabulary.suffix))[:, None]
+    body[~body.any(axis=1)] = real[~body.any(axis=1)]  # a text of which nothing is left: its special tokens
+    weights = torch.from_numpy(body).to(hidden).unsqueeze(-1)
+    mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+    return mean
+
+
+def features(
+    lm: MaskedLM, encoded: Encoded, *, tagged: bool, pool: Pool, progress: Progress = Progress()
+) -> NDArray[np.float32]:
+    """Compute the vectors of all examples, batched by length.
+
+    Returns:
+        ``[U, H]`` in the order of the examples.
+    """
+    ends = np.concatenate(
+        [[0], np.cumsum(encoded.units if tagged else np.ones(len(encoded.ids), dtype=np.int64))]
+    )
+    found: NDArray[np.float32] | None = None
+    done = 0
+    with lm.plain(), torch.inference_mode():
+        for rows in length_batches(encoded):
+            batch = vectors(lm, encoded, rows, tagged=tagged, pool=pool).cpu().numpy()
+            if found is None:
+                found = np.zeros((int(ends[-1]), batch.shape[1]), dtype=np.float32)
+            found[np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows])] = batch
+            done += len(rows)
+            progress.advance(done / len(encoded.ids), {"examples": done})
+    return np.zeros((0, 1), dtype=np.float32) if found is None else found
+
+
+def length_batches(encoded: Encoded) -> Iterator[list[int]]:
+    """Yield the numbers of all examples, the longest first, in batches of about equal size with their padding."""
+    order = sorted(range(len(encoded.ids)), key=lambda row: -len(encoded.ids[row]))
+    begin = 0
+    while begin < len(order):
+        count = max(1, _BATCH_TOKENS // max(len(encoded.ids[order[begin]]), 1))
+        yield order[begin : begin + count]
+        begin += count

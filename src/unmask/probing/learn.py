@@ -1,0 +1,311 @@
+"""Two ways to learn a task from an encoder: a linear probe on what it says as it is, and fine-tuning all of it.
+
+A seed changes, for the linear probe, which training examples count and how often (a bootstrap resample: logistic
+regression itself has one solution); for fine-tuning the weights of the new head, the order of examples and dropout.
+The same seed resamples and orders alike for every model, so that models can be compared pair by pair.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unmask.errors import DivergedError
+from unmask.model.masked_lm import MaskedLM
+from unmask.probing.features import Encoded, Ints, Pool, features, length_batches, vectors
+from unmask.progress import Progress
+
+Floats = NDArray[np.float32]
+Codes = list[Ints]
+"""E arrays of class numbers, one per unit of an example."""
+Score = Callable[[Codes, Codes], float]
+"""Of true and predicted classes, the figure to choose by."""
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+"""Inverse strengths of the regularisation among which held-out examples choose."""
+_FIFTH = 5
+_ITERATIONS = 100
+_HEAD_TIMES = 10
+_WIDTH = 768
+_CHUNK = 32  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a task, for one model.
+
+    Attributes:
+        encoded: its texts. codes: E arrays of class numbers, one per unit, also of those without a place.
+    """
+
+    encoded: Encoded
+    codes: Codes
+
+    @property
+    def targets(self) -> Ints:
+        """``[U]`` class numbers of the units that have a place."""
+        return np.concatenate(
+            [codes[kept] for codes, kept in zip(self.codes, self.encoded.kept, strict=True)]
+        )
+
+    def take(self, rows: Sequence[int]) -> Part:
+        """Return the examples of these numbers."""
+        return Part(self.encoded.take(rows), [self.codes[row] for row in rows])
+
+    def whole(self, predicted: Ints, fallback: int) -> Codes:
+        """Spread ``[U]`` predictions over the examples; units without a place get ``fallback``."""
+        found, begin = [], 0
+        for kept in self.encoded.kept:
+            codes = np.full(len(kept), fallback, dtype=np.int64)
+            codes[kept] = predicted[begin : begin + int(kept.sum())]
+            begin += int(kept.sum())
+            found.append(codes)
+        return found
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What both ways need.
+
+    Attributes:
+        lm: the model. tagged: whether units are tokens. pool: how a text becomes one vector.
+        classes: class numbers are below this.
+        fallback: the class of a token that has no place.
+        progress: is told what goes on.
+    """
+
+    lm: MaskedLM
+    tagged: bool
+    pool: Pool
+    classes: int
+    fallback: int
+    score: Score
+    progress: Progress = Progress()
+
+
+# The linear probe
+
+
+def probe_frozen(
+    learner: Learner, train: Part, held: Part | None, test: Part, seeds: int
+) -> tuple[list[Codes], dict[str, Any]]:
+    """Fit a logistic regression on standardised features, once for each seed.
+
+    Args:
+        learner: the model and how it is used.
+        train: what is learned from; every seed draws its examples anew, with replacement.
+        held: examples that choose the strength of the regularisation, once; by default every fifth of ``train``.
+        test: what is predicted.
+        seeds: S.
+
+    Returns:
+        S predictions for the examples of ``test``, and what was chosen.
+    """
+    raw = _features(learner, train)
+    mean, spread = raw.mean(axis=0), raw.std(axis=0)
+    scale = np.where(spread > 0, spread, 1)
+    x, x_test = (raw - mean) / scale, (_features(learner, test) - mean) / scale
+    x_held = None if held is None else (_features(learner, held) - mean) / scale
+    learner.progress.begin("logistic regression")
+    strength = _choose(learner, train, x, held, x_held)
+    predictions = []
+    for seed in range(seeds):
+        weights = np.repeat(_resample(len(train.codes), seed), train.encoded.units)
+        used = weights > 0
+        guess = _fit(x[used], train.targets[used], strength, weights[used])(x_test)
+        predictions.append(test.whole(guess, learner.fallback))
+        learner.progress.advance((seed + 1) / seeds, {"seed": seed + 1})
+    learner.progress.end()
+    return predictions, {"strength": strength, "features": x.shape[1]}
+
+
+def _choose(learner: Learner, train: Part, x: Floats, held: Part | None, x_held: Floats | None) -> float:
+    """Return the strength that does best on held-out examples; of equals the smallest."""
+    y, fitted = train.targets, np.ones(len(x), dtype=bool)
+    if held is None or x_held is None:
+        rows = list(range(_FIFTH - 1, len(train.codes), _FIFTH))
+        last = np.isin(np.arange(len(train.codes)), rows)
+        fitted = ~np.repeat(last, train.encoded.units)
+        held, x_held = train.take(rows), x[~fitted]
+    if not (fitted.any() and len(held.codes)):
+        return STRENGTHS[1]
+    scores = {}
+    for strength in STRENGTHS:
+        guess = _fit(x[fitted], y[fitted], strength)(x_held)
+        scores[strength] = learner.score(held.codes, held.whole(guess, learner.fallback))
+    return max(STRENGTHS, key=lambda strength: scores[strength])
+
+
+def _features(learner: Learner, part: Part) -> Floats:
+    learner.progress.begin("features")
+    found = features(
+        learner.lm, part.encoded, tagged=learner.tagged, pool=learner.pool, progress=learner.progress
+    )
+    learner.progress.end()
+    return found
+
+
+def _resample(examples: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each example counts in the resample of a seed."""
+    drawn = np.random.default_rng(seed).integers(examples, size=examples)
+    return np.bincount(drawn, minlength=examples).astype(np.float64)
+
+
+def _fit(
+    x: Floats, y: Ints, strength: float, weights: NDArray[np.float64] | None = None
+) -> Callable[[Floats], Ints]:
+    """Fit a logistic regression; where a resample holds a single class, that is the answer."""
+    if len(found := np.unique(y)) == 1:
+        return lambda asked: np.full(len(asked), found[0], dtype=np.int64)
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
+    # Where another program takes part of a core, threads that wait for one another by spinning are 40 times slower.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # What is left to gain after so many steps is below the differences between seeds.
+        warnings.simplefilter("ignore")
+        model.fit(x, y, sample_weight=weights)
+    return lambda asked: model.predict(asked).astype(np.int64) if len(asked) else np.zeros(0, dtype=np.int64)
+
+
+# Fine-tuning
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How an encoder is fine-tuned.
+
+    Attributes:
+        epochs: passes over the training examples.
+        batch: examples of a step.
+        learning_rate: at its peak, of the encoder; the new head learns ten times as fast. By default
+            :func:`default_rate`.
+    """
+
+    epochs: int = 3
+    batch: int = 16
+    learning_rate: float | None = None
+
+
+def default_rate(width: int) -> float:
+    """Return 5e-5 for hidden size 768, and more for a narrower model: 1.5e-4 at 256."""
+    return 5e-5 * _WIDTH / min(width, _WIDTH)
+
+
+def finetune(
+    learner: Learner, train: Part, test: Part, seeds: int, tuning: Tuning
+) -> tuple[list[Codes], dict[str, Any]]:
+    """Train encoder and a new linear head with AdamW, once for each seed, from the same weights.
+
+    The rate rises over a tenth of the steps and falls to zero in a line; weights after the last step are taken.
+
+    Returns:
+        S predictions for the examples of ``test``, and what was chosen.
+
+    Raises:
+        DivergedError: the loss is no finite number.
+    """
+    lm = learner.lm
+    rate = tuning.learning_rate or default_rate(int(lm.model.config.hidden_size))
+    start = {name: value.detach().clone() for name, value in lm.encoder.state_dict().items()}
+    predictions = []
+    with lm.plain():
+        for seed in range(seeds):
+            lm.encoder.load_state_dict(start)
+            learner.progress.begin(f"fine-tuning, seed {seed + 1} of {seeds}")
+            head = _tune(learner, train, seed, tuning, rate)
+            predictions.append(test.whole(_predict(learner, head, test), learner.fallback))
+            learner.progress.end()
+    lm.encoder.load_state_dict(start)
+    return predictions, {"learning_rate": rate, "epochs": tuning.epochs, "batch": tuning.batch}
+
+
+def _tune(learner: Learner, train: Part, seed: int, tuning: Tuning, rate: float) -> nn.Linear:
+    lm = learner.lm
+    devices = [lm.device] if lm.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        head = nn.Linear(int(lm.model.config.hidden_size), learner.classes).to(lm.device)
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        batches = [
+            rows
+            for epoch in range(tuning.epochs)
+            for rows in _epoch(train.encoded, tuning.batch, seed, epoch)
+        ]
+        optimizer = _optimizer(lm.encoder, head, rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _line(len(batches)))
+        lm.encoder.train()
+        for step, rows in enumerate(batches, 1):
+            loss = _loss(learner, head, train, rows)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([w for group in optimizer.param_groups for w in group["params"]], 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % 10 == 0 or step == len(batches):
+                _tell(learner.progress, step, len(batches), loss.item())
+        lm.encoder.eval()
+    return head
+
+
+def _loss(learner: Learner, head: nn.Linear, train: Part, rows: list[int]) -> Tensor:
+    found = vectors(learner.lm, train.encoded, rows, tagged=learner.tagged, pool=learner.pool)
+    targets = np.concatenate([train.codes[row][train.encoded.kept[row]] for row in rows])
+    # Of a batch in which no token has a place the mean would be no number.
+    total = F.cross_entropy(head(found), torch.from_numpy(targets).to(found.device), reduction="sum")
+    return total / max(len(targets), 1)
+
+
+def _tell(progress: Progress, step: int, steps: int, loss: float) -> None:
+    if not np.isfinite(loss):
+        raise DivergedError(f"fine-tuning: the loss is {loss} at step {step}; try a lower --learning-rate")
+    progress.advance(step / steps, {"loss": loss})
+
+
+def _epoch(encoded: Encoded, batch: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Yield batches in random order, each of texts of about one length."""
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(len(encoded.ids))
+    batches: list[list[int]] = []
+    for begin in range(0, len(order), batch * _CHUNK):
+        chunk = sorted(order[begin : begin + batch * _CHUNK].tolist(), key=lambda row: len(encoded.ids[row]))
+        batches += [chunk[first : first + batch] for first in range(0, len(chunk), batch)]
+    for number in draw.permutation(len(batches)):
+        yield batches[number]
+
+
+def _optimizer(encoder: nn.Module, head: nn.Linear, rate: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019); vectors (norms and biases) do not decay."""
+    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+    groups: Sequence[dict[str, Any]] = [
+        {"params": [w for w in weights if w.ndim > 1], "lr": rate, "weight_decay": 0.01},
+        {"params": [w for w in weights if w.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+        {"params": list(head.parameters()), "lr": _HEAD_TIMES * rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def _line(steps: int) -> Callable[[int], float]:
+    warm = max(1, steps // 10)
+    return lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
+
+
+def _predict(learner: Learner, head: nn.Linear, part: Part) -> Ints:
+    ends = np.concatenate([[0], np.cumsum(part.encoded.units)])
+    found = np.zeros(int(ends[-1]), dtype=np.int64)
+    with torch.inference_mode():
+        for rows in length_batches(part.encoded):
+            batch = vectors(learner.lm, part.encoded, rows, tagged=learner.tagged, pool=learner.pool)
+            places = np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows])
+            found[places] = head(batch).argmax(dim=1).cpu().numpy()
+    return found

@@ -1,0 +1,238 @@
+"""Figures of predictions, their intervals, and the verdict between two models.
+
+Figures are those of scikit-learn and, for entities, of seqeval. Intervals resample test examples and seeds: for
+these the figure is computed anew from counts per example, ``[E, K, 3]`` true positives, predicted and true ones of
+each of K classes or types.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unmask.errors import MissingExtra
+from unmask.probing.tasks import Kind
+
+Floats = NDArray[np.float64]
+Labels = list[list[str]]
+"""A label for each unit of each example."""
+
+MAIN = {"classification": "macro_f1", "entities": "f1", "tags": "macro_f1"}
+"""The figure that verdicts and intervals are about."""
+RESAMPLES = 1_000
+LEVEL = 0.95
+_BLOCK = 1 << 21
+_FEWEST = 5  # examples or fewer: a percentile interval says nothing
+
+
+def check_packages(kind: Kind) -> None:
+    """See that what computes the figures is there, before anything takes long.
+
+    Raises:
+        MissingExtra: scikit-learn or seqeval is not installed.
+    """
+    if find_spec("sklearn") is None:
+        raise MissingExtra("scikit-learn", "probe", "unmask probe")
+    if kind == "entities" and find_spec("seqeval") is None:
+        raise MissingExtra("seqeval", "probe", "unmask probe on CoNLL files")
+
+
+def figures_of(kind: Kind, gold: Labels, predicted: Labels) -> dict[str, float]:
+    """Return the figures of one set of predictions, 0 to 1.
+
+    Of texts and tags: ``accuracy``, ``macro_f1`` (the mean over classes that occur in either) and ``micro_f1``, which
+    is the accuracy again where every unit has one label. Of entities, counted whole and with their type as seqeval
+    does by default (an ``I-`` that follows no ``B-`` begins an entity): ``f1``, ``precision``, ``recall``,
+    ``macro_f1`` over types, and ``accuracy`` of tokens.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class that is never predicted, whose F1 is 0
+        return _entity_figures(gold, predicted) if kind == "entities" else _unit_figures(gold, predicted)
+
+
+def _unit_figures(gold: Labels, predicted: Labels) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    true, guess = ([label for labels in side for label in labels] for side in (gold, predicted))
+    found = {"accuracy": float(accuracy_score(true, guess))}
+    for average in ("macro", "micro"):
+        found[f"{average}_f1"] = float(f1_score(true, guess, average=average, zero_division=0))
+    return found
+
+
+def _entity_figures(gold: Labels, predicted: Labels) -> dict[str, float]:
+    from seqeval.metrics import sequence_labeling as seqeval
+
+    if not any(tag != "O" for side in (gold, predicted) for tags in side for tag in tags):
+        nothing = dict.fromkeys(("f1", "precision", "recall", "macro_f1"), 0.0)
+        return nothing | {"accuracy": float(seqeval.accuracy_score(gold, predicted))}
+    precision, recall, f1, _ = seqeval.precision_recall_fscore_support(
+        gold, predicted, average="micro", zero_division=0
+    )
+    macro = seqeval.precision_recall_fscore_support(gold, predicted, average="macro", zero_division=0)[2]
+    found = {"f1": f1, "precision": precision, "recall": recall, "macro_f1": macro}
+    return {name: float(value) for name, value in found.items()} | {
+        "accuracy": float(seqeval.accuracy_score(gold, predicted))
+    }
+
+
+def counts_of(kind: Kind, gold: Labels, predicted: Labels, classes: Sequence[str]) -> Floats:
+    """Return ``[E, K, 3]``: true positives, predicted and true ones of each example and class (or type)."""
+    number = {name: place for place, name in enumerate(classes)}
+    found = np.zeros((len(gold), len(classes), 3))
+    for row, (true, guess) in enumerate(zip(gold, predicted, strict=True)):
+        for column, things in enumerate(_things(kind, true, guess)):
+            for name, times in things.items():
+                found[row, number[name], column] += times
+    return found
+
+
+def _things(kind: Kind, true: list[str], guess: list[str]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Count what is right, what was predicted and what is true, by class or type."""
+    if kind != "entities":
+        both = Counter(a for a, b in zip(true, guess, strict=True) if a == b)
+        return both, Counter(guess), Counter(true)
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    there, said = ({*get_entities(tags)} for tags in (true, guess))
+    return tuple(Counter(name for name, *_ in side) for side in (there & said, said, there))  # type: ignore[return-value]
+
+
+def classes_of(kind: Kind, labels: Sequence[str]) -> list[str]:
+    """Return what is counted: the labels, or the types of entities."""
+    if kind != "entities":
+        return sorted(labels)
+    return sorted({label[2:] for label in labels if label != "O"})
+
+
+def main_figure(kind: Kind, sums: Floats) -> Floats:
+    """Return the main figure of ``[..., K, 3]`` summed counts."""
+    if kind == "entities":
+        right, said, true = np.moveaxis(sums.sum(axis=-2), -1, 0)
+        return np.asarray(2 * right / np.maximum(said + true, 1))
+    right, said, true = np.moveaxis(sums, -1, 0)
+    there = said + true
+    f1 = 2 * right / np.maximum(there, 1)
+    return np.asarray(f1.sum(axis=-1) / np.maximum((there > 0).sum(axis=-1), 1))
+
+
+def resampled(kind: Kind, counts: Sequence[Floats]) -> Floats:
+    """Return ``[R, S]``: the main figure of each of S seeds on R resamples of the test examples.
+
+    The resamples hang on nothing but the number of examples, so two models are resampled alike.
+    """
+    stacked = np.concatenate([part.reshape(len(part), -1) for part in counts], axis=1)
+    shape = (len(counts), *counts[0].shape[1:])
+    return np.concatenate(
+        [main_figure(kind, (drawn @ stacked).reshape(len(drawn), *shape)) for drawn in _drawn(len(stacked))]
+    )
+
+
+def _drawn(units: int) -> Iterator[Floats]:
+    """Yield blocks ``[r, E]`` of how often each example was drawn, ``RESAMPLES`` rows in all."""
+    draw = np.random.default_rng(0)
+    rows = max(1, _BLOCK // units)
+    for begin in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - begin)
+        chosen = draw.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
+        yield np.bincount(chosen.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
+
+
+def interval(values: Floats, examples: int) -> list[float] | None:
+    """Return the 95% interval of the mean over seeds of ``[R, S]`` figures, drawing the seeds anew as well.
+
+    ``None`` where there are too few test examples for one. With few seeds it is narrow: S seeds drawn from S with
+    replacement vary by (S - 1) / S of what new seeds would.
+    """
+    if examples < _FEWEST:
+        return None
+    _, seeds = values.shape
+    chosen = np.random.default_rng(1).integers(seeds, size=values.shape)
+    means = np.take_along_axis(values, chosen, axis=1).mean(axis=1)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return [float(low), float(high)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One model against the first one, pair by pair: the same seed, the same test examples.
+
+    Attributes:
+        method: ``frozen`` or ``finetune``.
+        first, model: their labels.
+        figure: which figure.
+        differences: S differences of it, ``model`` minus ``first``, 0 to 1.
+        interval: 95%, over resampled test examples and seeds, or ``None``.
+    """
+
+    method: str
+    first: str
+    model: str
+    figure: str
+    differences: list[float]
+    interval: list[float] | None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.differences))
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of the differences, ``None`` of a single one."""
+        return spread(self.differences)
+
+    @property
+    def better(self) -> int:
+        """Seeds in which ``model`` is better."""
+        return sum(difference > 0 for difference in self.differences)
+
+    @property
+    def decided(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    def __str__(self) -> str:
+        who = f"{self.model} is {'better' if self.mean > 0 else 'worse'} than {self.first}"
+        if not self.decided:
+            who = f"no clear difference between {self.model} and {self.first}"
+        sd = "" if self.sd is None else f" ± {100 * self.sd:.1f}"
+        seeds = len(self.differences)
+        name = self.figure.replace("_f1", " F1").replace("f1", "entity F1")
+        text = f"{self.method}: {who}: {100 * self.mean:+.1f}{sd} {name} over {seeds} seed{'s' * (seeds > 1)}"
+        text += f", better in {self.better} of {seeds}"
+        if self.interval is None:
+            return f"{text}; too few test examples for an interval"
+        low, high = self.interval
+        return f"{text}; 95% of resamples {100 * low:+.1f} to {100 * high:+.1f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        names = (
+            "method",
+            "first",
+            "model",
+            "figure",
+            "differences",
+            "mean",
+            "sd",
+            "better",
+            "interval",
+            "decided",
+        )
+        return {name: getattr(self, name) for name in names} | {
+            "seeds": len(self.differences),
+            "verdict": str(self),
+        }
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample, or ``None`` of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

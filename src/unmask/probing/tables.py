@@ -1,0 +1,164 @@
+"""Labelled texts in tables and folders: which column is the text, which the label, and the rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmask.data.reading.files import cannot_open
+from unmask.data.reading.formats import text_of
+from unmask.data.reading.records import Record, RecordReader
+from unmask.errors import DataError, did_you_mean
+
+TEXTS = ("text", "sentence", "content", "review", "abstract", "question", "body", "document")
+LABELS = ("label", "labels", "class", "category", "intent", "target", "sentiment", "tag")
+Row = tuple[str, str, int | None]
+"""Text, label, and the line where it begins."""
+
+_NAME = re.compile(r"[A-Za-z_][\w ]{0,39}")
+
+
+@dataclass
+class Columns:
+    """Which columns hold text and label: as named, by known names, else by content; decided once for all parts.
+
+    Args:
+        text, label: names, or numbers of the columns of a table without names.
+        notice: hears what was chosen.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    notice: Callable[[str], None] = lambda text: None
+    _named: bool | None = field(default=None, init=False)
+
+    def has_names(self, row: Sequence[str]) -> bool:
+        """Say whether the first row of a table holds the names of its columns."""
+        given = [name for name in (self.text, self.label) if name is not None]
+        if given:
+            return any(name in row for name in given) or not all(name.isdigit() for name in given)
+        if self._named is None:
+            known = any(name in row for name in TEXTS) and any(name in row for name in LABELS)
+            self._named = known or (len(set(row)) == len(row) and all(_NAME.fullmatch(name) for name in row))
+        return self._named
+
+    def settle(self, records: Sequence[Record]) -> tuple[str, str]:
+        """Return the two names, having chosen them if nobody has.
+
+        Raises:
+            DataError: nothing says which column is which.
+        """
+        if self.text is None or self.label is None:
+            names = list(records[0].values)
+            text, label = self.text or _known(TEXTS, names), self.label or _known(LABELS, names)
+            if text is None or label is None:
+                text, label = _by_content(records, text, label)
+                self.notice(f"{records[0].source}: text is column '{text}', label is column '{label}'")
+            self.text, self.label = text, label
+        return self.text, self.label
+
+
+def _known(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for name in wanted if name in names), None)
+
+
+def _by_content(records: Sequence[Record], text: str | None, label: str | None) -> tuple[str, str]:
+    """Take the column of the longest values for the text, and that of the fewest different ones for the label."""
+    names = [name for name in records[0].values if all(name in record.values for record in records)]
+    values = {name: [str(record.values[name] or "").strip() for record in records] for name in names}
+    if text is None:
+        rest = [name for name in names if name != label]
+        text = max(rest, key=lambda name: sum(map(len, values[name])), default=None)
+    if label is None:
+        full = [name for name in names if name != text and all(values[name]) and len(set(values[name])) > 1]
+        label = min(full, key=lambda name: len(set(values[name])), default=None)
+    if text is None or label is None:
+        there = ", ".join(f"'{name}'" for name in records[0].values) or "none"
+        what = f"no field for the {'text' if text is None else 'label'} of examples; there are {there}; choose with "
+        raise DataError(what + "--text-field and --label-field", path=records[0].source, line=records[0].line)
+    return text, label
+
+
+def read_table(path: Path, columns: Columns) -> Iterator[Row]:
+    """Yield the rows of a JSONL, CSV or TSV file.
+
+    Raises:
+        DataError: a row that cannot be read, or has no text or no label, with its line.
+        ConfigError: a kind of file that holds no records.
+    """
+    records = []
+    for read in RecordReader(path, has_names=columns.has_names, text_as="tsv", notice=columns.notice):
+        if isinstance(read, DataError):
+            raise read
+        records.append(read)
+    if not records:
+        return
+    text, label = columns.settle(records)
+    for record in records:
+        yield _text(record, text), _label(record, label), record.line
+
+
+def _text(record: Record, name: str) -> str:
+    found = text_of(dict(record.values), name, record.source, record.line) if name in record.values else None
+    if name not in record.values:
+        raise _absent(record, name, "--text-field")
+    if found is None or not found.strip():
+        raise DataError(f"the text in '{name}' is empty", path=record.source, line=record.line)
+    return found
+
+
+def _label(record: Record, name: str) -> str:
+    if name not in record.values:
+        raise _absent(record, name, "--label-field")
+    value: Any = record.values[name]
+    usable = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
+    if not usable or not str(value).strip():
+        shown = "empty" if value in (None, "") else f"{value!r:.40}"
+        what = f"the label in '{name}' is {shown}; expected the name or number of one class"
+        raise DataError(what, path=record.source, line=record.line)
+    return str(value).strip()
+
+
+def _absent(record: Record, name: str, option: str) -> DataError:
+    there = ", ".join(f"'{known}'" for known in record.values) or "none"
+    what = f"no field '{name}'{did_you_mean(name, record.values)}; there are {there}; choose with {option}"
+    return DataError(what, path=record.source, line=record.line)
+
+
+def read_label_folders(folder: Path) -> Iterator[Row]:
+    """Yield the files of a folder's subfolders, whose names are the labels.
+
+    Raises:
+        DataError: there are no subfolders, or a file is empty or no text.
+    """
+    labels = [entry for entry in _entries(folder) if entry.is_dir()]
+    if not labels:
+        raise DataError("expected a subfolder of text files for each label", path=folder)
+    for label in labels:
+        for path in _entries(label):
+            text = "\n".join(line for _, line in read_lines(path))
+            if not text.strip():
+                raise DataError("the file is empty", path=path)
+            yield text, label.name, None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file with their numbers, from 1.
+
+    Raises:
+        DataError: a line that is no text.
+    """
+    for read in RecordReader(path, kind="text"):
+        if isinstance(read, DataError):
+            raise read
+        yield read.line, read.values["text"]
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as fault:
+        raise cannot_open(folder, fault) from None

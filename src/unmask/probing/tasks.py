@@ -1,0 +1,358 @@
+"""Labelled texts for :mod:`unmask.probing.probe`: a folder of train, dev and test files, or files one by one.
+
+Text classification comes as JSON Lines, CSV or TSV with a column each for text and label, or as folders with one
+subfolder of text files per label. Token classification comes as CoNLL: a token and its tag a line, an empty line
+between sentences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from unmask.data.reading.files import format_of, readable_stat
+from unmask.errors import ConfigError, DataError
+from unmask.probing.tables import Columns, read_label_folders, read_lines, read_table
+
+Kind = Literal["classification", "entities", "tags"]
+Notice = Callable[[str], None]
+
+SHORT = 5
+"""Sentences of fewer tokens ("2 .", "METHODS .") recur in any tagged text; that they do is no leak."""
+_ROLES = {
+    "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
+    "dev": re.compile(r"(?<![a-z])(dev|devel|development|val|valid|validation)(?![a-z])"),
+    "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
+}
+_ENTITY_TAG = re.compile(r"O|[BIESLUM]-\S+")
+_CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes")
+_LOOK = 2_000  # lines that decide whether a file is CoNLL
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One part of a task, E examples.
+
+    Attributes:
+        source: the file or folder.
+        texts: E texts; of a tagged sentence its tokens, joined by spaces.
+        words: E lists of tokens, or ``None`` for text classification.
+        labels: E lists of labels: one per token, or a single one.
+        lines: E line numbers where examples begin, from 1.
+    """
+
+    source: str
+    texts: list[str]
+    words: list[list[str]] | None
+    labels: list[list[str]]
+    lines: list[int | None]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int]) -> Examples:
+        """Return the examples of these numbers."""
+        words = None if self.words is None else [self.words[row] for row in rows]
+        return Examples(
+            self.source,
+            [self.texts[row] for row in rows],
+            words,
+            [self.labels[row] for row in rows],
+            [self.lines[row] for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples to learn from and to be tested on.
+
+    Attributes:
+        name: the folder or file that was given.
+        kind: ``classification``, ``entities`` (tags that mark spans) or ``tags`` (any other label per token).
+        train, dev, test: the parts; ``dev`` may be absent.
+        shared: test texts that stand in train too.
+        notes: what a reader of figures has to know.
+    """
+
+    name: str
+    kind: Kind
+    train: Examples
+    dev: Examples | None
+    test: Examples
+    shared: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def read_task(
+    task: str | Path,
+    *,
+    test: str | Path | None = None,
+    dev: str | Path | None = None,
+    text_field: str | None = None,
+    label_field: str | None = None,
+    notice: Notice = lambda text: None,
+) -> Task:
+    """Read a labelled task.
+
+    Args:
+        task: a folder with train, (dev) and test, or the train file (or folder of label folders).
+        test, dev: files of their own, which count before those of the folder.
+        text_field, label_field: fields or columns, or numbers of columns of a table without names.
+        notice: hears what was chosen.
+
+    Raises:
+        DataError: a file is missing, empty or broken, or all examples have one label.
+        ConfigError: there is no test part, or a file of a kind that holds no labelled text.
+    """
+    parts = _find_parts(Path(task), _path(test), _path(dev))
+    readable_stat(parts["test"])
+    tagged = _is_conll(parts["train"])
+    columns = Columns(text_field, label_field, notice=notice)
+    read = {
+        role: _read_conll(path) if tagged else _read_labelled(path, columns) for role, path in parts.items()
+    }
+    kind: Kind = "classification"
+    if tagged:
+        kind = "entities" if _marks_entities(read["train"].labels) else "tags"
+    made = Task(str(task), kind, read["train"], read.get("dev"), read["test"])
+    _check_labels(made)
+    notice(_describe(made, parts))
+    return made
+
+
+def sample(examples: Examples, limit: int | None) -> Examples:
+    """Return ``limit`` examples at most, drawn in a way that depends on nothing but how many there are."""
+    if limit is None or limit >= len(examples):
+        return examples
+    rows = np.random.default_rng(0).permutation(len(examples))[:limit]
+    return examples.take(sorted(rows.tolist()))
+
+
+def settle_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> Task:
+    """Deal with test texts that stand in train, white space aside.
+
+    Of tagged sentences those of fewer than :data:`SHORT` tokens are not counted.
+
+    Args:
+        task: the task.
+        allow: leave them where they are, with a note.
+        drop: take them out of train.
+
+    Raises:
+        DataError: there are some, and neither was asked for; or nothing would be left to learn from.
+        ConfigError: both were asked for.
+    """
+    if allow and drop:
+        raise ConfigError(
+            "--allow-overlap and --drop-overlap exclude each other: leave shared texts or drop them"
+        )
+    known, tested = {_key(text) for text in task.train.texts}, {_key(text) for text in task.test.texts}
+    shared = [row for row, text in enumerate(task.test.texts) if _key(text) in known]
+    counted = [row for row in shared if _counts(task, row)]
+    notes = list(task.notes)
+    if uncounted := len(shared) - len(counted):
+        notes.append(
+            f"{uncounted} test sentences of fewer than {SHORT} tokens stand in train too; that is no leak"
+        )
+    share = f"{len(counted)} of {len(task.test)} test texts stand in train"
+    if counted and drop:
+        kept = [row for row, text in enumerate(task.train.texts) if _key(text) not in tested]
+        if not kept:
+            raise DataError(
+                "every text of train stands in test; nothing is left to learn from", path=task.train.source
+            )
+        notes.append(
+            f"{share}; train lost these texts, and has {len(kept):,} examples instead of {len(task.train):,}"
+        )
+        task = replace(task, train=task.train.take(kept))
+    elif counted and allow:
+        notes.append(f"{share}; they were left there, so the figures are too good")
+    elif counted:
+        raise DataError(
+            f"{share}, this one first; figures would reward memory. --drop-overlap takes them out of train, "
+            f"--allow-overlap reports all the same",
+            path=task.test.source,
+            line=task.test.lines[counted[0]],
+        )
+    return replace(task, shared=len(counted), notes=tuple(notes))
+
+
+def _key(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _counts(task: Task, row: int) -> bool:
+    return task.test.words is None or len(task.test.words[row]) >= SHORT
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+# Which file is which
+
+
+def _find_parts(task: Path, test: Path | None, dev: Path | None) -> dict[str, Path]:
+    """Return the path of train and test, and of dev if there is one."""
+    readable_stat(task)
+    given = {role: path for role, path in (("test", test), ("dev", dev)) if path is not None}
+    found = _roles(task) if task.is_dir() else {}
+    if "train" not in found:
+        if task.is_dir() and (test is None or not any(entry.is_dir() for entry in task.iterdir())):
+            names = ", ".join(sorted(entry.name for entry in task.iterdir())[:8]) or "nothing"
+            raise DataError(f"no train file; expected train, (dev) and test, found {names}", path=task)
+        found = {"train": [task]}
+    if "test" not in found | given:
+        raise ConfigError(f"{task}: no test file; name one with --test FILE{_there(found)}")
+    taken = set(given.values())
+    parts = dict(given)
+    for role, paths in found.items():
+        if role not in given:
+            # Of two dev files one may be given as the test.
+            parts[role] = _single(role, [path for path in paths if path not in taken] or paths)
+    return {role: parts[role] for role in ("train", "dev", "test") if role in parts}
+
+
+def _roles(folder: Path) -> dict[str, list[Path]]:
+    """Return the entries of a folder whose name says train, dev or test."""
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        stem = entry.name.split(".")[0].lower()
+        roles = [role for role, name in _ROLES.items() if name.search(stem)]
+        if len(roles) == 1:
+            found.setdefault(roles[0], []).append(entry)
+    return found
+
+
+def _single(role: str, paths: list[Path]) -> Path:
+    if len(paths) == 1:
+        return paths[0]
+    names = " and ".join(path.name for path in paths)
+    # Without dev everything works, but which one it is should not hang on the alphabet.
+    how = "give the train file itself as --task" if role == "train" else f"choose with --{role} FILE"
+    raise ConfigError(f"{paths[0].parent}: {names} could both be {role}; {how}")
+
+
+def _there(found: dict[str, list[Path]]) -> str:
+    others = [path.name for path in found.get("dev", [])]
+    return f" (there is {' and '.join(others)})" if others else ""
+
+
+# Reading
+
+
+def _read_labelled(path: Path, columns: Columns) -> Examples:
+    rows = list(read_label_folders(path) if path.is_dir() else read_table(path, columns))
+    if not rows:
+        raise DataError("no examples in it; expected labelled texts", path=path)
+    texts, labels, lines = zip(*rows, strict=True)
+    return Examples(str(path), list(texts), None, [[label] for label in labels], list(lines))
+
+
+def _is_conll(path: Path) -> bool:
+    """Say whether a file holds tagged tokens: by its suffix, by its tags, or by two columns in blocks."""
+    if path.is_dir() or format_of(path).kind not in ("text", "tsv"):
+        return False
+    if path.suffix.lower() in _CONLL_SUFFIXES:
+        return True
+    fields, empty = [], 0
+    for number, line in read_lines(path):
+        if number > _LOOK:
+            break
+        parts = _fields(line)
+        empty += not parts
+        fields.extend([parts] if parts else [])
+    if not fields:
+        return False
+    tagged = sum(len(parts) > 1 and bool(_ENTITY_TAG.fullmatch(parts[-1])) for parts in fields)
+    short = sum(len(parts) <= 4 and " " not in "".join(parts) for parts in fields)
+    return tagged >= 0.5 * len(fields) or (empty >= 2 and short >= 0.9 * len(fields))
+
+
+def _fields(line: str) -> list[str]:
+    """Split at tabs, where there are some, else at blanks."""
+    if "\t" in line.strip():
+        return line.split("\t")
+    return line.split()
+
+
+def _read_conll(path: Path) -> Examples:
+    """Read sentences; the first column is the token, the last its tag. ``-DOCSTART-`` lines are left out."""
+    if path.is_dir():
+        raise DataError("a folder; train holds tagged tokens, so a file of these was expected", path=path)
+    words: list[list[str]] = [[]]
+    labels: list[list[str]] = [[]]
+    lines: list[int | None] = [None]
+    width = None
+    for number, line in read_lines(path):
+        parts = [part.strip() for part in _fields(line)]
+        if not any(parts) or parts[0] == "-DOCSTART-":
+            if words[-1]:
+                words.append([])
+                labels.append([])
+                lines.append(None)
+            continue
+        width = width or len(parts)
+        _check_token(parts, width, path, number)
+        lines[-1] = lines[-1] or number
+        words[-1].append(parts[0])
+        labels[-1].append(parts[-1])
+    if not words[-1]:
+        del words[-1], labels[-1], lines[-1]
+    if not words:
+        raise DataError("no examples in it; expected a token and its tag a line", path=path)
+    return Examples(str(path), [" ".join(sentence) for sentence in words], words, labels, lines)
+
+
+def _check_token(parts: list[str], width: int, path: Path, line: int) -> None:
+    if len(parts) < 2 or not parts[0] or not parts[-1]:
+        raise DataError(
+            f"expected a token and its tag, found '{' '.join(parts)}'; an empty line ends a sentence",
+            path=path,
+            line=line,
+        )
+    if len(parts) != width:
+        raise DataError(f"{len(parts)} columns, expected {width} as in the first line", path=path, line=line)
+
+
+def _marks_entities(labels: list[list[str]]) -> bool:
+    return all(_ENTITY_TAG.fullmatch(tag) for tag in {tag for tags in labels for tag in tags})
+
+
+# Checks
+
+
+def label_set(examples: Examples) -> list[str]:
+    """Return the different labels in order."""
+    return sorted({label for labels in examples.labels for label in labels})
+
+
+def _check_labels(task: Task) -> None:
+    labels = label_set(task.train)
+    if len(labels) < 2:
+        raise DataError(
+            f"all examples have the label '{labels[0]}'; two at least are needed", path=task.train.source
+        )
+    if task.kind == "classification" and len(labels) > max(20, len(task.train) // 3):
+        raise DataError(
+            f"{len(labels):,} different labels in {len(task.train):,} examples, as '{labels[0][:40]}': that is no "
+            f"class; choose the column with --label-field",
+            path=task.train.source,
+        )
+
+
+def _describe(task: Task, parts: dict[str, Path]) -> str:
+    unit = "texts" if task.kind == "classification" else "sentences"
+    what = {
+        "classification": "text classification",
+        "entities": "entities (CoNLL tags that mark spans)",
+        "tags": "tokens with a label each (CoNLL)",
+    }[task.kind]
+    counted = {"train": task.train, "dev": task.dev, "test": task.test}
+    sizes = ", ".join(f"{len(part):,} {unit} in {parts[role].name}" for role, part in counted.items() if part)
+    return f"{task.name}: {what}, {len(label_set(task.train))} labels; {sizes}"

@@ -1,0 +1,297 @@
+"""What the conformance suite asks of: a model with a small text, one training step of it, and two ways to compute it.
+
+The text is made up from the tokenizer's own vocabulary, so that a model of any language can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
+from unmask.data.corpus import open_corpus, prepare
+from unmask.data.masking.mask import MaskKey
+from unmask.errors import DataError
+from unmask.model.load import load_masked_lm
+from unmask.model.masked_lm import MaskedLM
+from unmask.run_folder import read_json, write_json
+from unmask.training.distributed import World
+from unmask.training.loss import step_gradients
+
+PROCESSES = 2
+
+_SEQUENCES = 32
+_FEW = 8
+_DOCUMENTS = 48
+_SHORTEST, _USUAL, _LONGEST = 5, 96, 512
+_PATIENCE = 600
+
+
+class Step(NamedTuple):
+    """Loss of one step, and its gradient as one ``float32`` vector over all weights, on the CPU."""
+
+    loss: float
+    gradient: Tensor
+
+
+class Distance(NamedTuple):
+    """How far one way to compute a step is from another, both relative."""
+
+    loss: float
+    gradient: float
+
+
+class Case:
+    """A model with a small text.
+
+    Args:
+        model: in evaluation mode and fp32.
+        folder: where :meth:`make` wrote the text.
+        length: tokens of a sequence.
+        seed: of the masks.
+        masking: strategy and rate.
+
+    Attributes:
+        source: the text.
+        all: ``int64 [N]``, all of its sequences, longest first.
+        numbers: ``int64 [32]`` sequences of the step, longest first, of all lengths; some have no target.
+        few: ``int64 [8]`` of them.
+    """
+
+    def __init__(
+        self, model: MaskedLM, folder: Path, length: int, seed: int, masking: MaskingSettings
+    ) -> None:
+        self.model, self.folder, self.length, self.seed = model, folder, length, seed
+        self.rate = masking.rate
+        corpus = open_corpus(folder / "shards", verify=False)
+        self.source = TextSource(corpus, np.arange(len(corpus)), model.vocabulary, masking, length)
+        self.all = self.source.by_length(np.arange(len(self.source.sequences)))
+        self.numbers, self.few = _spread(self.all, _SEQUENCES), _spread(self.all, _FEW)
+
+    @staticmethod
+    def make(model: MaskedLM, folder: Path, seed: int, masking: MaskingSettings) -> Case:
+        """Write the text and its shards to an empty folder.
+
+        Raises:
+            DataError: the tokenizer makes nothing but special tokens of it.
+        """
+        length = _length(model)
+        with (folder / "text.jsonl").open("w", encoding="utf-8") as file:
+            for text in _texts(model, length, seed):
+                file.write(json.dumps({"text": text}) + "\n")
+        prepare([folder / "text.jsonl"], DocumentSettings(), model.tokenizer, folder / "shards")
+        case = Case(model, folder, length, seed, masking)
+        if not len(case.batch(case.few).target_ids):
+            raise DataError(
+                "the tokenizer makes nothing but special or unknown tokens of a text in its own vocabulary; "
+                "is its vocabulary damaged?"
+            )
+        return case
+
+    @property
+    def key(self) -> MaskKey:
+        return MaskKey(self.seed, 0)
+
+    def stream(self) -> TrainingStream:
+        return TrainingStream(self.source, 4 * self.length, self.seed)
+
+    def batch(self, numbers: np.ndarray) -> Batch:
+        """Return ``int64 [N]`` sequences as one micro-batch."""
+        return self.source.batch(numbers, self.key, self.rate)
+
+    def ours(self, batches: Iterable[Batch]) -> Step:
+        """Compute a step our way."""
+        batches = list(batches)
+        self.model.model.zero_grad(set_to_none=True)
+        loss, _ = step_gradients(self.model, batches, sum(len(batch.target_ids) for batch in batches))
+        return Step(float(loss), flat_gradient(self.model))
+
+    def theirs(self, parts: Iterable[np.ndarray]) -> Step:
+        """Compute a step by transformers alone: labels in, the model's own loss out, padded where lengths differ.
+
+        That loss is a mean over the targets of a part, so parts count by their targets.
+        """
+        batches = [self.batch(part) for part in parts]
+        targets = sum(len(batch.target_ids) for batch in batches)
+        total = 0.0
+        with self.model.plain() as raw:
+            raw.zero_grad(set_to_none=True)
+            for batch in batches:
+                if not len(batch.target_ids):
+                    continue
+                ids, labels, real = padded(batch, self.model)
+                mask = {} if real.all() else {"attention_mask": real.long()}
+                loss = raw(input_ids=ids, labels=labels, **mask).loss * (len(batch.target_ids) / targets)
+                loss.backward()
+                total += float(loss.detach())
+        return Step(total, flat_gradient(self.model))
+
+    @cached_property
+    def whole(self) -> Step:
+        """The step of all sequences in one micro-batch."""
+        return self.ours([self.batch(self.numbers)])
+
+    @cached_property
+    def to_theirs(self) -> tuple[Distance, str]:
+        """From our step of a few sequences to that of transformers, and both losses in words."""
+        ours, theirs = self.ours([self.batch(self.few)]), self.theirs([self.few])
+        return distance(ours, theirs), f"{ours.loss:.7f} against {theirs.loss:.7f}"
+
+    @cached_property
+    def to_parts(self) -> tuple[Distance, Distance]:
+        """From the whole step to that in 4 parts, and to that of single sequences."""
+        fours, singles = (
+            distance(self.ours(self.batch(part) for part in np.array_split(self.numbers, count)), self.whole)
+            for count in (4, len(self.numbers))
+        )
+        return fours, singles
+
+    @cached_property
+    def to_processes(self) -> Distance:
+        """From the whole step to that of two processes."""
+        return distance(in_processes(self), self.whole)
+
+    @cached_property
+    def rounding(self) -> float:
+        """How far transformers' own gradient moves when it computes the same step one document at a time.
+
+        It is the same sum in another order, so what differs is the rounding of fp32, which grows with the depth
+        of a model: no two ways to compute a gradient can be held to less.
+        """
+        singles = (np.array([number]) for number in self.few)
+        return distance(self.theirs(singles), self.theirs([self.few])).gradient
+
+
+def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Take ``count`` of the numbers at even distances, the first and the last among them."""
+    return numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(np.int64))]
+
+
+def _length(model: MaskedLM) -> int:
+    """A length at which a model with windows has tokens that do not see each other."""
+    window = getattr(model.model.config, "sliding_window", None) or 0
+    return min(model.max_length, _LONGEST, max(_USUAL, 3 * int(window)))
+
+
+def _texts(model: MaskedLM, length: int, seed: int) -> list[str]:
+    """Make up documents of random vocabulary entries: some too long for one sequence, some that name special tokens."""
+    draw = np.random.default_rng(seed)
+    sizes = np.geomspace(_SHORTEST, 1.5 * length, _DOCUMENTS).astype(int)
+    drawn = [draw.choice(model.vocabulary.replacements, size).tolist() for size in sizes]
+    texts = [str(model.tokenizer.decode(ids)).strip() or "a" for ids in drawn]
+    names = dict.fromkeys(str(token) for token in model.tokenizer.all_special_tokens)
+    return [*texts, *(f"{texts[3]} {name} {texts[4]}" for name in names)]
+
+
+def padded(batch: Batch, model: MaskedLM) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch padded: ``int64 [N, W]`` ids and labels, and ``bool [N, W]`` where tokens are real."""
+    lengths = np.diff(batch.cu_seqlens)
+    real = np.arange(lengths.max()) < lengths[:, None]
+    ids, labels = np.full(real.shape, model.vocabulary.pad_id), np.full(real.shape, -100)
+    ids[real] = batch.input_ids
+    rows, places = np.nonzero(real)
+    labels[rows[batch.target_index], places[batch.target_index]] = batch.target_ids
+    found, wanted, kept = (torch.from_numpy(array).to(model.device) for array in (ids, labels, real))
+    return found, wanted, kept
+
+
+def flat_gradient(model: MaskedLM) -> Tensor:
+    """Return the gradients of all weights as one vector on the CPU; a weight without one counts as zeros."""
+    weights = [weight for weight in model.model.parameters() if weight.requires_grad]
+    parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    return torch.cat([part.detach().reshape(-1) for part in parts]).cpu()
+
+
+def distance(found: Step, wanted: Step) -> Distance:
+    """Return how far a step is from the one that was wanted."""
+    apart = (found.gradient.double() - wanted.gradient.double()).norm()
+    return Distance(
+        abs(found.loss - wanted.loss) / max(abs(wanted.loss), 1e-30),
+        float(apart / wanted.gradient.double().norm().clamp_min(1e-30)),
+    )
+
+
+# --- two processes ------------------------------------------------------------------------------------------------
+
+
+def in_processes(case: Case) -> Step:
+    """Save the model, start processes that share the step, and read back what they found together.
+
+    Raises:
+        RuntimeError: a process failed.
+    """
+    with case.model.plain() as raw:
+        raw.save_pretrained(case.folder / "model")
+    case.model.tokenizer.save_pretrained(case.folder / "model")
+    masking = case.source.masking.model_dump()
+    write_json(case.folder / "case.json", {"length": case.length, "seed": case.seed, "masking": masking})
+    code = f"from unmask.promises.case import share_step; share_step({str(case.folder)!r})"
+    shared = os.environ | {
+        "WORLD_SIZE": str(PROCESSES),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "HF_HUB_OFFLINE": "1",
+    }
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        for rank in range(PROCESSES)
+    ]
+    _wait(workers)
+    gradient = torch.from_numpy(np.load(case.folder / "gradient.npy"))
+    return Step(float(read_json(case.folder / "loss.json")), gradient)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _wait(workers: list[subprocess.Popen[str]]) -> None:
+    try:
+        for worker in workers:
+            _, errors = worker.communicate(timeout=_PATIENCE)
+            if worker.returncode:
+                last = (errors.strip().splitlines() or ["nothing was said"])[-1]
+                raise RuntimeError(f"a process ended with {worker.returncode}: {last}")
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def share_step(folder: str) -> None:
+    """Compute this process's share of the step of a case; the first process writes what all found together."""
+    place = Path(folder)
+    world = World.join(torch.device("cpu"))
+    model = load_masked_lm(str(place / "model"), device="cpu", offline=True)
+    saved = read_json(place / "case.json")
+    case = Case(model, place, saved["length"], saved["seed"], MaskingSettings(**saved["masking"]))
+    batches = case.stream().micro_batches(Cursor(), case.numbers, case.rate, 2, world.rank, world.size)
+    targets = world.sum_(torch.tensor(sum(len(batch.target_ids) for batch in batches)))
+    loss, _ = step_gradients(model, batches, int(targets))
+    world.sum_gradients(model.model)
+    world.sum_(loss)
+    if world.leads:
+        np.save(place / "gradient.npy", flat_gradient(model).numpy())
+        write_json(place / "loss.json", float(loss))
+    world.wait()

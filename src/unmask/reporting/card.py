@@ -1,0 +1,166 @@
+"""Run files → the model card, the README.md that a Hugging Face checkpoint carries.
+
+A card is made to be published, so it holds no command line and no path of the machine that trained the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmask.errors import DiskError
+from unmask.reporting.adaptation import section
+from unmask.reporting.format import environment
+from unmask.reporting.page import comparison, course_of, facts, ngram_note, not_finite, standing, verdict
+from unmask.reporting.record import RunRecord, read_record
+from unmask.run_folder import RunFolder, write_atomically
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+_HUB_DATA = re.compile(r"hf://([\w.-]+/[\w.-]+)")
+# Of the page's facts, those that say something about the model and not about one person's machine and hours.
+_PUBLIC = {"Model", "Text", "Training", "Hashes (SHA-256)"}
+_PRIVATE = {"Started", "Finished", "Begun"}
+
+
+def model_card(folder: RunFolder) -> str:
+    """Return the text of ``RUN/model/README.md``: YAML front matter and Markdown, from the run's own files.
+
+    Raises:
+        DataError: the folder holds none of a run's files, or one of them is not in its format.
+    """
+    record = read_record(folder)
+    data = record.config.get("data") or {}
+    return (
+        environment()
+        .get_template("card.md.j2")
+        .render(
+            front=yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True),
+            name=_plain(record.name),
+            begun=_begun(record),
+            verdict=_plain(verdict(record)),
+            standing=_plain((course_of(record) if record.adaptation else standing(record)) or ""),
+            level=_plain(standing(record) or "") if record.adaptation else "",
+            rows=[(_plain(name), row) for name, row in comparison(record)],
+            ngram=_plain(ngram_note(record)),
+            mask_rate=(record.evaluation or {}).get("mask_rate"),
+            evaluation=record.evaluation,
+            before=None if record.adaptation else (record.evaluation or {}).get("before"),
+            adaptation=_adaptation(record),
+            warnings=[_plain(warning) for warning in not_finite(record)],
+            facts=[(_plain(name), _plain(value)) for name, value in _public_facts(record)],
+            settings=_fenced(_public_settings(record), "yaml"),
+            max_length=data.get("max_length"),
+            same_source=not data.get("heldout"),
+            version=_plain(str(record.info.get("unmask") or "")),
+        )
+    )
+
+
+def write_missing_card(folder: RunFolder) -> None:
+    """Write the card of a finished model that has none. One that is there may hold what somebody wrote: it stays.
+
+    Raises:
+        DataError: as :func:`model_card`.
+        DiskError: it cannot be written.
+    """
+    path = folder.model / "README.md"
+    if not folder.model.is_dir() or path.exists():
+        return
+    try:
+        write_atomically(path, model_card(folder))
+    except OSError as fault:
+        raise DiskError(f"{path}: the model card cannot be written: {fault.strerror}") from None
+
+
+def hub_name(name: object) -> str | None:
+    """Return ``name`` without its revision where it names a model on the Hub, ``None`` where it is a folder."""
+    if not isinstance(name, str) or not _HUB_NAME.fullmatch(name) or Path(name).is_dir():
+        return None
+    return name.split("@")[0]
+
+
+def _front_matter(record: RunRecord) -> dict[str, Any]:
+    """What the Hub reads. Language and licence are not known here, so they are not claimed."""
+    base = hub_name((record.config.get("model") or {}).get("name"))
+    inputs = (record.config.get("data") or {}).get("inputs") or []
+    datasets = sorted({found.group(1) for each in inputs if (found := _HUB_DATA.match(str(each)))})
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "fill-mask"}
+    if base:
+        front["base_model"] = base
+    if datasets:
+        front["datasets"] = datasets
+    return front | {
+        "tags": ["masked-lm", "unmask", "domain-adaptation" if _adapts(record) else "from-scratch"]
+    }
+
+
+def _adapts(record: RunRecord) -> bool:
+    return bool((record.config.get("model") or {}).get("name"))
+
+
+def _begun(record: RunRecord) -> str:
+    """How the model came about, in one sentence."""
+    model = record.config.get("model") or {}
+    name, preset = model.get("name"), model.get("preset")
+    if name and hub_name(name):
+        return f"This model is [{_plain(name)}](https://huggingface.co/{hub_name(name)}), trained further"
+    if name:
+        return f"This model is the local checkpoint {_code(Path(str(name)).name)}, trained further"
+    if preset:
+        return f"This model was trained from scratch (preset {_code(str(preset))})"
+    return "This model was trained"
+
+
+def _adaptation(record: RunRecord) -> dict[str, Any] | None:
+    """The figures of the change, without the examples: they quote text that may not be meant for everybody."""
+    found = section(record)
+    return found and {key: found[key] for key in ("texts", "forgetting", "groups", "counted_on", "added")}
+
+
+def _public_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
+    for title, group in facts(record):
+        if title in _PUBLIC:
+            yield from (fact for fact in group if fact[0] not in _PRIVATE)
+    versions = [value for title, group in facts(record) for name, value in group if name == "Versions"]
+    yield from (("Versions", value) for value in versions)
+
+
+def _public_settings(record: RunRecord) -> str:
+    """The settings as YAML, with nothing in them that only means something on the machine of the run."""
+    config = deepcopy(dict(record.config))
+    data, model, masking = (config.get(part) for part in ("data", "model", "masking"))
+    if isinstance(masking, dict):
+        for key in ("terms", "collocations"):
+            masking.pop(key, None)
+    if isinstance(data, dict):
+        for key in ("inputs", "heldout", "replay", "general_heldout"):
+            data.pop(key, None)
+        if not data:
+            del config["data"]
+    if isinstance(model, dict):
+        for key in ("name", "tokenizer"):
+            if isinstance(model.get(key), str) and not hub_name(model[key]):
+                model[key] = Path(model[key]).name
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else ""
+
+
+def _plain(text: str) -> str:
+    """``text`` as it stands, on one line, with nothing in it that Markdown or HTML would act on."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """A code span on one line that no backtick in ``text`` can end."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{' '.join(text.split())}{ticks}"
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block that nothing in ``text`` can end, or nothing for no text."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}" if text.strip() else ""

@@ -1,0 +1,111 @@
+"""A check of data → one offline HTML page. Its input is what the verb ``check`` gives with ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from unmask.reporting.format import count, duration, environment, figure, percent
+
+Found = Mapping[str, Any]
+_WORDS = {"problem": "Problem", "warning": "Warning", "note": "Note", "ok": "In order"}
+_GLYPHS = {"problem": "✕", "warning": "!", "note": "i", "ok": "✓"}
+_ENCODING = {
+    "replacement": "U+FFFD, a lost character",
+    "mojibake": "UTF-8 read in another encoding",
+    "control": "control characters",
+    "invisible": "invisible characters",
+}
+_PAIRS = 25
+
+
+def render_check(found: Found) -> str:
+    """Return the page of a check.
+
+    Args:
+        found: :meth:`unmask.checking.check.DataCheck.to_dict`.
+    """
+    loader = environment()
+    loader.filters["place"] = place
+    return loader.get_template("check.html.j2").render(
+        found=found,
+        name=", ".join(found["inputs"]),
+        verdict=verdict(found),
+        words=_WORDS,
+        glyphs=_GLYPHS,
+        facts=list(facts(found)),
+        lengths=list(length_rows(found["lengths"])),
+        faults=list(fault_rows(found)),
+        shown_pairs=_PAIRS,
+        time=duration(found["plan"]["seconds"]),
+    )
+
+
+def place(value: Found) -> str:
+    """A place as ``file:line``."""
+    return f"{value['source']}:{value['line']}" if value["line"] else str(value["source"])
+
+
+def verdict(found: Found) -> str:
+    """The one sentence of the page."""
+    by_level = [
+        (sum(item["level"] == level for item in found["findings"]), name)
+        for level, name in (("problem", "problem"), ("warning", "warning"))
+    ]
+    listed = [f"{number} {name}{'s' * (number != 1)}" for number, name in by_level if number]
+    text = f"{count(found['read']['documents'])} documents, {_tokens(found)}"
+    return f"{text}: {' and '.join(listed)}." if listed else f"{text}: nothing stands in the way of training."
+
+
+def _tokens(found: Found) -> str:
+    about = "about " if found["plan"]["tokens_estimated"] else ""
+    return f"{about}{count(found['plan']['tokens'])} tokens"
+
+
+def facts(found: Found) -> Iterator[tuple[str, str]]:
+    """Yield what was read, name and value."""
+    read, lengths = found["read"], found["lengths"]
+    quantiles = lengths["quantiles"]
+    yield "Files", count(read["files"])
+    yield "Documents", count(read["documents"])
+    yield "Words", count(read["words"])
+    yield "Tokens", _tokens(found)
+    yield "Empty", count(read["empty"])
+    yield (
+        "Length",
+        f"median {figure(quantiles['0.5'])} {lengths['unit']}, 95% below {figure(quantiles['0.95'])}",
+    )
+    yield (
+        "Longest",
+        f"{count(lengths['longest']['length'])} {lengths['unit']}, {place(lengths['longest']['place'])}",
+    )
+    if found["model"]:
+        yield "Model", found["model"]
+    if found["vocabulary"] and found["vocabulary"]["pieces_per_word"]:
+        yield "Fertility", f"{figure(found['vocabulary']['pieces_per_word'])} pieces per word"
+    scripts = found["text"]["scripts"][:5]
+    yield (
+        "Letters",
+        ", ".join(f"{row['script']} {percent(row['share_of_letters'])}" for row in scripts) or "none",
+    )
+
+
+def length_rows(lengths: Found) -> Iterator[tuple[str, int, float]]:
+    """Yield the rows of the table of lengths: the range, its documents, and their share of the fullest row."""
+    filled = [row for row in lengths["bins"] if row["documents"]]
+    if not filled:
+        return
+    most = max(row["documents"] for row in filled)
+    for row in lengths["bins"][lengths["bins"].index(filled[0]) :]:
+        last = row["below"] - 1
+        label = count(last) if last == row["from"] else f"{count(row['from'])} – {count(last)}"
+        yield label, row["documents"], row["documents"] / most
+
+
+def fault_rows(found: Found) -> Iterator[tuple[str, Found]]:
+    """Yield encoding faults and literal special tokens: what, and its tally."""
+    for kind, tally in found["text"]["encoding"].items():
+        if tally["documents"]:
+            yield _ENCODING[kind], tally
+    for token, tally in found["text"]["special_tokens"].items():
+        yield f"the text “{token}”", tally

@@ -1,0 +1,318 @@
+"""Run files → one offline HTML page. Nothing here loads a model: the page is a function of the files of the run.
+
+The page shows what is there and says what is not there yet, so it can be written while a run goes on, after one that
+was killed, and as often as wanted: the same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import DiskError
+from unmask.reporting import adaptation, plots
+from unmask.reporting.format import count, duration, environment, figure, percent, points
+from unmask.reporting.plots import Row, as_float, not_finite_steps
+from unmask.reporting.record import RunRecord, passage_of, read_record
+from unmask.run_folder import RunFolder, write_atomically
+
+_BASELINES = {
+    "most_frequent_token": "most frequent token",
+    "ngram": "bidirectional n-gram",
+    "ngram_true_neighbours": "n-gram shown every neighbour",
+}
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write ``report.html`` from the other files of the run, and return its path.
+
+    Raises:
+        DataError: the folder holds none of a run's files, or one of them is not in its format.
+        DiskError: the page cannot be written.
+    """
+    page = render_report(read_record(folder))
+    try:
+        write_atomically(folder.report, page)
+    except OSError as fault:
+        raise DiskError(f"{folder.report}: the report cannot be written: {fault.strerror}") from None
+    return folder.report
+
+
+def render_report(record: RunRecord) -> str:
+    """Return the page: one HTML document that needs no other file, no script and no network."""
+    levels = accuracy_levels(record)
+    passages = [passage_of(example) for example in record.examples or []]
+    spots = [piece.spot for passage in passages for piece in passage if piece.spot]
+    template = environment().get_template("page.html.j2")
+    return template.render(
+        record=record,
+        verdict=verdict(record),
+        standing=standing(record),
+        course=course_of(record),
+        warnings=warnings(record),
+        comparison=comparison(record),
+        before=None if record.adaptation else (record.evaluation or {}).get("before"),
+        adaptation=adaptation.section(record),
+        ngram=ngram_note(record),
+        charts=plots.main_charts(record.training, record.heldout, levels),
+        small=plots.small_charts(record.training),
+        passages=passages,
+        spots=spots,
+        right=sum(spot.right for spot in spots),
+        facts=list(facts(record)),
+        command=shlex.join(map(str, record.info.get("command") or [])),
+    )
+
+
+# ---- what it says
+
+
+def ngram_note(record: RunRecord) -> str:
+    """What the n-gram baseline counts and sees, in the words of the evaluation."""
+    baselines = (record.evaluation or {}).get("baselines") or {}
+    return str((baselines.get("ngram") or {}).get("what") or "").rstrip(".")
+
+
+def accuracy_levels(record: RunRecord) -> dict[str, Row]:
+    """What the model is measured against, by name: the baselines, then the starting checkpoint where there is one."""
+    evaluation = record.evaluation or {}
+    baselines = evaluation.get("baselines") or {}
+    levels = {_BASELINES.get(key, key.replace("_", " ")): row for key, row in baselines.items() if row}
+    if evaluation.get("before"):
+        levels["before training"] = evaluation["before"]
+    return levels
+
+
+def verdict(record: RunRecord) -> str:
+    """The one sentence of the page, with its figures."""
+    if record.adaptation:
+        return adaptation.headline(record.adaptation)
+    if record.evaluation:
+        return _final_verdict(record.evaluation, accuracy_levels(record))
+    if record.heldout:
+        row = record.heldout[-1]
+        step, accuracy = count(row["step"]), row.get("eval_accuracy")
+        if math.isnan(as_float(accuracy)):
+            return f"At step {step} the model's accuracy on held-out text is not a finite number."
+        return f"At step {step} the model fills in {percent(accuracy)} of the masked tokens in held-out text exactly."
+    if record.training:
+        row = record.training[-1]
+        return f"At step {count(row['step'])} the training loss is {figure(row['loss'])}; nothing is evaluated yet."
+    return "Nothing is recorded yet."
+
+
+def _final_verdict(found: Row, levels: Mapping[str, Row]) -> str:
+    masked = count(found["masked_tokens"])
+    beside = ", ".join(f"{name}: {percent(row.get('accuracy'))}" for name, row in levels.items())
+    beside = f"; {'the ' * beside.startswith('most')}{beside}." if beside else "."
+    if math.isnan(as_float(found["accuracy"])):
+        return (
+            f"On {masked} masked tokens in held-out text the model's accuracy is not a finite number{beside}"
+        )
+    return f"Of {masked} masked tokens in held-out text the model fills in {percent(found['accuracy'])} exactly{beside}"
+
+
+def course_of(record: RunRecord) -> str | None:
+    """How the held-out loss of an adapted model went, in a sentence or two."""
+    course = adaptation.course(record) if record.adaptation else None
+    return course.said if course else None
+
+
+def standing(record: RunRecord) -> str | None:
+    """How the accuracy stands to what it is measured against, by name and in points."""
+    evaluation = record.evaluation
+    accuracy = as_float(evaluation["accuracy"]) if evaluation else math.nan
+    gaps = {name: accuracy - as_float(row.get("accuracy")) for name, row in accuracy_levels(record).items()}
+    gaps = {name: gap for name, gap in gaps.items() if not math.isnan(gap)}
+    if evaluation is None or not gaps:
+        return None
+    name, gap = min(gaps.items(), key=lambda item: item[1])
+    if abs(gap) <= _sampling_error(accuracy, evaluation["masked_tokens"]):
+        return f"That is level with the strongest of these ({name}): the difference is within the sampling error."
+    if gap < 0:
+        return f"That is {points(-gap)} below the strongest of these ({name})."
+    return f"That is {points(gap)} above the strongest of these ({name})."
+
+
+def _sampling_error(accuracy: float, masked_tokens: object) -> float:
+    """Half the 95% interval of a share, as if the masked tokens were independent."""
+    return 1.96 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / max(1.0, as_float(masked_tokens)))
+
+
+def warnings(record: RunRecord) -> list[str]:
+    """What went wrong or is unfinished, one sentence each."""
+    found = list(record.remarks)
+    if not record.finished:
+        found.append(
+            "This run had not finished when this page was written: it was still going, or it was stopped."
+        )
+    return [*found, *not_finite(record)]
+
+
+def not_finite(record: RunRecord) -> Iterator[str]:
+    """Say which figures are not finite numbers, and where."""
+    for rows, key, name in (
+        (record.training, "loss", "Training loss"),
+        (record.training, "grad_norm", "The gradient norm"),
+        (record.heldout, "eval_loss", "Held-out loss"),
+        (record.heldout, "eval_accuracy", "Held-out accuracy"),
+    ):
+        if steps := not_finite_steps(rows, key):
+            yield f"{name} was not finite at {_steps(steps)}."
+    final = record.evaluation or {}
+    if wrong := [
+        key for key in ("accuracy", "loss", "perplexity") if key in final and math.isnan(as_float(final[key]))
+    ]:
+        yield f"Not a finite number in the final evaluation: {', '.join(wrong)}."
+
+
+def _steps(steps: Sequence[int], most: int = 8) -> str:
+    named = ", ".join(map(count, steps[:most]))
+    rest = (
+        f" and {count(len(steps) - most)} more logged steps, the last {count(steps[-1])}"
+        if len(steps) > most
+        else ""
+    )
+    return f"step {named}" if len(steps) == 1 else f"steps {named}{rest}"
+
+
+def comparison(record: RunRecord) -> list[tuple[str, Row]]:
+    """The rows of the table of figures, this model last: name, and accuracy, loss and perplexity."""
+    if not record.evaluation:
+        return []
+    rows = [*accuracy_levels(record).items(), ("this model", record.evaluation)]
+    return [
+        (name, {**row, "perplexity": row.get("perplexity", _perplexity(row.get("loss")))})
+        for name, row in rows
+    ]
+
+
+def _perplexity(loss: object) -> float | None:
+    """e to the loss; a baseline brings its loss alone."""
+    return None if loss is None else math.exp(min(as_float(loss), 700.0))
+
+
+def facts(record: RunRecord) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """What was trained, on what and where: groups of names and values; what is not recorded is left out."""
+    for title, group in (
+        ("Model", _model_facts(record)),
+        ("Text", _text_facts(record)),
+        ("Training", _training_facts(record)),
+        ("Machine and versions", _machine_facts(record)),
+        ("Hashes (SHA-256)", _hash_facts(record)),
+    ):
+        known = [(name, value) for name, value in group if value]
+        if known:
+            yield title, known
+
+
+def _model_facts(record: RunRecord) -> list[tuple[str, str | None]]:
+    info, model = record.info, record.config.get("model") or {}
+    name, preset = model.get("name"), model.get("preset")
+    trained = info.get("trained_parameters")
+    moved = f"{count(trained)} of them" if trained and trained != info.get("parameters") else None
+    begun = f"adapted from {name}" if name else f"from scratch, preset {preset}" if preset else None
+    return [
+        ("Begun", begun),
+        ("Class", info.get("model_class")),
+        ("Parameters", _counted(info, "parameters")),
+        ("Moved", moved),
+        ("Vocabulary", _counted(info, "vocabulary", "entries")),
+    ]
+
+
+def _text_facts(record: RunRecord) -> list[tuple[str, str | None]]:
+    corpus = record.info.get("corpus") or {}
+    trained = _counted(corpus, "documents", "documents"), _counted(corpus, "tokens", "tokens")
+    kept = _counted(corpus, "heldout_documents", "documents"), _counted(corpus, "heldout_tokens", "tokens")
+    return [
+        ("Trained on", ", ".join(filter(None, trained))),
+        ("Held out", ", ".join(filter(None, kept))),
+        ("Replayed", _text_of(corpus, "replay")),
+        ("General text", _text_of(corpus, "general")),
+        ("One epoch", _counted(record.info, "tokens_per_epoch", "tokens")),
+        ("Evaluated", _counted(record.evaluation or {}, "documents", "held-out documents")),
+    ]
+
+
+def _text_of(corpus: Mapping[str, Any], name: str) -> str | None:
+    """Documents and tokens of a text that not every run has."""
+    found = _counted(corpus, f"{name}_documents", "documents"), _counted(corpus, f"{name}_tokens", "tokens")
+    return ", ".join(filter(None, found)) or None
+
+
+def _hash_facts(record: RunRecord) -> list[tuple[str, str | None]]:
+    hashes = (record.adaptation or {}).get("hashes") or {}
+    texts = {
+        "text": "Training text",
+        "heldout": "Held-out text",
+        "replay": "Replayed text",
+        "general": "General text",
+    }
+    found = [(name, (hashes.get("texts") or {}).get(key)) for key, name in texts.items()]
+    return [("Tokenizer", hashes.get("tokenizer")), *found, *(hashes.get("weights") or {}).items()]
+
+
+def _energy(info: Mapping[str, Any]) -> str | None:
+    if "joules" not in info:
+        return None
+    joules = as_float(info["joules"])
+    if math.isnan(joules):
+        return "not measurable on this machine"
+    return f"{figure(joules / 3600)} Wh while training (processors of the whole machine, without GPUs)"
+
+
+def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
+    info, last = record.info, record.last or {}
+    tokens, seconds = as_float(last.get("tokens")), as_float(last.get("seconds"))
+    epoch = as_float(info.get("tokens_per_epoch"))
+    share = f" ({figure(tokens / epoch)} epochs)" if epoch > 0 and tokens > 0 else ""
+    planned = f" of {count(info['steps'])}" if info.get("steps") and not record.finished else ""
+    return [
+        ("Steps", f"{count(last['step'])}{planned}" if last else None),
+        ("Tokens", f"{count(tokens)}{share}" if tokens > 0 else None),
+        ("Time", duration(seconds) if seconds > 0 else None),
+        ("Speed", f"{count(tokens / seconds)} tokens/s" if seconds > 0 else None),
+        ("Energy", _energy(info)),
+        ("One step", _counted(info, "batch_tokens", "tokens")),
+        ("Exported", _exported(record)),
+        ("Precision", info.get("precision")),
+        ("Started", _moment(info.get("started"))),
+        ("Finished", _moment(info.get("finished"))),
+    ]
+
+
+def _exported(record: RunRecord) -> str | None:
+    found = record.evaluation or {}
+    if found.get("step") is None:
+        return None
+    return f"step {count(found['step'])}{', stopped early' if found.get('stopped_early') else ''}"
+
+
+def _machine_facts(record: RunRecord) -> list[tuple[str, str | None]]:
+    info = record.info
+    machine = info.get("machine") or {}
+    memory = as_float(machine.get("memory_gb"))
+    known = [f"{name} {info[name]}" for name in ("unmask", "torch", "transformers") if info.get(name)]
+    python = f"Python {info['python']}" if info.get("python") else None
+    return [
+        ("Processor", machine.get("cpu")),
+        ("Cores", _counted(machine, "cores")),
+        ("Memory", f"{memory:.3g} GB" if memory > 0 else None),
+        ("GPU", machine.get("gpu") or ("none" if machine else None)),
+        ("Versions", ", ".join(filter(None, [*known, python]))),
+    ]
+
+
+def _counted(mapping: Mapping[str, Any], key: str, unit: str = "") -> str | None:
+    value = mapping.get(key)
+    return None if value is None else f"{count(value)} {unit}".rstrip()
+
+
+def _moment(text: Any) -> str | None:
+    """An ISO time without its fractions of a second."""
+    return re.sub(r"\.\d+", "", str(text)).replace("T", " ") if text else None

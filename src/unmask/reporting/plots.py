@@ -1,0 +1,363 @@
+"""The curves of a run as SVG to put inside a page: no file, no colour of its own, the same bytes every time.
+
+A value that is not a finite number is never dropped: it breaks the line and stands as a cross at the top of the chart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
+
+from unmask.reporting.drawing import COLOUR, drawing, dress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, Any]
+Role = Literal["train", "heldout", "before", "baseline", "baseline2", "quiet", "bad"]
+
+_DASH: dict[str, Any] = {
+    "before": (0, (1.2, 2.2)),
+    "baseline": (0, (6, 2.5)),
+    "baseline2": (0, (6, 2.5, 1.2, 2.5)),
+    "quiet": (0, (3, 2)),
+    "train": "solid",
+}
+_MOST_POINTS = 600
+_MOST_CROSSES = 200
+_SMOOTH_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Legend:
+    """One entry of a chart's legend, drawn by the page in the style of ``role``."""
+
+    label: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: ``svg`` is trusted markup, everything else is text to escape."""
+
+    key: str
+    title: str
+    svg: str
+    legend: tuple[Legend, ...]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What one line of a chart needs; ``ys`` holds NaN where a value is not finite."""
+
+    label: str
+    role: Role
+    xs: Sequence[float]
+    ys: Sequence[float]
+    smooth: bool = False
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """A chart before it is drawn; ``levels`` are horizontal lines, ``marks`` vertical ones."""
+
+    key: str
+    title: str
+    x_label: str
+    lines: Sequence[_Line]
+    levels: Sequence[tuple[str, Role, float]] = ()
+    marks: Sequence[tuple[str, Role, float]] = ()
+    tick: Callable[[float], str] = field(default=lambda value: f"{value:g}")
+    from_zero: bool = False
+    small: bool = False
+
+
+def as_float(value: object) -> float:
+    """Return ``value`` as a float, with NaN for everything that is not a finite number (``None`` too)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return math.nan
+    return float(value)
+
+
+def not_finite_steps(rows: Iterable[Row], key: str) -> list[int]:
+    """Return the steps of the rows that carry ``key`` with a value that is not a finite number."""
+    return [int(row["step"]) for row in rows if key in row and math.isnan(as_float(row[key]))]
+
+
+def main_charts(training: Sequence[Row], heldout: Sequence[Row], levels: Mapping[str, Row]) -> list[Chart]:
+    """Draw the loss (training and held out, one pair of axes) and the held-out accuracy.
+
+    Args:
+        training: rows with ``step``, ``tokens`` and ``loss`` (natural logarithm, per masked token).
+        heldout: rows with ``step``, ``tokens``, ``eval_loss`` and ``eval_accuracy`` (0 to 1).
+        levels: what to draw as horizontal lines, by name: rows with ``accuracy``. The name ``before training`` is
+            the starting checkpoint, whose ``loss`` is drawn too.
+
+    Returns:
+        The charts for which there is at least one row.
+    """
+    axis = _axis([*training, *heldout])
+    roles: list[Role] = ["baseline", "baseline2"]
+    accuracies = [
+        (name, "before" if name == "before training" else roles[place % 2], as_float(row.get("accuracy")))
+        for place, (name, row) in enumerate(levels.items())
+    ]
+    before = as_float(levels.get("before training", {}).get("loss"))
+    loss = _Sketch(
+        "loss",
+        "Loss",
+        axis.label,
+        [
+            *_line("training", "train", axis, training, "loss", smooth=True),
+            *_line("held out", "heldout", axis, heldout, "eval_loss"),
+        ],
+        [("held out, before training", "before", before)],
+    )
+    accuracy = _Sketch(
+        "accuracy",
+        "Held-out accuracy",
+        axis.label,
+        _line("this model", "heldout", axis, heldout, "eval_accuracy"),
+        accuracies,
+        tick=_percent,
+        from_zero=True,
+    )
+    return [_draw(sketch) for sketch in (loss, accuracy) if sketch.lines]
+
+
+def small_charts(training: Sequence[Row]) -> list[Chart]:
+    """Draw learning rate, mask rate, gradient norm and speed, each where the training rows carry it."""
+    axis = _axis(training)
+    wanted: list[tuple[str, str, Callable[[float], str]]] = [
+        ("learning_rate", "Learning rate", _short),
+        ("mask_rate", "Mask rate", _percent),
+        ("grad_norm", "Gradient norm", _short),
+        ("tokens_per_second", "Tokens per second", _thousands),
+    ]
+    sketches = [
+        _Sketch(key, title, axis.label, lines, tick=tick, from_zero=True, small=True)
+        for key, title, tick in wanted
+        if (lines := _line(title.lower(), "quiet", axis, training, key))
+    ]
+    return [_draw(sketch) for sketch in sketches]
+
+
+def course_chart(
+    heldout: Sequence[Row], start: Row, marks: Sequence[tuple[str, Role, Row]] = ()
+) -> Chart | None:
+    """Draw the loss on held-out text of the domain, and of general text where it was measured, from the base on.
+
+    Args:
+        heldout: rows with ``step``, ``tokens``, ``eval_loss`` and, where there is general text, ``general_loss``.
+        start: the losses of the base.
+        marks: evaluations to mark by a vertical line: what it is called, its style and its row.
+    """
+    axis = _axis(heldout)
+    rows = [{"step": 0, "tokens": 0, **start}, *heldout]
+    drawn = [
+        *_line("domain", "heldout", axis, rows, "eval_loss"),
+        *_line("general", "baseline", axis, rows, "general_loss"),
+    ]
+    places = [(label, role, float(row[axis.key]) / axis.scale) for label, role, row in marks]
+    return _draw(_Sketch("course", "Held-out loss", axis.label, drawn, marks=places)) if heldout else None
+
+
+@dataclass(frozen=True)
+class _Axis:
+    key: str
+    scale: float
+    label: str
+
+
+def _axis(rows: Sequence[Row]) -> _Axis:
+    """Tokens seen, in a unit that keeps the numbers short; steps where a row does not know its tokens."""
+    if not all(math.isfinite(as_float(row.get("tokens"))) for row in rows):
+        return _Axis("step", 1.0, "step")
+    most = max((float(row["tokens"]) for row in rows), default=0.0)
+    for scale, unit in ((1e9, "billion tokens"), (1e6, "million tokens"), (1e3, "thousand tokens")):
+        if most >= scale:
+            return _Axis("tokens", scale, f"{unit} seen")
+    return _Axis("tokens", 1.0, "tokens seen")
+
+
+def _line(
+    label: str, role: Role, axis: _Axis, rows: Sequence[Row], key: str, *, smooth: bool = False
+) -> list[_Line]:
+    """The line of one key, or nothing where no row carries it."""
+    rows = [row for row in rows if key in row]
+    xs = [float(row[axis.key]) / axis.scale for row in rows]
+    return [_Line(label, role, xs, [as_float(row[key]) for row in rows], smooth)] if rows else []
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:g}%"
+
+
+def _short(value: float) -> str:
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _thousands(value: float) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
+def smooth(values: Sequence[float], width: int) -> list[float]:
+    """Return the mean of the ``width`` values around each place; NaN stays NaN and is left out of the means.
+
+    Args:
+        values: [N] numbers, NaN allowed.
+        width: how many values a mean takes, itself and its neighbours; fewer at both ends.
+    """
+    sums = list(accumulate((0.0 if math.isnan(value) else value for value in values), initial=0.0))
+    counts = list(accumulate((not math.isnan(value) for value in values), initial=0))
+    result = []
+    for place, value in enumerate(values):
+        low, high = max(0, place - width // 2), min(len(values), place + width // 2 + 1)
+        mean = (sums[high] - sums[low]) / max(1, counts[high] - counts[low])
+        result.append(math.nan if math.isnan(value) else mean)
+    return result
+
+
+def thin(xs: Sequence[float], ys: Sequence[float], most: int) -> tuple[list[float], list[float]]:
+    """Return at most about ``most`` points that keep the ends, and every bucket's lowest and highest value and gap.
+
+    Args:
+        xs: [N] positions, ascending.
+        ys: [N] values, NaN where the line breaks.
+        most: how many points to keep; fewer points come back unchanged.
+    """
+    if len(xs) <= most:
+        return list(xs), list(ys)
+    size = math.ceil(2 * len(xs) / most)
+    keep: list[int] = []
+    for start in range(0, len(xs), size):
+        bucket = range(start, min(start + size, len(xs)))
+        known = [place for place in bucket if not math.isnan(ys[place])]
+        extremes = {min(known, key=ys.__getitem__), max(known, key=ys.__getitem__)} if known else set()
+        gap = [place for place in bucket if math.isnan(ys[place])][:1]
+        ends = {0, len(xs) - 1} & {bucket[0], bucket[-1]}
+        keep.extend(sorted({*extremes, *gap, *ends}))
+    return [xs[place] for place in keep], [ys[place] for place in keep]
+
+
+def _draw(sketch: _Sketch) -> Chart:
+    def paint(axes: Axes) -> None:
+        for line in sketch.lines:
+            _draw_line(axes, line, sketch.small)
+        _draw_levels(axes, sketch)
+        for _, role, place in sketch.marks:
+            axes.axvline(place, color=COLOUR[role], linewidth=1.3, linestyle=_DASH[role], zorder=1)
+        _dress(axes, sketch)
+
+    size = (200, 112) if sketch.small else (440, 285)
+    margins = (40, 20, 8, 8) if sketch.small else (44, 42, 10, 10)
+    svg = drawing(sketch.key, _summary(sketch), size, margins, paint)
+    return Chart(sketch.key, sketch.title, svg, tuple(_legend(sketch)))
+
+
+def _draw_line(axes: Axes, line: _Line, small: bool) -> None:
+    colour = COLOUR[line.role]
+    xs, ys = thin(line.xs, line.ys, _MOST_POINTS)
+    strong: dict[str, Any] = {"color": colour, "linewidth": 1.4 if small else 2.0, "solid_capstyle": "round"}
+    if line.role == "baseline":  # as its legend shows it
+        strong["linestyle"] = _DASH["baseline"]
+    if line.smooth and len(line.ys) >= 20:
+        axes.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.35)
+        width = max(3, round(_SMOOTH_SHARE * len(line.ys)))
+        axes.plot(*thin(line.xs, smooth(line.ys, width), _MOST_POINTS), **strong)
+    else:
+        # Dots keep a single value visible, alone or between two gaps.
+        dots = len(xs) <= 40 and not small
+        axes.plot(xs, ys, marker="o" if dots or len(xs) == 1 else "", markersize=4.5, **strong)
+    _draw_crosses(axes, [x for x, y in zip(line.xs, line.ys, strict=True) if math.isnan(y)])
+
+
+def _draw_crosses(axes: Axes, xs: Sequence[float]) -> None:
+    """A cross at the top for every value that is not finite (for so many as can be told apart)."""
+    step = math.ceil(len(xs) / _MOST_CROSSES) or 1
+    top = axes.get_xaxis_transform()
+    style: dict[str, Any] = {
+        "color": COLOUR["bad"],
+        "marker": "x",
+        "markersize": 6,
+        "markeredgewidth": 1.8,
+        "clip_on": False,
+    }
+    axes.plot(xs[::step], [0.965] * len(xs[::step]), linestyle="none", transform=top, **style)
+
+
+def _draw_levels(axes: Axes, sketch: _Sketch) -> None:
+    for _, role, value in sketch.levels:
+        if not math.isnan(value):
+            axes.axhline(value, color=COLOUR[role], linewidth=1.5, linestyle=_DASH[role])
+
+
+def _dress(axes: Axes, sketch: _Sketch) -> None:
+    """Axes, ticks and labels."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    _set_heights(axes, sketch)
+    size = 11 if sketch.small else 13
+    parts: dict[str, Any] = {"nbins": 3 if sketch.small else 8, "steps": [1, 2, 5, 10]}
+    linear = axes.get_yscale() == "linear"
+    axes.yaxis.set_major_locator(MaxNLocator(**parts) if linear else LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: sketch.tick(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(**parts))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    dress(axes, size)
+    if not sketch.small:
+        axes.set_xlabel(sketch.x_label, fontsize=size, color=COLOUR["axis"], labelpad=6)
+
+
+def _set_heights(axes: Axes, sketch: _Sketch) -> None:
+    """From zero where zero means something; logarithmic where a spike would flatten everything else."""
+    values = [y for line in sketch.lines for y in line.ys] + [value for *_, value in sketch.levels]
+    known = [value for value in values if not math.isnan(value)]
+    if sketch.from_zero:
+        axes.set_ylim(0, 1.08 * max(known, default=0) or 1)
+    elif known and min(known) > 0 and max(known) > 20 * min(known):
+        axes.set_yscale("log")
+    starts = [line.xs[0] for line in sketch.lines]
+    ends = [line.xs[-1] for line in sketch.lines]
+    low, high = min(0.0, *starts), max(ends)
+    if high > low:
+        axes.set_xlim(low, high + 0.015 * (high - low))
+
+
+def _legend(sketch: _Sketch) -> Iterator[Legend]:
+    for line in sketch.lines:
+        yield Legend(line.label, line.role)
+    for label, role, value in sketch.levels:
+        if not math.isnan(value):
+            figure = f"{100 * value:.1f}%" if sketch.tick is _percent else f"{value:.2f}"
+            yield Legend(f"{label} {figure}", role)
+    for label, role, _ in sketch.marks:
+        yield Legend(label, role)
+    if any(math.isnan(y) for line in sketch.lines for y in line.ys):
+        yield Legend("not a finite number", "bad")
+
+
+def _summary(sketch: _Sketch) -> str:
+    """What somebody who cannot see the chart should know."""
+    parts = [f"{sketch.title} over {sketch.x_label}."]
+    for line in sketch.lines:
+        known = [y for y in line.ys if not math.isnan(y)]
+        span = (
+            f"from {sketch.tick(_three(known[0]))} to {sketch.tick(_three(known[-1]))}"
+            if known
+            else "no value"
+        )
+        missing = len(line.ys) - len(known)
+        parts.append(f"{line.label}: {span}" + (f", {missing} not finite." if missing else "."))
+    parts += [f"{label}: {sketch.tick(_three(v))}." for label, _, v in sketch.levels if not math.isnan(v)]
+    parts += [f"Marked: {label}." for label, *_ in sketch.marks]
+    return " ".join(parts)
+
+
+def _three(value: float) -> float:
+    """``value`` in three digits."""
+    return float(f"{value:.3g}")

@@ -1,0 +1,154 @@
+"""``adaptation.json``: what adapting a checkpoint changed, written once, when a run ends.
+
+::
+
+    base              name of the checkpoint, as the run was given it
+    domain, general   figures on held-out text: masked_tokens, documents, before, after and change; general is null
+                      without general text. before and after: loss (nats), perplexity, accuracy, and their intervals;
+                      change: loss, accuracy (after minus before) and relative_accuracy (their ratio minus one), each
+                      {"value", "interval"}
+    forgetting        {"loss", "accuracy"}: what was lost on the general text, that is loss after minus before and
+                      accuracy before minus after; null without general text
+    by_frequency      {"counted_on", "rows"}: the same figures on the domain, by how often a token stands in the
+                      training text
+    added_words       the same figures for words that were added to the vocabulary, and how many there are
+                      ("words"); masked_tokens may be 0, and then there are no figures; null where none was added
+    examples          masks at which the two differ most (see unmask.evaluation.adaptation.differing); they quote the text
+    hashes            SHA-256 of the tokenizer, of each text (of its documents' hashes) and of each file of weights
+    interval          what the intervals are
+
+Intervals are null where there are too few documents. Nothing here names a path of the machine but ``base``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmask.config.load import RunConfig
+from unmask.data.batches import TextSource
+from unmask.data.corpus import token_counts
+from unmask.data.tokenizer import tokenizer_hash
+from unmask.errors import DataError
+from unmask.evaluation.adaptation import Asked, by_frequency, change, differing
+from unmask.evaluation.evaluate import INTERVAL
+from unmask.evaluation.heldout import Answers
+from unmask.evaluation.strata import Strata
+from unmask.run.components import ADDED_WORDS, Material
+from unmask.run.results import final_batches, final_texts
+from unmask.run_folder import RunFolder, read_json, write_atomically
+
+_COUNTED_ON = "the training text"
+
+
+def save_base(folder: RunFolder, answers: dict[str, Answers]) -> None:
+    """Keep what the checkpoint answers before training; a resumed run reads it at its end."""
+    content = io.BytesIO()
+    arrays = {
+        f"{name}.{field}": column
+        for name, each in answers.items()
+        for field, column in each._asdict().items()
+    }
+    np.savez(content, **arrays)
+    write_atomically(folder.base, content.getvalue())
+
+
+def _read_base(folder: RunFolder, name: str) -> Answers:
+    """Read the answers on one text.
+
+    Raises:
+        DataError: they are absent or damaged.
+    """
+    try:
+        with folder.base.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return Answers(*(file[f"{name}.{field}"] for field in Answers._fields))
+    except Exception as fault:  # a damaged archive may raise nearly anything
+        raise DataError(f"no answers of the base ({type(fault).__name__})", path=folder.base) from None
+
+
+def adaptation_of(
+    material: Material, config: RunConfig, folder: RunFolder, answers: dict[str, Answers]
+) -> dict[str, Any]:
+    """Compare what the base answered with what the adapted model answers.
+
+    Args:
+        material: of the run.
+        config: its settings, resolved.
+        folder: where the answers of the base and the finished model lie.
+        answers: of the adapted model, by text.
+
+    Raises:
+        DataError: the answers of the base are absent, damaged, or to other questions.
+    """
+    vocabulary, text = material.model.vocabulary, material.text
+    strata = Strata(token_counts(text.corpus, text.documents, vocabulary.size), _COUNTED_ON, words=False)
+    changes, parts = {}, {}
+    for name, source in final_texts(material).items():
+        base, ours = _read_base(folder, name), answers[name]
+        if not np.array_equal(base.target_ids, ours.target_ids):
+            raise DataError("the base was asked on other text or other masks", path=folder.base)
+        asked = Asked.of(source, final_batches(source, config), strata)
+        changes[name] = change(asked, base, ours)
+        if name == "heldout":
+            parts = {
+                "by_frequency": {"counted_on": _COUNTED_ON, "rows": by_frequency(asked, base, ours, strata)},
+                "added_words": _added_words(asked, base, ours, config),
+                "examples": differing(asked, base, ours, material.model.tokenizer),
+            }
+    general = changes.get("general")
+    return {
+        "base": config.model.name,
+        "mask_rate": config.masking.rate,
+        "domain": changes["heldout"],
+        "general": general,
+        "forgetting": None if general is None else _forgetting(general["change"]),
+        **parts,
+        "hashes": _hashes(material, folder),
+        "interval": INTERVAL,
+    }
+
+
+def _forgetting(change: dict[str, Any]) -> dict[str, Any]:
+    """What was lost: the rise of the loss and the fall of the accuracy."""
+    accuracy = change["accuracy"]
+    interval = accuracy["interval"] and [-end for end in reversed(accuracy["interval"])]
+    return {"loss": change["loss"], "accuracy": {"value": -accuracy["value"], "interval": interval}}
+
+
+def _added_words(asked: Asked, before: Answers, after: Answers, config: RunConfig) -> dict[str, Any] | None:
+    """The change for words added to the vocabulary, if the checkpoint came with some."""
+    content = read_json(Path(config.model.name or "") / ADDED_WORDS)
+    if not isinstance(content, dict) or not content.get("words"):
+        return None
+    ids = [int(word["id"]) for word in content["words"]]
+    chosen = np.isin(asked.target_ids, ids)
+    figures = change(asked, before, after, chosen) if chosen.any() else {"masked_tokens": 0, "documents": 0}
+    return {"words": len(ids)} | figures
+
+
+def _hashes(material: Material, folder: RunFolder) -> dict[str, Any]:
+    texts = {
+        "text": material.text,
+        "heldout": material.heldout,
+        "replay": material.replay,
+        "general": material.general,
+    }
+    return {
+        "tokenizer": tokenizer_hash(material.model.tokenizer),
+        "texts": {name: _text_hash(text) for name, text in texts.items() if text is not None},
+        "weights": {path.name: _file_hash(path) for path in sorted(folder.model.glob("*.safetensors"))},
+    }
+
+
+def _text_hash(text: TextSource) -> str:
+    """Hash which documents a text has; each is known by the hash of its content."""
+    return hashlib.sha256(np.ascontiguousarray(text.corpus.keys[text.documents]).tobytes()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,46 @@
+"""What a run says when it ends before its time: what happened, what is safe, and what to do."""
+
+from __future__ import annotations
+
+from safetensors import SafetensorError
+
+from unmask.data.corpus import is_corpus
+from unmask.errors import DiskError, DivergedError, Interrupted, UnmaskError
+from unmask.run.disk import shown, size_of
+from unmask.run.signals import StoppedAtOnce
+from unmask.run_folder import RunFolder
+from unmask.training.checkpoint import list_checkpoints
+
+EARLY_ENDS = (StoppedAtOnce, DivergedError, OSError, SafetensorError)
+"""What :func:`explained` explains. What safetensors raises when it cannot write is no ``OSError``."""
+
+
+def is_worth_keeping(folder: RunFolder, fault: BaseException) -> bool:
+    """Whether a run that ends before its time left something to go on from."""
+    if list_checkpoints(folder.checkpoints):
+        return True
+    return isinstance(fault, StoppedAtOnce) and is_corpus(str(folder.shards))
+
+
+def explained(fault: BaseException, folder: RunFolder) -> UnmaskError:
+    """Return the error to raise for one of ``EARLY_ENDS``."""
+    whole = list_checkpoints(folder.checkpoints)
+    if isinstance(fault, StoppedAtOnce):
+        return Interrupted(f"stopped by a signal; {_left(folder)}")
+    if isinstance(fault, DivergedError):
+        safe = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+        return DivergedError(f"{fault}; {safe}")
+    if not whole:
+        return DiskError(f"cannot write the run: {fault}; free space or choose another folder with -o")
+    return DiskError(
+        f"cannot write the run: {fault}; {whole[-1].name} is safe: free at least {shown(size_of(whole[-1]))} on the disk "
+        f"of {folder.root}, then go on with --resume auto"
+    )
+
+
+def _left(folder: RunFolder) -> str:
+    if whole := list_checkpoints(folder.checkpoints):
+        return f"{whole[-1].name} is safe, go on with --resume auto and the same settings"
+    if folder.root.is_dir() and is_corpus(str(folder.shards)):
+        return "the prepared text is kept, go on with --resume auto and the same settings"
+    return "nothing is left behind, begin again with the same command"

@@ -1,0 +1,123 @@
+"""What a run is: the settings that a resume must find unchanged, and the machine it ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.config.load import RunConfig
+from unmask.data.tokenizer import tokenizer_hash
+from unmask.errors import ConfigError
+from unmask.run.components import Material
+
+# What may differ between a run and its continuation: it changes no step already done, or makes the run longer.
+_FREE = {
+    "model": {"offline"},
+    "data": {"strict", "inputs", "heldout", "replay", "general_heldout"},
+    "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
+              "epochs", "minutes", "gradient_checkpointing", "patience", "keep_best", "max_bad_steps"},
+}  # fmt: skip
+
+
+def identity_of(config: RunConfig, material: Material) -> dict[str, Any]:
+    """Return everything that decides the steps of a run: settings, text and tokenizer."""
+    settings = config.model_dump()
+    for section, keys in _FREE.items():
+        for key in keys:
+            settings[section].pop(key)
+    return {
+        "settings": settings,
+        "text": _corpus_hash(material),
+        "tokenizer": tokenizer_hash(material.model.tokenizer),
+        "lists": _lists_hash(config),
+        "parameters": material.model.parameters,
+    }
+
+
+def _lists_hash(config: RunConfig) -> str:
+    """Hash the content of the lists that masking reads, since their paths say nothing of what is in them."""
+    paths = (config.masking.collocations, config.masking.terms)
+    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths if path)).hexdigest()
+
+
+def _corpus_hash(material: Material) -> str:
+    texts = [material.text, *([material.replay] if material.replay else [])]
+    sums = [shard["sha256"] for text in texts for shard in text.corpus.manifest["shards"]]
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+
+
+def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse to go on with other settings, text or tokenizer.
+
+    Raises:
+        ConfigError: something differs; the message says what.
+    """
+    for part in ("text", "tokenizer", "lists", "parameters"):
+        if saved[part] != current[part]:
+            raise ConfigError(
+                f"cannot resume: the {part} of this run changed since its checkpoint was written; "
+                f"restore it, or start anew in another folder"
+            )
+    before, after = _flat(saved["settings"]), _flat(current["settings"])
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"cannot resume: {key} was {before.get(key)!r} and is now {after.get(key)!r}"
+            f"{f' (and {len(changed) - 1} more settings differ)' if len(changed) > 1 else ''}; "
+            f"give the run's own settings (config.yaml in its folder), or start anew in another folder"
+        )
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine_info() -> dict[str, Any]:
+    """Return versions and the machine, for ``run.json``."""
+    return {
+        "unmask": version("unmask"),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+        "machine": {
+            "cpu": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "memory_gb": round(_memory() / 2**30, 1),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0

@@ -1,0 +1,113 @@
+"""What a run says of itself: what it is made of, its figures on held-out text, and the model it leaves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from unmask.config.load import RunConfig
+from unmask.data.batches import Batch, TextSource
+from unmask.evaluation.baseline_sums import heldout_baselines
+from unmask.evaluation.heldout import Answers, HeldoutFigures, evaluate
+from unmask.run.components import Material
+from unmask.run.fingerprint import machine_info, now
+from unmask.run_folder import RunFolder
+
+_EVALUATION_BUDGET = 8192
+_FINAL_EVALUATION = 4
+
+
+def figures_on(material: Material, text: TextSource, tokens: int) -> HeldoutFigures:
+    """Evaluate the model on so many tokens of a text."""
+    return evaluate(material.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
+
+
+def final_texts(material: Material) -> dict[str, TextSource]:
+    """Return the held-out texts there are: ``heldout`` and ``general``."""
+    texts = {"heldout": material.heldout, "general": material.general}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
+    """Yield the batches of a thorough evaluation, the same ones every time."""
+    return text.evaluation_batches(_EVALUATION_BUDGET, _FINAL_EVALUATION * config.train.eval_tokens)
+
+
+def final_figures(
+    material: Material, config: RunConfig
+) -> tuple[dict[str, dict[str, Any]], dict[str, Answers]]:
+    """Evaluate thoroughly, on each of the held-out texts; return the figures and the answers behind them."""
+    figures, answers = {}, {}
+    for name, text in final_texts(material).items():
+        parts: list[Answers] = []
+        figures[name] = evaluate(material.model, final_batches(text, config), parts).to_dict()
+        answers[name] = Answers.join(parts)
+    return figures, answers
+
+
+def evaluation_of(
+    material: Material,
+    heldout: TextSource,
+    config: RunConfig,
+    figures: dict[str, dict[str, Any]],
+    before: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the figures of a trained model beside the baselines and those it had before."""
+    batches = final_batches(heldout, config)
+    content = figures["heldout"] | {
+        "documents": len(heldout.documents),
+        "mask_rate": config.masking.rate,
+        "baselines": heldout_baselines(material.text, batches),
+        "before": before.get("heldout"),
+    }
+    if "general" in figures:
+        content["general"] = figures["general"] | {"before": before.get("general")}
+    return content
+
+
+def run_info(material: Material, config: RunConfig, command: list[str]) -> dict[str, Any]:
+    """Return what ``run.json`` says of a run that begins."""
+    model = material.model
+    weights = list(model.model.parameters())
+    return machine_info() | {
+        "command": command,
+        "started": now(),
+        "finished": None,
+        "precision": material.precision,
+        "model_class": type(model.model).__name__,
+        "base_model": config.model.name,
+        "parameters": model.parameters,
+        "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+        "vocabulary": model.vocabulary.size,
+        "packed": model.packed,
+        "corpus": _counts(material),
+        "batch_tokens": config.train.batch_tokens,
+        "tokens_per_epoch": material.text.tokens,
+        "steps": 0,
+    }
+
+
+def _counts(material: Material) -> dict[str, int]:
+    """Return documents and text tokens of each text."""
+    counts = _count("", material.text) | _count("heldout_", material.heldout)
+    for name, text in (("replay_", material.replay), ("general_", material.general)):
+        counts |= _count(name, text) if text else {}
+    return counts
+
+
+def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
+    documents = 0 if text is None else len(text.documents)
+    tokens = 0 if text is None else int(text.corpus.lengths[text.documents].sum())
+    return {f"{prefix}documents": documents, f"{prefix}tokens": tokens}
+
+
+def write_model(material: Material, folder: RunFolder) -> None:
+    """Write the Hugging Face checkpoint beside its final place, then put it there whole."""
+    partial = folder.root / ".model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with material.model.plain() as model:
+        model.save_pretrained(partial)
+    material.model.tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder.model, ignore_errors=True)
+    partial.rename(folder.model)

@@ -1,0 +1,394 @@
+"""A whole run: from a configuration to a trained model, its figures and its report in a run folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.config.load import RunConfig, check_trainable, dump_config
+from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
+from unmask.evaluation.examples import fill_examples
+from unmask.evaluation.heldout import Answers
+from unmask.model.lora import merge_lora
+from unmask.progress import Progress
+from unmask.reporting.card import model_card
+from unmask.reporting.page import write_report
+from unmask.run.adaptation import adaptation_of, save_base
+from unmask.run.assemble import make_loop, make_stream, measured_before, recipe_of, with_recipe
+from unmask.run.components import Material, gather
+from unmask.run.disk import require_room
+from unmask.run.energy import Energy
+from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
+from unmask.run.fingerprint import check_identity, identity_of, now
+from unmask.run.lock import is_empty, lock_run
+from unmask.run.results import evaluation_of, figures_on, final_figures, run_info, write_model
+from unmask.run.signals import Signals
+from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
+from unmask.training.best_weights import Best, load_best, save_best
+from unmask.training.checkpoint import (
+    find_checkpoint,
+    load_checkpoint_state,
+    restore,
+    save_checkpoint,
+    set_aside,
+    sync_to_disk,
+)
+from unmask.training.distributed import World
+from unmask.training.loop import Loop, Position, Row
+from unmask.training.stability import require_finite_weights
+
+_EXAMPLES = 12
+_SHARES = 10
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run is known by.
+
+    Attributes:
+        folder: its files.
+        steps: optimizer steps.
+        tokens: real tokens seen.
+        seconds: seconds of training.
+        loss: the last training loss that was logged, or ``None``.
+        evaluation: the final figures, as ``evaluation.json`` holds them; ``None`` without held-out text.
+    """
+
+    folder: RunFolder
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float | None
+    evaluation: dict[str, Any] | None
+
+
+def train(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    resume: str | None = None,
+    command: list[str] | None = None,
+    extra: dict[str, Any] | None = None,
+    progress: Progress = Progress(),
+) -> RunResult:
+    """Train or adapt a masked language model and leave a run folder behind.
+
+    Args:
+        config: every setting; what it leaves open is decided here and written to ``config.yaml``.
+        out: the run folder, absent or empty unless ``resume`` is given.
+        resume: ``auto`` to go on from the newest whole checkpoint (or to begin, where there is none), or the path of
+            one.
+        command: how the run was called, for the report.
+        extra: entries to add to ``run.json``.
+        progress: who is told.
+
+    Raises:
+        ConfigError: settings that cannot work, or ``out`` holds another run, or one is at work there.
+        DataError: the text cannot be used.
+        DivergedError: training left the finite numbers.
+        DiskError: something could not be written.
+        Interrupted: a signal came; the run is saved and can be resumed.
+    """
+    check_trainable(config)
+    folder = RunFolder(Path(out))
+    leads = World.will_lead()  # other processes may come here when the first has begun to write
+    fresh = not folder.root.exists() or is_empty(folder.root)
+    if leads and not fresh and resume is None:
+        raise ConfigError(
+            f"{folder.root} already holds files; choose another folder with -o, or go on with --resume auto"
+        )
+    signals = Signals(progress.notice)
+    try:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        with lock_run(folder.root, progress.notice) if leads else nullcontext(), signals.listening():
+            try:
+                if resume is not None:
+                    config = measured_before(config, folder)
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(config.train.seed)  # dropout draws from it
+                    run = _Run(config, folder, resume, command or sys.argv, extra or {}, progress, signals)
+                    return run.work()
+            except BaseException as fault:
+                if leads and fresh and not is_worth_keeping(folder, fault):
+                    shutil.rmtree(folder.root, ignore_errors=True)
+                raise
+    except EARLY_ENDS as fault:
+        raise explained(fault, folder) from fault
+
+
+class _Run:
+    """One run at work: what is open while it goes on."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        resume: str | None,
+        command: list[str],
+        extra: dict[str, Any],
+        progress: Progress,
+        signals: Signals,
+    ) -> None:
+        self.folder, self.progress, self.signals = folder, progress, signals
+        self.material: Material = gather(config, folder, progress)
+        if not self.material.world.leads:
+            self.progress = Progress()
+        self.recipe = recipe_of(config, self.material)
+        self.config = with_recipe(config, self.recipe, self.material)
+        stream = make_stream(self.config, self.recipe, self.material)
+        self.loop = make_loop(self.config, self.recipe, self.material, stream)
+        self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
+        self.loop.notice = self.progress.notice
+        self.identity = identity_of(self.config, self.material)
+        self.before: dict[str, dict[str, Any]] = {}
+        self.best: Best | None = None
+        self.energy = Energy()
+        self._save_is_due, self._saved = False, -1
+        self._tenths: dict[str, int] = {}
+        self._last_loss: float | None = None
+        self._shown: dict[str, Any] = {}
+        self._resume(resume)
+        if self.leads:
+            require_room(folder, self.material.model.model, self.config.train)
+        self._write_info(command, extra)
+
+    @property
+    def leads(self) -> bool:
+        return self.material.world.leads
+
+    def work(self) -> RunResult:
+        """Train to the end, then write the model, its figures and the report."""
+        if self.loop.position.step == 0 and not self.material.scratch:
+            self.before, answers = final_figures(self.material, self.config)
+            if self.leads:
+                save_base(self.folder, answers)
+        self.progress.begin("train")
+        with self.signals.stepping():
+            self._train()
+        self.progress.end()
+        exported = self._take_best()
+        if self.material.adapters is not None:
+            merge_lora(self.material.adapters)
+        evaluation, answers = self._evaluate_finally(exported)
+        if evaluation is not None and not math.isfinite(evaluation["loss"]):
+            raise DivergedError(
+                f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
+            )
+        if self.leads:
+            write_model(self.material, self.folder)
+        result = self._result(evaluation)
+        if self.leads:
+            if evaluation is not None:
+                write_json(self.folder.evaluation, evaluation)
+                assert self.material.heldout is not None
+                write_json(
+                    self.folder.examples, fill_examples(self.material.model, self.material.heldout, _EXAMPLES)
+                )
+                self._compare_with_base(answers)
+            info = read_json(self.folder.info)
+            info |= {"finished": now(), "steps": self.loop.position.step, "joules": self.energy.joules}
+            write_json(self.folder.info, info)
+            write_atomically(self.folder.model / "README.md", model_card(self.folder))
+            write_report(self.folder)
+        self.material.world.wait()
+        return result
+
+    # What happens between steps
+
+    def _after_step(self, loop: Loop) -> None:
+        settings, position = self.config.train, loop.position
+        progress = loop.progress
+        self.energy.sample()
+        if self.leads:
+            self._show(progress)
+        tenth = self._crossed(progress, "evaluated")
+        due = position.step % settings.eval_every == 0 if settings.eval_every else tenth
+        if due or (tenth and progress >= 1):
+            self._evaluate_now()
+        saves = (
+            position.step % settings.save_every == 0
+            if settings.save_every
+            else self._crossed(progress, "saved")
+        )
+        asked, stopping = self.signals.asked(self.material.world)
+        self._save_is_due |= saves and progress < 1 and not loop.ended
+        # Steps that cannot be applied may be the fault of the weights: then an older checkpoint is the better one.
+        if asked or (self._save_is_due and not position.bad_steps):
+            self._save()
+        if stopping:
+            raise self._interrupted()
+
+    def _train(self) -> None:
+        """Train to the end, and save: what comes after may take long, or fail."""
+        self.loop.run()
+        if self._saved != self.loop.position.step:
+            self._save()
+        if self.signals.asked(self.material.world)[1]:
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"stopped by a signal after step {self.loop.position.step}; the run is saved, "
+            f"go on with --resume auto and the same settings"
+        )
+
+    def _crossed(self, progress: float, what: str) -> bool:
+        """Whether the run has just passed another tenth of its length."""
+        share = int(min(progress, 1.0) * _SHARES + 1e-9)
+        last = self._tenths.get(what, 0)
+        self._tenths[what] = max(share, last)
+        return share > last
+
+    def _show(self, progress: float) -> None:
+        self.progress.advance(min(progress, 1.0), {"step": self.loop.position.step, **self._shown})
+
+    def _write_row(self, row: Row) -> None:
+        if self.leads:
+            append_row(self.folder.metrics, row)
+        if "loss" not in row:  # it is of a step that was not applied
+            return
+        self._last_loss = row["loss"]
+        self._shown = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
+
+    def _evaluate_now(self) -> None:
+        if self.material.heldout is None:
+            return
+        tokens, position = self.config.train.eval_tokens, self.loop.position
+        figures = figures_on(self.material, self.material.heldout, tokens)
+        row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+        row |= {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy}
+        said = f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
+        if self.material.general is not None:
+            row["general_loss"] = figures_on(self.material, self.material.general, tokens).loss
+            said += f"; general loss {row['general_loss']:.3f}"
+        if self.leads:
+            append_row(self.folder.metrics, row)
+            self.progress.notice(said)
+        self._judge(figures.loss)
+
+    def _judge(self, loss: float) -> None:
+        """Keep the weights if no earlier ones were better, and end the run where none were for too long."""
+        step = self.loop.position.step
+        # All processes go by one number, so that they keep and end together.
+        self.best = Best.after(self.best, step, self.material.world.longest(loss))
+        if self.config.train.keep_best and self.best.step == step:
+            if self.leads:
+                save_best(self.folder.checkpoints, self.material.model.model, step)
+            self.material.world.wait()
+        if self.loop.progress < 1:
+            self._end_early()
+
+    def _end_early(self) -> None:
+        patience = self.config.train.patience
+        if not patience or self.best is None or self.best.since < patience:
+            return
+        self.loop.ended = True
+        self.progress.notice(
+            f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
+            f"{self.best.loss:.3f} in {self.best.since} evaluations (--patience). The learning rate ends at "
+            f"{self.loop.lr_factor(self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
+        )
+
+    def _save(self) -> None:
+        self.loop.settle()
+        require_finite_weights(self.material.model.model, self.loop.position.step)
+        if self.leads:
+            state = self.loop.position.to_dict() | {
+                "identity": self.identity,
+                "before": self.before,
+                "tenths": self._tenths,
+                "last_loss": self._last_loss,
+                "best": self.best and asdict(self.best),
+                "joules": self.energy.joules,
+            }
+            state["step"] = self.loop.position.step
+            if self.folder.metrics.is_file():  # the rows up to here are not written again
+                sync_to_disk(self.folder.metrics)
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.material.model.model,
+                self.loop.optimizers,
+                state,
+                keep_last=self.config.train.keep_last,
+            )
+        self.material.world.wait()
+        self._save_is_due, self._saved = False, self.loop.position.step
+
+    # The beginning and the end
+
+    def _resume(self, resume: str | None) -> None:
+        path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
+        if path is None:
+            if resume:
+                self.progress.notice("no checkpoint to go on from: beginning at step 0")
+            if self.leads:
+                keep_rows(self.folder.metrics, 0)
+            return
+        state = load_checkpoint_state(path)
+        check_identity(state["identity"], self.identity)
+        restore(path, self.material.model.model, self.loop.optimizers)
+        fields = Position.__dataclass_fields__
+        self.loop.position = Position.from_dict({key: state[key] for key in fields})
+        self._saved = state["step"]
+        self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
+        self.best = Best(**state["best"]) if state["best"] else None
+        self.energy.add(state.get("joules"))
+        self.material.world.wait()  # until all have read it
+        if self.leads:
+            keep_rows(self.folder.metrics, state["step"])
+            if aside := set_aside(self.folder.checkpoints, state["step"]):
+                names = ", ".join(path.name for path in aside)
+                self.progress.notice(f"set aside what is later than this: {names}; remove it when you like")
+        self.progress.notice(f"going on from step {state['step']} ({path.name})")
+        self._end_early()
+
+    def _write_info(self, command: list[str], extra: dict[str, Any]) -> None:
+        if self.leads:
+            write_atomically(self.folder.config, dump_config(self.config))
+            write_json(self.folder.info, run_info(self.material, self.config, command) | extra)
+
+    def _take_best(self) -> int:
+        """Put the best weights into the model, where they are kept, and return the step whose weights it has."""
+        step, best = self.loop.position.step, self.best
+        if not self.config.train.keep_best or best is None or best.step == step:
+            return step
+        try:
+            load_best(self.folder.checkpoints, self.material.model.model, best.step)
+        except DataError as fault:
+            self.progress.notice(f"the best weights cannot be read ({fault}), so the last ones are exported")
+            return step
+        self.progress.notice(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
+        return best.step
+
+    def _evaluate_finally(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, Answers]]:
+        if self.material.heldout is None:
+            return None, {}
+        self.progress.begin("evaluate")
+        figures, answers = final_figures(self.material, self.config)
+        evaluation = evaluation_of(self.material, self.material.heldout, self.config, figures, self.before)
+        self.progress.end()
+        return evaluation | {"step": exported, "stopped_early": self.loop.ended}, answers
+
+    def _compare_with_base(self, answers: dict[str, Answers]) -> None:
+        if self.material.scratch:
+            return
+        try:
+            content = adaptation_of(self.material, self.config, self.folder, answers)
+        except DataError as fault:
+            self.progress.notice(f"the report does not compare base and adapted model: {fault}")
+            self.folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
+            return
+        write_json(self.folder.adaptation, content)
+
+    def _result(self, evaluation: dict[str, Any] | None) -> RunResult:
+        position = self.loop.position
+        return RunResult(
+            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
+        )

@@ -1,0 +1,105 @@
+"""What scoring returns: a text, its pseudo-log-likelihood, and that of its tokens and words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from unmask.scoring.masked_copies import Method
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """The score of one token.
+
+    Attributes:
+        token: the vocabulary's own spelling, for example ``##ing``.
+        text: the part of the text that it stands for.
+        word: number of the word that it belongs to, from 0.
+        pll: natural logarithm of its probability.
+    """
+
+    token: str
+    text: str
+    word: int
+    pll: float
+
+
+@dataclass(frozen=True, slots=True)
+class WordScore:
+    """The score of one word: its part of the text, how many tokens it has, and the sum of their scores."""
+
+    text: str
+    tokens: int
+    pll: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The score of one text.
+
+    Attributes:
+        text: the text as it was given.
+        pll: the sum of the tokens' natural log-probabilities; ``nan`` where there is an error.
+        tokens: how many tokens were scored; special tokens such as ``[CLS]`` are none of them.
+        words: how many words they make.
+        bytes: length of the text in UTF-8.
+        method: how it was scored.
+        unknown: tokens that stand for what the vocabulary cannot spell; their scores say little.
+        token_scores: in order; their sum is ``pll``.
+        word_scores: in order; their sum is ``pll``.
+        error: why the text could not be scored, or ``None``.
+    """
+
+    text: str
+    pll: float
+    tokens: int
+    words: int
+    bytes: int
+    method: Method
+    unknown: int = 0
+    token_scores: tuple[TokenScore, ...] = ()
+    word_scores: tuple[WordScore, ...] = ()
+    error: str | None = None
+
+    @property
+    def per_token(self) -> float:
+        """Mean score of a token, in nats."""
+        return self.pll / self.tokens if self.tokens else math.nan
+
+    @property
+    def per_word(self) -> float:
+        """Mean score of a word, in nats."""
+        return self.pll / self.words if self.words else math.nan
+
+    @property
+    def per_byte(self) -> float:
+        """Mean score of a byte, in nats: comparable between models of different vocabularies."""
+        return self.pll / self.bytes if self.bytes else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The same as a cost in bits."""
+        return -self.per_byte / math.log(2)
+
+    def to_dict(self, details: bool = False) -> dict[str, Any]:
+        """Return what is written for a text, ready for JSON; with details, each token and word as well."""
+        row: dict[str, Any] = {"text": self.text, "pll": _rounded(self.pll), "tokens": self.tokens}
+        row |= {"words": self.words, "bytes": self.bytes, "method": self.method, "unknown": self.unknown}
+        for name in ("per_token", "per_word", "per_byte", "bits_per_byte"):
+            row[name] = _rounded(getattr(self, name))
+        if details:
+            row["token_scores"] = [
+                {"token": item.token, "text": item.text, "word": item.word, "pll": _rounded(item.pll)}
+                for item in self.token_scores
+            ]
+            row["word_scores"] = [
+                {"text": item.text, "tokens": item.tokens, "pll": _rounded(item.pll)}
+                for item in self.word_scores
+            ]
+        return row
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None

@@ -1,0 +1,375 @@
+"""Pseudo-log-likelihood: how probable a masked language model finds each token of a text, given all the others.
+
+Four methods give a token its score:
+
+``original`` (Salazar et al. 2020)
+    The token alone is masked.
+``within_word_l2r`` (Kauf & Ivanova 2023)
+    The token and the later pieces of its word are masked, so that a rare word is not given away by its own end.
+``whole_word``
+    All pieces of the word are masked together, and their log-probabilities added as if they were independent.
+``estimate``
+    Nothing is masked, and one pass scores a whole text (Kaneko & Bollegala 2022 call it AUL). The model sees what it is
+    asked for, so this is an estimate that is far too high; it may rank texts, and is no pseudo-log-likelihood.
+
+Literal control tokens in a text (``[SEP]``) are text. A word is what :mod:`unmask.data.words` says: punctuation and
+Chinese characters are words of their own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unmask.data.batches import cut_by_tokens
+from unmask.data.tokenizer import plain_copy
+from unmask.errors import ConfigError, DivergedError
+from unmask.progress import Progress
+from unmask.scoring.masked_copies import Copies, copies_of, masked_batch, method_named
+from unmask.scoring.results import Score, TokenScore, WordScore
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from torch import Tensor, nn
+
+    from unmask.model.masked_lm import MaskedLM
+
+_TEXTS_AHEAD, _CHARACTERS_AHEAD = 64, 20_000
+_BATCHES_OF_A_BLOCK = 8
+_LOGITS_AT_ONCE = 1 << 26
+_LOGITS_IN_CACHE = 1 << 19
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+
+
+def score(
+    texts: Iterable[str],
+    model: str | Path | MaskedLM,
+    *,
+    method: str = "original",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    offline: bool = False,
+    progress: Progress = Progress(),
+    share: Callable[[], float | None] | None = None,
+) -> Iterator[Score]:
+    """Score texts, one result for each, in order, while they are read.
+
+    Args:
+        texts: any number of them, of any length; a few hundred short ones are held at once.
+        model: a Hub name, a folder, or a model that is loaded already.
+        method: ``original``, ``within_word_l2r``, ``whole_word`` or ``estimate``.
+        max_length: tokens of a window, special tokens included; by default what the model takes.
+        batch_tokens: tokens computed at once.
+        device, precision, offline: as for :func:`unmask.model.load.load_masked_lm`, and ``auto`` takes bf16 where it
+            pays on this machine; unused with a loaded model.
+        progress: is told how far it is, and what was chosen.
+        share: says how much of ``texts`` was taken, 0 to 1, where they have no length.
+
+    Returns:
+        An iterator of results. A text that cannot be scored has its ``error`` set; the others are scored.
+
+    Raises:
+        ConfigError: the model cannot be used, there is no such method, or ``texts`` is a single string.
+        DivergedError: the model's output is not finite.
+    """
+    loaded = loaded_model(model, device=device, precision=precision, offline=offline, progress=progress)
+    scorer = Scorer(loaded, method=method, max_length=max_length, batch_tokens=batch_tokens)
+    return scorer(texts, progress=progress, share=share)
+
+
+def loaded_model(
+    model: str | Path | MaskedLM, *, device: str, precision: str, offline: bool, progress: Progress
+) -> MaskedLM:
+    """Return the model itself, or load it in the precision that pays.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from unmask.model.load import model_to_ask
+
+    return model_to_ask(
+        model,
+        device=device,
+        precision=precision,
+        offline=offline,
+        notice=progress.notice,
+        hint=" (change with --precision)",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """The ``n`` tokens of a text, and where words begin among them."""
+
+    encoding: Encoding
+    ids: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def key(self) -> bytes:
+        """The same for texts that the model cannot tell apart."""
+        return self.ids.tobytes() + self.starts.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A text that was read: its tokens and the copies that score it, or what is wrong with it."""
+
+    text: str
+    tokens: _Tokens | None
+    copies: Copies
+    error: str | None = None
+
+
+class Scorer:
+    """Scores texts with one model and one method.
+
+    Args:
+        model: a loaded model.
+        method, max_length, batch_tokens: as for :func:`score`.
+
+    Raises:
+        ConfigError: an argument cannot work with this model.
+    """
+
+    def __init__(
+        self,
+        model: MaskedLM,
+        *,
+        method: str = "original",
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.model, self.method = model, method_named(method)
+        self.room = _usable_length(model, max_length) - model.vocabulary.overhead
+        self.batch_tokens = (
+            batch_tokens if batch_tokens is not None else _BATCH_TOKENS.get(model.device.type, 4096)
+        )
+        if self.batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
+        self._core = plain_copy(model.tokenizer)
+        self._unknown = model.tokenizer.unk_token_id
+
+    def __call__(
+        self,
+        texts: Iterable[str],
+        *,
+        progress: Progress = Progress(),
+        share: Callable[[], float | None] | None = None,
+    ) -> Iterator[Score]:
+        """Score texts; arguments and results are those of :func:`score`."""
+        if isinstance(texts, str):
+            raise ConfigError("expected a list of texts, but got one string; put it into a list")
+        return self._scores(texts, _Meter(progress, share))
+
+    def _scores(self, texts: Iterable[str], meter: _Meter) -> Iterator[Score]:
+        meter.progress.begin("score")
+        try:
+            for block in self._blocks(meter.counted(texts)):
+                meter.enter_block()
+                scores = self._token_scores(block, meter)
+                meter.leave_block(len(block))
+                yield from (self._result(read, scores) for read in block)
+        finally:
+            meter.progress.end()
+
+    # Reading
+
+    def _blocks(self, texts: Iterable[str]) -> Iterator[list[_Read]]:
+        """Gather texts that are worth a few batches, so that many of one length are found among them."""
+        block: list[_Read] = []
+        tokens = 0
+        for group in _read_ahead(texts):
+            for read in self._read(group):
+                block.append(read)
+                tokens += int((read.copies.sizes + self.model.vocabulary.overhead).sum())
+                # The two sides of a pair stay together: if they are the same they must come out the same.
+                if tokens >= _BATCHES_OF_A_BLOCK * self.batch_tokens and len(block) % 2 == 0:
+                    yield block
+                    block, tokens = [], 0
+        if block:
+            yield block
+
+    def _read(self, texts: list[str]) -> Iterator[_Read]:
+        faults = [_fault(text) for text in texts]
+        good = [text for text, fault in zip(texts, faults, strict=True) if fault is None]
+        encodings = iter(self._core.encode_batch(good, add_special_tokens=False))
+        for text, fault in zip(texts, faults, strict=True):
+            yield _Read(text, None, _NO_COPIES, fault) if fault else self._planned(text, next(encodings))
+
+    def _planned(self, text: str, encoding: Encoding) -> _Read:
+        ids = np.array(encoding.ids, dtype=np.int64)
+        if not len(ids):
+            return _Read(text, None, _NO_COPIES, "the tokenizer finds no token in this text")
+        tables = self.model.vocabulary.words
+        if tables is None:  # the vocabulary does not mark words: take what the tokenizer split the text into
+            starts = np.array([True, *(a != b for a, b in pairwise(encoding.word_ids))])
+        else:
+            starts = tables.starts(ids)
+        copies = copies_of(
+            starts, self.method, self.room, max(1, _LOGITS_AT_ONCE // self.model.vocabulary.size)
+        )
+        return _Read(text, _Tokens(encoding, ids, starts), copies)
+
+    # Computing
+
+    def _token_scores(self, block: list[_Read], meter: _Meter) -> dict[bytes, np.ndarray]:
+        """Return the ``float64 [n]`` scores of every sequence of tokens in the block."""
+        different = {read.tokens.key: read for read in block if read.tokens is not None}
+        if not different:
+            return {}
+        rows = [read.tokens.ids for read in different.values() if read.tokens is not None]
+        begins = np.cumsum([0, *map(len, rows)])
+        planned = [
+            read.copies.shifted(begin) for read, begin in zip(different.values(), begins[:-1], strict=True)
+        ]
+        scores = self._computed(np.concatenate(rows), Copies.joined(planned), meter)
+        return dict(zip(different, np.split(scores, begins[1:-1]), strict=True))
+
+    def _computed(self, row: np.ndarray, copies: Copies, meter: _Meter) -> np.ndarray:
+        import torch
+
+        copies = copies.take(np.argsort(-copies.sizes, kind="stable"))
+        sizes = copies.sizes + self.model.vocabulary.overhead
+        logits = copies.targets * self.model.vocabulary.size * self.batch_tokens // _LOGITS_AT_ONCE
+        scores = np.empty(len(row))
+        # Weights are cast to bf16 once within the outermost autocast, not once a batch.
+        with torch.inference_mode(), self.model.precision(), _evaluating(self.model.model):
+            for part in cut_by_tokens(np.maximum(sizes, logits), self.batch_tokens):
+                batch, places = masked_batch(row, copies.take(part), self.model.vocabulary)
+                scores[places] = _log_probabilities(self.model.target_logits(batch), batch.target_ids)
+                meter.advance(int(sizes[: part.stop].sum()) / int(sizes.sum()))
+        if not np.isfinite(scores).all():
+            raise DivergedError(
+                "the model's output is not finite; its weights are broken, use another checkpoint"
+            )
+        return scores
+
+    def _result(self, read: _Read, scores: dict[bytes, np.ndarray]) -> Score:
+        size = len(read.text.encode("utf-8", "surrogatepass"))
+        if read.tokens is None:
+            return Score(read.text, math.nan, 0, 0, size, self.method, error=read.error)
+        tokens = read.tokens
+        values = scores[tokens.key]
+        first = np.flatnonzero(tokens.starts)
+        spans = [*zip(first.tolist(), [*first[1:].tolist(), len(values)], strict=True)]
+        offsets = tokens.encoding.offsets
+        words = tuple(
+            WordScore(read.text[offsets[a][0] : offsets[b - 1][1]].strip(), b - a, float(values[a:b].sum()))
+            for a, b in spans
+        )
+        columns = zip(tokens.encoding.tokens, offsets, np.cumsum(tokens.starts) - 1, values, strict=True)
+        singles = tuple(
+            TokenScore(token, read.text[a:b].strip(), int(word), float(value))
+            for token, (a, b), word, value in columns
+        )
+        unknown = int((tokens.ids == self._unknown).sum())
+        total = math.fsum(values)
+        return Score(read.text, total, len(values), len(words), size, self.method, unknown, singles, words)
+
+
+class _Meter:
+    """Tells how far scoring is: the share of the texts that is done, within a block that of its copies."""
+
+    def __init__(self, progress: Progress, share: Callable[[], float | None] | None) -> None:
+        self.progress, self._share = progress, share
+        self._taken, self._length = 0, 0
+        self._low = self._high = 0.0
+        self._began = time.monotonic()
+        self.done = 0
+
+    def counted(self, texts: Iterable[str]) -> Iterator[str]:
+        """Hand the texts on and count them."""
+        self._length = len(texts) if isinstance(texts, Sized) else 0
+        for text in texts:
+            self._taken += 1
+            yield text
+
+    def enter_block(self) -> None:
+        """All texts taken since the last block are about to be scored."""
+        known = self._share() if self._share else self._taken / self._length if self._length else None
+        self._low, self._high = self._high, math.nan if known is None else known
+
+    def leave_block(self, texts: int) -> None:
+        """These texts are scored."""
+        self.done += texts
+        self.advance(1.0)
+
+    def advance(self, part: float) -> None:
+        """This part of the block is done."""
+        share = self._low + (self._high - self._low) * part
+        rate = self.done / max(time.monotonic() - self._began, 1e-9)
+        figures = {"texts": self.done, "texts/s": rate or None}
+        self.progress.advance(None if math.isnan(share) else share, figures)
+
+
+def _usable_length(model: MaskedLM, wanted: int | None) -> int:
+    least, most = model.vocabulary.overhead + 1, model.max_length
+    if wanted is not None and not least <= wanted <= most:
+        raise ConfigError(f"max_length must be {least} to {most:,} for this model; got {wanted:,}")
+    return most if wanted is None else wanted
+
+
+def _read_ahead(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Gather texts that are tokenised at once; a long one does not wait for others."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if len(group) == _TEXTS_AHEAD or size >= _CHARACTERS_AHEAD:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _fault(text: str) -> str | None:
+    """Say what keeps a text from being tokenised, if anything does."""
+    if not text.strip():
+        return "an empty text, nothing to score"
+    if "\0" in text:
+        return f"a NUL character (after {text.index(chr(0))} others): no text has one; remove it"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        return f"half of a surrogate pair (after {fault.start} characters): this is no text; remove it"
+    return None
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _log_probabilities(logits: Tensor, target_ids: np.ndarray) -> np.ndarray:
+    """Return ``float64 [M]``: the log-probability of one column of each row of ``[M, V]`` logits."""
+    import torch
+
+    targets = torch.from_numpy(target_ids).to(logits.device).unsqueeze(1)
+    # On a processor a few rows at a time stay in its cache.
+    rows = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    found = []
+    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        part = part.float()
+        found.append(part.gather(1, wanted).squeeze(1) - part.logsumexp(1))
+    scores: np.ndarray = torch.cat(found).double().cpu().numpy()
+    return scores
+
+
+_NO_COPIES = Copies(*[np.empty(0, dtype=np.int64)] * 6)

@@ -1,0 +1,91 @@
+"""The opening of a run: steps in which only what is new moves, so that its noise does not reach what is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from unmask.model.layers import head_weights
+from unmask.training.optimizers import set_learning_rate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_HEAD_RATE = 1e-3  # that of a small model from scratch, which a head on a still encoder is
+_ROW_FACTOR = 10.0  # Adam moves an entry by about the rate a step, and entries of embeddings are some 0.05
+
+
+@dataclass
+class Opening:
+    """The first steps of a run; with no steps, it does nothing.
+
+    Attributes:
+        steps: how many there are.
+        rate: the learning rate of what moves in them; it rises over the first tenth of them.
+        waiting: weights that move only afterwards.
+        tables: weights of which only ``rows`` move, whatever their other dimensions.
+        rows: ``int64 [R]``.
+    """
+
+    steps: int = 0
+    rate: float = 0.0
+    waiting: list[nn.Parameter] = field(default_factory=list)
+    tables: list[nn.Parameter] = field(default_factory=list)
+    rows: Tensor | None = None
+
+    def begin(self, step: int) -> None:
+        """Say which weights take a gradient in a step, the first of a run being 0."""
+        for weight in self.waiting:
+            weight.requires_grad_(step >= self.steps)
+
+    def mask(self, step: int) -> None:
+        """Clear the gradient of the rows that wait, so that neither the norm nor a moment hears of them."""
+        if step >= self.steps or self.rows is None:
+            return
+        for table in self.tables:
+            if table.grad is not None:
+                moving = table.grad[self.rows]
+                table.grad.zero_()
+                table.grad[self.rows] = moving
+
+    def set_rates(self, optimizers: list[torch.optim.Optimizer], step: int, factor: float) -> None:
+        """Set the learning rates of a step; ``factor`` is what the schedule says.
+
+        After the opening the rates rise again over as many steps: the moments of what waited begin there.
+        """
+        over = step >= self.steps
+        if over:
+            rise = (step + 1 - self.steps) / self.steps if self.steps else 1.0
+            set_learning_rate(optimizers, factor * min(1.0, rise))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups if self.steps):
+            # Decay would move the rows that wait, in an output matrix of its own.
+            group["weight_decay"] = group["full_decay"] if over or not self.tables else 0.0
+            if not over:
+                group["lr"] = self.rate * min(1.0, (step + 1) / max(1, self.steps // 10))
+
+
+def head_first(model: PreTrainedModel, steps: int) -> Opening:
+    """Let the LM head move alone for some steps."""
+    head = {id(weight) for weight in head_weights(model)}
+    waiting = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in head]
+    return Opening(steps, _HEAD_RATE, waiting)
+
+
+def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate: float) -> Opening:
+    """Let the rows of some tokens move alone for some steps, in the embeddings and in the output matrix and bias.
+
+    Args:
+        model: a masked-LM model.
+        steps: how many.
+        ids: of the tokens.
+        learning_rate: peak rate of the run.
+    """
+    embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
+    found = [embeddings.weight, getattr(output, "weight", None), getattr(output, "bias", None)]
+    tables = {id(weight): weight for weight in found if isinstance(weight, nn.Parameter)}
+    waiting = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in tables]
+    rows = torch.tensor(ids, device=model.device)
+    return Opening(steps, _ROW_FACTOR * learning_rate, waiting, list(tables.values()), rows)
