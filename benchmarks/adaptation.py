@@ -57,7 +57,7 @@ def work(asked: argparse.Namespace) -> None:
     general, domain = harness.texts(asked.text), harness.texts(asked.domain)
     texts = {
         "general": general[:-1],
-        "general_heldout": general[-1:],
+        "forgetting_eval": general[-1:],
         "domain": domain[:-1],
         "heldout": domain[-1:],
     }
@@ -97,7 +97,7 @@ def work(asked: argparse.Namespace) -> None:
 def _train_base(asked: argparse.Namespace, texts: Result) -> Result:
     start = harness.start(asked.vocabulary, 4, 256)  # for its tokenizer alone
     flags = {"model.preset": asked.preset, "model.tokenizer": start, "data.inputs": texts["general"],
-             "data.heldout": texts["general_heldout"], "data.max_length": asked.length,
+             "data.heldout": texts["forgetting_eval"], "data.max_length": asked.length,
              "train.max_steps": asked.base_steps, "train.batch_tokens": 4096}  # fmt: skip
     return harness.part(
         asked.parts, "base", "adaptation", "trained", {"out": str(asked.parts / "base"), "flags": flags}
@@ -108,12 +108,12 @@ def _adapt(
     asked: argparse.Namespace, way: str, start: str, texts: Result, *, replay: bool, steps: int
 ) -> Result:
     flags = {"model.name": start, "data.inputs": texts["domain"], "data.heldout": texts["heldout"],
-             "data.general_heldout": texts["general_heldout"], "data.max_length": asked.length,
+             "data.forgetting_eval": texts["forgetting_eval"], "data.max_length": asked.length,
              "train.max_steps": steps, "train.batch_tokens": 8192, "train.patience": 0}  # fmt: skip
     if replay:
         flags["data.replay"] = texts["general"]
     if way == "encoder":
-        flags["train.init_head_steps"] = steps // 6
+        flags["train.head_warmup_steps"] = steps // 6
     name = "adapt-" + way.replace(", ", "-")
     return harness.part(
         asked.parts, name, "adaptation", "trained", {"out": str(asked.parts / name), "flags": flags}
@@ -125,7 +125,7 @@ def _beside(asked: argparse.Namespace, name: str, base: str, model: str, texts: 
     return {
         kind: harness.part(asked.parts, f"beside-{name.replace(', ', '-')}-{kind}", "adaptation", "beside",
                            settings | {"files": texts[kind]})
-        for kind in ("heldout", "general_heldout")
+        for kind in ("heldout", "forgetting_eval")
     }  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def extend(out: str, model: str, texts: Result, add: int) -> Result:
 
 def beside(base: str, model: str, length: int, files: list[str]) -> Result:
     """Put two models, perhaps with different tokenizers, on one scale: bits per byte, and whole words."""
-    from unmask.config.data import DocumentSettings
+    from unmask.config.settings import DocumentSettings
     from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
     from unmask.evaluation.evaluate import EvaluationSettings
     from unmask.evaluation.text_cache import Texts
@@ -248,7 +248,7 @@ def _show(document: Result) -> None:
         general = figures["general"]
         bits = document["beside"].get(way)
         ratios = (
-            [f"{_ratio(bits[kind]['bits']) - 1:+.1%}" for kind in ("heldout", "general_heldout")]
+            [f"{_ratio(bits[kind]['bits']) - 1:+.1%}" for kind in ("heldout", "forgetting_eval")]
             if bits
             else ["-"] * 2
         )

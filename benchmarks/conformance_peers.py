@@ -413,7 +413,7 @@ def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
     """Return the text as unmask reads it."""
     import numpy as np
 
-    from unmask.config.data import DocumentSettings, MaskingSettings
+    from unmask.config.settings import DocumentSettings, MaskingSettings
     from unmask.data.batches import TextSource
     from unmask.data.corpus import prepare
     from unmask.data.tokenizer import vocabulary_of

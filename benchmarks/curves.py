@@ -88,7 +88,7 @@ def _loop(
     from unmask.benchmark.bench import training_loop
     from unmask.config.load import load_config
     from unmask.progress import Progress
-    from unmask.run.components import gather
+    from unmask.run.components import build_components
     from unmask.run_folder import RunFolder
 
     flags = {
@@ -106,7 +106,7 @@ def _loop(
         "train.optimizer.learning_rate": learning_rate,
     }
     config = load_config(None, flags=flags)
-    return training_loop(config, gather(config, RunFolder(Path(place)), Progress()))
+    return training_loop(config, build_components(config, RunFolder(Path(place)), Progress()))
 
 
 def _unfused(loop: Loop, model: Any) -> torch.optim.Optimizer:

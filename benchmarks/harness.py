@@ -294,8 +294,8 @@ def main(work: Callable[[argparse.Namespace], None], made: argparse.ArgumentPars
     """Run a benchmark; what it cannot do is said in one message."""
     try:
         work(made.parse_args())
-    except Failure as fault:
-        say(f"error: {fault}")
+    except Failure as error:
+        say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         say("stopped")

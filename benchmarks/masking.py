@@ -61,7 +61,7 @@ def work(asked: argparse.Namespace) -> None:
 
 def _sides(asked: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callable[[], Result]]]:
     """Yield what is measured, each ready to be called; text and files are made once."""
-    from unmask.config.data import DocumentSettings, MaskingSettings
+    from unmask.config.settings import DocumentSettings, MaskingSettings
     from unmask.data.collator import MLMCollator
     from unmask.data.corpus import prepare
 

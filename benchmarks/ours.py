@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask.config.load import RunConfig
+    from unmask.config.settings import RunConfig
     from unmask.data.batches import TextSource
     from unmask.model.masked_lm import MaskedLM
 
@@ -52,7 +52,7 @@ def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: An
 
 def shards(out: str, start: str, files: list[str], documents: str) -> Result:
     """Prepare text as ``unmask prepare`` does."""
-    from unmask.config.data import DocumentSettings
+    from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import prepare
     from unmask.data.tokenizer import load_tokenizer
 
@@ -62,7 +62,7 @@ def shards(out: str, start: str, files: list[str], documents: str) -> Result:
 
 def prepare_speed(start: str, files: list[str], documents: str) -> Result:
     """Time the preparation of text into a new folder; imports and loading the tokenizer are left out."""
-    from unmask.config.data import DocumentSettings
+    from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import prepare
     from unmask.data.tokenizer import load_tokenizer
 
@@ -79,7 +79,7 @@ def prepare_speed(start: str, files: list[str], documents: str) -> Result:
 def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Result:
     """Time the tokenizers library alone: the same documents, already in memory, and nothing kept of the result."""
     from unmask.benchmark.bench import in_batches
-    from unmask.config.data import DocumentSettings
+    from unmask.config.settings import DocumentSettings
     from unmask.data.reading.documents import DocumentReader
     from unmask.data.tokenizer import load_tokenizer
 
@@ -124,21 +124,21 @@ def speed(
     from unmask.benchmark.flops import flops_per_token
     from unmask.benchmark.stopwatch import Stopwatch
     from unmask.progress import Progress
-    from unmask.run.components import gather
+    from unmask.run.components import build_components
     from unmask.run_folder import RunFolder
 
     config = _config(start, shards, length, batch_tokens, precision, device)
     with tempfile.TemporaryDirectory(prefix="unmask-benchmark-") as place:
-        material = gather(config, RunFolder(Path(place)), Progress())
-        loop = training_loop(config, material)
+        components = build_components(config, RunFolder(Path(place)), Progress())
+        loop = training_loop(config, components)
         attended, predicted = shape_of_steps(loop)
         rows: list[Result] = []
         loop.on_row = rows.append
         if device == "cpu":
             # A row for every step shows the waiting of each; on CUDA writing one would stop the queue.
             loop.log_every = 1
-        settle = torch.cuda.synchronize if device == "cuda" else lambda: None
-        watch = Stopwatch(seconds, warm_up=warm_up, least=least, settle=settle)
+        sync_window = torch.cuda.synchronize if device == "cuda" else lambda: None
+        watch = Stopwatch(seconds, warm_up=warm_up, least=least, sync_window=sync_window)
         run_measured(loop, watch)
     return {
         "tokens_per_second": watch.tokens_per_second,
@@ -147,10 +147,10 @@ def speed(
         "tokens_per_step": watch.tokens / len(watch.step_seconds),
         "attended": attended,
         "predicted": predicted,
-        "flops_per_token": flops_per_token(material.model, attended, predicted),
+        "flops_per_token": flops_per_token(components.model, attended, predicted),
         "wait_share": median(row["wait_share"] for row in rows) if rows else None,
-        "packed": material.model.packed,
-        "parameters": material.model.parameters,
+        "packed": components.model.packed,
+        "parameters": components.model.parameters,
         "peak_device_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
     }
 
@@ -230,7 +230,7 @@ def evaluate_models(models: list[str], heldout: str, length: int, tokens: int, p
 def _source(shards: str, model: MaskedLM, length: int) -> TextSource:
     import numpy as np
 
-    from unmask.config.data import MaskingSettings
+    from unmask.config.settings import MaskingSettings
     from unmask.data.batches import TextSource
     from unmask.data.corpus import open_corpus
 

@@ -123,8 +123,8 @@ def speed(
     """Train for some seconds and return the rate of real tokens, with everything a step of ``Trainer`` does."""
     import torch
 
-    settle = torch.cuda.synchronize if device == "cuda" else lambda: None
-    watch = Stopwatch(seconds, warm_up=warm_up, least=least, settle=settle)
+    sync_window = torch.cuda.synchronize if device == "cuda" else lambda: None
+    watch = Stopwatch(seconds, warm_up=warm_up, least=least, sync_window=sync_window)
     with tempfile.TemporaryDirectory(prefix="peer-benchmark-") as place:
         trainer = _trainer(place, start, data, rows, settings, dropout, device)
         trainer.add_callback(_timing(watch, trainer))
@@ -153,8 +153,8 @@ def fastest(
         try:
             tried = speed(start, data, rows, settings, seconds, warm_up, device=device, least=2)
             found[name] = tried["tokens_per_step"] / tried["seconds_per_step"]
-        except Exception as fault:  # what this machine cannot run is no candidate
-            failed[name] = f"{type(fault).__name__}: {fault}"
+        except Exception as error:  # what this machine cannot run is no candidate
+            failed[name] = f"{type(error).__name__}: {error}"
         _release()
     if not found:
         raise RuntimeError(f"none of the settings could be run: {failed}")

@@ -19,7 +19,8 @@ import typer
 
 from unmask import errors
 from unmask.cli.main import app, main
-from unmask.config.load import RunConfig, dump_config, load_config
+from unmask.config.load import dump_config, load_config
+from unmask.config.settings import RunConfig
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder
 
@@ -111,17 +112,17 @@ EVALUATION = {
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stand in for training; return what it was called with, and `fault`, which it raises if there is one."""
-    seen: dict[str, Any] = {"fault": None, "loss": 2.5, "evaluation": EVALUATION}
+    """Stand in for training; return what it was called with, and `error`, which it raises if there is one."""
+    seen: dict[str, Any] = {"error": None, "loss": 2.5, "evaluation": EVALUATION}
 
     def train(config: RunConfig, out: Path, *, progress: Progress, **rest: Any) -> types.SimpleNamespace:
         seen.update(config=config, out=out, **rest)
         print("a library says something")
         progress.begin("train")
-        progress.notice("a notice")
+        progress.log("a notice")
         progress.advance(0.5, {"loss": 2.5})
-        if seen["fault"]:
-            raise seen["fault"]
+        if seen["error"]:
+            raise seen["error"]
         progress.end()
         return types.SimpleNamespace(
             folder=RunFolder(out), steps=1200, tokens=123_456, seconds=72.0, loss=seen["loss"], evaluation=seen["evaluation"]
@@ -244,7 +245,7 @@ def test_a_fault_in_the_settings_file_names_the_line(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "line"),
+    ("error", "code", "line"),
     [
         (errors.UnmaskError("a\nb"), 1, "error: a b"),
         (errors.ConfigError("a"), 2, "error: a"),
@@ -261,9 +262,9 @@ def test_a_fault_in_the_settings_file_names_the_line(run: Run) -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )  # fmt: skip
 def test_a_fault_is_one_line_and_its_exit_code(
-    run: Run, training: dict[str, Any], fault: BaseException, code: int, line: str
+    run: Run, training: dict[str, Any], error: BaseException, code: int, line: str
 ) -> None:
-    training["fault"] = fault
+    training["error"] = error
     outcome = run(*TRAIN, "--json")
     assert outcome.code == code
     assert outcome.out == ""
@@ -277,7 +278,7 @@ def test_a_fault_is_one_line_and_its_exit_code(
 def test_debug_shows_the_traceback_and_keeps_the_code(
     run: Run, training: dict[str, Any], arguments: tuple[str, ...]
 ) -> None:
-    training["fault"] = errors.DataError("a", path="f.txt")
+    training["error"] = errors.DataError("a", path="f.txt")
     outcome = run(*arguments)
     assert outcome.code == 3
     assert "Traceback (most recent call last)" in outcome.err

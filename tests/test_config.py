@@ -1,4 +1,4 @@
-"""Configuration: what is read, what wins, and that every fault says where it is and what to do."""
+"""Configuration: what is read, what wins, and that every error says where it is and what to do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.config import yaml_text
-from unmask.config.base import Settings
-from unmask.config.load import RunConfig, check_trainable, dump_config, json_schema, load_config, starter_yaml
+from unmask.config.load import dump_config, json_schema, load_config, starter_yaml
+from unmask.config.settings import RunConfig, Settings
 from unmask.errors import ConfigError
+from unmask.run.components import check_trainable
 
 Write = Callable[[str], Path]
 
@@ -30,7 +31,7 @@ def write(tmp_path: Path) -> Write:
     return write_text
 
 
-def fault_of(path: Path | None, *overrides: str, **flags: Any) -> str:
+def error_of(path: Path | None, *overrides: str, **flags: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides, {key.replace("__", "."): value for key, value in flags.items()})
     message = str(caught.value)
@@ -146,22 +147,22 @@ def test_a_whole_section_can_be_set() -> None:
 )
 def test_an_unknown_key_names_line_and_nearest(write: Write, text: str, message: str) -> None:
     path = write(text)
-    assert fault_of(path).startswith(message.replace("run.yaml", str(path)))
+    assert error_of(path).startswith(message.replace("run.yaml", str(path)))
 
 
 def test_a_name_that_several_sections_have_names_all() -> None:
-    message = fault_of(None, "name=x")
+    message = error_of(None, "name=x")
     assert "'model.name' or 'train.optimizer.name' or 'train.schedule.name'" in message
 
 
 def test_unknown_keys_of_set_and_flags() -> None:
-    assert fault_of(None, "train.max_step=3") == (
+    assert error_of(None, "train.max_step=3") == (
         "--set train.max_step: unknown key 'train.max_step' (did you mean 'train.max_steps'?)"
     )
-    assert fault_of(None, "train={max_step: 3}").startswith(
+    assert error_of(None, "train={max_step: 3}").startswith(
         "--set train: unknown key 'train.max_step' (did you mean"
     )
-    assert fault_of(None, train__sed=3) == "--sed: unknown key 'train.sed' (did you mean 'train.seed'?)"
+    assert error_of(None, train__sed=3) == "--sed: unknown key 'train.sed' (did you mean 'train.seed'?)"
 
 
 # ---------------------------------------------------------------- values that do not fit
@@ -212,43 +213,43 @@ def test_unknown_keys_of_set_and_flags() -> None:
 )
 def test_a_wrong_value_names_line_and_what_is_allowed(write: Write, text: str, message: str) -> None:
     path = write(text)
-    assert fault_of(path).startswith(f"{path}:{message}")
+    assert error_of(path).startswith(f"{path}:{message}")
 
 
 def test_a_word_for_a_section_with_a_name_is_understood(write: Write) -> None:
-    assert fault_of(write("train:\n  optimizer: adamw\n")).endswith("(did you mean 'train.optimizer.name'?)")
+    assert error_of(write("train:\n  optimizer: adamw\n")).endswith("(did you mean 'train.optimizer.name'?)")
 
 
 def test_wrong_values_of_set_and_flags() -> None:
-    assert fault_of(None, "train.seed=x") == "--set train.seed: must be a whole number, at least 0, not 'x'"
+    assert error_of(None, "train.seed=x") == "--set train.seed: must be a whole number, at least 0, not 'x'"
     assert (
-        fault_of(None, "train={seed: x}")
+        error_of(None, "train={seed: x}")
         == "--set train: train.seed must be a whole number, at least 0, not 'x'"
     )
-    assert fault_of(None, train__max_steps=0) == "--max-steps: must be a whole number, at least 1, not 0"
-    assert fault_of(None, masking__rate=2.0).startswith("--mask-rate: must be a number")
-    assert fault_of(None, train__minutes=float("inf")) == "--minutes: must be a number, more than 0, not inf"
-    assert fault_of(None, "train=3").startswith("--set train: 'train' is a section")
+    assert error_of(None, train__max_steps=0) == "--max-steps: must be a whole number, at least 1, not 0"
+    assert error_of(None, masking__rate=2.0).startswith("--mask-rate: must be a number")
+    assert error_of(None, train__minutes=float("inf")) == "--minutes: must be a number, more than 0, not inf"
+    assert error_of(None, "train=3").startswith("--set train: 'train' is a section")
 
 
 def test_the_fault_is_where_the_value_that_counts_was_given(write: Write) -> None:
     path = write("train:\n  max_steps: ten\n  seed: -1\n")
     assert load_config(path, ["train.max_steps=10", "train.seed=0"]).train.max_steps == 10
-    assert fault_of(path, "train.max_steps=0", train__seed=0).startswith("--set train.max_steps: ")
-    assert fault_of(path, "train.seed=0").startswith(f"{path}:2: ")
+    assert error_of(path, "train.max_steps=0", train__seed=0).startswith("--set train.max_steps: ")
+    assert error_of(path, "train.seed=0").startswith(f"{path}:2: ")
 
 
 def test_a_rule_over_two_settings_names_the_one_set_last(write: Write) -> None:
     path = write("masking:\n  rate: 0.2\n  mask_share: 0.8\n  random_share: 0.5\n")
-    assert fault_of(path) == f"{path}:4: mask_share + random_share must be at most 1, not 0.8 + 0.5 = 1.3"
-    assert fault_of(path, "masking.mask_share=0.9").startswith(
+    assert error_of(path) == f"{path}:4: mask_share + random_share must be at most 1, not 0.8 + 0.5 = 1.3"
+    assert error_of(path, "masking.mask_share=0.9").startswith(
         "--set masking.mask_share: mask_share + random_share"
     )
 
 
 def test_a_long_value_is_cut() -> None:
-    assert len(fault_of(None, f"train.seed={'x' * 10_000}")) < 200
-    assert len(fault_of(None, f"train.seed=[{'x, ' * 10_000}]")) < 200
+    assert len(error_of(None, f"train.seed={'x' * 10_000}")) < 200
+    assert len(error_of(None, f"train.seed=[{'x, ' * 10_000}]")) < 200
 
 
 # ---------------------------------------------------------------- text that is no configuration
@@ -286,30 +287,30 @@ def test_a_long_value_is_cut() -> None:
 )
 def test_a_file_that_is_no_configuration_names_the_line(write: Write, text: str, message: str) -> None:
     path = write(text)
-    assert fault_of(path).startswith(f"{path}{message.format(path=path)}")
+    assert error_of(path).startswith(f"{path}{message.format(path=path)}")
 
 
 def test_a_section_that_holds_itself_ends(write: Write) -> None:
-    assert "is a section" in fault_of(write("train: &a\n  optimizer: [*a]\n"))
-    assert "unknown key" in fault_of(write("train: &a\n  optimizer: *a\n"))
+    assert "is a section" in error_of(write("train: &a\n  optimizer: [*a]\n"))
+    assert "unknown key" in error_of(write("train: &a\n  optimizer: *a\n"))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     absent, binary = tmp_path / "absent.yaml", tmp_path / "latin.yaml"
     binary.write_bytes(b"data:\n  split: caf\xe9\n")
-    assert fault_of(absent) == f"{absent}: no such file ('unmask init {absent}' writes one to start from)"
-    assert fault_of(binary) == f"{binary}:2: expected UTF-8 text, found the byte 0xe9"
-    assert fault_of(tmp_path).startswith(f"{tmp_path}: cannot be read as a configuration file")
+    assert error_of(absent) == f"{absent}: no such file ('unmask init {absent}' writes one to start from)"
+    assert error_of(binary) == f"{binary}:2: expected UTF-8 text, found the byte 0xe9"
+    assert error_of(tmp_path).startswith(f"{tmp_path}: cannot be read as a configuration file")
 
 
 @pytest.mark.parametrize("override", ["train.seed", "=3", "", "  = 3"])
 def test_a_set_without_key_or_value_shows_an_example(override: str) -> None:
-    assert fault_of(None, override).endswith("expected key=value, for example --set train.max_steps=1000")
+    assert error_of(None, override).endswith("expected key=value, for example --set train.max_steps=1000")
 
 
 def test_a_set_that_is_no_yaml_names_the_key() -> None:
-    assert fault_of(None, "data.inputs=*.txt").startswith("--set data.inputs: not valid YAML: ")
-    assert fault_of(None, "train.seed=# 3").startswith("--set train.seed: expected a value after '='")
+    assert error_of(None, "data.inputs=*.txt").startswith("--set data.inputs: not valid YAML: ")
+    assert error_of(None, "train.seed=# 3").startswith("--set train.seed: expected a value after '='")
 
 
 # ---------------------------------------------------------------- files that are written

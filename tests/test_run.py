@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask.config.load import RunConfig, load_config
+from unmask.config.load import load_config
+from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
 from unmask.data.corpus import open_corpus
 from unmask.data.tokenizer import vocabulary_of
@@ -63,7 +64,7 @@ class Listener(Progress):
         self.at = dict(at or {})
         self.phases: list[str] = []
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.heard.append(text)
 
     def begin(self, phase: str) -> None:
@@ -329,7 +330,7 @@ def test_the_configuration_is_resolved_and_can_be_given_again(
     scratch = start in TINY
     assert config.train.optimizer.name == ("muon" if scratch else "adamw")
     assert config.train.schedule.name == ("trapezoid" if scratch else "linear")
-    assert config.masking.rate_start == (0.3 if scratch else 0.15)
+    assert config.masking.initial_rate == (0.3 if scratch else 0.15)
     assert (config.train.device, config.train.precision) == ("cpu", "fp32")
     from unmask.config.load import dump_config
 
@@ -699,14 +700,14 @@ def test_a_run_that_diverges_says_so(configure: Configure, tmp_path: Path, check
 
 def let_fail(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     """Let the loss of some steps, the first being 1, be no number."""
-    look = Loop._look
+    look = Loop._check_step
 
     def fail(loop: Loop, *arguments: Any) -> tuple[str | None, float]:
         if loop.position.step + 1 in steps:
             return "the loss is nan", 0.0
         return look(loop, *arguments)
 
-    monkeypatch.setattr(Loop, "_look", fail)
+    monkeypatch.setattr(Loop, "_check_step", fail)
 
 
 def test_bad_steps_in_a_row_end_the_run_and_the_last_good_checkpoint_is_named(

@@ -134,7 +134,7 @@ def test_a_phase_inside_another(lines: Lines, clock: Clock) -> None:
 def test_notices_are_lines_as_they_are(lines: Lines) -> None:
     progress, stream = lines
     long = "[MASK] [bold]" + "word " * 100 + ":smile:"
-    progress.notice(long)
+    progress.log(long)
     assert stream.getvalue() == long + "\n"
 
 
@@ -155,7 +155,7 @@ def test_a_terminal_gets_a_bar_that_goes_away() -> None:
         assert isinstance(progress, BarProgress)
         progress.begin("train")
         progress.advance(0.5, {"loss": 3.21})
-        progress.notice("a note")
+        progress.log("a note")
         progress.end()
     text = stream.getvalue()
     assert "a note" in text
@@ -184,7 +184,7 @@ def test_the_bar_shows_figures_and_time(clock: Clock) -> None:
         progress.advance(0.0, {})
         clock.now += 10
         progress.advance(0.25, {"loss": 3.21, "tokens/s": 9000.0})
-        progress.notice("so that it is drawn now")
+        progress.log("so that it is drawn now")
     assert "25%  loss 3.210  9,000 tok/s  0:30 left" in stream.getvalue()
 
 
@@ -195,9 +195,9 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_color_leaves_no_style(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, styled = FakeTerminal(), FakeTerminal()
-    terminal_progress(styled).notice("a note")
+    terminal_progress(styled).log("a note")
     monkeypatch.setenv("NO_COLOR", "1")
-    terminal_progress(plain).notice("a note")
+    terminal_progress(plain).log("a note")
     assert plain.getvalue() == "a note\n"
     assert styled.getvalue() != "a note\n"
 

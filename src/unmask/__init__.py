@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unmask.checking.check import DataCheck, check_data
-    from unmask.config.data import DataSettings, DocumentSettings, MaskingSettings
-    from unmask.config.load import RunConfig, load_config
-    from unmask.config.model import ModelSettings
-    from unmask.config.training import TrainSettings
+    from unmask.config.load import load_config
+    from unmask.config.settings import (
+        DataSettings,
+        DocumentSettings,
+        MaskingSettings,
+        ModelSettings,
+        RunConfig,
+        TrainSettings,
+    )
     from unmask.data.collator import MLMCollator
     from unmask.data.corpus import Corpus, open_corpus, prepare
     from unmask.data.reading.documents import Document, DocumentReader
@@ -50,11 +55,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "unmask.checking.check": ("DataCheck", "check_data"),
-    "unmask.config.load": ("RunConfig", "load_config"),
+    "unmask.config.load": ("load_config",),
     "unmask.data.collator": ("MLMCollator",),
     "unmask.data.corpus": ("Corpus", "open_corpus", "prepare"),
     "unmask.data.reading.documents": ("Document", "DocumentReader"),
-    "unmask.config.data": ("DataSettings", "DocumentSettings", "MaskingSettings"),
+    "unmask.config.settings": (
+        "DataSettings",
+        "DocumentSettings",
+        "MaskingSettings",
+        "ModelSettings",
+        "RunConfig",
+        "TrainSettings",
+    ),
     "unmask.data.tokenizer": ("load_tokenizer", "train_tokenizer"),
     "unmask.run.demo": ("run_demo",),
     "unmask.errors": (
@@ -77,13 +89,11 @@ _HOMES = {
     "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
     "unmask.model.load": ("load_masked_lm",),
     "unmask.model.masked_lm": ("MaskedLM",),
-    "unmask.config.model": ("ModelSettings",),
     "unmask.run.dry_run": ("Plan", "plan"),
     "unmask.progress": ("Progress",),
     "unmask.reporting.page": ("write_report",),
     "unmask.run.train": ("RunResult", "train"),
     "unmask.run_folder": ("RunFolder",),
-    "unmask.config.training": ("TrainSettings",),
     "unmask.vocabulary.extend": ("ExtendedVocabulary", "extend_vocabulary"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

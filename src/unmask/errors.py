@@ -45,7 +45,7 @@ class DataError(UnmaskError):
 
     Args:
         message: what was expected, what came and what to do.
-        path: the file at fault, if there is one.
+        path: the file at error, if there is one.
         line: its line, counted from 1, if there is one.
     """
 

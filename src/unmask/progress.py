@@ -1,6 +1,6 @@
 """How long work tells that it is going on, without knowing who listens.
 
-Libraries get a :class:`Progress`; this base class is silent. The command line passes one that draws.
+Libraries get a :class:`Progress`; this base class is silent. The command line passes one that random_bits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 class Progress:
     """A silent listener, and the interface of the others."""
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Something that a person should know: a choice made for them, a file reused, a warning."""
 
     def begin(self, phase: str) -> None:

@@ -96,9 +96,9 @@ class RunFolder:
             for number, line in enumerate(lines, 1):
                 try:
                     rows.append(json.loads(line))
-                except json.JSONDecodeError as fault:
+                except json.JSONDecodeError as error:
                     raise DataError(
-                        f"not a JSON object ({fault.msg})", path=self.metrics, line=number
+                        f"not a JSON object ({error.msg})", path=self.metrics, line=number
                     ) from None
         return rows
 
@@ -113,8 +113,8 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as fault:  # broken, no UTF-8, an endless number, too deep
-        raise DataError(f"not valid JSON ({fault})", path=path, line=getattr(fault, "lineno", None)) from None
+    except (ValueError, RecursionError) as error:  # broken, no UTF-8, an endless number, too deep
+        raise DataError(f"not valid JSON ({error})", path=path, line=getattr(error, "lineno", None)) from None
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data import batches as data_batches
 from unmask.data.batches import TextSource
 from unmask.data.masking.mask import MaskKey

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream, cut_by_tokens
 from unmask.data.corpus import Corpus, prepare
 from unmask.data.masking.mask import EVALUATION_KEY, MaskKey
@@ -166,7 +166,7 @@ def test_evaluation_masks_never_change(of: Callable[..., TextSource]) -> None:
     assert evaluated(of(), 2000) == first
     assert first == sequences(of().batch(np.arange(len(first)), EVALUATION_KEY, 0.15))
     # Nor does training, at whatever rate it stands.
-    assert evaluated(of(rate_start=0.5), 100) == first
+    assert evaluated(of(initial_rate=0.5), 100) == first
     assert sequences(of().batch(np.arange(len(first)), KEY, 0.15)) != first
 
 

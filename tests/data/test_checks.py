@@ -12,7 +12,7 @@ import pytest
 
 from unmask.checking import duplicates
 from unmask.checking.check import DataCheck, check_data
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "tasks" / "citation-intent"

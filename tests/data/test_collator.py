@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.collator import IGNORED, MLMCollator
 from unmask.errors import ConfigError, DataError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, prepare
 from unmask.data.masking.collocations import (
     Collocation,

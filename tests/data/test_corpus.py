@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.config.data import DataSettings, DocumentSettings
+from unmask.config.settings import DataSettings, DocumentSettings
 from unmask.data import corpus as shards
 from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus, prepare
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
@@ -136,7 +136,7 @@ class Notices(Progress):
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.texts.append(text)
 
 

@@ -72,11 +72,11 @@ def sides(corpus: DocstringCorpus) -> tuple[str, str]:
 
 class Listener(Progress):
     def __init__(self) -> None:
-        self.notices: list[str] = []
+        self.messages: list[str] = []
         self.shares: list[float | None] = []
 
-    def notice(self, text: str) -> None:
-        self.notices.append(text)
+    def log(self, text: str) -> None:
+        self.messages.append(text)
 
     def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
         self.shares.append(share)
@@ -137,7 +137,7 @@ def test_the_same_documents_in_the_same_order_for_any_number_of_workers(tmp_path
         collect_docstrings(roots=[root], workers=workers, heldout_share=0.3, progress=listener)
         for workers in (1, 2)
     )
-    assert listener.notices == []  # the processes did work
+    assert listener.messages == []  # the processes did work
     assert one == two
     assert len(documents(one)) == 140 + 9
     assert [d.module for d in one.train] != sorted(d.module for d in one.train)  # the packages are mixed
@@ -204,7 +204,7 @@ def test_files_that_cannot_be_parsed_are_counted_and_said(collect):
     listener = Listener()
     corpus = collect({"old.py": f'"""{sentence("old")}"""\nprint "python 2"\n'}, progress=listener)
     assert corpus.unreadable == 1
-    assert [("1 of 13" in text, "old.py" in text) for text in listener.notices] == [(True, True)]
+    assert [("1 of 13" in text, "old.py" in text) for text in listener.messages] == [(True, True)]
     assert listener.shares[-1] == 1.0
 
 
@@ -252,7 +252,7 @@ def test_a_script_without_a_main_guard_still_gets_its_documents(tmp_path):
         "from unmask.run.docstrings import collect_docstrings\n"
         "from unmask.progress import Progress\n"
         "class Printing(Progress):\n"
-        "    def notice(self, text): print(text)\n"
+        "    def log(self, text): print(text)\n"
         f"roots = [Path({str(root)!r})]\n"
         "corpus = collect_docstrings(roots=roots, workers=2, heldout_share=0.3, progress=Printing())\n"
         "print(len(corpus.train) + len(corpus.heldout))\n",

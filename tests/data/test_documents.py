@@ -1,4 +1,4 @@
-"""What the readers promise: every format gives the same documents, no character is lost, faults name file and line."""
+"""What the readers promise: every format gives the same documents, no character is lost, errors name file and line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, strategies
 from pyarrow import parquet
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import DOCUMENT_LIMIT, Document, DocumentReader, expand_inputs
 from unmask.errors import DataError
 
@@ -30,9 +30,9 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def read(*inputs: str | Path, notices: list[str] | None = None, **settings: Any) -> list[Document]:
-    say = None if notices is None else notices.append
-    return list(DocumentReader(inputs, DocumentSettings(**settings), notice=say))
+def read(*inputs: str | Path, messages: list[str] | None = None, **settings: Any) -> list[Document]:
+    say = None if messages is None else messages.append
+    return list(DocumentReader(inputs, DocumentSettings(**settings), log=say))
 
 
 def places(*inputs: str | Path, **settings: Any) -> list[tuple[str, int | None]]:
@@ -110,24 +110,24 @@ def test_text_suffixes_and_unknown_ones_are_text(tmp_path: Path, name: str) -> N
     ],
 )
 def test_plain_text_is_cut_as_asked(tmp_path: Path, mode: str, expected: list[tuple[str, int]]) -> None:
-    notices: list[str] = []
+    messages: list[str] = []
     path = write(tmp_path / "a.txt", BLOCKS)
-    assert [(d.text, d.line) for d in read(path, documents=mode, notices=notices)] == expected
-    assert notices == []
+    assert [(d.text, d.line) for d in read(path, documents=mode, messages=messages)] == expected
+    assert messages == []
 
 
 def test_auto_decides_for_each_file_and_says_each_choice_once(tmp_path: Path) -> None:
     for name, text in {"a": "x\n\ny\n", "b": "x\n\ny\n", "c": "\n\nx\ny\n", "d": "x\ny\n\n"}.items():
         write(tmp_path / f"{name}.txt", text)
-    notices: list[str] = []
-    reader = DocumentReader([tmp_path], notice=notices.append)
+    messages: list[str] = []
+    reader = DocumentReader([tmp_path], log=messages.append)
     assert [document.text for document in reader] == ["x", "y"] * 4
     assert [document.text for document in reader] == ["x", "y"] * 4
-    assert [notice.partition(";")[0] for notice in notices] == [
+    assert [notice.partition(";")[0] for notice in messages] == [
         f"{tmp_path / 'a.txt'} has empty lines: one document per block between them",
         f"{tmp_path / 'c.txt'} has no empty lines: one document per line",
     ]
-    assert all("--documents" in notice for notice in notices)
+    assert all("--documents" in notice for notice in messages)
 
 
 def test_auto_looks_at_the_beginning_only(tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_empty_documents_are_counted_and_left_out(tmp_path: Path) -> None:
         "empty": 7,
         "characters": 3,
         "split_documents": 0,
-        "faults": {"no text": 2},
-        "fault_examples": [
+        "errors": {"no text": 2},
+        "error_examples": [
             f"{tmp_path / name}: holds no text, expected at least one document" for name in ("c.txt", "d.txt")
         ],
     }

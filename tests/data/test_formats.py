@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import DocumentReader
 from unmask.errors import DataError
 
@@ -116,9 +116,9 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN_FILES)
-def test_faults_in_a_file_name_file_and_line(tmp_path: Path, fault: str) -> None:
-    name, content, pattern = BROKEN_FILES[fault]
+@pytest.mark.parametrize("error", BROKEN_FILES)
+def test_faults_in_a_file_name_file_and_line(tmp_path: Path, error: str) -> None:
+    name, content, pattern = BROKEN_FILES[error]
     path = write(tmp_path / name, content)
     with pytest.raises(DataError, match=f"^{re.escape(str(path))}{pattern}") as caught:
         list(DocumentReader([path], DocumentSettings(strict=True)))

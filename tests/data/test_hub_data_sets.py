@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import DocumentReader
 from unmask.errors import DataError
 

@@ -28,8 +28,8 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def read(*inputs: str | Path, notices: list[str] | None = None) -> list[Document]:
-    return list(DocumentReader(inputs, notice=None if notices is None else notices.append))
+def read(*inputs: str | Path, messages: list[str] | None = None) -> list[Document]:
+    return list(DocumentReader(inputs, log=None if messages is None else messages.append))
 
 
 def test_order_is_that_of_inputs_and_names(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_a_folder_says_what_it_leaves_out(tmp_path: Path) -> None:
     write(tmp_path / ".git/config", "hidden")
     write(tmp_path / "image.png", b"\x89PNG\r\n\x1a\n\0\0")
     write(tmp_path / "old.log", "Köln".encode("latin-1"))
-    notices: list[str] = []
-    assert [document.text for document in read(tmp_path, notices=notices)] == ["some text"]
-    assert notices[:2] == [
+    messages: list[str] = []
+    assert [document.text for document in read(tmp_path, messages=messages)] == ["some text"]
+    assert messages[:2] == [
         f"{tmp_path}: left out 2 (hidden): .git, .hidden.txt",
         f"{tmp_path}: left out 2 (not text, by its first bytes): image.png, old.log",
     ]
@@ -69,9 +69,9 @@ def test_a_folder_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 def test_an_input_named_twice_is_read_twice_and_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "x")
-    notices: list[str] = []
-    assert len(read(path, str(tmp_path / "*.txt"), notices=notices)) == 2
-    assert notices[0] == f"{path} is named more than once and is read each time"
+    messages: list[str] = []
+    assert len(read(path, str(tmp_path / "*.txt"), messages=messages)) == 2
+    assert messages[0] == f"{path} is named more than once and is read each time"
 
 
 def test_hub_addresses() -> None:
@@ -97,7 +97,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "self.txt").symlink_to(tmp_path / "self.txt")
     os.mkfifo(tmp_path / "pipe.txt")
     write(tmp_path / "binary" / "a.bin", b"\0")
-    faults = {
+    errors = {
         "data/note.txt": r"no such file \(did you mean 'notes\.txt'\?\); give a file",
         "dta/notes.txt": r"no such file: the folder .*dta does not exist \(did you mean 'data'\?\)",
         "data/notes.txt/x": r"no such file: .*notes\.txt is no folder",
@@ -109,7 +109,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
         "self.txt": "a loop of symbolic links",
         "pipe.txt": "a pipe, socket or device",
     }
-    for name, pattern in faults.items():
+    for name, pattern in errors.items():
         with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}.*: {pattern}"):
             expand_inputs([str(tmp_path / name)])
     with pytest.raises(DataError, match=r"^/dev/null: a pipe, socket or device"):
@@ -126,9 +126,9 @@ def test_a_folder_that_lies_inside_itself_is_read_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a" / "x.txt", "x")
     for name in ("again", "back"):  # two links: a reader that follows them would never come to an end
         (tmp_path / "a" / name).symlink_to(tmp_path)
-    notices: list[str] = []
-    assert expand_inputs([tmp_path], notice=notices.append) == [path]
-    assert f"left out: {tmp_path / 'a' / 'back'}: a loop of symbolic links" in notices[1]
+    messages: list[str] = []
+    assert expand_inputs([tmp_path], log=messages.append) == [path]
+    assert f"left out: {tmp_path / 'a' / 'back'}: a loop of symbolic links" in messages[1]
 
 
 @pytest.mark.parametrize("form", ["**/*.txt", "**"])

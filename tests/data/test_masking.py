@@ -1,4 +1,4 @@
-"""Masking: the rate asked is the rate achieved, by draws that nothing but seed, epoch, document and place decide."""
+"""Masking: the rate asked is the rate achieved, by random_bits that nothing but seed, epoch, document and place decide."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
-from unmask.config.data import MaskingSettings
 from unmask.config.load import load_config
+from unmask.config.settings import MaskingSettings
 from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.data.masking.mask import (
     EVALUATION_KEY,
@@ -28,13 +28,13 @@ from unmask.data.masking.mask import (
     RANDOM,
     Masked,
     MaskKey,
-    decisions,
-    draws,
-    draws_at,
-    fates,
     mask,
     mask_at,
-    policy_of,
+    mask_decisions,
+    plan_of,
+    random_bits,
+    random_bits_at,
+    replacement_kinds,
     shuffled,
 )
 from unmask.data.masking.units import word_starts
@@ -136,7 +136,7 @@ def achieved(
     settings: MaskingSettings, tokens: int, rate: float, epochs: int = 1, shortest: int = 3
 ) -> float:
     packed = text(tokens, shortest)
-    policy = policy_of(vocabulary(), settings)
+    policy = plan_of(vocabulary(), settings)
     maskable = int((~vocabulary().special[packed.input_ids]).sum())
     found = [
         len(mask(packed, vocabulary(), policy, MaskKey(7, epoch), rate).target_ids) for epoch in range(epochs)
@@ -146,7 +146,7 @@ def achieved(
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_rate_asked_is_the_rate_achieved(strategy: str, of: Callable[..., MaskingSettings]) -> None:
-    # A span masks some eight tokens by one draw, so that it takes more draws to know its rate as well.
+    # A span masks some eight tokens by one draw, so that it takes more random_bits to know its rate as well.
     assert achieved(of(strategy), 2 * MILLION, 0.15, epochs=4 if strategy == "span" else 1) == pytest.approx(
         0.15, abs=0.001
     )
@@ -221,7 +221,7 @@ def test_targets_become_80_percent_mask_10_percent_random_and_10_percent_stay() 
     same_by_chance = 0.1 / (WORDS + PIECES)
     assert (shown == MASK_ID).mean() == pytest.approx(0.8, abs=0.003)
     assert (shown == masked.target_ids).mean() == pytest.approx(0.1 + same_by_chance, abs=0.003)
-    fate = fates(packed, masked.target_index, MaskingSettings(), MaskKey(1, 0))
+    fate = replacement_kinds(packed, masked.target_index, MaskingSettings(), MaskKey(1, 0))
     assert [round(float((fate == kind).mean()), 2) for kind in (MASK, RANDOM, KEEP)] == [0.8, 0.1, 0.1]
     assert np.array_equal(shown[fate == MASK], np.full((fate == MASK).sum(), MASK_ID))
     assert np.array_equal(shown[fate == KEEP], masked.target_ids[fate == KEEP])
@@ -270,7 +270,7 @@ def test_masks_are_the_same_in_any_batch_and_order(
     strategy: str, count: str, of: Callable[..., MaskingSettings]
 ) -> None:
     packed, key = text(12_000), MaskKey(3, 5)
-    settings = policy_of(vocabulary(), of(strategy, count))
+    settings = plan_of(vocabulary(), of(strategy, count))
     whole = mask(packed, vocabulary(), settings, key, 0.2)
     order = np.random.default_rng(0).permutation(len(packed.keys)).tolist()
     alone = {n: mask(one(packed, n), vocabulary(), settings, key, 0.2) for n in order}
@@ -290,10 +290,10 @@ def test_seeds_epochs_and_evaluation_are_independent(
     strategy: str, of: Callable[..., MaskingSettings]
 ) -> None:
     packed, rate = text(200_000), 0.3
-    policy = policy_of(vocabulary(), of(strategy))
+    policy = plan_of(vocabulary(), of(strategy))
     maskable = ~vocabulary().special[packed.input_ids]
     keys = [MaskKey(0, 0), MaskKey(0, 1), MaskKey(1, 0), EVALUATION_KEY]
-    chance = decisions(packed, vocabulary(), policy, keys[0], rate).chance[maskable]
+    chance = mask_decisions(packed, vocabulary(), policy, keys[0], rate).chance[maskable]
     found = [hits(packed, mask(packed, vocabulary(), policy, key, rate))[maskable] for key in keys]
     for number, chosen in enumerate(found):
         for other in found[:number]:
@@ -312,7 +312,7 @@ def test_draws_at_some_places_are_those_of_all() -> None:
     packed = text(5_000)
     stream = MaskKey(0, 0).stream("select")
     index = np.arange(0, len(packed.input_ids), 7)
-    assert np.array_equal(draws_at(packed, index, stream), draws(packed, stream)[index])
+    assert np.array_equal(random_bits_at(packed, index, stream), random_bits(packed, stream)[index])
 
 
 def test_an_order_has_every_number_once_and_is_another_one_in_every_epoch() -> None:
@@ -447,7 +447,7 @@ def test_a_fixed_count_of_units_is_off_by_no_more_than_about_the_longest(
 ) -> None:
     packed = text(100_000)
     masked = mask(packed, vocabulary(), of(strategy, "fixed"), MaskKey(0, 0), 0.15)
-    units = decisions(packed, vocabulary(), of(strategy, "fixed"), MaskKey(0, 0), 0.15).unit
+    units = mask_decisions(packed, vocabulary(), of(strategy, "fixed"), MaskKey(0, 0), 0.15).unit
     sizes = np.bincount(units)[units]
     longest = np.maximum.reduceat(sizes, packed.cu_seqlens[:-1])
     wanted = 0.15 * per_sequence(packed, ~vocabulary().special[packed.input_ids])
@@ -461,7 +461,7 @@ def test_a_fixed_count_finds_a_target_in_every_text_of_two_tokens(
 ) -> None:
     rows = [OPENING[np.arange(size) + size] for size in range(1, 8)] * 20
     packed = framed(vocabulary(), rows)
-    policy = policy_of(vocabulary(), of(strategy, "fixed"))
+    policy = plan_of(vocabulary(), of(strategy, "fixed"))
     seen = np.zeros(len(rows), dtype=np.int64)
     for epoch in range(20):
         chosen = hits(packed, mask(packed, vocabulary(), policy, MaskKey(0, epoch), 0.02))
@@ -489,7 +489,7 @@ def span_lengths(settings: MaskingSettings) -> np.ndarray:
     """Return how many words the spans have, in long texts of words of one token."""
     rows = [OPENING[np.arange(3000) * n % WORDS] for n in range(1, 41)]
     packed = framed(vocabulary(), rows)
-    units = decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.15).unit.reshape(len(rows), -1)[
+    units = mask_decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.15).unit.reshape(len(rows), -1)[
         :, :-20
     ]
     # The last span of a text is cut off, so it is left out, and the first begins with [CLS].
@@ -520,7 +520,7 @@ def test_other_spans(p: float, limit: int) -> None:
 
 def units(packed: Packed, settings: MaskingSettings) -> list[list[int]]:
     """Return the tokens of every unit."""
-    unit = decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.15).unit
+    unit = mask_decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.15).unit
     return [packed.input_ids[unit == number].tolist() for number in range(unit[-1] + 1)]
 
 
@@ -598,7 +598,7 @@ def test_phrases_are_found_by_every_tokenizer_without_regard_to_case_and_accents
         packed = framed(found, [ids_])
         if family.unk_token_id in ids_:
             continue  # a small vocabulary has no pieces for all of it
-        told = decisions(packed, found, settings, MaskKey(0, 0), 0.15)
+        told = mask_decisions(packed, found, settings, MaskKey(0, 0), 0.15)
         chance = told.chance.max()
         pieces = [
             found.words.text(packed.input_ids[told.unit == unit].tolist())
@@ -628,16 +628,16 @@ def test_terms_take_what_they_can_and_others_the_rest(tmp_path: Path) -> None:
     (tmp_path / "terms.txt").write_text("w0\t1000\n", encoding="utf-8")
     settings = MaskingSettings(strategy="terms", terms=str(tmp_path / "terms.txt"))
     half = np.tile(ids("w0", "w1"), 100)
-    chance = decisions(framed(vocabulary(), [half]), vocabulary(), settings, MaskKey(0, 0), 0.6).chance
+    chance = mask_decisions(framed(vocabulary(), [half]), vocabulary(), settings, MaskKey(0, 0), 0.6).chance
     assert chance[1:-1].reshape(-1, 2)[0] == pytest.approx([1.0, 0.2])
-    few = decisions(framed(vocabulary(), [half]), vocabulary(), settings, MaskKey(0, 0), 0.15).chance
+    few = mask_decisions(framed(vocabulary(), [half]), vocabulary(), settings, MaskKey(0, 0), 0.15).chance
     assert few[1:-1].reshape(-1, 2)[0] == pytest.approx([0.2997, 0.0003], abs=1e-5)
 
 
 def test_a_pattern_names_terms() -> None:
     settings = MaskingSettings(strategy="terms", terms_pattern="^w1$|x3", term_weight=2.0)
     packed = framed(vocabulary(), [np.array(ids("w1", "w2", "x3", "w11", "w5"))])
-    told = decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.2)
+    told = mask_decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.2)
     # Three of the five tokens weigh twice as much: 3 · 2a + 2 · a = 5 · 0.2.
     assert told.chance[1:-1] == pytest.approx([0.25, 0.25, 0.25, 0.125, 0.125])
 
@@ -651,8 +651,8 @@ def test_a_token_is_masked_when_its_draw_is_below_its_chance(
     strategy: str, count: str, of: Callable[..., MaskingSettings]
 ) -> None:
     packed, key = text(30_000), MaskKey(4, 1)
-    policy = policy_of(vocabulary(), of(strategy, count))
-    told = decisions(packed, vocabulary(), policy, key, 0.2)
+    policy = plan_of(vocabulary(), of(strategy, count))
+    told = mask_decisions(packed, vocabulary(), policy, key, 0.2)
     chosen = hits(packed, mask(packed, vocabulary(), policy, key, 0.2))
     special = vocabulary().special[packed.input_ids]
     assert np.array_equal(chosen, (told.draw < told.chance) & ~special)
@@ -676,7 +676,7 @@ def test_a_rate_out_of_range_is_refused(rate: float) -> None:
     [
         ("masking.rate=0", "masking.rate: must be a number, more than 0"),
         ("masking.rate=1.5", "at most 1, not 1.5"),
-        ("masking.rate_start=-1", "more than 0"),
+        ("masking.initial_rate=-1", "more than 0"),
         ("masking.strategy=words", "must be .*token.*word.*span.*ngram.*terms.*not 'words'"),
         ("masking.count=exact", "must be .*bernoulli.*fixed.*not 'exact'"),
         ("masking.mask_share=0.95", r"mask_share \+ random_share must be at most 1, not 0.95 \+ 0.1 = 1.05"),
@@ -701,8 +701,8 @@ def test_a_tokenizer_without_words_is_refused(strategy: Any) -> None:
     with pytest.raises(
         ConfigError, match=f"^masking.strategy={strategy} needs a tokenizer that marks where words"
     ):
-        policy_of(wordless(), MaskingSettings(strategy=strategy))
-    policy_of(wordless(), MaskingSettings())
+        plan_of(wordless(), MaskingSettings(strategy=strategy))
+    plan_of(wordless(), MaskingSettings())
 
 
 def broken(tmp_path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -738,7 +738,7 @@ def test_files_that_are_no_good_are_refused_in_one_line(tmp_path: Path) -> None:
     assert len(cases) == 12
     for settings, message in cases:
         with pytest.raises(ConfigError, match=message) as caught:
-            policy_of(vocabulary(), MaskingSettings(**settings))
+            plan_of(vocabulary(), MaskingSettings(**settings))
         assert "\n" not in str(caught.value)
 
 

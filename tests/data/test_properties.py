@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.packing import Cut, Sequences, next_batch
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.records import RecordReader
@@ -41,18 +41,18 @@ DOCUMENTS = strategies.sampled_from(["auto", "file", "block", "line"])
     strict=strategies.booleans(),
 )
 def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, documents: Any, strict: bool) -> None:
-    notices: list[str] = []
+    messages: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a" + suffix)
         path.write_bytes(content)
         reader = DocumentReader(
-            [path], DocumentSettings(documents=documents, strict=strict), notice=notices.append
+            [path], DocumentSettings(documents=documents, strict=strict), log=messages.append
         )
         found, message = [], "none"
         try:
             found += list(reader)
-        except DataError as fault:
-            message = str(fault)
+        except DataError as error:
+            message = str(error)
     assert message
     assert "\n" not in message
     for document in found:
@@ -60,23 +60,23 @@ def test_any_bytes_are_read_or_refused(content: bytes, suffix: str, documents: A
         assert "\0" not in document.text
         document.text.encode("utf-8")
     assert json.dumps(vars(reader.stats))
-    assert not strict or not reader.stats.faults
-    assert bool(reader.stats.faults) == any(
-        notice.startswith(("left out: ", "noticed: ")) for notice in notices
+    assert not strict or not reader.stats.errors
+    assert bool(reader.stats.errors) == any(
+        notice.startswith(("left out: ", "noticed: ")) for notice in messages
     )
 
 
 @QUICK
 @given(content=CONTENT, kind=strategies.sampled_from(["text", "jsonl", "csv", "tsv"]))
-def test_any_bytes_are_records_or_faults(content: bytes, kind: str) -> None:
+def test_any_bytes_are_records_or_errors(content: bytes, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.txt")
         path.write_bytes(content)
         message = ""
         try:
             list(RecordReader(path, kind))
-        except UnmaskError as fault:
-            message = str(fault)
+        except UnmaskError as error:
+            message = str(error)
     assert "\n" not in message
 
 

@@ -18,7 +18,7 @@ from unmask.errors import ConfigError, DataError
 
 
 def read(path: Path, content: bytes | str, **arguments: Any) -> list[Any]:
-    """Write a file and return its values with their lines, and the messages of its faults."""
+    """Write a file and return its values with their lines, and the messages of its errors."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     found = []
     for item in RecordReader(path, **arguments):
@@ -60,12 +60,12 @@ def test_a_line_beyond_the_limit_is_not_held(tmp_path: Path, monkeypatch: pytest
 
 def test_json_lines(tmp_path: Path) -> None:
     content = '{"text": "ä", "id": 1}\n\n{"text": \n[1]\n"x"\n{"text": "b"}'
-    first, *faults, last = read(tmp_path / "a.jsonl", content)
+    first, *errors, last = read(tmp_path / "a.jsonl", content)
     assert (first, last) == ((1, {"text": "ä", "id": 1}), (6, {"text": "b"}))
-    for fault, wanted in zip(
-        faults, ["empty line", "broken JSON", "JSON object", "JSON object"], strict=True
+    for error, wanted in zip(
+        errors, ["empty line", "broken JSON", "JSON object", "JSON object"], strict=True
     ):
-        assert wanted in fault
+        assert wanted in error
 
 
 def test_tsv_with_names(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_csv_rows_may_span_lines(tmp_path: Path) -> None:
 
 
 def test_a_broken_quote_does_not_swallow_what_follows(tmp_path: Path) -> None:
-    first, second, third, fault, last = read(
+    first, second, third, error, last = read(
         tmp_path / "a.csv", 'text,id\na,1\n5" pipe,2\nb,3\n"open,4\nc,5\n'
     )
     assert (first, third, last) == (
@@ -102,7 +102,7 @@ def test_a_broken_quote_does_not_swallow_what_follows(tmp_path: Path) -> None:
         (6, {"text": "c", "id": "5"}),
     )
     assert "broken quoting" in second
-    assert "broken quoting" in fault
+    assert "broken quoting" in error
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -116,11 +116,11 @@ def test_compressed_files_and_a_damaged_one(tmp_path: Path) -> None:
     path.write_bytes(whole)
     assert len(list(RecordReader(path))) == 30_000
     path.write_bytes(whole[: len(whole) // 2])
-    *good, fault = RecordReader(path)
+    *good, error = RecordReader(path)
     assert len(good) > 1000
     assert all(isinstance(item, Record) for item in good)
-    assert isinstance(fault, DataError)
-    assert "cut off" in str(fault)
+    assert isinstance(error, DataError)
+    assert "cut off" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,19 @@ def test_what_cannot_be_read_is_refused_on_construction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "values", "notices"),
+    ("content", "values", "messages"),
     [(b'\n {"text": "a"}\n', {"text": "a"}, 1), (b"a\n", {"text": "a"}, 0)],
 )
 def test_standard_input(
-    monkeypatch: pytest.MonkeyPatch, content: bytes, values: dict[str, str], notices: int
+    monkeypatch: pytest.MonkeyPatch, content: bytes, values: dict[str, str], messages: int
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), closed=False))
     told: list[str] = []
-    reader = RecordReader("-", notice=told.append)
+    reader = RecordReader("-", log=told.append)
     assert reader.share() is None
     *_, found = reader
     assert isinstance(found, Record)
-    assert (found.source, dict(found.values), len(told)) == ("<stdin>", values, notices)
+    assert (found.source, dict(found.values), len(told)) == ("<stdin>", values, messages)
 
 
 def test_the_share_follows_the_lines(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import prepare
 from unmask.data.masking.terms import count_words, find_salient_terms, load_terms, save_terms
 from unmask.data.tokenizer import vocabulary_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.evaluation.text_cache import Texts
 from unmask.model.load import load_masked_lm

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unmask.config.data import DataSettings, MaskingSettings
+from unmask.config.settings import DataSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import prepare, token_counts
 from unmask.data.tokenizer import vocabulary_of
-from unmask.evaluation.adaptation import BETTER, WORSE, Asked, by_frequency, change, differing
-from unmask.evaluation.heldout import Answers
+from unmask.evaluation.adaptation import BETTER, WORSE, EvaluatedTargets, by_frequency, change, differing
+from unmask.evaluation.heldout import TargetPredictions
 from unmask.evaluation.strata import Strata
 
 
 @pytest.fixture
-def material(tmp_path: Path, corpus_text: list[str], wordpiece_tokenizer):  # type: ignore[no-untyped-def]
+def components(tmp_path: Path, corpus_text: list[str], wordpiece_tokenizer):  # type: ignore[no-untyped-def]
     """Targets of 60 documents, the tables, and the tokenizer."""
     path = tmp_path / "text.txt"
     path.write_text("\n".join(corpus_text[:60]) + "\n", encoding="utf-8")
@@ -27,23 +27,23 @@ def material(tmp_path: Path, corpus_text: list[str], wordpiece_tokenizer):  # ty
     documents = np.arange(len(corpus))
     source = TextSource(corpus, documents, vocabulary, MaskingSettings(rate=0.3), 64)
     strata = Strata(token_counts(corpus, documents, vocabulary.size), "the text", words=False)
-    return Asked.of(source, source.evaluation_batches(500), strata), strata, wordpiece_tokenizer
+    return EvaluatedTargets.of(source, source.evaluation_batches(500), strata), strata, wordpiece_tokenizer
 
 
-def answers(asked: Asked, right: np.ndarray, loss: np.ndarray) -> Answers:
+def answers(asked: EvaluatedTargets, right: np.ndarray, loss: np.ndarray) -> TargetPredictions:
     guess = np.where(right, asked.target_ids, asked.target_ids + 1)
-    return Answers(asked.target_ids, loss, guess, np.full(len(guess), 0.5))
+    return TargetPredictions(asked.target_ids, loss, guess, np.full(len(guess), 0.5))
 
 
-def two(asked: Asked, seed: int = 0) -> tuple[Answers, Answers]:
+def two(asked: EvaluatedTargets, seed: int = 0) -> tuple[TargetPredictions, TargetPredictions]:
     """A base that has little right, and nothing at all in most documents, and a better model."""
     draw, count = np.random.default_rng(seed), len(asked.target_ids)
     base = answers(asked, draw.random(count) < 0.05, draw.uniform(2, 9, count))
     return base, answers(asked, draw.random(count) < 0.4, draw.uniform(1, 7, count))
 
 
-def test_figures_are_means_over_the_targets(material) -> None:  # type: ignore[no-untyped-def]
-    asked = material[0]
+def test_figures_are_means_over_the_targets(components) -> None:  # type: ignore[no-untyped-def]
+    asked = components[0]
     base, adapted = two(asked)
     found = change(asked, base, adapted)
     shares = [np.mean(each.guess == asked.target_ids) for each in (base, adapted)]
@@ -62,8 +62,8 @@ def test_figures_are_means_over_the_targets(material) -> None:  # type: ignore[n
         assert low < value < high, name
 
 
-def test_the_interval_of_a_change_is_paired(material) -> None:  # type: ignore[no-untyped-def]
-    asked = material[0]
+def test_the_interval_of_a_change_is_paired(components) -> None:  # type: ignore[no-untyped-def]
+    asked = components[0]
     base, _ = two(asked)
     lower = base._replace(loss=base.loss - 1)
     found = change(asked, base, lower)
@@ -72,8 +72,8 @@ def test_the_interval_of_a_change_is_paired(material) -> None:  # type: ignore[n
     assert high - low > 0.1
 
 
-def test_rows_by_frequency_sum_to_the_whole(material) -> None:  # type: ignore[no-untyped-def]
-    asked, strata, _ = material
+def test_rows_by_frequency_sum_to_the_whole(components) -> None:  # type: ignore[no-untyped-def]
+    asked, strata, _ = components
     rows = by_frequency(asked, *two(asked), strata)
     assert sum(row["masked_tokens"] for row in rows) == len(asked.target_ids)
     assert [row["label"] for row in rows] == sorted(
@@ -81,15 +81,15 @@ def test_rows_by_frequency_sum_to_the_whole(material) -> None:  # type: ignore[n
     )
 
 
-def test_a_base_that_has_nothing_right_has_no_ratio(material) -> None:  # type: ignore[no-untyped-def]
-    asked = material[0]
+def test_a_base_that_has_nothing_right_has_no_ratio(components) -> None:  # type: ignore[no-untyped-def]
+    asked = components[0]
     base, adapted = two(asked)
     nothing = answers(asked, np.zeros(len(asked.target_ids), dtype=bool), base.loss)
     assert change(asked, nothing, adapted)["change"]["relative_accuracy"] is None
 
 
-def test_examples_are_the_extremes_with_the_text_around_them(material) -> None:  # type: ignore[no-untyped-def]
-    asked, _, tokenizer = material
+def test_examples_are_the_extremes_with_the_text_around_them(components) -> None:  # type: ignore[no-untyped-def]
+    asked, _, tokenizer = components
     base, adapted = two(asked)
     found = differing(asked, base, adapted, tokenizer)
     gains = [example["change"] for example in found]

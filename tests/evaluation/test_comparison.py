@@ -19,7 +19,7 @@ from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
 from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_models, labels
 from unmask.evaluation.sampling import sample_documents, sample_passages
 from unmask.evaluation.text_cache import Texts
-from unmask.evaluation.word_units import Cutter, Passage, Speller, score_words, words_of
+from unmask.evaluation.word_units import Passage, UnitTokenizer, WordSplitter, score_words, words_of
 from unmask.model.masked_lm import MaskedLM
 from unmask.scoring.scorer import score
 
@@ -185,10 +185,10 @@ def test_words_come_from_the_text_alone() -> None:
     assert spelt(" \n") == []
 
 
-def cutter(loaded: Load, first: str, second: str, rate: float = 0.5, length: int = 64) -> Cutter:
+def cutter(loaded: Load, first: str, second: str, rate: float = 0.5, length: int = 64) -> WordSplitter:
     models = loaded(first), loaded(second)
-    spellers = [Speller(model.tokenizer, model.vocabulary, length) for model in models]
-    return Cutter((spellers[0], spellers[1]), rate)
+    spellers = [UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models]
+    return WordSplitter((spellers[0], spellers[1]), rate)
 
 
 def chosen_words(passage: Passage, model: MaskedLM, which: int) -> list[str]:
@@ -392,7 +392,7 @@ def test_passages_come_from_as_many_documents_as_there_are(documents: list[str])
 def test_shards_hold_one_tokenizer_only(
     checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str], tmp_path: Path
 ) -> None:
-    from unmask.config.data import DocumentSettings
+    from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import prepare
     from unmask.data.tokenizer import load_tokenizer
 
@@ -470,7 +470,7 @@ def test_documents_of_the_training_text_are_counted(
     from unmask.progress import Progress
 
     class Listener(Progress):
-        def notice(self, text: str) -> None:
+        def log(self, text: str) -> None:
             said.append(text)
 
     (found,) = evaluate_models(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import prepare
 from unmask.data.masking.mask import MaskKey

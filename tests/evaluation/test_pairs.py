@@ -157,7 +157,7 @@ def test_what_is_no_pair_is_told_with_its_line(tmp_path: Path) -> None:
         blimp_line(8),
     ]
     path.write_text("".join(lines), encoding="utf-8")
-    *faults, last = pairs_of(path)
+    *errors, last = pairs_of(path)
     assert last == ("good 8", "bad 8")
     wanted = [
         "no side 'sentence_bad'",
@@ -168,9 +168,9 @@ def test_what_is_no_pair_is_told_with_its_line(tmp_path: Path) -> None:
         "broken JSON",
         "600,000 bytes",
     ]
-    for number, (fault, what) in enumerate(zip(faults, wanted, strict=True), 1):
-        assert fault.startswith(f"{path}:{number}: ")
-        assert what in fault
+    for number, (error, what) in enumerate(zip(errors, wanted, strict=True), 1):
+        assert error.startswith(f"{path}:{number}: ")
+        assert what in error
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_two_columns_are_found(tmp_path: Path, name: str, content: str, argument
 def test_one_word_sides_can_be_told_from_names(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("went\tgoed\nate\teated\n", encoding="utf-8")
-    notices: list[str] = []
-    assert pairs_of(path, notice=notices.append) == [("ate", "eated")]
-    assert "'went' and 'goed', is taken for names (--good 1 --bad 2: not)" in notices[0]
+    messages: list[str] = []
+    assert pairs_of(path, log=messages.append) == [("ate", "eated")]
+    assert "'went' and 'goed', is taken for names (--good 1 --bad 2: not)" in messages[0]
     assert pairs_of(path, good="1", bad="2") == [("went", "goed"), ("ate", "eated")]
 
 
@@ -209,11 +209,11 @@ def test_a_table_without_sides_is_one_fault_and_other_files_are_read(tmp_path: P
     (tmp_path / "a.csv").write_text("id,text,other\n" + "1,a,b\n" * 50, encoding="utf-8")
     (tmp_path / "b.jsonl").write_text(blimp_line(1), encoding="utf-8")
     (tmp_path / "notes.md").write_text("pairs", encoding="utf-8")
-    notices: list[str] = []
-    fault, pair = pairs_of(tmp_path, notice=notices.append)
-    assert "a.csv:1: the pair has no side 'sentence_good'; there are 'id', 'text', 'other'" in fault
+    messages: list[str] = []
+    error, pair = pairs_of(tmp_path, log=messages.append)
+    assert "a.csv:1: the pair has no side 'sentence_good'; there are 'id', 'text', 'other'" in error
     assert pair == ("good 1", "bad 1")
-    assert any("notes.md" in text for text in notices)
+    assert any("notes.md" in text for text in messages)
 
 
 def test_impossible_requests(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ PARTS = {1: 0, 2: 200}
 
 class Heard(Progress):
     def __init__(self) -> None:
-        self.notices: list[str] = []
+        self.messages: list[str] = []
 
-    def notice(self, text: str) -> None:
-        self.notices.append(text)
+    def log(self, text: str) -> None:
+        self.messages.append(text)
 
 
 def topic_rows(count: int, part: int) -> list[dict[str, str]]:
@@ -162,7 +162,7 @@ def test_texts_that_are_cut_are_counted(checkpoint: Checkpoint, entities: Path) 
     settings = ProbeSettings(seeds=1, max_length=6, device="cpu", precision="fp32")
     result = probe([str(checkpoint("bert"))], entities, settings, progress=heard)
     assert result.models[0].cut == {"train": 80, "test": 30}
-    assert any("80 training and 30 test texts were cut to 6 tokens" in note for note in heard.notices)
+    assert any("80 training and 30 test texts were cut to 6 tokens" in note for note in heard.messages)
     # What was cut off counts as missed: the person stands at the end of every sentence.
     assert result.models[0].figures["recall"][0] <= 0.5
 

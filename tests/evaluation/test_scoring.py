@@ -383,17 +383,17 @@ def test_a_model_in_training_is_left_in_training(tiny_model: Any, wordpiece_toke
 
 
 def test_a_model_is_loaded_by_name_in_the_precision_that_pays(checkpoint: Callable[[str], Path]) -> None:
-    notices: list[str] = []
+    messages: list[str] = []
 
     class Listener(Progress):
-        def notice(self, text: str) -> None:
-            notices.append(text)
+        def log(self, text: str) -> None:
+            messages.append(text)
 
     folder = checkpoint("bert")
     (exact,) = score(TEXTS[:1], folder, device="cpu", precision="fp32", progress=Listener())
-    assert notices == []
+    assert messages == []
     (chosen,) = score(TEXTS[:1], folder, device="cpu", progress=Listener())
-    assert any("computing in" in text and "--precision" in text for text in notices)
+    assert any("computing in" in text and "--precision" in text for text in messages)
     assert chosen.pll == pytest.approx(exact.pll, rel=0.02)
 
 

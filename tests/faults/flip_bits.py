@@ -18,7 +18,7 @@ class Notices(Progress):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.heard.append(text)
 
 

@@ -29,15 +29,15 @@ try:
     import atheris
 except ImportError:
     atheris = None
-    from unmask.config.data import DocumentSettings
     from unmask.config.load import load_config, starter_yaml
+    from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import open_corpus
     from unmask.data.reading.documents import DocumentReader
     from unmask.data.reading.records import RecordReader
 else:
     with atheris.instrument_imports(include=["unmask"]):
-        from unmask.config.data import DocumentSettings
         from unmask.config.load import load_config, starter_yaml
+        from unmask.config.settings import DocumentSettings
         from unmask.data.corpus import open_corpus
         from unmask.data.reading.documents import DocumentReader
         from unmask.data.reading.records import RecordReader
@@ -50,7 +50,7 @@ SLOW = 10
 SUFFIXES = ["txt", "jsonl", "json", "csv", "tsv", "parquet", "txt.gz", "txt.zst", "jsonl.gz", "parquet.gz"]
 MODES = ["auto", "file", "block", "line"]
 KINDS = ["text", "jsonl", "csv", "tsv"]
-MANIFEST = {"format": 2, "documents": 1, "read": {"faults": {}}, "shards": [], "files": {}, "sha256": "0"}
+MANIFEST = {"format": 2, "documents": 1, "read": {"errors": {}}, "shards": [], "files": {}, "sha256": "0"}
 SCRATCH = Path(tempfile.mkdtemp(prefix="unmask-fuzz-"))
 
 
@@ -167,14 +167,14 @@ def by_chance(seconds: float, seed: int) -> int:
         tried += 1
         try:
             try_one(data)
-        except Exception as fault:
-            place = traceback.extract_tb(fault.__traceback__)[-1]
-            name = f"{type(fault).__name__} at {Path(place.filename).name}:{place.lineno}"
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            name = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
             finds[name] += 1
             if finds[name] == 1:
                 path = Path(f"find-{hashlib.sha256(data).hexdigest()[:12]}")
                 path.write_bytes(data)
-                print(f"{name}: {str(fault)[:200]!r}; bytes in {path}", flush=True)
+                print(f"{name}: {str(error)[:200]!r}; bytes in {path}", flush=True)
     print(
         f"{tried:,} inputs in {seconds:g} s without coverage (atheris is not installed): {len(finds)} finds"
     )

@@ -200,7 +200,7 @@ CASES = [
     Case("FIFO", "a.txt", _fifo, "not a file"),
     Case("socket", "a.txt", _socket, "not a file"),
     Case("a name with spaces and a line feed", " a\n b .txt", "one\ntwo\n", None, None, ONE_TWO),
-    Case("a fault under such a name", "a\nb.txt", _odd_name, "not UTF-8", 2, ("one",)),
+    Case("a error under such a name", "a\nb.txt", _odd_name, "not UTF-8", 2, ("one",)),
     Case("a name that is no text", os.fsdecode(b"a\xf6.txt"), _odd_name, "not UTF-8", 2, ("one",)),
 ]  # fmt: skip
 

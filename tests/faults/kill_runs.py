@@ -13,7 +13,7 @@ from typing import Any
 
 import tiny_run
 
-from unmask.config.load import RunConfig
+from unmask.config.settings import RunConfig
 from unmask.run_folder import RunFolder
 from unmask.training import checkpoint, loop
 from unmask.training.checkpoint import list_checkpoints

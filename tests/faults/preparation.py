@@ -21,7 +21,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data import corpus
 
 WORDS = "when shall we three meet again in thunder lightning or in rain".split()

@@ -1,6 +1,6 @@
 """Everything that may interrupt a run, many times.
 
-    python tests/faults/run.py FOLDER [--kills 50] [--flips 100] [--faults 200] [--signals 6] [--seed 0]
+    python tests/faults/run.py FOLDER [--kills 50] [--flips 100] [--errors 200] [--signals 6] [--seed 0]
 
 Prints one JSON object and fails where a promise does not hold. The tests run it with small numbers.
 """
@@ -17,13 +17,13 @@ from flip_bits import flip_bits
 from kill_runs import dropped_position, kill_runs, other_shapes
 from stop_runs import stop_runs
 from tiny_run import SAVE_EVERY, configure, finish, finish_first, make_text
-from write_faults import write_faults
+from write_errors import write_errors
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Interrupt runs in every way, and compare.")
     parser.add_argument("folder", type=Path, help="a new folder to work in")
-    for name, count in (("kills", 50), ("flips", 100), ("faults", 200), ("signals", 6), ("seed", 0)):
+    for name, count in (("kills", 50), ("flips", 100), ("errors", 200), ("signals", 6), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=count)
     arguments = parser.parse_args()
     folder, seed, began = arguments.folder, arguments.seed, time.monotonic()
@@ -40,14 +40,14 @@ def main() -> None:
         "flip": flip_bits(folder, text, whole, arguments.flips, seed),
         "signals": stop_runs(folder, text, whole, arguments.signals, seed),
         # Last, since it computes in this process, and what is forked from it must not have to.
-        "write": write_faults(folder / "writes", arguments.faults, seed),
+        "write": write_errors(folder / "writes", arguments.errors, seed),
     }
-    wrong = faults_of(found)
+    wrong = errors_of(found)
     print(json.dumps(found | {"wrong": wrong, "minutes": round((time.monotonic() - began) / 60, 2)}))
     sys.exit(bool(wrong))
 
 
-def faults_of(found: dict[str, dict]) -> list[str]:
+def errors_of(found: dict[str, dict]) -> list[str]:
     """Name the promises that do not hold."""
     kill, flip, stop, write = (found[name] for name in ("kill", "flip", "signals", "write"))
     holds = {
@@ -61,7 +61,7 @@ def faults_of(found: dict[str, dict]) -> list[str]:
         "a run goes on behind a damaged checkpoint": not flip["differing"],
         "signals stop a run that can be resumed": stop["signals"] == stop["exit 75"]
         and not stop["differing"],
-        "the newest checkpoint loads": write["faults"] == write["loadable"] and write["raised"] > 0,
+        "the newest checkpoint loads": write["errors"] == write["loadable"] and write["raised"] > 0,
     }
     return [promise for promise, true in holds.items() if not true]
 

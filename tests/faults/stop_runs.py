@@ -8,9 +8,9 @@ from typing import Any
 
 import tiny_run
 
-from unmask.config.load import RunConfig
+from unmask.config.settings import RunConfig
 from unmask.data import corpus
-from unmask.run import components as material
+from unmask.run import components as components
 from unmask.run import train as run
 from unmask.run_folder import RunFolder
 from unmask.training import checkpoint, loop
@@ -22,8 +22,8 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "evaluation": (run, "figures_on", 3),
     "preparation": (corpus.TextEncoder, "__call__", 1),
     "final evaluation": (run, "evaluation_of", 1),
-    "training the tokenizer": (material, "train_tokenizer", 1),
-    "opening the text": (material, "prepare", 1),
+    "training the tokenizer": (components, "train_tokenizer", 1),
+    "opening the text": (components, "prepare", 1),
     "writing the model": (run, "write_model", 1),
 }
 

@@ -1,4 +1,4 @@
-"""Hostile text: no traceback, each fault named and counted, the rest read; and strict refuses each."""
+"""Hostile text: no traceback, each error named and counted, the rest read; and strict refuses each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from unmask.cli.main import main
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.errors import DataError
 
@@ -42,8 +42,8 @@ def write(case: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write a case; for root, who may read anything, permission is refused by hand."""
     try:
         path = hostile.write_case(case, folder)
-    except OSError as fault:
-        pytest.skip(f"this file system cannot hold the file: {fault}")
+    except OSError as error:
+        pytest.skip(f"this file system cannot hold the file: {error}")
     if case.reason == "no permission" and os.geteuid() == 0:
         real = Path.open
 
@@ -57,9 +57,9 @@ def write(case: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(folder: Path) -> tuple[list[Document], list[str], DocumentReader]:
-    notices: list[str] = []
-    reader = DocumentReader([folder], LINES, notice=notices.append)
-    return list(reader), notices, reader
+    messages: list[str] = []
+    reader = DocumentReader([folder], LINES, log=messages.append)
+    return list(reader), messages, reader
 
 
 def test_there_are_at_least_forty() -> None:
@@ -72,21 +72,21 @@ def test_the_rest_is_read_and_the_fault_named_and_counted(
 ) -> None:
     case, folder = CASES[name], tmp_path / "texts"
     path = write(case, folder, monkeypatch)
-    documents, notices, reader = read(folder)
+    documents, messages, reader = read(folder)
     texts = [document.text for document in documents]
     assert texts[-1] == hostile.GOOD or texts[0] == hostile.GOOD
     texts.remove(hostile.GOOD)
     if case.texts is not None:
         assert tuple(texts) == case.texts
-    assert all("\n" not in notice for notice in notices)
+    assert all("\n" not in notice for notice in messages)
     if case.reason is None:
-        assert reader.stats.faults == {}
+        assert reader.stats.errors == {}
         return
-    assert reader.stats.faults.get(case.reason, 0) >= 1
+    assert reader.stats.errors.get(case.reason, 0) >= 1
     named = re.escape(str(path.parent) + "/") + ".*" + (f":{case.line}: " if case.line else ": |:[0-9]+: ")
-    assert any(re.match(named, example) for example in reader.stats.fault_examples)
-    assert any(re.match(f"(left out|noticed): {named}", notice) for notice in notices)
-    assert case.reason in notices[-1]
+    assert any(re.match(named, example) for example in reader.stats.error_examples)
+    assert any(re.match(f"(left out|noticed): {named}", notice) for notice in messages)
+    assert case.reason in messages[-1]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.reason])
@@ -122,7 +122,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
                 list(documents)
         else:
             list(documents)
-            assert reader.stats.faults == {"changed while read": 1}
+            assert reader.stats.errors == {"changed while read": 1}
 
 
 def test_a_file_that_vanishes_while_others_are_read(tmp_path: Path) -> None:
@@ -133,33 +133,33 @@ def test_a_file_that_vanishes_while_others_are_read(tmp_path: Path) -> None:
     assert next(documents).text == "a"
     (tmp_path / "b.txt").unlink()
     assert list(documents) == []
-    assert reader.stats.faults == {"no such file": 1}
+    assert reader.stats.errors == {"no such file": 1}
 
 
 def test_many_faults_are_counted_and_few_are_said(tmp_path: Path) -> None:
     lines = ['{"text": "one"}', *("broken" for _ in range(5000)), '{"text": "two"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    documents, notices, reader = read(tmp_path)
+    documents, messages, reader = read(tmp_path)
     assert [document.text for document in documents] == ["one", "two"]
-    assert reader.stats.faults == {"broken JSON": 5000}
-    assert len(reader.stats.fault_examples) == 3
-    assert len(notices) == 4
-    assert notices[-1] == "faults in the text: 5,000 (broken JSON 5,000); --strict refuses such text"
+    assert reader.stats.errors == {"broken JSON": 5000}
+    assert len(reader.stats.error_examples) == 3
+    assert len(messages) == 4
+    assert messages[-1] == "errors in the text: 5,000 (broken JSON 5,000); --strict refuses such text"
 
 
 def test_a_file_of_nothing_but_faults_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("broken\n" * 5000, encoding="utf-8")
     (tmp_path / "b.txt").write_text("good", encoding="utf-8")
-    documents, notices, reader = read(tmp_path)
+    documents, messages, reader = read(tmp_path)
     assert [document.text for document in documents] == ["good"]
-    assert reader.stats.faults == {"broken JSON": 1000, "nothing but faults": 1}
-    assert any("a.jsonl:1000: 1,000 faults and no text until here" in notice for notice in notices)
+    assert reader.stats.errors == {"broken JSON": 1000, "nothing but errors": 1}
+    assert any("a.jsonl:1000: 1,000 errors and no text until here" in notice for notice in messages)
 
 
 def test_where_nothing_can_be_read_the_first_fault_is_the_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("broken\nbroken\n", encoding="utf-8")
     with pytest.raises(
-        DataError, match=r"a\.jsonl:1: broken JSON .*and 1 more faults; nothing could be read"
+        DataError, match=r"a\.jsonl:1: broken JSON .*and 1 more errors; nothing could be read"
     ):
         read(tmp_path)
 
@@ -171,10 +171,10 @@ def test_a_record_beyond_the_limit_costs_only_itself(tmp_path: Path, monkeypatch
         records = [begin + text + end for text in ("one", "x" * 1_500_000, "two")]
         head = [] if name == "a.jsonl" else ["text"]
         (tmp_path / name).write_text("\n".join([*head, *records]), encoding="utf-8")
-    documents, notices, reader = read(tmp_path)
+    documents, messages, reader = read(tmp_path)
     assert [document.text for document in documents] == ["one", "two"] * 2
-    assert reader.stats.faults == {"record too long": 2}
-    assert f"{tmp_path / 'b.csv'}:3: a line of 1,500,003 characters" in notices[1]
+    assert reader.stats.errors == {"record too long": 2}
+    assert f"{tmp_path / 'b.csv'}:3: a line of 1,500,003 characters" in messages[1]
 
 
 def test_broken_quotes_do_not_make_reading_slow(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_broken_quotes_do_not_make_reading_slow(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("good", encoding="utf-8")
     documents, _, reader = read(tmp_path)
     assert documents[-1].text == "good"
-    assert sum(reader.stats.faults.values()) > 0
+    assert sum(reader.stats.errors.values()) > 0
 
 
 @pytest.mark.slow
@@ -195,14 +195,14 @@ def test_a_line_of_500_mb_needs_little_memory(kind: str, tmp_path: Path) -> None
     (tmp_path / "b.txt").write_text("good", encoding="utf-8")
     code = (
         "import resource, sys; from unmask.data.reading.documents import DocumentReader;"
-        "reader = DocumentReader([sys.argv[1]]); print(sum(1 for _ in reader), sum(reader.stats.faults.values()));"
+        "reader = DocumentReader([sys.argv[1]]); print(sum(1 for _ in reader), sum(reader.stats.errors.values()));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    documents, faults, kilobytes = map(int, done.stdout.split())
-    assert (documents, faults) == ((502, 0) if kind == "txt" else (1, 1))
+    documents, errors, kilobytes = map(int, done.stdout.split())
+    assert (documents, errors) == ((502, 0) if kind == "txt" else (1, 1))
     assert kilobytes < 400_000
 
 
@@ -217,7 +217,7 @@ def test_prepare_counts_faults_and_strict_ends_with_3(
     command = ["prepare", texts, "--model", model, "-o", shards, "--json"]
     assert main(command) == 0
     answer = capsys.readouterr()
-    assert json.loads(answer.out)["read"]["faults"] == {"broken JSON": 1}
+    assert json.loads(answer.out)["read"]["errors"] == {"broken JSON": 1}
     assert f"left out: {texts}:2: broken JSON" in answer.err
     assert main([*command, "--strict"]) == 3  # shards that are there already
     assert f"{texts}:2: broken JSON" in capsys.readouterr().err

@@ -17,8 +17,8 @@ Found = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    counts = {"--kills": 3, "--flips": 10, "--faults": 20, "--signals": 1}
-    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("faults") / "runs")]
+    counts = {"--kills": 3, "--flips": 10, "--errors": 20, "--signals": 1}
+    command = [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("errors") / "runs")]
     command += [str(word) for pair in counts.items() for word in pair]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, env=os.environ)
     assert done.stdout, done.stderr
@@ -48,7 +48,7 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_it_is_used(found: Foun
 
 def test_a_write_that_fails_leaves_a_checkpoint_that_loads(found: Found) -> None:
     write = found["write"]
-    assert write["loadable"] == write["faults"] == 20
+    assert write["loadable"] == write["errors"] == 20
     assert write["raised"] >= 10
 
 

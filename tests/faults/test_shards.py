@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from unmask.cli.main import main
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, open_corpus, prepare
 from unmask.errors import DataError
 

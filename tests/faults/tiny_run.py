@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from unmask.config.load import RunConfig, load_config
+from unmask.config.load import load_config
+from unmask.config.settings import RunConfig
 from unmask.errors import Interrupted
 from unmask.model import presets
 from unmask.progress import Progress
@@ -68,7 +69,7 @@ class Heard(Progress):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 

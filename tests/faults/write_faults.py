@@ -86,7 +86,7 @@ class Trained:
         return step >= least and any(torch.equal(copy.weight, each) for each in self.weights[step])
 
 
-def write_faults(folder: Path, count: int, seed: int) -> dict[str, Any]:
+def write_errors(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Let random writes fail with EIO or ENOSPC; every third time, a step is saved that has a checkpoint already."""
     draw, trained = random.Random(seed), Trained(folder / "checkpoints")
     trained.save(1)
@@ -107,4 +107,4 @@ def write_faults(folder: Path, count: int, seed: int) -> dict[str, Any]:
             mend()
         loadable += trained.newest_loads(safe)
         left += any(path.name.startswith(".") for path in trained.folder.iterdir())
-    return {"faults": count, "raised": raised, "loadable": loadable, "something left behind": left}
+    return {"errors": count, "raised": raised, "loadable": loadable, "something left behind": left}

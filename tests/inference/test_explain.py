@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.errors import ConfigError, DataError
 from unmask.inference.explain import IGNORED, Explanation, explain
 from unmask.model.masked_lm import MaskedLM

@@ -1,4 +1,4 @@
-"""Explaining every strategy: the draws that are shown are those that decided."""
+"""Explaining every strategy: the random_bits that are shown are those that decided."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.inference.explain import explain
 from unmask.model.load import load_masked_lm
@@ -81,7 +81,7 @@ def test_words_of_a_phrase_are_one_unit_and_terms_are_likelier(bert: MaskedLM, l
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ("token", "Each token draws a number between 0 and 1. Where it is below the rate of 0.15,"),
+        ("token", "Each token random_bits a number between 0 and 1. Where it is below the rate of 0.15,"),
         ("word", "and all pieces of a word share one. Where"),
         ("span", "and all tokens of a span of words share one. Where"),
         ("ngram", "and all tokens of a collocation, or else of a word, share one. Where"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.cpu.norms import HalfNorm, halve_norms
+from unmask.model.cpu.norms import HalfNorm, use_bf16_norms
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
 
@@ -82,13 +82,13 @@ def test_only_plain_norms_are_halved() -> None:
     model = nn.Sequential(
         nn.LayerNorm(4), Own(4), nn.LayerNorm(4, elementwise_affine=False), nn.LayerNorm(4).double()
     )
-    assert halve_norms(model) == 1
+    assert use_bf16_norms(model) == 1
     assert [type(layer).__name__ for layer in model] == ["HalfNorm", "Own", "LayerNorm", "LayerNorm"]
-    assert halve_norms(model) == 1
+    assert use_bf16_norms(model) == 1
 
 
 def test_a_norm_that_was_halved_is_saved_as_any_other() -> None:
     model = nn.Sequential(nn.LayerNorm(4))
     names = list(model.state_dict())
-    halve_norms(model)
+    use_bf16_norms(model)
     assert list(model.state_dict()) == names

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unmask.errors import ConfigError
-from unmask.model.head import HeadGate, find_head
+from unmask.model.head import TargetSelector, find_head
 from unmask.model.masked_lm import MaskedLM
 
 # The first module after the encoder: what computes the logits, transform included.
@@ -67,7 +67,7 @@ def test_masked_only_is_the_full_head_on_those_rows(
 
 def test_the_gate_lets_everything_pass_without_an_index() -> None:
     head = nn.Linear(3, 5)
-    gate, hidden = HeadGate(head), torch.randn(2, 4, 3)
+    gate, hidden = TargetSelector(head), torch.randn(2, 4, 3)
     assert head(hidden).shape == (2, 4, 5)
     gate.index = torch.tensor([0, 7, 7])
     assert torch.equal(

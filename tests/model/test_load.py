@@ -34,7 +34,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_a_folder_is_loaded_to_be_asked(checkpoint: Checkpoint) -> None:
     heard: list[str] = []
-    model = load_masked_lm(str(checkpoint("roberta")), device="cpu", notice=heard.append)
+    model = load_masked_lm(str(checkpoint("roberta")), device="cpu", log=heard.append)
     assert type(model.model).__name__ == "RobertaForMaskedLM"
     assert not model.model.training
     assert not model.autocast
@@ -115,7 +115,7 @@ def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
 
 def test_a_checkpoint_without_a_head_is_taken_with_a_notice(headless: Path, checkpoint: Checkpoint) -> None:
     heard: list[str] = []
-    model = load_checkpoint(str(headless), notice=heard.append)
+    model = load_checkpoint(str(headless), log=heard.append)
     assert len(heard) == 1
     assert "brings no LM head" in heard[0]
     assert "Expect a high loss at first" in heard[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.cpu.embeddings import rows_added_last
+from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
 
@@ -78,7 +78,7 @@ def test_frozen_embeddings_stay_without_gradient(load: Load, make_batch: Any, ch
 
 def test_a_loss_without_the_head_has_its_gradient_too(load: Load) -> None:
     table = (model := load("bert").model).get_input_embeddings()
-    with rows_added_last(model):
+    with defer_embedding_grad(model):
         table(torch.tensor([[3, 5, 3]])).sum().backward()
     assert table.weight.grad.sum(1).tolist()[3:6] == [
         2.0 * table.embedding_dim,
@@ -92,7 +92,7 @@ def test_a_pass_that_fails_leaves_nothing_behind(load: Load) -> None:
     table = model.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
     ids = torch.tensor([3])
-    with pytest.raises(RuntimeError, match="does not require grad"), rows_added_last(model):
+    with pytest.raises(RuntimeError, match="does not require grad"), defer_embedding_grad(model):
         table(ids).detach().sum().backward()
     assert table.weight.grad is None
     assert table(ids).grad_fn is not None

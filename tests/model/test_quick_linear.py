@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.cpu.linear import QuickLinear, quicken
+from unmask.model.cpu.linear import QuickLinear, use_onednn_linear
 from unmask.model.masked_lm import MaskedLM
 
 pytestmark = pytest.mark.skipif(
-    not quicken(nn.Sequential(nn.Linear(2, 2))), reason="this torch has no oneDNN with laid-out weights"
+    not use_onednn_linear(nn.Sequential(nn.Linear(2, 2))),
+    reason="this torch has no oneDNN with laid-out weights",
 )
 
 
@@ -28,7 +29,7 @@ def network() -> nn.Sequential:
 def pair() -> tuple[nn.Sequential, nn.Sequential]:
     """The same network twice; the second is quick."""
     quick = network()
-    quicken(quick)
+    use_onednn_linear(quick)
     return network(), quick
 
 
@@ -50,7 +51,7 @@ def test_all_plain_layers_become_quick_once() -> None:
         pass
 
     model = nn.Sequential(Own(4, 4), nn.Linear(4, 4).half(), nn.Linear(4, 4), nn.ReLU())
-    assert quicken(model) == quicken(model) == 1
+    assert use_onednn_linear(model) == use_onednn_linear(model) == 1
     assert [type(layer) for layer in model] == [Own, nn.Linear, QuickLinear, nn.ReLU]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.model.cpu.shapes import fill_up, round_up
+from unmask.model.cpu.shapes import pad_to_round_size, round_up
 from unmask.model.masked_lm import MaskedLM
 
 
@@ -28,7 +28,7 @@ def test_what_fills_a_batch_changes_nothing(
     """Logits at the targets and the gradient of every weight are those of the batch as it was."""
     model = load(architecture)
     batch = make_batch(model.vocabulary, [40] * 10 + [39, 20, 7])
-    filled = fill_up(batch, model.vocabulary.pad_id)
+    filled = pad_to_round_size(batch, model.vocabulary.pad_id)
     count = len(batch.target_ids)
     assert (batch.tokens, filled.tokens) == (466, 468)
     assert len(filled.target_index) == round_up(count, 16) > count
@@ -56,7 +56,7 @@ def test_a_batch_is_filled_where_more_rows_are_taken(load: Callable[..., MaskedL
 
 def test_a_round_batch_is_left_as_it_is(load: Callable[..., MaskedLM], make_batch: Any) -> None:
     batch = make_batch(load("bert").vocabulary, [4, 3], rate=0.9)
-    assert fill_up(batch, 0) is batch
+    assert pad_to_round_size(batch, 0) is batch
 
 
 def test_a_sequence_of_filling_fits_any_table_of_positions(
@@ -64,6 +64,6 @@ def test_a_sequence_of_filling_fits_any_table_of_positions(
 ) -> None:
     """However many tokens it has, and however short the longest sequence may be."""
     batch = make_batch(load("bert").vocabulary, [8] * 1025)
-    filled = fill_up(batch, 0)
+    filled = pad_to_round_size(batch, 0)
     assert filled.tokens - batch.tokens == 120
     assert filled.position_ids.max() == 7

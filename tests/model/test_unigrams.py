@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.model.unigram_bias import start_at_unigrams
+from unmask.model.unigram_bias import set_unigram_bias
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
@@ -17,7 +17,7 @@ def test_a_new_model_says_how_often_a_token_occurs(tiny_model: Any, architecture
     counts = np.arange(180)
     with torch.no_grad():
         before = model(input_ids=ids).logits - model.get_output_embeddings().bias
-        assert start_at_unigrams(model, counts)
+        assert set_unigram_bias(model, counts)
         added = (model(input_ids=ids).logits - before).double()
     seen = np.concatenate([np.maximum(counts, 1), np.ones(20)])
     wanted = torch.from_numpy(np.log(seen / seen.sum())).expand(1, 3, -1)
@@ -27,5 +27,5 @@ def test_a_new_model_says_how_often_a_token_occurs(tiny_model: Any, architecture
 def test_a_head_without_a_bias_stays_as_it_is(tiny_model: Any) -> None:
     model = tiny_model("modernbert", 200, decoder_bias=False)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    assert not start_at_unigrams(model, np.ones(200, dtype=np.int64))
+    assert not set_unigram_bias(model, np.ones(200, dtype=np.int64))
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())

@@ -17,9 +17,8 @@ from tests.conftest import ARCHITECTURES
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask.config.data import DocumentSettings, MaskingSettings
-from unmask.config.load import RunConfig, load_config
-from unmask.config.training import OptimizerSettings
+from unmask.config.load import load_config
+from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream, join
 from unmask.data.corpus import Corpus, open_corpus, prepare
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
@@ -51,7 +50,7 @@ class Listener(Progress):
         self.heard: list[str] = []
         self.at = dict(at or {})
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.heard.append(text)
 
     def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
@@ -511,7 +510,7 @@ def test_without_patience_the_run_goes_on_and_its_best_is_exported(
     )
     assert (result.steps, evaluation["stopped_early"]) == (first["step"] + 2, False)
     assert evaluation["step"] == int(np.argmin(losses)) + 1 == first["step"]
-    changes |= {"keep_best": False}
+    changes |= {"export_best": False}
     config = worsening.model_copy(update={"train": worsening.train.model_copy(update=changes)})
     last = train(config, tmp_path / "last")
     assert read(last.folder.evaluation)["step"] == last.steps
@@ -577,11 +576,11 @@ def test_a_new_head_moves_alone_at_first(
 def test_a_new_head_without_the_flag_is_said(configure: Configure, headless: Path, tmp_path: Path) -> None:
     listener = Listener()
     train(configure(headless, train__max_steps=1), tmp_path / "run", progress=listener)
-    assert any("--init-head 200 lets it move alone" in text for text in listener.heard)
+    assert any("--head-warmup-steps 200 lets it move alone" in text for text in listener.heard)
 
 
 def test_a_head_that_is_there_needs_no_start(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--init-head.* but '.*' brings one; leave it out"):
+    with pytest.raises(ConfigError, match=r"--head-warmup-steps.* but '.*' brings one; leave it out"):
         train(configure(train__init_head_steps=5), tmp_path / "run")
 
 

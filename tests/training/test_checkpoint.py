@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from unmask.config.training import OptimizerSettings
+from unmask.config.settings import OptimizerSettings
 from unmask.errors import DataError
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
@@ -34,7 +34,7 @@ class Notices(Progress):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.heard.append(text)
 
 

@@ -18,10 +18,10 @@ def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     world.sum_gradients(model)
     world.wait()
     assert world == World(0, 1)
-    assert world.leads
+    assert world.is_main
     assert model.weight.grad is None
     assert world.sum_(torch.tensor(3.0)) == 3.0
-    assert (world.agree(True), world.agree(False), world.longest(0.25)) == (True, False, 0.25)
+    assert (world.any(True), world.any(False), world.max(0.25)) == (True, False, 0.25)
 
 
 def test_torchrun_with_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_who_will_lead_is_known_before_joining(
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
-    assert World.will_lead() is leads
+    assert World.will_be_main() is leads
 
 
 class Twin:
@@ -74,11 +74,11 @@ def test_gradients_are_summed_in_one_message(monkeypatch: pytest.MonkeyPatch) ->
 def test_one_yes_is_enough(monkeypatch: pytest.MonkeyPatch, here: float, there: float, wanted: bool) -> None:
     monkeypatch.setattr(dist, "all_reduce", Twin(torch.tensor([there], dtype=torch.float64)))
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
-    assert World(0, 2).agree(bool(here)) is wanted
+    assert World(0, 2).any(bool(here)) is wanted
 
 
 def test_the_slowest_clock_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "all_reduce", Twin(torch.tensor([0.5], dtype=torch.float64)))
     monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
-    assert World(1, 2).longest(0.25) == 0.5
-    assert World(1, 2).longest(0.75) == 0.75
+    assert World(1, 2).max(0.25) == 0.5
+    assert World(1, 2).max(0.75) == 0.75

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.config.data import DocumentSettings, MaskingSettings
-from unmask.config.training import OptimizerSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.corpus import prepare
 from unmask.errors import ConfigError, DivergedError
@@ -219,7 +218,7 @@ def break_(loop: Loop) -> None:
 
 def test_losses_that_are_no_number_end_the_run_before_the_weights_move(make_loop: LoopMaker) -> None:
     told: list[str] = []
-    loop = make_loop(Length(steps=9), max_bad_steps=3, after_step=break_, notice=told.append)
+    loop = make_loop(Length(steps=9), max_bad_steps=3, after_step=break_, log=told.append)
     with pytest.raises(DivergedError, match=r"step 4: the loss is nan; 3 steps in a row were not applied"):
         loop.run()
     weights = loop.model.model.base_model.state_dict().values()
@@ -238,7 +237,7 @@ def spoiled(loop: Loop, *steps: int) -> Loop:
                 math.inf
             )
 
-    loop.opening.mask = watch  # type: ignore[method-assign]
+    loop.staged_start.mask = watch  # type: ignore[method-assign]
     return loop
 
 
@@ -297,7 +296,7 @@ def test_an_ordinary_run_has_no_spikes(make_loop: LoopMaker) -> None:
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, fault: Exception) -> None:
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
     """Let micro-batches of more tokens than `most` fail, after the gradient of those before them."""
     whole = loop_module.step_gradients
 
@@ -305,7 +304,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, fault: Exception
         for number, batch in enumerate(batches):
             if batch.tokens > most:
                 whole(model, batches[:number], targets)
-                raise fault
+                raise error
         return whole(model, batches, targets)
 
     monkeypatch.setattr(loop_module, "step_gradients", compute)
@@ -318,15 +317,15 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize("fault", FULL, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
 def test_out_of_memory_halves_the_micro_batch_and_changes_nothing(
-    make_loop: LoopMaker, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    make_loop: LoopMaker, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     plain = make_loop(Length(steps=3), micro_batch_tokens=25, log_every=1)
     plain.run()
-    short_of_memory(monkeypatch, 45, fault)
+    short_of_memory(monkeypatch, 45, error)
     told: list[str] = []
-    loop = make_loop(Length(steps=3), micro_batch_tokens=100, log_every=1, notice=told.append)
+    loop = make_loop(Length(steps=3), micro_batch_tokens=100, log_every=1, log=told.append)
     loop.run()
     losses = [[row["loss"] for row in each.rows] for each in (loop, plain)]  # type: ignore[attr-defined]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -354,7 +353,7 @@ def test_other_faults_are_no_lack_of_memory(make_loop: LoopMaker, monkeypatch: p
 def test_sums_that_are_not_finite_are_neither_logged_nor_saved(make_loop: LoopMaker) -> None:
     """On a GPU the loss is not looked at in every step: then a row, or a checkpoint, is where it is found."""
     loop = make_loop(Length(steps=5))
-    loop._look = lambda loss, norm, targets: (None, 0.0)  # type: ignore[method-assign]
+    loop._check_step = lambda loss, norm, targets: (None, 0.0)  # type: ignore[method-assign]
     loop.after_step = break_
     with pytest.raises(
         DivergedError, match="step 2: the loss or the gradient was not finite in the last 2 steps"
@@ -372,7 +371,7 @@ def test_going_on_from_a_position_is_the_undisturbed_run(make_loop: LoopMaker, s
 
     def halt(loop: Loop) -> None:
         if loop.position.step == stop:
-            loop.settle()
+            loop.sync_window()
             raise Stopped
 
     whole = make_loop(Length(steps=7), log_every=3)

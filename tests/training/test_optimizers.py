@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unmask.config.training import OptimizerSettings
+from unmask.config.settings import OptimizerSettings
 from unmask.training.optimizers import (
     Muon,
     clip_gradients,

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from unmask.config.data import MaskingSettings
-from unmask.config.training import OptimizerSettings, ScheduleSettings, TrainSettings
+from unmask.config.settings import MaskingSettings, OptimizerSettings, ScheduleSettings, TrainSettings
 from unmask.training.recipe import Recipe, resolve
 
 
@@ -18,12 +17,12 @@ def recipe(
 
 def test_adapting_is_gentle() -> None:
     made = recipe()
-    assert (made.optimizer, made.schedule, made.rate_start) == ("adamw", "linear", 0.15)
+    assert (made.optimizer, made.schedule, made.initial_rate) == ("adamw", "linear", 0.15)
     assert made.learning_rate == 5e-5
     assert recipe(family="modernbert").learning_rate == 2e-4
     assert recipe(family="never-heard-of").learning_rate == made.learning_rate
 
-    assert (made.name, made.patience, made.keep_best) == ("adapt", 3, True)
+    assert (made.name, made.patience, made.export_best) == ("adapt", 3, True)
 
 
 def test_a_recipe_that_is_named_wins_over_the_kind_of_model() -> None:
@@ -38,10 +37,10 @@ def test_low_rank_adapters_take_larger_steps() -> None:
 
 
 def test_from_scratch_is_not() -> None:
-    assert (recipe(scratch=True).patience, recipe(scratch=True).keep_best) == (0, False)
+    assert (recipe(scratch=True).patience, recipe(scratch=True).export_best) == (0, False)
     made = recipe(scratch=True)
     assert (made.optimizer, made.schedule) == ("muon", "trapezoid")
-    assert made.rate_start == pytest.approx(0.3)
+    assert made.initial_rate == pytest.approx(0.3)
     assert made.learning_rate > 10 * recipe().learning_rate
 
 
@@ -60,11 +59,11 @@ def test_what_is_set_is_kept(scratch: bool, device: str) -> None:
         batch_ramp=0.3,
         micro_batch_tokens=99,
         patience=7,
-        keep_best=False,
+        export_best=False,
         optimizer=OptimizerSettings(name="adamw", learning_rate=0.123),
         schedule=ScheduleSettings(name="cosine"),
     )
-    made = recipe(train, MaskingSettings(rate=0.2, rate_start=0.4), scratch=scratch, device=device)
+    made = recipe(train, MaskingSettings(rate=0.2, initial_rate=0.4), scratch=scratch, device=device)
     assert made == Recipe(
         *("scratch" if scratch else "adapt", "adamw", 0.123, "cosine", 999, 0.3, 99, 0.4, 2.5, 7, False)
     )

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from unmask.config.training import ScheduleSettings
+from unmask.config.settings import ScheduleSettings
 from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
 
 NAMES = ["linear", "cosine", "trapezoid", "constant"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from unmask.benchmark.flops import PRECISIONS, MatmulRate, flops_per_token, matmul_rate, settle
 from unmask.benchmark.stopwatch import Stopwatch
-from unmask.config.load import RunConfig, check_trainable
+from unmask.config.settings import RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream, cut_by_tokens
 from unmask.data.corpus import prepare
 from unmask.data.masking.mask import MaskKey
@@ -26,7 +26,7 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, recipe_of, with_recipe
-from unmask.run.components import Material, gather
+from unmask.run.components import RunComponents, build_components, check_trainable
 from unmask.run.docstrings import collect_docstrings
 from unmask.run.fingerprint import machine_info
 from unmask.run_folder import RunFolder
@@ -135,34 +135,34 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         _write_texts(config, text, progress)
         config = _to_measure(config, text)
         check_trainable(config)
-        material = gather(config, RunFolder(Path(place) / "run"), progress)
+        components = build_components(config, RunFolder(Path(place) / "run"), progress)
         progress.begin("measure")
-        model = material.model
+        model = components.model
         ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in PRECISIONS}
-        loop = training_loop(config, material)
-        training = measure_training(loop, ceilings[material.precision], seconds, progress)
+        loop = training_loop(config, components)
+        training = measure_training(loop, ceilings[components.precision], seconds, progress)
         result = Bench(
             machine=machine_info(),
             model=config.model.preset or str(config.model.name),
             device=model.device.type,
             parameters=model.parameters,
-            precision=material.precision,
+            precision=components.precision,
             batch_tokens=loop.batch_tokens(0.0),
             ceilings=ceilings,
             training=training,
-            masking_tokens_per_second=masking_rate(material.text, _MASKING_SECONDS),
-            preparation=_preparation_rate(config, material, text, Path(place) / "shards"),
+            masking_tokens_per_second=masking_rate(components.text, _MASKING_SECONDS),
+            preparation=_preparation_rate(config, components, text, Path(place) / "shards"),
         )
         progress.end()
         return result
 
 
-def training_loop(config: RunConfig, material: Material) -> Loop:
+def training_loop(config: RunConfig, components: RunComponents) -> Loop:
     """Put together the loop that ``train`` would run."""
-    recipe = recipe_of(config, material)
-    config = with_recipe(config, recipe, material)
-    stream = TrainingStream(material.text, recipe.batch_tokens, config.train.seed)
-    return make_loop(config, recipe, material, stream)
+    recipe = recipe_of(config, components)
+    config = with_recipe(config, recipe, components)
+    stream = TrainingStream(components.text, recipe.batch_tokens, config.train.seed)
+    return make_loop(config, recipe, components, stream)
 
 
 class _EnoughError(Exception):
@@ -200,7 +200,7 @@ def measure_training(loop: Loop, ceiling: MatmulRate, seconds: float, progress: 
     loop.log_every = 1 if loop.model.device.type == "cpu" else loop.log_every
     loop.on_row = rows.append
     watch = Stopwatch(seconds, settle=lambda: settle(loop.model.device))
-    progress.notice(f"training for {seconds:g} seconds")
+    progress.log(f"training for {seconds:g} seconds")
     run_measured(loop, watch)
     rate = watch.tokens_per_second
     return TrainingRate(
@@ -244,12 +244,12 @@ def masking_rate(source: TextSource, seconds: float) -> float:
     return tokens / passed
 
 
-def _preparation_rate(config: RunConfig, material: Material, text: Path, out: Path) -> PreparationRate:
+def _preparation_rate(config: RunConfig, components: RunComponents, text: Path, out: Path) -> PreparationRate:
     begin = time.perf_counter()
-    corpus = prepare([text], config.data, material.model.tokenizer, out)
+    corpus = prepare([text], config.data, components.model.tokenizer, out)
     seconds = time.perf_counter() - begin
     texts = [document.text for document in DocumentReader([text], config.data)]
-    bare = encode_rate(material.model.tokenizer, texts)
+    bare = encode_rate(components.model.tokenizer, texts)
     rate = corpus.tokens / seconds
     return PreparationRate(rate, corpus.manifest["bytes"] / 1e6 / seconds, bare, rate / bare)
 
@@ -280,10 +280,10 @@ def in_batches(texts: list[str], characters: int) -> Iterator[list[str]]:
 def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
     """Write what is measured with as JSON lines: the beginning of the inputs, or documentation of this Python."""
     if config.data.inputs:
-        reader = DocumentReader(config.data.inputs, config.data, notice=progress.notice)
+        reader = DocumentReader(config.data.inputs, config.data, log=progress.log)
         texts: Iterator[str] = (document.text for document in reader)
     else:
-        progress.notice("no text given: taking the documentation of this Python")
+        progress.log("no text given: taking the documentation of this Python")
         found = collect_docstrings(max_characters=_CHARACTERS, progress=progress)
         texts = (docstring.text for docstring in found.train)
     with path.open("w", encoding="utf-8") as file:
@@ -308,7 +308,7 @@ def _to_measure(config: RunConfig, text: Path) -> RunConfig:
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=data),
-            "masking": config.masking.model_copy(update={"rate_start": config.masking.rate}),
+            "masking": config.masking.model_copy(update={"initial_rate": config.masking.rate}),
             "train": config.train.model_copy(update=ends),
         }
     )

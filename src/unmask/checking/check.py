@@ -32,12 +32,12 @@ from unmask.checking.characters import Chunk
 from unmask.checking.duplicates import Duplicates, text_keys
 from unmask.checking.findings import Finding, findings_of
 from unmask.checking.leakage import LeakIndex, is_test_name, is_train_name
-from unmask.checking.text import Ledger, Place, TextSurvey, chunked, shown
-from unmask.config.data import DocumentSettings
+from unmask.checking.text import DocumentIndex, Place, TextSurvey, chunked, shown
+from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import is_corpus
 from unmask.data.packing import Cut
 from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
-from unmask.data.reading.errors import Notice
+from unmask.data.reading.errors import Log
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 _LONGEST = 512
 _SAMPLE = 60_000
 _READ_AGAIN = 100_000_000
-_FAULTS = 20
-# What a reader says of faults, which come out as findings here.
-_FAULT_NOTICES = ("left out: ", "noticed: ", "faults in the text: ")
+_ERRORS = 20
+# What a reader says of errors, which come out as findings here.
+_ERROR_NOTICES = ("left out: ", "noticed: ", "errors in the text: ")
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -64,7 +64,7 @@ class DataCheck:
         findings: what to know, the most important first.
         read: files, documents, empty and over-long ones, characters, words, and tokens where there is a model.
         unreadable: files that could not be read, and why.
-        text: encoding faults, sizes, scripts, boilerplate lines, literal special tokens, personal data.
+        text: encoding errors, sizes, scripts, boilerplate lines, literal special tokens, personal data.
         lengths: the distribution of document lengths, in ``unit`` tokens or words.
         limit: what the model's longest sequence does to the text, or ``None``.
         duplicates: exact and near ones.
@@ -142,7 +142,7 @@ class _Check:
         progress: Progress,
     ) -> None:
         self.settings, self.model, self.offline, self.progress = settings, model, offline, progress
-        self.ledger, self.duplicates, self.leaks = Ledger(), Duplicates(), LeakIndex()
+        self.index, self.duplicates, self.leaks = DocumentIndex(), Duplicates(), LeakIndex()
         self.tokens: TokenSurvey | None = None
         self.limit, self.overhead, specials = max_length or _LONGEST, 2, []
         if model is not None:
@@ -150,8 +150,8 @@ class _Check:
         self.text = TextSurvey(specials)
         self.read = dict.fromkeys(("files", "documents", "empty", "split_documents", "characters"), 0)
         self.unreadable: list[dict[str, str]] = []
-        self.faults: Counter[str] = Counter()
-        self.fault_examples: list[str] = []
+        self.errors: Counter[str] = Counter()
+        self.error_examples: list[str] = []
         self.sample: list[str] = []
         self._said: set[str] = set()
         self._sampled = 0
@@ -169,9 +169,9 @@ class _Check:
             from unmask.model.load import load_masked_lm
 
             longest = load_masked_lm(model, device="cpu", offline=self.offline).max_length
-        except ConfigError as fault:
+        except ConfigError as error:
             self.trainable, longest = False, int(tokenizer.model_max_length)
-            self.progress.notice(f"only the tokenizer of '{model}' is used: {fault}")
+            self.progress.log(f"only the tokenizer of '{model}' is used: {error}")
         if max_length is not None and max_length > longest:
             raise ConfigError(f"--max-length is {max_length}, but the model takes at most {longest} tokens")
         self.limit = max_length or min(_LONGEST, longest)
@@ -189,12 +189,12 @@ class _Check:
         for item in named:
             if item not in tests:
                 self._take_test(item, must=False)
-        searched = bool(len(self.leaks.ledger))
+        searched = bool(len(self.leaks.index))
         if searched:
             self.leaks.freeze()
         for chunk in chunked(document for item in items for document in self._documents(item)):
             self._add(chunk, searched)
-        if not len(self.ledger):
+        if not len(self.index):
             raise self._nothing()
         self.progress.end()
         return self._result(inputs, given, [*map(str, dict.fromkeys([*tests, *named]))], items, searched)
@@ -211,49 +211,49 @@ class _Check:
                     raise DataError(
                         "tokenised shards, which hold no text any more; give the text itself", path=given
                     )
-                items += expand_inputs([given], notice=self.progress.notice)
+                items += expand_inputs([given], log=self.progress.log)
                 there.append(str(given))
-            except DataError as fault:
-                self._note(str(given), fault)
+            except DataError as error:
+                self._note(str(given), error)
         if sum(isinstance(item, StdinInput) for item in items) > 1:
             expand_inputs(["-", "-"])  # says why that cannot be
         return there, items
 
-    def _note(self, source: str, fault: DataError) -> None:
-        self.unreadable.append({"source": source, "fault": str(fault)})
+    def _note(self, source: str, error: DataError) -> None:
+        self.unreadable.append({"source": source, "error": str(error)})
 
-    def _reader(self, item: Input, notice: Notice) -> DocumentReader:
+    def _reader(self, item: Input, log: Log) -> DocumentReader:
         given = item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
-        return DocumentReader([given], self.settings, notice=notice)
+        return DocumentReader([given], self.settings, log=log)
 
     def _say_once(self, text: str) -> None:
-        """Each file has a reader of its own: what all would say is said once, and faults become findings instead."""
+        """Each file has a reader of its own: what all would say is said once, and errors become findings instead."""
         what = text.partition(": ")[2]
-        if not text.startswith(_FAULT_NOTICES) and what not in self._said:
+        if not text.startswith(_ERROR_NOTICES) and what not in self._said:
             self._said.add(what)
-            self.progress.notice(text)
+            self.progress.log(text)
 
     def _documents(self, item: Input) -> Iterator[Document]:
-        """Yield the documents of one input; a fault ends it and is noted."""
+        """Yield the documents of one input; a error ends it and is noted."""
         try:
             reader = self._reader(item, self._say_once)
-        except DataError as fault:
-            self._note(str(item), fault)
+        except DataError as error:
+            self._note(str(item), error)
             return
         try:
             yield from reader
-        except DataError as fault:
-            self._note(str(item), fault)
+        except DataError as error:
+            self._note(str(item), error)
         else:
-            self.faults.update(reader.stats.faults)
-            self.fault_examples += reader.stats.fault_examples
-            del self.fault_examples[_FAULTS:]
+            self.errors.update(reader.stats.errors)
+            self.error_examples += reader.stats.error_examples
+            del self.error_examples[_ERRORS:]
         for name in self.read:
             self.read[name] += getattr(reader.stats, name)
 
     def _take_test(self, item: Input, *, must: bool) -> None:
         try:
-            for chunk in chunked(self._reader(item, self.progress.notice if must else lambda text: None)):
+            for chunk in chunked(self._reader(item, self.progress.log if must else lambda text: None)):
                 self.leaks.add(chunk, text_keys(chunk))
         except DataError:
             if must:
@@ -261,13 +261,13 @@ class _Check:
 
     def _nothing(self) -> DataError:
         if len(self.unreadable) == 1:
-            return DataError(self.unreadable[0]["fault"])
-        first = "; ".join(item["fault"] for item in self.unreadable[:2])
+            return DataError(self.unreadable[0]["error"])
+        first = "; ".join(item["error"] for item in self.unreadable[:2])
         return DataError(f"none of {len(self.unreadable)} inputs could be read: {first}")
 
     def _add(self, chunk: Chunk, searched: bool) -> None:
         keys = text_keys(chunk)
-        self.ledger.add(chunk)
+        self.index.add(chunk)
         self.text.add(chunk)
         self.duplicates.add(chunk, keys)
         if searched:
@@ -278,7 +278,7 @@ class _Check:
         if self._sampled < _SAMPLE:
             self.sample += (taken := [text[:4000] for text in texts[:200]])
             self._sampled += sum(map(len, taken))
-        self.progress.advance(None, {"documents": len(self.ledger), "characters": self.text.characters})
+        self.progress.advance(None, {"documents": len(self.index), "characters": self.text.characters})
 
     # ---- what came out
 
@@ -290,13 +290,13 @@ class _Check:
         items: list[Input],
         searched: bool,
     ) -> DataCheck:
-        words = self.ledger.words
+        words = self.index.words
         vocabulary = self.tokens.found() if self.tokens is not None else None
         lengths = np.array(self.tokens.lengths, dtype=np.int64) if self.tokens is not None else words
-        faults = {"faults": dict(self.faults), "fault_examples": self.fault_examples}
+        errors = {"errors": dict(self.errors), "error_examples": self.error_examples}
         read = {
             **self.read,
-            **faults,
+            **errors,
             "words": int(words.sum()),
             "tokens": vocabulary and vocabulary["tokens"],
         }
@@ -310,7 +310,7 @@ class _Check:
             lengths=self._lengths(lengths),
             limit=self._limit(lengths),
             duplicates=self._duplicates(),
-            leakage=self.leaks.found(self.ledger) if searched else None,
+            leakage=self.leaks.found(self.index) if searched else None,
             vocabulary=vocabulary,
             plan=self._plan(given, items, vocabulary, int(words.sum())),
         )
@@ -318,7 +318,7 @@ class _Check:
         return found
 
     def _duplicates(self) -> dict[str, Any]:
-        found = self.duplicates.found(self.ledger)
+        found = self.duplicates.found(self.index)
         for group in [*found["exact_examples"], *(found["near"] or {"examples": []})["examples"]]:
             for side in ("first", "second"):
                 group[side] = self._with_text(group[side])
@@ -341,7 +341,7 @@ class _Check:
             "unit": "words" if self.tokens is None else "tokens",
             "mean": float(lengths.mean()),
             "quantiles": {f"{share:g}": float(np.quantile(lengths, share)) for share in _QUANTILES},
-            "longest": {"length": int(lengths.max()), "place": self.ledger.place(longest)},
+            "longest": {"length": int(lengths.max()), "place": self.index.place(longest)},
             "bins": [
                 {"from": 2 ** (number - 1) if number else 0, "below": 2**number, "documents": int(count)}
                 for number, count in enumerate(bins.tolist())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unmask.checking.characters import Chunk
-from unmask.checking.text import EXAMPLES, Ledger
+from unmask.checking.text import EXAMPLES, DocumentIndex
 from unmask.data.corpus import document_key
 
 SIMILARITY = 0.8
@@ -94,7 +94,7 @@ class Duplicates:
         self._rows.append(chunk.first + chosen)
         self.compared += len(chosen)
 
-    def found(self, ledger: Ledger) -> dict[str, Any]:
+    def found(self, index: DocumentIndex) -> dict[str, Any]:
         """Return how many documents repeat an earlier one, exactly and nearly, with the largest groups."""
         keys = np.array(self._keys, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
@@ -114,11 +114,11 @@ class Duplicates:
             "exact": count,
             "exact_share": count / len(keys),
             "exact_groups": int((sizes > 1).sum()),
-            "exact_examples": [_group(group, ledger) for group in groups],
-            "near": self._near(repeated, ledger, len(keys)) if self.near else None,
+            "exact_examples": [_group(group, index) for group in groups],
+            "near": self._near(repeated, index, len(keys)) if self.near else None,
         }
 
-    def _near(self, repeated: np.ndarray, ledger: Ledger, documents: int) -> dict[str, Any]:
+    def _near(self, repeated: np.ndarray, index: DocumentIndex, documents: int) -> dict[str, Any]:
         pairs: dict[int, tuple[int, float]] = {}
         if self._rows:
             rows, sketches = np.concatenate(self._rows), np.concatenate(self._sketches)
@@ -132,13 +132,13 @@ class Duplicates:
             "left_out": self.left_out,
             "similarity": SIMILARITY,
             "examples": [
-                {"similarity": value, **_group(Group(other, row, 2), ledger)} for row, (other, value) in best
+                {"similarity": value, **_group(Group(other, row, 2), index)} for row, (other, value) in best
             ],
         }
 
 
-def _group(group: Group, ledger: Ledger) -> dict[str, Any]:
-    return {"copies": group.size, "first": ledger.place(group.first), "second": ledger.place(group.second)}
+def _group(group: Group, index: DocumentIndex) -> dict[str, Any]:
+    return {"copies": group.size, "first": index.place(group.first), "second": index.place(group.second)}
 
 
 def _similar(rows: np.ndarray, sketches: np.ndarray) -> dict[int, tuple[int, float]]:

@@ -46,7 +46,7 @@ def findings_of(check: Found) -> list[Finding]:
     Args:
         check: :meth:`unmask.checking.check.DataCheck.to_dict`.
     """
-    parts = (_leakage, _unreadable, _faults, _encoding, _duplicates, _boilerplate, _vocabulary, _specials)
+    parts = (_leakage, _unreadable, _errors, _encoding, _duplicates, _boilerplate, _vocabulary, _specials)
     rest = (_personal, _scripts, _sizes, _limit, _amount)
     found = [finding for part in (*parts, *rest) for finding in part(check)]
     return sorted(found, key=lambda finding: _ORDER.index(finding.level))
@@ -90,23 +90,23 @@ def _leakage(check: Found) -> Iterator[Finding]:
 
 
 def _unreadable(check: Found) -> Iterator[Finding]:
-    faults = check["unreadable"]
-    if faults:
-        many = "1 input" if len(faults) == 1 else f"{len(faults):,} inputs"
-        yield Finding("problem", "reading", f"{many} could not be read to the end: {faults[0]['fault']}")
+    errors = check["unreadable"]
+    if errors:
+        many = "1 input" if len(errors) == 1 else f"{len(errors):,} inputs"
+        yield Finding("problem", "reading", f"{many} could not be read to the end: {errors[0]['error']}")
 
 
-def _faults(check: Found) -> Iterator[Finding]:
+def _errors(check: Found) -> Iterator[Finding]:
     """What the reader left out or changed; control characters are counted by :func:`_encoding`."""
-    found = {name: count for name, count in check["read"]["faults"].items() if name != "control characters"}
+    found = {name: count for name, count in check["read"]["errors"].items() if name != "control characters"}
     lost = {name: count for name, count in found.items() if name not in _KEPT}
-    for faults, level, what in (
+    for errors, level, what in (
         (lost, "problem", "left out"),
         (found.keys() - lost.keys(), "note", "taken as it is"),
     ):
-        if faults:
-            listed = ", ".join(f"{name} ({found[name]:,})" for name in sorted(faults))
-            first = f"; for example {check['read']['fault_examples'][0]}" if level == "problem" else ""
+        if errors:
+            listed = ", ".join(f"{name} ({found[name]:,})" for name in sorted(errors))
+            first = f"; for example {check['read']['error_examples'][0]}" if level == "problem" else ""
             yield Finding("problem" if level == "problem" else "note", "reading", f"{what}: {listed}{first}")
 
 
@@ -121,8 +121,8 @@ def _encoding(check: Found) -> Iterator[Finding]:
             level = "note" if kind == "invisible" or level == "note" else "warning"
         text = f"{_share(tally['documents'], documents, 'documents')} hold {_KINDS[kind]}"
         yield Finding(level, "encoding", text + _first(tally))
-    if clean and not check["unreadable"] and not check["read"]["faults"]:
-        yield Finding("ok", "encoding", "no encoding faults, no control characters")
+    if clean and not check["unreadable"] and not check["read"]["errors"]:
+        yield Finding("ok", "encoding", "no encoding errors, no control characters")
 
 
 def _first(tally: Found) -> str:

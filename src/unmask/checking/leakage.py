@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unmask.checking.characters import Chunk
-from unmask.checking.text import Ledger, shown
+from unmask.checking.text import DocumentIndex, shown
 
 RUN = 13
 """Words of a run that counts as taken over."""
@@ -74,11 +74,11 @@ class LeakIndex:
     """The texts of test files, to be found in training text.
 
     Attributes:
-        ledger: where the texts stand.
+        index: where the texts stand.
         looked: training documents that were looked up; ``repeated``: those that are a test text word for word.
     """
 
-    ledger: Ledger = field(default_factory=Ledger)
+    index: DocumentIndex = field(default_factory=DocumentIndex)
     looked: int = 0
     repeated: int = 0
     _keys: array[int] = field(default_factory=lambda: array("Q"))
@@ -88,8 +88,8 @@ class LeakIndex:
 
     def add(self, chunk: Chunk, keys: np.ndarray) -> None:
         """Take in test texts, whose keys are ``uint64 [D]``."""
-        base = len(self.ledger)
-        self.ledger.add(chunk)
+        base = len(self.index)
+        self.index.add(chunk)
         self._keys.frombytes(keys.tobytes())
         runs, first = chunk.phrases(RUN)
         self._runs.append(runs)
@@ -101,7 +101,7 @@ class LeakIndex:
         self.runs = _Lookup(np.concatenate(self._runs))
         self.run_rows = np.concatenate(self._rows)
         self._runs = []
-        self._own = set(map(os.path.realpath, self.ledger.sources))
+        self._own = set(map(os.path.realpath, self.index.sources))
 
     def look(self, chunk: Chunk, keys: np.ndarray) -> None:
         """Look up training documents; those of the test files themselves are passed over."""
@@ -135,19 +135,19 @@ class LeakIndex:
         if len(self._excerpts) < 2 * PAIRS:
             self._excerpts.setdefault(row, shown(text))
 
-    def found(self, training: Ledger) -> dict[str, Any]:
+    def found(self, training: DocumentIndex) -> dict[str, Any]:
         """Return for each test file how many of its texts stand in the training text, with the lines of both sides."""
         self._training = training
-        total = np.bincount(self.run_rows, minlength=len(self.ledger))
+        total = np.bincount(self.run_rows, minlength=len(self.index))
         hits = self.runs.seen[self.runs.inverse] >= 0
-        covered = np.bincount(self.run_rows[hits], minlength=len(self.ledger)) / np.maximum(total, 1)
+        covered = np.bincount(self.run_rows[hits], minlength=len(self.index)) / np.maximum(total, 1)
         exact = self.texts.seen[self.texts.inverse]
-        run = np.full(len(self.ledger), -1, dtype=np.int64)
+        run = np.full(len(self.index), -1, dtype=np.int64)
         run[self.run_rows[hits][::-1]] = self.runs.inverse[hits][::-1]
-        sources = self.ledger.source_numbers
+        sources = self.index.source_numbers
         files = [
             self._of_file(name, np.flatnonzero(sources == number), exact, covered, run)
-            for number, name in enumerate(self.ledger.sources)
+            for number, name in enumerate(self.index.sources)
         ]
         return {"files": files, "searched": self.looked, "training_documents": self.repeated, "run": RUN}
 
@@ -177,6 +177,6 @@ class LeakIndex:
         }
 
     def _pair(self, row: int, other: int, kind: str, share: float, owner: int) -> dict[str, Any]:
-        here, there = self.ledger.place(row), self._training.place(other)
+        here, there = self.index.place(row), self._training.place(other)
         found = {"line": here.line, "kind": kind, "share": share, "in": there.source, "in_line": there.line}
         return {**found, "text": self._excerpts.get(owner, "")}

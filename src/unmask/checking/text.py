@@ -110,7 +110,7 @@ def chunked(documents: Iterable[Document]) -> Iterator[Chunk]:
         yield Chunk(held, first)
 
 
-class Ledger:
+class DocumentIndex:
     """Where each document stands and how long it is, in a few bytes each."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class TextSurvey:
         specials: special tokens that a text should not hold literally.
 
     Attributes:
-        encoding: by kind of fault (``replacement``, ``mojibake``, ``control``, ``invisible``).
+        encoding: by kind of error (``replacement``, ``mojibake``, ``control``, ``invisible``).
         sizes: ``huge`` and ``short`` documents.
         specials: literal special tokens, by token.
         personal: ``email`` and ``phone``; without examples.

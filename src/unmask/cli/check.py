@@ -69,7 +69,7 @@ def check(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> int:
-    """Look text over before training: faults, duplicates, leaks, length, vocabulary, and what to do next."""
+    """Look text over before training: errors, duplicates, leaks, length, vocabulary, and what to do next."""
     if html is not None and not html.absolute().parent.is_dir():
         raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
     from unmask.config.load import load_config

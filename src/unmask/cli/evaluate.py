@@ -173,7 +173,7 @@ def _settings(
     if offline:  # read once, when the libraries that go to the Hub are imported
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     with shell.working():
-        from unmask.config.data import DocumentSettings
+        from unmask.config.settings import DocumentSettings
         from unmask.evaluation.evaluate import EvaluationSettings
 
     names = set(DocumentSettings.model_fields)

@@ -69,7 +69,7 @@ def fill(
             device=device,
             precision=precision,
             offline=offline,
-            notice=progress.notice,
+            log=progress.log,
         )
         good = [item.text for item in asked if not item.error]
         done = iter(filler.fill(good, top_k, targets=words, ranking=ranking, beam=beam, progress=progress))
@@ -174,7 +174,7 @@ def explain(
         from unmask.inference.explain import explain as explain_text
         from unmask.model.load import load_masked_lm
 
-        loaded = load_masked_lm(model, offline=offline, frozen=True, notice=progress.notice)
+        loaded = load_masked_lm(model, offline=offline, frozen=True, log=progress.log)
         explanation = explain_text(
             text, loaded, mask_positions=positions, labels=labels, masking=masking, seed=seed, top_k=top_k
         )

@@ -1,6 +1,6 @@
 """The command line: the only place that prints for people and exits.
 
-Answers go to stdout, everything else to stderr. Heavy imports are inside the verbs, so that help is quick.
+TargetPredictions go to stdout, everything else to stderr. Heavy imports are inside the verbs, so that help is quick.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def tokenizer_train(
         from unmask.data.reading.documents import DocumentReader
         from unmask.data.tokenizer import train_tokenizer
 
-        reader = DocumentReader(settings.inputs, settings, notice=progress.notice)
+        reader = DocumentReader(settings.inputs, settings, log=progress.log)
         texts = (document.text for document in reader)
         first = next(texts, None)
         if first is None:
@@ -234,7 +234,7 @@ def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     read = manifest.get("read", {})
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
     counts |= {name: manifest.get(name) for name in ("documents", "tokens", "bytes")}
-    counts |= {f"fault: {reason}": count for reason, count in read.get("faults", {}).items()}
+    counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
     page = shell.page()
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; 'unmask train {out} ...' takes them in place of the text")

@@ -15,7 +15,7 @@ from unmask.cli import runtime as shell
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unmask.config.data import DocumentSettings
+    from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import Corpus
     from unmask.progress import Progress
 
@@ -198,5 +198,5 @@ class _Prepared:
             raise ConfigError("no tokenizer: name one with --tokenizer, or give a folder of 'unmask prepare'")
         return texts.corpus(load_tokenizer(name, offline=self._offline))
 
-    def __exit__(self, *fault: Any) -> None:
-        self._texts.__exit__(*fault)
+    def __exit__(self, *error: Any) -> None:
+        self._texts.__exit__(*error)

@@ -63,7 +63,7 @@ Offline = Annotated[bool, Option("--offline", help="Make no network call.")]
 DocumentsOption = Annotated[Documents | None, Option(help=_DOCUMENTS)]
 TextField = Annotated[str | None, Option(help="Field or column of the text in JSONL, CSV, TSV and Parquet.")]
 Strict = Annotated[
-    bool, Option("--strict", help="Refuse text with any fault, instead of leaving out what is at fault.")
+    bool, Option("--strict", help="Refuse text with any error, instead of leaving out what is at error.")
 ]
 MaxLength = Annotated[int | None, Option(help="Tokens of a sequence, with its special tokens.")]
 Heldout = Annotated[list[str] | None, Option(metavar="PATH", help="Text to evaluate on; may be repeated.")]
@@ -115,10 +115,11 @@ LoraRank = Annotated[
 Patience = Annotated[
     int | None, Option(help="Evaluations without a lower held-out loss that end the run; 0 for never.")
 ]
-InitHead = Annotated[
-    int | None, Option("--init-head", metavar="STEPS", help="Let a new LM head move alone for so many steps.")
+HeadWarmupSteps = Annotated[
+    int | None,
+    Option("--head-warmup-steps", metavar="STEPS", help="Let a new LM head move alone for so many steps."),
 ]
-WarmNewRows = Annotated[
+NewEmbeddingsSteps = Annotated[
     int | None, Option(metavar="STEPS", help="Let the rows of added words move alone for so many steps.")
 ]
 SaveEvery = Annotated[int | None, Option(metavar="STEPS", help="Steps between checkpoints.")]

@@ -45,7 +45,7 @@ Method = Annotated[
 Seeds = Annotated[
     int,
     Option(
-        help="Repetitions. A seed draws the training examples with replacement (frozen), or changes new head, order "
+        help="Repetitions. A seed random_bits the training examples with replacement (frozen), or changes new head, order "
         "and dropout (finetune).",
         min=1,
     ),

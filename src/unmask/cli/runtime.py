@@ -53,7 +53,7 @@ def _quiet_transformers() -> None:
 
 
 def page() -> Page:
-    """Return what draws answers on stdout."""
+    """Return what random_bits answers on stdout."""
     from unmask.cli.terminal import Page
 
     return Page(sys.stdout)
@@ -87,8 +87,8 @@ def write(path: Path, text: str) -> None:
 
     try:
         write_atomically(path, text)
-    except OSError as fault:
-        raise DiskError(f"{path}: cannot be written: {fault.strerror}") from None
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def save_folder(save: Callable[[Path], object], out: Path) -> None:
@@ -138,10 +138,10 @@ def read_lines(path: Path | None) -> list[str]:
     try:
         content = sys.stdin.buffer.read() if path is None else path.read_bytes()
         lines = content.decode("utf-8-sig").split("\n")
-    except OSError as fault:
-        raise DataError(f"cannot be read: {fault.strerror}", path=path) from None
-    except UnicodeDecodeError as fault:
-        line, byte = fault.object[: fault.start].count(b"\n") + 1, fault.object[fault.start]
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         where = path or "standard input"
         raise DataError(f"expected UTF-8 text, found the byte 0x{byte:02x}", path=where, line=line) from None
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
@@ -207,40 +207,40 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool = False) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return UnmaskError.exit_code
-    except (Exception, KeyboardInterrupt) as fault:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        return _explain(fault)
+        return _explain(error)
 
 
-def _explain(fault: BaseException) -> int:
+def _explain(error: BaseException) -> int:
     """Print the line that says what went wrong, and return the exit code."""
-    if isinstance(fault, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):
         tell("stopped by Ctrl-C", "interrupted")
         return STOPPED
-    if isinstance(fault, Interrupted):
-        tell(str(fault), "interrupted")
-        return fault.exit_code
-    if isinstance(fault, UnmaskError):
-        tell(str(fault))
-        return fault.exit_code
-    if isinstance(fault, typer.TyperException):
-        tell(_usage(fault))
-        return fault.exit_code
-    if isinstance(fault, OSError) and fault.errno in _NO_ROOM:
-        tell(f"{fault.filename or 'disk'}: cannot be written: {fault.strerror}")
+    if isinstance(error, Interrupted):
+        tell(str(error), "interrupted")
+        return error.exit_code
+    if isinstance(error, UnmaskError):
+        tell(str(error))
+        return error.exit_code
+    if isinstance(error, typer.TyperException):
+        tell(_usage(error))
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        tell(f"{error.filename or 'disk'}: cannot be written: {error.strerror}")
         return DiskError.exit_code
-    tell(f"unexpected {type(fault).__name__}: {fault}; run again with --debug to see where it came from")
+    tell(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where it came from")
     return UnmaskError.exit_code
 
 
-def _usage(fault: typer.TyperException) -> str:
+def _usage(error: typer.TyperException) -> str:
     """Return the message about a wrong verb or option, with the nearest one and where help is."""
-    near = getattr(fault, "possibilities", None)
+    near = getattr(error, "possibilities", None)
     message = (
-        f"{getattr(fault, 'message', fault)} (did you mean {near[0]}?)" if near else fault.format_message()
+        f"{getattr(error, 'message', error)} (did you mean {near[0]}?)" if near else error.format_message()
     )
-    context = getattr(fault, "ctx", None)
+    context = getattr(error, "ctx", None)
     message = message.replace("Value error, ", "").rstrip(".")
     return message if context is None else f"{message} (see '{context.command_path} --help')"
 

@@ -103,7 +103,7 @@ def score(
         from unmask.scoring.score_file import FileScorer
 
         names = _names_or_number(text_field)
-        reader = RecordReader(file or "-", kind, has_names=names, notice=progress.notice)
+        reader = RecordReader(file or "-", kind, has_names=names, log=progress.log)
         run = FileScorer(
             reader,
             _scorer(model, method, max_length, device, precision, offline, progress),
@@ -147,7 +147,7 @@ def pairs(
         from unmask.scoring.pair_files import PairReader
         from unmask.scoring.pair_run import PairFileScorer
 
-        reader = PairReader(path, good, bad, by, notice=progress.notice)
+        reader = PairReader(path, good, bad, by, log=progress.log)
         scorer = _scorer(model, method, max_length, device, precision, offline, progress)
         run = PairFileScorer(reader, scorer, complain=_complain(), progress=progress)
         _go_on(run, rows, progress)
@@ -188,9 +188,7 @@ def _scorer(
     from unmask.scoring.scorer import Scorer, loaded_model
 
     if method_named(method) == "estimate":
-        progress.notice(
-            "method estimate: the model sees the tokens it is asked for; no pseudo-log-likelihood"
-        )
+        progress.log("method estimate: the model sees the tokens it is asked for; no pseudo-log-likelihood")
     loaded = loaded_model(model, device=device, precision=precision, offline=offline, progress=progress)
     return Scorer(loaded, method=method, max_length=max_length)
 
@@ -215,11 +213,11 @@ def _complain() -> Callable[[DataError], None]:
     """Return what reports skipped records: the first in full, and no end of them otherwise."""
     told = 0
 
-    def complain(fault: DataError) -> None:
+    def complain(error: DataError) -> None:
         nonlocal told
         told += 1
         if told <= _COMPLAINTS:
-            shell.tell(str(fault), "skipped")
+            shell.tell(str(error), "skipped")
         elif told == _COMPLAINTS + 1:
             shell.tell("more records, which are only counted from here on", "skipped")
 
@@ -230,7 +228,7 @@ def _go_on(run: FileScorer | PairFileScorer, rows: RowFile | None, progress: Pro
     """Count what the file of rows has already."""
     if rows is not None and rows.kept:
         run.go_on_after(rows.rows())
-        progress.notice(f"{rows.path} has {rows.kept:,} rows; going on behind them")
+        progress.log(f"{rows.path} has {rows.kept:,} rows; going on behind them")
 
 
 @contextmanager

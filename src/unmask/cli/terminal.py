@@ -56,7 +56,7 @@ class TerminalProgress(Progress):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -64,7 +64,7 @@ class TerminalProgress(Progress):
         """Forget the phases that are still going on; the terminal is as it was."""
         self._phases.clear()
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self._console.print(Text(text, style="dim"), soft_wrap=True)  # style= would dim the bar too
 
     def begin(self, phase: str) -> None:
@@ -235,7 +235,7 @@ def _console(stream: TextIO) -> Console:
 
 
 class Page:
-    """Answers for people, drawn on a stream.
+    """TargetPredictions for people, drawn on a stream.
 
     Args:
         stream: standard output, as a rule.

@@ -11,7 +11,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 
 if TYPE_CHECKING:
-    from unmask.config.load import RunConfig
+    from unmask.config.settings import RunConfig
     from unmask.run.train import RunResult
 
 
@@ -46,8 +46,8 @@ def train(
     freeze: options.FreezeOption = None,
     lora_rank: options.LoraRank = None,
     patience: options.Patience = None,
-    init_head: options.InitHead = None,
-    warm_new_rows: options.WarmNewRows = None,
+    head_warmup_steps: options.HeadWarmupSteps = None,
+    new_embeddings_steps: options.NewEmbeddingsSteps = None,
     save_every: options.SaveEvery = None,
     resume: options.Resume = None,
     dry_run: options.DryRun = False,
@@ -79,19 +79,20 @@ def train(
         "train.save_every": save_every,
         "data.replay": replay,
         "data.replay_share": replay_share,
-        "data.general_heldout": general,
+        "data.forgetting_eval": general,
         "train.recipe": recipe,
         "train.optimizer.layer_decay": layer_decay,
         "train.freeze": freeze,
         "train.lora_rank": lora_rank,
         "train.patience": patience,
-        "train.init_head_steps": init_head,
-        "train.warm_new_rows": warm_new_rows,
+        "train.head_warmup_steps": head_warmup_steps,
+        "train.new_embeddings_steps": new_embeddings_steps,
     }
-    from unmask.config.load import check_trainable, load_config
+    from unmask.config.load import load_config
+    from unmask.run.components import check_trainable
 
     folder = out or Path("runs/train")
-    notices = [] if out or dry_run else [f"the run goes to {folder} (choose with -o)"]
+    messages = [] if out or dry_run else [f"the run goes to {folder} (choose with -o)"]
     if (
         resume
         and config_file is None
@@ -99,15 +100,15 @@ def train(
         and (folder / "config.yaml").is_file()
     ):
         config_file = folder / "config.yaml"
-        notices.append(f"settings from {config_file}")
+        messages.append(f"settings from {config_file}")
     config = load_config(config_file, overrides or (), flags)
     check_trainable(config)
     if dry_run:
         _answer_plan(config, as_json)
         return
     with shell.working() as progress:
-        for notice in notices:
-            progress.notice(notice)
+        for log in messages:
+            progress.log(log)
         from unmask.run.train import train as run_training
 
         command = ["unmask", *sys.argv[1:]]

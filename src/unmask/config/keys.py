@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from unmask.config import yaml_text
-from unmask.config.base import Settings
+from unmask.config.settings import Settings
 
 
 class Keys:

@@ -1,6 +1,6 @@
 """The configuration of a run: the parts' own settings, from a YAML file, ``--set`` and flags.
 
-Later layers win: defaults, then the file, then ``--set a.b=value``, then flags. Every fault is a
+Later layers win: defaults, then the file, then ``--set a.b=value``, then flags. Every error is a
 :class:`~unmask.errors.ConfigError` that names the file and line (or the ``--set``, or the flag), what
 is wrong, what is allowed, and the nearest valid key.
 """
@@ -20,30 +20,17 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from unmask.config import yaml_text
-from unmask.config.base import Settings
-from unmask.config.data import DataSettings, MaskingSettings
 from unmask.config.keys import Keys, choices, expected, starter_lines, takes
-from unmask.config.model import ModelSettings
-from unmask.config.training import TrainSettings
-from unmask.errors import ConfigError, did_you_mean
-
-
-class RunConfig(Settings):
-    """Everything that decides a run."""
-
-    model: ModelSettings = ModelSettings()
-    data: DataSettings = DataSettings()
-    masking: MaskingSettings = MaskingSettings()
-    train: TrainSettings = TrainSettings()
-
+from unmask.config.settings import RunConfig
+from unmask.errors import ConfigError
 
 # Flags that are not named after the last part of their key.
 _FLAG_NAMES = {
     "data.inputs": "DATA",
-    "data.general_heldout": "--general",
+    "data.forgetting_eval": "--general",
     "model.name": "--model",
     "masking.rate": "--mask-rate",
-    "train.init_head_steps": "--init-head",
+    "train.head_warmup_steps": "--head-warmup-steps",
 }
 
 # What other trainers call things, for people who come from there.
@@ -96,55 +83,6 @@ def load_config(
             flag = _FLAG_NAMES.get(key) or "--" + key.rpartition(".")[2].replace("_", "-")
             layers.put(key, value, _Origin(flag, key, null=False))
     return layers.resolve()
-
-
-def check_trainable(config: RunConfig) -> None:
-    """Refuse a configuration that does not say what to train, or on which text.
-
-    Raises:
-        ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or no inputs.
-    """
-    from unmask.model.presets import PRESETS
-
-    name, preset = config.model.name, config.model.preset
-    presets = ", ".join(PRESETS)
-    if name is None and preset is None:
-        raise ConfigError(
-            "no model: name a checkpoint to adapt with --model (model.name), "
-            f"or a preset to train from scratch with --preset (model.preset): {presets}"
-        )
-    if name is not None and preset is not None:
-        raise ConfigError(
-            f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
-            "keep one and set the other to null"
-        )
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(
-            f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}; the presets are {presets}"
-        )
-    if not config.data.inputs:
-        raise ConfigError(
-            "no text to train on: name files, folders or globs after the verb, or in data.inputs"
-        )
-    if preset is not None:
-        _check_new_weights(config.train, preset)
-
-
-def _check_new_weights(train: TrainSettings, preset: str) -> None:
-    """Refuse what only makes sense for weights that know something already."""
-    asked = {
-        "train.recipe adapt": train.recipe == "adapt",
-        "train.lora_rank": train.lora_rank,
-        "train.freeze": train.freeze != "none",
-        "train.init_head_steps": train.init_head_steps,
-        "train.warm_new_rows": train.warm_new_rows,
-    }
-    for what, is_asked in asked.items():
-        if is_asked:
-            raise ConfigError(
-                f"{what} is for adapting a checkpoint (--model), but all weights of the preset '{preset}' are new and "
-                f"have to move; leave it out, or name a checkpoint"
-            )
 
 
 def json_schema() -> dict[str, Any]:
@@ -208,7 +146,7 @@ class _Layers:
         self.values[key], self.origins[key] = value, origin
 
     def resolve(self) -> RunConfig:
-        """Return the configuration, or raise the first fault in it."""
+        """Return the configuration, or raise the first error in it."""
         nested: dict[str, Any] = {}
         for key, value in self.values.items():
             *sections, name = key.split(".")
@@ -218,13 +156,13 @@ class _Layers:
             place[name] = value
         try:
             config = RunConfig.model_validate(nested)
-        except ValidationError as fault:
-            raise self._translate(fault) from None
+        except ValidationError as error:
+            raise self._translate(error) from None
         self._check_finite(config)
         return config
 
-    def _translate(self, fault: ValidationError) -> ConfigError:
-        first = fault.errors(include_url=False)[0]
+    def _translate(self, error: ValidationError) -> ConfigError:
+        first = error.errors(include_url=False)[0]
         path = [str(part) for part in first["loc"]]
         for length in range(len(path), 0, -1):
             key = ".".join(path[:length])
@@ -310,14 +248,14 @@ def _put_section(layers: _Layers, node: yaml.Node, section: str, source: _Source
     """Put what stands under the name of a section."""
     if isinstance(node, yaml.MappingNode):
         _put_mapping(layers, node, section, source)
-    elif not yaml_text.is_null(node):  # `train:` with nothing under it is no fault
+    elif not yaml_text.is_null(node):  # `train:` with nothing under it is no error
         hint = f" (did you mean '{section}.name'?)" if f"{section}.name" in _KEYS.leaves else ""
         what = f"'{section}' is a section with the keys {_KEYS.names(section)}"
         raise ConfigError(f"{source.at(node).where}: {what}, not {yaml_text.kind(node)}{hint}")
 
 
 def _refusal(key: str, value: Any, origin: _Origin) -> ConfigError:
-    """Return the fault of a value that its setting does not take."""
+    """Return the error of a value that its setting does not take."""
     info = _KEYS.leaves[key]
     subject = "" if key == origin.key else f"{key} "
     is_unquoted = takes(info, str) and not choices(info) and isinstance(value, int | float)

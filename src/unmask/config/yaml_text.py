@@ -51,11 +51,11 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file ('unmask init {path}' writes one to start from)") from None
-    except UnicodeDecodeError as fault:
-        line, byte = fault.object[: fault.start].count(b"\n") + 1, fault.object[fault.start]
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         raise ConfigError(f"{path}:{line}: expected UTF-8 text, found the byte 0x{byte:02x}") from None
-    except OSError as fault:
-        raise ConfigError(f"{path}: cannot be read as a configuration file: {fault.strerror}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a configuration file: {error.strerror}") from None
 
 
 def compose(text: str, where: str, lines: bool = True) -> yaml.Node | None:
@@ -71,13 +71,13 @@ def compose(text: str, where: str, lines: bool = True) -> yaml.Node | None:
     """
     try:
         return _Loader(text).get_single_node()
-    except yaml.MarkedYAMLError as fault:
-        line = f":{fault.problem_mark.line + 1}" if lines and fault.problem_mark else ""
-        raise ConfigError(f"{where}{line}: {_problem(fault)}") from None
-    except yaml.reader.ReaderError as fault:
-        line = f":{text[: fault.position].count(chr(10)) + 1}" if lines else ""
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if lines and error.problem_mark else ""
+        raise ConfigError(f"{where}{line}: {_problem(error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = f":{text[: error.position].count(chr(10)) + 1}" if lines else ""
         raise ConfigError(
-            f"{where}{line}: a control character (U+{ord(text[fault.position]):04X}); remove it"
+            f"{where}{line}: a control character (U+{ord(text[error.position]):04X}); remove it"
         ) from None
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply to be a configuration") from None
@@ -91,8 +91,8 @@ def construct(node: yaml.Node, where: str) -> Any:
     """
     try:
         return _Loader("").construct_object(node, deep=True)
-    except yaml.MarkedYAMLError as fault:
-        raise ConfigError(f"{where}: {_problem(fault)}") from None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{where}: {_problem(error)}") from None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):  # `!!int ten` and the like
         raise ConfigError(
             f"{where}: the value is not of the type '{node.tag.removeprefix(_TAG)}' that its tag names"
@@ -117,10 +117,10 @@ def kind(node: yaml.Node) -> str:
     return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
-def _problem(fault: yaml.MarkedYAMLError) -> str:
-    if "'\\t'" in (fault.problem or ""):
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    if "'\\t'" in (error.problem or ""):
         return "a tab; YAML takes only spaces"
-    about = "not valid YAML: " + ", ".join(part for part in (fault.context, fault.problem) if part)
-    if isinstance(fault, yaml.scanner.ScannerError | yaml.parser.ParserError):
+    about = "not valid YAML: " + ", ".join(part for part in (error.context, error.problem) if part)
+    if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError):
         return f"{about} (text that holds : # [ {{ @ * or & goes in quotes)"
     return about

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.corpus import Corpus, token_counts
-from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, policy_of, shuffled
+from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, plan_of, shuffled
 from unmask.data.packing import Cut, Packed, Sequences, frame_positions, next_batch, split_evenly
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError
@@ -90,7 +90,7 @@ class TextSource:
         overlap: int = 0,
     ) -> None:
         self.corpus, self.documents, self.vocabulary, self.masking = corpus, documents, vocabulary, masking
-        self.policy = policy_of(vocabulary, masking)
+        self.policy = plan_of(vocabulary, masking)
         cut = Cut(max_length - vocabulary.overhead, overlap)
         self.sequences = Sequences(corpus.lengths[documents], cut)
         if not len(self.sequences):

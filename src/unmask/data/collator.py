@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.config.data import MaskingSettings
-from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, policy_of
+from unmask.config.settings import MaskingSettings
+from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import vocabulary_of, with_segmenter
 from unmask.data.words import Segmenter
@@ -42,7 +42,7 @@ class MLMCollator:
 
     Args:
         tokenizer: a fast tokenizer with a mask token.
-        masking: strategy, rate and split. The rate is constant here: ``rate_start`` is not read.
+        masking: strategy, rate and split. The rate is constant here: ``initial_rate`` is not read.
         seed: of all masks.
         segmenter: cuts Chinese text into words, which are then masked as others are; without it, a Chinese
             character is a word.
@@ -64,7 +64,7 @@ class MLMCollator:
         import torch
 
         vocabulary = vocabulary_of(tokenizer)
-        self._policy = policy_of(with_segmenter(vocabulary, segmenter) if segmenter else vocabulary, masking)
+        self._policy = plan_of(with_segmenter(vocabulary, segmenter) if segmenter else vocabulary, masking)
         self._multiple = pad_to_multiple_of or 1
         self._seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -161,8 +161,8 @@ def _row(feature: Mapping[str, Any] | Sequence[int], number: int) -> dict[str, n
         )
     try:
         row = {name: np.asarray(value, dtype=np.int64) for name, value in content.items()}
-    except (TypeError, ValueError) as fault:
-        raise DataError(f"feature {number} must hold whole numbers only ({fault})") from None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"feature {number} must hold whole numbers only ({error})") from None
     row.setdefault("attention_mask", np.ones_like(row["input_ids"]))
     row.setdefault("special_tokens_mask", np.zeros_like(row["input_ids"]))
     if any(column.shape != (len(row["input_ids"]),) for column in row.values()):

@@ -2,7 +2,7 @@
 
 ::
 
-    FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, faults, and the SHA-256 of every file
+    FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, errors, and the SHA-256 of every file
     FOLDER/tokenizer/               the tokenizer that made the ids
     FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], documents end to end, no special tokens
     FOLDER/shard-00000.lengths.npy  int64 [documents]
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
@@ -129,10 +129,10 @@ def open_corpus(folder: Path, *, verify: bool = True, strict: bool = False) -> C
     Args:
         folder: where it lies.
         verify: compare every file with its checksum.
-        strict: refuse shards whose text had faults.
+        strict: refuse shards whose text had errors.
 
     Raises:
-        DataError: it is not one, was made by another version, is damaged, or its text had faults.
+        DataError: it is not one, was made by another version, is damaged, or its text had errors.
     """
     manifest = _read_manifest(folder)
     for name in manifest["files"]:
@@ -140,14 +140,14 @@ def open_corpus(folder: Path, *, verify: bool = True, strict: bool = False) -> C
             raise DataError("the file is missing; prepare the shards again", path=folder / name)
     try:
         corpus = Corpus(folder, manifest)
-    except (ValueError, EOFError) as fault:
-        raise DataError(f"a shard cannot be read ({fault}); prepare it again", path=folder) from None
+    except (ValueError, EOFError) as error:
+        raise DataError(f"a shard cannot be read ({error}); prepare it again", path=folder) from None
     if verify:
         corpus.verify()
-    faults = sum(manifest["read"]["faults"].values())
-    if strict and faults:
-        first = manifest["read"]["fault_examples"][0]
-        raise DataError(f"{first} (one of {faults:,} faults in the text of the shards in {folder})")
+    errors = sum(manifest["read"]["errors"].values())
+    if strict and errors:
+        first = manifest["read"]["error_examples"][0]
+        raise DataError(f"{first} (one of {errors:,} errors in the text of the shards in {folder})")
     return corpus
 
 
@@ -225,9 +225,7 @@ def prepare(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(
-            partial, DocumentReader(names, settings, notice=progress.notice), identity, tokenizer, progress
-        )
+        _write(partial, DocumentReader(names, settings, log=progress.log), identity, tokenizer, progress)
         shutil.rmtree(out, ignore_errors=True)
         partial.rename(out)
     except BaseException:
@@ -258,7 +256,7 @@ def _reuse(out: Path, identity: dict[str, Any], strict: bool, progress: Progress
                 f"choose another folder, or delete this one",
                 path=out,
             )
-    progress.notice(f"reusing {corpus.tokens:,} tokens of {len(corpus):,} documents prepared before in {out}")
+    progress.log(f"reusing {corpus.tokens:,} tokens of {len(corpus):,} documents prepared before in {out}")
     return corpus
 
 

@@ -78,11 +78,11 @@ def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBa
             tokenizer = AutoTokenizer.from_pretrained(
                 path, revision=revision, local_files_only=offline, trust_remote_code=False
             )
-    except Exception as fault:
+    except Exception as error:
         raise ConfigError(
-            f"no tokenizer could be loaded from '{name}': {_first_line(fault)}. Give a folder with tokenizer.json, "
+            f"no tokenizer could be loaded from '{name}': {_first_line(error)}. Give a folder with tokenizer.json, "
             f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
-        ) from fault
+        ) from error
     _require_usable(tokenizer, name)
     return tokenizer
 
@@ -129,8 +129,8 @@ def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         )
 
 
-def _first_line(fault: Exception) -> str:
-    return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def train_tokenizer(

@@ -1,6 +1,6 @@
 """What adapting a checkpoint changed: base and adapted model at the same targets, document by document.
 
-Every figure of a change is paired: both models are resampled on the same documents. Answers of both models are all
+Every figure of a change is paired: both models are resampled on the same documents. TargetPredictions of both models are all
 that is needed, so the base is asked before training and is not loaded again.
 
 Shapes: M targets, U resampling units, V entries of the vocabulary.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from unmask.data.batches import Batch, TextSource
 from unmask.evaluation.bootstrap import Figure, Floats, ratios, resampling_units
 from unmask.evaluation.examples import readable
-from unmask.evaluation.heldout import Answers, perplexity
+from unmask.evaluation.heldout import TargetPredictions, perplexity
 from unmask.evaluation.strata import Ids, Strata, places
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _AROUND = 14
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluatedTargets:
     """The M targets of some batches, and where they stand.
 
     Attributes:
@@ -54,13 +54,13 @@ class Asked:
     level: Ids
 
     @staticmethod
-    def of(source: TextSource, batches: Iterable[Batch], strata: Strata) -> Asked:
+    def of(source: TextSource, batches: Iterable[Batch], strata: Strata) -> EvaluatedTargets:
         """Locate the targets of ``batches``; the first of ``strata`` is the table of frequencies."""
         held = [batch for batch in batches if len(batch.target_ids)]
         found = [places(source, batch) for batch in held]
         document = np.concatenate([at.document for at in found])
         level = [strata.rows_of(at, batch.target_ids)[0] for at, batch in zip(found, held, strict=True)]
-        return Asked(
+        return EvaluatedTargets(
             source,
             held,
             np.concatenate([batch.target_ids for batch in held]),
@@ -74,7 +74,9 @@ class Asked:
         return np.ones(len(self.target_ids), dtype=bool)
 
 
-def change(asked: Asked, before: Answers, after: Answers, chosen: Chosen | None = None) -> dict[str, Any]:
+def change(
+    asked: EvaluatedTargets, before: TargetPredictions, after: TargetPredictions, chosen: Chosen | None = None
+) -> dict[str, Any]:
     """Return the figures of both models and of their difference, ready for JSON.
 
     Args:
@@ -123,7 +125,9 @@ def _number(figure: Figure) -> dict[str, Any]:
     return {"value": figure.value, "interval": [figure.low, figure.high] if finite else None}
 
 
-def by_frequency(asked: Asked, before: Answers, after: Answers, strata: Strata) -> list[dict[str, Any]]:
+def by_frequency(
+    asked: EvaluatedTargets, before: TargetPredictions, after: TargetPredictions, strata: Strata
+) -> list[dict[str, Any]]:
     """Return :func:`change` for each row of the table of frequencies that has a target, with its ``label``."""
     labels = strata.tables[0].labels
     masks = ((label, asked.level == row) for row, label in enumerate(labels))
@@ -131,7 +135,10 @@ def by_frequency(asked: Asked, before: Answers, after: Answers, strata: Strata) 
 
 
 def differing(
-    asked: Asked, before: Answers, after: Answers, tokenizer: PreTrainedTokenizerBase
+    asked: EvaluatedTargets,
+    before: TargetPredictions,
+    after: TargetPredictions,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[dict[str, Any]]:
     """Return the masks at which the two models differ most in the log-probability of what stood there.
 
@@ -153,7 +160,7 @@ def differing(
     return [_example(asked, place, before, after, tokenizer) for place in taken]
 
 
-def _pick(asked: Asked, order: Ids, count: int, taken: Sequence[int]) -> list[int]:
+def _pick(asked: EvaluatedTargets, order: Ids, count: int, taken: Sequence[int]) -> list[int]:
     """Append the first ``count`` of ``order`` whose document and token are none of those taken."""
     picked = list(taken)
     for place in order.tolist():
@@ -169,7 +176,11 @@ def _pick(asked: Asked, order: Ids, count: int, taken: Sequence[int]) -> list[in
 
 
 def _example(
-    asked: Asked, place: int, before: Answers, after: Answers, tokenizer: PreTrainedTokenizerBase
+    asked: EvaluatedTargets,
+    place: int,
+    before: TargetPredictions,
+    after: TargetPredictions,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
     text_before, text_after = _context(asked, place, tokenizer)
     models = {
@@ -189,7 +200,7 @@ def _example(
     }
 
 
-def _context(asked: Asked, place: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+def _context(asked: EvaluatedTargets, place: int, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """The text on both sides of a target as the models saw it, with the spaces at the joints."""
     for batch in asked.batches:
         if place < len(batch.target_ids):

@@ -76,10 +76,10 @@ def ratios(
 
     Args:
         numerators: ``[U, K]`` sums of each unit.
-        denominators: ``[U, K]``, not negative; ``[U, 1]`` stands for all K. Units that have nothing in any of them
+        denominators: ``[U, K]``, not negative; ``[U, 1]`` stands for all K. MaskUnits that have nothing in any of them
             are not resampled.
         resamples: how often the units are drawn, with replacement.
-        seed: of the draws.
+        seed: of the random_bits.
 
     Returns:
         K figures; NaN where a whole denominator is 0, and no interval where fewer than ``FEWEST_UNITS`` units count

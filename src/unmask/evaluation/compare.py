@@ -89,9 +89,9 @@ def compare_models(
         if not same:
             next(iter(texts.documents()))  # shards are refused before a model is loaded
             if train_data:
-                progress.notice("the tokenizers differ, so nothing is counted on --train-data")
+                progress.log("the tokenizers differ, so nothing is counted on --train-data")
             if (strategy := settings.masking.strategy) not in ("token", "word"):
-                progress.notice(
+                progress.log(
                     f"the tokenizers differ, so whole words are masked; strategy '{strategy}' is left aside"
                 )
         models = loader.load(first), loader.load(second)

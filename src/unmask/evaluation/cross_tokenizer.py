@@ -13,7 +13,14 @@ from unmask.evaluation.bootstrap import Figure, ratios, resampling_units
 from unmask.evaluation.evaluate import EvaluationSettings
 from unmask.evaluation.sampling import Sampled, sample_documents, sample_passages
 from unmask.evaluation.text_cache import Texts
-from unmask.evaluation.word_units import Cutter, Passage, Speller, WordScores, batched, score_words
+from unmask.evaluation.word_units import (
+    Passage,
+    UnitTokenizer,
+    WordScores,
+    WordSplitter,
+    batched,
+    score_words,
+)
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.scoring.scorer import Scorer
@@ -51,8 +58,8 @@ def compare_words(
         DataError: the text cannot be read, or no word of it is masked.
         DivergedError: a model gives no finite probabilities.
     """
-    first, second = (Speller(model.tokenizer, model.vocabulary, length) for model in models)
-    counter = _WordCounter(Cutter((first, second), settings.masking.rate), settings.tokens)
+    first, second = (UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models)
+    counter = _WordCounter(WordSplitter((first, second), settings.masking.rate), settings.tokens)
     size = max(model.vocabulary.size for model in models)
     budget = int(min(8192, max(256, _MOST_LOGITS / (size * min(1.0, 2 * settings.masking.rate)))))
     limit = None if settings.tokens is None else _BYTES_PER_TOKEN * settings.tokens
@@ -69,7 +76,7 @@ def compare_words(
 class _WordCounter:
     """Hands out passages of documents and adds up their scores."""
 
-    def __init__(self, cutter: Cutter, most: int | None) -> None:
+    def __init__(self, cutter: WordSplitter, most: int | None) -> None:
         self.cutter, self.most = cutter, most
         self.keys: list[int] = []
         self.rows: list[np.ndarray] = []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import token_counts
 from unmask.data.tokenizer import tokenizer_hash
@@ -216,7 +216,7 @@ def evaluate_models(
         names = zip(models, labels(models), strict=True)
         found = [session.evaluate(name, label, loader(name), length) for name, label in names]
     for note in dict.fromkeys(note for evaluation in found for note in evaluation.notes):
-        progress.notice(note)
+        progress.log(note)
     return found
 
 
@@ -242,7 +242,7 @@ class Loader:
         device = pick_device(settings.device)
         self.precision, why = pick_precision(settings.precision, device)
         if settings.precision == "auto":
-            progress.notice(why)
+            progress.log(why)
 
     def __call__(self, name: str) -> MaskedLM:
         if self._last is None or self._last[0] != name:
@@ -263,13 +263,13 @@ class Loader:
             precision=self.precision,
             offline=settings.offline,
             frozen=True,
-            notice=self._tell,
+            log=self._tell,
         )
 
     def _tell(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
-            self.progress.notice(text)
+            self.progress.log(text)
 
 
 class Session:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.mask import EVALUATION_KEY
 from unmask.model.masked_lm import MaskedLM

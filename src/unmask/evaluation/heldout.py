@@ -67,7 +67,7 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf
 
 
-class Answers(NamedTuple):
+class TargetPredictions(NamedTuple):
     """What a model answers at M targets.
 
     Attributes:
@@ -83,13 +83,13 @@ class Answers(NamedTuple):
     confidence: NDArray[np.float64]
 
     @staticmethod
-    def join(parts: Sequence[Answers]) -> Answers:
-        return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    def join(parts: Sequence[TargetPredictions]) -> TargetPredictions:
+        return TargetPredictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def evaluate(
-    model: MaskedLM, batches: Iterable[Batch], answers: list[Answers] | None = None
+    model: MaskedLM, batches: Iterable[Batch], answers: list[TargetPredictions] | None = None
 ) -> HeldoutFigures:
     """Score batches in evaluation mode; sums are kept in double precision.
 
@@ -115,7 +115,9 @@ def evaluate(
             if answers is not None:
                 ahead = (logits.gather(1, guess[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
                 columns = losses, guess, (ahead.double() - losses).exp()
-                answers.append(Answers(batch.target_ids, *(column.cpu().numpy() for column in columns)))
+                answers.append(
+                    TargetPredictions(batch.target_ids, *(column.cpu().numpy() for column in columns))
+                )
             asked += len(batch.target_ids)
     if not asked:
         raise ValueError("the held-out text has no masked token; give more of it, or a higher mask rate")

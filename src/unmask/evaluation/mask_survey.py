@@ -10,13 +10,23 @@ from typing import Any
 import numpy as np
 
 from unmask.data.batches import TextSource, cut_by_tokens
-from unmask.data.masking.mask import KEEP, MASK, RANDOM, Masked, MaskKey, fates, mask, shuffled, word_starts
+from unmask.data.masking.mask import (
+    KEEP,
+    MASK,
+    RANDOM,
+    Masked,
+    MaskKey,
+    mask,
+    replacement_kinds,
+    shuffled,
+    word_starts,
+)
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import load_tokenizer
 
 _BUDGET = 1 << 16
 _LONGEST_WORD = 6
-_FATES = {MASK: "mask", RANDOM: "random", KEEP: "keep"}
+_REPLACEMENT_KINDS = {MASK: "mask", RANDOM: "random", KEEP: "keep"}
 
 
 def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: int = 0) -> dict[str, Any]:
@@ -63,9 +73,11 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
     number = order[:32][np.argmax(np.minimum(source.sizes(order[:32]), length))]
     packed = source.pack(np.array([number]))
     masked = mask(packed, source.vocabulary, source.policy, key, source.masking.rate)
-    fate = dict(
+    kind = dict(
         zip(
-            masked.target_index.tolist(), fates(packed, masked.target_index, source.masking, key), strict=True
+            masked.target_index.tolist(),
+            replacement_kinds(packed, masked.target_index, source.masking, key),
+            strict=True,
         )
     )
     names = tokenizer.convert_ids_to_tokens(packed.input_ids.tolist())
@@ -78,7 +90,7 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
         {
             "token": names[place],
             "shown": shown[place],
-            "target": _FATES[int(fate[place])] if place in fate else None,
+            "target": _REPLACEMENT_KINDS[int(kind[place])] if place in kind else None,
             "word": starts[place],
             "special": special[place],
         }
@@ -116,9 +128,9 @@ class _Tally:
         self.count["tokens"] += int(maskable.sum())
         self.count["targets"] += len(masked.target_index)
         self.count["spans"] += int((target & ~follows).sum())
-        fate = fates(packed, masked.target_index, source.masking, key)
-        for number, name in _FATES.items():
-            self.count[name] += int((fate == number).sum())
+        kind = replacement_kinds(packed, masked.target_index, source.masking, key)
+        for number, name in _REPLACEMENT_KINDS.items():
+            self.count[name] += int((kind == number).sum())
         if source.vocabulary.words is not None:
             self._add_words(np.flatnonzero(word_starts(packed, source.vocabulary)), maskable, target)
 
@@ -146,7 +158,7 @@ class _Tally:
         return {
             **{name: count[name] for name in ("sequences", "without_targets", "tokens", "targets")},
             "rate": _share(count["targets"], count["tokens"]),
-            "split": {name: _share(count[name], count["targets"]) for name in _FATES.values()},
+            "split": {name: _share(count[name], count["targets"]) for name in _REPLACEMENT_KINDS.values()},
             "by_word_length": rows if known else None,
             "whole_words": _share(count["whole"], count["words_with_targets"]) if known else None,
             "mean_span": {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unmask.data.corpus import document_key
-from unmask.data.masking.random_bits import EVALUATION_KEY, draws
+from unmask.data.masking.random_bits import EVALUATION_KEY, random_bits
 from unmask.data.packing import Packed
 from unmask.data.reading.documents import Document
 
@@ -76,7 +76,7 @@ def _shuffled_parts(key: int, text: str, most_bytes: int) -> list[tuple[int, str
         np.array([key], np.uint64),
         np.zeros(1, np.int64),
     )
-    order = [int(draw) for draw in draws(packed, EVALUATION_KEY.stream("passage"))]
+    order = [int(draw) for draw in random_bits(packed, EVALUATION_KEY.stream("passage"))]
     return sorted(zip(order, parts, strict=True))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
@@ -57,7 +57,7 @@ class Texts:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._corpora.clear()
         self._folder.cleanup()
@@ -85,7 +85,7 @@ class Texts:
                 "on the text itself; give the text",
                 path=self.shards,
             )
-        yield from DocumentReader(self._readable(), self.settings, notice=self.progress.notice)
+        yield from DocumentReader(self._readable(), self.settings, log=self.progress.log)
 
     def _opened(self, wanted: str) -> Corpus:
         assert self.shards is not None
@@ -96,7 +96,7 @@ class Texts:
                 "'unmask prepare --model' and the model's name, or give the text",
                 path=self.shards,
             )
-        self.progress.notice(
+        self.progress.log(
             f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {self.shards}"
         )
         return corpus
@@ -114,23 +114,23 @@ class Texts:
     def _spool(self) -> str:
         path = Path(self._folder.name) / "stdin.jsonl"
         with path.open("w", encoding="utf-8") as file:
-            for document in DocumentReader(["-"], self.settings, notice=self.progress.notice):
+            for document in DocumentReader(["-"], self.settings, log=self.progress.log):
                 file.write(json.dumps({self.settings.text_field: document.text}) + "\n")
         return str(path)
 
 
 class _Once(Progress):
-    """Hands everything on, but each notice only once: the same files may be read for several tokenizers."""
+    """Hands everything on, but each log only once: the same files may be read for several tokenizers."""
 
     def __init__(self, progress: Progress) -> None:
         self._said: set[str] = set()
         self._progress = progress
         self.begin, self.advance, self.end = progress.begin, progress.advance, progress.end  # type: ignore[method-assign]
 
-    def notice(self, text: str) -> None:
+    def log(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            self._progress.notice(text)
+            self._progress.log(text)
 
 
 def one_tokenizer(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, texts: Texts) -> bool:

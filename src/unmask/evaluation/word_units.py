@@ -2,7 +2,7 @@
 
 Words come from the text alone: runs of letters and digits between white space and punctuation, and single Chinese
 characters. Where a token of either tokenizer reaches over a border (``").``, ``don't``), the words on both sides are
-one unit, so that a unit has pieces of its own in both. Units are chosen by a hash of (document, word number), all
+one unit, so that a unit has pieces of its own in both. MaskUnits are chosen by a hash of (document, word number), all
 pieces of a chosen one are masked together, and its score is the sum of their log-probabilities. Documents are cut
 between units, at the same places for both models, so that both see the same text.
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from unmask.data.batches import Batch
 from unmask.data.corpus import document_key
-from unmask.data.masking.random_bits import EVALUATION_KEY, draws, uniform
+from unmask.data.masking.random_bits import EVALUATION_KEY, random_bits, uniform
 from unmask.data.packing import Packed, frame_positions
 from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.evaluation.heldout import evaluating, score_targets
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 
 MOST_PIECES = 32
-"""Units of more pieces (addresses, codes, scripts without spaces) are no words, and are left out."""
+"""MaskUnits of more pieces (addresses, codes, scripts without spaces) are no words, and are left out."""
 
 _BARE = "▁"
 
@@ -90,7 +90,7 @@ class Passage(NamedTuple):
     sides: tuple[Side, Side]
 
 
-class Speller:
+class UnitTokenizer:
     """One tokenizer, as far as units need it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int) -> None:
@@ -105,7 +105,7 @@ class Speller:
 
 
 @dataclass
-class Cutter:
+class WordSplitter:
     """Cuts documents into passages with chosen units.
 
     Args:
@@ -116,7 +116,7 @@ class Cutter:
         left_out: units that would have been chosen and were not, by reason.
     """
 
-    spellers: tuple[Speller, Speller]
+    spellers: tuple[UnitTokenizer, UnitTokenizer]
     rate: float
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -137,7 +137,7 @@ class Cutter:
         count = len(units.word_unit)
         key = np.array([document_key(text)], dtype=np.uint64)
         packed = Packed(np.zeros(count, np.int64), np.array([0, count]), key, np.zeros(1, np.int64))
-        draw = uniform(draws(packed, EVALUATION_KEY.stream("words")))[units.first]
+        draw = uniform(random_bits(packed, EVALUATION_KEY.stream("words")))[units.first]
         drawn = (draw < self.rate) & units.is_word
         for reason, wrong in units.wrong.items():
             self.left_out[reason] += int((drawn & wrong).sum())
@@ -163,7 +163,7 @@ class _Units:
         return len(self.first)
 
     @staticmethod
-    def of(text: str, encodings: Sequence[Encoding], spellers: Sequence[Speller]) -> _Units:
+    def of(text: str, encodings: Sequence[Encoding], spellers: Sequence[UnitTokenizer]) -> _Units:
         places, is_word = words_of(text)
         offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
         reach = [_reach(places, spans) for spans in offsets]
@@ -239,7 +239,7 @@ def _starts(token_unit: Ids, units: int) -> Ids:
 
 
 def _wrong(
-    units: int, ids: Sequence[Ids], token_unit: Sequence[Ids], spellers: Sequence[Speller]
+    units: int, ids: Sequence[Ids], token_unit: Sequence[Ids], spellers: Sequence[UnitTokenizer]
 ) -> dict[str, NDArray[np.bool_]]:
     """Return, by reason, which units cannot be compared."""
     unknown, long = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)

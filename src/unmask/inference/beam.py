@@ -173,7 +173,7 @@ def search(problems: Sequence[Problem], ask: Ask, beam: int) -> list[Found]:
 
     Args:
         problems: in any order; results do not depend on what else is searched.
-        ask: returns the best tokens at the places of rows (:meth:`unmask.inference.predict.Asker.best`).
+        ask: returns the best tokens at the places of rows (:meth:`unmask.inference.predict.MaskPredictor.best`).
         beam: partial fillings that stay at each step.
 
     Returns:

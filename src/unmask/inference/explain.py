@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -255,11 +255,11 @@ def _drawn(
     packed: Packed, vocabulary: Vocabulary, masking: MaskingSettings, seed: int
 ) -> tuple[Decisions, Masked]:
     """Mask as training would, and return what decided it."""
-    from unmask.data.masking.mask import MaskKey, decisions, mask, policy_of
+    from unmask.data.masking.mask import MaskKey, mask, mask_decisions, plan_of
 
-    key, policy = MaskKey(seed, epoch=0), policy_of(vocabulary, masking)
+    key, policy = MaskKey(seed, epoch=0), plan_of(vocabulary, masking)
     masked = mask(packed, vocabulary, policy, key, masking.rate)
-    return decisions(packed, vocabulary, policy, key, masking.rate), masked
+    return mask_decisions(packed, vocabulary, policy, key, masking.rate), masked
 
 
 def _placed(packed: Packed, vocabulary: Vocabulary, positions: list[int]) -> Masked:

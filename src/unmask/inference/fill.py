@@ -20,7 +20,7 @@ from unmask.errors import ConfigError, DataError
 from unmask.inference.beam import Filling, Found, independent, search
 from unmask.inference.markers import MarkerEncoder, TokenWriter
 from unmask.inference.plans import Plan, Planner
-from unmask.inference.predict import Asker
+from unmask.inference.predict import MaskPredictor
 from unmask.inference.results import Candidate, FillResult, Ranking, TokenCandidate
 from unmask.inference.targets import score_words
 from unmask.inference.word_pieces import WordSpeller
@@ -53,7 +53,7 @@ class FillMask:
     Args:
         model: a Hub name, a folder, or a model that is loaded already.
         blanks: whether ``___``, ``{2}`` and ``{1-4}`` stand for words; otherwise they are text.
-        device, precision, offline, notice: as for :func:`unmask.model.load.load_masked_lm`, and the precision
+        device, precision, offline, log: as for :func:`unmask.model.load.load_masked_lm`, and the precision
             ``auto`` takes bf16 where it pays on this machine; unused with a loaded model.
 
     Raises:
@@ -68,16 +68,16 @@ class FillMask:
         device: str = "auto",
         precision: str = "fp32",
         offline: bool = False,
-        notice: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
-        from unmask.model.load import model_to_ask
+        from unmask.model.load import load_for_inference
 
-        self.model = model_to_ask(
-            model, device=device, precision=precision, offline=offline, notice=notice or _nobody
+        self.model = load_for_inference(
+            model, device=device, precision=precision, offline=offline, log=log or _nobody
         )
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
-        self._asker = Asker(self.model, _candidate_ids(self.model))
+        self._asker = MaskPredictor(self.model, _candidate_ids(self.model))
         self._possible = int(self._asker.candidates.sum())
         self._speller = WordSpeller(self._encoder, self._writer, self.model.vocabulary, self._asker)
         self._planner = Planner(self.model, self._encoder, self._speller)
@@ -304,7 +304,7 @@ def _check_ranking(ranking: str) -> None:
 
 
 def _nobody(text: str) -> None:
-    """Hears notices that nobody asked for."""
+    """Hears messages that nobody asked for."""
 
 
 def _candidate_ids(model: MaskedLM) -> np.ndarray:

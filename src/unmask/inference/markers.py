@@ -152,9 +152,9 @@ def _unusable(text: str) -> str | None:
         return f"the text has a NUL character at position {text.index(chr(0)) + 1}; it is not plain text"
     try:
         text.encode()
-    except UnicodeEncodeError as fault:
+    except UnicodeEncodeError as error:
         return (
-            f"the text has a lone surrogate (U+{ord(text[fault.start]):04X}) at position {fault.start + 1}; "
+            f"the text has a lone surrogate (U+{ord(text[error.start]):04X}) at position {error.start + 1}; "
             f"it was not decoded as UTF-8"
         )
     return None

@@ -140,8 +140,8 @@ class Planner:
         errors = {}
         for number, target in enumerate(targets):
             pieces = self._speller.pieces(target, context)
-            if fault := self._target_fault(target, pieces):
-                errors[target] = fault
+            if error := self._target_error(target, pieces):
+                errors[target] = error
             else:
                 by_size.setdefault(len(pieces), []).append((number, pieces))
         window = self._window(reading.body, places, (max(by_size, default=1),))
@@ -152,7 +152,7 @@ class Planner:
         numbers = [[number for number, _ in found] for found in by_size.values()]
         return Plan(index, reading.parts, window, forms, [context], words, numbers, errors)
 
-    def _target_fault(self, target: str, pieces: tuple[int, ...]) -> str | None:
+    def _target_error(self, target: str, pieces: tuple[int, ...]) -> str | None:
         if self._encoder.mask_id in pieces:
             return f"the target '{target}' holds a mask; a target is a word"
         if not pieces:

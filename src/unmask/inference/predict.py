@@ -37,7 +37,7 @@ class Row(NamedTuple):
     Attributes:
         input_ids: ``int64 [n]``.
         places: ``int64 [m]``, ascending.
-        kinds: for each place, what may stand there: an index into the tables of the :class:`Asker`.
+        kinds: for each place, what may stand there: an index into the tables of the :class:`MaskPredictor`.
     """
 
     input_ids: np.ndarray
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     best: list[list[Guess]]
 
 
-class Asker:
+class MaskPredictor:
     """Asks one model.
 
     Args:

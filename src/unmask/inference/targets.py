@@ -30,7 +30,7 @@ def score_words(questions: Sequence[Question], ask: Ask, *, joint: bool) -> list
 
     Args:
         questions: in any order.
-        ask: returns peaks and log-probabilities of given tokens (:meth:`unmask.inference.predict.Asker.of`).
+        ask: returns peaks and log-probabilities of given tokens (:meth:`unmask.inference.predict.MaskPredictor.of`).
         joint: whether a piece is looked at with those filled in that come before it in the order of confidence, or
             with all masked.
     """

@@ -17,7 +17,7 @@ import numpy as np
 
 from unmask.errors import ConfigError
 from unmask.inference.markers import MarkerEncoder, TokenWriter
-from unmask.inference.predict import Asker
+from unmask.inference.predict import MaskPredictor
 
 if TYPE_CHECKING:
     from unmask.data.tokenizer import Vocabulary
@@ -54,13 +54,13 @@ class WordSpeller:
 
     Args:
         encoder, writer, vocabulary: of the tokenizer.
-        asker: gets the kinds of places that words have.
+        predictor: gets the kinds of places that words have.
     """
 
     def __init__(
-        self, encoder: MarkerEncoder, writer: TokenWriter, vocabulary: Vocabulary, asker: Asker
+        self, encoder: MarkerEncoder, writer: TokenWriter, vocabulary: Vocabulary, predictor: MaskPredictor
     ) -> None:
-        self._encoder, self._writer, self._vocabulary, self._asker = encoder, writer, vocabulary, asker
+        self._encoder, self._writer, self._vocabulary, self._asker = encoder, writer, vocabulary, predictor
 
     def context(self, parts: Sequence[str], gap: int) -> Context:
         """Return what stands beside a gap of a text that is divided into parts at its gaps."""

@@ -47,7 +47,7 @@ def find_head(model: nn.Module, encoder: nn.Module, probe_ids: Tensor) -> nn.Mod
     return after[0]
 
 
-class HeadGate:
+class TargetSelector:
     """Hands the head the chosen rows of the encoder's output while an index is set, and everything otherwise."""
 
     def __init__(self, head: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
-from unmask.model.cpu.linear import quicken
+from unmask.model.cpu.linear import use_onednn_linear
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
@@ -20,7 +20,7 @@ from unmask.model.presets import find_preset
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Notice = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -45,7 +45,7 @@ def load_masked_lm(
     precision: str = "fp32",
     offline: bool = False,
     frozen: bool = False,
-    notice: Notice = lambda text: None,
+    log: Log = lambda text: None,
 ) -> MaskedLM:
     """Load a masked language model with its tokenizer, ready to be asked.
 
@@ -56,26 +56,26 @@ def load_masked_lm(
         offline: make no network call.
         frozen: whether the weights will stay as they are; then a second copy of them, laid out for the processor,
             makes asking two to three times as fast on a CPU (:mod:`unmask.model.cpu.linear`).
-        notice: hears of a head that starts anew.
+        log: hears of a head that starts anew.
 
     Raises:
         ConfigError: model or tokenizer cannot be loaded, or do not fit each other.
     """
     tokenizer = load_tokenizer(name, offline=offline)
-    model = load_checkpoint(name, offline=offline, notice=notice)
+    model = load_checkpoint(name, offline=offline, log=log)
     model.to(pick_device(device))  # type: ignore[arg-type]
     if frozen:
-        quicken(model)
+        use_onednn_linear(model)
     return MaskedLM(model.eval(), tokenizer, autocast=precision == "bf16")
 
 
-def model_to_ask(
+def load_for_inference(
     model: str | Path | MaskedLM,
     *,
     device: str,
     precision: str,
     offline: bool,
-    notice: Notice,
+    log: Log,
     hint: str = "",
 ) -> MaskedLM:
     """Return the model itself, or load it to be asked alone, in the precision that pays.
@@ -84,7 +84,7 @@ def model_to_ask(
         model: Hub name, folder, or a model that is loaded already; then nothing else counts.
         device, offline: as for :func:`load_masked_lm`.
         precision: ``fp32``, ``bf16``, or ``auto`` to measure.
-        notice: hears what ``auto`` chose, and of a head that starts anew.
+        log: hears what ``auto`` chose, and of a head that starts anew.
         hint: is said after what was chosen.
 
     Raises:
@@ -94,17 +94,15 @@ def model_to_ask(
         return model
     chosen, why = pick_precision(precision, pick_device(device))
     if precision == "auto":
-        notice(why + hint)
-    return load_masked_lm(
-        str(model), device=device, precision=chosen, offline=offline, frozen=True, notice=notice
-    )
+        log(why + hint)
+    return load_masked_lm(str(model), device=device, precision=chosen, offline=offline, frozen=True, log=log)
 
 
 def load_checkpoint(
-    name: str, *, offline: bool = False, seed: int = 0, notice: Notice = lambda text: None
+    name: str, *, offline: bool = False, seed: int = 0, log: Log = lambda text: None
 ) -> PreTrainedModel:
     """Load the weights of a checkpoint; see :func:`read_checkpoint`."""
-    return read_checkpoint(name, offline=offline, seed=seed, notice=notice).model
+    return read_checkpoint(name, offline=offline, seed=seed, log=log).model
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    name: str, *, offline: bool = False, seed: int = 0, notice: Notice = lambda text: None
+    name: str, *, offline: bool = False, seed: int = 0, log: Log = lambda text: None
 ) -> Checkpoint:
     """Load the weights of a checkpoint in fp32, from safetensors only, running no remote code.
 
@@ -129,7 +127,7 @@ def read_checkpoint(
         name: Hub name (``name@revision`` pins one) or local folder.
         offline: make no network call.
         seed: of the weights of a head that the checkpoint lacks.
-        notice: hears of such a head.
+        log: hears of such a head.
 
     Raises:
         ConfigError: it cannot be loaded as a masked language model.
@@ -149,16 +147,16 @@ def read_checkpoint(
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except Exception as fault:
-        reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
             f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
             f"model.safetensors, or a Hub name that this machine can reach"
-        ) from fault
-    return Checkpoint(model, _tell_missing(name, model, info, notice))
+        ) from error
+    return Checkpoint(model, _tell_missing(name, model, info, log))
 
 
-def _tell_missing(name: str, model: PreTrainedModel, info: dict[str, Any], notice: Notice) -> list[str]:
+def _tell_missing(name: str, model: PreTrainedModel, info: dict[str, Any], log: Log) -> list[str]:
     missing = sorted(info["missing_keys"])
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
     if body:
@@ -168,7 +166,7 @@ def _tell_missing(name: str, model: PreTrainedModel, info: dict[str, Any], notic
         )
     head = [key for key in missing if key not in body and "pooler" not in key]
     if head:
-        notice(
+        log(
             f"'{name}' brings no LM head: {len(head)} of its weights start anew ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
         )

@@ -15,10 +15,10 @@ from unmask.data.batches import Batch
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
-from unmask.model.cpu.allocator import keep_memory
-from unmask.model.cpu.norms import halve_norms
-from unmask.model.cpu.shapes import fill_up
-from unmask.model.head import HeadGate, find_head
+from unmask.model.cpu.allocator import disable_malloc_trim
+from unmask.model.cpu.norms import use_bf16_norms
+from unmask.model.cpu.shapes import pad_to_round_size
+from unmask.model.head import TargetSelector, find_head
 from unmask.model.last_layer import shorten_last_layer
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ class MaskedLM:
         self.model, self.tokenizer, self.autocast = model, tokenizer, autocast
         self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
         if self.device.type == "cpu":
-            keep_memory()
+            disable_malloc_trim()
             if autocast:
-                halve_norms(model)
+                use_bf16_norms(model)
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()
         self._parameters = set(inspect.signature(model.forward).parameters)
-        self._gate = HeadGate(find_head(model, self.encoder, self._probe(4)))
+        self._gate = TargetSelector(find_head(model, self.encoder, self._probe(4)))
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
         self.packed = self._try_packing()
@@ -94,7 +94,7 @@ class MaskedLM:
             if not self.packed:
                 return self._padded_logits(batch)
             if filled and self.device.type == "cpu":
-                batch = fill_up(batch, self.vocabulary.pad_id)
+                batch = pad_to_round_size(batch, self.vocabulary.pad_id)
             return self._packed_logits(batch)
 
     def precision(self) -> AbstractContextManager[Any]:

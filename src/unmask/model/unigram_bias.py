@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def start_at_unigrams(model: PreTrainedModel, counts: np.ndarray) -> bool:
+def set_unigram_bias(model: PreTrainedModel, counts: np.ndarray) -> bool:
     """Set the bias over the vocabulary to the logarithm of the tokens' relative frequencies.
 
     New weights give every token nearly the same logit, so that the first loss is the entropy of the text's unigrams and

@@ -101,7 +101,7 @@ def probe_frozen(
 
     Args:
         learner: the model and how it is used.
-        train: what is learned from; every seed draws its examples anew, with replacement.
+        train: what is learned from; every seed random_bits its examples anew, with replacement.
         held: examples that choose the strength of the regularisation, once; by default every fifth of ``train``.
         test: what is predicted.
         seeds: S.

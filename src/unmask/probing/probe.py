@@ -43,7 +43,7 @@ INTERVAL = (
     "percentile interval of the mean over seeds; test examples and seeds drawn with replacement, paired"
 )
 SEEDS = {
-    "frozen": "a seed draws the training examples with replacement, so it sees about 63% of them, and figures are "
+    "frozen": "a seed random_bits the training examples with replacement, so it sees about 63% of them, and figures are "
     "somewhat below those of learning from all",
     "finetune": "a seed changes the new head, the order of examples and dropout",
 }
@@ -55,7 +55,7 @@ class ProbeSettings:
 
     Attributes:
         method: ``frozen`` (logistic regression on features that stay as they are), ``finetune``, or ``both``.
-        seeds: repetitions, 0 to ``seeds - 1``. A seed draws the training examples with replacement for the frozen
+        seeds: repetitions, 0 to ``seeds - 1``. A seed random_bits the training examples with replacement for the frozen
             probe, and changes the new head, the order of examples and dropout in fine-tuning.
         limit: training examples at most; which ones is the same for every seed and model.
         pool: a text as the ``mean`` over its tokens, or the vector of its first one (``cls``).
@@ -214,7 +214,7 @@ def probe(
     if not models:
         raise ConfigError("no model: name one at least")
     read = read_task(
-        task, test=test, dev=dev, text_field=text_field, label_field=label_field, notice=progress.notice
+        task, test=test, dev=dev, text_field=text_field, label_field=label_field, log=progress.log
     )
     check_packages(read.kind)
     work = _Work(_prepared(read, settings), settings, progress)
@@ -286,7 +286,7 @@ class _Work:
             self._note(note)
         self.device = pick_device(settings.device)
         self.precision, why = pick_precision(settings.precision, self.device)
-        progress.notice(why)
+        progress.log(why)
         known = label_set(task.train)
         # Labels that train lacks come last: nothing predicts them.
         parts = (task.test, task.dev) if task.dev else (task.test,)
@@ -323,7 +323,7 @@ class _Work:
         who: tuple[str, str, dict[str, int]],
     ) -> tuple[ModelProbe, list[Floats]]:
         train, dev, test = parts
-        self.progress.notice(f"{who[1]}: {method} probe" if method == "frozen" else f"{who[1]}: fine-tuning")
+        self.progress.log(f"{who[1]}: {method} probe" if method == "frozen" else f"{who[1]}: fine-tuning")
         begin = time.monotonic()
         if method == "frozen":
             answers, chosen = probe_frozen(learner, train, dev, test, self.settings.seeds)
@@ -387,4 +387,4 @@ class _Work:
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
-        self.progress.notice(text)
+        self.progress.log(text)

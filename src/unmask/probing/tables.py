@@ -27,12 +27,12 @@ class Columns:
 
     Args:
         text, label: names, or numbers of the columns of a table without names.
-        notice: hears what was chosen.
+        log: hears what was chosen.
     """
 
     text: str | None = None
     label: str | None = None
-    notice: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
     _named: bool | None = field(default=None, init=False)
 
     def has_names(self, row: Sequence[str]) -> bool:
@@ -56,7 +56,7 @@ class Columns:
             text, label = self.text or _known(TEXTS, names), self.label or _known(LABELS, names)
             if text is None or label is None:
                 text, label = _by_content(records, text, label)
-                self.notice(f"{records[0].source}: text is column '{text}', label is column '{label}'")
+                self.log(f"{records[0].source}: text is column '{text}', label is column '{label}'")
             self.text, self.label = text, label
         return self.text, self.label
 
@@ -90,7 +90,7 @@ def read_table(path: Path, columns: Columns) -> Iterator[Row]:
         ConfigError: a kind of file that holds no records.
     """
     records = []
-    for read in RecordReader(path, has_names=columns.has_names, text_as="tsv", notice=columns.notice):
+    for read in RecordReader(path, has_names=columns.has_names, text_as="tsv", log=columns.log):
         if isinstance(read, DataError):
             raise read
         records.append(read)
@@ -160,5 +160,5 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as fault:
-        raise cannot_open(folder, fault) from None
+    except OSError as error:
+        raise cannot_open(folder, error) from None

@@ -20,7 +20,7 @@ from unmask.errors import ConfigError, DataError
 from unmask.probing.tables import Columns, read_label_folders, read_lines, read_table
 
 Kind = Literal["classification", "entities", "tags"]
-Notice = Callable[[str], None]
+Log = Callable[[str], None]
 
 SHORT = 5
 """Sentences of fewer tokens ("2 .", "METHODS .") recur in any tagged text; that they do is no leak."""
@@ -95,7 +95,7 @@ def read_task(
     dev: str | Path | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
-    notice: Notice = lambda text: None,
+    log: Log = lambda text: None,
 ) -> Task:
     """Read a labelled task.
 
@@ -103,7 +103,7 @@ def read_task(
         task: a folder with train, (dev) and test, or the train file (or folder of label folders).
         test, dev: files of their own, which count before those of the folder.
         text_field, label_field: fields or columns, or numbers of columns of a table without names.
-        notice: hears what was chosen.
+        log: hears what was chosen.
 
     Raises:
         DataError: a file is missing, empty or broken, or all examples have one label.
@@ -112,7 +112,7 @@ def read_task(
     parts = _find_parts(Path(task), _path(test), _path(dev))
     readable_stat(parts["test"])
     tagged = _is_conll(parts["train"])
-    columns = Columns(text_field, label_field, notice=notice)
+    columns = Columns(text_field, label_field, log=log)
     read = {
         role: _read_conll(path) if tagged else _read_labelled(path, columns) for role, path in parts.items()
     }
@@ -121,7 +121,7 @@ def read_task(
         kind = "entities" if _marks_entities(read["train"].labels) else "tags"
     made = Task(str(task), kind, read["train"], read.get("dev"), read["test"])
     _check_labels(made)
-    notice(_describe(made, parts))
+    log(_describe(made, parts))
     return made
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.config.data import DocumentSettings, MaskingSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
 from unmask.data.corpus import open_corpus, prepare
 from unmask.data.masking.mask import MaskKey
@@ -291,7 +291,7 @@ def share_step(folder: str) -> None:
     loss, _ = step_gradients(model, batches, int(targets))
     world.sum_gradients(model.model)
     world.sum_(loss)
-    if world.leads:
+    if world.is_main:
         np.save(place / "gradient.npy", flat_gradient(model).numpy())
         write_json(place / "loss.json", float(loss))
     world.wait()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.data.masking.mask import MaskKey
 from unmask.data.tokenizer import TextEncoder
@@ -98,7 +98,7 @@ def run_checks(
         DataError: the tokenizer makes nothing but special tokens of the text.
     """
     if isinstance(model, str):
-        model = load_masked_lm(model, device="cpu", offline=offline, notice=progress.notice)
+        model = load_masked_lm(model, device="cpu", offline=offline, log=progress.log)
     wanted = _wanted(model, processes, progress)
     checks = []
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as place, _at_rest(model):
@@ -115,7 +115,7 @@ def _wanted(model: MaskedLM, processes: bool, progress: Progress) -> dict[str, P
     """Leave out the checks that need further processes, where they are not wanted or cannot be had."""
     on_cpu = model.device.type == "cpu"
     if processes and not on_cpu:
-        progress.notice("the checks with two processes are left out: they need the model on the CPU")
+        progress.log("the checks with two processes are left out: they need the model on the CPU")
     together = not (processes and on_cpu)
     return {name: found for name, found in CHECKS.items() if not (together and name.startswith("process"))}
 
@@ -139,9 +139,9 @@ def _check(name: str, promise: Promise, case: Case) -> Check:
         found = promise.measure(case)
     except (
         Exception
-    ) as fault:  # what cannot even be measured is broken, and the other promises are still asked
-        reason = (str(fault).strip().splitlines() or [""])[0]
-        found = Finding(math.inf, 0.0, f"{type(fault).__name__}: {reason}")
+    ) as error:  # what cannot even be measured is broken, and the other promises are still asked
+        reason = (str(error).strip().splitlines() or [""])[0]
+        found = Finding(math.inf, 0.0, f"{type(error).__name__}: {reason}")
     return Check(
         name, promise.what, found.measured, found.tolerance, found.measured <= found.tolerance, found.detail
     )

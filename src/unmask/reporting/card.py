@@ -73,8 +73,8 @@ def write_missing_card(folder: RunFolder) -> None:
         return
     try:
         write_atomically(path, model_card(folder))
-    except OSError as fault:
-        raise DiskError(f"{path}: the model card cannot be written: {fault.strerror}") from None
+    except OSError as error:
+        raise DiskError(f"{path}: the model card cannot be written: {error.strerror}") from None
 
 
 def hub_name(name: object) -> str | None:
@@ -138,7 +138,7 @@ def _public_settings(record: RunRecord) -> str:
         for key in ("terms", "collocations"):
             masking.pop(key, None)
     if isinstance(data, dict):
-        for key in ("inputs", "heldout", "replay", "general_heldout"):
+        for key in ("inputs", "heldout", "replay", "forgetting_eval"):
             data.pop(key, None)
         if not data:
             del config["data"]

@@ -35,7 +35,7 @@ def render_check(found: Found) -> str:
         glyphs=_GLYPHS,
         facts=list(facts(found)),
         lengths=list(length_rows(found["lengths"])),
-        faults=list(fault_rows(found)),
+        errors=list(error_rows(found)),
         shown_pairs=_PAIRS,
         time=duration(found["plan"]["seconds"]),
     )
@@ -102,8 +102,8 @@ def length_rows(lengths: Found) -> Iterator[tuple[str, int, float]]:
         yield label, row["documents"], row["documents"] / most
 
 
-def fault_rows(found: Found) -> Iterator[tuple[str, Found]]:
-    """Yield encoding faults and literal special tokens: what, and its tally."""
+def error_rows(found: Found) -> Iterator[tuple[str, Found]]:
+    """Yield encoding errors and literal special tokens: what, and its tally."""
     for kind, tally in found["text"]["encoding"].items():
         if tally["documents"]:
             yield _ENCODING[kind], tally

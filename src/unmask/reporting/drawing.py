@@ -46,7 +46,7 @@ def drawing(
         summary: what somebody who cannot see it should know.
         size: width and height, in units of the SVG.
         margins: left, bottom, right and top, set by hand: measuring text would depend on fonts.
-        paint: draws, in the colours of ``COLOUR``.
+        paint: random_bits, in the colours of ``COLOUR``.
     """
     with _plain_matplotlib():
         from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -245,7 +245,7 @@ def _word_facts(found: Found) -> list[tuple[str, str]]:
     ]
 
 
-# ---- what it draws
+# ---- what it random_bits
 
 
 def strata(found: Sequence[Found]) -> Iterator[Stratum]:

@@ -6,15 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from unmask.inference.explain import Explanation, Prediction
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+Explanation = Any  # of unmask.inference.explain, which imports this module
+Prediction = Any
+
 _TEMPLATES = Path(__file__).parent / "templates"
-Fate = Literal["", "mask", "random", "kept"]
+ReplacementKind = Literal["", "mask", "random", "kept"]
 _SHARED = {
     "token": "",
     "word": ", and all pieces of a word share one",
@@ -35,7 +36,7 @@ class Cell:
     draw: float | None
     chance: float | None
     special: bool
-    fate: Fate
+    fate: ReplacementKind
     shown: str
     shown_id: int
     loss: float | None
@@ -59,7 +60,7 @@ class Card:
     position: int
     original: str
     shown: str
-    fate: Fate
+    fate: ReplacementKind
     before: list[str]
     after: list[str]
     rows: list[Row]
@@ -83,7 +84,9 @@ def page(explanation: Explanation) -> str:
             cards=cards,
             scored=scored,
             right=sum(card.rank == 1 for card in cards),
-            fates={fate: sum(cell.fate == fate for cell in cells) for fate in ("mask", "random", "kept")},
+            replacement_kinds={
+                fate: sum(cell.fate == fate for cell in cells) for fate in ("mask", "random", "kept")
+            },
             rate=explanation.masking.rate,
             shared=_SHARED[explanation.masking.strategy],
             own_share=max(0.0, 1 - explanation.masking.mask_share - explanation.masking.random_share),
@@ -91,7 +94,7 @@ def page(explanation: Explanation) -> str:
     )
 
 
-def _quote(explanation: Explanation, cells: list[Cell]) -> Iterator[tuple[str, Fate]]:
+def _quote(explanation: Explanation, cells: list[Cell]) -> Iterator[tuple[str, ReplacementKind]]:
     """Yield the text in stretches, each with the fate of its token; the space before a token stays outside."""
     text, done = explanation.text, 0
     for (start, end), cell in zip(explanation.spans, cells, strict=True):
@@ -116,7 +119,7 @@ def _cells(explanation: Explanation) -> Iterator[Cell]:
             draw=explanation.random_draw[position] if explanation.random_draw else None,
             chance=explanation.chances[position] if explanation.chances else None,
             special=bool(explanation.special_tokens_mask[position]),
-            fate=_fate(explanation, position),
+            fate=_replacement_kind(explanation, position),
             shown=explanation.masked_tokens[position],
             shown_id=explanation.masked_input_ids[position],
             loss=loss,
@@ -124,7 +127,7 @@ def _cells(explanation: Explanation) -> Iterator[Cell]:
         )
 
 
-def _fate(explanation: Explanation, position: int) -> Fate:
+def _replacement_kind(explanation: Explanation, position: int) -> ReplacementKind:
     if not explanation.mask[position]:
         return ""
     shown = explanation.masked_input_ids[position]

@@ -37,8 +37,8 @@ def write_report(folder: RunFolder) -> Path:
     page = render_report(read_record(folder))
     try:
         write_atomically(folder.report, page)
-    except OSError as fault:
-        raise DiskError(f"{folder.report}: the report cannot be written: {fault.strerror}") from None
+    except OSError as error:
+        raise DiskError(f"{folder.report}: the report cannot be written: {error.strerror}") from None
     return folder.report
 
 

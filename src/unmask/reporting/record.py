@@ -118,8 +118,8 @@ def _read_kind(path: Path, kind: type) -> Any:
 def _parse_config(text: str | None, path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(text or "") or {}
-    except yaml.YAMLError as fault:
-        raise DataError(f"not valid YAML: {str(fault).splitlines()[0]}", path=path) from None
+    except yaml.YAMLError as error:
+        raise DataError(f"not valid YAML: {str(error).splitlines()[0]}", path=path) from None
     if not isinstance(content, dict):
         raise DataError(f"expected a mapping of settings, not a {type(content).__name__}", path=path)
     return content
@@ -181,9 +181,9 @@ def _checked_adaptation(found: Any, path: Path) -> Any:
                 for key in ("guess", "probability", "original")
             ]
         _ = found["by_frequency"]["counted_on"], found["hashes"], found["base"]
-    except (KeyError, IndexError, TypeError) as fault:
+    except (KeyError, IndexError, TypeError) as error:
         raise DataError(
-            f"not in the format of adaptation.json ({type(fault).__name__}: {fault})", path=path
+            f"not in the format of adaptation.json ({type(error).__name__}: {error})", path=path
         ) from None
     return found
 
@@ -193,9 +193,9 @@ def _checked_examples(examples: Any, path: Path) -> Any:
     for place, example in enumerate(examples or []):
         try:
             passage_of(example)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             problem = (
-                f"example {place} is not in the format of examples.json ({type(fault).__name__}: {fault})"
+                f"example {place} is not in the format of examples.json ({type(error).__name__}: {error})"
             )
             raise DataError(problem, path=path) from None
     return examples

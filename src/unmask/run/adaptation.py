@@ -29,23 +29,23 @@ from typing import Any
 
 import numpy as np
 
-from unmask.config.load import RunConfig
+from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
 from unmask.data.corpus import token_counts
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import DataError
-from unmask.evaluation.adaptation import Asked, by_frequency, change, differing
+from unmask.evaluation.adaptation import EvaluatedTargets, by_frequency, change, differing
 from unmask.evaluation.evaluate import INTERVAL
-from unmask.evaluation.heldout import Answers
+from unmask.evaluation.heldout import TargetPredictions
 from unmask.evaluation.strata import Strata
-from unmask.run.components import ADDED_WORDS, Material
+from unmask.run.components import ADDED_WORDS, RunComponents
 from unmask.run.results import final_batches, final_texts
 from unmask.run_folder import RunFolder, read_json, write_atomically
 
 _COUNTED_ON = "the training text"
 
 
-def save_base(folder: RunFolder, answers: dict[str, Answers]) -> None:
+def save_base(folder: RunFolder, answers: dict[str, TargetPredictions]) -> None:
     """Keep what the checkpoint answers before training; a resumed run reads it at its end."""
     content = io.BytesIO()
     arrays = {
@@ -57,7 +57,7 @@ def save_base(folder: RunFolder, answers: dict[str, Answers]) -> None:
     write_atomically(folder.base, content.getvalue())
 
 
-def _read_base(folder: RunFolder, name: str) -> Answers:
+def _read_base(folder: RunFolder, name: str) -> TargetPredictions:
     """Read the answers on one text.
 
     Raises:
@@ -65,18 +65,18 @@ def _read_base(folder: RunFolder, name: str) -> Answers:
     """
     try:
         with folder.base.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return Answers(*(file[f"{name}.{field}"] for field in Answers._fields))
-    except Exception as fault:  # a damaged archive may raise nearly anything
-        raise DataError(f"no answers of the base ({type(fault).__name__})", path=folder.base) from None
+            return TargetPredictions(*(file[f"{name}.{field}"] for field in TargetPredictions._fields))
+    except Exception as error:  # a damaged archive may raise nearly anything
+        raise DataError(f"no answers of the base ({type(error).__name__})", path=folder.base) from None
 
 
 def adaptation_of(
-    material: Material, config: RunConfig, folder: RunFolder, answers: dict[str, Answers]
+    components: RunComponents, config: RunConfig, folder: RunFolder, answers: dict[str, TargetPredictions]
 ) -> dict[str, Any]:
     """Compare what the base answered with what the adapted model answers.
 
     Args:
-        material: of the run.
+        components: of the run.
         config: its settings, resolved.
         folder: where the answers of the base and the finished model lie.
         answers: of the adapted model, by text.
@@ -84,20 +84,20 @@ def adaptation_of(
     Raises:
         DataError: the answers of the base are absent, damaged, or to other questions.
     """
-    vocabulary, text = material.model.vocabulary, material.text
+    vocabulary, text = components.model.vocabulary, components.text
     strata = Strata(token_counts(text.corpus, text.documents, vocabulary.size), _COUNTED_ON, words=False)
     changes, parts = {}, {}
-    for name, source in final_texts(material).items():
+    for name, source in final_texts(components).items():
         base, ours = _read_base(folder, name), answers[name]
         if not np.array_equal(base.target_ids, ours.target_ids):
             raise DataError("the base was asked on other text or other masks", path=folder.base)
-        asked = Asked.of(source, final_batches(source, config), strata)
+        asked = EvaluatedTargets.of(source, final_batches(source, config), strata)
         changes[name] = change(asked, base, ours)
         if name == "heldout":
             parts = {
                 "by_frequency": {"counted_on": _COUNTED_ON, "rows": by_frequency(asked, base, ours, strata)},
                 "added_words": _added_words(asked, base, ours, config),
-                "examples": differing(asked, base, ours, material.model.tokenizer),
+                "examples": differing(asked, base, ours, components.model.tokenizer),
             }
     general = changes.get("general")
     return {
@@ -107,7 +107,7 @@ def adaptation_of(
         "general": general,
         "forgetting": None if general is None else _forgetting(general["change"]),
         **parts,
-        "hashes": _hashes(material, folder),
+        "hashes": _hashes(components, folder),
         "interval": INTERVAL,
     }
 
@@ -119,7 +119,9 @@ def _forgetting(change: dict[str, Any]) -> dict[str, Any]:
     return {"loss": change["loss"], "accuracy": {"value": -accuracy["value"], "interval": interval}}
 
 
-def _added_words(asked: Asked, before: Answers, after: Answers, config: RunConfig) -> dict[str, Any] | None:
+def _added_words(
+    asked: EvaluatedTargets, before: TargetPredictions, after: TargetPredictions, config: RunConfig
+) -> dict[str, Any] | None:
     """The change for words added to the vocabulary, if the checkpoint came with some."""
     content = read_json(Path(config.model.name or "") / ADDED_WORDS)
     if not isinstance(content, dict) or not content.get("words"):
@@ -130,15 +132,15 @@ def _added_words(asked: Asked, before: Answers, after: Answers, config: RunConfi
     return {"words": len(ids)} | figures
 
 
-def _hashes(material: Material, folder: RunFolder) -> dict[str, Any]:
+def _hashes(components: RunComponents, folder: RunFolder) -> dict[str, Any]:
     texts = {
-        "text": material.text,
-        "heldout": material.heldout,
-        "replay": material.replay,
-        "general": material.general,
+        "text": components.text,
+        "heldout": components.heldout,
+        "replay": components.replay,
+        "general": components.general,
     }
     return {
-        "tokenizer": tokenizer_hash(material.model.tokenizer),
+        "tokenizer": tokenizer_hash(components.model.tokenizer),
         "texts": {name: _text_hash(text) for name, text in texts.items() if text is not None},
         "weights": {path.name: _file_hash(path) for path in sorted(folder.model.glob("*.safetensors"))},
     }

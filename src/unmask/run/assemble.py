@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from unmask.config.load import RunConfig, load_config
+from unmask.config.load import load_config
+from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
-from unmask.run.components import Material
+from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Length, Loop, Position
 from unmask.training.optimizers import make_optimizers
 from unmask.training.recipe import Recipe, resolve
 from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
-from unmask.training.staged_start import Opening, head_first, rows_first
+from unmask.training.staged_start import StagedStart, head_first, rows_first
 
 
 def measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
@@ -21,20 +22,20 @@ def measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
 
 
-def recipe_of(config: RunConfig, material: Material) -> Recipe:
+def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
     """Decide what the settings leave open."""
-    model = material.model
+    model = components.model
     return resolve(
         config.train,
         config.masking,
-        scratch=material.scratch,
+        scratch=components.scratch,
         family=str(model.model.config.model_type),
         hidden=int(getattr(model.model.config, "hidden_size", 768)),
         device=model.device.type,
     )
 
 
-def with_recipe(config: RunConfig, recipe: Recipe, material: Material) -> RunConfig:
+def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) -> RunConfig:
     """Return the configuration with every open choice filled in."""
     optimizer = {"name": recipe.optimizer, "learning_rate": recipe.learning_rate}
     changes = {
@@ -44,37 +45,37 @@ def with_recipe(config: RunConfig, recipe: Recipe, material: Material) -> RunCon
         "batch_ramp": recipe.batch_ramp,
         "micro_batch_tokens": recipe.micro_batch_tokens,
         "patience": recipe.patience,
-        "keep_best": recipe.keep_best,
-        "precision": material.precision,
-        "device": material.model.device.type,
+        "export_best": recipe.export_best,
+        "precision": components.precision,
+        "device": components.model.device.type,
         "optimizer": config.train.optimizer.model_copy(update=optimizer),
         "schedule": config.train.schedule.model_copy(update={"name": recipe.schedule}),
     }
     return config.model_copy(
         update={
             "train": config.train.model_copy(update=changes),
-            "masking": config.masking.model_copy(update={"rate_start": recipe.rate_start}),
-            "data": config.data.model_copy(update={"max_length": material.max_length}),
+            "masking": config.masking.model_copy(update={"initial_rate": recipe.initial_rate}),
+            "data": config.data.model_copy(update={"max_length": components.max_length}),
         }
     )
 
 
-def make_stream(config: RunConfig, recipe: Recipe, material: Material) -> TrainingStream:
+def make_stream(config: RunConfig, recipe: Recipe, components: RunComponents) -> TrainingStream:
     """Make the stream of batches, with general text mixed in where there is some."""
     return TrainingStream(
-        material.text, recipe.batch_tokens, config.train.seed, material.replay, config.data.replay_share
+        components.text, recipe.batch_tokens, config.train.seed, components.replay, config.data.replay_share
     )
 
 
-def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: TrainingStream) -> Loop:
+def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stream: TrainingStream) -> Loop:
     """Put a training loop together from a resolved configuration."""
     settings = config.train
     optimizers = make_optimizers(
-        material.model.model, settings.optimizer, recipe.optimizer, recipe.learning_rate
+        components.model.model, settings.optimizer, recipe.optimizer, recipe.learning_rate
     )
-    rates = recipe.rate_start, config.masking.rate
+    rates = recipe.initial_rate, config.masking.rate
     return Loop(
-        model=material.model,
+        model=components.model,
         stream=stream,
         optimizers=optimizers,
         length=Length(settings.max_steps, recipe.epochs, settings.minutes and settings.minutes * 60),
@@ -84,20 +85,20 @@ def make_loop(config: RunConfig, recipe: Recipe, material: Material, stream: Tra
         micro_batch_tokens=recipe.micro_batch_tokens,
         clip_norm=settings.optimizer.clip_norm,
         log_every=settings.log_every,
-        world=material.world,
+        world=components.world,
         position=Position(),
         on_row=lambda row: None,
         after_step=lambda loop: None,
-        opening=_opening(config, recipe, material),
+        staged_start=_staged_start(config, recipe, components),
         max_bad_steps=settings.max_bad_steps,
         skip_spikes=settings.skip_spikes,
     )
 
 
-def _opening(config: RunConfig, recipe: Recipe, material: Material) -> Opening:
-    settings, model = config.train, material.model.model
-    if settings.init_head_steps:
-        return head_first(model, settings.init_head_steps)
-    if settings.warm_new_rows:
-        return rows_first(model, settings.warm_new_rows, material.new_rows, recipe.learning_rate)
-    return Opening()
+def _staged_start(config: RunConfig, recipe: Recipe, components: RunComponents) -> StagedStart:
+    settings, model = config.train, components.model.model
+    if settings.head_warmup_steps:
+        return head_first(model, settings.head_warmup_steps)
+    if settings.new_embeddings_steps:
+        return rows_first(model, settings.new_embeddings_steps, components.new_rows, recipe.learning_rate)
+    return StagedStart()

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.config.load import RunConfig
+from unmask.config.settings import RunConfig, TrainSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.model.layers import freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.lora import add_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
-from unmask.model.presets import find_preset
-from unmask.model.unigram_bias import start_at_unigrams
+from unmask.model.presets import PRESETS, find_preset
+from unmask.model.unigram_bias import set_unigram_bias
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder, read_json
 from unmask.training.distributed import World
@@ -56,7 +56,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Material(Texts):
+class RunComponents(Texts):
     """What a run works with.
 
     Attributes:
@@ -78,7 +78,54 @@ class Material(Texts):
     new_rows: list[int] = field(default_factory=list)
 
 
-def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material:
+def check_trainable(config: RunConfig) -> None:
+    """Refuse a configuration that does not say what to train, or on which text.
+
+    Raises:
+        ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or no inputs.
+    """
+    name, preset = config.model.name, config.model.preset
+    presets = ", ".join(PRESETS)
+    if name is None and preset is None:
+        raise ConfigError(
+            "no model: name a checkpoint to adapt with --model (model.name), "
+            f"or a preset to train from scratch with --preset (model.preset): {presets}"
+        )
+    if name is not None and preset is not None:
+        raise ConfigError(
+            f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
+            "keep one and set the other to null"
+        )
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(
+            f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}; the presets are {presets}"
+        )
+    if not config.data.inputs:
+        raise ConfigError(
+            "no text to train on: name files, folders or globs after the verb, or in data.inputs"
+        )
+    if preset is not None:
+        _check_new_weights(config.train, preset)
+
+
+def _check_new_weights(train: TrainSettings, preset: str) -> None:
+    """Refuse what only makes sense for weights that know something already."""
+    asked = {
+        "train.recipe adapt": train.recipe == "adapt",
+        "train.lora_rank": train.lora_rank,
+        "train.freeze": train.freeze != "none",
+        "train.head_warmup_steps": train.head_warmup_steps,
+        "train.new_embeddings_steps": train.new_embeddings_steps,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(
+                f"{what} is for adapting a checkpoint (--model), but all weights of the preset '{preset}' are new and "
+                f"have to move; leave it out, or name a checkpoint"
+            )
+
+
+def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -> RunComponents:
     """Load or make everything that a run needs.
 
     Raises:
@@ -87,11 +134,11 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
     """
     device = pick_device(config.train.device)
     world = World.join(device)
-    if not world.leads:
+    if not world.is_main:
         progress = Progress()
     tokenizer = _tokenizer(config, folder, world, progress)
     precision, why = pick_precision(config.train.precision, device)
-    progress.notice(why)
+    progress.log(why)
     raw, new_head = _weights(config, tokenizer, progress)
     raw.to(device)  # type: ignore[arg-type]
     if config.train.gradient_checkpointing:
@@ -103,9 +150,9 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
         set_dropout(raw, config.model.dropout)
     length = _max_length(config, model, progress)
     texts = _texts(config, folder, model, length, world, progress)
-    if config.model.preset and start_at_unigrams(raw, texts.text.token_counts()):
-        progress.notice("a new model's head starts at the frequencies of the tokens in the text")
-    return Material(
+    if config.model.preset and set_unigram_bias(raw, texts.text.token_counts()):
+        progress.log("a new model's head starts at the frequencies of the tokens in the text")
+    return RunComponents(
         texts.text,
         _asking(texts.heldout, config, "the held-out text", progress),
         texts.replay,
@@ -116,7 +163,7 @@ def gather(config: RunConfig, folder: RunFolder, progress: Progress) -> Material
         max_length=length,
         world=world,
         adapters=adapters,
-        new_rows=_new_rows(config) if config.train.warm_new_rows else [],
+        new_rows=_new_rows(config) if config.train.new_embeddings_steps else [],
     )
 
 
@@ -128,16 +175,16 @@ def _weights(
     if config.model.preset:
         return new_model(config.model.preset, tokenizer, train.seed), False
     assert name is not None
-    read = read_checkpoint(name, offline=config.model.offline, seed=train.seed, notice=progress.notice)
-    if train.init_head_steps and not read.new_head:
+    read = read_checkpoint(name, offline=config.model.offline, seed=train.seed, log=progress.log)
+    if train.head_warmup_steps and not read.new_head:
         raise ConfigError(
-            f"train.init_head_steps (--init-head) is for a checkpoint without an LM head, but '{name}' brings one; "
+            f"train.head_warmup_steps (--head-warmup-steps) is for a checkpoint without an LM head, but '{name}' brings one; "
             f"leave it out"
         )
-    if read.new_head and not train.init_head_steps:
-        progress.notice(
+    if read.new_head and not train.head_warmup_steps:
+        progress.log(
             "the new LM head will disturb the encoder until it has learned something; "
-            "--init-head 200 lets it move alone for the first 200 steps"
+            "--head-warmup-steps 200 lets it move alone for the first 200 steps"
         )
     return read.model, bool(read.new_head)
 
@@ -151,14 +198,14 @@ def _restrict(
     if train.lora_rank:
         adapters = add_lora(model, train.lora_rank, seed=train.seed, head=new_head)
     elif train.freeze == "embeddings" and freeze_embeddings(model):
-        progress.notice(
+        progress.log(
             "the embeddings keep as they are, and with them the head's output matrix, which is the same one; "
             "the head's other weights move"
         )
     if adapters or train.freeze != "none":
         moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         every = sum(weight.numel() for weight in model.parameters())
-        progress.notice(f"{moving:,} of {every:,} weights move ({moving / every:.1%})")
+        progress.log(f"{moving:,} of {every:,} weights move ({moving / every:.1%})")
     return adapters
 
 
@@ -168,7 +215,7 @@ def _new_rows(config: RunConfig) -> list[int]:
     content = read_json(path)
     if not content:
         raise ConfigError(
-            f"train.warm_new_rows is for a model with added words, but {path} is not there; "
+            f"train.new_embeddings_steps is for a model with added words, but {path} is not there; "
             f"give a folder made by 'unmask tokenizer extend', or leave it out"
         )
     try:
@@ -185,12 +232,12 @@ def _tokenizer(
     name = config.model.tokenizer or config.model.name
     if name is None and is_corpus(config.data.inputs[0]):
         name = str(Path(config.data.inputs[0]) / "tokenizer")
-        progress.notice(f"taking the tokenizer that made the shards: {name}")
+        progress.log(f"taking the tokenizer that made the shards: {name}")
     if name is not None:
         return load_tokenizer(name, offline=config.model.offline)
     assert config.model.preset is not None
     saved = folder.root / "tokenizer"
-    if world.leads and not (saved / "tokenizer.json").is_file():
+    if world.is_main and not (saved / "tokenizer.json").is_file():
         partial = folder.root / ".tokenizer.partial"
         shutil.rmtree(partial, ignore_errors=True)
         _train_tokenizer(config, progress).save_pretrained(partial)
@@ -202,12 +249,12 @@ def _tokenizer(
 def _train_tokenizer(config: RunConfig, progress: Progress) -> PreTrainedTokenizerBase:
     assert config.model.preset is not None
     progress.begin("tokenizer")
-    reader = DocumentReader(config.data.inputs, config.data, notice=progress.notice)
+    reader = DocumentReader(config.data.inputs, config.data, log=progress.log)
     texts = _until(_TOKENIZER_CHARACTERS, (document.text for document in reader))
     token_types = find_preset(config.model.preset).family == "bert"
     tokenizer = train_tokenizer(texts, config.model.vocab_size, token_types=token_types)
     progress.end()
-    progress.notice(f"trained a WordPiece tokenizer of {len(tokenizer):,} entries on the text")
+    progress.log(f"trained a WordPiece tokenizer of {len(tokenizer):,} entries on the text")
     return tokenizer
 
 
@@ -252,7 +299,7 @@ def _texts(
         of = corpus(inputs, place)
         train, heldout = _split(of, data.heldout_share)
         if heldout is None:
-            progress.notice(
+            progress.log(
                 f"{what} is one single document, so nothing is held out and nothing can be evaluated"
             )
         return source(of, train), None if heldout is None else source(of, heldout)
@@ -263,12 +310,12 @@ def _texts(
         heldout: TextSource | None = all_of(data.heldout, "shards-heldout")
     else:
         text, heldout = halves(data.inputs, folder.shards.name, "the text")
-    if data.replay and data.general_heldout:
+    if data.replay and data.forgetting_eval:
         replay = all_of(data.replay, "shards-replay")
     elif data.replay:
         replay, general = halves(data.replay, "shards-replay", "the general text")
-    if data.general_heldout:
-        general = all_of(data.general_heldout, "shards-general")
+    if data.forgetting_eval:
+        general = all_of(data.forgetting_eval, "shards-general")
     return Texts(text, heldout, replay, general)
 
 
@@ -288,7 +335,7 @@ def _asking(text: TextSource | None, config: RunConfig, what: str, progress: Pro
     tokens = config.train.eval_tokens
     if text is None or any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
         return text
-    progress.notice(f"no token of {what} is masked, so nothing can be evaluated; hold out more text")
+    progress.log(f"no token of {what} is masked, so nothing can be evaluated; hold out more text")
     return None
 
 
@@ -309,11 +356,9 @@ def _corpus(
                 "'unmask prepare --model' and the model's name",
                 path=shards[0],
             )
-        progress.notice(
-            f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {shards[0]}"
-        )
+        progress.log(f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {shards[0]}")
         return corpus
-    if world.leads:
+    if world.is_main:
         corpus = prepare(inputs, config.data, model.tokenizer, place, progress=progress)
     world.wait()
-    return corpus if world.leads else open_corpus(place, verify=False)
+    return corpus if world.is_main else open_corpus(place, verify=False)

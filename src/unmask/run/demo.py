@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from unmask.config.load import RunConfig, load_config
+from unmask.config.load import load_config
+from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.run.docstrings import DocstringCorpus, collect_docstrings, write_jsonl
@@ -88,13 +89,13 @@ def _clear_earlier(folder: RunFolder, progress: Progress) -> None:
     info = read_json(folder.info) if folder.root.is_dir() else None
     if not isinstance(info, dict) or not info.get("demo"):
         raise ConfigError(f"{folder.root} holds something that is not a demo; choose another folder with -o")
-    progress.notice(f"replacing the earlier demo in {folder.root}")
-    with lock_run(folder.root, progress.notice):
+    progress.log(f"replacing the earlier demo in {folder.root}")
+    with lock_run(folder.root, progress.log):
         shutil.rmtree(folder.root)
 
 
 def _tell(corpus: DocstringCorpus, progress: Progress) -> None:
-    progress.notice(
+    progress.log(
         f"{len(corpus.train):,} docstrings to train on ({corpus.train_characters / 1e6:.1f} million characters) and "
         f"{len(corpus.heldout):,} held out, from {corpus.modules:,} modules; "
         f"{corpus.duplicates:,} duplicates left out"

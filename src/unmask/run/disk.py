@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from unmask.config.training import TrainSettings
+from unmask.config.settings import TrainSettings
 from unmask.errors import DiskError
 from unmask.run_folder import RunFolder
 
@@ -28,7 +28,7 @@ def require_room(folder: RunFolder, model: nn.Module, settings: TrainSettings) -
     one, weights = checkpoint_bytes(model, settings), _bytes(list(model.parameters()))
     # One more is written before the oldest goes. A run of few steps may make fewer.
     count = min(settings.keep_last + 1, settings.max_steps or settings.keep_last + 1)
-    needed = count * one + weights + (weights if settings.keep_best else 0)
+    needed = count * one + weights + (weights if settings.export_best else 0)
     free = shutil.disk_usage(folder.root).free
     held = size_of(folder.checkpoints) + size_of(folder.model)
     if needed > free + held:

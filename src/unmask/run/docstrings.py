@@ -167,7 +167,7 @@ def collect_docstrings(
         progress.end()
     if unreadable:
         first = f"{len(unreadable)} of {len(sources)} Python files could not be parsed, first {unreadable[0]}"
-        progress.notice(first)
+        progress.log(first)
     if not corpus.train or not corpus.heldout:
         where = ", ".join(map(str, folders))
         raise DataError(
@@ -257,7 +257,7 @@ def _read_chunks(chunks: list[list[_Source]], workers: int, progress: Progress) 
                 finally:  # the reader may have had enough before the last chunk
                     pool.shutdown(wait=False, cancel_futures=True)
         except BrokenProcessPool:  # a main script without a guard cannot be spawned again
-            progress.notice("worker processes could not be used; the source files are read in this process")
+            progress.log("worker processes could not be used; the source files are read in this process")
     yield from map(_read_files, chunks[done:])
 
 

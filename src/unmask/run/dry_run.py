@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from unmask.config.load import RunConfig, check_trainable
+from unmask.config.settings import RunConfig
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
-from unmask.run.components import Material, gather
+from unmask.run.components import RunComponents, build_components, check_trainable
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Loop
-from unmask.training.staged_start import Opening
+from unmask.training.staged_start import StagedStart
 
 _STEPS = 2
 
@@ -55,26 +55,26 @@ def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
     check_trainable(config)
     with tempfile.TemporaryDirectory(prefix="unmask-plan-") as place:
         folder = RunFolder(Path(place))
-        material = gather(config, folder, progress)
-        recipe = recipe_of(config, material)
-        config = with_recipe(config, recipe, material)
-        loop = make_loop(config, recipe, material, make_stream(config, recipe, material))
-        # Steps of an opening and of a ramp cost less than all the others.
-        loop.opening, loop.batch_tokens = Opening(), lambda _: recipe.batch_tokens
+        components = build_components(config, folder, progress)
+        recipe = recipe_of(config, components)
+        config = with_recipe(config, recipe, components)
+        loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
+        # Steps of an staged_start and of a ramp cost less than all the others.
+        loop.staged_start, loop.batch_tokens = StagedStart(), lambda _: recipe.batch_tokens
         seconds = _time_steps(loop)
         shards = sum(path.stat().st_size for path in folder.root.rglob("*") if path.is_file())
-        steps, total = _extent(config, material, recipe.batch_tokens, seconds)
-        weights = 4 * material.model.parameters
+        steps, total = _extent(config, components, recipe.batch_tokens, seconds)
+        weights = 4 * components.model.parameters
         return Plan(
-            parameters=material.model.parameters,
-            tokens_per_epoch=material.text.tokens,
+            parameters=components.model.parameters,
+            tokens_per_epoch=components.text.tokens,
             steps=steps,
             peak_memory_bytes=_peak_memory(),
             # A checkpoint holds the weights and up to two moments; one more is written before an old one goes.
             # As many of the best weights may be kept, since a checkpoint may name another one as its best.
             disk_bytes=shards
             + weights
-            + (3 + bool(config.train.keep_best)) * weights * (config.train.keep_last + 1),
+            + (3 + bool(config.train.export_best)) * weights * (config.train.keep_last + 1),
             seconds_per_step=seconds,
             total_seconds=total,
         )
@@ -97,15 +97,17 @@ def _time_steps(loop: Loop) -> float:
     return seconds
 
 
-def _extent(config: RunConfig, material: Material, batch_tokens: int, seconds: float) -> tuple[int, float]:
+def _extent(
+    config: RunConfig, components: RunComponents, batch_tokens: int, seconds: float
+) -> tuple[int, float]:
     """Return the steps and seconds of the whole run, from whichever limit comes first."""
     settings = config.train
     limits = []
     if settings.max_steps:
         limits.append(float(settings.max_steps))
     if settings.epochs:
-        share = config.data.replay_share if material.replay else 0.0
-        limits.append(settings.epochs * max(1.0, material.text.tokens / (batch_tokens * (1 - share))))
+        share = config.data.replay_share if components.replay else 0.0
+        limits.append(settings.epochs * max(1.0, components.text.tokens / (batch_tokens * (1 - share))))
     if settings.minutes:
         limits.append(settings.minutes * 60 / max(seconds, 1e-9))
     steps = max(1, round(min(limits)))

@@ -15,25 +15,25 @@ EARLY_ENDS = (StoppedAtOnce, DivergedError, OSError, SafetensorError)
 """What :func:`explained` explains. What safetensors raises when it cannot write is no ``OSError``."""
 
 
-def is_worth_keeping(folder: RunFolder, fault: BaseException) -> bool:
+def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
     """Whether a run that ends before its time left something to go on from."""
     if list_checkpoints(folder.checkpoints):
         return True
-    return isinstance(fault, StoppedAtOnce) and is_corpus(str(folder.shards))
+    return isinstance(error, StoppedAtOnce) and is_corpus(str(folder.shards))
 
 
-def explained(fault: BaseException, folder: RunFolder) -> UnmaskError:
+def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
     """Return the error to raise for one of ``EARLY_ENDS``."""
     whole = list_checkpoints(folder.checkpoints)
-    if isinstance(fault, StoppedAtOnce):
+    if isinstance(error, StoppedAtOnce):
         return Interrupted(f"stopped by a signal; {_left(folder)}")
-    if isinstance(fault, DivergedError):
+    if isinstance(error, DivergedError):
         safe = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
-        return DivergedError(f"{fault}; {safe}")
+        return DivergedError(f"{error}; {safe}")
     if not whole:
-        return DiskError(f"cannot write the run: {fault}; free space or choose another folder with -o")
+        return DiskError(f"cannot write the run: {error}; free space or choose another folder with -o")
     return DiskError(
-        f"cannot write the run: {fault}; {whole[-1].name} is safe: free at least {shown(size_of(whole[-1]))} on the disk "
+        f"cannot write the run: {error}; {whole[-1].name} is safe: free at least {shown(size_of(whole[-1]))} on the disk "
         f"of {folder.root}, then go on with --resume auto"
     )
 

@@ -13,21 +13,21 @@ from typing import Any
 
 import torch
 
-from unmask.config.load import RunConfig
+from unmask.config.settings import RunConfig
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
-from unmask.run.components import Material
+from unmask.run.components import RunComponents
 
 # What may differ between a run and its continuation: it changes no step already done, or makes the run longer.
 _FREE = {
     "model": {"offline"},
-    "data": {"strict", "inputs", "heldout", "replay", "general_heldout"},
+    "data": {"strict", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing", "patience", "keep_best", "max_bad_steps"},
+              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best", "max_bad_steps"},
 }  # fmt: skip
 
 
-def identity_of(config: RunConfig, material: Material) -> dict[str, Any]:
+def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, Any]:
     """Return everything that decides the steps of a run: settings, text and tokenizer."""
     settings = config.model_dump()
     for section, keys in _FREE.items():
@@ -35,10 +35,10 @@ def identity_of(config: RunConfig, material: Material) -> dict[str, Any]:
             settings[section].pop(key)
     return {
         "settings": settings,
-        "text": _corpus_hash(material),
-        "tokenizer": tokenizer_hash(material.model.tokenizer),
+        "text": _corpus_hash(components),
+        "tokenizer": tokenizer_hash(components.model.tokenizer),
         "lists": _lists_hash(config),
-        "parameters": material.model.parameters,
+        "parameters": components.model.parameters,
     }
 
 
@@ -48,13 +48,13 @@ def _lists_hash(config: RunConfig) -> str:
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths if path)).hexdigest()
 
 
-def _corpus_hash(material: Material) -> str:
-    texts = [material.text, *([material.replay] if material.replay else [])]
+def _corpus_hash(components: RunComponents) -> str:
+    texts = [components.text, *([components.replay] if components.replay else [])]
     sums = [shard["sha256"] for text in texts for shard in text.corpus.manifest["shards"]]
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
-def check_identity(saved: dict[str, Any], current: dict[str, Any]) -> None:
+def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Refuse to go on with other settings, text or tokenizer.
 
     Raises:

@@ -18,7 +18,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def lock_run(root: Path, notice: Callable[[str], None]) -> Iterator[None]:
+def lock_run(root: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Hold ``root/.lock`` while a run is at work in ``root``.
 
     The kernel gives the lock back when its process ends, however it ends, so that a lock which is left can be told
@@ -29,7 +29,7 @@ def lock_run(root: Path, notice: Callable[[str], None]) -> Iterator[None]:
         OSError: the file cannot be written.
     """
     path = root / LOCK
-    handle = _take(path, notice)
+    handle = _take(path, log)
     try:
         owner = {
             "pid": os.getpid(),
@@ -53,27 +53,27 @@ def is_empty(root: Path) -> bool:
     return root.is_dir() and all(path.name == LOCK for path in root.iterdir())
 
 
-def _take(path: Path, notice: Callable[[str], None]) -> int:
+def _take(path: Path, log: Callable[[str], None]) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as fault:
+        except OSError as error:
             owner = _owner(handle)
-            if fault.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(handle)
                 raise ConfigError(
                     f"another run is at work in {path.parent} ({owner}); wait for it, or choose another folder with -o"
                 ) from None
-            notice(
-                f"this disk knows no locks ({fault.strerror}): take care that no other run uses {path.parent}"
+            log(
+                f"this disk knows no locks ({error.strerror}): take care that no other run uses {path.parent}"
             )
             return handle
         if not _is_at(path, handle):  # its owner removed it between the two calls
             os.close(handle)
             continue
         if os.fstat(handle).st_size:
-            notice(f"a run in this folder ended without a word ({_owner(handle)}); its lock is taken over")
+            log(f"a run in this folder ended without a word ({_owner(handle)}); its lock is taken over")
         return handle
 
 

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from unmask.config.load import RunConfig
+from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.evaluation.baseline_sums import heldout_baselines
-from unmask.evaluation.heldout import Answers, HeldoutFigures, evaluate
-from unmask.run.components import Material
+from unmask.evaluation.heldout import HeldoutFigures, TargetPredictions, evaluate
+from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.run_folder import RunFolder
 
@@ -18,14 +18,14 @@ _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
 
 
-def figures_on(material: Material, text: TextSource, tokens: int) -> HeldoutFigures:
+def figures_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutFigures:
     """Evaluate the model on so many tokens of a text."""
-    return evaluate(material.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
+    return evaluate(components.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
 
 
-def final_texts(material: Material) -> dict[str, TextSource]:
+def final_texts(components: RunComponents) -> dict[str, TextSource]:
     """Return the held-out texts there are: ``heldout`` and ``general``."""
-    texts = {"heldout": material.heldout, "general": material.general}
+    texts = {"heldout": components.heldout, "general": components.general}
     return {name: text for name, text in texts.items() if text is not None}
 
 
@@ -35,19 +35,19 @@ def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
 
 
 def final_figures(
-    material: Material, config: RunConfig
-) -> tuple[dict[str, dict[str, Any]], dict[str, Answers]]:
+    components: RunComponents, config: RunConfig
+) -> tuple[dict[str, dict[str, Any]], dict[str, TargetPredictions]]:
     """Evaluate thoroughly, on each of the held-out texts; return the figures and the answers behind them."""
     figures, answers = {}, {}
-    for name, text in final_texts(material).items():
-        parts: list[Answers] = []
-        figures[name] = evaluate(material.model, final_batches(text, config), parts).to_dict()
-        answers[name] = Answers.join(parts)
+    for name, text in final_texts(components).items():
+        parts: list[TargetPredictions] = []
+        figures[name] = evaluate(components.model, final_batches(text, config), parts).to_dict()
+        answers[name] = TargetPredictions.join(parts)
     return figures, answers
 
 
 def evaluation_of(
-    material: Material,
+    components: RunComponents,
     heldout: TextSource,
     config: RunConfig,
     figures: dict[str, dict[str, Any]],
@@ -58,7 +58,7 @@ def evaluation_of(
     content = figures["heldout"] | {
         "documents": len(heldout.documents),
         "mask_rate": config.masking.rate,
-        "baselines": heldout_baselines(material.text, batches),
+        "baselines": heldout_baselines(components.text, batches),
         "before": before.get("heldout"),
     }
     if "general" in figures:
@@ -66,32 +66,32 @@ def evaluation_of(
     return content
 
 
-def run_info(material: Material, config: RunConfig, command: list[str]) -> dict[str, Any]:
+def run_info(components: RunComponents, config: RunConfig, command: list[str]) -> dict[str, Any]:
     """Return what ``run.json`` says of a run that begins."""
-    model = material.model
+    model = components.model
     weights = list(model.model.parameters())
     return machine_info() | {
         "command": command,
         "started": now(),
         "finished": None,
-        "precision": material.precision,
+        "precision": components.precision,
         "model_class": type(model.model).__name__,
         "base_model": config.model.name,
         "parameters": model.parameters,
         "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
         "vocabulary": model.vocabulary.size,
         "packed": model.packed,
-        "corpus": _counts(material),
+        "corpus": _counts(components),
         "batch_tokens": config.train.batch_tokens,
-        "tokens_per_epoch": material.text.tokens,
+        "tokens_per_epoch": components.text.tokens,
         "steps": 0,
     }
 
 
-def _counts(material: Material) -> dict[str, int]:
+def _counts(components: RunComponents) -> dict[str, int]:
     """Return documents and text tokens of each text."""
-    counts = _count("", material.text) | _count("heldout_", material.heldout)
-    for name, text in (("replay_", material.replay), ("general_", material.general)):
+    counts = _count("", components.text) | _count("heldout_", components.heldout)
+    for name, text in (("replay_", components.replay), ("general_", components.general)):
         counts |= _count(name, text) if text else {}
     return counts
 
@@ -102,12 +102,12 @@ def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
     return {f"{prefix}documents": documents, f"{prefix}tokens": tokens}
 
 
-def write_model(material: Material, folder: RunFolder) -> None:
+def write_model(components: RunComponents, folder: RunFolder) -> None:
     """Write the Hugging Face checkpoint beside its final place, then put it there whole."""
     partial = folder.root / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    with material.model.plain() as model:
+    with components.model.plain() as model:
         model.save_pretrained(partial)
-    material.model.tokenizer.save_pretrained(partial)
+    components.model.tokenizer.save_pretrained(partial)
     shutil.rmtree(folder.model, ignore_errors=True)
     partial.rename(folder.model)

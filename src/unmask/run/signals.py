@@ -14,7 +14,7 @@ _SAVE = signal.SIGUSR1
 
 
 class StoppedAtOnce(BaseException):
-    """A signal came while no step was computed; no ``except Exception`` on the way may take it for a fault."""
+    """A signal came while no step was computed; no ``except Exception`` on the way may take it for a error."""
 
 
 class Signals:
@@ -25,11 +25,11 @@ class Signals:
     one ends the process at once.
 
     Args:
-        notice: who is told.
+        log: who is told.
     """
 
-    def __init__(self, notice: Callable[[str], None]) -> None:
-        self.notice = notice
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self.log = log
         self.stop = self.save = self._stepping = False
 
     @contextmanager
@@ -56,20 +56,18 @@ class Signals:
 
     def asked(self, world: World) -> tuple[bool, bool]:
         """Return whether to save and whether to stop, the same on all processes, and forget that a save was asked."""
-        asked = int(world.longest(2.0 * self.stop + self.save))
+        asked = int(world.max(2.0 * self.stop + self.save))
         self.save = False
         return asked > 0, asked > 1
 
     def _ask(self, number: int, _: Any) -> None:
         if number == _SAVE:
             self.save = self._stepping
-            self.notice(
-                "saving after this step" if self._stepping else "no step is computed: nothing to save"
-            )
+            self.log("saving after this step" if self._stepping else "no step is computed: nothing to save")
             return
         for stop in _STOP:
             signal.signal(stop, signal.SIG_DFL)
         self.stop = True
         if not self._stepping:
             raise StoppedAtOnce
-        self.notice("stopping after this step; a second signal stops at once")
+        self.log("stopping after this step; a second signal stops at once")

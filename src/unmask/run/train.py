@@ -12,21 +12,22 @@ from typing import Any
 
 import torch
 
-from unmask.config.load import RunConfig, check_trainable, dump_config
+from unmask.config.load import dump_config
+from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
-from unmask.evaluation.heldout import Answers
+from unmask.evaluation.heldout import TargetPredictions
 from unmask.model.lora import merge_lora
 from unmask.progress import Progress
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
 from unmask.run.assemble import make_loop, make_stream, measured_before, recipe_of, with_recipe
-from unmask.run.components import Material, gather
+from unmask.run.components import RunComponents, build_components, check_trainable
 from unmask.run.disk import require_room
 from unmask.run.energy import Energy
 from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
-from unmask.run.fingerprint import check_identity, identity_of, now
+from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
 from unmask.run.lock import is_empty, lock_run
 from unmask.run.results import evaluation_of, figures_on, final_figures, run_info, write_model
 from unmask.run.signals import Signals
@@ -98,29 +99,29 @@ def train(
     """
     check_trainable(config)
     folder = RunFolder(Path(out))
-    leads = World.will_lead()  # other processes may come here when the first has begun to write
+    leads = World.will_be_main()  # other processes may come here when the first has begun to write
     fresh = not folder.root.exists() or is_empty(folder.root)
     if leads and not fresh and resume is None:
         raise ConfigError(
             f"{folder.root} already holds files; choose another folder with -o, or go on with --resume auto"
         )
-    signals = Signals(progress.notice)
+    signals = Signals(progress.log)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        with lock_run(folder.root, progress.notice) if leads else nullcontext(), signals.listening():
+        with lock_run(folder.root, progress.log) if leads else nullcontext(), signals.listening():
             try:
                 if resume is not None:
                     config = measured_before(config, folder)
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(config.train.seed)  # dropout draws from it
+                    torch.manual_seed(config.train.seed)  # dropout random_bits from it
                     run = _Run(config, folder, resume, command or sys.argv, extra or {}, progress, signals)
                     return run.work()
-            except BaseException as fault:
-                if leads and fresh and not is_worth_keeping(folder, fault):
+            except BaseException as error:
+                if leads and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
                 raise
-    except EARLY_ENDS as fault:
-        raise explained(fault, folder) from fault
+    except EARLY_ENDS as error:
+        raise explained(error, folder) from error
 
 
 class _Run:
@@ -137,16 +138,16 @@ class _Run:
         signals: Signals,
     ) -> None:
         self.folder, self.progress, self.signals = folder, progress, signals
-        self.material: Material = gather(config, folder, progress)
-        if not self.material.world.leads:
+        self.components: RunComponents = build_components(config, folder, progress)
+        if not self.components.world.is_main:
             self.progress = Progress()
-        self.recipe = recipe_of(config, self.material)
-        self.config = with_recipe(config, self.recipe, self.material)
-        stream = make_stream(self.config, self.recipe, self.material)
-        self.loop = make_loop(self.config, self.recipe, self.material, stream)
+        self.recipe = recipe_of(config, self.components)
+        self.config = with_recipe(config, self.recipe, self.components)
+        stream = make_stream(self.config, self.recipe, self.components)
+        self.loop = make_loop(self.config, self.recipe, self.components, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
-        self.loop.notice = self.progress.notice
-        self.identity = identity_of(self.config, self.material)
+        self.loop.log = self.progress.log
+        self.identity = fingerprint_of(self.config, self.components)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
         self.energy = Energy()
@@ -155,41 +156,42 @@ class _Run:
         self._last_loss: float | None = None
         self._shown: dict[str, Any] = {}
         self._resume(resume)
-        if self.leads:
-            require_room(folder, self.material.model.model, self.config.train)
+        if self.is_main:
+            require_room(folder, self.components.model.model, self.config.train)
         self._write_info(command, extra)
 
     @property
-    def leads(self) -> bool:
-        return self.material.world.leads
+    def is_main(self) -> bool:
+        return self.components.world.is_main
 
     def work(self) -> RunResult:
         """Train to the end, then write the model, its figures and the report."""
-        if self.loop.position.step == 0 and not self.material.scratch:
-            self.before, answers = final_figures(self.material, self.config)
-            if self.leads:
+        if self.loop.position.step == 0 and not self.components.scratch:
+            self.before, answers = final_figures(self.components, self.config)
+            if self.is_main:
                 save_base(self.folder, answers)
         self.progress.begin("train")
         with self.signals.stepping():
             self._train()
         self.progress.end()
         exported = self._take_best()
-        if self.material.adapters is not None:
-            merge_lora(self.material.adapters)
+        if self.components.adapters is not None:
+            merge_lora(self.components.adapters)
         evaluation, answers = self._evaluate_finally(exported)
         if evaluation is not None and not math.isfinite(evaluation["loss"]):
             raise DivergedError(
                 f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
             )
-        if self.leads:
-            write_model(self.material, self.folder)
+        if self.is_main:
+            write_model(self.components, self.folder)
         result = self._result(evaluation)
-        if self.leads:
+        if self.is_main:
             if evaluation is not None:
                 write_json(self.folder.evaluation, evaluation)
-                assert self.material.heldout is not None
+                assert self.components.heldout is not None
                 write_json(
-                    self.folder.examples, fill_examples(self.material.model, self.material.heldout, _EXAMPLES)
+                    self.folder.examples,
+                    fill_examples(self.components.model, self.components.heldout, _EXAMPLES),
                 )
                 self._compare_with_base(answers)
             info = read_json(self.folder.info)
@@ -197,7 +199,7 @@ class _Run:
             write_json(self.folder.info, info)
             write_atomically(self.folder.model / "README.md", model_card(self.folder))
             write_report(self.folder)
-        self.material.world.wait()
+        self.components.world.wait()
         return result
 
     # What happens between steps
@@ -206,7 +208,7 @@ class _Run:
         settings, position = self.config.train, loop.position
         progress = loop.progress
         self.energy.sample()
-        if self.leads:
+        if self.is_main:
             self._show(progress)
         tenth = self._crossed(progress, "evaluated")
         due = position.step % settings.eval_every == 0 if settings.eval_every else tenth
@@ -217,9 +219,9 @@ class _Run:
             if settings.save_every
             else self._crossed(progress, "saved")
         )
-        asked, stopping = self.signals.asked(self.material.world)
+        asked, stopping = self.signals.asked(self.components.world)
         self._save_is_due |= saves and progress < 1 and not loop.ended
-        # Steps that cannot be applied may be the fault of the weights: then an older checkpoint is the better one.
+        # Steps that cannot be applied may be the error of the weights: then an older checkpoint is the better one.
         if asked or (self._save_is_due and not position.bad_steps):
             self._save()
         if stopping:
@@ -230,7 +232,7 @@ class _Run:
         self.loop.run()
         if self._saved != self.loop.position.step:
             self._save()
-        if self.signals.asked(self.material.world)[1]:
+        if self.signals.asked(self.components.world)[1]:
             raise self._interrupted()
 
     def _interrupted(self) -> Interrupted:
@@ -250,7 +252,7 @@ class _Run:
         self.progress.advance(min(progress, 1.0), {"step": self.loop.position.step, **self._shown})
 
     def _write_row(self, row: Row) -> None:
-        if self.leads:
+        if self.is_main:
             append_row(self.folder.metrics, row)
         if "loss" not in row:  # it is of a step that was not applied
             return
@@ -258,30 +260,30 @@ class _Run:
         self._shown = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
 
     def _evaluate_now(self) -> None:
-        if self.material.heldout is None:
+        if self.components.heldout is None:
             return
         tokens, position = self.config.train.eval_tokens, self.loop.position
-        figures = figures_on(self.material, self.material.heldout, tokens)
+        figures = figures_on(self.components, self.components.heldout, tokens)
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
         row |= {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy}
         said = f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
-        if self.material.general is not None:
-            row["general_loss"] = figures_on(self.material, self.material.general, tokens).loss
+        if self.components.general is not None:
+            row["general_loss"] = figures_on(self.components, self.components.general, tokens).loss
             said += f"; general loss {row['general_loss']:.3f}"
-        if self.leads:
+        if self.is_main:
             append_row(self.folder.metrics, row)
-            self.progress.notice(said)
+            self.progress.log(said)
         self._judge(figures.loss)
 
     def _judge(self, loss: float) -> None:
         """Keep the weights if no earlier ones were better, and end the run where none were for too long."""
         step = self.loop.position.step
         # All processes go by one number, so that they keep and end together.
-        self.best = Best.after(self.best, step, self.material.world.longest(loss))
-        if self.config.train.keep_best and self.best.step == step:
-            if self.leads:
-                save_best(self.folder.checkpoints, self.material.model.model, step)
-            self.material.world.wait()
+        self.best = Best.after(self.best, step, self.components.world.max(loss))
+        if self.config.train.export_best and self.best.step == step:
+            if self.is_main:
+                save_best(self.folder.checkpoints, self.components.model.model, step)
+            self.components.world.wait()
         if self.loop.progress < 1:
             self._end_early()
 
@@ -290,16 +292,16 @@ class _Run:
         if not patience or self.best is None or self.best.since < patience:
             return
         self.loop.ended = True
-        self.progress.notice(
+        self.progress.log(
             f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
             f"{self.best.loss:.3f} in {self.best.since} evaluations (--patience). The learning rate ends at "
             f"{self.loop.lr_factor(self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 
     def _save(self) -> None:
-        self.loop.settle()
-        require_finite_weights(self.material.model.model, self.loop.position.step)
-        if self.leads:
+        self.loop.sync_window()
+        require_finite_weights(self.components.model.model, self.loop.position.step)
+        if self.is_main:
             state = self.loop.position.to_dict() | {
                 "identity": self.identity,
                 "before": self.before,
@@ -313,12 +315,12 @@ class _Run:
                 sync_to_disk(self.folder.metrics)
             save_checkpoint(
                 self.folder.checkpoints,
-                self.material.model.model,
+                self.components.model.model,
                 self.loop.optimizers,
                 state,
                 keep_last=self.config.train.keep_last,
             )
-        self.material.world.wait()
+        self.components.world.wait()
         self._save_is_due, self._saved = False, self.loop.position.step
 
     # The beginning and the end
@@ -327,62 +329,64 @@ class _Run:
         path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
         if path is None:
             if resume:
-                self.progress.notice("no checkpoint to go on from: beginning at step 0")
-            if self.leads:
+                self.progress.log("no checkpoint to go on from: beginning at step 0")
+            if self.is_main:
                 keep_rows(self.folder.metrics, 0)
             return
         state = load_checkpoint_state(path)
-        check_identity(state["identity"], self.identity)
-        restore(path, self.material.model.model, self.loop.optimizers)
+        check_fingerprint(state["identity"], self.identity)
+        restore(path, self.components.model.model, self.loop.optimizers)
         fields = Position.__dataclass_fields__
         self.loop.position = Position.from_dict({key: state[key] for key in fields})
         self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
         self.best = Best(**state["best"]) if state["best"] else None
         self.energy.add(state.get("joules"))
-        self.material.world.wait()  # until all have read it
-        if self.leads:
+        self.components.world.wait()  # until all have read it
+        if self.is_main:
             keep_rows(self.folder.metrics, state["step"])
             if aside := set_aside(self.folder.checkpoints, state["step"]):
                 names = ", ".join(path.name for path in aside)
-                self.progress.notice(f"set aside what is later than this: {names}; remove it when you like")
-        self.progress.notice(f"going on from step {state['step']} ({path.name})")
+                self.progress.log(f"set aside what is later than this: {names}; remove it when you like")
+        self.progress.log(f"going on from step {state['step']} ({path.name})")
         self._end_early()
 
     def _write_info(self, command: list[str], extra: dict[str, Any]) -> None:
-        if self.leads:
+        if self.is_main:
             write_atomically(self.folder.config, dump_config(self.config))
-            write_json(self.folder.info, run_info(self.material, self.config, command) | extra)
+            write_json(self.folder.info, run_info(self.components, self.config, command) | extra)
 
     def _take_best(self) -> int:
         """Put the best weights into the model, where they are kept, and return the step whose weights it has."""
         step, best = self.loop.position.step, self.best
-        if not self.config.train.keep_best or best is None or best.step == step:
+        if not self.config.train.export_best or best is None or best.step == step:
             return step
         try:
-            load_best(self.folder.checkpoints, self.material.model.model, best.step)
-        except DataError as fault:
-            self.progress.notice(f"the best weights cannot be read ({fault}), so the last ones are exported")
+            load_best(self.folder.checkpoints, self.components.model.model, best.step)
+        except DataError as error:
+            self.progress.log(f"the best weights cannot be read ({error}), so the last ones are exported")
             return step
-        self.progress.notice(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
+        self.progress.log(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
         return best.step
 
-    def _evaluate_finally(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, Answers]]:
-        if self.material.heldout is None:
+    def _evaluate_finally(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, TargetPredictions]]:
+        if self.components.heldout is None:
             return None, {}
         self.progress.begin("evaluate")
-        figures, answers = final_figures(self.material, self.config)
-        evaluation = evaluation_of(self.material, self.material.heldout, self.config, figures, self.before)
+        figures, answers = final_figures(self.components, self.config)
+        evaluation = evaluation_of(
+            self.components, self.components.heldout, self.config, figures, self.before
+        )
         self.progress.end()
         return evaluation | {"step": exported, "stopped_early": self.loop.ended}, answers
 
-    def _compare_with_base(self, answers: dict[str, Answers]) -> None:
-        if self.material.scratch:
+    def _compare_with_base(self, answers: dict[str, TargetPredictions]) -> None:
+        if self.components.scratch:
             return
         try:
-            content = adaptation_of(self.material, self.config, self.folder, answers)
-        except DataError as fault:
-            self.progress.notice(f"the report does not compare base and adapted model: {fault}")
+            content = adaptation_of(self.components, self.config, self.folder, answers)
+        except DataError as error:
+            self.progress.log(f"the report does not compare base and adapted model: {error}")
             self.folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
             return
         write_json(self.folder.adaptation, content)

@@ -37,7 +37,7 @@ class PairReader:
             those of :data:`KNOWN` that are there, or the only two.
         by: field or column that makes the rows of the table; by default ``UID``, or the name of the file.
         max_bytes: pairs with a longer side are not read.
-        notice: is told what was chosen.
+        log: is told what was chosen.
 
     Raises:
         DataError: on construction, there is no such file, or no file of pairs in the folder.
@@ -49,7 +49,7 @@ class PairReader:
     bad: str | None = None
     by: str | None = None
     max_bytes: int = 500_000
-    notice: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
     _files: list[str] = field(default_factory=list, init=False)
     _current: RecordReader | None = field(default=None, init=False)
     _begun: int = field(default=0, init=False)
@@ -74,14 +74,14 @@ class PairReader:
         for number, file in enumerate(self._files, 1):
             sides = _Sides(self, STDIN_NAME if file == "-" else file)
             self._begun = number
-            self._current = RecordReader(file, text_as="tsv", has_names=sides.has_names, notice=self.notice)
+            self._current = RecordReader(file, text_as="tsv", has_names=sides.has_names, log=self.log)
             try:
                 yield from (sides.pair(read) for read in self._current)
-            except DataError as fault:
-                yield fault  # the whole file is at fault; the others are read
+            except DataError as error:
+                yield error  # the whole file is at error; the others are read
 
     def _found(self) -> list[str]:
-        found = expand_inputs([self.given], notice=self.notice)
+        found = expand_inputs([self.given], log=self.log)
         if isinstance(found[0], HubInput):
             raise DataError("pairs are read from files; download it first", path=self.given)
         if isinstance(found[0], StdinInput):
@@ -92,7 +92,7 @@ class PairReader:
         fitting = [path for path in paths if format_of(path).kind in ("jsonl", "tsv", "csv")]
         if len(fitting) < len(paths):
             others = ", ".join(path.name for path in paths if path not in fitting)
-            self.notice(f"{self.given}: left out {len(paths) - len(fitting)} without pairs: {others}")
+            self.log(f"{self.given}: left out {len(paths) - len(fitting)} without pairs: {others}")
         if not fitting:
             raise DataError("no file of pairs; expected .jsonl, .tsv or .csv", path=self.given)
         return [str(path) for path in fitting]
@@ -126,7 +126,7 @@ class _Sides:
             return True
         named = all(_NAME.fullmatch(name) for name in row) and row[0] != row[1]
         if named:
-            self.reader.notice(
+            self.reader.log(
                 f"the first row, '{row[0]}' and '{row[1]}', is taken for names (--good 1 --bad 2: not)"
             )
         return named
@@ -137,15 +137,15 @@ class _Sides:
             return read
         try:
             return self._made(read)
-        except DataError as fault:
-            return fault
+        except DataError as error:
+            return error
 
     def _made(self, record: Record) -> Pair:
         good, bad = (self._side(record, name) for name in self._choose(list(record.values), record.line))
         stem = "" if record.source == STDIN_NAME else Path(record.source).name.partition(".")[0]
         by, term = self.reader.by or _PARADIGM, record.values.get(_TERM)
         if self.reader.by and by not in record.values:
-            raise _fault(record, f"no field '{by}'{did_you_mean(by, record.values)}; choose with --by")
+            raise _error(record, f"no field '{by}'{did_you_mean(by, record.values)}; choose with --by")
         return Pair(
             good,
             bad,
@@ -162,7 +162,7 @@ class _Sides:
         elif self._chosen is None and len(names) == 2:
             self._chosen = names[0], names[1]
             if names != ["1", "2"]:
-                self.reader.notice(
+                self.reader.log(
                     f"{self.source}: '{names[0]}' is taken for the good side, '{names[1]}' for the bad"
                 )
         elif self._chosen is None:
@@ -172,16 +172,16 @@ class _Sides:
     def _side(self, record: Record, name: str) -> str:
         values: dict[str, Any] = dict(record.values)
         if name not in values:
-            raise _fault(record, _no_side(name, values))
+            raise _error(record, _no_side(name, values))
         text = text_of(values, name, record.source, record.line)
         if text is None or not text.strip():
-            raise _fault(
+            raise _error(
                 record,
                 f"the side '{name}' of the pair is missing: it is {'null' if text is None else 'empty'}",
             )
         size = len(text.encode("utf-8"))
         if size > self.reader.max_bytes:
-            raise _fault(record, f"the side '{name}' has {size:,} bytes, more than {self.reader.max_bytes:,}")
+            raise _error(record, f"the side '{name}' has {size:,} bytes, more than {self.reader.max_bytes:,}")
         return text
 
 
@@ -195,5 +195,5 @@ def _no_side(name: str, there: Iterable[str]) -> str:
     return f"the pair has no side '{name}'{did_you_mean(name, there)}; there are {listed}; choose with --good and --bad"
 
 
-def _fault(record: Record, what: str) -> DataError:
+def _error(record: Record, what: str) -> DataError:
     return DataError(what, path=record.source, line=record.line)

@@ -30,7 +30,7 @@ class PairFileScorer:
         reader: PairReader,
         scorer: Scorer,
         *,
-        complain: Callable[[DataError], None] = lambda fault: None,
+        complain: Callable[[DataError], None] = lambda error: None,
         progress: Progress = Progress(),
     ) -> None:
         self.reader, self.scorer, self.progress, self._complain = reader, scorer, progress, complain
@@ -67,9 +67,9 @@ class PairFileScorer:
             raise DataError("no pair that can be compared", path=self.reader.given)
         return self.figures
 
-    def _skip(self, fault: DataError) -> None:
+    def _skip(self, error: DataError) -> None:
         self.figures.skipped += 1
-        self._complain(fault)
+        self._complain(error)
 
     def _left(self) -> Iterator[Pair]:
         """Yield the pairs that no earlier run has compared."""

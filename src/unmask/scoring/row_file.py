@@ -53,7 +53,7 @@ class RowFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
 
@@ -94,8 +94,8 @@ class RowFile:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as fault:
-            raise DiskError(f"{self.path}: cannot be written: {fault.strerror or fault}") from None
+        except OSError as error:
+            raise DiskError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
 
 def _cut_torn_line(path: Path) -> int:

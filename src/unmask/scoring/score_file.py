@@ -75,7 +75,7 @@ class FileScorer:
         text_field: str = "text",
         max_bytes: int = MAX_BYTES,
         details: bool = False,
-        complain: Complain = lambda fault: None,
+        complain: Complain = lambda error: None,
         progress: Progress = Progress(),
     ) -> None:
         self.reader, self.scorer, self.progress = reader, scorer, progress
@@ -120,9 +120,9 @@ class FileScorer:
             raise DataError("no text that can be scored", path=self.reader.source)
         return self.totals
 
-    def _skip(self, fault: DataError) -> None:
+    def _skip(self, error: DataError) -> None:
         self.totals.skipped += 1
-        self._complain(fault)
+        self._complain(error)
 
     def _texts(self) -> Iterator[str]:
         """Yield the texts to score; their lines wait until the scores come."""
@@ -131,8 +131,8 @@ class FileScorer:
                 if isinstance(read, DataError):
                     raise read
                 text = self._text(read)
-            except DataError as fault:
-                self._skip(fault)
+            except DataError as error:
+                self._skip(error)
                 continue
             if not self._is_done(read.line, text):
                 self._waiting.append(read.line)

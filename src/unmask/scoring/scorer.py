@@ -95,14 +95,14 @@ def loaded_model(
     Raises:
         ConfigError: it cannot be loaded.
     """
-    from unmask.model.load import model_to_ask
+    from unmask.model.load import load_for_inference
 
-    return model_to_ask(
+    return load_for_inference(
         model,
         device=device,
         precision=precision,
         offline=offline,
-        notice=progress.notice,
+        log=progress.log,
         hint=" (change with --precision)",
     )
 
@@ -201,11 +201,11 @@ class Scorer:
             yield block
 
     def _read(self, texts: list[str]) -> Iterator[_Read]:
-        faults = [_fault(text) for text in texts]
-        good = [text for text, fault in zip(texts, faults, strict=True) if fault is None]
+        errors = [_error(text) for text in texts]
+        good = [text for text, error in zip(texts, errors, strict=True) if error is None]
         encodings = iter(self._core.encode_batch(good, add_special_tokens=False))
-        for text, fault in zip(texts, faults, strict=True):
-            yield _Read(text, None, _NO_COPIES, fault) if fault else self._planned(text, next(encodings))
+        for text, error in zip(texts, errors, strict=True):
+            yield _Read(text, None, _NO_COPIES, error) if error else self._planned(text, next(encodings))
 
     def _planned(self, text: str, encoding: Encoding) -> _Read:
         ids = np.array(encoding.ids, dtype=np.int64)
@@ -334,7 +334,7 @@ def _read_ahead(texts: Iterable[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _fault(text: str) -> str | None:
+def _error(text: str) -> str | None:
     """Say what keeps a text from being tokenised, if anything does."""
     if not text.strip():
         return "an empty text, nothing to score"
@@ -342,8 +342,8 @@ def _fault(text: str) -> str | None:
         return f"a NUL character (after {text.index(chr(0))} others): no text has one; remove it"
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as fault:
-        return f"half of a surrogate pair (after {fault.start} characters): this is no text; remove it"
+    except UnicodeEncodeError as error:
+        return f"half of a surrogate pair (after {error.start} characters): this is no text; remove it"
     return None
 
 

@@ -129,8 +129,8 @@ def find_checkpoint(folder: Path, wanted: str, progress: Progress) -> Path | Non
         try:
             check(path)
             return path
-        except DataError as fault:
-            progress.notice(f"passed over a damaged checkpoint: {fault}")
+        except DataError as error:
+            progress.log(f"passed over a damaged checkpoint: {error}")
     if candidates:
         raise DataError("every checkpoint here is damaged; start anew in another folder", path=folder)
     return None
@@ -144,8 +144,8 @@ def check(path: Path) -> None:
     """
     try:
         manifest = read_json(path / _MANIFEST)
-    except OSError as fault:
-        raise DataError(f"cannot be read ({fault})", path=path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error})", path=path) from None
     if not isinstance(manifest, dict) or set(manifest) != set(_FILES):
         raise DataError("this is no whole checkpoint: its manifest is absent or incomplete", path=path)
     for name, wanted in manifest.items():
@@ -211,11 +211,11 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a safetensors file; what the disk says comes as the ``OSError`` that it is."""
     try:
         save_file(tensors, path)
-    except SafetensorError as fault:
-        found = re.search(r"os error (\d+)", str(fault))
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
         if found is None:
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from fault
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _sha256(path: Path) -> str:

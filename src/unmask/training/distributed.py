@@ -38,12 +38,12 @@ class World:
         return World(dist.get_rank(), dist.get_world_size())
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
     @staticmethod
-    def will_lead() -> bool:
+    def will_be_main() -> bool:
         """Whether this process will lead once it has joined."""
         return os.environ.get("RANK", "0") == "0"
 
@@ -70,11 +70,11 @@ class World:
         for weight, total, some in zip(weights, sums, had.tolist(), strict=True):
             weight.grad = total.view_as(weight) if some else None
 
-    def agree(self, flag: bool) -> bool:
+    def any(self, flag: bool) -> bool:
         """Return whether any process says yes."""
-        return bool(self.longest(float(flag)))
+        return bool(self.max(float(flag)))
 
-    def longest(self, seconds: float) -> float:
+    def max(self, seconds: float) -> float:
         """Return the largest of the processes' numbers."""
         if self.size == 1:
             return seconds

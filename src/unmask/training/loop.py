@@ -17,11 +17,11 @@ from torch import Tensor
 from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
-from unmask.training import stability as faults
+from unmask.training import stability as errors
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import clip_gradients
-from unmask.training.staged_start import Opening
+from unmask.training.staged_start import StagedStart
 
 Row = dict[str, Any]
 
@@ -130,11 +130,11 @@ class Loop:
         position: where it stands.
         on_row: gets every row of metrics.
         after_step: called with the loop after every step, to evaluate, save or stop.
-        opening: the first steps, in which only what is new moves.
+        staged_start: the first steps, in which only what is new moves.
         ended: set by ``after_step`` to end the run before its length.
         max_bad_steps: so many steps in a row that cannot be applied end the run.
         skip_spikes: do not apply a step whose loss is a spike.
-        notice: who is told.
+        log: who is told.
     """
 
     model: MaskedLM
@@ -151,11 +151,11 @@ class Loop:
     position: Position
     on_row: Callable[[Row], None]
     after_step: Callable[[Loop], None]
-    opening: Opening = field(default_factory=Opening)
+    staged_start: StagedStart = field(default_factory=StagedStart)
     ended: bool = False
     max_bad_steps: int = 5
     skip_spikes: bool = False
-    notice: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     @property
     def epochs(self) -> float:
@@ -196,17 +196,17 @@ class Loop:
         if not self.model.model.training:  # else a walk through all modules, which a short step feels
             self.model.model.train()
         number = self.position.step
-        self.opening.begin(number)
+        self.staged_start.begin(number)
         targets = self._targets(plan)
         loss, correct = self._gradients(plan, targets)
         self.world.sum_gradients(self.model.model)
-        self.opening.mask(number)
+        self.staged_start.mask(number)
         self.world.sum_(loss)
         self.world.sum_(correct)
         norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
-        skipped, spike = self._look(loss, norm, targets)
+        skipped, spike = self._check_step(loss, norm, targets)
         if skipped is None:
-            self.opening.set_rates(self.optimizers, number, self.lr_factor(plan.progress))
+            self.staged_start.set_rates(self.optimizers, number, self.lr_factor(plan.progress))
             for optimizer in self.optimizers:
                 optimizer.step()
         for optimizer in self.optimizers:
@@ -222,9 +222,9 @@ class Loop:
         if plan.micro_batch_tokens != self.micro_batch_tokens:  # halved while this one was made ready
             batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
         while True:
-            sums = faults.unless_out_of_memory(partial(step_gradients, self.model, batches, targets))
+            sums = errors.unless_out_of_memory(partial(step_gradients, self.model, batches, targets))
             # What one process has no memory for, all split anew: the step is theirs together.
-            if not self.world.agree(sums is None) and sums is not None:
+            if not self.world.any(sums is None) and sums is not None:
                 return sums
             self.model.model.zero_grad(set_to_none=True)
             self._halve(plan)
@@ -239,7 +239,7 @@ class Loop:
                 f"data.max_length or a smaller model"
             )
         self.micro_batch_tokens = max(self.micro_batch_tokens // 2, longest)
-        self.notice(
+        self.log(
             f"step {self.position.step + 1}: out of memory; computing {self.micro_batch_tokens:,} tokens at once from "
             f"here on, which changes nothing in the result (train.micro_batch_tokens={self.micro_batch_tokens} begins so)"
         )
@@ -250,18 +250,18 @@ class Loop:
             return own
         return int(self.world.sum_(torch.tensor(own, device=self.model.device)))
 
-    def _look(self, loss: Tensor, norm: Tensor, targets: int) -> tuple[str | None, float]:
+    def _check_step(self, loss: Tensor, norm: Tensor, targets: int) -> tuple[str | None, float]:
         """Return why a step must not be applied, if it must not, and how much of a spike its loss is."""
         # On CUDA this look would stop the queue at every step; there the rows of metrics are looked at instead.
         if loss.device.type != "cpu" and not self.skip_spikes:
             return None, 0.0
         value = float(loss)
-        if wrong := faults.not_finite(value, float(norm)):
+        if wrong := errors.not_finite(value, float(norm)):
             return wrong, 0.0
         if not targets:
             return None, 0.0
-        spike = faults.spike_of(self.position.trend, value)
-        faults.follow(self.position.trend, value)
+        spike = errors.spike_of(self.position.trend, value)
+        errors.follow(self.position.trend, value)
         if spike and self.skip_spikes:
             return f"the loss is {value:.4g}, {spike:.1f} sigma above its running mean", spike
         return None, spike
@@ -271,7 +271,7 @@ class Loop:
         position, documents = self.position, self.stream.documents(plan.sequences)
         self.on_row({"step": position.step, "skipped": why, "documents": documents})
         shown = ", ".join(map(str, documents[:5])) + (", …" if len(documents) > 5 else "")
-        self.notice(
+        self.log(
             f"step {position.step}: {why}; the step was not applied. Its documents: {shown} "
             f"({len(documents)}, all of them in metrics.jsonl)"
         )
@@ -317,7 +317,7 @@ class Loop:
     def _spend(self, seconds: float) -> None:
         """Count training time; where the run ends by the clock, all processes go by the slowest one's."""
         if self.length.seconds:
-            seconds = self.world.longest(seconds)
+            seconds = self.world.max(seconds)
         self.position.seconds += seconds
         self.position.window["seconds"] += seconds
 
@@ -347,7 +347,7 @@ class Loop:
         window["grad_norm"] = result.norm
         window["mask_rate"] = plan.mask_rate
 
-    def settle(self) -> None:
+    def sync_window(self) -> None:
         """Bring the sums of the window to plain numbers.
 
         Raises:
@@ -361,7 +361,7 @@ class Loop:
             )
 
     def _log(self) -> None:
-        self.settle()
+        self.sync_window()
         window, position = self.position.window, self.position
         if not window["steps"]:  # none was applied, and each has said so in a row of its own
             position.window = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.model.cpu.embeddings import rows_added_last
+from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.masked_lm import MaskedLM
 
 _BLOCK = 1 << 19  # logits at once on a CPU: few enough for its cache
@@ -34,7 +34,7 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
         if not len(batch.target_ids):
             continue
         labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
-        with rows_added_last(model.model):
+        with defer_embedding_grad(model.model):
             logits = model.target_logits(batch, filled=True)
             part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
             part.backward()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmask.config.training import OptimizerSettings
+from unmask.config.settings import OptimizerSettings
 from unmask.model.layers import depths, encoder_layers, is_table
 
 # The quintic of Jordan et al. 2024: steepest at zero among those that keep singular values near one.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmask.config.data import MaskingSettings
-from unmask.config.training import TrainSettings
+from unmask.config.settings import MaskingSettings, TrainSettings
 
 # Peak AdamW rates for adapting a checkpoint, by model_type; other families take the first.
 _ADAPT_RATES = {
@@ -40,10 +39,10 @@ class Recipe:
         batch_tokens: tokens of a step.
         batch_ramp: share of the run in which steps are smaller.
         micro_batch_tokens: most tokens computed at once.
-        rate_start: where the mask rate begins.
+        initial_rate: where the mask rate begins.
         epochs: passes over the text, when nothing else ends the run.
         patience: evaluations without a better one that end the run; 0 for never.
-        keep_best: whether the best weights are exported, not the last.
+        export_best: whether the best weights are exported, not the last.
     """
 
     name: str
@@ -53,10 +52,10 @@ class Recipe:
     batch_tokens: int
     batch_ramp: float
     micro_batch_tokens: int
-    rate_start: float
+    initial_rate: float
     epochs: float | None
     patience: int
-    keep_best: bool
+    export_best: bool
 
 
 def resolve(
@@ -88,11 +87,11 @@ def resolve(
         batch_tokens=batch,
         batch_ramp=train.batch_ramp if train.batch_ramp is not None else _SCRATCH_RAMP if scratch else 0.0,
         micro_batch_tokens=min(micro, batch),
-        rate_start=masking.rate_start
+        initial_rate=masking.initial_rate
         or (max(masking.rate, min(0.5, 2 * masking.rate)) if scratch else masking.rate),
         epochs=train.epochs if train.epochs or ends else 1.0,
         patience=train.patience if train.patience is not None else 0 if scratch else _PATIENCE,
-        keep_best=train.keep_best if train.keep_best is not None else not scratch,
+        export_best=train.export_best if train.export_best is not None else not scratch,
     )
 
 

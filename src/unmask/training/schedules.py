@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from unmask.config.training import ScheduleSettings
+from unmask.config.settings import ScheduleSettings
 
 
 def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[float], float]:

@@ -76,8 +76,8 @@ def unless_out_of_memory(compute: Callable[[], Result]) -> Result | None:
         return compute()
     except (torch.OutOfMemoryError, MemoryError):
         pass
-    except RuntimeError as fault:
-        if "DefaultCPUAllocator" not in str(fault):  # torch has no class of its own for it
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for it
             raise
     # Only here, where no traceback holds on to what was computed, can it be given back.
     gc.collect()

@@ -1,4 +1,4 @@
-"""The opening of a run: steps in which only what is new moves, so that its noise does not reach what is known."""
+"""The staged_start of a run: steps in which only what is new moves, so that its noise does not reach what is known."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _ROW_FACTOR = 10.0  # Adam moves an entry by about the rate a step, and entries 
 
 
 @dataclass
-class Opening:
+class StagedStart:
     """The first steps of a run; with no steps, it does nothing.
 
     Attributes:
         steps: how many there are.
         rate: the learning rate of what moves in them; it rises over the first tenth of them.
-        waiting: weights that move only afterwards.
+        frozen_at_first: weights that move only afterwards.
         tables: weights of which only ``rows`` move, whatever their other dimensions.
         rows: ``int64 [R]``.
     """
 
     steps: int = 0
     rate: float = 0.0
-    waiting: list[nn.Parameter] = field(default_factory=list)
+    frozen_at_first: list[nn.Parameter] = field(default_factory=list)
     tables: list[nn.Parameter] = field(default_factory=list)
     rows: Tensor | None = None
 
     def begin(self, step: int) -> None:
         """Say which weights take a gradient in a step, the first of a run being 0."""
-        for weight in self.waiting:
+        for weight in self.frozen_at_first:
             weight.requires_grad_(step >= self.steps)
 
     def mask(self, step: int) -> None:
@@ -54,7 +54,7 @@ class Opening:
     def set_rates(self, optimizers: list[torch.optim.Optimizer], step: int, factor: float) -> None:
         """Set the learning rates of a step; ``factor`` is what the schedule says.
 
-        After the opening the rates rise again over as many steps: the moments of what waited begin there.
+        After the staged_start the rates rise again over as many steps: the moments of what waited begin there.
         """
         over = step >= self.steps
         if over:
@@ -67,14 +67,16 @@ class Opening:
                 group["lr"] = self.rate * min(1.0, (step + 1) / max(1, self.steps // 10))
 
 
-def head_first(model: PreTrainedModel, steps: int) -> Opening:
+def head_first(model: PreTrainedModel, steps: int) -> StagedStart:
     """Let the LM head move alone for some steps."""
     head = {id(weight) for weight in head_weights(model)}
-    waiting = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in head]
-    return Opening(steps, _HEAD_RATE, waiting)
+    frozen_at_first = [
+        weight for weight in model.parameters() if weight.requires_grad and id(weight) not in head
+    ]
+    return StagedStart(steps, _HEAD_RATE, frozen_at_first)
 
 
-def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate: float) -> Opening:
+def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate: float) -> StagedStart:
     """Let the rows of some tokens move alone for some steps, in the embeddings and in the output matrix and bias.
 
     Args:
@@ -86,6 +88,8 @@ def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate
     embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
     found = [embeddings.weight, getattr(output, "weight", None), getattr(output, "bias", None)]
     tables = {id(weight): weight for weight in found if isinstance(weight, nn.Parameter)}
-    waiting = [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in tables]
+    frozen_at_first = [
+        weight for weight in model.parameters() if weight.requires_grad and id(weight) not in tables
+    ]
     rows = torch.tensor(ids, device=model.device)
-    return Opening(steps, _ROW_FACTOR * learning_rate, waiting, list(tables.values()), rows)
+    return StagedStart(steps, _ROW_FACTOR * learning_rate, frozen_at_first, list(tables.values()), rows)

@@ -122,7 +122,7 @@ def choose_words(
     Raises:
         DataError: no word is worth an entry.
     """
-    speller = _Speller(tokenizer, vocabulary)
+    speller = _SubwordCounter(tokenizer, vocabulary)
     weights = {} if general is None else _weights(_texts(speller, counts), _texts(speller, general))
     found = [
         AddedWord(text, speller.entry(pieces), pieces, count, weights.get(text, 1.0))
@@ -139,7 +139,7 @@ def choose_words(
     return chosen
 
 
-def _texts(speller: _Speller, counts: WordCounts) -> Counter[str]:
+def _texts(speller: _SubwordCounter, counts: WordCounts) -> Counter[str]:
     """Count words by their text."""
     found: Counter[str] = Counter()
     for pieces, count in counts:
@@ -167,7 +167,7 @@ def _is_word(text: str) -> bool:
     )
 
 
-class _Speller:
+class _SubwordCounter:
     """Says what the pieces of a word spell, and whether the word can stand as one entry."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:

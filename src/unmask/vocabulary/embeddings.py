@@ -17,7 +17,7 @@ def add_rows(model: PreTrainedModel, first: int, pieces: Sequence[Sequence[int]]
     """Give a model rows for new tokens; each starts as the mean of the rows of the tokens that it replaces.
 
     That goes for the input embeddings, the output embeddings and the bias over the vocabulary; what is tied stays
-    tied. transformers' own resizing draws new rows around the mean of all rows instead.
+    tied. transformers' own resizing random_bits new rows around the mean of all rows instead.
 
     Args:
         model: any masked-LM model; it is changed, its config too. Rows that it has to spare are used first.

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.config.data import DocumentSettings
+from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import document_key
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
@@ -135,10 +135,10 @@ def extend_vocabulary(
     background = reader.count(general) if general else None
     words = choose_words(tokenizer, vocabulary, counts, add, general=background, min_count=min_count)
     if len(words) < add:
-        progress.notice(f"only {len(words):,} words occur {min_count} times or more in pieces; all are added")
+        progress.log(f"only {len(words):,} words occur {min_count} times or more in pieces; all are added")
     with _new_folder(out) as folder:
         extended = write_extended(tokenizer, words, folder)
-        loaded = load_checkpoint(model, offline=offline, notice=progress.notice)
+        loaded = load_checkpoint(model, offline=offline, log=progress.log)
         add_rows(loaded, vocabulary.size, [word.pieces for word in words])
         loaded.save_pretrained(folder)
         figures = _measure(sample, tokenizer, vocabulary, extended, words)
@@ -207,7 +207,7 @@ class _Reader:
     def count(self, inputs: Sequence[str | Path], sample: _Sample | None = None) -> WordCounts:
         """Count the words of some inputs, those of a sample kept apart aside."""
         counts, encode = WordCounts(self.vocabulary), TextEncoder(self.tokenizer)
-        reader = DocumentReader(inputs, self.settings, notice=self.progress.notice)
+        reader = DocumentReader(inputs, self.settings, log=self.progress.log)
         self.progress.begin("words")
         texts = (document.text for document in reader)
         for batch in _batched(text for text in texts if sample is None or not sample.take(text)):

@@ -115,8 +115,8 @@ def load_collocations(path: Path) -> list[Collocation]:
     """
     try:
         content = read_json(path)
-    except DataError as fault:
-        raise ConfigError(str(fault)) from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     if content is None:
         raise ConfigError(f"{path}: there is no such file; expected the collocations of a corpus (JSON)")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -126,9 +126,9 @@ def load_collocations(path: Path) -> list[Collocation]:
             Collocation(str(row["text"]), int(row["count"]), float(row["score"]))
             for row in content["collocations"]
         ]
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{path}: a collocation needs text, count and score ({fault!r}); find them again"
+            f"{path}: a collocation needs text, count and score ({error!r}); find them again"
         ) from None
     found = [item for item in found if len(item.atoms) > 1]
     if not found:

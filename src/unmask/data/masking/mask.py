@@ -14,21 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.masking.random_bits import (
     EVALUATION_EPOCH,
     EVALUATION_KEY,
     EVALUATION_SEED,
     MaskKey,
-    draws,
-    draws_at,
     mix,
+    random_bits,
+    random_bits_at,
     shuffled,
     threshold,
     uniform,
 )
 from unmask.data.masking.selection import Selection, select
-from unmask.data.masking.units import Policy, policy_of, word_starts
+from unmask.data.masking.units import MaskingPlan, plan_of, word_starts
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import ConfigError
@@ -40,15 +40,15 @@ __all__ = [
     "Decisions",
     "MaskKey",
     "Masked",
-    "Policy",
-    "decisions",
-    "draws",
-    "draws_at",
-    "fates",
+    "MaskingPlan",
     "mask",
     "mask_at",
+    "mask_decisions",
     "mix",
-    "policy_of",
+    "plan_of",
+    "random_bits",
+    "random_bits_at",
+    "replacement_kinds",
     "shuffled",
     "uniform",
     "word_starts",
@@ -90,7 +90,7 @@ class Decisions(NamedTuple):
 def mask(
     packed: Packed,
     vocabulary: Vocabulary,
-    settings: MaskingSettings | Policy,
+    settings: MaskingSettings | MaskingPlan,
     key: MaskKey,
     rate: float,
     *,
@@ -101,7 +101,7 @@ def mask(
     Args:
         packed: the sequences, ``T`` tokens with their special tokens.
         vocabulary: ids of special tokens, replacements and word tables.
-        settings: strategy and split, or what :func:`policy_of` made of them, which saves reading the files they
+        settings: strategy and split, or what :func:`plan_of` made of them, which saves reading the files they
             name again; their ``rate`` is not looked at, since a schedule may have moved it.
         key: seed and epoch.
         rate: share of the text's tokens to predict, in (0, 1].
@@ -111,15 +111,15 @@ def mask(
         ConfigError: the rate is out of range, or the strategy does not fit the tokenizer or lacks its file.
     """
     _check_rate(rate)
-    policy = settings if isinstance(settings, Policy) else policy_of(vocabulary, settings)
+    plan = settings if isinstance(settings, MaskingPlan) else plan_of(vocabulary, settings)
     maskable = _maskable(packed, vocabulary, protected)
-    if policy.settings.strategy == "token" and policy.settings.count == "bernoulli":
-        selected = draws(packed, key.stream("select")) < threshold(rate)
+    if plan.settings.strategy == "token" and plan.settings.count == "bernoulli":
+        selected = random_bits(packed, key.stream("select")) < threshold(rate)
     else:
-        selection = select(packed, policy, key, rate, maskable)
+        selection = select(packed, plan, key, rate, maskable)
         selected = _spread(packed, selection, selection.chosen)
     selected &= maskable
-    return _replace(packed, np.flatnonzero(selected), vocabulary, policy.settings, key)
+    return _replace(packed, np.flatnonzero(selected), vocabulary, plan.settings, key)
 
 
 def mask_at(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> Masked:
@@ -136,13 +136,13 @@ def mask_at(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> Ma
     return Masked(input_ids, positions, targets)
 
 
-def decisions(
-    packed: Packed, vocabulary: Vocabulary, settings: MaskingSettings | Policy, key: MaskKey, rate: float
+def mask_decisions(
+    packed: Packed, vocabulary: Vocabulary, settings: MaskingSettings | MaskingPlan, key: MaskKey, rate: float
 ) -> Decisions:
     """Return what decides each token when :func:`mask` is called with the same arguments."""
     _check_rate(rate)
-    policy = settings if isinstance(settings, Policy) else policy_of(vocabulary, settings)
-    selection = select(packed, policy, key, rate, _maskable(packed, vocabulary, None))
+    plan = settings if isinstance(settings, MaskingPlan) else plan_of(vocabulary, settings)
+    selection = select(packed, plan, key, rate, _maskable(packed, vocabulary, None))
     limit = np.broadcast_to(np.asarray(selection.limit), selection.draw.shape)
     return Decisions(
         _spread(packed, selection, np.arange(len(selection.first))),
@@ -151,9 +151,11 @@ def decisions(
     )
 
 
-def fates(packed: Packed, index: np.ndarray, settings: MaskingSettings, key: MaskKey) -> np.ndarray:
+def replacement_kinds(
+    packed: Packed, index: np.ndarray, settings: MaskingSettings, key: MaskKey
+) -> np.ndarray:
     """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask (0), random (1), or stay (2)."""
-    draw = draws_at(packed, index, key.stream("kind"))
+    draw = random_bits_at(packed, index, key.stream("kind"))
     not_mask = draw >= threshold(settings.mask_share)
     return not_mask.astype(np.int8) + (draw >= threshold(settings.mask_share + settings.random_share))
 
@@ -174,10 +176,10 @@ def _replace(
     """Put mask tokens and random tokens where the split says, at the ``int64 [M]`` targets."""
     input_ids = packed.input_ids.copy()
     targets = input_ids[index]
-    fate = fates(packed, index, settings, key)
+    fate = replacement_kinds(packed, index, settings, key)
     input_ids[index[fate == MASK]] = vocabulary.mask_id
     random = index[fate == RANDOM]
-    chosen = draws_at(packed, random, key.stream("token"))
+    chosen = random_bits_at(packed, random, key.stream("token"))
     # The high half times the count, over 2**32: unbiased to 1 in 2**32 / R, and no division.
     pick = ((chosen >> np.uint64(32)) * np.uint64(len(vocabulary.replacements))) >> np.uint64(32)
     input_ids[random] = vocabulary.replacements[pick.astype(np.int64)]

@@ -32,7 +32,7 @@ class MaskKey:
     epoch: int
 
     def stream(self, purpose: str) -> np.uint64:
-        """Return the 64-bit start of one independent stream of draws."""
+        """Return the 64-bit start of one independent stream of random_bits."""
         text = f"unmask masks 1/{self.seed}/{self.epoch}/{purpose}"
         return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
@@ -40,7 +40,7 @@ class MaskKey:
 EVALUATION_KEY = MaskKey(EVALUATION_SEED, EVALUATION_EPOCH)
 
 
-def draws(packed: Packed, stream: np.uint64) -> np.ndarray:
+def random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
     """Return ``uint64 [T]``: one uniform draw per token, a function of stream, document and position alone."""
     lengths = np.diff(packed.cu_seqlens)
     starts = packed.cu_seqlens[:-1].astype(np.uint64)
@@ -51,15 +51,15 @@ def draws(packed: Packed, stream: np.uint64) -> np.ndarray:
     return mix(counters)
 
 
-def draws_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.ndarray:
-    """Return ``uint64 [M]``: the draws of :func:`draws` at ``int64 [M]`` positions only."""
+def random_bits_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.ndarray:
+    """Return ``uint64 [M]``: the random_bits of :func:`random_bits` at ``int64 [M]`` positions only."""
     segment = np.searchsorted(packed.cu_seqlens, index, side="right") - 1
     position = (index - packed.cu_seqlens[segment] + packed.offsets[segment]).astype(np.uint64)
     with np.errstate(over="ignore"):
         return mix(packed.keys[segment] + stream + position * _GOLDEN)
 
 
-def sequence_draws(packed: Packed, stream: np.uint64) -> np.ndarray:
+def sequence_random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
     """Return ``uint64 [N]``: one draw per sequence, a function of stream, document and where in it it begins."""
     with np.errstate(over="ignore"):
         return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * _GOLDEN)
@@ -102,10 +102,10 @@ def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def threshold(share: float) -> np.uint64:
-    """Return the draw below which a share of all draws lies."""
+    """Return the draw below which a share of all random_bits lies."""
     return np.uint64(min(int(share * 2.0**64), 2**64 - 1))
 
 
 def uniform(draw: np.ndarray) -> np.ndarray:
-    """Return draws as ``float64`` in [0, 1), for people to look at."""
+    """Return random_bits as ``float64`` in [0, 1), for people to look at."""
     return (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53

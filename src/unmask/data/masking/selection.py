@@ -3,7 +3,7 @@
 Every unit has a chance, and a draw that falls below it or not. The chance is the rate; with weighted units it is
 the weight times a factor that is solved for every sequence, so that the expected tokens are the rate's share.
 
-``bernoulli`` draws for each unit by itself. ``fixed`` draws once for each sequence: its units are lined up, those of
+``bernoulli`` random_bits for each unit by itself. ``fixed`` random_bits once for each sequence: its units are lined up, those of
 one length in random order, each as wide as its chance, and every whole number from a random start takes the unit it
 falls into (systematic sampling, Madow 1949). So each unit keeps its chance, and the number of targets keeps to the
 rate's share: to one token where units are tokens, and to about the longest unit in any case.
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unmask.data.masking.random_bits import MaskKey, draws, sequence_draws, threshold
-from unmask.data.masking.units import Policy, Units, sequence_of, units_of
+from unmask.data.masking.random_bits import MaskKey, random_bits, sequence_random_bits, threshold
+from unmask.data.masking.units import MaskingPlan, MaskUnits, sequence_of, units_of
 from unmask.data.packing import Packed
 
 # Chances in whole numbers: sums do not depend on what else is in the batch, as sums of floats would.
@@ -44,31 +44,31 @@ class Selection(NamedTuple):
         return self.draw < self.limit
 
 
-def select(packed: Packed, policy: Policy, key: MaskKey, rate: float, maskable: np.ndarray) -> Selection:
+def select(packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float, maskable: np.ndarray) -> Selection:
     """Choose units.
 
     Args:
         packed: ``N`` sequences of ``T`` tokens.
-        policy: strategy and count.
+        plan: strategy and count.
         key: seed and epoch.
         rate: share of the maskable tokens to choose.
         maskable: ``bool [T]``.
     """
-    units = units_of(packed, policy, key)
-    draw = draws(packed, key.stream("select"))[units.first]
-    if units.weight is None and policy.settings.count == "bernoulli":
+    units = units_of(packed, plan, key)
+    draw = random_bits(packed, key.stream("select"))[units.first]
+    if units.weight is None and plan.settings.count == "bernoulli":
         return Selection(units.first, draw, threshold(rate))
     sequence = sequence_of(packed, units.first)
     sizes = np.add.reduceat(maskable, units.first, dtype=np.int64)
     chance = _chances(units, sizes, sequence, len(packed.keys), rate)
-    if policy.settings.count == "bernoulli":
+    if plan.settings.count == "bernoulli":
         return Selection(units.first, draw, _thresholds(chance))
-    turn = sequence_draws(packed, key.stream("count"))
+    turn = sequence_random_bits(packed, key.stream("count"))
     return Selection(units.first, *_systematic(draw, chance, sizes, sequence, turn))
 
 
 def _chances(
-    units: Units, sizes: np.ndarray, sequence: np.ndarray, sequences: int, rate: float
+    units: MaskUnits, sizes: np.ndarray, sequence: np.ndarray, sequences: int, rate: float
 ) -> np.ndarray:
     """Return ``float64 [U]``: the chance of each unit, 0 where nothing in it can be masked."""
     if units.weight is None:
@@ -76,7 +76,7 @@ def _chances(
     wanted = rate * np.bincount(sequence, sizes, sequences)
     sure = sizes == 0
     while True:
-        # Units whose weight asks for more than certainty get that, and the others share what is left.
+        # MaskUnits whose weight asks for more than certainty get that, and the others share what is left.
         left = wanted - np.bincount(sequence, sizes * sure, sequences)
         mass = np.bincount(sequence, sizes * units.weight * ~sure, sequences)
         factor = np.divide(left, mass, out=np.zeros(sequences), where=mass > 0)
@@ -89,7 +89,7 @@ def _chances(
 def _systematic(
     draw: np.ndarray, chance: np.ndarray, sizes: np.ndarray, sequence: np.ndarray, turn: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return draws and limits by which the systematic sample is chosen, ``uint64 [U]`` each."""
+    """Return random_bits and limits by which the systematic sample is chosen, ``uint64 [U]`` each."""
     width = np.round(chance * _ONE).astype(np.uint64)
     order = np.lexsort((draw, sequence * (sizes.max(initial=0) + 1) + sizes))
     ends = np.cumsum(width[order])

@@ -60,10 +60,10 @@ def load_terms(path: Path, weight: float) -> dict[tuple[str, ...], float]:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as fault:
-        raise ConfigError(f"{path}: the terms cannot be read: {fault.strerror}") from None
-    except UnicodeDecodeError as fault:
-        raise ConfigError(f"{path}: expected a term in UTF-8 on each line ({fault.reason})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: the terms cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected a term in UTF-8 on each line ({error.reason})") from None
     found: dict[tuple[str, ...], float] = {}
     for number, line in enumerate(lines, start=1):
         text, _, rest = line.partition("\t")

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.config.data import MaskingSettings
+from unmask.config.settings import MaskingSettings
 from unmask.data.masking.collocations import load_collocations
 from unmask.data.masking.phrases import Phrases
-from unmask.data.masking.random_bits import MaskKey, draws, threshold
+from unmask.data.masking.random_bits import MaskKey, random_bits, threshold
 from unmask.data.masking.terms import load_terms
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
@@ -34,8 +34,8 @@ from unmask.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
-class Policy:
-    """Settings of masking made ready for a vocabulary; see :func:`policy_of`."""
+class MaskingPlan:
+    """Settings of masking made ready for a vocabulary; see :func:`plan_of`."""
 
     settings: MaskingSettings
     vocabulary: Vocabulary
@@ -43,7 +43,7 @@ class Policy:
 
 
 @dataclass(frozen=True, eq=False)
-class Units:
+class MaskUnits:
     """``U`` units, end to end over all tokens.
 
     Attributes:
@@ -55,7 +55,7 @@ class Units:
     weight: np.ndarray | None = None
 
 
-def policy_of(vocabulary: Vocabulary, settings: MaskingSettings) -> Policy:
+def plan_of(vocabulary: Vocabulary, settings: MaskingSettings) -> MaskingPlan:
     """Make settings ready: read what they name, and see that they fit the vocabulary.
 
     Raises:
@@ -63,27 +63,27 @@ def policy_of(vocabulary: Vocabulary, settings: MaskingSettings) -> Policy:
             collocations or terms is not named, cannot be read or is empty.
     """
     if settings.strategy == "token":
-        return Policy(settings, vocabulary)
+        return MaskingPlan(settings, vocabulary)
     words = _words_of(vocabulary, settings.strategy)
     if settings.strategy == "ngram":
-        return Policy(settings, vocabulary, _collocations(settings, words))
+        return MaskingPlan(settings, vocabulary, _collocations(settings, words))
     if settings.strategy == "terms":
-        return Policy(settings, vocabulary, _terms(settings, words))
-    return Policy(settings, vocabulary)
+        return MaskingPlan(settings, vocabulary, _terms(settings, words))
+    return MaskingPlan(settings, vocabulary)
 
 
-def units_of(packed: Packed, policy: Policy, key: MaskKey) -> Units:
-    """Cut packed sequences into the units of the policy's strategy."""
-    strategy = policy.settings.strategy
+def units_of(packed: Packed, plan: MaskingPlan, key: MaskKey) -> MaskUnits:
+    """Cut packed sequences into the units of the plan's strategy."""
+    strategy = plan.settings.strategy
     if strategy == "token":
-        return Units(np.arange(len(packed.input_ids)))
-    first = np.flatnonzero(word_starts(packed, policy.vocabulary))
+        return MaskUnits(np.arange(len(packed.input_ids)))
+    first = np.flatnonzero(word_starts(packed, plan.vocabulary))
     if strategy == "span":
-        return Units(_span_starts(packed, first, policy.settings, key))
-    if policy.phrases is not None:
-        units = _phrase_units(packed, first, policy.phrases)
-        return units if strategy == "terms" else Units(units.first)
-    return Units(first)
+        return MaskUnits(_span_starts(packed, first, plan.settings, key))
+    if plan.phrases is not None:
+        units = _phrase_units(packed, first, plan.phrases)
+        return units if strategy == "terms" else MaskUnits(units.first)
+    return MaskUnits(first)
 
 
 def word_starts(packed: Packed, vocabulary: Vocabulary) -> np.ndarray:
@@ -139,7 +139,7 @@ def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, k
     matter. What lies between such places is followed, all at once, from end to end.
     """
     hazard = _ends_after(settings.span_p, settings.span_words)
-    draw = draws(packed, key.stream("span"))[first]
+    draw = random_bits(packed, key.stream("span"))[first]
     begins = draw < hazard[0]
     begins[np.searchsorted(first, packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0])] = True
     front = np.flatnonzero(begins)
@@ -159,7 +159,7 @@ def _ends_after(p: float, limit: int) -> np.ndarray:
     return np.array([threshold(-p / math.expm1((limit - words) * left)) for words in range(limit)])
 
 
-def _phrase_units(packed: Packed, first: np.ndarray, phrases: Phrases) -> Units:
+def _phrase_units(packed: Packed, first: np.ndarray, phrases: Phrases) -> MaskUnits:
     found = phrases.find(packed.input_ids, first, sequence_of(packed, first))
     weight = np.ones(len(first))
     weight[found.word] = found.weight
@@ -168,4 +168,4 @@ def _phrase_units(packed: Packed, first: np.ndarray, phrases: Phrases) -> Units:
     edges[found.word[several] + 1] = 1
     edges[(found.word + found.words)[several]] = -1
     starts = np.cumsum(edges[:-1]) == 0
-    return Units(first[starts], weight[starts])
+    return MaskUnits(first[starts], weight[starts])

@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.config.data import DocumentSettings
-from unmask.data.reading.errors import Faults, Notice, TextFault, undecodable_fault, without_controls
+from unmask.config.settings import DocumentSettings
+from unmask.data.reading.errors import Log, ReadErrors, TextError, undecodable_error, without_controls
 from unmask.data.reading.files import Line, decoded, format_of, opened, readable_stat, text_lines
 from unmask.data.reading.formats import (
     Row,
@@ -88,8 +88,8 @@ class ReadStats:
         empty: documents without text, which did not come out.
         characters: of the documents that came out.
         split_documents: documents that were too long and came out in several.
-        faults: how many faults of each reason the text had.
-        fault_examples: the first of each reason, with file and line.
+        errors: how many errors of each reason the text had.
+        error_examples: the first of each reason, with file and line.
     """
 
     files: int = 0
@@ -97,8 +97,8 @@ class ReadStats:
     empty: int = 0
     characters: int = 0
     split_documents: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    fault_examples: list[str] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+    error_examples: list[str] = field(default_factory=list)
 
 
 class DocumentReader:
@@ -106,15 +106,15 @@ class DocumentReader:
 
     Args:
         inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
-        settings: how text files are cut, where the text of records lies, and whether faults are refused.
-        notice: is told in the first pass what was left out, what is wrong with it, and what ``auto`` chose.
+        settings: how text files are cut, where the text of records lies, and whether errors are refused.
+        log: is told in the first pass what was left out, what is wrong with it, and what ``auto`` chose.
 
     Attributes:
         inputs: what the inputs stand for, in the order of reading.
         stats: counts of the pass that is going on, or of the last one.
 
     Raises:
-        DataError: on construction for inputs that do not exist; while iterating for the first fault in the text if
+        DataError: on construction for inputs that do not exist; while iterating for the first error in the text if
             the settings are ``strict``, and at the end if there was no text at all.
     """
 
@@ -123,48 +123,48 @@ class DocumentReader:
         inputs: Sequence[str | Path],
         settings: DocumentSettings = _DEFAULTS,
         *,
-        notice: Notice | None = None,
+        log: Log | None = None,
     ) -> None:
         self.settings = settings
         self.stats = ReadStats()
-        self._notice: Notice = notice or (lambda text: None)
+        self._notice: Log = log or (lambda text: None)
         self._said: set[Mode] = set()
         self._passes = 0
         self._stdin_read = False
-        self._faults = Faults(notice, strict=settings.strict)
-        self.inputs = expand_inputs(inputs, notice=notice, faults=self._faults)
-        self._found = self._faults
+        self._errors = ReadErrors(log, strict=settings.strict)
+        self.inputs = expand_inputs(inputs, log=log, errors=self._errors)
+        self._found = self._errors
 
     def __iter__(self) -> Iterator[Document]:
-        faults = self._faults = self._next_pass()
-        self.stats = ReadStats(faults=faults.counts, fault_examples=faults.examples)
+        errors = self._errors = self._next_pass()
+        self.stats = ReadStats(errors=errors.counts, error_examples=errors.examples)
         for item in self.inputs:
             self.stats.files += 1
-            faults.begin_file()
-            before = self.stats.documents, faults.total
+            errors.begin_file()
+            before = self.stats.documents, errors.total
             try:
                 # A row is not a line of its file: only in plain text can a place within a document be named.
                 is_text = isinstance(item, Path) and format_of(item).kind == "text"
                 yield from self._counted(str(item), self._parts(item), is_text)
-            except TextFault as fault:
-                faults.note(fault)
-            if before == (self.stats.documents, faults.total):
+            except TextError as error:
+                errors.note(error)
+            if before == (self.stats.documents, errors.total):
                 what = "holds no text, expected at least one document"
-                faults.note(TextFault("no text", what, path=str(item), kept=True))
-        faults.sum_up()
+                errors.note(TextError("no text", what, path=str(item), kept=True))
+        errors.sum_up()
         if self.stats.documents == 0:
-            faults.raise_first()
+            errors.raise_first()
             names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
             raise DataError(f"the inputs hold no text; expected at least one document in {names}")
 
-    def _next_pass(self) -> Faults:
-        """Return where faults of a new pass go: those of the inputs themselves are there already."""
-        faults = Faults(None if self._passes else self._notice, strict=self.settings.strict)
-        faults.counts |= self._found.counts
-        faults.examples += self._found.examples
-        faults.first = self._found.first
+    def _next_pass(self) -> ReadErrors:
+        """Return where errors of a new pass go: those of the inputs themselves are there already."""
+        errors = ReadErrors(None if self._passes else self._notice, strict=self.settings.strict)
+        errors.counts |= self._found.counts
+        errors.examples += self._found.examples
+        errors.first = self._found.first
         self._passes += 1
-        return faults
+        return errors
 
     def _counted(self, source: str, parts: Iterator[Part], whole_lines: bool) -> Iterator[Document]:
         stats, within = self.stats, False
@@ -178,18 +178,18 @@ class DocumentReader:
             if text:
                 stats.documents += 1
                 stats.characters += len(text)
-                self._faults.found_text()
+                self._errors.found_text()
                 yield Document(text, name, line)
 
     def _checked(self, text: str, source: str, line: int, whole_lines: bool) -> tuple[int, str]:
         """Return a document as it can be used, and its line; it is empty where it cannot."""
-        fault = undecodable_fault(text, "the text", source, line, whole_lines=whole_lines)
-        if fault is not None:
-            self._faults.note(fault)
+        error = undecodable_error(text, "the text", source, line, whole_lines=whole_lines)
+        if error is not None:
+            self._errors.note(error)
             return line, ""
         clean, found = without_controls(text, source, line, whole_lines=whole_lines)
         for control in found:
-            self._faults.note(control)
+            self._errors.note(control)
         if clean is text:
             return line, text
         begin, clean = _trimmed(clean, line)
@@ -197,30 +197,30 @@ class DocumentReader:
 
     def _parts(self, item: Input) -> Iterator[Part]:
         if isinstance(item, HubInput):
-            return _parts_of_rows(_hub_rows(item, self.settings, self._faults))
+            return _parts_of_rows(_hub_rows(item, self.settings, self._errors))
         if isinstance(item, StdinInput):
             return self._stdin_parts()
         return self._file_parts(item)
 
     def _file_parts(self, path: Path) -> Iterator[Part]:
         kind, source, field = format_of(path).kind, str(path), self.settings.text_field
-        faults = self._faults
-        with _watched(path, faults):
+        errors = self._errors
+        with _watched(path, errors):
             if kind == "parquet":
-                yield from _parts_of_rows(parquet_rows(path, field, faults))
+                yield from _parts_of_rows(parquet_rows(path, field, errors))
                 return
             with opened(path) as stream:
                 # Rows of a table end in CRLF by its standard, and fields may hold LF.
-                chunks = decoded(stream, source, faults, one_line_end=kind not in ("csv", "tsv"))
+                chunks = decoded(stream, source, errors, one_line_end=kind not in ("csv", "tsv"))
                 if kind == "text":
                     yield from self._text_parts(chunks, source)
                 elif kind == "jsonl":
-                    yield from _parts_of_rows(jsonl_rows(chunks, field, source, faults))
+                    yield from _parts_of_rows(jsonl_rows(chunks, field, source, errors))
                 elif kind == "json":
-                    yield from _parts_of_rows(json_rows(chunks, field, source, faults))
+                    yield from _parts_of_rows(json_rows(chunks, field, source, errors))
                 else:
                     delimiter = "\t" if kind == "tsv" else ","
-                    yield from _parts_of_rows(csv_rows(chunks, field, source, delimiter, faults))
+                    yield from _parts_of_rows(csv_rows(chunks, field, source, delimiter, errors))
 
     def _stdin_parts(self) -> Iterator[Part]:
         if sys.stdin is None or sys.stdin.closed:
@@ -228,7 +228,7 @@ class DocumentReader:
         if self._stdin_read:
             raise DataError("standard input can be read only once; save it to a file first", path=STDIN_NAME)
         self._stdin_read = True
-        chunks = decoded(sys.stdin.buffer, STDIN_NAME, self._faults)
+        chunks = decoded(sys.stdin.buffer, STDIN_NAME, self._errors)
         begin, size = [""], 0
         while begin[-1].strip() == "" and size < SNIFF and (chunk := next(chunks, "")):
             begin.append(chunk)
@@ -237,7 +237,7 @@ class DocumentReader:
         if begin[-1].lstrip().startswith("{"):
             self._notice(f"{STDIN_NAME} begins with '{{': read as JSON Lines")
             field = self.settings.text_field
-            return _parts_of_rows(jsonl_rows(chunks, field, STDIN_NAME, self._faults))
+            return _parts_of_rows(jsonl_rows(chunks, field, STDIN_NAME, self._errors))
         return self._text_parts(chunks, STDIN_NAME)
 
     def _text_parts(self, chunks: Iterable[str], source: str) -> Iterator[Part]:
@@ -252,7 +252,7 @@ class DocumentReader:
 
 
 @contextmanager
-def _watched(path: Path, faults: Faults) -> Iterator[None]:
+def _watched(path: Path, errors: ReadErrors) -> Iterator[None]:
     """Note it if a file is not the same after reading as before."""
     before = readable_stat(path)
     yield
@@ -266,7 +266,7 @@ def _watched(path: Path, faults: Faults) -> Iterator[None]:
             f"the file changed while it was read ({before.st_size:,} bytes before, {after.st_size:,} after)"
         )
         what += "; what was read is kept, another run may read something else"
-        faults.note(TextFault("changed while read", what, path=path, kept=True))
+        errors.note(TextError("changed while read", what, path=path, kept=True))
 
 
 # -------------------------------------------------------------------------------- lines → documents
@@ -360,10 +360,10 @@ def _spans(text: str) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------- Hub data sets
 
 
-def _hub_rows(item: HubInput, settings: DocumentSettings, faults: Faults) -> Iterator[Row]:
+def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) -> Iterator[Row]:
     column = item.column or settings.text_field
     records = _hub_records(item, column, item.split or settings.split)
-    return texts_of(_with_column(records, column, item.address), column, item.address, faults)
+    return texts_of(_with_column(records, column, item.address), column, item.address, errors)
 
 
 def _with_column(
@@ -387,8 +387,8 @@ def _hub_records(item: HubInput, column: str, split: str) -> Iterator[dict[str, 
         if column in (data.column_names or ()):
             data = data.select_columns([column])  # the other columns of Parquet files are not fetched
         yield from data
-    except Exception as fault:
-        what = f"{type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}"
+    except Exception as error:
+        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
         hint = _OFFLINE_HINT if offline else _HUB_HINT
         raise DataError(f"the data set cannot be read ({what}); {hint}", path=item.address) from None

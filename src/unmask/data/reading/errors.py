@@ -1,6 +1,6 @@
-"""Faults in text: each is said and counted, and reading goes on; or, when asked to be strict, the first one ends it.
+"""ReadErrors in text: each is said and counted, and reading goes on; or, when asked to be strict, the first one ends it.
 
-A fault never loses more than what it is in: a document, a record, or the rest of a file that cannot be followed any
+A error never loses more than what it is in: a document, a record, or the rest of a file that cannot be followed any
 further. What must never pass unseen is raised by others as a plain :class:`DataError`: an input that does not exist,
 or no text at all.
 """
@@ -15,9 +15,9 @@ from os import PathLike
 from unmask.errors import DataError
 
 SHOWN = 3
-"""Faults of one reason that are said and kept as examples; the others are only counted."""
-HOPELESS = 1000
-"""Faults of one file, without any document between, after which the rest of it is left out."""
+"""ReadErrors of one reason that are said and kept as examples; the others are only counted."""
+MAX_ERRORS = 1000
+"""ReadErrors of one file, without any document between, after which the rest of it is left out."""
 ESCAPE = "unmask-escape"
 """Error handler for decoding: a byte that is no text becomes U+DC00 + byte, which no text holds, to be found later."""
 _NOT_READABLE = "not readable"
@@ -26,22 +26,22 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROLS = bytes(code for code in [*range(32), 127] if code not in range(9, 14))
 _CONTROL = re.compile(f"[{re.escape(_CONTROLS.decode('ascii'))}]")
 
-Notice = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def _escape(fault: UnicodeError) -> tuple[str, int]:
-    assert isinstance(fault, UnicodeDecodeError)
-    return "".join(chr(0xDC00 + byte) for byte in fault.object[fault.start : fault.end]), fault.end
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
 
 
 codecs.register_error(ESCAPE, _escape)
 
 
-class TextFault(DataError):
+class TextError(DataError):
     """Something wrong with text.
 
     Args:
-        reason: what sort of fault, in a word or two; faults are counted by it.
+        reason: what sort of error, in a word or two; errors are counted by it.
         message: what was expected and what came.
         path: the file.
         line: its line, or row, from 1.
@@ -61,57 +61,57 @@ class TextFault(DataError):
         super().__init__(message, path=path, line=line)
 
 
-class Hopeless(TextFault):
+class UnreadableFile(TextError):
     """A file of which nothing can be read, it seems."""
 
 
-class Faults:
-    """Says and counts faults; memory does not grow with their number.
+class ReadErrors:
+    """Says and counts errors; memory does not grow with their number.
 
     Args:
-        notice: is told the first of each reason.
-        strict: raise the first fault instead.
+        log: is told the first of each reason.
+        strict: raise the first error instead.
 
     Attributes:
         counts: how many, by reason.
         examples: the first of each reason, as lines of text.
-        first: the first fault with which text was lost, if there is one.
+        first: the first error with which text was lost, if there is one.
     """
 
-    def __init__(self, notice: Notice | None = None, *, strict: bool = False) -> None:
+    def __init__(self, log: Log | None = None, *, strict: bool = False) -> None:
         self.strict = strict
         self.counts: dict[str, int] = {}
         self.examples: list[str] = []
         self.first: DataError | None = None
-        self._notice = notice
+        self._notice = log
         self._alone = 0
 
     @property
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def note(self, fault: DataError) -> None:
-        """Take a fault.
+    def note(self, error: DataError) -> None:
+        """Take a error.
 
         Raises:
-            DataError: the fault itself, when strict.
-            Hopeless: the file has had too many faults, and no text.
+            DataError: the error itself, when strict.
+            UnreadableFile: the file has had too many errors, and no text.
         """
         if self.strict:
-            raise fault
-        kept = isinstance(fault, TextFault) and fault.kept
-        reason = fault.reason if isinstance(fault, TextFault) else _NOT_READABLE
+            raise error
+        kept = isinstance(error, TextError) and error.kept
+        reason = error.reason if isinstance(error, TextError) else _NOT_READABLE
         count = self.counts[reason] = self.counts.get(reason, 0) + 1
         if count <= SHOWN:
             more = "; more of this sort are only counted" if count == SHOWN else ""
-            self.examples.append(str(fault))
-            self._say(f"{'noticed' if kept else 'left out'}: {fault}{more}")
+            self.examples.append(str(error))
+            self._say(f"{'noticed' if kept else 'left out'}: {error}{more}")
         if not kept:
-            self.first = self.first or fault
+            self.first = self.first or error
             self._alone += 1
-        if self._alone == HOPELESS and not isinstance(fault, Hopeless):
-            what = f"{HOPELESS:,} faults and no text until here; the rest of the file is left out"
-            raise Hopeless("nothing but faults", what, path=fault.path or "", line=fault.line)
+        if self._alone == MAX_ERRORS and not isinstance(error, UnreadableFile):
+            what = f"{MAX_ERRORS:,} errors and no text until here; the rest of the file is left out"
+            raise UnreadableFile("nothing but errors", what, path=error.path or "", line=error.line)
 
     def begin_file(self) -> None:
         """A new file begins."""
@@ -125,17 +125,17 @@ class Faults:
         """Say how many there were in all."""
         if self.counts:
             listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.items()))
-            self._say(f"faults in the text: {self.total:,} ({listed}); --strict refuses such text")
+            self._say(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
 
     def raise_first(self) -> None:
-        """Raise the first fault by which text was lost, where nothing else is left to say."""
+        """Raise the first error by which text was lost, where nothing else is left to say."""
         if self.first is None:
             return
         others = self.total - 1
-        more = f" (and {others:,} more faults; nothing could be read)" if others else ""
-        fault = DataError(f"{self.first}{more}")
-        fault.path, fault.line = self.first.path, self.first.line
-        raise fault
+        more = f" (and {others:,} more errors; nothing could be read)" if others else ""
+        error = DataError(f"{self.first}{more}")
+        error.path, error.line = self.first.path, self.first.line
+        raise error
 
     def _say(self, text: str) -> None:
         if self._notice is not None:
@@ -153,8 +153,8 @@ def undecodable(text: str) -> tuple[int, str] | None:
     return found.start(), f"half of a surrogate pair (\\u{code:04x})"
 
 
-def undecodable_fault(text: str, what: str, source: str, line: int, *, whole_lines: bool) -> TextFault | None:
-    """Return the fault of a text that holds something undecodable, or ``None``.
+def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lines: bool) -> TextError | None:
+    """Return the error of a text that holds something undecodable, or ``None``.
 
     Args:
         text: the text.
@@ -173,10 +173,10 @@ def undecodable_fault(text: str, what: str, source: str, line: int, *, whole_lin
     else:
         reason, hint, came = "lone surrogate", "; remove it", came + " is no text"
     place, line = _place(text, at, what, line, whole_lines)
-    return TextFault(reason, f"{came} ({place}){hint}", path=source, line=line)
+    return TextError(reason, f"{came} ({place}){hint}", path=source, line=line)
 
 
-def without_controls(text: str, source: str, line: int, *, whole_lines: bool) -> tuple[str, list[TextFault]]:
+def without_controls(text: str, source: str, line: int, *, whole_lines: bool) -> tuple[str, list[TextError]]:
     """Return a text without NUL characters, and what is to be said of its control characters.
 
     NUL is taken out, since it is never text and ends strings in many a library; the others stay as they are.
@@ -184,18 +184,18 @@ def without_controls(text: str, source: str, line: int, *, whole_lines: bool) ->
     data = text.encode("utf-8")
     if len(data.translate(None, _CONTROLS)) == len(data):
         return text, []
-    faults, nuls = [], text.count("\0")
+    errors, nuls = [], text.count("\0")
     others = len(data) - len(data.translate(None, _CONTROLS)) - nuls
     if nuls:
         place, number = _place(text, text.index("\0"), "the text", line, whole_lines)
         what = f"{nuls:,} NUL bytes in a document, the first {place}; they are taken out"
-        faults.append(TextFault("NUL bytes", what, path=source, line=number, kept=True))
+        errors.append(TextError("NUL bytes", what, path=source, line=number, kept=True))
         text = text.replace("\0", "")
     if others and (found := _CONTROL.search(text)):
         place, number = _place(text, found.start(), "the text", line, whole_lines)
         what = f"{others:,} control characters in a document, first U+{ord(found[0]):04X} {place}; they stay"
-        faults.append(TextFault("control characters", what, path=source, line=number, kept=True))
-    return text, faults
+        errors.append(TextError("control characters", what, path=source, line=number, kept=True))
+    return text, errors
 
 
 def _place(text: str, at: int, what: str, line: int, whole_lines: bool) -> tuple[str, int]:

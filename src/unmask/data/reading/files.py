@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from unmask.data.reading.errors import ESCAPE, Faults, TextFault
+from unmask.data.reading.errors import ESCAPE, ReadErrors, TextError
 from unmask.errors import DataError, did_you_mean
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -97,30 +97,30 @@ def readable_stat(path: Path) -> os.stat_result:
     """
     try:
         found = os.stat(path)
-    except OSError as fault:
-        raise cannot_open(path, fault) from None
+    except OSError as error:
+        raise cannot_open(path, error) from None
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         what = "a pipe, socket or device, expected a regular file; to read a pipe give '-' and redirect it"
-        raise TextFault("not a file", what, path=path)
+        raise TextError("not a file", what, path=path)
     return found
 
 
-def cannot_open(path: Path, fault: OSError) -> DataError:
+def cannot_open(path: Path, error: OSError) -> DataError:
     """Return the error that says why the system would not open ``path``."""
-    if isinstance(fault, FileNotFoundError | NotADirectoryError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return missing(path)
-    if isinstance(fault, PermissionError):
-        return TextFault("no permission", "permission denied; make it readable for this user", path=path)
-    if fault.errno == errno.ELOOP:
+    if isinstance(error, PermissionError):
+        return TextError("no permission", "permission denied; make it readable for this user", path=path)
+    if error.errno == errno.ELOOP:
         what = "a loop of symbolic links; remove the link that leads back"
-        return TextFault("loop of links", what, path=path)
-    return TextFault("not readable", f"cannot be read ({fault.strerror or fault})", path=path)
+        return TextError("loop of links", what, path=path)
+    return TextError("not readable", f"cannot be read ({error.strerror or error})", path=path)
 
 
 def missing(path: Path) -> DataError:
     """Return the error for a path that is not there, with the nearest name that is."""
     if os.path.islink(path):
-        return TextFault("no such file", "a symbolic link to nothing; mend or remove it", path=path)
+        return TextError("no such file", "a symbolic link to nothing; mend or remove it", path=path)
     parent, name = path.parent, path.name
     while not os.path.isdir(parent) and parent != parent.parent:
         parent, name = parent.parent, parent.name
@@ -132,7 +132,7 @@ def missing(path: Path) -> DataError:
     else:
         what = f"no such file: the folder {parent / name} does not exist{near}"
     message = f"{what}; give a file, a folder, a glob, '-' or hf://org/name"
-    return TextFault("no such file", message, path=path)
+    return TextError("no such file", message, path=path)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -155,8 +155,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     readable_stat(path)
     try:
         file = path.open("rb")
-    except OSError as fault:
-        raise cannot_open(path, fault) from None
+    except OSError as error:
+        raise cannot_open(path, error) from None
     with file:
         if compression:
             _check_compressed(file, compression, path)
@@ -171,7 +171,7 @@ def _check_compressed(file: BinaryIO, compression: Compression, path: Path) -> N
     right = head[:2] == _GZIP if compression == "gzip" else head == _ZSTD or head[1:] == _ZSTD_SKIPPABLE
     if not right:
         came = "other data" if head else "an empty file"
-        raise TextFault(
+        raise TextError(
             "wrong suffix",
             f"not {compression} although its suffix is {path.suffix}: {came}; rename it",
             path=path,
@@ -200,7 +200,7 @@ class _Unpacked:
         self._size += len(data)
         if self._size > BOMB_BYTES and self._size > BOMB_RATIO * self._file.tell():
             what = f"a few bytes became {self._size:,}, more than {BOMB_RATIO} times as many: no text, but a bomb"
-            raise TextFault("compression bomb", what, path=self._path)
+            raise TextError("compression bomb", what, path=self._path)
         return data
 
 
@@ -209,14 +209,14 @@ def read_bytes(stream: BinaryIO, source: str, line: int | None = None, size: int
     reason = "damaged compression"
     try:
         return stream.read(size)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as fault:
-        what = f"damaged or cut off gzip data ({fault}); fetch or compress the file again"
-    except (OSError, ValueError) as fault:  # pyarrow reports broken zstd as an OSError
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        what = f"damaged or cut off gzip data ({error}); fetch or compress the file again"
+    except (OSError, ValueError) as error:  # pyarrow reports broken zstd as an OSError
         if source.lower().endswith(".zst"):
-            what = f"damaged or cut off zstd data ({fault}); fetch or compress the file again"
+            what = f"damaged or cut off zstd data ({error}); fetch or compress the file again"
         else:
-            reason, what = "not readable", f"cannot be read ({fault})"
-    raise TextFault(reason, what, path=source, line=line)
+            reason, what = "not readable", f"cannot be read ({error})"
+    raise TextError(reason, what, path=source, line=line)
 
 
 def holds_text(path: Path) -> bool:
@@ -232,14 +232,14 @@ def refuse_foreign(head: bytes, source: str) -> None:
     """Raise if a file begins like one of another format, UTF-16 among them.
 
     Raises:
-        TextFault: the file, not a line of it, is at fault.
+        TextError: the file, not a line of it, is at error.
     """
     what = _foreign(head)
     if encoding := _wide(head):
         name = encoding.upper()
         what = f"holds {name}: expected UTF-8; convert it with iconv -f {name} -t UTF-8"
     if what:
-        raise TextFault("wrong suffix", what, path=source)
+        raise TextError("wrong suffix", what, path=source)
 
 
 def _foreign(head: bytes) -> str | None:
@@ -261,19 +261,19 @@ def _is_utf8(head: bytes) -> bool:
 # ----------------------------------------------------------------------------------------------- text
 
 
-def decoded(stream: BinaryIO, source: str, faults: Faults, *, one_line_end: bool = True) -> Iterator[str]:
+def decoded(stream: BinaryIO, source: str, errors: ReadErrors, *, one_line_end: bool = True) -> Iterator[str]:
     """Yield the text of a stream in chunks, with LF line ends and without a byte order mark.
 
     Args:
         stream: bytes.
         source: the name of the file.
-        faults: is told of UTF-16 and, where a file should have ``one_line_end``, of several sorts of line ends.
+        errors: is told of UTF-16 and, where a file should have ``one_line_end``, of several sorts of line ends.
 
     Raises:
-        TextFault: the file holds no text at all, or its bytes cannot be had.
+        TextError: the file holds no text at all, or its bytes cannot be had.
     """
     data = _head(stream, source)
-    decoder = _decoder(data, source, faults)
+    decoder = _decoder(data, source, errors)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     line, single, raw = 1, one_line_end, ""
     while True:
@@ -282,7 +282,7 @@ def decoded(stream: BinaryIO, source: str, faults: Faults, *, one_line_end: bool
         text = newlines.decode(raw, final=not data)
         if single and isinstance(newlines.newlines, tuple):
             single = False
-            faults.note(_mixed(held_back + raw, known, source, line))
+            errors.note(_mixed(held_back + raw, known, source, line))
         line += text.count("\n")
         if text:
             yield text
@@ -299,27 +299,27 @@ def _head(stream: BinaryIO, source: str) -> bytes:
     return head
 
 
-def _decoder(head: bytes, source: str, faults: Faults) -> codecs.IncrementalDecoder:
+def _decoder(head: bytes, source: str, errors: ReadErrors) -> codecs.IncrementalDecoder:
     if what := _foreign(head):
-        raise TextFault("wrong suffix", what, path=source)
+        raise TextError("wrong suffix", what, path=source)
     if encoding := _wide(head):
         what = f"{encoding.upper()} by its byte order mark; it is read as such"
-        faults.note(TextFault(encoding.upper(), what, path=source, line=1, kept=True))
+        errors.note(TextError(encoding.upper(), what, path=source, line=1, kept=True))
         return codecs.getincrementaldecoder(encoding)(ESCAPE)
     begin = head[:_HEAD]
     if b"\0" in begin and (4 * begin.count(0) > len(begin) or not _is_utf8(begin)):
         what = "binary data, or UTF-16 without a byte order mark; expected UTF-8 text"
-        raise TextFault("binary data", what, path=source, line=begin.count(b"\n", 0, begin.index(0)) + 1)
+        raise TextError("binary data", what, path=source, line=begin.count(b"\n", 0, begin.index(0)) + 1)
     return codecs.getincrementaldecoder("utf-8-sig")(ESCAPE)
 
 
-def _mixed(text: str, known: Any, source: str, line: int) -> TextFault:
+def _mixed(text: str, known: Any, source: str, line: int) -> TextError:
     """Name the line of the first line end that is unlike those before it."""
     ends = [match[0] for match in _LINE_END.finditer(text)]
     at = next(number for number, end in enumerate(ends) if end != (known or ends[0]))
     first, other = (_LINE_ENDS[end] for end in (known or ends[0], ends[at]))
     what = f"mixed line ends: {other} here, {first} before; all are read as line ends"
-    return TextFault("mixed line ends", what, path=source, line=line + at, kept=True)
+    return TextError("mixed line ends", what, path=source, line=line + at, kept=True)
 
 
 def text_lines(chunks: Iterable[str]) -> Iterator[Line]:
@@ -337,10 +337,10 @@ def text_lines(chunks: Iterable[str]) -> Iterator[Line]:
         yield number, rest
 
 
-def whole_lines(chunks: Iterable[str], source: str, faults: Faults) -> Iterator[Line]:
+def whole_lines(chunks: Iterable[str], source: str, errors: ReadErrors) -> Iterator[Line]:
     """Yield whole lines, for formats whose records cannot be cut; a last line without ``"\\n"`` gets one.
 
-    A line beyond the limit is left out, and ``faults`` is told.
+    A line beyond the limit is left out, and ``errors`` is told.
     """
     held: list[str] = []
     size, last = 0, 1
@@ -354,19 +354,19 @@ def whole_lines(chunks: Iterable[str], source: str, faults: Faults) -> Iterator[
         if size > RECORD_LIMIT:
             del held[1:]  # what is left says that there was a line
         if ended:
-            yield from _joined(held, size, source, last, faults)
+            yield from _joined(held, size, source, last, errors)
             held, size = [], 0
     if held:
-        yield from _joined([*held, "\n"], size, source, last, faults)
+        yield from _joined([*held, "\n"], size, source, last, errors)
 
 
-def _joined(held: list[str], size: int, source: str, line: int, faults: Faults) -> Iterator[Line]:
+def _joined(held: list[str], size: int, source: str, line: int, errors: ReadErrors) -> Iterator[Line]:
     if size > RECORD_LIMIT:
-        faults.note(_too_long(size, source, line))
+        errors.note(_too_long(size, source, line))
     else:
         yield line, "".join(held)
 
 
-def _too_long(size: int, source: str, line: int) -> TextFault:
+def _too_long(size: int, source: str, line: int) -> TextError:
     what = f"a line of {size:,} characters, expected at most {RECORD_LIMIT:,}; cut it into several records"
-    return TextFault("record too long", what, path=source, line=line)
+    return TextError("record too long", what, path=source, line=line)

@@ -1,8 +1,8 @@
 """The formats that hold records: JSON, CSV and Parquet become rows of (line, text) without holding the file.
 
 Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path) and the name of the text field.
-A fault of one record is told to :class:`Faults` and the next record comes; one that nothing can be read behind, such as
-a broken JSON list, raises :class:`TextFault`. Both name file and line.
+A error of one record is told to :class:`ReadErrors` and the next record comes; one that nothing can be read behind, such as
+a broken JSON list, raises :class:`TextError`. Both name file and line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-from unmask.data.reading.errors import Faults, TextFault, undecodable_fault
+from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
 from unmask.data.reading.files import (
     CHUNK,
     PARQUET_MAGIC,
@@ -37,46 +37,48 @@ Row = tuple[int, str | None]
 # ----------------------------------------------------------------------------------------------- JSON
 
 
-def jsonl_rows(chunks: Iterable[str], field: str, source: str, faults: Faults) -> Iterator[Row]:
+def jsonl_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[Row]:
     """Yield the text field of each line of JSON Lines; empty lines stand for nothing."""
-    return texts_of(_jsonl_records(chunks, source, faults), field, source, faults)
+    return texts_of(_jsonl_records(chunks, source, errors), field, source, errors)
 
 
-def _jsonl_records(chunks: Iterable[str], source: str, faults: Faults) -> Iterator[tuple[int, Any]]:
-    for number, line in whole_lines(chunks, source, faults):
+def _jsonl_records(chunks: Iterable[str], source: str, errors: ReadErrors) -> Iterator[tuple[int, Any]]:
+    for number, line in whole_lines(chunks, source, errors):
         if line.isspace():
             continue
         try:
             yield number, json.loads(line.rstrip("\n"))
-        except (ValueError, RecursionError) as fault:
+        except (ValueError, RecursionError) as error:
             hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
-            what = f"broken JSON ({_json_fault(fault)}); expected one object a line{hint}"
-            faults.note(TextFault("broken JSON", what, path=source, line=number))
+            what = f"broken JSON ({_json_error(error)}); expected one object a line{hint}"
+            errors.note(TextError("broken JSON", what, path=source, line=number))
 
 
-def texts_of(records: Iterable[tuple[int, Any]], field: str, source: str, faults: Faults) -> Iterator[Row]:
-    """Yield the text field of records; those without a proper one are told to ``faults``."""
+def texts_of(
+    records: Iterable[tuple[int, Any]], field: str, source: str, errors: ReadErrors
+) -> Iterator[Row]:
+    """Yield the text field of records; those without a proper one are told to ``errors``."""
     for number, record in records:
         try:
             text = text_of(record, field, source, number)
-        except DataError as fault:
-            faults.note(fault)
+        except DataError as error:
+            errors.note(error)
         else:
             yield number, text
 
 
-def _json_fault(fault: Exception) -> str:
-    if isinstance(fault, json.JSONDecodeError):
-        return f"{fault.msg}, column {fault.colno}"
-    return str(fault)
+def _json_error(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return str(error)
 
 
-def json_rows(chunks: Iterable[str], field: str, source: str, faults: Faults) -> Iterator[Row]:
+def json_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[Row]:
     """Yield the text fields of a ``.json`` file: a list of objects, or one object a line."""
     reader = _ListReader(chunks, source)
     if reader.peek() == "[":
-        return texts_of(reader.elements(), field, source, faults)
-    return jsonl_rows(reader.unread(), field, source, faults)
+        return texts_of(reader.elements(), field, source, errors)
+    return jsonl_rows(reader.unread(), field, source, errors)
 
 
 _BLANKS = re.compile(r"[ \t\n]*")
@@ -126,10 +128,10 @@ class _ListReader:
         while True:
             try:
                 value, end = self._decode(self._buffer, self._at)
-            except (ValueError, RecursionError) as fault:
+            except (ValueError, RecursionError) as error:
                 # It may be broken or only be cut off by the end of the buffer; more text tells.
                 if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
-                    raise self._broken(_json_fault(fault)) from None
+                    raise self._broken(_json_error(error)) from None
             else:
                 self._advance(end)
                 return value
@@ -150,7 +152,7 @@ class _ListReader:
 
     def _broken(self, what: str) -> DataError:
         what = f"broken JSON ({what}); expected a list of objects, or one object a line"
-        return TextFault("broken JSON", what, path=self._source, line=self.line)
+        return TextError("broken JSON", what, path=self._source, line=self.line)
 
 
 _JSON_NAMES = {
@@ -171,7 +173,7 @@ def text_of(record: Any, field: str, source: str, line: int) -> str | None:
     """
     if not isinstance(record, dict):
         came = _JSON_NAMES.get(type(record), "null")
-        raise TextFault("not an object", f"expected a JSON object, found {came}", path=source, line=line)
+        raise TextError("not an object", f"expected a JSON object, found {came}", path=source, line=line)
     if field not in record:
         raise no_such_field("field", field, record, source, line)
     text = record[field]
@@ -180,10 +182,10 @@ def text_of(record: Any, field: str, source: str, line: int) -> str | None:
     if not isinstance(text, str):
         came = _JSON_NAMES.get(type(text), f"a {type(text).__name__}")
         what = f"field '{field}' holds {came}, expected a string"
-        raise TextFault("not a string", what, path=source, line=line)
-    fault = undecodable_fault(text, f"field '{field}'", source, line, whole_lines=False)
-    if fault is not None:
-        raise fault
+        raise TextError("not a string", what, path=source, line=line)
+    error = undecodable_error(text, f"field '{field}'", source, line, whole_lines=False)
+    if error is not None:
+        raise error
     return text
 
 
@@ -194,16 +196,18 @@ def no_such_field(what: str, field: str, known: Iterable[str], source: str, line
     there = f"there are {listed}" if names else "there are none"
     near = did_you_mean(field, names)
     message = f"no {what} '{field}'{near}; {there}; choose with --text-field"
-    return TextFault(f"no such {what}", message, path=source, line=line)
+    return TextError(f"no such {what}", message, path=source, line=line)
 
 
 # ------------------------------------------------------------------------------------ CSV and Parquet
 
 
-def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str, faults: Faults) -> Iterator[Row]:
+def csv_rows(
+    chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors
+) -> Iterator[Row]:
     """Yield the named column of CSV or TSV with the line where each row begins; the first row names the columns."""
     csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
-    rows = _csv_records(_Lines(whole_lines(chunks, source, faults)), source, delimiter, faults)
+    rows = _csv_records(_Lines(whole_lines(chunks, source, errors)), source, delimiter, errors)
     first, names = next(rows, (1, None))
     if names is None:
         return
@@ -216,7 +220,7 @@ def csv_rows(chunks: Iterable[str], field: str, source: str, delimiter: str, fau
             continue
         what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
         what += "; put quotes around fields that hold the separator"
-        faults.note(TextFault("ragged row", what, path=source, line=line))
+        errors.note(TextError("ragged row", what, path=source, line=line))
 
 
 class _Lines:
@@ -248,7 +252,7 @@ class _Lines:
 
 
 def _csv_records(
-    lines: _Lines, source: str, delimiter: str, faults: Faults
+    lines: _Lines, source: str, delimiter: str, errors: ReadErrors
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not empty lines, with the physical line where each begins."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -256,11 +260,11 @@ def _csv_records(
         lines.taken.clear()
         try:
             row = next(reader, None)
-        except csv.Error as fault:
+        except csv.Error as error:
             begin, lost = lines.taken[0][0], lines.give_back()
-            what = f'broken quoting in the row that begins here ({fault}); a field that holds " must be in quotes'
+            what = f'broken quoting in the row that begins here ({error}); a field that holds " must be in quotes'
             what += ', with "" for each "' + (f"; {lost:,} lines are lost by it" if lost > 1 else "")
-            faults.note(TextFault("broken quoting", what, path=source, line=begin))
+            errors.note(TextError("broken quoting", what, path=source, line=begin))
             continue
         if row is None:
             return
@@ -271,16 +275,16 @@ def _csv_records(
 def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataError:
     if field in names:
         what = f"{names.count(field)} columns have the name '{field}'; rename all but one"
-        return TextFault("no such column", what, path=source, line=line)
+        return TextError("no such column", what, path=source, line=line)
     marks = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
     if marks:
         what = f"no column '{field}': the separator seems to be {marks[0]!r}"
         what += "; expected ',' in .csv and a tab in .tsv"
-        return TextFault("no such column", what, path=source, line=line)
+        return TextError("no such column", what, path=source, line=line)
     return no_such_field("column", field, names, source, line)
 
 
-def parquet_rows(path: Path, field: str, faults: Faults) -> Iterator[Row]:
+def parquet_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[Row]:
     """Yield the named column of a Parquet file with the number of each row; null comes as ``None``."""
     import pyarrow
 
@@ -295,18 +299,18 @@ def parquet_rows(path: Path, field: str, faults: Faults) -> Iterator[Row]:
                     row += 1
                     try:
                         text = value.as_py()
-                    except UnicodeDecodeError as fault:
-                        faults.note(_not_utf8(fault, source, row))
+                    except UnicodeDecodeError as error:
+                        errors.note(_not_utf8(error, source, row))
                     else:
                         yield row, text
-        except (pyarrow.ArrowException, OSError) as fault:
-            what = f"damaged Parquet data after row {row} ({str(fault).partition(chr(10))[0]})"
-            raise TextFault("damaged Parquet", what, path=source) from None
+        except (pyarrow.ArrowException, OSError) as error:
+            what = f"damaged Parquet data after row {row} ({str(error).partition(chr(10))[0]})"
+            raise TextError("damaged Parquet", what, path=source) from None
 
 
-def _not_utf8(fault: UnicodeDecodeError, source: str, row: int) -> TextFault:
-    what = f"byte 0x{fault.object[fault.start]:02x} is not UTF-8 (after {fault.start:,} bytes of the text)"
-    return TextFault("not UTF-8", what, path=source, line=row)
+def _not_utf8(error: UnicodeDecodeError, source: str, row: int) -> TextError:
+    what = f"byte 0x{error.object[error.start]:02x} is not UTF-8 (after {error.start:,} bytes of the text)"
+    return TextError("not UTF-8", what, path=source, line=row)
 
 
 @contextmanager
@@ -324,9 +328,9 @@ def _seekable(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 def _write(file: IO[bytes], data: bytes, path: Path) -> None:
     try:
         file.write(data)
-    except OSError as fault:
+    except OSError as error:
         folder = tempfile.gettempdir()
-        raise DiskError(f"no room in {folder} to decompress {path} ({fault.strerror}); set TMPDIR") from None
+        raise DiskError(f"no room in {folder} to decompress {path} ({error.strerror}); set TMPDIR") from None
 
 
 def _open_parquet(file: BinaryIO, source: str) -> Any:
@@ -337,10 +341,10 @@ def _open_parquet(file: BinaryIO, source: str) -> Any:
     file.seek(-4 if file.seek(0, os.SEEK_END) >= 4 else 0, os.SEEK_END)
     if head != PARQUET_MAGIC:
         what = "not Parquet although its suffix says so: it does not begin with PAR1"
-        raise TextFault("wrong suffix", what, path=source)
+        raise TextError("wrong suffix", what, path=source)
     if file.read(4) != PARQUET_MAGIC:
         what = "the Parquet file is cut off: it does not end with PAR1; fetch it again"
-        raise TextFault("damaged Parquet", what, path=source)
+        raise TextError("damaged Parquet", what, path=source)
     # The defaults would hold a whole row group, which may be the whole file.
     return parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
 
@@ -353,4 +357,4 @@ def _check_column(schema: Any, field: str, source: str) -> None:
     kind = schema.field(schema.names.index(field)).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
-        raise TextFault("not a string", f"column '{field}' holds {kind}, expected strings", path=source)
+        raise TextError("not a string", f"column '{field}' holds {kind}, expected strings", path=source)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from unmask.data.reading.errors import Faults, Notice, TextFault
+from unmask.data.reading.errors import Log, ReadErrors, TextError
 from unmask.data.reading.files import cannot_open, format_of, holds_text, readable_stat
 from unmask.errors import DataError, did_you_mean, on_one_line
 
@@ -69,20 +69,20 @@ Input = Path | HubInput | StdinInput
 
 
 def expand_inputs(
-    inputs: Iterable[str | Path], *, notice: Notice | None = None, faults: Faults | None = None
+    inputs: Iterable[str | Path], *, log: Log | None = None, errors: ReadErrors | None = None
 ) -> list[Input]:
     """Return what the inputs stand for, in their order; folders and globs become their files, sorted by name.
 
-    Of a folder, hidden entries and files that hold no text are left out, which ``notice`` is told; what can never be
-    read (a device, a loop of links) is left out too, which ``faults`` is told. A :class:`~pathlib.Path` is always a
+    Of a folder, hidden entries and files that hold no text are left out, which ``log`` is told; what can never be
+    read (a device, a loop of links) is left out too, which ``errors`` is told. A :class:`~pathlib.Path` is always a
     file or folder, never a glob.
 
     Raises:
         DataError: an input itself does not exist, matches nothing, or can never be read.
     """
-    say = notice or (lambda text: None)
-    faults = faults or Faults(notice)
-    found = [item for given in inputs for item in _expanded(given, say, faults)]
+    say = log or (lambda text: None)
+    errors = errors or ReadErrors(log)
+    found = [item for given in inputs for item in _expanded(given, say, errors)]
     if not found:
         raise DataError("no inputs; give files, folders, globs, '-' or hf://org/name")
     if sum(isinstance(item, StdinInput) for item in found) > 1:
@@ -102,7 +102,7 @@ def describe_inputs(inputs: Iterable[str | Path]) -> list[dict[str, str | int]]:
 
 
 def _described(given: str | Path) -> dict[str, str | int]:
-    files = [item for item in _expanded(given, lambda text: None, Faults()) if isinstance(item, Path)]
+    files = [item for item in _expanded(given, lambda text: None, ReadErrors()) if isinstance(item, Path)]
     if str(given) == "-":
         return {"input": "-", "time_ns": time.time_ns()}
     shown = str(given).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -116,7 +116,7 @@ def _described(given: str | Path) -> dict[str, str | int]:
     return {"input": shown, "files": len(files), "bytes": size, "names_sizes_times": digest.hexdigest()}
 
 
-def _expanded(given: str | Path, say: Notice, faults: Faults) -> list[Input]:
+def _expanded(given: str | Path, say: Log, errors: ReadErrors) -> list[Input]:
     if isinstance(given, str):
         if given == "-":
             return [StdinInput()]
@@ -130,59 +130,59 @@ def _expanded(given: str | Path, say: Notice, faults: Faults) -> list[Input]:
             raise DataError("a name with a NUL character, which no file can have", path=given)
     path = Path(given).expanduser() if str(given).startswith("~/") else Path(given)
     if not os.path.lexists(path) and isinstance(given, str) and glob.has_magic(given):
-        return list(_glob_files(str(path), say, faults))
-    return list(_files_of(path, say, faults))
+        return list(_glob_files(str(path), say, errors))
+    return list(_files_of(path, say, errors))
 
 
-def _files_of(path: Path, say: Notice, faults: Faults) -> list[Path]:
+def _files_of(path: Path, say: Log, errors: ReadErrors) -> list[Path]:
     """Return the file itself, or the files of the folder."""
-    return _folder_files(path, say, faults) if stat.S_ISDIR(readable_stat(path).st_mode) else [path]
+    return _folder_files(path, say, errors) if stat.S_ISDIR(readable_stat(path).st_mode) else [path]
 
 
-def _glob_files(pattern: str, say: Notice, faults: Faults) -> list[Path]:
+def _glob_files(pattern: str, say: Log, errors: ReadErrors) -> list[Path]:
     recursive = "**" in pattern
     if recursive:
         # glob follows a link that leads back to a folder above it for ever: walk there first, which finds it.
         root = Path(os.path.dirname(re.split(r"[*?[]", pattern, maxsplit=1)[0]))
-        _walk(root, [], Faults(strict=True))
+        _walk(root, [], ReadErrors(strict=True))
     matches = sorted(Path(match) for match in glob.iglob(pattern, recursive=True))
     files: dict[Path, None] = {}
     for match in matches:
         # What a folder holds is matched by ** itself; elsewhere a folder stands for its files, as in a shell.
         if not (recursive and os.path.isdir(match)):
             try:
-                files.update(dict.fromkeys(_files_of(match, say, faults)))
-            except DataError as fault:
-                faults.note(fault)
+                files.update(dict.fromkeys(_files_of(match, say, errors)))
+            except DataError as error:
+                errors.note(error)
     if not files:
-        faults.raise_first()
+        errors.raise_first()
         raise DataError("the glob matches no file; expected at least one", path=pattern)
     return list(files)
 
 
-def _folder_files(folder: Path, say: Notice, faults: Faults) -> list[Path]:
+def _folder_files(folder: Path, say: Log, errors: ReadErrors) -> list[Path]:
     hidden: list[Path] = []
     files: list[Path] = []
     foreign: list[Path] = []
-    for path in _walk(folder, hidden, faults):
+    for path in _walk(folder, hidden, errors):
         try:
             readable_stat(path)
             (files if format_of(path).known or holds_text(path) else foreign).append(path)
-        except DataError as fault:
-            faults.note(fault)
+        except DataError as error:
+            errors.note(error)
     for left_out, why in ((hidden, "hidden"), (foreign, "not text, by its first bytes")):
         if left_out:
             names = ", ".join(on_one_line(str(path.relative_to(folder))) for path in left_out[:5])
             say(f"{folder}: left out {len(left_out)} ({why}): {names}{_and_more(left_out, 5)}")
     if not files:
-        faults.raise_first()
+        errors.raise_first()
         what = f"no text among {len(hidden)} hidden and {len(foreign)} binary entries"
         what = what if hidden or foreign else "an empty folder"
         raise DataError(f"{what}; expected text, JSONL, CSV, TSV or Parquet files", path=folder)
     return files
 
 
-def _walk(folder: Path, hidden: list[Path], faults: Faults) -> list[Path]:
+def _walk(folder: Path, hidden: list[Path], errors: ReadErrors) -> list[Path]:
     """Return the files below a folder, depth first in the order of the names; links are followed.
 
     Raises:
@@ -197,10 +197,10 @@ def _walk(folder: Path, hidden: list[Path], faults: Faults) -> list[Path]:
             continue
         try:
             inside, names = _entered(path, above)
-        except DataError as fault:
+        except DataError as error:
             if path == folder:
                 raise
-            faults.note(fault)
+            errors.note(error)
             continue
         hidden += [path / name for name in names if name.startswith(".")]
         seen = (path / name for name in reversed(names) if not name.startswith("."))
@@ -213,11 +213,11 @@ def _entered(folder: Path, above: frozenset[_Identity]) -> tuple[frozenset[_Iden
     found = readable_stat(folder)
     if (found.st_dev, found.st_ino) in above:
         what = "a loop of symbolic links: the folder lies inside itself; remove the link"
-        raise TextFault("loop of links", what, path=folder)
+        raise TextError("loop of links", what, path=folder)
     try:
         return above | {(found.st_dev, found.st_ino)}, sorted(os.listdir(folder))
-    except OSError as fault:
-        raise cannot_open(folder, fault) from None
+    except OSError as error:
+        raise cannot_open(folder, error) from None
 
 
 def _and_more(items: list[Path] | list[Input], shown: int = 1) -> str:

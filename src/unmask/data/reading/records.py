@@ -1,7 +1,7 @@
 """Records one by one, of files in which some may be broken: what is wrong with one is said, and the others go on.
 
-Of training text, what is at fault is left out (:mod:`unmask.data.reading.documents`). A file of texts or pairs to score is
-another matter: every record is an answer of its own. So here each line is decoded and parsed alone, and a fault is
+Of training text, what is at error is left out (:mod:`unmask.data.reading.documents`). A file of texts or pairs to score is
+another matter: every record is an answer of its own. So here each line is decoded and parsed alone, and a error is
 handed on in its place, as the :class:`DataError` that says where it is.
 """
 
@@ -27,7 +27,7 @@ from unmask.errors import ConfigError, DataError
 
 RecordKind = Literal["text", "jsonl", "tsv", "csv"]
 KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
-Notice = Callable[[str], None]
+Log = Callable[[str], None]
 Line = tuple[int, str | DataError]  # from 1; without its end, or what is wrong with it
 
 LINE_LIMIT = 16_000_000
@@ -65,7 +65,7 @@ class RecordReader:
         kind: what it holds; by default its suffix says so, and of standard input its first character.
         has_names: is asked about the first row of a table; by default it always has the names.
         text_as: how a file is read whose suffix says no more than that it is text.
-        notice: is told what was chosen.
+        log: is told what was chosen.
 
     Raises:
         DataError: on construction, the file does not exist; while iterating, it holds something else than text.
@@ -76,7 +76,7 @@ class RecordReader:
     kind: str | None = None
     has_names: HasNames = lambda names: True
     text_as: RecordKind = "text"
-    notice: Notice = lambda text: None
+    log: Log = lambda text: None
     _bytes: int = field(default=0, init=False)
     _size: int | None = field(default=None, init=False)
 
@@ -105,10 +105,10 @@ class RecordReader:
                 for read in self._records(self._lines(_chunks(stream, self.source))):
                     begun = True
                     yield read
-        except DataError as fault:
+        except DataError as error:
             if not begun:
                 raise
-            yield fault  # damaged further on: what came before it stands
+            yield error  # damaged further on: what came before it stands
 
     def _kind_of(self, path: Path) -> RecordKind:
         kind = format_of(path).kind
@@ -143,8 +143,8 @@ class RecordReader:
         else:
             try:
                 return (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
-            except UnicodeDecodeError as fault:
-                what = f"byte 0x{raw[fault.start]:02x} (after {fault.start:,} others) is not UTF-8; convert the file"
+            except UnicodeDecodeError as error:
+                what = f"byte 0x{raw[error.start]:02x} (after {error.start:,} others) is not UTF-8; convert the file"
         return DataError(what, path=self.source, line=number)
 
     def _records(self, lines: Iterator[Line]) -> Iterator[Read]:
@@ -172,7 +172,7 @@ class RecordReader:
                 break
         is_json = bool(held) and isinstance(held[-1][1], str) and held[-1][1].lstrip().startswith("{")
         if is_json:
-            self.notice(f"{self.source} begins with '{{': read as JSON Lines")
+            self.log(f"{self.source} begins with '{{': read as JSON Lines")
         return chain(held, lines), "jsonl" if is_json else self.text_as
 
     def _parsed(self, number: int, line: str) -> Read:
@@ -180,11 +180,11 @@ class RecordReader:
             return DataError("an empty line, expected a JSON object", path=self.source, line=number)
         try:
             values = json.loads(line)
-        except (ValueError, RecursionError) as fault:
+        except (ValueError, RecursionError) as error:
             what = (
-                f"{fault.msg}, column {fault.colno}"
-                if isinstance(fault, json.JSONDecodeError)
-                else str(fault)
+                f"{error.msg}, column {error.colno}"
+                if isinstance(error, json.JSONDecodeError)
+                else str(error)
             )
             return DataError(
                 f"broken JSON ({what}); expected one object a line", path=self.source, line=number

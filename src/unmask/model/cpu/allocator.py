@@ -25,7 +25,7 @@ os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
 
 
 @cache
-def keep_memory() -> bool:
+def disable_malloc_trim() -> bool:
     """Let this process keep the memory that it frees, for its next allocations.
 
     Returns:

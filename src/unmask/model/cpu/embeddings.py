@@ -18,7 +18,7 @@ from unmask.model.layers import is_tied
 
 
 @contextmanager
-def rows_added_last(model: Any) -> Iterator[None]:
+def defer_embedding_grad(model: Any) -> Iterator[None]:
     """Let the gradient of looked-up rows be added to that of their table where this context ends.
 
     Forward and backward pass belong in it. The gradient is the one that autograd would make, up to the order of its sums.

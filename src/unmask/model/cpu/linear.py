@@ -76,7 +76,7 @@ def _version(value: Tensor) -> int | None:
     return None if value.is_inference() else value._version
 
 
-def quicken(model: nn.Module) -> int:
+def use_onednn_linear(model: nn.Module) -> int:
     """Let the linear layers of a model on the CPU be computed by oneDNN while no gradient is wanted.
 
     Layers of a class of their own, and those in other types than fp32, stay as they are. Outputs differ from those

@@ -22,7 +22,7 @@ class HalfNorm(nn.LayerNorm):
         return functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
-def halve_norms(model: nn.Module) -> int:
+def use_bf16_norms(model: nn.Module) -> int:
     """Let the layer norms of a model hand on bf16 in training; those of a class of their own stay as they are.
 
     Returns:

@@ -22,7 +22,7 @@ def round_up(count: int, steps: int) -> int:
     return -(-count // grain) * grain
 
 
-def fill_up(batch: Batch, token: int) -> Batch:
+def pad_to_round_size(batch: Batch, token: int) -> Batch:
     """Fill a batch up to a round number of tokens and of targets.
 
     What is added is a sequence of its own at the end, which no other attends to, and targets in the last place of the

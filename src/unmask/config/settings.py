@@ -1,0 +1,248 @@
+"""All settings of a run. Each section is a class; :class:`RunConfig` holds them together.
+
+Unknown keys are refused, and settings never change after they are made.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DocumentSettings(Settings):
+    """How files become documents."""
+
+    documents: Literal["auto", "file", "block", "line"] = "auto"
+    """A document of plain text is a whole ``file``, a ``block`` between empty lines, or a ``line``; ``auto`` takes
+    blocks where a file has empty lines and lines where it has none."""
+    text_field: str = "text"
+    """The field, or column, of the text in JSONL, CSV, TSV, Parquet and Hub data sets."""
+    split: str = "train"
+    """The split of Hub data sets."""
+    strict: bool = False
+    """Refuse text with any error, instead of leaving out what is at error, aloud and counted."""
+
+
+class DataSettings(DocumentSettings):
+    """What is trained on and what is held out."""
+
+    inputs: list[str] = []
+    """Files, folders, globs, ``-`` for standard input, ``hf://org/name``, or a folder made by ``unmask prepare``."""
+    heldout: list[str] = []
+    """Text to evaluate on; by default a share of the inputs is set aside."""
+    heldout_share: float = Field(0.05, gt=0, lt=1)
+    """Share of documents set aside, by a hash of the text: the same documents every time."""
+    replay: list[str] = []
+    """General text that is mixed into every step so that the model forgets less; a share of it is held out to measure
+    that."""
+    replay_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the tokens that come from the general text."""
+    forgetting_eval: list[str] = []
+    """General text to measure forgetting on; by default the held-out share of ``replay``."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of a sequence with its special tokens; longer documents go on in further sequences. By default 512,
+    or what the model takes if that is less."""
+    overlap: int = Field(0, ge=0)
+    """Tokens that a continued sequence repeats from the one before."""
+
+
+class MaskingSettings(Settings):
+    """What is masked, and what stands in its place (BERT's 15% and 80/10/10 by default)."""
+
+    strategy: Literal["token", "word", "span", "ngram", "terms"] = "token"
+    """What is drawn as one: a ``token``, a whole ``word``, a ``span`` of words (SpanBERT), an ``ngram``: the words of
+    a collocation (PMI-Masking), or a word with domain ``terms`` more often."""
+    rate: float = Field(0.15, gt=0, le=1)
+    """Share of the text's tokens that are predicted, whatever the strategy."""
+    initial_rate: float | None = Field(None, gt=0, le=1)
+    """Where the rate begins when it changes over the run and ends at ``rate``; by default twice the rate from
+    scratch, and the rate itself to adapt. Evaluation always masks ``rate``."""
+    rate_schedule: Literal["linear", "cosine"] = "linear"
+    """How the rate goes from ``initial_rate`` to ``rate``."""
+    count: Literal["bernoulli", "fixed"] = "bernoulli"
+    """``bernoulli`` random_bits by itself for every token, word or span, so that the number of targets of a sequence
+    varies; ``fixed`` takes the same share of every sequence, and at least one target of two tokens or more."""
+    mask_share: float = Field(0.8, ge=0, le=1)
+    """Share of the targets that become the mask token."""
+    random_share: float = Field(0.1, ge=0, le=1)
+    """Share of the targets that become a random token; the rest keep their own."""
+    span_p: float = Field(0.2, gt=0, lt=1)
+    """The geometric distribution of the words in a span: the chance that it ends after each."""
+    span_words: int = Field(10, ge=1)
+    """Words that a span has at most."""
+    collocations: str | None = None
+    """The file of collocations that ``ngram`` needs."""
+    terms: str | None = None
+    """For ``terms``: a file with a term of one or more words on each line, and after a tab its weight, if any."""
+    terms_pattern: str | None = None
+    """For ``terms``: a regular expression; a word in which it is found is a term."""
+    term_weight: float = Field(5.0, gt=0)
+    """How many times likelier than another word a term is masked, where the file gives it no weight."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> MaskingSettings:
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError(
+                f"mask_share + random_share must be at most 1, "
+                f"not {self.mask_share} + {self.random_share} = {self.mask_share + self.random_share:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pattern_compiles(self) -> MaskingSettings:
+        try:
+            re.compile(self.terms_pattern or "")
+        except re.error as error:
+            raise ValueError(
+                f"terms_pattern must be a regular expression, not '{self.terms_pattern}': {error}"
+            ) from None
+        return self
+
+
+class ModelSettings(Settings):
+    """Which model is trained, and with which tokenizer."""
+
+    name: str | None = None
+    """Checkpoint to adapt: a Hub name (``name@revision`` pins one) or a local folder."""
+    preset: str | None = None
+    """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
+    tokenizer: str | None = None
+    """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
+    vocab_size: int = Field(8192, ge=100)
+    """Entries of a tokenizer that is trained on the data (only used with a preset)."""
+    dropout: float | None = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout while training; ``null`` keeps the checkpoint's own. The saved config is left as it was."""
+    offline: bool = False
+    """Make no network call; everything must be on this machine already."""
+
+
+class OptimizerSettings(Settings):
+    """The optimizer and its learning rate."""
+
+    name: Literal["auto", "adamw", "muon"] = "auto"
+    """``adamw``, or ``muon`` for the hidden matrices; ``auto``: muon from scratch, adamw to adapt."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of AdamW; by default derived from the kind of run and the model family."""
+    muon_learning_rate: float = Field(0.02, gt=0)
+    """Peak learning rate of Muon."""
+    layer_decay: float | None = Field(None, gt=0, lt=1)
+    """Factor of the learning rate from each layer to the one below it, for example 0.9: the head moves at the full rate,
+    the embeddings least."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of matrices; vectors and embeddings get none."""
+    clip_norm: float = Field(1.0, gt=0)
+    """The gradient is scaled down to this global norm."""
+
+
+class ScheduleSettings(Settings):
+    """The learning rate over the run, as shares of it."""
+
+    name: Literal["auto", "linear", "cosine", "trapezoid", "constant"] = "auto"
+    """``linear`` and ``cosine`` decay after warm-up; ``trapezoid`` stays, then decays; ``auto``: trapezoid from
+    scratch, linear to adapt."""
+    warmup_share: float = Field(0.06, ge=0, le=1)
+    """Share of the run in which the rate rises linearly from zero."""
+    decay_share: float = Field(0.4, ge=0, le=1)
+    """Share of the run in which a trapezoid falls to zero."""
+
+
+class TrainSettings(Settings):
+    """One training run."""
+
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after so many optimizer steps."""
+    epochs: float | None = Field(None, gt=0)
+    """Stop after so many passes over the training text (1 when nothing else says when to stop)."""
+    minutes: float | None = Field(None, gt=0)
+    """Stop after so many minutes of training; the learning rate follows the clock."""
+    recipe: Literal["auto", "adapt", "scratch"] = "auto"
+    """What decides where settings are open. ``adapt``: AdamW at the family's rate, a constant mask rate, linear decay, early
+    stop, the best weights kept. ``scratch``: Muon, a falling mask rate, a trapezoid. ``auto``: adapt a checkpoint,
+    scratch for a preset."""
+    batch_tokens: int | None = Field(None, ge=8)
+    """Tokens in one optimizer step, over all processes; by default 16,384 to adapt, less for small models
+    from scratch."""
+    batch_ramp: float | None = Field(None, ge=0, le=1)
+    """Share of the run in which steps are smaller: a quarter of ``batch_tokens``, then a half. By default none to adapt."""
+    micro_batch_tokens: int | None = Field(None, ge=8)
+    """Tokens computed at once on one device; by default what suits the device. Never changes the result."""
+    seed: int = Field(0, ge=0)
+    """The seed of order, masks and new weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` measures whether bf16 pays on this machine and says which it took."""
+    save_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; by default ten a run."""
+    keep_last: int = Field(2, ge=1)
+    """Checkpoints to keep."""
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between evaluations on held-out text; by default ten a run."""
+    eval_tokens: int = Field(50_000, ge=1)
+    """Held-out tokens of an evaluation during training (the final one takes four times as many)."""
+    patience: int | None = Field(None, ge=0)
+    """Stop after so many evaluations in a row without a lower held-out loss; 0 never stops early. By default 3 to adapt
+    and 0 from scratch."""
+    export_best: bool | None = None
+    """Export the weights with the lowest held-out loss instead of the last ones; by default to adapt."""
+    freeze: Literal["none", "embeddings"] = "none"
+    """``embeddings`` leaves them as they are, and with them an output matrix that is tied to them."""
+    lora_rank: int | None = Field(None, ge=1)
+    """Train LoRA adapters of this rank on the linear layers of the encoder instead of its weights (and the LM head, if
+    it is new); merged into the exported model. Needs the extra ``lora``."""
+    head_warmup_steps: int = Field(0, ge=0)
+    """For a checkpoint without an LM head: steps in which only the new head moves."""
+    new_embeddings_steps: int = Field(0, ge=0)
+    """For a model of ``unmask tokenizer extend``: steps in which only the rows of the added words move."""
+    max_bad_steps: int = Field(5, ge=1)
+    """A step whose loss or gradient is no finite number is not applied; so many in a row end the run."""
+    skip_spikes: bool = False
+    """Do not apply steps whose loss lies more than 6 sigma above its running mean. On CUDA, looking costs some speed."""
+    log_every: int = Field(10, ge=1)
+    """Steps between rows of ``metrics.jsonl``."""
+    gradient_checkpointing: bool = False
+    """Recompute activations to save memory."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _micro_fits(self) -> TrainSettings:
+        if self.micro_batch_tokens and self.batch_tokens and self.micro_batch_tokens > self.batch_tokens:
+            raise ValueError(
+                f"micro_batch_tokens ({self.micro_batch_tokens}) must not exceed batch_tokens ({self.batch_tokens})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_that_move_agree(self) -> TrainSettings:
+        if self.lora_rank and (self.optimizer.name == "muon" or self.recipe == "scratch"):
+            raise ValueError(
+                "lora_rank adapts a checkpoint with AdamW; leave the optimizer and the recipe on auto"
+            )
+        if self.new_embeddings_steps and (self.lora_rank or self.freeze == "embeddings"):
+            other = "lora_rank" if self.lora_rank else "freeze"
+            raise ValueError(
+                f"new_embeddings_steps moves rows of the embeddings, which {other} keeps as they are; set one of them"
+            )
+        if self.new_embeddings_steps and self.head_warmup_steps:
+            raise ValueError(
+                "head_warmup_steps and new_embeddings_steps both say what moves first; set one (a new head goes before new rows)"
+            )
+        return self
+
+
+class RunConfig(Settings):
+    """Everything that decides a run."""
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    masking: MaskingSettings = MaskingSettings()
+    train: TrainSettings = TrainSettings()
