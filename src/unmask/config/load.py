@@ -21,37 +21,11 @@ from pydantic.fields import FieldInfo
 
 from unmask.config import yaml_text
 from unmask.config.keys import Keys, choices, expected, starter_lines, takes
+from unmask.config.options import OPTION_OF, SYNONYMS
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 
-# Flags that are not named after the last part of their key.
-_FLAG_NAMES = {
-    "data.inputs": "DATA",
-    "data.forgetting_eval": "--general",
-    "model.name": "--model",
-    "masking.rate": "--mask-rate",
-    "train.head_warmup_steps": "--head-warmup-steps",
-}
-
-# What other trainers call things, for people who come from there.
-_OTHER_NAMES = {
-    "batch_size": "train.batch_tokens",
-    "gradient_accumulation_steps": "train.micro_batch_tokens",
-    "lr": "train.optimizer.learning_rate",
-    "max_grad_norm": "train.optimizer.clip_norm",
-    "max_seq_length": "data.max_length",
-    "mlm_probability": "masking.rate",
-    "model_name_or_path": "model.name",
-    "num_epochs": "train.epochs",
-    "num_train_epochs": "train.epochs",
-    "per_device_train_batch_size": "train.micro_batch_tokens",
-    "save_steps": "train.save_every",
-    "tokenizer_name": "model.tokenizer",
-    "train_file": "data.inputs",
-    "validation_file": "data.heldout",
-    "warmup_ratio": "train.schedule.warmup_share",
-}
-_KEYS = Keys(RunConfig, _OTHER_NAMES)
+_KEYS = Keys(RunConfig, SYNONYMS)
 
 _STARTER_HEADER = """\
 # The settings of a run, all at their defaults; keep the lines that you change.
@@ -61,7 +35,11 @@ _STARTER_HEADER = """\
 
 
 def load_config(
-    path: Path | str | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    path: Path | str | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    *,
+    keywords: bool = False,
 ) -> RunConfig:
     """Return the configuration of a run, resolved from all its layers.
 
@@ -69,6 +47,7 @@ def load_config(
         path: a YAML file as :func:`starter_yaml` writes it, or ``None`` for defaults alone.
         overrides: ``"train.max_steps=100"`` and the like; the value is YAML.
         flags: dotted key to value; ``None`` means that the flag was not given.
+        keywords: whether errors name keyword arguments of the Python API instead of flags.
 
     Raises:
         ConfigError: a key that does not exist, a value out of its range, or a file that is not YAML.
@@ -80,8 +59,8 @@ def load_config(
         _put_override(layers, override)
     for key, value in (flags or {}).items():
         if value is not None:
-            flag = _FLAG_NAMES.get(key) or "--" + key.rpartition(".")[2].replace("_", "-")
-            layers.put(key, value, _Origin(flag, key, null=False))
+            origin = _keyword_origin(key) if keywords else _flag_origin(key)
+            layers.put(key, value, origin)
     return layers.resolve()
 
 
@@ -114,6 +93,17 @@ class _Origin:
     where: str
     key: str | None = None
     null: bool = True
+
+
+def _flag_origin(key: str) -> _Origin:
+    option = OPTION_OF.get(key) or key.rpartition(".")[2]
+    return _Origin("TEXT" if option == "text" else "--" + option.replace("_", "-"), key, null=False)
+
+
+def _keyword_origin(key: str) -> _Origin:
+    """Return the keyword argument of a setting, or its place in ``settings={...}``."""
+    option = OPTION_OF.get(key)
+    return _Origin(option, key, null=False) if option else _Origin(f"settings['{key}']", key)
 
 
 @dataclass(frozen=True)
