@@ -294,7 +294,7 @@ def test_other_general_text_is_refused_on_resume(
 
 
 def test_forgetting_is_measured_without_replay(configure: Configure, general: Path, tmp_path: Path) -> None:
-    config = configure(data__general_heldout=[str(general)], train__max_steps=2)
+    config = configure(data__forgetting_eval=[str(general)], train__max_steps=2)
     result = train(config, tmp_path / "run")
     assert read(result.folder.evaluation)["general"]["masked_tokens"] > 50
     plain = train(configure(train__max_steps=2), tmp_path / "plain")
@@ -551,7 +551,7 @@ def test_a_new_head_moves_alone_at_first(
     configure: Configure, headless: Path, tmp_path: Path, lora: int | None
 ) -> None:
     flags = {"train__save_every": 1, "train__keep_last": 20, "train__lora_rank": lora}
-    config = configure(headless, train__init_head_steps=4, **flags)
+    config = configure(headless, train__head_warmup_steps=4, **flags)
     result = train(config, tmp_path / "run")
     found = at_checkpoints(result.folder)
     model = load_checkpoint(str(headless))
@@ -581,7 +581,7 @@ def test_a_new_head_without_the_flag_is_said(configure: Configure, headless: Pat
 
 def test_a_head_that_is_there_needs_no_start(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--head-warmup-steps.* but '.*' brings one; leave it out"):
-        train(configure(train__init_head_steps=5), tmp_path / "run")
+        train(configure(train__head_warmup_steps=5), tmp_path / "run")
 
 
 @pytest.fixture
@@ -609,7 +609,7 @@ def test_new_rows_move_alone_at_first(
     """In the embeddings, in an output matrix of its own (EuroBERT's), and in the bias."""
     folder, ids = extended(architecture)
     flags = {"train__save_every": 1, "train__keep_last": 20, "train__optimizer__weight_decay": 0.1}
-    result = train(configure(folder, train__warm_new_rows=3, **flags), tmp_path / "run")
+    result = train(configure(folder, train__new_embeddings_steps=3, **flags), tmp_path / "run")
     found, start = at_checkpoints(result.folder), copy.deepcopy(load_checkpoint(str(folder)).state_dict())
     rows_ = len(load_checkpoint(str(folder)).get_input_embeddings().weight)
     moved = {key for key in found[3] if not torch.equal(start[key], found[3][key])}
@@ -625,7 +625,7 @@ def test_new_rows_move_alone_at_first(
 
 def test_new_rows_that_are_not_there_are_refused(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"added_words\.json is not there"):
-        train(configure(train__warm_new_rows=3), tmp_path / "run")
+        train(configure(train__new_embeddings_steps=3), tmp_path / "run")
 
 
 # --- choices that cannot go together, and the forecast ------------------------------------------------------------
@@ -640,9 +640,9 @@ def test_new_rows_that_are_not_there_are_refused(configure: Configure, tmp_path:
             "lora_rank adapts a checkpoint with AdamW",
         ),
         ({"train__lora_rank": 2, "train__recipe": "scratch"}, "lora_rank adapts a checkpoint with AdamW"),
-        ({"train__warm_new_rows": 2, "train__lora_rank": 2}, "which lora_rank keeps as they are"),
-        ({"train__warm_new_rows": 2, "train__freeze": "embeddings"}, "which freeze keeps as they are"),
-        ({"train__warm_new_rows": 2, "train__init_head_steps": 2}, "both say what moves first"),
+        ({"train__new_embeddings_steps": 2, "train__lora_rank": 2}, "which lora_rank keeps as they are"),
+        ({"train__new_embeddings_steps": 2, "train__freeze": "embeddings"}, "which freeze keeps as they are"),
+        ({"train__new_embeddings_steps": 2, "train__head_warmup_steps": 2}, "both say what moves first"),
         ({"train__optimizer__layer_decay": 1.0}, "more than 0 and less than 1"),
     ],
 )
@@ -658,8 +658,8 @@ def test_settings_that_do_not_go_together(configure: Configure, flags: dict[str,
         {"train__lora_rank": 2},
         {"train__recipe": "adapt"},
         {"train__freeze": "embeddings"},
-        {"train__init_head_steps": 2},
-        {"train__warm_new_rows": 2},
+        {"train__head_warmup_steps": 2},
+        {"train__new_embeddings_steps": 2},
     ],
 )
 def test_new_weights_cannot_be_adapted(configure: Configure, tmp_path: Path, flags: dict[str, Any]) -> None:
@@ -669,7 +669,7 @@ def test_new_weights_cannot_be_adapted(configure: Configure, tmp_path: Path, fla
 
 
 def test_the_forecast_knows_these_choices(configure: Configure, headless: Path, general: Path) -> None:
-    flags = {"data__replay": [str(general)], "train__lora_rank": 2, "train__init_head_steps": 3}
+    flags = {"data__replay": [str(general)], "train__lora_rank": 2, "train__head_warmup_steps": 3}
     made = plan(configure(headless, train__optimizer__layer_decay=0.9, **flags))
     assert made.steps == 10
     assert made.seconds_per_step > 0

@@ -69,11 +69,10 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
     before, after = _flat(saved["settings"]), _flat(current["settings"])
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     if changed:
-        key = changed[0]
+        changes = [f"{key} was {before.get(key)!r} and is now {after.get(key)!r}" for key in changed]
         raise ConfigError(
-            f"cannot resume: {key} was {before.get(key)!r} and is now {after.get(key)!r}"
-            f"{f' (and {len(changed) - 1} more settings differ)' if len(changed) > 1 else ''}; "
-            f"give the run's own settings (config.yaml in its folder), or start anew in another folder"
+            f"cannot resume: {', '.join(changes)}; "
+            f"use the settings of the run (config.yaml in its folder), or start a new run in another folder"
         )
 
 

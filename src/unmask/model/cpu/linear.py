@@ -9,6 +9,7 @@ noticed, except through ``.data``, which keeps no count of changes.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class QuickLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        if torch.is_grad_enabled() or not input.is_cpu or dtype not in _DTYPES:
+        if torch.is_grad_enabled() or not input.is_cpu or not _works(dtype):
             return functional.linear(input, self.weight, self.bias)
         kept: _Copy | None = self.__dict__.get("_copy")
         if kept is None or kept.is_stale(dtype):
@@ -86,7 +87,7 @@ def use_onednn_linear(model: nn.Module) -> int:
         How many layers there are of this kind now; 0 where this torch has no oneDNN.
     """
     plain = [layer for layer in model.modules() if type(layer) is nn.Linear and _fits(layer)]
-    if plain and _works():
+    if plain and _works(torch.float32):
         for layer in plain:
             layer.__class__ = QuickLinear
     return sum(isinstance(layer, QuickLinear) for layer in model.modules())
@@ -97,17 +98,19 @@ def _fits(layer: nn.Linear) -> bool:
     return weight.is_cpu and weight.dtype == torch.float32 and not weight.is_inference()
 
 
-def _works() -> bool:
-    """Try it on a small product: these are operators of torch's compiler, and no promise of torch's."""
-    if not torch.backends.mkldnn.is_available():
+@cache
+def _works(dtype: torch.dtype) -> bool:
+    """Try it on a small product: these operators are internal to torch, and bf16 needs AVX-512 or AVX-NE-CONVERT."""
+    if dtype not in _DTYPES or not torch.backends.mkldnn.is_available():
         return False
-    weight = torch.arange(96.0).reshape(8, 12) / 96
-    rows, bias = weight[:3] - 0.5, weight[:, 0].contiguous()
-    trial = QuickLinear(12, 8)
+    weight = (torch.arange(96.0) / 96).reshape(8, 12).to(dtype)
+    layer = nn.Linear(12, 8, dtype=dtype)
     try:
-        with torch.no_grad():
-            trial.weight.copy_(weight)
-            trial.bias.copy_(bias)
-            return torch.allclose(trial(rows), functional.linear(rows, weight, bias), atol=1e-6)
+        with torch.inference_mode(False), torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(weight[:, 0])
+            rows = weight[:3] - 0.5
+            expected = functional.linear(rows, layer.weight, layer.bias)
+            return torch.allclose(_Copy(layer, dtype).product(rows), expected, rtol=0.02, atol=1e-6)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
