@@ -186,6 +186,7 @@ def train_run(
     """Train a preset from scratch against the clock, as ``unmask train`` does, and return its curve."""
     from unmask.config.load import load_config
     from unmask.run.train import train
+    from unmask.storage import read_rows
 
     flags = {
         "model.preset": preset,
@@ -202,7 +203,7 @@ def train_run(
     }
     shutil.rmtree(out, ignore_errors=True)
     result = train(load_config(None, overrides, flags), out)
-    rows = [row for row in result.folder.read_metrics() if "eval_loss" in row]
+    rows = [row for row in read_rows(result.folder.metrics) if "eval_loss" in row]
     curve = [
         {"seconds": row["seconds"], "loss": row["eval_loss"], "accuracy": row["eval_accuracy"]}
         for row in rows

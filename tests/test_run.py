@@ -33,6 +33,7 @@ from unmask.run import components as material_module
 from unmask.run import train as run_module
 from unmask.run.train import RunResult, train
 from unmask.run_folder import RunFolder
+from unmask.storage import read_rows
 from unmask.training import checkpoint as checkpoint_module
 from unmask.training.loop import Loop
 
@@ -138,7 +139,7 @@ STARTS = ["tiny-bert", "tiny-modernbert", "bert", "deberta-v2"]
 
 
 def rows(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
-    return [row for row in folder.read_metrics() if kind in row]
+    return [row for row in read_rows(folder.metrics) if kind in row]
 
 
 def read(path: Path) -> Any:
@@ -393,7 +394,7 @@ def assert_same(found: RunFolder, wanted: RunFolder) -> None:
     """Two runs must be equal to the last bit, but for the time they took."""
 
     def untimed(folder: RunFolder) -> list[dict[str, Any]]:
-        return [{key: row[key] for key in row if key not in TIMED} for row in folder.read_metrics()]
+        return [{key: row[key] for key in row if key not in TIMED} for row in read_rows(folder.metrics)]
 
     assert untimed(found) == untimed(wanted)
     paths = ["model/model.safetensors", "evaluation.json", "examples.json"]
@@ -839,7 +840,7 @@ def test_two_processes_make_the_run_of_one(finished: Runs, tmp_path: Path) -> No
             worker.kill()
             worker.wait()
     folder = RunFolder(tmp_path / "run")
-    for found, wanted in zip(folder.read_metrics(), whole.read_metrics(), strict=True):
+    for found, wanted in zip(read_rows(folder.metrics), read_rows(whole.metrics), strict=True):
         assert found.keys() == wanted.keys()
         for key in found.keys() - set(TIMED):
             assert found[key] == pytest.approx(wanted[key], rel=1e-4), key

@@ -187,7 +187,7 @@ def test_a_failure_leaves_nothing_behind(
     def fail(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards, "_sha256", fail)
+    monkeypatch.setattr(shards, "sha256", fail)
     with pytest.raises(OSError, match="No space left"):
         made()
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt"}

@@ -15,13 +15,14 @@ import tiny_run
 
 from unmask.config.settings import RunConfig
 from unmask.run_folder import RunFolder
+from unmask.storage import read_rows
 from unmask.training import checkpoint, loop
 from unmask.training.checkpoint import list_checkpoints
 from unmask.training.loop import Position
 
 # What a save does, in the names that it does it by; a kill comes before one of these calls.
 SAVING = [
-    *((checkpoint, "save_file"), (checkpoint, "write_json"), (checkpoint, "_sha256"), (os, "fsync")),
+    *((checkpoint, "save_file"), (checkpoint, "write_json"), (checkpoint, "sha256"), (os, "fsync")),
     *((Path, "rename"), (Path, "replace"), (shutil, "rmtree")),
 ]
 
@@ -61,7 +62,7 @@ def kill_after(config: RunConfig, out: Path, seconds: float) -> int:
 
 def lost_steps(out: Path) -> int:
     """Return how many steps the metrics tell of, to their last row, that no checkpoint holds."""
-    rows = RunFolder(out).read_metrics() if RunFolder(out).metrics.is_file() else []
+    rows = read_rows(RunFolder(out).metrics) if RunFolder(out).metrics.is_file() else []
     steps = [row["step"] for row in rows]
     saved = [int(path.name.removeprefix("step-")) for path in list_checkpoints(RunFolder(out).checkpoints)]
     return max([0, *steps]) - max([0, *saved])

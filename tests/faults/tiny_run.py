@@ -25,6 +25,7 @@ from unmask.progress import Progress
 from unmask.run import train as run_module
 from unmask.run.train import train
 from unmask.run_folder import RunFolder
+from unmask.storage import read_rows
 
 TIMED = {"seconds", "tokens_per_second", "wait_share"}
 SAVE_EVERY = 3
@@ -137,7 +138,7 @@ def finish_first(config: RunConfig, out: Path) -> RunFolder:
 def differences(found: RunFolder, wanted: RunFolder) -> list[str]:
     """Name what differs between two finished runs, in any bit, but for the time that they took."""
     rows = [
-        [{key: row[key] for key in row.keys() - TIMED} for row in run.read_metrics()]
+        [{key: row[key] for key in row.keys() - TIMED} for row in read_rows(run.metrics)]
         for run in (found, wanted)
     ]
     differing = [] if rows[0] == rows[1] else ["metrics.jsonl"]
@@ -150,7 +151,7 @@ def differences(found: RunFolder, wanted: RunFolder) -> list[str]:
 
 def furthest_losses(found: RunFolder, wanted: RunFolder) -> float:
     """Return the largest relative difference of the losses of two runs, row by row."""
-    rows = [[row for row in run.read_metrics() if "loss" in row] for run in (found, wanted)]
+    rows = [[row for row in read_rows(run.metrics) if "loss" in row] for run in (found, wanted)]
     if [row["step"] for row in rows[0]] != [row["step"] for row in rows[1]]:
         return float("inf")
     return max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(*rows, strict=True))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from unmask.run_folder import RunFolder, write_json
+from unmask.run_folder import RunFolder
+from unmask.storage import write_json
 
 # A passage is its words; one written with * is masked, and what follows it in brackets is what the model says first.
 PASSAGES = [

@@ -14,7 +14,8 @@ from unmask.reporting.adaptation import course, headline
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
 from unmask.reporting.record import read_record
-from unmask.run_folder import RunFolder, write_json
+from unmask.run_folder import RunFolder
+from unmask.storage import write_json
 
 
 def side(accuracy: float, loss: float, around: float | None = 0.01) -> dict[str, Any]:

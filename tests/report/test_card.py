@@ -12,7 +12,8 @@ import yaml
 
 from unmask.errors import DataError
 from unmask.reporting.card import hub_name, model_card, write_missing_card
-from unmask.run_folder import RunFolder, write_json
+from unmask.run_folder import RunFolder
+from unmask.storage import write_json
 
 
 def front_and_body(card: str) -> tuple[dict[str, Any], str]:

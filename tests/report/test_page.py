@@ -17,7 +17,8 @@ import pytest
 from unmask.errors import DataError, DiskError
 from unmask.reporting.page import write_report
 from unmask.reporting.plots import main_charts, smooth, thin
-from unmask.run_folder import RunFolder, write_json
+from unmask.run_folder import RunFolder
+from unmask.storage import read_rows, write_json
 
 Rewrite = Callable[[RunFolder, list[dict[str, Any]]], None]
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -210,7 +211,7 @@ def test_no_model_is_loaded(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, None])
 def test_values_that_are_not_finite_are_shown(run: RunFolder, rewrite: Rewrite, bad: float | None) -> None:
-    rows = run.read_metrics()
+    rows = read_rows(run.metrics)
     for row in rows:
         if row["step"] in (300, 305, 400):
             row.update({key: bad for key in ("loss", "eval_loss", "eval_accuracy") if key in row})
@@ -225,7 +226,7 @@ def test_values_that_are_not_finite_are_shown(run: RunFolder, rewrite: Rewrite, 
 
 
 def test_many_bad_steps_are_counted_not_hidden(run: RunFolder, rewrite: Rewrite) -> None:
-    rewrite(run, [{**row, "loss": math.nan} if "loss" in row else row for row in run.read_metrics()])
+    rewrite(run, [{**row, "loss": math.nan} if "loss" in row else row for row in read_rows(run.metrics)])
     assert "35, 40 and 152 more logged steps, the last 800." in page_of(run)[1].text
 
 
@@ -240,7 +241,7 @@ def test_a_final_evaluation_without_numbers_is_said(run: RunFolder) -> None:
 
 
 def test_a_run_half_way_says_what_is_not_there_yet(run: RunFolder, rewrite: Rewrite) -> None:
-    rewrite(run, [row for row in run.read_metrics() if row["step"] <= 430])
+    rewrite(run, [row for row in read_rows(run.metrics) if row["step"] <= 430])
     with run.metrics.open("a", encoding="utf-8") as file:
         file.write('{"step": 435, "lo')
     run.evaluation.unlink()
@@ -270,7 +271,7 @@ def test_a_baseline_without_a_loss_still_stands_in_the_table(run: RunFolder) -> 
 
 
 def test_only_training_rows(run: RunFolder, rewrite: Rewrite) -> None:
-    rewrite(run, run.read_metrics()[:1])
+    rewrite(run, read_rows(run.metrics)[:1])
     run.evaluation.unlink()
     text = page_of(run)[1].text
     assert "At step 5 the training loss is" in text
@@ -333,7 +334,7 @@ def test_a_page_that_cannot_be_written(run: RunFolder) -> None:
 
 
 def test_steps_gone_through_again_count_once(run: RunFolder, rewrite: Rewrite) -> None:
-    rows = run.read_metrics()
+    rows = read_rows(run.metrics)
     again = [row for row in rows if row["step"] >= 700]
     before = [{**row, **({"eval_loss": 99.0} if "eval_loss" in row else {"loss": 99.0})} for row in again]
     first = write_report(run).read_bytes()

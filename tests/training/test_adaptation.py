@@ -32,6 +32,7 @@ from unmask.run import train as run_module
 from unmask.run.dry_run import plan
 from unmask.run.train import RunResult, train
 from unmask.run_folder import RunFolder
+from unmask.storage import read_rows
 from unmask.training.best_weights import Best, load_best, save_best
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
@@ -115,7 +116,7 @@ def read(path: Path) -> Any:
 
 
 def rows(result: RunResult, kind: str) -> list[dict[str, Any]]:
-    return [row for row in result.folder.read_metrics() if kind in row]
+    return [row for row in read_rows(result.folder.metrics) if kind in row]
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
@@ -126,7 +127,7 @@ def assert_same(found: RunFolder, wanted: RunFolder) -> None:
     """Two runs must be equal to the last bit, but for the time they took."""
 
     def untimed(folder: RunFolder) -> list[dict[str, Any]]:
-        return [{key: row[key] for key in row if key not in TIMED} for row in folder.read_metrics()]
+        return [{key: row[key] for key in row if key not in TIMED} for row in read_rows(folder.metrics)]
 
     assert untimed(found) == untimed(wanted)
     for path in ("model/model.safetensors", "evaluation.json", "examples.json"):

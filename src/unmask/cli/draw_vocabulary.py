@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmask.cli.terminal import Page
+from unmask.run_folder import ADDED_WORDS
 from unmask.vocabulary.extend import ExtendedVocabulary
 
 _SHOWN = 20
@@ -20,7 +21,7 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
         ],
     )
     if len(found.words) > _SHOWN:
-        page.say(f"… and {len(found.words) - _SHOWN:,} more, all in {found.folder / 'added_words.json'}")
+        page.say(f"… and {len(found.words) - _SHOWN:,} more, all in {found.folder / ADDED_WORDS}")
     page.say("")
     before, after = found.before, found.after
     page.table(

@@ -27,6 +27,7 @@ from unmask.cli import scoring as cli_scoring
 from unmask.cli import train as cli_training
 from unmask.cli import vocabulary as cli_vocabulary
 from unmask.errors import ConfigError, DataError
+from unmask.storage import new_folder
 
 app = typer.Typer(
     help="Adapt, or train from scratch, a BERT-family encoder on your own text, and see what it learned.",
@@ -161,7 +162,8 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
     with shell.working(models=False):
         from unmask.reporting.card import write_missing_card
         from unmask.reporting.page import write_report
-        from unmask.run_folder import RunFolder, read_json
+        from unmask.run_folder import RunFolder
+        from unmask.storage import read_json
 
         folder = RunFolder(run)
         path = write_report(folder)
@@ -218,7 +220,8 @@ def tokenizer_train(
         if first is None:
             raise DataError(f"no text in {' '.join(data)}; a tokenizer needs some to learn from")
         trained = train_tokenizer(chain([first], texts), vocab_size)
-        shell.save_folder(trained.save_pretrained, out)
+        with new_folder(out) as folder:
+            trained.save_pretrained(folder)
     answer = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}
     if as_json:
         shell.emit(answer)

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,50 +83,12 @@ def write(path: Path, text: str) -> None:
     Raises:
         DiskError: it cannot be written.
     """
-    from unmask.run_folder import write_atomically
+    from unmask.storage import write_atomically
 
     try:
         write_atomically(path, text)
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def save_folder(save: Callable[[Path], object], out: Path) -> None:
-    """Let ``save`` fill the folder ``out``, which appears whole or not at all."""
-    import shutil
-
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        save(partial)
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def read_texts(texts: Sequence[str], file: Path | None) -> list[str]:
-    """Return the texts that were given, with ``-`` as the lines of stdin, then those of a file.
-
-    Without either, the lines of stdin are read if it is no terminal.
-
-    Raises:
-        ConfigError: nothing is given.
-        DataError: the file cannot be read, or nothing is in it.
-    """
-    if not texts and file is None:
-        if sys.stdin.isatty():
-            raise ConfigError(
-                'no text: give one, for example "The capital of France is [MASK].", or --file FILE'
-            )
-        texts = ["-"]
-    found = [line for text in texts for line in (read_lines(None) if text == "-" else [text])]
-    found += read_lines(None if str(file) == "-" else file) if file is not None else []
-    if not found:
-        raise DataError("no text came in; expected one on each line", path=file)
-    return found
 
 
 def read_lines(path: Path | None) -> list[str]:

@@ -127,7 +127,7 @@ def answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None
         shell.emit({**paths, **figures, "evaluation": result.evaluation})
         return
     from unmask.cli.terminal import draw_evaluation, draw_examples, format_seconds
-    from unmask.run_folder import read_json
+    from unmask.storage import read_json
 
     page = shell.page()
     if result.evaluation is not None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from unmask.data.reading.documents import Document, DocumentReader, describe_inp
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
-from unmask.run_folder import read_json, write_atomically
+from unmask.storage import new_folder, read_json, sha256, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,7 +116,7 @@ class Corpus:
         """
         for name, sum_ in self.manifest["files"].items():
             path = self.folder / name
-            if _sha256(path) != sum_:
+            if sha256(path) != sum_:
                 raise DataError(
                     "the checksum does not match: the file is damaged; prepare it again", path=path
                 )
@@ -174,7 +173,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _sealed(content: dict[str, Any]) -> str:
     """Return the text of a manifest, with the checksum of all else that it says as its last entry."""
     content = {key: value for key, value in content.items() if key != "sha256"}
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    digest = sha256(json.dumps(content).encode())
     return json.dumps(content | {"sha256": digest}, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -221,16 +220,8 @@ def prepare(
         return _reuse(out, identity, settings.strict, progress)
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _write(partial, DocumentReader(names, settings, log=progress.log), identity, tokenizer, progress)
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with new_folder(out) as folder:
+        _write(folder, DocumentReader(names, settings, log=progress.log), identity, tokenizer, progress)
     return open_corpus(out, verify=False)
 
 
@@ -278,7 +269,7 @@ def _write(
     counts = {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
     content = {"format": FORMAT, **counts, "read": vars(reader.stats), **identity, "shards": writer.shards}
     made = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in made}
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in made}
     write_atomically(folder / MANIFEST, _sealed(content | {"files": files}))
 
 
@@ -360,7 +351,7 @@ class _ShardWriter:
                 np.save(file, array, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
-            sums[part] = _sha256(path)
+            sums[part] = sha256(path)
         self.shards.append(
             {"name": name, "documents": len(self._keys), "tokens": len(parts["tokens"]), "sha256": sums}
         )
@@ -374,8 +365,3 @@ def _file(shard: str, part: str) -> str:
 def _load(folder: Path, shard: str, part: str, mmap_mode: Any = None) -> np.ndarray:
     array: np.ndarray = np.load(folder / _file(shard, part), mmap_mode=mmap_mode, allow_pickle=False)
     return array
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

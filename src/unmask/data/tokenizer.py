@@ -7,7 +7,6 @@ characters, not the control token. The control tokens of a sequence are added by
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
 from unmask.errors import ConfigError, DataError
+from unmask.storage import sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -262,7 +262,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     for passing in ("truncation", "padding"):
         definition.pop(passing, None)
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(definition, sort_keys=True).encode())
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:

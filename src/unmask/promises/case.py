@@ -26,7 +26,7 @@ from unmask.data.masking.mask import MaskKey
 from unmask.errors import DataError
 from unmask.model.load import load_masked_lm
 from unmask.model.masked_lm import MaskedLM
-from unmask.run_folder import read_json, write_json
+from unmask.storage import read_json, write_json
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 

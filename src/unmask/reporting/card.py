@@ -18,7 +18,8 @@ from unmask.reporting.adaptation import section
 from unmask.reporting.format import environment
 from unmask.reporting.page import comparison, course_of, facts, ngram_note, not_finite, standing, verdict
 from unmask.reporting.record import RunRecord, read_record
-from unmask.run_folder import RunFolder, write_atomically
+from unmask.run_folder import RunFolder
+from unmask.storage import write_atomically
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _HUB_DATA = re.compile(r"hf://([\w.-]+/[\w.-]+)")

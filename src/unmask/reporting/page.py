@@ -18,7 +18,8 @@ from unmask.reporting import adaptation, plots
 from unmask.reporting.format import count, duration, environment, figure, percent, points
 from unmask.reporting.plots import Row, as_float, not_finite_steps
 from unmask.reporting.record import RunRecord, passage_of, read_record
-from unmask.run_folder import RunFolder, write_atomically
+from unmask.run_folder import RunFolder
+from unmask.storage import write_atomically
 
 _BASELINES = {
     "most_frequent_token": "most frequent token",

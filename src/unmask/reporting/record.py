@@ -15,7 +15,8 @@ import yaml
 
 from unmask.errors import DataError
 from unmask.reporting.plots import Row
-from unmask.run_folder import RunFolder, read_json
+from unmask.run_folder import RunFolder
+from unmask.storage import read_json
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ Intervals are null where there are too few documents. Nothing here names a path 
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,10 @@ from unmask.evaluation.adaptation import EvaluatedTargets, by_frequency, change,
 from unmask.evaluation.evaluate import INTERVAL
 from unmask.evaluation.heldout import TargetPredictions
 from unmask.evaluation.strata import Strata
-from unmask.run.components import ADDED_WORDS, RunComponents
+from unmask.run.components import RunComponents
 from unmask.run.results import final_batches, final_texts
-from unmask.run_folder import RunFolder, read_json, write_atomically
+from unmask.run_folder import ADDED_WORDS, RunFolder
+from unmask.storage import read_json, sha256, write_atomically
 
 _COUNTED_ON = "the training text"
 
@@ -142,15 +142,10 @@ def _hashes(components: RunComponents, folder: RunFolder) -> dict[str, Any]:
     return {
         "tokenizer": tokenizer_hash(components.model.tokenizer),
         "texts": {name: _text_hash(text) for name, text in texts.items() if text is not None},
-        "weights": {path.name: _file_hash(path) for path in sorted(folder.model.glob("*.safetensors"))},
+        "weights": {path.name: sha256(path) for path in sorted(folder.model.glob("*.safetensors"))},
     }
 
 
 def _text_hash(text: TextSource) -> str:
     """Hash which documents a text has; each is known by the hash of its content."""
-    return hashlib.sha256(np.ascontiguousarray(text.corpus.keys[text.documents]).tobytes()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(np.ascontiguousarray(text.corpus.keys[text.documents]).tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +23,14 @@ from unmask.model.precision import pick_precision
 from unmask.model.presets import PRESETS, find_preset
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.progress import Progress
-from unmask.run_folder import RunFolder, read_json
+from unmask.run_folder import ADDED_WORDS, RunFolder
+from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
 
 if TYPE_CHECKING:
     from peft import LoraModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ADDED_WORDS = "added_words.json"
 """What ``unmask tokenizer extend`` leaves in the folder of a model: the new words and their ids."""
 
 _TOKENIZER_CHARACTERS = 20_000_000
@@ -238,10 +237,8 @@ def _tokenizer(
     assert config.model.preset is not None
     saved = folder.root / "tokenizer"
     if world.is_main and not (saved / "tokenizer.json").is_file():
-        partial = folder.root / ".tokenizer.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        _train_tokenizer(config, progress).save_pretrained(partial)
-        partial.rename(saved)
+        with new_folder(saved) as partial:
+            _train_tokenizer(config, progress).save_pretrained(partial)
     world.wait()
     return load_tokenizer(str(saved), offline=True)
 

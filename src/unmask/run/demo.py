@@ -16,7 +16,8 @@ from unmask.progress import Progress
 from unmask.run.docstrings import DocstringCorpus, collect_docstrings, write_jsonl
 from unmask.run.lock import lock_run
 from unmask.run.train import RunResult, train
-from unmask.run_folder import RunFolder, read_json
+from unmask.run_folder import RunFolder
+from unmask.storage import read_json
 
 TRAINING_MINUTES = 2.5
 """Minutes of training by default: with collecting, preparing and evaluating the demo takes well under four on two cores."""

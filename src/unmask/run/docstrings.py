@@ -34,7 +34,7 @@ from zlib import crc32
 
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
-from unmask.run_folder import write_atomically
+from unmask.storage import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np

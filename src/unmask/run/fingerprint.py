@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from unmask.config.settings import RunConfig
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.run.components import RunComponents
+from unmask.storage import sha256
 
 # What may differ between a run and its continuation: it changes no step already done, or makes the run longer.
 _FREE = {
@@ -45,13 +45,13 @@ def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, An
 def _lists_hash(config: RunConfig) -> str:
     """Hash the content of the lists that masking reads, since their paths say nothing of what is in them."""
     paths = (config.masking.collocations, config.masking.terms)
-    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths if path)).hexdigest()
+    return sha256(b"".join(Path(path).read_bytes() for path in paths if path))
 
 
 def _corpus_hash(components: RunComponents) -> str:
     texts = [components.text, *([components.replay] if components.replay else [])]
     sums = [shard["sha256"] for text in texts for shard in text.corpus.manifest["shards"]]
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(sums, sort_keys=True).encode())
 
 
 def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from unmask.evaluation.heldout import HeldoutFigures, TargetPredictions, evaluat
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.run_folder import RunFolder
+from unmask.storage import new_folder
 
 _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
@@ -103,11 +103,8 @@ def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
 
 
 def write_model(components: RunComponents, folder: RunFolder) -> None:
-    """Write the Hugging Face checkpoint beside its final place, then put it there whole."""
-    partial = folder.root / ".model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    with components.model.plain() as model:
-        model.save_pretrained(partial)
-    components.model.tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder.model, ignore_errors=True)
-    partial.rename(folder.model)
+    """Write the Hugging Face checkpoint with its tokenizer, whole or not at all."""
+    with new_folder(folder.model) as partial:
+        with components.model.plain() as model:
+            model.save_pretrained(partial)
+        components.model.tokenizer.save_pretrained(partial)

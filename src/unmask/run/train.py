@@ -31,7 +31,8 @@ from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
 from unmask.run.lock import is_empty, lock_run
 from unmask.run.results import evaluation_of, figures_on, final_figures, run_info, write_model
 from unmask.run.signals import Signals
-from unmask.run_folder import RunFolder, append_row, keep_rows, read_json, write_atomically, write_json
+from unmask.run_folder import RunFolder
+from unmask.storage import append_row, keep_rows, read_json, sync_to_disk, write_atomically, write_json
 from unmask.training.best_weights import Best, load_best, save_best
 from unmask.training.checkpoint import (
     find_checkpoint,
@@ -39,7 +40,6 @@ from unmask.training.checkpoint import (
     restore,
     save_checkpoint,
     set_aside,
-    sync_to_disk,
 )
 from unmask.training.distributed import World
 from unmask.training.loop import Loop, Position, Row

@@ -12,8 +12,6 @@ A checkpoint is written to a temporary folder, forced to disk and renamed, so on
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import re
@@ -28,7 +26,7 @@ from torch import Tensor, nn
 
 from unmask.errors import DataError
 from unmask.progress import Progress
-from unmask.run_folder import read_json, write_json
+from unmask.storage import new_folder, read_json, restore_folder, sha256, sync_to_disk, write_json
 
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _MANIFEST = "manifest.json"
@@ -49,45 +47,27 @@ def save_checkpoint(
         OSError: it could not be written; the earlier ones are untouched.
     """
     final = folder / f"step-{state['step']:08d}"
-    partial = folder / f".{final.name}.partial"
     for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
-    replaced = folder / f".{final.name}.replaced"
-    _put_back(folder)
-    try:
-        partial.mkdir(parents=True)
+    _restore_replaced(folder)
+    with new_folder(final) as partial:
         weights = {name: tensor.detach().contiguous().clone() for name, tensor in _own_weights(model).items()}
         _save_tensors(weights, partial / "model.safetensors")
         tensors, plain = _optimizer_state(optimizers)
         tensors[_RNG] = torch.get_rng_state()
         _save_tensors(tensors, partial / "optimizer.safetensors")
         write_json(partial / "state.json", state | {"optimizer": plain})
-        write_json(partial / _MANIFEST, {name: _sha256(partial / name) for name in _FILES})
-        _force_to_disk(partial)
-        if final.exists():
-            final.rename(replaced)
-        partial.rename(final)
-        sync_to_disk(folder)
-        sync_to_disk(folder.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        _put_back(folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        write_json(partial / _MANIFEST, {name: sha256(partial / name) for name in _FILES})
+    sync_to_disk(folder.parent)
     for old in list_checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final
 
 
-def _put_back(folder: Path) -> None:
-    """Give a checkpoint its name again that was to be replaced by one of the same step, which did not come."""
+def _restore_replaced(folder: Path) -> None:
+    """Rename checkpoints back that a killed process was replacing by others of the same step."""
     for replaced in folder.glob(".step-*.replaced"):
-        final = folder / replaced.stem.removeprefix(".")
-        if final.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            with contextlib.suppress(FileNotFoundError):  # another process was here first
-                replaced.rename(final)
+        restore_folder(folder / replaced.stem.removeprefix("."))
 
 
 def set_aside(folder: Path, step: int) -> list[Path]:
@@ -123,7 +103,7 @@ def find_checkpoint(folder: Path, wanted: str, progress: Progress) -> Path | Non
     if wanted != "auto":
         check(Path(wanted))
         return Path(wanted)
-    _put_back(folder)
+    _restore_replaced(folder)
     candidates = list_checkpoints(folder)
     for path in reversed(candidates):
         try:
@@ -149,7 +129,7 @@ def check(path: Path) -> None:
     if not isinstance(manifest, dict) or set(manifest) != set(_FILES):
         raise DataError("this is no whole checkpoint: its manifest is absent or incomplete", path=path)
     for name, wanted in manifest.items():
-        if not (path / name).is_file() or _sha256(path / name) != wanted:
+        if not (path / name).is_file() or sha256(path / name) != wanted:
             raise DataError("the file is missing or its checksum does not match", path=path / name)
 
 
@@ -216,23 +196,3 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _force_to_disk(folder: Path) -> None:
-    for path in folder.iterdir():
-        sync_to_disk(path)
-    sync_to_disk(folder)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would outlive a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

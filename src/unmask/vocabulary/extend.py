@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,8 @@ from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocab
 from unmask.errors import ConfigError
 from unmask.model.load import load_checkpoint
 from unmask.progress import Progress
-from unmask.run_folder import write_json
+from unmask.run_folder import ADDED_WORDS
+from unmask.storage import new_folder, write_json
 from unmask.vocabulary.choose import MIN_COUNT, AddedWord, WordCounts, choose_words
 from unmask.vocabulary.embeddings import add_rows
 from unmask.vocabulary.tokenizer import check_extendable, write_extended
@@ -24,7 +23,6 @@ from unmask.vocabulary.tokenizer import check_extendable, write_extended
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FILE = "added_words.json"
 _BATCH = 1 << 20
 _ONE_IN = 20
 _MOST = 4 << 20
@@ -136,14 +134,14 @@ def extend_vocabulary(
     words = choose_words(tokenizer, vocabulary, counts, add, general=background, min_count=min_count)
     if len(words) < add:
         progress.log(f"only {len(words):,} words occur {min_count} times or more in pieces; all are added")
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         extended = write_extended(tokenizer, words, folder)
         loaded = load_checkpoint(model, offline=offline, log=progress.log)
         add_rows(loaded, vocabulary.size, [word.pieces for word in words])
         loaded.save_pretrained(folder)
         figures = _measure(sample, tokenizer, vocabulary, extended, words)
         result = ExtendedVocabulary(out, words, vocabulary.size, len(extended), *figures)
-        write_json(folder / FILE, result.to_dict())
+        write_json(folder / ADDED_WORDS, result.to_dict())
     return result
 
 
@@ -152,21 +150,6 @@ def _check(add: int, out: Path) -> None:
         raise ConfigError(f"the number of words to add must be 1 or more, not {add}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes ``out`` if nothing fails, and otherwise goes away."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 class _Sample:

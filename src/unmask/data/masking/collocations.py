@@ -22,7 +22,7 @@ from unmask.data.masking.random_bits import EVALUATION_KEY, shuffled
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
-from unmask.run_folder import read_json, write_json
+from unmask.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus

@@ -21,7 +21,7 @@ import numpy as np
 from unmask.data.masking.phrases import Lexicon, atoms_of, words_in
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError, DataError
-from unmask.run_folder import write_atomically
+from unmask.storage import write_atomically
 
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus

@@ -1,0 +1,148 @@
+"""Reading and writing files: JSON, atomic writes of files and of whole folders, SHA-256."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import DataError
+
+JsonDict = Mapping[str, Any]
+"""A JSON object that is only read."""
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, or ``None`` where there is none.
+
+    Raises:
+        DataError: the file is not JSON.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # broken, not UTF-8, an endless number, too deep
+        raise DataError(f"not valid JSON ({error})", path=path, line=getattr(error, "lineno", None)) from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file; a last line without its newline, of a killed process, is left out.
+
+    Raises:
+        DataError: another line is not a JSON object.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"not a JSON object ({error})", path=path, line=number) from None
+        if not isinstance(row, dict):
+            raise DataError(f"expected a JSON object, not {type(row).__name__}", path=path, line=number)
+        rows.append(row)
+    return rows
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append one object to a JSON-lines file in a single write."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drop the metrics that a resumed run will write again: those after ``step``, and an incomplete last line."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_atomically(path, "".join(kept))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path``, text as UTF-8: a reader sees the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it is forced to disk and becomes ``path`` when the block ends without an error.
+
+    What was at ``path`` is replaced. If the block or the replacement fails, it stays as it was. A process killed
+    between the two renames leaves it as ``.NAME.replaced``, which the next call or :func:`restore_folder` renames back.
+
+    Raises:
+        OSError: the folder could not be written.
+    """
+    path = path.resolve()
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        restore_folder(path)
+        partial.mkdir(parents=True)
+        yield partial
+        for folder, _, files in os.walk(partial):
+            for name in (*files, "."):
+                sync_to_disk(Path(folder, name))
+        if path.exists():
+            path.rename(_replaced(path))
+        partial.rename(path)
+        sync_to_disk(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        restore_folder(path)
+        raise
+    shutil.rmtree(_replaced(path), ignore_errors=True)
+
+
+def restore_folder(path: Path) -> None:
+    """Rename a folder back that a killed :func:`new_folder` had moved away, unless the new one is in its place."""
+    replaced = _replaced(path)
+    if path.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process renamed it first
+            replaced.rename(path)
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(content: bytes | Path) -> str:
+    """Return the SHA-256 of bytes, or of the file at a path, in hexadecimal."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
