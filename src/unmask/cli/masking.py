@@ -1,23 +1,25 @@
-"""The verbs about masks: ``masks`` shows what masking does to a corpus, ``conformance`` holds a model to the promises,
-``terms`` and ``collocations`` make the lists that two of the strategies need."""
+"""The verbs ``masks``, ``terms`` and ``collocations``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
+from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import Corpus
     from unmask.progress import Progress
+
 
 Epoch = Annotated[int, Option(help="The epoch whose masks are shown, from 0.", min=0)]
 Tokens = Annotated[int, Option(help="Look at so many tokens at most.", min=1)]
@@ -33,9 +35,6 @@ Against = Annotated[
 ]
 ListFile = Annotated[
     Path, Option("-o", "--out", metavar="FILE", help="The file to write.", show_default=False)
-]
-CheckedModel = Annotated[
-    str, Argument(metavar="MODEL", help="Checkpoint: Hub name, name@revision, or folder.")
 ]
 
 
@@ -78,33 +77,7 @@ def masks(
     if as_json:
         shell.emit(answer)
         return
-    from unmask.cli.draw_masks import draw_masks
-
     draw_masks(shell.page(), answer)
-
-
-def conformance(
-    model: CheckedModel,
-    strategy: options.StrategyOption = None,
-    seed: options.SeedOrZero = 0,
-    offline: options.Offline = False,
-    as_json: options.Json = False,
-) -> int:
-    """Hold a model to the promises: loss, gradients, packing, masks. Exit code 1 if one does not hold."""
-    from unmask.config.load import load_config
-
-    masking = load_config(None, (), {"masking.strategy": strategy}).masking
-    with shell.working() as progress:
-        from unmask.promises.checks import run_checks
-
-        checks = run_checks(model, masking=masking, seed=seed, offline=offline, progress=progress)
-    if as_json:
-        shell.emit([asdict(check) for check in checks])
-    else:
-        from unmask.cli.draw_masks import draw_checks
-
-        draw_checks(shell.page(), checks)
-    return 0 if all(check.passed for check in checks) else 1
 
 
 def terms(
@@ -200,3 +173,65 @@ class _Prepared:
 
     def __exit__(self, *error: Any) -> None:
         self._texts.__exit__(*error)
+
+
+# Not by colour alone: a mask is written as one, a random token carries an arrow, a kept one stands in brackets.
+_STYLES = {"mask": "bold black on yellow", "random": "bold white on red", "keep": "bold black on green"}
+
+
+def draw_masks(page: Page, answer: Mapping[str, Any]) -> None:
+    """Draw a passage with its masks, and the figures below it."""
+    page.text(_passage(answer["sample"]))
+    page.say("")
+    split = answer["split"]
+    page.pairs(
+        {
+            "strategy": answer["strategy"],
+            "rate asked": f"{answer['asked_rate']:.2%}",
+            "rate achieved": _percent(answer["rate"]),
+            "tokens looked at": answer["tokens"],
+            "targets": answer["targets"],
+            "became the mask": _percent(split["mask"]),
+            "became a random token": _percent(split["random"]),
+            "stayed": _percent(split["keep"]),
+            "words masked whole": _percent(answer["whole_words"]),
+            "mean span in tokens": _number(answer["mean_span"]["tokens"]),
+            "mean span in words": _number(answer["mean_span"]["words"]),
+            "sequences without a target": f"{answer['without_targets']:,} of {answer['sequences']:,}",
+        }
+    )
+    if answer["by_word_length"]:
+        page.say("")
+        page.table(
+            ["tokens in the word", "words", "masked whole"],
+            [
+                [
+                    f"{row['tokens']}{' or more' if row['or_more'] else ''}",
+                    row["words"],
+                    _percent(row["rate"]),
+                ]
+                for row in answer["by_word_length"]
+            ],
+        )
+
+
+def _passage(sample: Sequence[Mapping[str, Any]]) -> Text:
+    from rich.text import Text
+
+    line = Text()
+    for token in sample:
+        kind = token["target"]
+        shown = {None: token["shown"], "mask": token["shown"], "keep": f"[{token['token']}]"}.get(
+            kind, f"{token['token']}→{token['shown']}"
+        )
+        line.append(shown, style=_STYLES.get(kind, "dim" if token["special"] else ""))
+        line.append(" ")
+    return line
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

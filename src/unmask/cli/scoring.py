@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
+from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError, Interrupted
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from unmask.scoring.row_file import RowFile
     from unmask.scoring.score_file import FileScorer
     from unmask.scoring.scorer import Scorer
+
 
 _COMPLAINTS = 20
 
@@ -157,8 +159,6 @@ def pairs(
     if as_json:
         shell.emit(answer)
     else:
-        from unmask.cli.draw_scoring import draw_pairs
-
         draw_pairs(shell.page(), answer)
     return _skipped(figures.skipped, "pair")
 
@@ -267,3 +267,29 @@ def _skipped(count: int, what: str) -> int:
     if count:
         shell.tell(f"{count:,} {what}{'s' if count > 1 else ''} could not be scored", "skipped")
     return DataError.exit_code if count else 0
+
+
+_HEADER = ("accuracy", "95%", "pairs", "ties")
+
+
+def draw_pairs(page: Page, found: Mapping[str, Any]) -> None:
+    """Draw accuracy by paradigm, by term and overall.
+
+    Args:
+        page: where to draw.
+        found: :meth:`unmask.scoring.pairs.PairFigures.to_dict`.
+    """
+    table: Sequence[Mapping[str, Any]] = found["table"]
+    if len(table) > 1:
+        page.table(("paradigm", *_HEADER), [[row["paradigm"], *_figures(row)] for row in table])
+    if len(found["terms"]) > 1:
+        page.table(("term", *_HEADER), [[row["term"], *_figures(row)] for row in found["terms"]])
+    page.table((found["method"], *_HEADER), [["all pairs", *_figures(found)]])
+    if len(table) > 1:
+        page.say(f"mean over {len(table)} paradigms {found['mean_of_paradigms']:.3f}")
+    page.say(f"intervals: {found['interval_method']}; a tie is not right", style="dim")
+
+
+def _figures(row: Mapping[str, Any]) -> list[object]:
+    low, high = row["interval"]
+    return [f"{row['accuracy']:.3f}", f"{low:.3f}–{high:.3f}", row["pairs"], row["ties"]]

@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, TextIO
-
-import rich.progress
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from unmask.progress import Progress
+
+if TYPE_CHECKING:  # rich is imported where something is drawn, so that --help is quick
+    import rich.progress
+    from rich.console import Console
+    from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 5.0
 _WIDTH_OFF_TERMINAL = 160
@@ -65,6 +64,8 @@ class TerminalProgress(Progress):
         self._phases.clear()
 
     def log(self, text: str) -> None:
+        from rich.text import Text
+
         self._console.print(Text(text, style="dim"), soft_wrap=True)  # style= would dim the bar too
 
     def begin(self, phase: str) -> None:
@@ -157,6 +158,8 @@ class BarProgress(TerminalProgress):
 
 
 def _new_bars(console: Console) -> rich.progress.Progress:
+    import rich.progress
+
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(bar_width=24),
@@ -229,6 +232,8 @@ def format_figures(figures: Mapping[str, object]) -> list[str]:
 
 def _console(stream: TextIO) -> Console:
     """Return a console that takes text as it is: ``[MASK]`` is no markup and numbers have no colours."""
+    from rich.console import Console
+
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OFF_TERMINAL
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=width, color_system=colours)
@@ -268,86 +273,12 @@ class Page:
             rows: a value for each column; ``None`` is shown as ``-``.
             left: columns that hold words; the others are numbers and stand on the right.
         """
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for number, name in enumerate(header):
             table.add_column(name, justify="left" if number in left else "right", overflow="fold")
         for row in rows:
             table.add_row(*("-" if value is None else format_number(value) for value in row))
         self._console.print(table)
-
-
-def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
-    """Draw the figures on held-out text beside those of the baselines and of the model before training."""
-    rows = _beside_before(evaluation)
-    names = {"ngram": "n-gram", "ngram_true_neighbours": "n-gram that sees all neighbours"}
-    for key, baseline in (evaluation.get("baselines") or {}).items():
-        rows.append([names.get(key, key.replace("_", " ")), baseline.get("accuracy"), baseline.get("loss")])
-    page.table(["held-out text", "accuracy", "loss"], rows)
-    masked = evaluation.get("masked_tokens")
-    if masked is not None:
-        page.say(
-            f"over {masked:,} masked tokens of {evaluation.get('documents', 0):,} documents", style="dim"
-        )
-    if general := evaluation.get("general"):
-        page.say("")
-        page.table(["general text", "accuracy", "loss"], _beside_before(general))
-
-
-def _beside_before(figures: Mapping[str, Any]) -> list[list[object]]:
-    """Return a row for a model, and one for what it was before training."""
-    rows: list[list[object]] = [["this model", figures.get("accuracy"), figures.get("loss")]]
-    if before := figures.get("before"):
-        rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
-    return rows
-
-
-def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int = 4) -> None:
-    """Draw passages with numbered gaps, and what the model put into each.
-
-    Args:
-        page: where to draw.
-        examples: the content of ``examples.json``.
-        most: how many passages.
-    """
-    for example in examples[:most]:
-        targets = {target["index"]: target for target in example["targets"]}
-        if not targets:
-            continue
-        begin = max(0, min(targets) - 12)
-        end = min(len(example["tokens"]), begin + 36)
-        shown = [targets[index] for index in sorted(targets) if begin <= index < end]
-        gaps = {target["index"]: f"[{number}]" for number, target in enumerate(shown, 1)}
-        page.say("")
-        page.say(_passage(example, begin, end, gaps))
-        answers = [f"{gaps[target['index']]} {_answer(target)}" for target in shown]
-        page.say("    " + "   ".join(answers), style="dim")
-
-
-def _passage(example: Mapping[str, Any], begin: int, end: int, gaps: Mapping[int, str]) -> str:
-    """Return the tokens from ``begin`` to ``end`` as text, with gaps at the targets."""
-    text = "… " if begin else ""
-    for index in range(begin, end):
-        space = " " if example["words_before"][index] and index > begin else ""
-        text += space + (gaps.get(index) or example["tokens"][index])
-    return text + (" …" if end < len(example["tokens"]) else "")
-
-
-def _answer(target: Mapping[str, Any]) -> str:
-    best = target["predictions"][0]
-    answer = f"{best['token']} {best['probability']:.0%}"
-    return answer if target["rank"] == 1 else f"{answer} (was {target['original']})"
-
-
-def draw_plan(page: Page, plan: Any) -> None:
-    """Draw what a run would need (:class:`unmask.run.dry_run.Plan`)."""
-    page.pairs(
-        {
-            "parameters": plan.parameters,
-            "tokens per epoch": plan.tokens_per_epoch,
-            "steps": plan.steps,
-            "peak memory": format_bytes(plan.peak_memory_bytes),
-            "disk needed": format_bytes(plan.disk_bytes),
-            "seconds per step": f"{plan.seconds_per_step:.3g}",
-            "time in all": format_seconds(plan.total_seconds),
-        }
-    )

@@ -1,14 +1,17 @@
-"""The verb ``train``, and what a finished run answers."""
+"""The verbs ``train``, ``demo`` and ``report``."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
+from unmask.cli.terminal import Page, format_bytes, format_seconds
+from unmask.errors import DataError
 
 if TYPE_CHECKING:
     from unmask.config.settings import RunConfig
@@ -126,7 +129,6 @@ def answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None
         paths = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}
         shell.emit({**paths, **figures, "evaluation": result.evaluation})
         return
-    from unmask.cli.terminal import draw_evaluation, draw_examples, format_seconds
     from unmask.storage import read_json
 
     page = shell.page()
@@ -149,6 +151,115 @@ def _answer_plan(config: RunConfig, as_json: bool) -> None:
     if as_json:
         shell.emit(plan)
         return
-    from unmask.cli.terminal import draw_plan
-
     draw_plan(shell.page(), plan)
+
+
+def demo(
+    out: options.DemoFolder = Path("runs/demo"),
+    minutes: options.DemoMinutes = 2.5,
+    seed: options.SeedOrZero = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Train a small encoder on this Python's own documentation."""
+    with shell.working() as progress:
+        from unmask.run.demo import run_demo
+
+        result = run_demo(out, minutes=minutes, seed=seed, progress=progress)
+    answer_run(result, as_json, examples=True)
+
+
+def report(run: options.RunArgument, as_json: options.Json = False) -> None:
+    """Rebuild the report of a run from its files, and the model card where it is missing."""
+    if not run.is_dir():
+        raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=run)
+    with shell.working(models=False):
+        from unmask.reporting.card import write_missing_card
+        from unmask.reporting.page import write_report
+        from unmask.run_folder import RunFolder
+        from unmask.storage import read_json
+
+        folder = RunFolder(run)
+        path = write_report(folder)
+        write_missing_card(folder)
+        figures = {"evaluation": read_json(folder.evaluation), "adaptation": read_json(folder.adaptation)}
+    if as_json:
+        shell.emit({"report": str(path), **figures})
+    else:
+        shell.page().say(f"report: {path}")
+
+
+def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
+    """Draw the figures on held-out text beside those of the baselines and of the model before training."""
+    rows = _beside_before(evaluation)
+    names = {"ngram": "n-gram", "ngram_true_neighbours": "n-gram that sees all neighbours"}
+    for key, baseline in (evaluation.get("baselines") or {}).items():
+        rows.append([names.get(key, key.replace("_", " ")), baseline.get("accuracy"), baseline.get("loss")])
+    page.table(["held-out text", "accuracy", "loss"], rows)
+    masked = evaluation.get("masked_tokens")
+    if masked is not None:
+        page.say(
+            f"over {masked:,} masked tokens of {evaluation.get('documents', 0):,} documents", style="dim"
+        )
+    if general := evaluation.get("general"):
+        page.say("")
+        page.table(["general text", "accuracy", "loss"], _beside_before(general))
+
+
+def _beside_before(figures: Mapping[str, Any]) -> list[list[object]]:
+    """Return a row for a model, and one for what it was before training."""
+    rows: list[list[object]] = [["this model", figures.get("accuracy"), figures.get("loss")]]
+    if before := figures.get("before"):
+        rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
+    return rows
+
+
+def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int = 4) -> None:
+    """Draw passages with numbered gaps, and what the model put into each.
+
+    Args:
+        page: where to draw.
+        examples: the content of ``examples.json``.
+        most: how many passages.
+    """
+    for example in examples[:most]:
+        targets = {target["index"]: target for target in example["targets"]}
+        if not targets:
+            continue
+        begin = max(0, min(targets) - 12)
+        end = min(len(example["tokens"]), begin + 36)
+        shown = [targets[index] for index in sorted(targets) if begin <= index < end]
+        gaps = {target["index"]: f"[{number}]" for number, target in enumerate(shown, 1)}
+        page.say("")
+        page.say(_passage(example, begin, end, gaps))
+        answers = [f"{gaps[target['index']]} {_answer(target)}" for target in shown]
+        page.say("    " + "   ".join(answers), style="dim")
+
+
+def _passage(example: Mapping[str, Any], begin: int, end: int, gaps: Mapping[int, str]) -> str:
+    """Return the tokens from ``begin`` to ``end`` as text, with gaps at the targets."""
+    text = "… " if begin else ""
+    for index in range(begin, end):
+        space = " " if example["words_before"][index] and index > begin else ""
+        text += space + (gaps.get(index) or example["tokens"][index])
+    return text + (" …" if end < len(example["tokens"]) else "")
+
+
+def _answer(target: Mapping[str, Any]) -> str:
+    best = target["predictions"][0]
+    answer = f"{best['token']} {best['probability']:.0%}"
+    return answer if target["rank"] == 1 else f"{answer} (was {target['original']})"
+
+
+def draw_plan(page: Page, plan: Any) -> None:
+    """Draw what a run would need (:class:`unmask.run.dry_run.Plan`)."""
+    page.pairs(
+        {
+            "parameters": plan.parameters,
+            "tokens per epoch": plan.tokens_per_epoch,
+            "steps": plan.steps,
+            "peak memory": format_bytes(plan.peak_memory_bytes),
+            "disk needed": format_bytes(plan.disk_bytes),
+            "seconds per step": f"{plan.seconds_per_step:.3g}",
+            "time in all": format_seconds(plan.total_seconds),
+        }
+    )

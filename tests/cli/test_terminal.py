@@ -11,20 +11,18 @@ from typing import Any
 
 import pytest
 
-from unmask.cli.draw_inference import draw_explanation, draw_fill
+from unmask.cli.inference import draw_explanation, draw_fill
 from unmask.cli.terminal import (
     BarProgress,
     LineProgress,
     Page,
-    draw_evaluation,
-    draw_examples,
-    draw_plan,
     format_bytes,
     format_figures,
     format_number,
     format_seconds,
     terminal_progress,
 )
+from unmask.cli.train import draw_evaluation, draw_examples, draw_plan
 
 
 class Clock:

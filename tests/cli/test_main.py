@@ -24,7 +24,7 @@ from unmask.config.settings import RunConfig
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder
 
-SOURCE = Path(__file__).parent.parent / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 VERBS = [
     "demo",
     "init",

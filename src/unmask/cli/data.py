@@ -1,0 +1,276 @@
+"""The verbs ``prepare`` and ``check``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+from typer.core import TyperCommand
+
+from unmask.cli import options
+from unmask.cli import runtime as shell
+from unmask.cli.terminal import Page, format_number
+from unmask.errors import ConfigError, DataError, DiskError
+
+Data = Annotated[
+    list[str],
+    Argument(
+        metavar="DATA",
+        help="Files, folders, globs, - for standard input, or hf://org/name.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None, Option(help="Checkpoint whose tokenizer and speed are measured: Hub name or folder.")
+]
+Against = Annotated[
+    list[str] | None,
+    Option(
+        metavar="TEST",
+        help="A test file, folder or glob to look for in DATA; may be repeated, or list several.",
+    ),
+]
+
+
+class CheckCommand(TyperCommand):
+    """Takes several files after one ``--against`` where DATA comes first: ``check train.txt --against dev.txt test.txt``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(
+            ctx, spread(args) if args and (args[0] == "-" or args[0][:1] != "-") else args
+        )
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Put ``--against`` before each of the values that follow one."""
+    found: list[str] = []
+    within = False
+    for argument in arguments:
+        if within and found[-1] != "--against" and argument[:1] != "-":
+            found.append("--against")
+        within = argument == "--against" or (within and (argument[:1] != "-" or argument == "-"))
+        found.append(argument)
+    return found
+
+
+Strict = Annotated[bool, Option("--strict", help="Exit code 3 if a problem was found.")]
+
+
+def check(
+    data: Data,
+    model: Model = None,
+    against: Against = None,
+    max_length: options.MaxLength = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    html: options.Html = None,
+    strict: Strict = False,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> int:
+    """Look text over before training: errors, duplicates, leaks, length, vocabulary, and what to do next."""
+    if html is not None and not html.absolute().parent.is_dir():
+        raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
+    from unmask.config.load import load_config
+
+    settings = load_config(None, (), {"data.documents": documents, "data.text_field": text_field}).data
+    if offline:  # read once, when the libraries that go to the Hub are imported
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    with shell.working(models=model is not None) as progress:
+        from unmask.checking.check import check_data
+
+        found = check_data(
+            data,
+            settings,
+            model=model,
+            against=against or (),
+            max_length=max_length,
+            offline=offline,
+            progress=progress,
+        )
+    answer = found.to_dict()
+    if html is not None:
+        _write_page(html, answer)
+    if as_json:
+        shell.emit(answer)
+    else:
+        draw_check(shell.page(), answer)
+    return DataError.exit_code if strict and found.verdict == "problem" else 0
+
+
+def _write_page(html: Path, answer: dict[str, object]) -> None:
+    from unmask.reporting.check_page import render_check
+
+    shell.write(html, render_check(answer))
+    shell.tell(str(html), "wrote")
+
+
+Found = Mapping[str, Any]
+_STYLES = {"problem": "bold red", "warning": "yellow", "note": "", "ok": "green"}
+_PAIRS = 3
+
+
+def draw_check(page: Page, found: Found) -> None:
+    """Draw a check.
+
+    Args:
+        page: where to draw.
+        found: :meth:`unmask.checking.check.DataCheck.to_dict`.
+    """
+    for finding in found["findings"]:
+        page.say(f"{finding['level']:<8} {finding['text']}", style=_STYLES[finding["level"]] or None)
+    page.say("")
+    page.pairs(_facts(found))
+    _draw_leaks(page, found)
+    _draw_duplicates(page, found)
+    _draw_words(page, found)
+    _draw_plan(page, found["plan"])
+
+
+def _facts(found: Found) -> dict[str, object]:
+    read, lengths, tokens = found["read"], found["lengths"], found["plan"]["tokens"]
+    quantiles = lengths["quantiles"]
+    spread = f"median {format_number(round(quantiles['0.5']))}, 5% to 95%: {quantiles['0.05']:,.0f} to {quantiles['0.95']:,.0f}"
+    return {
+        "files": read["files"],
+        "documents": read["documents"],
+        "words": read["words"],
+        "tokens": f"about {tokens:,} (--model counts them)" if found["plan"]["tokens_estimated"] else tokens,
+        f"{lengths['unit']} a document": f"{spread}, longest {lengths['longest']['length']:,} ({where(lengths['longest']['place'])})",
+    }
+
+
+def duration(seconds: float) -> str:
+    """Return a rough time: ``about 3 minutes``, ``about 2.5 days``."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 1.5 * size:
+            return (
+                f"about {seconds / size:.2g} {unit}s"
+                if seconds < 10 * size
+                else f"about {seconds / size:,.0f} {unit}s"
+            )
+    return f"about {max(1, round(seconds))} seconds"
+
+
+def where(place: Found) -> str:
+    """Return a place as ``file:line``."""
+    return f"{place['source']}:{place['line']}" if place["line"] else str(place["source"])
+
+
+def _draw_leaks(page: Page, found: Found) -> None:
+    for row in (found["leakage"] or {"files": []})["files"]:
+        if not row["pairs"]:
+            continue
+        page.say("")
+        page.say(f"{row['file']} in the training text:")
+        for pair in row["pairs"][:_PAIRS]:
+            kind = "equals" if pair["kind"] == "exact" else f"shares {pair['share']:.0%} with"
+            page.say(f"  line {pair['line']} {kind} {pair['in']}:{pair['in_line']}  {pair['text']}")
+        if (left := row["exact"] + row["overlap"] - _PAIRS) > 0:
+            page.say(f"  and {left:,} more (--json lists them)", style="dim")
+
+
+def _draw_duplicates(page: Page, found: Found) -> None:
+    rows = found["duplicates"]["exact_examples"]
+    near = (found["duplicates"]["near"] or {"examples": []})["examples"]
+    if rows or near:
+        page.say("")
+        page.say("documents that stand there more than once:")
+    for row in rows:
+        page.say(
+            f"  {row['copies']:,} times, as {where(row['first'])} and {where(row['second'])}  {row['first']['text']}"
+        )
+    for row in near:
+        page.say(f"  {row['similarity']:.0%} alike, {where(row['first'])} and {where(row['second'])}")
+        page.say(f"    {row['first']['text']}", style="dim")
+        page.say(f"    {row['second']['text']}", style="dim")
+
+
+def _draw_words(page: Page, found: Found) -> None:
+    rows = (found["vocabulary"] or {"most_cut": []})["most_cut"][:8]
+    if rows:
+        page.say("")
+        table = [[row["word"], row["count"], len(row["pieces"]), " ".join(row["pieces"])] for row in rows]
+        page.table(["words that cost most", "times", "pieces", "cut as"], table, left=(0, 3))
+
+
+def _draw_plan(page: Page, plan: Found) -> None:
+    page.say("")
+    passes = "1 pass" if plan["epochs"] == 1 else f"{plan['epochs']} passes"
+    near = min(plan["beside"], key=lambda row: abs(math.log(max(row["share"], 1e-12))))
+    times = f"{near['share']:.1%} of that" if near["share"] < 1 else f"{near['share']:,.1f} times as many"
+    page.say(f"others used: {near['tokens']} tokens, {near['what']}; this is {times}")
+    page.say(f"plan: {passes} over the text, {duration(plan['seconds'])} ({plan['time_from']})")
+    if plan["seconds"] > 86_400:
+        page.say(
+            "      that is long: --minutes 120 stops a run by the clock, a smaller model or a GPU shortens it"
+        )
+    page.say("next:")
+    for command in plan["commands"]:
+        page.say(f"  {command}")
+
+
+def prepare(
+    data: options.DataOrConfigArgument = None,
+    model: options.ModelWithTokenizer = None,
+    tokenizer: options.Tokenizer = None,
+    out: options.NewFolderOrNone = None,
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    strict: options.Strict = False,
+    max_length: options.MaxLength = None,
+    config_file: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Tokenise text once, into shards that 'train' can reuse."""
+    flags = {
+        "data.inputs": data,
+        "data.documents": documents,
+        "data.text_field": text_field,
+        "data.strict": strict or None,
+        "data.max_length": max_length,
+        "model.name": model,
+        "model.tokenizer": tokenizer,
+        "model.offline": offline or None,
+    }
+    from unmask.config.load import load_config
+
+    config = load_config(config_file, overrides or (), flags)
+    name = config.model.tokenizer or config.model.name
+    if name is None:
+        raise ConfigError(
+            "no tokenizer: name one with --tokenizer, or a checkpoint that has one with --model"
+        )
+    if not config.data.inputs:
+        raise ConfigError(
+            "no text to prepare: name files, folders or globs, for example 'unmask prepare texts'"
+        )
+    if out is None:
+        raise ConfigError("no folder to write to: name one with -o, for example -o shards")
+    with shell.working() as progress:
+        from unmask.data.corpus import prepare as write_shards
+        from unmask.data.tokenizer import load_tokenizer
+
+        loaded = load_tokenizer(name, offline=config.model.offline)
+        manifest = write_shards(config.data.inputs, config.data, loaded, out, progress=progress).manifest
+    _answer_prepare(manifest, out, as_json)
+
+
+def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Print what was prepared."""
+    if as_json:
+        shell.emit({"folder": str(out), **manifest})
+        return
+    read = manifest.get("read", {})
+    counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
+    counts |= {name: manifest.get(name) for name in ("documents", "tokens", "bytes")}
+    counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
+    page = shell.page()
+    page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
+    page.say(f"shards in {out}; 'unmask train {out} ...' takes them in place of the text")
