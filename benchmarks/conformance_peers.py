@@ -1,7 +1,7 @@
-"""The promises of the conformance suite, asked of `Trainer` with `DataCollatorForLanguageModeling` and of unmask.
+"""The cases of the conformance checks, with `Trainer` and `DataCollatorForLanguageModeling` and with unmask.
 
-Models are tiny and random, the text is made up: what is shown is what a figure means, and that does not depend on
-size. Every line is one case computed both ways in fp32, without dropout. `unmask conformance MODEL` asks more.
+Models are tiny and random and the text is generated, because the results do not depend on size. Every row is one case,
+computed both ways in fp32 without dropout. `unmask conformance MODEL` has more checks.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ STEPS = 8
 
 def options() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
+def work(args: argparse.Namespace) -> None:
     harness.need_peer()
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as place:
         harness.run("conformance_peers", "make", {"place": place})
         theirs = harness.run("conformance_peers", "peer", {"place": place})
         ours = harness.run("conformance_peers", "ours", {"place": place})
-    harness.write(asked.json, harness.report("conformance_peers", asked, transformers=theirs, unmask=ours))
+    harness.write(args.json, harness.report("conformance_peers", args, transformers=theirs, unmask=ours))
     harness.table(["case", "transformers", "unmask"], [*_rows(theirs, ours)])
 
 
@@ -49,31 +49,31 @@ def _rows(theirs: Result, ours: Result) -> Iterator[list[str]]:
             for number, (_, steps) in enumerate(SPLITS[1:], 1):
                 sides = (side["accumulation"][family] for side in (theirs, ours))
                 shares = [f"{found[number][what] / found[0][what]:.2f}×" for found in sides]
-                yield [f"{family}: {what} in {steps} micro-batches, over that in one (16 rows)", *shares]
+                yield [f"{family}: {what} in {steps} micro-batches, relative to one (16 rows)", *shares]
     for key, (what, form) in CASES.items():
         yield [what, *(form.format(side[key]) for side in (theirs, ours))]
 
 
 CASES = {
-    "processes": ("loss of an evaluation by two processes, over that by one", "{:.2f}×"),
+    "processes": ("loss of an evaluation by two processes, relative to one", "{:.2f}×"),
     "again": ("difference of two evaluations of one model", "{:.2g}"),
     "batch": ("difference of evaluations with 1 and with 32 rows a batch, the same masks", "{:.2g}"),
     "no_targets": ("loss of a batch in which nothing is masked", "{:.3g}"),
-    "epochs": ("rows with the masks of the epoch before (2 workers, a seed)", "{:.0%}"),
+    "epochs": ("rows with the same masks as in the epoch before (2 workers, a seed)", "{:.0%}"),
     "rows": ("rows whose masks change with the size of the batch (a seed)", "{:.0%}"),
-    "resume": ("largest difference of weights after a stop in mid-epoch and a resume", "{:.2g}"),
-    "whole": ("whole words, byte-level BPE: lines masked from end to end, of those with a target", "{:.0%}"),
-    "special": ("special tokens among the random replacements, of a thousand", "{:.1f}"),
-    "literal": ("control tokens read out of 'a [SEP] b [MASK] c' in the text", "{:.0f}"),
-    "neighbour": ("change of a document's logits when its neighbour in the row does", "{:.2g}"),
+    "resume": ("largest difference of weights after a resume within an epoch", "{:.2g}"),
+    "whole": ("whole words, byte-level BPE: lines masked completely, of those with a target", "{:.0%}"),
+    "special": ("special tokens in 1,000 random replacements", "{:.1f}"),
+    "literal": ("control tokens from the text 'a [SEP] b [MASK] c'", "{:.0f}"),
+    "neighbour": ("change of a document's logits when its neighbour in the row changes", "{:.2g}"),
 }
 
 
-# ---------------------------------------------------------------- what is measured with
+# ---------------------------------------------------------------- inputs
 
 
 def _texts() -> list[str]:
-    """Make up lines of 4 to 30 words; a few words are frequent and short, most are rare and long."""
+    """Generate lines of 4 to 30 words; a few words are frequent and short, most are rare and long."""
     draw = random.Random(0)
     syllables = [a + b for a in "bdfklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "ir")]
     words = ["".join(draw.choices(syllables, k=1 + number % 5)) for number in range(400)]
@@ -82,7 +82,7 @@ def _texts() -> list[str]:
 
 
 def make(place: str) -> Result:
-    """Write text, a tokenizer and tiny models; the process of it imports no peer."""
+    """Write text, a tokenizer and tiny models."""
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -112,7 +112,7 @@ def make(place: str) -> Result:
 
 
 def _byte_level(texts: list[str]) -> Any:
-    """Train a tokenizer of ModernBERT's kind: byte-level BPE, where a space belongs to the word behind it."""
+    """Train a tokenizer like ModernBERT's: byte-level BPE, where a space belongs to the next word."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -156,7 +156,7 @@ def _lines(place: str) -> list[str]:
 
 
 def peer(place: str) -> Result:
-    """Compute every case with what transformers brings."""
+    """Compute every case with transformers."""
     _, tokenizer = _load(place, "bert")
     rows = [tokenizer(line, truncation=True, max_length=LENGTH) for line in _lines(place)]
     return {
@@ -184,12 +184,12 @@ def _collator(tokenizer: Any, **settings: Any) -> Any:
     from transformers import DataCollatorForLanguageModeling
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that whole words are replaced by the mask token alone
+        warnings.simplefilter("ignore")  # whole words are replaced by the mask token only
         return DataCollatorForLanguageModeling(tokenizer, mlm_probability=RATE, **settings)
 
 
 def _fixed(tokenizer: Any, rows: list[Any]) -> list[Result]:
-    """Mask rows once, padded to one length, so that every way to compute them has the same masks."""
+    """Mask rows once, padded to one length, so that every split has the same masks."""
     import torch
 
     torch.manual_seed(0)
@@ -198,7 +198,7 @@ def _fixed(tokenizer: Any, rows: list[Any]) -> list[Result]:
 
 
 def _with_targets(rows: list[Result]) -> list[Result]:
-    """Leave out rows in which nothing is masked: alone in a batch their loss is NaN, which is a case of its own."""
+    """Drop rows without a target: alone in a batch their loss is NaN, which is a separate case."""
     return [row for row in rows if (row["labels"] != -100).any()]
 
 
@@ -260,7 +260,7 @@ def _peer_processes(place: str) -> float:
 
 
 def peer_rank(place: str) -> Result:
-    """Be one process of an evaluation."""
+    """Run one process of an evaluation."""
     _, tokenizer = _load(place, "bert")
     rows = [tokenizer(line, truncation=True, max_length=LENGTH) for line in _lines(place)[:64]]
     distributed = {"ddp_backend": "gloo"} if os.environ["WORLD_SIZE"] != "1" else {}
@@ -365,7 +365,7 @@ def _peer_special(tokenizer: Any, rows: list[Any]) -> float:
         originals = tokenizer.pad([dict(row) for row in rows], return_tensors="pt")["input_ids"]
         batch = _collator(tokenizer)([dict(row) for row in rows])
         changed = (batch["labels"] != -100) & (batch["input_ids"] != originals)
-        # A replacement by [MASK] cannot be told from a masked token, so the true count is higher by a quarter.
+        # A random [MASK] looks like a masked token, so the true count is higher by a quarter.
         drawn = batch["input_ids"][changed & (batch["input_ids"] != tokenizer.mask_token_id)]
         wrong += int(torch.isin(drawn, special).sum())
         replaced += len(drawn)
@@ -373,7 +373,7 @@ def _peer_special(tokenizer: Any, rows: list[Any]) -> float:
 
 
 def _peer_neighbour(place: str) -> float:
-    """Join two lines to one row, as `run_mlm` does, and change the second."""
+    """Join two lines in one row, as `run_mlm` does, and change the second."""
     import torch
 
     model, tokenizer = _load(place, "bert")
@@ -410,7 +410,7 @@ def ours(place: str) -> Result:
 
 
 def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
-    """Return the text as unmask reads it."""
+    """Return the text as a source of unmask."""
     import numpy as np
 
     from unmask.config.settings import DocumentSettings, MaskingSettings
@@ -420,8 +420,8 @@ def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
 
     settings = DocumentSettings(documents="line")
     corpus = prepare([Path(place, "text.txt")], settings, tokenizer, Path(place, f"shards-{name}"))
-    policy = MaskingSettings.model_validate({"rate": RATE} | masking)
-    return TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), policy, LENGTH)
+    masking_settings = MaskingSettings.model_validate({"rate": RATE} | masking)
+    return TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking_settings, LENGTH)
 
 
 def _ready(place: str, family: str) -> Any:
@@ -473,7 +473,7 @@ def _our_targets(source: Any, epoch: int, rows: int) -> list[Any]:
 
 
 def _our_epochs(source: Any) -> float:
-    """Rows without a target have the same masks by chance, in both; only the others count."""
+    """Rows without a target have equal masks by chance; only the others count."""
     pairs = zip(_our_targets(source, 0, 8), _our_targets(source, 1, 8), strict=True)
     return _same(*zip(*(pair for pair in pairs if any(pair)), strict=True))
 

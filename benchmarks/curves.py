@@ -1,8 +1,8 @@
-"""The loss of a run step by step, the fast way and the plain way, from one start on the same batches and masks.
+"""Training losses step by step, fast and plain, from the same start on the same batches and masks.
 
-Fast: the loop that ``train`` runs, with packed rows, micro-batches, the head on the masked tokens alone, our loss and
-the fused optimizer. Plain: padded rows, the transformers model as it is with labels everywhere and its own loss, one
-pass for the whole step, the unfused optimizer. Agreement shows that speed changed nothing.
+Fast: the training loop of unmask, with packed rows, micro-batches, the head at masked positions only, its own loss and
+the fused optimizer. Plain: padded rows, the unchanged transformers model with labels and its own loss, one pass for the
+whole step, the unfused optimizer. Equal losses show that the optimisations change no result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _IGNORED = -100
 
 
 def fast(**settings: Any) -> Result:
-    """Return the losses of the loop that ``train`` runs; see :func:`_loop` for the settings."""
+    """Return the losses of the training loop of unmask; see :func:`_loop` for the settings."""
     with tempfile.TemporaryDirectory(prefix="unmask-curve-") as place:
         loop = _loop(place, **settings)
         rows: list[Result] = []
@@ -34,7 +34,7 @@ def fast(**settings: Any) -> Result:
 
 
 def plain(**settings: Any) -> Result:
-    """Return the losses of the same steps computed the plain way; see :func:`_loop` for the settings."""
+    """Return the losses of the same steps, computed plainly; see :func:`_loop` for the settings."""
     import torch
     from transformers import AutoModelForMaskedLM
 
@@ -73,16 +73,16 @@ def _loop(
     learning_rate: float,
     precision: str,
 ) -> Loop:
-    """Put together the loop of a run.
+    """Build the training loop of a run.
 
     Args:
-        place: a folder for its files.
+        place: folder for its files.
         start: folder of a checkpoint and its tokenizer.
         text: a text file, or a folder of shards.
-        steps: to take.
-        batch_tokens: of a step; two micro-batches make one.
-        length: tokens of a sequence.
-        learning_rate: at its peak.
+        steps: number of steps.
+        batch_tokens: tokens per step, in two micro-batches.
+        length: tokens per sequence.
+        learning_rate: peak learning rate.
         precision: ``fp32`` or ``bf16``.
     """
     from unmask.benchmark.bench import training_loop
@@ -110,7 +110,7 @@ def _loop(
 
 
 def _unfused(loop: Loop, model: Any) -> torch.optim.Optimizer:
-    """Return torch's plain AdamW over the plain model, with the groups and settings of the loop's own."""
+    """Return torch's unfused AdamW for the plain model, with the parameter groups and settings of the loop."""
     import torch
 
     names = {id(weight): name for name, weight in loop.model.model.named_parameters()}
@@ -124,7 +124,7 @@ def _unfused(loop: Loop, model: Any) -> torch.optim.Optimizer:
 
 
 def _whole(loop: Loop, cursor: Any, rate: float) -> Batch:
-    """Return the batch of a whole step, not cut into micro-batches."""
+    """Return the batch of a whole step, not split into micro-batches."""
     from unmask.data.masking.mask import MaskKey
 
     numbers, _ = loop.stream.take(cursor, loop.stream.batch_tokens)
@@ -132,7 +132,7 @@ def _whole(loop: Loop, cursor: Any, rate: float) -> Batch:
 
 
 def _padded(batch: Batch, loop: Loop) -> Result:
-    """Lay a packed batch out in rows: ``int64 [N, longest]`` ids, attention mask and labels."""
+    """Convert a packed batch to padded rows: ``int64 [N, longest]`` ids, attention mask and labels."""
     import numpy as np
     import torch
 

@@ -1,8 +1,8 @@
-"""Texts filled a second: ours beside the fill-mask pipeline of transformers, in one process, in turns.
+"""Texts filled per second: unmask compared with the fill-mask pipeline of transformers, in one process, in turns.
 
-The same model (BERT, 6 layers of 384 with BERT's vocabulary, new weights), the same sentences with one masked word each,
-fp32. Once one text after another, and once all together, the pipeline at each of some batch sizes, of which its best
-counts. Before anything is timed both sides must give the same five tokens with the same probabilities.
+Both use the same model (BERT, 6 layers of width 384 with BERT's vocabulary, new weights) and the same sentences with one
+masked word each, in fp32: one text after another, and all texts in one call. The pipeline is measured at several batch
+sizes and its best counts. Before timing, both sides must give the same five tokens with the same probabilities.
 """
 
 from __future__ import annotations
@@ -28,25 +28,32 @@ def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=5)
     add = made.add_argument
     add("--model", metavar="MODEL", help="a checkpoint to use instead of new weights")
-    add("--size", type=int, nargs=2, default=[6, 384], metavar=("LAYERS", "WIDTH"), help="of new weights")
+    add(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[6, 384],
+        metavar=("LAYERS", "WIDTH"),
+        help="size of the model with new weights",
+    )
     add("--texts", type=int, default=256, help="sentences filled together")
-    add("--single", type=int, default=64, help="of these, those that are filled one after another")
-    add("--threads", type=int, help="threads of both sides")
+    add("--single", type=int, default=64, help="how many of them are filled one after another")
+    add("--threads", type=int, help="threads for both sides")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
-    model = asked.model or harness.start(asked.vocabulary, *asked.size)
-    source = sentences(harness.texts(asked.text, 1))
+def work(args: argparse.Namespace) -> None:
+    model = args.model or harness.start(args.vocabulary, *args.size)
+    source = sentences(harness.texts(args.text, 1))
     settings = {"model": str(Path(model).resolve()) if Path(model).is_dir() else model, "source": source}
-    document = harness.report("fill", asked, **settings)
-    shape = {"texts": asked.texts, "single": asked.single, "rounds": asked.rounds, "threads": asked.threads}
+    document = harness.report("fill", args, **settings)
+    shape = {"texts": args.texts, "single": args.single, "rounds": args.rounds, "threads": args.threads}
     document |= harness.run("fill", "measure", settings | shape)
-    harness.write(asked.json, document | {"goals": _goals(document)})
+    harness.write(args.json, document | {"goals": _goals(document)})
     _show(document)
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- measured in its own process
 
 
 def measure(model: str, source: str, texts: int, single: int, rounds: int, threads: int | None) -> Result:
@@ -60,22 +67,22 @@ def measure(model: str, source: str, texts: int, single: int, rounds: int, threa
         torch.set_num_threads(threads)
     peer = pipeline("fill-mask", model, device="cpu", dtype=torch.float32)
     ours = FillMask(model, device="cpu")
-    asked = masked(source, texts, str(peer.tokenizer.mask_token))
-    few = asked[:single]
+    masked_texts = masked(source, texts, str(peer.tokenizer.mask_token))
+    few = masked_texts[:single]
     largest = _compare(ours, peer, few)
     sides: dict[str, Callable[[], Result]] = {
         "pipeline, one after another": lambda: _timed(few, lambda: [peer(text) for text in few]),
         "ours, one after another": lambda: _timed(few, lambda: [ours(text) for text in few]),
-        "ours, together": lambda: _timed(asked, lambda: ours.fill(asked)),
+        "ours, together": lambda: _timed(masked_texts, lambda: ours.fill(masked_texts)),
     }
     for size in BATCH_SIZES:
         sides[f"pipeline, batches of {size}"] = lambda size=size: _timed(
-            asked, lambda: peer(asked, batch_size=size)
+            masked_texts, lambda: peer(masked_texts, batch_size=size)
         )
     for run in sides.values():
         run()  # warm
     found = harness.take_turns(sides, rounds, lambda *_: None)
-    lengths = [len(ids) for ids in peer.tokenizer(asked)["input_ids"]]
+    lengths = [len(ids) for ids in peer.tokenizer(masked_texts)["input_ids"]]
     return {
         "threads": torch.get_num_threads(),
         "mean_tokens": sum(lengths) / len(lengths),
@@ -85,7 +92,7 @@ def measure(model: str, source: str, texts: int, single: int, rounds: int, threa
 
 
 def masked(source: str, count: int, mask: str) -> list[str]:
-    """Return sentences of a file, spread over it, with one word of each masked."""
+    """Return random sentences of a file with one word masked in each."""
     draw = random.Random(1860)
     lines = Path(source).read_text(encoding="utf-8").splitlines()
     chosen = []
@@ -105,10 +112,10 @@ def _timed(texts: list[str], call: Callable[[], Any]) -> Result:
 
 
 def _compare(ours: Any, peer: Any, texts: list[str]) -> float:
-    """Return the largest difference between the five best of both sides.
+    """Return the largest relative difference between the five best probabilities of both sides.
 
     Raises:
-        AssertionError: they are not the same.
+        AssertionError: the sides differ.
     """
     largest = 0.0
     for text, result in zip(texts, ours.fill(texts), strict=True):
@@ -135,7 +142,7 @@ def _ratios(found: dict[str, list[Result]]) -> Result:
     }
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def _goals(document: Result) -> list[Result]:
@@ -147,14 +154,14 @@ def _goals(document: Result) -> list[Result]:
 
 def _show(document: Result) -> None:
     say(
-        f"{document['mean_tokens']:.1f} tokens a text, {document['threads']} threads; "
+        f"{document['mean_tokens']:.1f} tokens per text, {document['threads']} threads; "
         f"the pipeline's best batch size is {document['best_batch_size']}"
     )
     rows = [
         [name, *(f"{row[key]:.1f}" for key in ("median", "least", "greatest"))]
         for name, row in document["texts_per_second"].items()
     ]
-    harness.table(["texts a second", "median", "least", "greatest"], rows)
+    harness.table(["texts per second", "median", "least", "greatest"], rows)
     harness.table(["goal", "wanted", "measured", ""], harness.goal_rows(_goals(document)))
 
 

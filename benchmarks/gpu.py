@@ -1,7 +1,7 @@
-"""Training on one CUDA device: BERT-base in bf16, ours beside ``run_mlm`` at its best, and beside the ceiling.
+"""Training throughput on one CUDA device: BERT-base in bf16, unmask compared with ``run_mlm`` and with matrix products.
 
-Steps of 65,536 tokens in sequences of 128 and 512. The peer takes the fastest of its attentions, compiled or not,
-found by trial. Where there is no CUDA device this says so and measures nothing.
+Steps have 65,536 tokens in sequences of 128 and 512. ``run_mlm`` uses its fastest attention, compiled or not, found by
+trial. Without a CUDA device the script stops with a message.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ SHARE_GOAL, FACTOR_GOAL = 0.5, 3.0
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=2)
     add = made.add_argument
-    add("--lengths", nargs="+", type=int, default=[128, 512], help="tokens of a sequence")
-    add("--layers", type=int, default=12, help="layers")
-    add("--hidden", type=int, default=768, help="width")
-    add("--seconds", type=float, default=15.0, help="seconds that a side is measured, after the warm-up")
-    add("--trial-seconds", type=float, default=5.0, help="seconds for each setting that the peer tries")
-    add("--step-tokens", type=int, default=STEP_TOKENS, help="tokens of a step")
+    add("--lengths", nargs="+", type=int, default=[128, 512], help="tokens per sequence")
+    add("--layers", type=int, default=12, help="number of layers")
+    add("--hidden", type=int, default=768, help="hidden size")
+    add("--seconds", type=float, default=15.0, help="seconds per measurement, after the warm-up")
+    add("--trial-seconds", type=float, default=5.0, help="seconds per setting that run_mlm tries")
+    add("--step-tokens", type=int, default=STEP_TOKENS, help="tokens per step")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
+def work(args: argparse.Namespace) -> None:
     machine = harness.run("ours", "machine", {})
     if machine["machine"]["gpu"] is None:
         raise harness.Failure(
-            f"torch {machine['torch']} finds no CUDA device on this machine, so there is nothing to measure; "
-            f"run this where 'nvidia-smi' lists one and torch is a CUDA build"
+            f"torch {machine['torch']} finds no CUDA device; run this where 'nvidia-smi' lists one and torch is a "
+            f"CUDA build"
         )
     harness.need_peer()
-    files = harness.texts(asked.text)
-    start = harness.start(asked.vocabulary, asked.layers, asked.hidden)
-    document = harness.report("gpu", asked, text=files, cases=[], goals=[])
-    for length in asked.lengths:
+    files = harness.texts(args.text)
+    start = harness.start(args.vocabulary, args.layers, args.hidden)
+    document = harness.report("gpu", args, text=files, cases=[], goals=[])
+    for length in args.lengths:
         say(f"\n{length} tokens")
-        document["cases"].append(_measure(asked, start, files, length))
+        document["cases"].append(_measure(args, start, files, length))
         document["goals"] = [goal for case in document["cases"] for goal in _goals(case)]
-        harness.write(asked.json, document)
+        harness.write(args.json, document)
     _show(document)
 
 
-def _measure(asked: argparse.Namespace, start: str, files: list[str], length: int) -> Result:
-    """Measure one length, all sides in turn."""
-    about, settings = harness.identity(files), {"start": start, "files": files}
+def _measure(args: argparse.Namespace, start: str, files: list[str], length: int) -> Result:
+    """Measure one sequence length, all sides in turns."""
+    about, settings = harness.fingerprint(files), {"start": start, "files": files}
     data = harness.once("blocks", about, "peers", "blocks", settings | {"length": length})
     shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "auto"})
-    peer = {"start": start, "data": data, "rows": asked.step_tokens // length, "device": "cuda"}
-    trying = {"seconds": asked.trial_seconds, "variants": peers.CUDA_VARIANTS}
+    peer = {"start": start, "data": data, "rows": args.step_tokens // length, "device": "cuda"}
+    trying = {"seconds": args.trial_seconds, "variants": peers.CUDA_VARIANTS}
     trial = harness.run("peers", "fastest", peer | trying)
     best = peers.CUDA_VARIANTS[trial["best"]]
-    say(f"the peer is fastest with: {trial['best']}")
-    # Compiling goes on for the first steps of a process, for every new shape.
-    timing = {"seconds": asked.seconds, "warm_up": 20, "least": 20}
-    own = {"start": start, "shards": shards, "length": length, "batch_tokens": asked.step_tokens,
+    say(f"run_mlm is fastest with: {trial['best']}")
+    # Compilation continues during the first steps of a process, for every new shape.
+    timing = {"seconds": args.seconds, "warm_up": 20, "least": 20}
+    own = {"start": start, "shards": shards, "length": length, "batch_tokens": args.step_tokens,
            "precision": "bf16", "device": "cuda"}  # fmt: skip
     sides = {
         "ours": lambda: harness.run("ours", "speed", own | timing),
@@ -70,7 +70,7 @@ def _measure(asked: argparse.Namespace, start: str, files: list[str], length: in
         ),
         "ceiling": lambda: harness.run("ours", "ceiling", {"precision": "bf16", "device": "cuda"}),
     }
-    found = harness.take_turns(sides, asked.rounds, _tell)
+    found = harness.take_turns(sides, args.rounds, _tell)
     return {"length": length, "trial": trial, "best_settings": best, "measured": found} | _figures(found)
 
 

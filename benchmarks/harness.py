@@ -1,7 +1,7 @@
-"""What the benchmarks share: text and vocabulary, one process for each measurement, turns, medians, tables, JSON.
+"""Shared by the benchmarks: text and vocabulary, one process per measurement, turns, medians, tables, JSON.
 
-This file imports nothing heavy, so that the process that starts the others takes no memory and no time of theirs.
-A measurement is a function of another file here, called by name in a process of its own::
+This file imports nothing heavy, so that the parent process takes no memory or time from the measurements. A measurement
+is a function of another file here, called by name in its own process::
 
     run("peers", "speed", {"rows": 32, ...})  ->  {"tokens_per_second": 1694.2, ...}
 """
@@ -26,7 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 WORK = ROOT / "build" / "benchmarks"
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ.get("UNMASK_BENCHMARK_DATA") or ROOT.parent / "shared" / "data")
 TEXTS = DATA / "general"
 VOCABULARY = DATA / "vocab" / "bert-base-uncased-vocab.txt"
 SITE = WORK / "site"
@@ -35,20 +35,20 @@ Result = dict[str, Any]
 
 
 class Failure(Exception):
-    """A benchmark that cannot go on; the message is all that a person has to see."""
+    """A benchmark cannot continue; its message is printed without a traceback."""
 
 
-# ---------------------------------------------------------------- a process for each measurement
+# ---------------------------------------------------------------- one process per measurement
 
 
 def run(module: str, function: str, settings: Result) -> Result:
-    """Call a function of a file in this folder in a process of its own and return its result.
+    """Call a function of a file in this folder in its own process and return its result.
 
-    The result gains ``peak_rss_bytes``, the peak of the process's resident memory, ``process_seconds``, and the time of
-    its processors in ``user_seconds`` and ``system_seconds``.
+    The result also has ``peak_rss_bytes`` (peak resident memory of the process), ``process_seconds``, and its CPU time in
+    ``user_seconds`` and ``system_seconds``.
 
     Raises:
-        Failure: the process failed; the message has the end of what it said.
+        Failure: the process failed; the message has the end of its output.
     """
     place = WORK / "jobs"
     place.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def run(module: str, function: str, settings: Result) -> Result:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of a measurement: offline, its caches in the work folder, the peer's packages at hand."""
+    """Return the environment of a measurement: offline, caches in the work folder, the packages of ``run_mlm`` on the path."""
     caches = {"HF_DATASETS_CACHE": str(WORK / "datasets"), "HF_HUB_OFFLINE": "1"}
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     paths = [str(SITE), os.environ.get("PYTHONPATH", "")]
@@ -85,7 +85,7 @@ def _environment() -> dict[str, str]:
 
 
 def _called(arguments: Sequence[str]) -> None:
-    """Be the process of a measurement."""
+    """Run one measurement in this process."""
     module, function, given, found = arguments
     settings = json.loads(Path(given).read_text(encoding="utf-8"))
     result = getattr(importlib.import_module(module), function)(**settings)
@@ -93,7 +93,7 @@ def _called(arguments: Sequence[str]) -> None:
 
 
 def _own_peak() -> Result:
-    """Return the peak of this process alone, where Linux tells it: what a parent counts begins with its own size."""
+    """Return the peak memory of this process on Linux; the count that a parent gets starts at the parent's own size."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return {}
@@ -104,18 +104,18 @@ def _own_peak() -> Result:
 
 
 def need_peer() -> None:
-    """See to it that the peer's packages are there.
+    """Install the packages that ``run_mlm`` needs, if they are missing.
 
     Raises:
-        Failure: they are not, and could not be installed.
+        Failure: they could not be installed.
     """
     if importlib.util.find_spec("accelerate") or (SITE / "accelerate").is_dir():
         return
     wanted = HERE / "requirements.txt"
-    say(f"installing what the peer needs ({wanted.name}) into {SITE}")
+    say(f"installing the packages of run_mlm ({wanted.name}) into {SITE}")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     if subprocess.run([*pip, "--target", str(SITE), "-r", str(wanted)]).returncode:
-        raise Failure(f"the peer's packages could not be installed; see {wanted}")
+        raise Failure(f"the packages of run_mlm could not be installed; see {wanted}")
 
 
 # ---------------------------------------------------------------- taking turns
@@ -124,7 +124,7 @@ def need_peer() -> None:
 def take_turns(
     sides: dict[str, Callable[[], Result]], rounds: int, report: Callable[[str, Result], None]
 ) -> dict[str, list[Result]]:
-    """Measure every side once a round, A B A B, so that a machine that slows down slows all of them."""
+    """Measure every side once per round, A B A B, so that a slower machine affects all sides alike."""
     found: dict[str, list[Result]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):
         for name, measure in sides.items():
@@ -135,33 +135,33 @@ def take_turns(
 
 
 def middle(results: Iterable[Result], key: str) -> float:
-    """Return the median of one figure over the rounds."""
+    """Return the median of one value over the rounds."""
     return median(result[key] for result in results)
 
 
 def summary(results: Sequence[Result], key: str) -> Result:
-    """Return median, least and greatest of one figure over the rounds."""
+    """Return median, minimum and maximum of one value over the rounds."""
     values = [result[key] for result in results]
     return {"median": median(values), "least": min(values), "greatest": max(values), "rounds": len(values)}
 
 
-# ---------------------------------------------------------------- what is measured with
+# ---------------------------------------------------------------- inputs
 
 
 def parser(text: str, rounds: int | None = 3) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks have."""
+    """Return a parser with the options of all benchmarks."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = made.add_argument
     add("--text", nargs="+", type=Path, metavar="FILE", help="text files; an article ends at an empty line")
     add("--vocabulary", type=Path, metavar="FILE", default=VOCABULARY, help="WordPiece vocab.txt")
-    add("--json", type=Path, metavar="FILE", help="write every figure there, after each part of the work")
+    add("--json", type=Path, metavar="FILE", help="write all measurements to this file, after each part")
     if rounds is not None:
-        add("--rounds", type=int, default=rounds, help="times that every side is measured")
+        add("--rounds", type=int, default=rounds, help="measurements per side")
     return made
 
 
 def texts(given: list[Path] | None, most: int | None = None) -> list[str]:
-    """Return the text files to use: those given, or ``most`` of those at hand.
+    """Return the text files to use: those given, or up to ``most`` of the data folder.
 
     Raises:
         Failure: there are none.
@@ -174,10 +174,10 @@ def texts(given: list[Path] | None, most: int | None = None) -> list[str]:
 
 
 def start(vocabulary: Path, layers: int, hidden: int, **config: Any) -> str:
-    """Return the folder of a BERT with new weights and its tokenizer, from which both sides start.
+    """Return the folder of a BERT with new weights and its tokenizer, where both sides start.
 
     Raises:
-        Failure: there is no vocabulary.
+        Failure: the vocabulary is missing.
     """
     if not vocabulary.is_file():
         raise Failure(f"no such vocabulary: {vocabulary}; name a WordPiece vocab.txt with --vocabulary")
@@ -189,17 +189,17 @@ def start(vocabulary: Path, layers: int, hidden: int, **config: Any) -> str:
 
 
 def key_of(content: Any) -> str:
-    """Return a short name for whatever decides the content of a folder."""
+    """Return a short hash of the settings that determine the content of a folder."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def identity(files: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return what says whether text files are still the same."""
+def fingerprint(files: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return path, size and modification time of text files, to notice changes."""
     return [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
 
 
 def once(name: str, content: Any, module: str, function: str, settings: Result) -> str:
-    """Return the folder of something prepared, making it in a process of its own the first time."""
+    """Return the folder of prepared data; the first call makes it in its own process."""
     folder = WORK / f"{name}-{key_of([content, settings])}"
     if not folder.is_dir():
         say(f"preparing {folder.name}")
@@ -208,26 +208,26 @@ def once(name: str, content: Any, module: str, function: str, settings: Result) 
 
 
 def part(folder: Path, name: str, module: str, function: str, settings: Result) -> Result:
-    """Return the result of a long part of a benchmark, kept from an earlier call with the same settings or made now."""
+    """Return the result of a long part of a benchmark, from an earlier call with the same settings or computed now."""
     path = folder / f"{name}.json"
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["settings"] == json.loads(json.dumps(settings)):
-            say(f"{name}: done before")
+            say(f"{name}: kept from an earlier call")
             result: Result = kept["result"]
             return result
-    say(f"{name}: at work")
+    say(f"{name}: running")
     folder.mkdir(parents=True, exist_ok=True)
     result = run(module, function, settings)
     write(path, {"settings": settings, "result": result})
     return result
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def report(name: str, options: argparse.Namespace, **content: Any) -> Result:
-    """Return the document of a benchmark; machine and versions are looked up in a process of their own."""
+    """Return the result of a benchmark as a dictionary, with machine and versions."""
     machine = run("ours", "machine", {})
     settings = {key: value for key, value in vars(options).items() if key != "json"}
     when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -236,7 +236,7 @@ def report(name: str, options: argparse.Namespace, **content: Any) -> Result:
 
 
 def write(path: Path | None, document: Result) -> None:
-    """Write the document whole, if a file was asked for."""
+    """Write the result atomically, if a file was given."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ def write(path: Path | None, document: Result) -> None:
 
 
 def goal(what: str, value: float | None, least: float | None = None, most: float | None = None) -> Result:
-    """Return a goal beside what was measured."""
+    """Return a goal with the measured value."""
     met = value is not None and (least is None or value >= least) and (most is None or value <= most)
     return {"goal": what, "least": least, "most": most, "measured": value, "met": met}
 
@@ -263,13 +263,13 @@ def goal_rows(goals: Iterable[Result]) -> list[list[str]]:
 
 
 def show_goals(goals: Sequence[Result]) -> None:
-    """Print the table of goals, where there are any."""
+    """Print the table of goals, if there are any."""
     if goals:
         table(["goal", "wanted", "measured", ""], goal_rows(goals))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; the first column holds words, the others figures."""
+    """Print a table on stdout; the first column is left-aligned, the others right-aligned."""
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for number, line in enumerate(lines):
@@ -291,14 +291,14 @@ def say(text: str) -> None:
 
 
 def main(work: Callable[[argparse.Namespace], None], made: argparse.ArgumentParser) -> int:
-    """Run a benchmark; what it cannot do is said in one message."""
+    """Run a benchmark and return the exit code; a :class:`Failure` is printed as one message."""
     try:
         work(made.parse_args())
     except Failure as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("stopped")
+        say("interrupted")
         return 130
     return 0
 

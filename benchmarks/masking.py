@@ -1,8 +1,8 @@
-"""Masking and batching on one core: packed rows of unmask beside the collators of transformers, on the same text.
+"""Masking and batching on one core: packed rows of unmask compared with the collators of transformers, on the same text.
 
-What is timed is all that a training step waits for once the text is token ids: fetching sequences from the shards,
-special tokens, masks, replacements, positions for ours; padding, masks, replacements and labels for the collators.
-Tokens are those of the text with its special tokens; padding does not count. Without text at hand it is generated.
+The time covers everything between token ids and a training step: for unmask reading sequences from the shards, special
+tokens, masks, replacements and positions; for the collators padding, masks, replacements and labels. Tokens include
+special tokens but no padding. If no text is found, some is generated.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ PEERS = {"transformers token": False, "transformers whole word": True}
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "")
     add = made.add_argument
-    add("--tokens", type=int, default=1_000_000, help="tokens that a side of ours masks in a round")
-    add("--peer-tokens", type=int, default=100_000, help="tokens that a collator masks in a round")
-    add("--length", type=int, default=128, help="tokens of a sequence")
-    add("--batch-tokens", type=int, default=65_536, help="tokens of a packed batch")
-    add("--rows", type=int, default=64, help="rows of a collator's batch")
+    add("--tokens", type=int, default=1_000_000, help="tokens that unmask masks per round")
+    add("--peer-tokens", type=int, default=100_000, help="tokens that a collator masks per round")
+    add("--length", type=int, default=128, help="tokens per sequence")
+    add("--batch-tokens", type=int, default=65_536, help="tokens per packed batch")
+    add("--rows", type=int, default=64, help="rows per batch of a collator")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
+def work(args: argparse.Namespace) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
@@ -43,57 +43,57 @@ def work(asked: argparse.Namespace) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory(prefix="unmask-masking-") as place:
-        sides = dict(_sides(asked, Path(place)))
-        found = harness.take_turns(sides, asked.rounds, _tell)
+        sides = dict(_sides(args, Path(place)))
+        found = harness.take_turns(sides, args.rounds, _tell)
     rates = {side: summary(results, "mega_tokens_per_second") for side, results in found.items()}
     goals = [
-        harness.goal("million tokens a second, token", rates["token"]["median"], least=TOKEN_GOAL),
-        harness.goal("million tokens a second, word", rates["word"]["median"], least=WORD_GOAL),
+        harness.goal("million tokens per second, token", rates["token"]["median"], least=TOKEN_GOAL),
+        harness.goal("million tokens per second, word", rates["word"]["median"], least=WORD_GOAL),
     ]
-    harness.write(asked.json, harness.report("masking", asked, rates=rates, measured=found, goals=goals))
+    harness.write(args.json, harness.report("masking", args, rates=rates, measured=found, goals=goals))
     rows = [
         [side, *(f"{rate[key]:.3g}" for key in ("median", "least", "greatest"))]
         for side, rate in rates.items()
     ]
-    harness.table(["million tokens a second, one core", "median", "least", "greatest"], rows)
+    harness.table(["million tokens per second, one core", "median", "least", "greatest"], rows)
     harness.table(["goal", "", "measured", ""], harness.goal_rows(goals))
 
 
-def _sides(asked: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callable[[], Result]]]:
-    """Yield what is measured, each ready to be called; text and files are made once."""
+def _sides(args: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """Yield every side, ready to be measured; text and files are made once."""
     from unmask.config.settings import DocumentSettings, MaskingSettings
     from unmask.data.collator import MLMCollator
     from unmask.data.corpus import prepare
 
-    files = _texts(asked, place)
-    tokenizer = _tokenizer(asked.vocabulary, files)
+    files = _texts(args, place)
+    tokenizer = _tokenizer(args.vocabulary, files)
     corpus = prepare(files, DocumentSettings(), tokenizer, place / "shards")
     say(f"{len(corpus):,} documents, {corpus.tokens:,} tokens of text")
     named = {"collocations": str(place / "collocations.json"), "terms": str(place / "terms.txt")}
     _make_lists(corpus, tokenizer, named)
     for strategy in STRATEGIES:
-        yield strategy, _ours(asked, corpus, tokenizer, MaskingSettings(strategy=strategy, **named))
+        yield strategy, _ours(args, corpus, tokenizer, MaskingSettings(strategy=strategy, **named))
     for strategy in ("token", "word"):
         fixed = MaskingSettings(strategy=strategy, count="fixed")
-        yield f"{strategy}, fixed count", _ours(asked, corpus, tokenizer, fixed)
-    features = _features(asked, corpus, tokenizer)
+        yield f"{strategy}, fixed count", _ours(args, corpus, tokenizer, fixed)
+    features = _features(args, corpus, tokenizer)
     for strategy in ("token", "word"):
         collator = MLMCollator(tokenizer, MaskingSettings(strategy=strategy))
-        yield f"MLMCollator {strategy}", _collated(asked, features, ("input_ids",), collator)
+        yield f"MLMCollator {strategy}", _collated(args, features, ("input_ids",), collator)
     for name, whole in PEERS.items():
-        yield name, _peer(asked, features, tokenizer, whole)
+        yield name, _peer(args, features, tokenizer, whole)
 
 
-def _ours(asked: argparse.Namespace, corpus: Any, tokenizer: Any, masking: Any) -> Callable[[], Result]:
+def _ours(args: argparse.Namespace, corpus: Any, tokenizer: Any, masking: Any) -> Callable[[], Result]:
     import numpy as np
 
     from unmask.data.batches import Cursor, MaskKey, TextSource, TrainingStream
     from unmask.data.tokenizer import vocabulary_of
 
-    source = TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking, asked.length)
-    stream = TrainingStream(source, asked.batch_tokens, seed=0)
+    source = TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking, args.length)
+    stream = TrainingStream(source, args.batch_tokens, seed=0)
     cursor, batches, tokens = Cursor(), [], 0
-    while tokens < asked.tokens:
+    while tokens < args.tokens:
         numbers, cursor = stream.take(cursor)
         batches.append(numbers)
         tokens += int(source.sizes(numbers).sum())
@@ -104,12 +104,12 @@ def _ours(asked: argparse.Namespace, corpus: Any, tokenizer: Any, masking: Any) 
             source.batch(numbers, MaskKey(0, 0), masking.rate)
         return _rate(tokens, time.perf_counter() - begin)
 
-    measure()  # words are spelt out the first time that they are seen
+    measure()  # the first call builds the table of words
     return measure
 
 
 def _collated(
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     features: list[Result],
     parts: tuple[str, ...],
     collate: Callable[[list[Result]], Any],
@@ -119,15 +119,15 @@ def _collated(
 
     def measure() -> Result:
         begin = time.perf_counter()
-        for at in range(0, len(rows), asked.rows):
-            collate([dict(row) for row in rows[at : at + asked.rows]])
+        for at in range(0, len(rows), args.rows):
+            collate([dict(row) for row in rows[at : at + args.rows]])
         return _rate(tokens, time.perf_counter() - begin)
 
     return measure
 
 
 def _peer(
-    asked: argparse.Namespace, features: list[Result], tokenizer: Any, whole: bool
+    args: argparse.Namespace, features: list[Result], tokenizer: Any, whole: bool
 ) -> Callable[[], Result]:
     import warnings
 
@@ -135,23 +135,23 @@ def _peer(
 
     parts = ("input_ids", "attention_mask", "special_tokens_mask", *(["offset_mapping"] if whole else []))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it masks no other way than by the mask token under whole words
+        warnings.simplefilter("ignore")  # with whole words it replaces by the mask token only
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, whole_word_mask=whole)
-    return _collated(asked, features, parts, collator)
+    return _collated(args, features, parts, collator)
 
 
-def _features(asked: argparse.Namespace, corpus: Any, tokenizer: Any) -> list[Result]:
-    """Tokenise documents for the collators, cut and padded to one length, which whole words of the peer need."""
+def _features(args: argparse.Namespace, corpus: Any, tokenizer: Any) -> list[Result]:
+    """Tokenise documents for the collators, truncated and padded to one length, which whole words need there."""
     texts = [tokenizer.decode(corpus.document(number).tolist()) for number in range(min(len(corpus), 4000))]
     features: list[Result] = []
     tokens = 0
     for text in texts:
-        if tokens >= asked.peer_tokens:
+        if tokens >= args.peer_tokens:
             break
         encoded = tokenizer(
             text,
             truncation=True,
-            max_length=asked.length,
+            max_length=args.length,
             padding="max_length",
             return_special_tokens_mask=True,
             return_offsets_mapping=True,
@@ -162,7 +162,7 @@ def _features(asked: argparse.Namespace, corpus: Any, tokenizer: Any) -> list[Re
 
 
 def _make_lists(corpus: Any, tokenizer: Any, named: dict[str, str]) -> None:
-    """Find collocations in the text, and take the words of its first half as terms where they stand out."""
+    """Find collocations in the text, and take as terms the words that are more frequent in its first half."""
     import numpy as np
 
     from unmask.data.masking.collocations import find_collocations, save_collocations
@@ -178,13 +178,13 @@ def _make_lists(corpus: Any, tokenizer: Any, named: dict[str, str]) -> None:
     say(f"{len(found):,} collocations, {len(terms):,} terms")
 
 
-def _texts(asked: argparse.Namespace, place: Path) -> list[str]:
+def _texts(args: argparse.Namespace, place: Path) -> list[str]:
     try:
-        return harness.texts(asked.text, most=1)
+        return harness.texts(args.text, most=1)
     except harness.Failure:
-        if asked.text:
+        if args.text:
             raise
-    say("no text at hand: generating some")
+    say("no text found: generating some")
     draw = random.Random(0)
     words = ["".join(draw.choices("etaoinshrdlucmfwyp", k=draw.randint(1, 9))) for _ in range(20_000)]
     sizes = [1 / rank for rank in range(1, len(words) + 1)]

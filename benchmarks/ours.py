@@ -1,4 +1,4 @@
-"""Our side of the benchmarks: each function runs in a process of its own, see ``harness.run``."""
+"""The unmask side of the benchmarks: each function runs in its own process, see ``harness.run``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Result = dict[str, Any]
 
 
 def machine() -> Result:
-    """Return versions and the machine."""
+    """Return the machine and the versions of libraries."""
     from unmask.run.fingerprint import machine_info
 
     return machine_info()
 
 
 def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: Any) -> Result:
-    """Write a BERT with new weights and the tokenizer of a vocabulary: what both sides start from."""
+    """Write a BERT with new weights and the tokenizer of a vocabulary, where both sides start."""
     import torch
     from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
@@ -61,7 +61,7 @@ def shards(out: str, start: str, files: list[str], documents: str) -> Result:
 
 
 def prepare_speed(start: str, files: list[str], documents: str) -> Result:
-    """Time the preparation of text into a new folder; imports and loading the tokenizer are left out."""
+    """Time the preparation of text into a new folder, without imports and loading the tokenizer."""
     from unmask.config.settings import DocumentSettings
     from unmask.data.corpus import prepare
     from unmask.data.tokenizer import load_tokenizer
@@ -77,7 +77,7 @@ def prepare_speed(start: str, files: list[str], documents: str) -> Result:
 
 
 def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Result:
-    """Time the tokenizers library alone: the same documents, already in memory, and nothing kept of the result."""
+    """Time the tokenizers library alone: the same documents in memory, results discarded."""
     from unmask.benchmark.bench import in_batches
     from unmask.config.settings import DocumentSettings
     from unmask.data.reading.documents import DocumentReader
@@ -97,7 +97,7 @@ def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Re
 
 
 def ceiling(precision: str, device: str) -> Result:
-    """Measure the matrix products of this machine."""
+    """Measure the matrix-product rate of this machine."""
     import torch
 
     from unmask.benchmark.flops import matmul_rate
@@ -117,7 +117,7 @@ def speed(
     device: str = "cpu",
     least: int = 5,
 ) -> Result:
-    """Train for some seconds and return the rate, with everything a step does."""
+    """Train for some seconds and return tokens per second, with everything a step does."""
     import torch
 
     from unmask.benchmark.bench import run_measured, shape_of_steps, training_loop
@@ -135,7 +135,7 @@ def speed(
         rows: list[Result] = []
         loop.on_row = rows.append
         if device == "cpu":
-            # A row for every step shows the waiting of each; on CUDA writing one would stop the queue.
+            # A metrics row per step shows the waiting time of each; on CUDA it would stall the queue.
             loop.log_every = 1
         sync_window = torch.cuda.synchronize if device == "cuda" else lambda: None
         watch = Stopwatch(seconds, warm_up=warm_up, least=least, sync_window=sync_window)
@@ -183,7 +183,7 @@ def train_run(
     out: str, shards: str, heldout: str, preset: str, tokenizer: str, minutes: float, length: int, seed: int,
     eval_every: int, eval_tokens: int, overrides: list[str],
 ) -> Result:  # fmt: skip
-    """Train a preset from scratch against the clock, as ``unmask train`` does, and return its curve."""
+    """Train a preset from scratch for some minutes, as ``unmask train`` does, and return its loss curve."""
     from unmask.config.load import load_config
     from unmask.run.train import train
     from unmask.storage import read_rows
@@ -215,7 +215,7 @@ def train_run(
 
 
 def evaluate_models(models: list[str], heldout: str, length: int, tokens: int, precision: str) -> Result:
-    """Score saved checkpoints, whoever made them, on the same frozen masks of the same held-out text."""
+    """Evaluate saved checkpoints at the same frozen masks of the same held-out text."""
     from unmask.evaluation.heldout import evaluate
     from unmask.model.load import load_masked_lm
 
@@ -240,7 +240,7 @@ def _source(shards: str, model: MaskedLM, length: int) -> TextSource:
 
 
 def parameters(preset: str, start: str) -> Result:
-    """Return the number of weights of a preset, with the tokenizer of a checkpoint, and of that checkpoint."""
+    """Return the number of weights of a preset, with the tokenizer of a checkpoint, and of the checkpoint."""
     from unmask.data.tokenizer import load_tokenizer
     from unmask.model.load import load_checkpoint, new_model
 

@@ -1,9 +1,9 @@
-"""The peer: masked language modelling as the example script ``run_mlm`` of transformers does it.
+"""The ``run_mlm`` side: masked language modelling as the example script of transformers does it.
 
-Text is read line by line by ``datasets``; lines are tokenised with their special tokens and either joined and cut
-into blocks of one length (the script's default), or kept one by one, truncated and padded (its ``--line_by_line``).
-``Trainer`` trains with the default collator. What a setting is not given for is as ``TrainingArguments`` has it.
-Nothing of unmask but its stopwatch, which is plain Python, is imported here.
+``datasets`` reads text line by line. Lines are tokenised with special tokens and either joined and split into blocks of
+one length (the script's default), or kept, truncated and padded (its ``--line_by_line``). ``Trainer`` trains with the
+default collator; everything else has the defaults of ``TrainingArguments``. Of unmask only the stopwatch is imported,
+which is plain Python.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from unmask.benchmark.stopwatch import Stopwatch
 Result = dict[str, Any]
 
 BEST: Result = {"bf16": True, "remove_unused_columns": False}
-"""bf16, and the mask of special tokens passed on to the collator, which the default drops and computes in Python."""
+"""bf16, and the special tokens mask kept for the collator; by default it is dropped and computed again in Python."""
 VARIANTS: dict[str, Result] = {
     "sdpa": BEST | {"attention": "sdpa"},
     "eager": BEST | {"attention": "eager"},
     "sdpa, one worker": BEST | {"attention": "sdpa", "dataloader_num_workers": 1},
     "eager, one worker": BEST | {"attention": "eager", "dataloader_num_workers": 1},
 }
-"""Among these the fastest on a CPU is found by trial, since it depends on model and machine."""
+"""The fastest of these on a CPU is found by trial, because it depends on model and machine."""
 CUDA_VARIANTS: dict[str, Result] = {
     f"{attention}{', compiled' if compiled else ''}": BEST
     | {"attention": attention, "torch_compile": compiled, "dataloader_num_workers": 4}
@@ -41,14 +41,14 @@ CUDA_VARIANTS: dict[str, Result] = {
 
 
 def blocks(out: str, start: str, files: list[str], length: int, processes: int | None = None) -> Result:
-    """Make and save the data set of joined text cut into blocks."""
+    """Make and save the data set of joined text in blocks."""
     made = _blocks(start, files, length, processes, None)
     made.save_to_disk(out)
     return {"rows": len(made)}
 
 
 def lines(out: str, start: str, files: list[str], length: int) -> Result:
-    """Make and save the data set of single lines, cut at ``length``; the collator pads them to the longest."""
+    """Make and save the data set of single lines, truncated to ``length``; the collator pads them to the longest."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
@@ -73,7 +73,7 @@ def count(data: str) -> Result:
 
 
 def prepare_speed(start: str, files: list[str], length: int, processes: int | None) -> Result:
-    """Time what ``run_mlm`` does before training: read, tokenise, join and cut; imports are left out."""
+    """Time what ``run_mlm`` does before training, without imports: read, tokenise, join and split."""
     with tempfile.TemporaryDirectory(prefix="peer-benchmark-") as place:
         begin = time.perf_counter()
         made = _blocks(start, files, length, processes, place)
@@ -93,7 +93,7 @@ def _blocks(start: str, files: list[str], length: int, processes: int | None, ca
     def tokenise(rows: Result) -> Result:
         return tokenizer(rows["text"], return_special_tokens_mask=True)
 
-    def join_and_cut(rows: Result) -> Result:
+    def join_and_split(rows: Result) -> Result:
         joined = {key: list(chain(*values)) for key, values in rows.items()}
         whole = len(joined["input_ids"]) // length * length
         return {
@@ -103,7 +103,7 @@ def _blocks(start: str, files: list[str], length: int, processes: int | None, ca
 
     raw = load_dataset("text", data_files={"train": files}, cache_dir=cache)["train"]
     tokenised = raw.map(tokenise, batched=True, num_proc=processes, remove_columns=["text"])
-    return tokenised.map(join_and_cut, batched=True, num_proc=processes)
+    return tokenised.map(join_and_split, batched=True, num_proc=processes)
 
 
 # ---------------------------------------------------------------- training
@@ -120,7 +120,7 @@ def speed(
     device: str = "cpu",
     least: int = 5,
 ) -> Result:
-    """Train for some seconds and return the rate of real tokens, with everything a step of ``Trainer`` does."""
+    """Train for some seconds and return real tokens per second, with everything a step of ``Trainer`` does."""
     import torch
 
     sync_window = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -144,8 +144,8 @@ def speed(
 def fastest(
     start: str, data: str, rows: int, variants: dict[str, Result], seconds: float, device: str = "cpu"
 ) -> Result:
-    """Try settings one after another and return the name of those with the highest rate."""
-    # Compiling goes on for some steps.
+    """Try settings one after another and return the name of the fastest."""
+    # Compilation continues for some steps.
     warm_up = 6 if device == "cuda" else 2
     found: dict[str, float] = {}
     failed: dict[str, str] = {}
@@ -153,7 +153,7 @@ def fastest(
         try:
             tried = speed(start, data, rows, settings, seconds, warm_up, device=device, least=2)
             found[name] = tried["tokens_per_step"] / tried["seconds_per_step"]
-        except Exception as error:  # what this machine cannot run is no candidate
+        except Exception as error:  # a setting that this machine cannot run is skipped
             failed[name] = f"{type(error).__name__}: {error}"
         _release()
     if not found:
@@ -163,7 +163,7 @@ def fastest(
 
 
 def _release() -> None:
-    """Let go of the memory of the trainer before, which is in circles and so not freed by itself."""
+    """Free the memory of the previous trainer, whose reference cycles need the garbage collector."""
     import gc
 
     import torch
@@ -183,7 +183,7 @@ def _trainer(
     device: str,
     **more: Any,
 ) -> Any:
-    """Put the example script's ``Trainer`` together; it also counts the real tokens of every step."""
+    """Build the ``Trainer`` of the example script; it also counts the real tokens of every step."""
     from datasets import load_from_disk
     from transformers import (
         AutoModelForMaskedLM,
@@ -232,7 +232,7 @@ def _timing(watch: Stopwatch, trainer: Any) -> Any:
     from transformers import TrainerCallback
 
     class Timing(TrainerCallback):
-        """Hands the end of every step to a stopwatch; real tokens are added up after the last."""
+        """Passes the end of every step to a stopwatch; sums up the real tokens after the last."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if watch.tick(0):
@@ -256,19 +256,19 @@ def train_run(
     marks: list[float],
     schedule: str,
 ) -> Result:
-    """Train against the clock and save the model at each mark; the time that saving takes does not count.
+    """Train for some minutes and save the model at each mark; the time to save does not count.
 
-    ``Trainer`` knows no clock, so that the number of steps, which its schedule needs, is estimated from some seconds
-    of training before.
+    ``Trainer`` has no time limit. The number of steps, which its schedule needs, is estimated from some seconds of
+    training before.
 
     Args:
-        out: folder for the models.
-        start: where the weights begin.
-        data: the data set of blocks.
-        rows: of a step.
-        settings: of ``TrainingArguments``, the learning rate among them.
-        minutes: of training.
-        marks: minutes at which to save, ascending; the last is the end.
+        out: folder for the saved models.
+        start: folder of the starting weights.
+        data: folder of the data set of blocks.
+        rows: rows per step.
+        settings: ``TrainingArguments``, including the learning rate.
+        minutes: minutes of training.
+        marks: minutes at which to save, ascending; the last one ends the run.
         schedule: ``lr_scheduler_type``.
     """
     shutil.rmtree(out, ignore_errors=True)
@@ -288,7 +288,7 @@ def _saving(trainer: Any, out: Path, minutes: float, marks: list[float]) -> Any:
     from transformers import TrainerCallback
 
     class Saving(TrainerCallback):
-        """Keeps the clock of training, saves the model at the marks and stops at the end."""
+        """Measures training time, saves the model at the marks and stops at the end."""
 
         def __init__(self) -> None:
             self.saved: list[Result] = []
@@ -306,7 +306,7 @@ def _saving(trainer: Any, out: Path, minutes: float, marks: list[float]) -> Any:
             self.clock = time.perf_counter()
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # The planned steps may be over a little before the clock.
+            # The planned steps may end slightly before the time does.
             while len(self.saved) < len(marks):
                 self.save()
 

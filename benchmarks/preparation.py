@@ -1,8 +1,8 @@
-"""Preparing text: ``unmask prepare`` beside ``run_mlm``'s ``datasets.map``, and beside the tokenizers library alone.
+"""Preparing text: ``unmask prepare`` compared with ``datasets.map`` of ``run_mlm`` and with the tokenizers library alone.
 
-Ours reads, splits into documents, tokenises, hashes and writes checksummed shards; the peer reads, tokenises, joins
-and cuts, and writes its Arrow files. The library alone tokenises the same documents from memory and keeps nothing.
-All are compared by bytes of text a second, since the peer's tokens hold the special tokens of every line.
+unmask reads, splits into documents, tokenises, hashes and writes checksummed shards. ``run_mlm`` reads, tokenises, joins
+and splits into blocks, and writes Arrow files. The library alone tokenises the same documents in memory and discards the
+result. All are compared by bytes of text per second, because ``run_mlm`` adds special tokens to every line.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ RATE = "megabytes_per_second"
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "")
     made.add_argument(
-        "--documents", choices=["auto", "file", "block", "line"], default="auto", help="of ours"
+        "--documents",
+        choices=["auto", "file", "block", "line"],
+        default="auto",
+        help="what a document is for unmask",
     )
-    made.add_argument("--length", type=int, default=128, help="tokens of the peer's blocks")
+    made.add_argument("--length", type=int, default=128, help="tokens per block of run_mlm")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
-    files = harness.texts(asked.text)
-    start = harness.start(asked.vocabulary, 4, 256)
+def work(args: argparse.Namespace) -> None:
+    files = harness.texts(args.text)
+    start = harness.start(args.vocabulary, 4, 256)
     shared: Result = {"start": start, "files": files}
-    own = shared | {"documents": asked.documents}
-    other = shared | {"length": asked.length}
+    own = shared | {"documents": args.documents}
+    other = shared | {"length": args.length}
     sides = {
         "ours": lambda: harness.run("ours", "prepare_speed", own),
         "datasets.map": lambda: harness.run("peers", "prepare_speed", other | {"processes": None}),
@@ -38,7 +41,7 @@ def work(asked: argparse.Namespace) -> None:
         "encode_batch": lambda: harness.run("ours", "encode_speed", own | {"fast": False}),
         "encode_batch_fast": lambda: harness.run("ours", "encode_speed", own | {"fast": True}),
     }
-    found = harness.take_turns(sides, asked.rounds, _tell)
+    found = harness.take_turns(sides, args.rounds, _tell)
     rates = {side: summary(found[side], RATE) for side in SIDES}
     ours = rates["ours"]["median"]
     factors = {side: ours / rates[side]["median"] for side in SIDES[1:]}
@@ -48,11 +51,11 @@ def work(asked: argparse.Namespace) -> None:
         harness.goal("share of encode_batch", factors["encode_batch"], 0.8),
     ]
     document = harness.report(
-        "preparation", asked, text=files, measured=found, rates=rates, factors=factors, goals=goals
+        "preparation", args, text=files, measured=found, rates=rates, factors=factors, goals=goals
     )
-    harness.write(asked.json, document)
+    harness.write(args.json, document)
     rows = [[side, f"{rates[side]['median']:.2f}", f"{rates[side]['least']:.2f}"] for side in SIDES]
-    harness.table(["", "MB/s", "least"], rows)
+    harness.table(["", "MB/s", "minimum"], rows)
     harness.show_goals(goals)
 
 

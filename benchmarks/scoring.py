@@ -1,9 +1,9 @@
-"""Sentences scored a second by pseudo-log-likelihood: ours beside minicons, in one process, in turns.
+"""Sentences scored per second by pseudo-log-likelihood: unmask compared with minicons, in one process, in turns.
 
-The same model (BERT, 6 layers of 384 with BERT's vocabulary, new weights), the same sentences of BLiMP. minicons computes
-in fp32 as it does by default, at each of some batch sizes, of which its best counts; ours in the precision that `unmask
-score` chooses, and in fp32. Before anything is timed both sides must give every token the same score, by both methods
-that minicons has. minicons is no part of unmask; where it is absent this says how to install it.
+Both use the same model (BERT, 6 layers of width 384 with BERT's vocabulary, new weights) and the same sentences of BLiMP.
+minicons computes in fp32, its default, at several batch sizes, of which its best counts; unmask in the precision that
+`unmask score` chooses, and in fp32. Before timing, both sides must give every token the same score, by both methods of
+minicons. minicons is not a dependency of unmask; if it is missing the script says how to install it.
 """
 
 from __future__ import annotations
@@ -37,36 +37,43 @@ def options() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         default=PAIRS,
-        help="BLiMP: files of sentence_good and sentence_bad",
+        help="folder of BLiMP: JSONL files with sentence_good and sentence_bad",
     )
     add("--model", metavar="MODEL", help="a checkpoint to use instead of new weights")
-    add("--size", type=int, nargs=2, default=[6, 384], metavar=("LAYERS", "WIDTH"), help="of new weights")
-    add("--sentences", type=int, default=1000, help="sentences that ours scores in a round")
-    add("--few", type=int, default=100, help="of these, those that minicons scores in a round")
-    add("--threads", type=int, help="threads of both sides")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of ours")
+    add(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[6, 384],
+        metavar=("LAYERS", "WIDTH"),
+        help="size of the model with new weights",
+    )
+    add("--sentences", type=int, default=1000, help="sentences that unmask scores per round")
+    add("--few", type=int, default=100, help="how many of them minicons scores per round")
+    add("--threads", type=int, help="threads for both sides")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="precision of unmask")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
+def work(args: argparse.Namespace) -> None:
     _need_minicons()
-    texts = blimp(asked.pairs, asked.sentences)
-    model = asked.model or harness.start(asked.vocabulary, *asked.size)
+    texts = blimp(args.pairs, args.sentences)
+    model = args.model or harness.start(args.vocabulary, *args.size)
     model = str(Path(model).resolve()) if Path(model).is_dir() else model
-    shape = {"few": asked.few, "rounds": asked.rounds, "threads": asked.threads}
-    shape["precision"] = asked.precision
+    shape = {"few": args.few, "rounds": args.rounds, "threads": args.threads}
+    shape["precision"] = args.precision
     found = harness.run("scoring", "measure", {"model": model, "texts": texts} | shape)
-    document = harness.report("scoring", asked, model=model) | found
+    document = harness.report("scoring", args, model=model) | found
     document["goals"] = _goals(document)
-    harness.write(asked.json, document)
+    harness.write(args.json, document)
     _show(document)
 
 
 def blimp(folder: Path, count: int) -> list[str]:
-    """Return sentences of all files, good and bad, drawn with a fixed seed.
+    """Return random sentences of all files, good and bad, with a fixed seed.
 
     Raises:
-        Failure: there are none.
+        Failure: the folder has no JSONL file.
     """
     files = sorted(folder.glob("*.jsonl"))
     if not files:
@@ -82,12 +89,10 @@ def _need_minicons() -> None:
     if importlib.util.find_spec("minicons") or (harness.SITE / "minicons").is_dir():
         return
     command = f"{sys.executable} -m pip install --no-deps --target {harness.SITE} minicons wonderwords"
-    raise harness.Failure(
-        f"minicons is not installed; it is what this compares with. Install it with: {command}"
-    )
+    raise harness.Failure(f"minicons is not installed. Install it with: {command}")
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- measured in its own process
 
 
 def measure(
@@ -104,7 +109,7 @@ def measure(
     if threads:
         torch.set_num_threads(threads)
     peer = MaskedLMScorer(model, "cpu")
-    # It asks for a method that transformers 5 has no more; a call of the tokenizer does the same.
+    # It calls a method that transformers 5 removed; calling the tokenizer does the same.
     peer.tokenizer.batch_encode_plus = peer.tokenizer.__call__
     chosen, why = pick_precision(precision, pick_device("cpu"))
     exact = load_masked_lm(model, device="cpu", frozen=True)
@@ -150,10 +155,10 @@ def _by_minicons(peer: Any, texts: list[str], method: str, size: int) -> list[An
 
 
 def compare(ours: Any, peer: Any, method: str, texts: list[str]) -> float:
-    """Return the largest difference between the scores of a token.
+    """Return the largest difference between two scores of a token.
 
     Raises:
-        AssertionError: they are not the same.
+        AssertionError: the sides differ.
     """
     largest = 0.0
     for found, wanted in zip(ours(texts), _by_minicons(peer, texts, method, 8), strict=True):
@@ -177,22 +182,24 @@ def _ratios(found: dict[str, list[Result]]) -> Result:
     return {"best_batch_size": best, "ratios": {name: value / batches[best] for name, value in ours.items()}}
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 
 
 def _goals(document: Result) -> list[Result]:
-    return [harness.goal("sentences a second, times minicons", document["ratios"]["ours"], GOAL)]
+    return [harness.goal("sentences per second, times minicons", document["ratios"]["ours"], GOAL)]
 
 
 def _show(document: Result) -> None:
-    say(f"{document['mean_tokens']:.1f} tokens a sentence, {document['threads']} threads; {document['why']}")
+    say(
+        f"{document['mean_tokens']:.1f} tokens per sentence, {document['threads']} threads; {document['why']}"
+    )
     for method, difference in document["largest_difference_of_a_token"].items():
-        say(f"scores of a token, ours in fp32 and minicons: at most {difference:.1e} apart ({method})")
+        say(f"largest difference of a token score, unmask in fp32 and minicons: {difference:.1e} ({method})")
     rows = [
         [name, *(f"{row[key]:.1f}" for key in ("median", "least", "greatest"))]
         for name, row in document["sentences_per_second"].items()
     ]
-    harness.table(["sentences a second", "median", "least", "greatest"], rows)
+    harness.table(["sentences per second", "median", "least", "greatest"], rows)
     harness.table(
         ["times minicons", "ratio"], [[name, f"{value:.1f}"] for name, value in document["ratios"].items()]
     )

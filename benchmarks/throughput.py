@@ -1,8 +1,8 @@
-"""Real tokens a second of the whole training loop, ours beside ``run_mlm``, and beside the machine's ceiling.
+"""Real tokens per second of the training loop: unmask compared with ``run_mlm`` and with the machine's matrix products.
 
-Same text, tokenizer, architecture (BERT), starting weights and tokens in a step. Three peers: the script at its
-defaults (fp32), at its best (bf16, and the fastest of some settings, found by trial), and at its best without
-dropout, which ours trains without. For short texts (``lines``: a sentence a line) the peer pads line by line.
+Both have the same text, tokenizer, architecture (BERT), starting weights and tokens per step. ``run_mlm`` runs with its
+defaults (fp32), at its best (bf16, and the fastest of several settings, found by trial), and at its best without
+dropout, because unmask trains without dropout. For short texts (one sentence per line) ``run_mlm`` pads line by line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZES = {"4x256": (4, 256), "6x384": (6, 384), "12x768": (12, 768)}
 ROWS = {128: 32, 512: 8}
 SIDES = ("ours", "run_mlm", "run_mlm best", "run_mlm best, no dropout")
 BY_LENGTH = "run_mlm best, grouped by length"
-# Least factors over the peer at its defaults and at its best, and least share of the ceiling.
+# Minimum speed-up over run_mlm at its defaults and at its best, and minimum share of the matrix-product rate.
 GOALS = {"4x256": (8.0, 4.0, 0.40), "6x384": (9.0, 2.5, 0.45), "12x768": (6.0, 1.8, 0.60)}
 SHORT_GOAL = 2.0
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
@@ -33,51 +33,51 @@ def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "")
     add = made.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="layers x width")
-    add("--lengths", nargs="+", type=int, choices=ROWS, default=list(ROWS), help="tokens of a sequence")
-    add("--short", nargs="*", choices=SIZES, default=["4x256", "6x384"], help="sizes for short texts")
-    add("--short-rows", type=int, default=32, help="rows of a step of short texts")
-    add("--seconds", type=float, default=25.0, help="seconds that a side is measured, after the warm-up")
-    add("--warm-up", type=int, default=3, help="steps that are left out")
-    add("--trial-seconds", type=float, default=6.0, help="seconds for each setting that the peer tries")
+    add("--lengths", nargs="+", type=int, choices=ROWS, default=list(ROWS), help="tokens per sequence")
+    add("--short", nargs="*", choices=SIZES, default=["4x256", "6x384"], help="sizes measured on short texts")
+    add("--short-rows", type=int, default=32, help="rows per step of short texts")
+    add("--seconds", type=float, default=25.0, help="seconds per measurement, after the warm-up")
+    add("--warm-up", type=int, default=3, help="steps before the measurement")
+    add("--trial-seconds", type=float, default=6.0, help="seconds per setting that run_mlm tries")
     return made
 
 
-def work(asked: argparse.Namespace) -> None:
+def work(args: argparse.Namespace) -> None:
     harness.need_peer()
-    files = harness.texts(asked.text, _FILES)
-    document = harness.report("throughput", asked, text=files, cases=[], goals=[])
-    for case in _cases(asked, files):
+    files = harness.texts(args.text, _FILES)
+    document = harness.report("throughput", args, text=files, cases=[], goals=[])
+    for case in _cases(args, files):
         say(f"\n{case['name']}")
-        document["cases"].append(_measure(case, asked))
+        document["cases"].append(_measure(case, args))
         document["goals"] = _goals(document["cases"])
-        harness.write(asked.json, document)
+        harness.write(args.json, document)
     _show(document)
 
 
-def _cases(asked: argparse.Namespace, files: list[str]) -> Iterator[Result]:
-    """Yield what is measured, with everything both sides need prepared."""
-    tokenizer = harness.start(asked.vocabulary, *SIZES["4x256"])
+def _cases(args: argparse.Namespace, files: list[str]) -> Iterator[Result]:
+    """Yield the cases, with the data of both sides prepared."""
+    tokenizer = harness.start(args.vocabulary, *SIZES["4x256"])
     settings: Result = {"start": tokenizer, "files": files}
-    for length in asked.lengths:
-        about = harness.identity(files)
+    for length in args.lengths:
+        about = harness.fingerprint(files)
         data = harness.once("blocks", about, "peers", "blocks", settings | {"length": length})
         shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "auto"})
-        for size in asked.sizes:
+        for size in args.sizes:
             yield {"name": f"{size}, {length} tokens", "size": size, "length": length, "rows": ROWS[length],
-                   "start": harness.start(asked.vocabulary, *SIZES[size]), "data": data, "shards": shards,
+                   "start": harness.start(args.vocabulary, *SIZES[size]), "data": data, "shards": shards,
                    "batch_tokens": ROWS[length] * length}  # fmt: skip
-    for size in asked.short:
+    for size in args.short:
         yield _short_case(
-            size, harness.start(asked.vocabulary, *SIZES[size]), tokenizer, files, asked.short_rows
+            size, harness.start(args.vocabulary, *SIZES[size]), tokenizer, files, args.short_rows
         )
 
 
 def _short_case(size: str, start: str, tokenizer: str, files: list[str], rows: int) -> Result:
-    """Return the case of short texts: ours takes as many tokens in a step as the peer's rows hold on average."""
+    """Return the case of short texts: unmask takes as many tokens per step as the rows of run_mlm have on average."""
     length = 128
     path = sentences(files)
     settings: Result = {"start": tokenizer, "files": [path]}
-    about = harness.identity([path])
+    about = harness.fingerprint([path])
     data = harness.once("lines", about, "peers", "lines", settings | {"length": length})
     shards = harness.once("shards", about, "ours", "shards", settings | {"documents": "line"})
     counts = harness.run("peers", "count", {"data": data})
@@ -88,7 +88,7 @@ def _short_case(size: str, start: str, tokenizer: str, files: list[str], rows: i
 
 def sentences(files: list[str]) -> str:
     """Write the sentences of text files, one a line, and return the path."""
-    path = harness.WORK / f"sentences-{harness.key_of([harness.identity(files), _SENTENCES])}.txt"
+    path = harness.WORK / f"sentences-{harness.key_of([harness.fingerprint(files), _SENTENCES])}.txt"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         found: list[str] = []
@@ -101,14 +101,14 @@ def sentences(files: list[str]) -> str:
     return str(path)
 
 
-def _measure(case: Result, asked: argparse.Namespace) -> Result:
-    """Measure one case, all sides in turn."""
+def _measure(case: Result, args: argparse.Namespace) -> Result:
+    """Measure one case, all sides in turns."""
     peer = {"start": case["start"], "data": case["data"], "rows": case["rows"]}
-    asking = {"seconds": asked.trial_seconds, "variants": peers.VARIANTS}
-    trial = harness.run("peers", "fastest", peer | asking)
+    trying_variants = {"seconds": args.trial_seconds, "variants": peers.VARIANTS}
+    trial = harness.run("peers", "fastest", peer | trying_variants)
     best = peers.VARIANTS[trial["best"]]
-    say(f"the peer is fastest with: {trial['best']}")
-    timing = {"seconds": asked.seconds, "warm_up": asked.warm_up}
+    say(f"run_mlm is fastest with: {trial['best']}")
+    timing = {"seconds": args.seconds, "warm_up": args.warm_up}
     own = {key: case[key] for key in ("start", "shards", "length", "batch_tokens")} | {"precision": "bf16"}
 
     def peer_side(settings: Result, **more: Any) -> Result:
@@ -124,7 +124,7 @@ def _measure(case: Result, asked: argparse.Namespace) -> Result:
     if "mean_tokens" in case:
         by_length = best | {"train_sampling_strategy": "group_by_length"}
         sides[BY_LENGTH] = lambda: peer_side(by_length)
-    found = harness.take_turns(sides, asked.rounds, _tell)
+    found = harness.take_turns(sides, args.rounds, _tell)
     return case | {"trial": trial, "best_settings": best, "measured": found} | _figures(found)
 
 
@@ -134,7 +134,7 @@ def _tell(what: str, result: Result) -> None:
 
 
 def _figures(found: dict[str, list[Result]]) -> Result:
-    """Return medians, factors and the shares of the ceiling."""
+    """Return medians, speed-ups and shares of the matrix-product rate."""
     rates = {side: summary(rows, "tokens_per_second") for side, rows in found.items() if side != "ceiling"}
     ceiling = summary(found["ceiling"], "teraflops")
     ours = rates["ours"]["median"]
