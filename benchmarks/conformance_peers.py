@@ -425,9 +425,9 @@ def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
 
 
 def _ready(place: str, family: str) -> Any:
-    from unmask.model.load import load_masked_lm
+    from unmask.model.load import load_for_inference
 
-    return load_masked_lm(str(Path(place, family)), device="cpu", offline=True)
+    return load_for_inference(str(Path(place, family)), device="cpu", offline=True)
 
 
 def _our_accumulation(place: str, family: str) -> list[Result]:

@@ -217,11 +217,11 @@ def train_run(
 def evaluate_models(models: list[str], heldout: str, length: int, tokens: int, precision: str) -> Result:
     """Evaluate saved checkpoints at the same frozen masks of the same held-out text."""
     from unmask.evaluation.heldout import evaluate
-    from unmask.model.load import load_masked_lm
+    from unmask.model.load import load_for_inference
 
     found = []
     for name in models:
-        model = load_masked_lm(name, device="cpu", precision=precision, offline=True)
+        model = load_for_inference(name, device="cpu", precision=precision, offline=True)
         source = _source(heldout, model, length)
         figures = evaluate(model, source.evaluation_batches(8192, tokens))
         found.append(figures.to_dict() | {"parameters": model.parameters})
@@ -242,10 +242,10 @@ def _source(shards: str, model: MaskedLM, length: int) -> TextSource:
 def parameters(preset: str, start: str) -> Result:
     """Return the number of weights of a preset, with the tokenizer of a checkpoint, and of the checkpoint."""
     from unmask.data.tokenizer import load_tokenizer
-    from unmask.model.load import load_checkpoint, new_model
+    from unmask.model.load import new_model, read_checkpoint
 
     made = {
         "preset": new_model(preset, load_tokenizer(start), 0),
-        "start": load_checkpoint(start, offline=True),
+        "start": read_checkpoint(start, offline=True).model,
     }
     return {name: sum(weight.numel() for weight in model.parameters()) for name, model in made.items()}

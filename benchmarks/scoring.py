@@ -102,7 +102,7 @@ def measure(
     import torch
     from minicons.scorer import MaskedLMScorer
 
-    from unmask.model.load import load_masked_lm, pick_device
+    from unmask.model.load import load_for_inference, pick_device
     from unmask.model.precision import pick_precision
     from unmask.scoring.scorer import Scorer
 
@@ -112,8 +112,8 @@ def measure(
     # It calls a method that transformers 5 removed; calling the tokenizer does the same.
     peer.tokenizer.batch_encode_plus = peer.tokenizer.__call__
     chosen, why = pick_precision(precision, pick_device("cpu"))
-    exact = load_masked_lm(model, device="cpu", frozen=True)
-    quick = load_masked_lm(model, device="cpu", precision=chosen, frozen=True)
+    exact = load_for_inference(model, device="cpu")
+    quick = load_for_inference(model, device="cpu", precision=chosen)
     differences = {
         method: compare(Scorer(exact, method=method), peer, method, texts[:_COMPARED]) for method in METHODS
     }

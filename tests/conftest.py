@@ -363,8 +363,8 @@ def make_batch() -> Callable[..., Any]:
 @pytest.fixture
 def load(checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
     """Return `load(architecture, **arguments)`: a tiny model from its checkpoint, on the CPU."""
-    from unmask.model.load import load_masked_lm
+    from unmask.model.load import load_for_inference
 
-    return lambda architecture, **arguments: load_masked_lm(
+    return lambda architecture, **arguments: load_for_inference(
         str(checkpoint(architecture)), device="cpu", **arguments
     )

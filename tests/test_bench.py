@@ -15,7 +15,7 @@ from unmask.benchmark import flops as ceiling
 from unmask.cli.main import main
 from unmask.config.load import load_config
 from unmask.errors import ConfigError
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def config_of(text: Path, checkpoint: Path, **flags: Any) -> Any:
 
 
 def test_the_operations_of_bert_are_those_of_the_formula(checkpoint: Callable[[str], Path]) -> None:
-    model = load_masked_lm(str(checkpoint("bert")))
+    model = load_for_inference(str(checkpoint("bert")))
     config = model.model.config
     layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
     attended, predicted = 40.0, 0.15
@@ -56,7 +56,7 @@ def test_the_operations_of_bert_are_those_of_the_formula(checkpoint: Callable[[s
 
 
 def test_shared_layers_count_as_often_as_they_are_used(checkpoint: Callable[[str], Path]) -> None:
-    model = load_masked_lm(str(checkpoint("albert")))
+    model = load_for_inference(str(checkpoint("albert")))
     shared = ceiling.flops_per_token(model, 0.0, 0.0)
     weights = sum(
         module.weight.numel()

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_models
     from unmask.inference.explain import Explanation, explain
     from unmask.inference.fill import Candidate, FillMask, FillResult
-    from unmask.model.load import load_masked_lm
     from unmask.model.masked_lm import MaskedLM
     from unmask.probing.probe import ProbeResult, ProbeSettings, probe
     from unmask.progress import Progress
@@ -87,7 +86,6 @@ _HOMES = {
     "unmask.scoring.scorer": ("score",),
     "unmask.inference.explain": ("Explanation", "explain"),
     "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
-    "unmask.model.load": ("load_masked_lm",),
     "unmask.model.masked_lm": ("MaskedLM",),
     "unmask.run.dry_run": ("Plan", "plan"),
     "unmask.progress": ("Progress",),
@@ -144,7 +142,6 @@ __all__ = [
     "explain",
     "extend_vocabulary",
     "load_config",
-    "load_masked_lm",
     "load_tokenizer",
     "open_corpus",
     "plan",

@@ -24,6 +24,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmask.errors import ConfigError
+
 ADDED_WORDS = "added_words.json"
 """In a model folder: the words by which its vocabulary was extended."""
 
@@ -81,3 +83,20 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+
+def model_folder(name: str) -> str:
+    """Return the model folder of a run folder, and any other name of a model unchanged.
+
+    Raises:
+        ConfigError: the run has no model yet.
+    """
+    run = RunFolder(Path(name))
+    if not run.info.is_file() or (run.root / "config.json").is_file():
+        return name
+    if not (run.model / "config.json").is_file():
+        raise ConfigError(
+            f"'{name}' is the folder of a run that has no model yet; finish it with "
+            f"'unmask train -o {name} --resume', or give the folder of a model"
+        )
+    return str(run.model)

@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import unmask
 from unmask.cli.main import main
 from unmask.errors import ConfigError
+from unmask.model.load import load_for_inference
 
 Checkpoint = Callable[[str], Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -79,7 +80,7 @@ def test_the_rest_of_the_house_takes_it(
 ) -> None:
     out = tmp_path / "new"
     found = unmask.extend_vocabulary(str(checkpoint("bert")), [domain], out, add=3)
-    model = unmask.load_masked_lm(str(out), device="cpu")
+    model = load_for_inference(str(out), device="cpu")
     assert model.vocabulary.size == found.first + 3 == found.entries
     candidates = unmask.FillMask(model)("A [MASK].", targets=["cardiomyopathy"])
     assert "cardiomyopathy" in str(candidates)

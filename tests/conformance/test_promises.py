@@ -25,7 +25,7 @@ from unmask.data.masking.mask import MaskKey
 from unmask.data.packing import Cut
 from unmask.errors import ConfigError, DataError
 from unmask.model import attention, masked_lm
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.promises import case as conformance_case
@@ -99,19 +99,19 @@ def test_tolerances_are_those_promised(checks: Any) -> None:
 
 @pytest.mark.parametrize("architecture", PACKED)
 def test_which_architectures_pack(checkpoint: Callable[[str], Path], architecture: str) -> None:
-    assert load_masked_lm(str(checkpoint(architecture)), device="cpu").packed is PACKED[architecture]
+    assert load_for_inference(str(checkpoint(architecture)), device="cpu").packed is PACKED[architecture]
 
 
 def test_the_window_of_modernbert_is_felt(checkpoint: Callable[[str], Path], checks: Any) -> None:
     """The packing check has documents that are longer than the window on both sides, and layers with one."""
-    config = load_masked_lm(str(checkpoint("modernbert")), device="cpu").model.config
+    config = load_for_inference(str(checkpoint("modernbert")), device="cpu").model.config
     assert "sliding_attention" in config.layer_types
     assert "to 96 tokens" in checks("modernbert")["packing"].detail
     assert 2 * config.sliding_window + 1 < 96
 
 
 def test_the_model_is_left_as_it_was(checkpoint: Callable[[str], Path]) -> None:
-    model = load_masked_lm(str(checkpoint("electra")), device="cpu", precision="bf16")
+    model = load_for_inference(str(checkpoint("electra")), device="cpu", precision="bf16")
     model.model.train()
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     checks = run_checks(model, processes=False)
@@ -145,7 +145,7 @@ def failing(model: MaskedLM) -> set[str]:
 
 @pytest.fixture
 def model(checkpoint: Callable[[str], Path]) -> MaskedLM:
-    return load_masked_lm(str(checkpoint("modernbert")), device="cpu")
+    return load_for_inference(str(checkpoint("modernbert")), device="cpu")
 
 
 def test_a_mean_over_each_micro_batch_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_window_that_is_one_token_off_is_found(model: MaskedLM, packing: Any, 
 def test_positions_that_go_on_over_a_row_are_found(
     checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bert = load_masked_lm(str(checkpoint("bert")), device="cpu")
+    bert = load_for_inference(str(checkpoint("bert")), device="cpu")
     monkeypatch.setattr(data_batches, "frame_positions", lambda cu_seqlens: np.arange(cu_seqlens[-1]) % 128)
     assert {"loss", "packing", "evaluation alone"} <= failing(bert)
 

@@ -12,7 +12,7 @@ import pytest
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.evaluation.text_cache import Texts
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 
 Source = Callable[..., TextSource]
@@ -54,7 +54,9 @@ def loaded(checkpoint: Callable[[str], Path]) -> Callable[[str], MaskedLM]:
 
     def load(architecture: str) -> MaskedLM:
         if architecture not in known:
-            known[architecture] = load_masked_lm(str(checkpoint(architecture)), device="cpu", offline=True)
+            known[architecture] = load_for_inference(
+                str(checkpoint(architecture)), device="cpu", offline=True
+            )
         return known[architecture]
 
     return load

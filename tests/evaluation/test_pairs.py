@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unmask.errors import ConfigError, DataError
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.scoring.pair_files import PairReader
 from unmask.scoring.pairs import Pair, PairFigures, compare_pairs, score_pairs, wilson
@@ -28,7 +28,7 @@ BLIMP = Path(__file__).parents[3] / "shared" / "data" / "pairs" / "blimp"
 
 @pytest.fixture(scope="module")
 def bert(checkpoint: Callable[[str], Path]) -> MaskedLM:
-    return load_masked_lm(str(checkpoint("bert")), device="cpu")
+    return load_for_inference(str(checkpoint("bert")), device="cpu")
 
 
 def pairs_of(path: Path, **arguments: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import ConfigError, DivergedError
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.scoring.masked_copies import METHODS, Copies, copies_of, masked_batch, method_named
@@ -51,7 +51,7 @@ def model_of(checkpoint: Callable[[str], Path]) -> Models:
 
     def make(architecture: str) -> MaskedLM:
         if architecture not in made:
-            made[architecture] = load_masked_lm(str(checkpoint(architecture)), device="cpu")
+            made[architecture] = load_for_inference(str(checkpoint(architecture)), device="cpu")
         return made[architecture]
 
     return make
@@ -392,8 +392,8 @@ def test_a_model_is_loaded_by_name_in_the_precision_that_pays(checkpoint: Callab
     folder = checkpoint("bert")
     (exact,) = score(TEXTS[:1], folder, device="cpu", precision="fp32", progress=Listener())
     assert messages == []
-    (chosen,) = score(TEXTS[:1], folder, device="cpu", progress=Listener())
-    assert any("computing in" in text and "--precision" in text for text in messages)
+    (chosen,) = score(TEXTS[:1], folder, device="cpu", precision="auto", progress=Listener())
+    assert any("computing in" in text for text in messages)
     assert chosen.pll == pytest.approx(exact.pll, rel=0.02)
 
 

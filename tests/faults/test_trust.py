@@ -14,7 +14,7 @@ import pytest
 
 from unmask.cli.main import main
 from unmask.errors import ConfigError
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 
 SOURCE = Path(__file__).parents[2] / "src" / "unmask"
 
@@ -135,7 +135,7 @@ def pickled(checkpoint: Any, tmp_path: Path) -> Path:
 
 def test_pickled_weights_are_refused(pickled: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.safetensors") as caught:
-        load_masked_lm(str(pickled), offline=True)
+        load_for_inference(str(pickled), offline=True)
     assert "\n" not in str(caught.value)
 
 
@@ -150,5 +150,5 @@ def test_remote_code_is_refused(checkpoint: Any, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
     with pytest.raises(ConfigError):
-        load_masked_lm(str(folder), offline=True)
+        load_for_inference(str(folder), offline=True)
     assert not (tmp_path / "ran").exists()

@@ -122,10 +122,10 @@ TEXT = "Her grandmother repaired the broken telescope in the morning; an interna
 
 @pytest.fixture(scope="session")
 def model_of(checkpoint: Callable[[str], Path]) -> Callable[[str], MaskedLM]:
-    from unmask.model.load import load_masked_lm
+    from unmask.model.load import load_for_inference
 
     made: dict[str, MaskedLM] = {}
-    return lambda family: made.setdefault(family, load_masked_lm(str(checkpoint(family)), device="cpu"))
+    return lambda family: made.setdefault(family, load_for_inference(str(checkpoint(family)), device="cpu"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from unmask.config.settings import MaskingSettings
 from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.inference.explain import explain
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 
 TEXT = (
@@ -21,7 +21,7 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def bert(checkpoint: Callable[[str], Path]) -> MaskedLM:
-    return load_masked_lm(str(checkpoint("bert")))
+    return load_for_inference(str(checkpoint("bert")))
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError
-from unmask.model.load import load_checkpoint, load_masked_lm, new_model, pick_device
+from unmask.model.load import load_for_inference, new_model, pick_device, read_checkpoint
+from unmask.progress import Progress
 
 Checkpoint = Callable[[str], Path]
 
@@ -20,6 +22,16 @@ Checkpoint = Callable[[str], Path]
 def copy(checkpoint: Checkpoint, tmp_path: Path) -> Callable[[str], Path]:
     """Return `make(architecture)`: a copy of a tiny checkpoint, to be damaged."""
     return lambda architecture: Path(shutil.copytree(checkpoint(architecture), tmp_path / architecture))
+
+
+class Listener(Progress):
+    """Remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.heard.append(text)
 
 
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
@@ -33,25 +45,25 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_a_folder_is_loaded_to_be_asked(checkpoint: Checkpoint) -> None:
-    heard: list[str] = []
-    model = load_masked_lm(str(checkpoint("roberta")), device="cpu", log=heard.append)
+    progress = Listener()
+    model = load_for_inference(str(checkpoint("roberta")), device="cpu", progress=progress)
     assert type(model.model).__name__ == "RobertaForMaskedLM"
     assert not model.model.training
     assert not model.autocast
-    assert heard == []
+    assert progress.heard == []
 
 
 def test_weights_are_fp32_whatever_was_saved(copy: Callable[[str], Path]) -> None:
     folder = copy("bert")
     edit(folder, lambda weights: {name: tensor.half() for name, tensor in weights.items()})
-    model = load_checkpoint(str(folder))
+    model = read_checkpoint(str(folder)).model
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["missing", "there/is/none/such"])
 def test_a_missing_folder_is_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
-        load_masked_lm(str(tmp_path / name), offline=True)
+        load_for_inference(str(tmp_path / name), offline=True)
     assert "\n" not in str(caught.value)
 
 
@@ -60,7 +72,7 @@ def test_a_folder_that_lacks_a_file_is_one_line(copy: Callable[[str], Path], nam
     folder = copy("bert")
     (folder / name).unlink()
     with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
-        load_checkpoint(str(folder), offline=True)
+        read_checkpoint(str(folder), offline=True)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -70,7 +82,7 @@ def test_pickled_weights_are_not_read(copy: Callable[[str], Path]) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"model\.safetensors"):
-        load_checkpoint(str(folder), offline=True)
+        read_checkpoint(str(folder), offline=True)
 
 
 def test_code_that_comes_with_a_checkpoint_is_not_run(copy: Callable[[str], Path]) -> None:
@@ -80,14 +92,14 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(copy: Callable[[str], Path
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "own.py").write_text("raise SystemExit('code was run')", encoding="utf-8")
     with pytest.raises(ConfigError, match="no masked language model could be loaded"):
-        load_checkpoint(str(folder), offline=True)
+        read_checkpoint(str(folder), offline=True)
 
 
 def test_damaged_weights_are_one_line(copy: Callable[[str], Path]) -> None:
     folder = copy("bert")
     (folder / "model.safetensors").write_bytes(b"no tensors here")
     with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
-        load_checkpoint(str(folder), offline=True)
+        read_checkpoint(str(folder), offline=True)
     assert "\n" not in str(caught.value)
 
 
@@ -99,7 +111,54 @@ def test_a_tokenizer_without_a_mask_token_is_refused(copy: Callable[[str], Path]
             settings.pop("mask_token", None)
             (folder / name).write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(ConfigError, match="has no mask token"):
-        load_masked_lm(str(folder), device="cpu")
+        load_for_inference(str(folder), device="cpu")
+
+
+# --- run folders and models in memory ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    """A run folder with its model."""
+    folder = tmp_path / "run"
+    shutil.copytree(checkpoint("bert"), folder / "model")
+    (folder / "run.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_a_run_folder_stands_for_its_model(run: Path, checkpoint: Checkpoint) -> None:
+    whole = read_checkpoint(str(checkpoint("bert"))).model
+    assert same(read_checkpoint(str(run)).model, whole)
+    assert same(load_for_inference(run, device="cpu").model, whole)
+    assert len(load_tokenizer(str(run))) == len(load_tokenizer(str(checkpoint("bert"))))
+
+
+def test_a_run_without_a_model_is_refused_with_the_way_out(run: Path) -> None:
+    shutil.rmtree(run / "model")
+    for load in (load_for_inference, read_checkpoint, load_tokenizer):
+        with pytest.raises(
+            ConfigError, match=r"run that has no model yet; finish it with 'unmask train -o .* --resume'"
+        ):
+            load(str(run))
+
+
+def test_a_model_in_memory_is_used_as_it_is(checkpoint: Checkpoint) -> None:
+    name = str(checkpoint("bert"))
+    raw, tokenizer = read_checkpoint(name).model.train(), load_tokenizer(name)
+    model = load_for_inference(raw, tokenizer)
+    assert model.model is raw
+    assert model.tokenizer is tokenizer
+    assert not raw.training
+    assert load_for_inference(raw, name).vocabulary.size == model.vocabulary.size
+    assert load_for_inference(model) is model
+    with pytest.raises(ConfigError, match="a BertForMaskedLM in memory has no tokenizer; give it too"):
+        load_for_inference(raw)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "half"])
+def test_an_unknown_precision_is_refused(checkpoint: Checkpoint, precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"no precision '{precision}'; there are auto, fp32, bf16"):
+        load_for_inference(str(checkpoint("bert")), device="cpu", precision=precision)
 
 
 # --- checkpoints without an LM head -------------------------------------------------------------------------------
@@ -109,24 +168,24 @@ def test_a_tokenizer_without_a_mask_token_is_refused(copy: Callable[[str], Path]
 def headless(checkpoint: Checkpoint, tmp_path: Path) -> Path:
     """A BERT encoder as an embedding model is published: no LM head, names without the prefix."""
     folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "encoder"))
-    load_checkpoint(str(checkpoint("bert"))).base_model.save_pretrained(folder)
+    read_checkpoint(str(checkpoint("bert"))).model.base_model.save_pretrained(folder)
     return folder
 
 
 def test_a_checkpoint_without_a_head_is_taken_with_a_notice(headless: Path, checkpoint: Checkpoint) -> None:
-    heard: list[str] = []
-    model = load_checkpoint(str(headless), log=heard.append)
-    assert len(heard) == 1
-    assert "brings no LM head" in heard[0]
-    assert "Expect a high loss at first" in heard[0]
-    whole = load_checkpoint(str(checkpoint("bert")))
+    progress = Listener()
+    model = read_checkpoint(str(headless), progress=progress).model
+    assert len(progress.heard) == 1
+    assert "brings no LM head" in progress.heard[0]
+    assert "Expect a high loss at first" in progress.heard[0]
+    whole = read_checkpoint(str(checkpoint("bert"))).model
     assert same(model.bert, whole.bert)
     assert not same(model.cls, whole.cls)
 
 
 def test_a_head_that_starts_anew_comes_from_the_seed(headless: Path) -> None:
     random = torch.get_rng_state()
-    first, again, other = (load_checkpoint(str(headless), seed=seed) for seed in (1, 1, 2))
+    first, again, other = (read_checkpoint(str(headless), seed=seed).model for seed in (1, 1, 2))
     assert same(first, again)
     assert not same(first, other)
     assert torch.equal(torch.get_rng_state(), random)
@@ -138,7 +197,7 @@ def test_a_checkpoint_with_half_an_encoder_is_refused(copy: Callable[[str], Path
     with pytest.raises(
         ConfigError, match=r"lacks 16 weights of the encoder itself, for example bert\.encoder\.layer"
     ):
-        load_checkpoint(str(folder))
+        read_checkpoint(str(folder))
 
 
 def test_weights_of_another_shape_are_refused(copy: Callable[[str], Path]) -> None:
@@ -146,7 +205,7 @@ def test_weights_of_another_shape_are_refused(copy: Callable[[str], Path]) -> No
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}), encoding="utf-8")
     with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
-        load_checkpoint(str(folder))
+        read_checkpoint(str(folder))
     assert "\n" not in str(caught.value)
 
 

@@ -24,7 +24,7 @@ from unmask.data.corpus import Corpus, open_corpus, prepare
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, Interrupted
 from unmask.model.layers import depths, encoder_layers, head_weights
-from unmask.model.load import load_checkpoint
+from unmask.model.load import read_checkpoint
 from unmask.model.lora import add_lora, merge_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
@@ -368,7 +368,7 @@ def test_adapters_start_at_nothing_and_are_merged_into_the_same_model(
     checkpoint: Callable[[str], Path], make_batch: Any, architecture: str
 ) -> None:
     name = str(checkpoint(architecture))
-    model = MaskedLM(load_checkpoint(name), load_tokenizer(name))
+    model = MaskedLM(read_checkpoint(name).model, load_tokenizer(name))
     batch = make_batch(model.vocabulary, [12, 9, 5])
     names = list(model.model.state_dict())
     with torch.no_grad():
@@ -397,7 +397,7 @@ def test_a_run_with_lora_leaves_a_plain_model(
     before, after = weights_of(checkpoint(architecture)), weights_of(result.folder.model)
     assert before.keys() == after.keys()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
-    stack = encoder_layers(load_checkpoint(str(checkpoint(architecture))))[0]
+    stack = encoder_layers(read_checkpoint(str(checkpoint(architecture))).model)[0]
     assert moved
     assert all(key.startswith(stack) and before[key].ndim == 2 for key in moved)
     assert result.evaluation is not None
@@ -538,7 +538,7 @@ def test_damaged_best_weights_are_said_and_the_last_are_exported(
 def headless(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
     """A checkpoint of a tiny BERT without its LM head, as those of sentence embeddings are."""
     folder = tmp_path / "headless"
-    load_checkpoint(str(checkpoint("bert"))).base_model.save_pretrained(folder)
+    read_checkpoint(str(checkpoint("bert"))).model.base_model.save_pretrained(folder)
     load_tokenizer(str(checkpoint("bert"))).save_pretrained(folder)
     return folder
 
@@ -555,7 +555,7 @@ def test_a_new_head_moves_alone_at_first(
     config = configure(headless, train__head_warmup_steps=4, **flags)
     result = train(config, tmp_path / "run")
     found = at_checkpoints(result.folder)
-    model = load_checkpoint(str(headless))
+    model = read_checkpoint(str(headless)).model
     if lora:
         add_lora(model, lora, seed=0, head=True)
     start = {key: weight.detach() for key, weight in model.named_parameters()}
@@ -591,7 +591,7 @@ def extended(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[[str
 
     def make(architecture: str) -> tuple[Path, list[int]]:
         folder, tokenizer = tmp_path / "extended", load_tokenizer(str(checkpoint(architecture)))
-        load_checkpoint(str(checkpoint(architecture))).save_pretrained(folder)
+        read_checkpoint(str(checkpoint(architecture))).model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         ids = sorted(
             {i for word in ("river", "winter") for i in tokenizer(word, add_special_tokens=False).input_ids}
@@ -611,8 +611,11 @@ def test_new_rows_move_alone_at_first(
     folder, ids = extended(architecture)
     flags = {"train__save_every": 1, "train__keep_last": 20, "train__optimizer__weight_decay": 0.1}
     result = train(configure(folder, train__new_embeddings_steps=3, **flags), tmp_path / "run")
-    found, start = at_checkpoints(result.folder), copy.deepcopy(load_checkpoint(str(folder)).state_dict())
-    rows_ = len(load_checkpoint(str(folder)).get_input_embeddings().weight)
+    found, start = (
+        at_checkpoints(result.folder),
+        copy.deepcopy(read_checkpoint(str(folder)).model.state_dict()),
+    )
+    rows_ = len(read_checkpoint(str(folder)).model.get_input_embeddings().weight)
     moved = {key for key in found[3] if not torch.equal(start[key], found[3][key])}
     assert any("embed" in key for key in moved)
     for key in moved:

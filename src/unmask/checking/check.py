@@ -166,9 +166,9 @@ class _Check:
         self.overhead = vocabulary_of(tokenizer).overhead
         self.trainable = True
         try:
-            from unmask.model.load import load_masked_lm
+            from unmask.model.load import load_for_inference
 
-            longest = load_masked_lm(model, device="cpu", offline=self.offline).max_length
+            longest = load_for_inference(model, device="cpu", offline=self.offline).max_length
         except ConfigError as error:
             self.trainable, longest = False, int(tokenizer.model_max_length)
             self.progress.log(f"only the tokenizer of '{model}' is used: {error}")

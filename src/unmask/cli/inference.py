@@ -72,7 +72,7 @@ def fill(
             device=device,
             precision=precision,
             offline=offline,
-            log=progress.log,
+            progress=progress,
         )
         good = [item.text for item in asked if not item.error]
         done = iter(filler.fill(good, top_k, targets=words, ranking=ranking, beam=beam, progress=progress))
@@ -173,9 +173,9 @@ def explain(
     text = "\n".join(shell.read_lines(None)) if text == "-" else text
     with shell.working() as progress:
         from unmask.inference.explain import explain as explain_text
-        from unmask.model.load import load_masked_lm
+        from unmask.model.load import load_for_inference
 
-        loaded = load_masked_lm(model, offline=offline, frozen=True, log=progress.log)
+        loaded = load_for_inference(model, offline=offline, progress=progress)
         explanation = explain_text(
             text, loaded, mask_positions=positions, labels=labels, masking=masking, seed=seed, top_k=top_k
         )

@@ -184,12 +184,13 @@ def _scorer(
     progress: Progress,
 ) -> Scorer:
     """Check the name of the method, then load the model."""
+    from unmask.model.load import load_for_inference
     from unmask.scoring.masked_copies import method_named
-    from unmask.scoring.scorer import Scorer, loaded_model
+    from unmask.scoring.scorer import Scorer
 
     if method_named(method) == "estimate":
         progress.log("method estimate: the model sees the tokens it is asked for; no pseudo-log-likelihood")
-    loaded = loaded_model(model, device=device, precision=precision, offline=offline, progress=progress)
+    loaded = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
     return Scorer(loaded, method=method, max_length=max_length)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
 from unmask.errors import ConfigError, DataError
+from unmask.run_folder import model_folder
 from unmask.storage import sha256
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Vocabulary:
 
 
 def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a Hub name (``name@revision`` pins one), a local folder, or a WordPiece ``vocab.txt``.
+    """Load a tokenizer by Hub name (``name@revision`` pins one), model folder, run folder, or WordPiece ``vocab.txt``.
 
     Raises:
         ConfigError: it cannot be loaded, is not backed by the ``tokenizers`` library, or has no mask token.
@@ -88,16 +89,16 @@ def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBa
 
 
 def checkpoint_name(name: str) -> tuple[str, str | None]:
-    """Divide ``name@revision`` and make sure that what looks like a folder is one.
+    """Resolve the name of a model or tokenizer: divide ``name@revision``, and find the model of a run folder.
 
     Returns:
         The path or Hub name, and the revision or ``None``.
 
     Raises:
-        ConfigError: a path that does not exist.
+        ConfigError: a path that does not exist, or a run folder without a model.
     """
     if Path(name).exists():
-        return name, None
+        return model_folder(name), None
     path, _, revision = name.partition("@")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ConfigError(f"'{name}': no such file or folder; give the folder of a checkpoint, or a Hub name")

@@ -25,7 +25,7 @@ from unmask.evaluation.bootstrap import FEWEST_UNITS, LEVEL, RESAMPLES, SEED, Fi
 from unmask.evaluation.heldout import COLUMNS, Tally, perplexity, tally
 from unmask.evaluation.strata import Strata, Table
 from unmask.evaluation.text_cache import Texts, sequence_length
-from unmask.model.load import load_masked_lm, pick_device
+from unmask.model.load import load_for_inference, pick_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.progress import Progress
@@ -237,7 +237,7 @@ class Loader:
 
     def __init__(self, settings: EvaluationSettings, progress: Progress) -> None:
         self.settings, self.progress = settings, progress
-        self._told: set[str] = set()
+        self._loaded: set[str] = set()  # nothing is logged twice for a model that is loaded again
         self._last: tuple[str, MaskedLM] | None = None
         device = pick_device(settings.device)
         self.precision, why = pick_precision(settings.precision, device)
@@ -257,19 +257,15 @@ class Loader:
             ConfigError: it cannot be loaded.
         """
         settings = self.settings
-        return load_masked_lm(
+        progress = Progress() if name in self._loaded else self.progress
+        self._loaded.add(name)
+        return load_for_inference(
             name,
             device=settings.device,
             precision=self.precision,
             offline=settings.offline,
-            frozen=True,
-            log=self._tell,
+            progress=progress,
         )
-
-    def _tell(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self.progress.log(text)
 
 
 class Session:

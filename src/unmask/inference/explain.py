@@ -17,6 +17,7 @@ import numpy as np
 
 from unmask.config.settings import MaskingSettings
 from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,6 +147,10 @@ def explain(
     masking: MaskingSettings = MaskingSettings(),
     seed: int = 0,
     top_k: int = 5,
+    device: str = "auto",
+    precision: str = "fp32",
+    offline: bool = False,
+    progress: Progress = Progress(),
 ) -> Explanation:
     """Mask one text, let a model fill it in, and keep every figure on the way.
 
@@ -168,7 +173,9 @@ def explain(
         ConfigError: a position is not an integer, out of range, given twice or that of a special token; ``top_k``
             or ``labels`` is out of range; the masking strategy does not fit the tokenizer.
     """
-    lm = _loaded(model)
+    from unmask.model.load import load_for_inference
+
+    lm = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
     if labels not in ("all", "masked"):
         raise ConfigError(f"labels must be 'all' or 'masked'; got '{labels}'")
     _check_top_k(top_k, lm)
@@ -210,12 +217,6 @@ def explain(
         takes_token_types="token_type_ids" in lm.tokenizer.model_input_names,
         model=str(lm.tokenizer.name_or_path or type(lm.model).__name__),
     )
-
-
-def _loaded(model: MaskedLM | str | Path) -> MaskedLM:
-    from unmask.model.load import load_masked_lm
-
-    return load_masked_lm(str(model), frozen=True) if isinstance(model, (str, Path)) else model
 
 
 def _check_top_k(top_k: int, lm: MaskedLM) -> None:

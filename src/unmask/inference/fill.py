@@ -7,7 +7,7 @@ pieces, ``{2}`` or ``{1-4}`` for so many. What several masks mean together is to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -51,10 +51,9 @@ class FillMask:
     """Fills masks with one model.
 
     Args:
-        model: a Hub name, a folder, or a model that is loaded already.
+        model: whatever :func:`unmask.model.load.load_for_inference` takes.
         blanks: whether ``___``, ``{2}`` and ``{1-4}`` stand for words; otherwise they are text.
-        device, precision, offline, log: as for :func:`unmask.model.load.load_masked_lm`, and the precision
-            ``auto`` takes bf16 where it pays on this machine; unused with a loaded model.
+        device, precision, offline, progress: as for :func:`unmask.model.load.load_for_inference`.
 
     Raises:
         ConfigError: the model or its tokenizer cannot be used.
@@ -68,12 +67,12 @@ class FillMask:
         device: str = "auto",
         precision: str = "fp32",
         offline: bool = False,
-        log: Callable[[str], None] | None = None,
+        progress: Progress = Progress(),
     ) -> None:
         from unmask.model.load import load_for_inference
 
         self.model = load_for_inference(
-            model, device=device, precision=precision, offline=offline, log=log or _nobody
+            model, device=device, precision=precision, offline=offline, progress=progress
         )
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
@@ -301,10 +300,6 @@ def _checked_targets(targets: Sequence[str] | None) -> list[str] | None:
 def _check_ranking(ranking: str) -> None:
     if ranking not in ("joint", "independent"):
         raise ConfigError(f"ranking must be 'joint' or 'independent'; got '{ranking}'")
-
-
-def _nobody(text: str) -> None:
-    """Hears messages that nobody asked for."""
 
 
 def _candidate_ids(model: MaskedLM) -> np.ndarray:

@@ -1,11 +1,9 @@
-"""Load a checkpoint, or make a new model from a preset."""
+"""Load masked language models: a checkpoint to train, or any model for inference; or make a new one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,15 +14,14 @@ from unmask.model.cpu.linear import use_onednn_linear
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
+from unmask.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Log = Callable[[str], None]
-
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` stands for.
+    """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ConfigError: CUDA was asked for and is not there.
@@ -38,80 +35,65 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def load_masked_lm(
-    name: str,
+def load_for_inference(
+    model: str | Path | PreTrainedModel | MaskedLM,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     *,
     device: str = "auto",
     precision: str = "fp32",
     offline: bool = False,
-    frozen: bool = False,
-    log: Log = lambda text: None,
+    progress: Progress = Progress(),
 ) -> MaskedLM:
-    """Load a masked language model with its tokenizer, ready to be asked.
+    """Load a masked language model with its tokenizer, in evaluation mode.
+
+    On a CPU its linear layers keep a second copy of their weights, in the layout that oneDNN computes two to three
+    times as fast with (:mod:`unmask.model.cpu.linear`).
 
     Args:
-        name: Hub name (``name@revision`` pins one) or local folder.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``fp32`` or ``bf16``.
+        model: Hub name (``name@revision`` pins one), model folder, run folder, a transformers model in memory (it is
+            used as it is, not copied), or a :class:`MaskedLM`, which is returned unchanged.
+        tokenizer: Hub name, folder or object; by default that of the model. Required with a transformers model.
+        device: ``auto``, ``cpu`` or ``cuda``; with ``auto`` a model in memory stays on its device.
+        precision: ``fp32``, ``bf16``, or ``auto`` for the faster of the two on this machine.
         offline: make no network call.
-        frozen: whether the weights will stay as they are; then a second copy of them, laid out for the processor,
-            makes asking two to three times as fast on a CPU (:mod:`unmask.model.cpu.linear`).
-        log: hears of a head that starts anew.
+        progress: logs what ``auto`` chose, and an LM head that the checkpoint lacks.
 
     Raises:
         ConfigError: model or tokenizer cannot be loaded, or do not fit each other.
     """
-    tokenizer = load_tokenizer(name, offline=offline)
-    model = load_checkpoint(name, offline=offline, log=log)
-    model.to(pick_device(device))  # type: ignore[arg-type]
-    if frozen:
-        use_onednn_linear(model)
-    return MaskedLM(model.eval(), tokenizer, autocast=precision == "bf16")
-
-
-def load_for_inference(
-    model: str | Path | MaskedLM,
-    *,
-    device: str,
-    precision: str,
-    offline: bool,
-    log: Log,
-    hint: str = "",
-) -> MaskedLM:
-    """Return the model itself, or load it to be asked alone, in the precision that pays.
-
-    Args:
-        model: Hub name, folder, or a model that is loaded already; then nothing else counts.
-        device, offline: as for :func:`load_masked_lm`.
-        precision: ``fp32``, ``bf16``, or ``auto`` to measure.
-        log: hears what ``auto`` chose, and of a head that starts anew.
-        hint: is said after what was chosen.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
-    if not isinstance(model, (str, Path)):
+    if isinstance(model, MaskedLM):
         return model
-    chosen, why = pick_precision(precision, pick_device(device))
+    if isinstance(model, (str, Path)):
+        # The tokenizer first: a wrong name is then found before the weights are read.
+        tokenizer = str(model) if tokenizer is None else tokenizer
+        loaded_tokenizer = _tokenizer(tokenizer, offline)
+        loaded = read_checkpoint(str(model), offline=offline, progress=progress).model
+        loaded.to(pick_device(device))  # type: ignore[arg-type]
+    else:
+        if tokenizer is None:
+            raise ConfigError(
+                f"a {type(model).__name__} in memory has no tokenizer; give it too, as tokenizer=..."
+            )
+        loaded_tokenizer, loaded = _tokenizer(tokenizer, offline), model
+        if device != "auto":
+            loaded.to(pick_device(device))  # type: ignore[arg-type]
+    chosen, why = pick_precision(precision, loaded.device)
     if precision == "auto":
-        log(why + hint)
-    return load_masked_lm(str(model), device=device, precision=chosen, offline=offline, frozen=True, log=log)
+        progress.log(why)
+    use_onednn_linear(loaded)
+    return MaskedLM(loaded.eval(), loaded_tokenizer, autocast=chosen == "bf16")
 
 
-def load_checkpoint(
-    name: str, *, offline: bool = False, seed: int = 0, log: Log = lambda text: None
-) -> PreTrainedModel:
-    """Load the weights of a checkpoint; see :func:`read_checkpoint`."""
-    return read_checkpoint(name, offline=offline, seed=seed, log=log).model
+def _tokenizer(given: str | Path | PreTrainedTokenizerBase, offline: bool) -> PreTrainedTokenizerBase:
+    return load_tokenizer(str(given), offline=offline) if isinstance(given, (str, Path)) else given
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A model as it was loaded.
+class Checkpoint(NamedTuple):
+    """A checkpoint in memory.
 
     Attributes:
         model: in fp32.
-        new_head: the names of the weights of an LM head that the checkpoint did not bring.
+        new_head: names of the LM-head weights that the checkpoint lacked and that were initialised.
     """
 
     model: PreTrainedModel
@@ -119,15 +101,15 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    name: str, *, offline: bool = False, seed: int = 0, log: Log = lambda text: None
+    name: str, *, offline: bool = False, seed: int = 0, progress: Progress = Progress()
 ) -> Checkpoint:
     """Load the weights of a checkpoint in fp32, from safetensors only, running no remote code.
 
     Args:
-        name: Hub name (``name@revision`` pins one) or local folder.
+        name: Hub name (``name@revision`` pins one), model folder or run folder.
         offline: make no network call.
-        seed: of the weights of a head that the checkpoint lacks.
-        log: hears of such a head.
+        seed: initialises the weights of an LM head that the checkpoint lacks.
+        progress: logs such a head.
 
     Raises:
         ConfigError: it cannot be loaded as a masked language model.
@@ -153,10 +135,10 @@ def read_checkpoint(
             f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
             f"model.safetensors, or a Hub name that this machine can reach"
         ) from error
-    return Checkpoint(model, _tell_missing(name, model, info, log))
+    return Checkpoint(model, _new_head(name, model, info, progress))
 
 
-def _tell_missing(name: str, model: PreTrainedModel, info: dict[str, Any], log: Log) -> list[str]:
+def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress: Progress) -> list[str]:
     missing = sorted(info["missing_keys"])
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
     if body:
@@ -166,7 +148,7 @@ def _tell_missing(name: str, model: PreTrainedModel, info: dict[str, Any], log: 
         )
     head = [key for key in missing if key not in body and "pooler" not in key]
     if head:
-        log(
+        progress.log(
             f"'{name}' brings no LM head: {len(head)} of its weights start anew ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
         )

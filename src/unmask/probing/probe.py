@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError
 from unmask.evaluation.evaluate import labels as short_names
-from unmask.model.load import load_checkpoint, pick_device
+from unmask.model.load import load_for_inference, pick_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.probing.features import Pool, encode
@@ -362,12 +361,10 @@ class _Work:
         return found
 
     def _load(self, name: str) -> MaskedLM:
-        offline = self.settings.offline
-        tokenizer = load_tokenizer(name, offline=offline)
-        # Only the encoder is used: that a checkpoint brings no LM head is nothing to tell.
-        model = load_checkpoint(name, offline=offline)
-        model.to(self.device)  # type: ignore[arg-type]
-        return MaskedLM(model.eval(), tokenizer, autocast=self.precision == "bf16")
+        # Only the encoder is used, so a missing LM head is not logged.
+        return load_for_inference(
+            name, device=self.device.type, precision=self.precision, offline=self.settings.offline
+        )
 
     def _part(self, lm: MaskedLM, examples: Examples) -> Part:
         number = {label: code for code, label in enumerate(self.labels)}

@@ -24,7 +24,7 @@ from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
 from unmask.data.corpus import open_corpus, prepare
 from unmask.data.masking.mask import MaskKey
 from unmask.errors import DataError
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.storage import read_json, write_json
 from unmask.training.distributed import World
@@ -283,7 +283,7 @@ def share_step(folder: str) -> None:
     """Compute this process's share of the step of a case; the first process writes what all found together."""
     place = Path(folder)
     world = World.join(torch.device("cpu"))
-    model = load_masked_lm(str(place / "model"), device="cpu", offline=True)
+    model = load_for_inference(str(place / "model"), device="cpu", offline=True)
     saved = read_json(place / "case.json")
     case = Case(model, place, saved["length"], saved["seed"], MaskingSettings(**saved["masking"]))
     batches = case.stream().micro_batches(Cursor(), case.numbers, case.rate, 2, world.rank, world.size)

@@ -24,7 +24,7 @@ from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.data.masking.mask import MaskKey
 from unmask.data.tokenizer import TextEncoder
 from unmask.evaluation.heldout import evaluate
-from unmask.model.load import load_masked_lm
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.promises.case import PROCESSES, Case, Distance, padded
@@ -98,7 +98,7 @@ def run_checks(
         DataError: the tokenizer makes nothing but special tokens of the text.
     """
     if isinstance(model, str):
-        model = load_masked_lm(model, device="cpu", offline=offline, log=progress.log)
+        model = load_for_inference(model, device="cpu", offline=offline, progress=progress)
     wanted = _wanted(model, processes, progress)
     checks = []
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as place, _at_rest(model):

@@ -39,7 +39,7 @@ from unmask.evaluation.heldout import TargetPredictions
 from unmask.evaluation.strata import Strata
 from unmask.run.components import RunComponents
 from unmask.run.results import final_batches, final_texts
-from unmask.run_folder import ADDED_WORDS, RunFolder
+from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import read_json, sha256, write_atomically
 
 _COUNTED_ON = "the training text"
@@ -123,7 +123,7 @@ def _added_words(
     asked: EvaluatedTargets, before: TargetPredictions, after: TargetPredictions, config: RunConfig
 ) -> dict[str, Any] | None:
     """The change for words added to the vocabulary, if the checkpoint came with some."""
-    content = read_json(Path(config.model.name or "") / ADDED_WORDS)
+    content = read_json(Path(model_folder(config.model.name or "")) / ADDED_WORDS)
     if not isinstance(content, dict) or not content.get("words"):
         return None
     ids = [int(word["id"]) for word in content["words"]]

@@ -23,7 +23,7 @@ from unmask.model.precision import pick_precision
 from unmask.model.presets import PRESETS, find_preset
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.progress import Progress
-from unmask.run_folder import ADDED_WORDS, RunFolder
+from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
 
@@ -174,7 +174,7 @@ def _weights(
     if config.model.preset:
         return new_model(config.model.preset, tokenizer, train.seed), False
     assert name is not None
-    read = read_checkpoint(name, offline=config.model.offline, seed=train.seed, log=progress.log)
+    read = read_checkpoint(name, offline=config.model.offline, seed=train.seed, progress=progress)
     if train.head_warmup_steps and not read.new_head:
         raise ConfigError(
             f"train.head_warmup_steps (--head-warmup-steps) is for a checkpoint without an LM head, but '{name}' brings one; "
@@ -210,7 +210,7 @@ def _restrict(
 
 def _new_rows(config: RunConfig) -> list[int]:
     """Return the ids of the words that were added to the checkpoint."""
-    path = Path(config.model.name or "") / ADDED_WORDS
+    path = Path(model_folder(config.model.name or "")) / ADDED_WORDS
     content = read_json(path)
     if not content:
         raise ConfigError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.progress import Progress
 from unmask.scoring.results import Score
-from unmask.scoring.scorer import Scorer, loaded_model
+from unmask.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
@@ -236,7 +236,7 @@ def compare_pairs(
     max_length: int | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str = "fp32",
     offline: bool = False,
     progress: Progress = Progress(),
 ) -> PairFigures:
@@ -254,7 +254,9 @@ def compare_pairs(
     Raises:
         ConfigError, DivergedError: as :func:`~unmask.scoring.scorer.score` does.
     """
-    loaded = loaded_model(model, device=device, precision=precision, offline=offline, progress=progress)
+    from unmask.model.load import load_for_inference
+
+    loaded = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
     scorer = Scorer(loaded, method=method, max_length=max_length, batch_tokens=batch_tokens)
     figures = PairFigures(scorer.method)
     for found in score_pairs(pairs, scorer, progress=progress):

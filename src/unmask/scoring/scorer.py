@@ -57,7 +57,7 @@ def score(
     max_length: int | None = None,
     batch_tokens: int | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str = "fp32",
     offline: bool = False,
     progress: Progress = Progress(),
     share: Callable[[], float | None] | None = None,
@@ -66,12 +66,11 @@ def score(
 
     Args:
         texts: any number of them, of any length; a few hundred short ones are held at once.
-        model: a Hub name, a folder, or a model that is loaded already.
+        model: whatever :func:`unmask.model.load.load_for_inference` takes.
         method: ``original``, ``within_word_l2r``, ``whole_word`` or ``estimate``.
         max_length: tokens of a window, special tokens included; by default what the model takes.
         batch_tokens: tokens computed at once.
-        device, precision, offline: as for :func:`unmask.model.load.load_masked_lm`, and ``auto`` takes bf16 where it
-            pays on this machine; unused with a loaded model.
+        device, precision, offline: as for :func:`unmask.model.load.load_for_inference`.
         progress: is told how far it is, and what was chosen.
         share: says how much of ``texts`` was taken, 0 to 1, where they have no length.
 
@@ -82,29 +81,11 @@ def score(
         ConfigError: the model cannot be used, there is no such method, or ``texts`` is a single string.
         DivergedError: the model's output is not finite.
     """
-    loaded = loaded_model(model, device=device, precision=precision, offline=offline, progress=progress)
-    scorer = Scorer(loaded, method=method, max_length=max_length, batch_tokens=batch_tokens)
-    return scorer(texts, progress=progress, share=share)
-
-
-def loaded_model(
-    model: str | Path | MaskedLM, *, device: str, precision: str, offline: bool, progress: Progress
-) -> MaskedLM:
-    """Return the model itself, or load it in the precision that pays.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
     from unmask.model.load import load_for_inference
 
-    return load_for_inference(
-        model,
-        device=device,
-        precision=precision,
-        offline=offline,
-        log=progress.log,
-        hint=" (change with --precision)",
-    )
+    loaded = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
+    scorer = Scorer(loaded, method=method, max_length=max_length, batch_tokens=batch_tokens)
+    return scorer(texts, progress=progress, share=share)
 
 
 @dataclass(frozen=True, slots=True)

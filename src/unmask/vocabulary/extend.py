@@ -12,7 +12,7 @@ from unmask.data.corpus import document_key
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
-from unmask.model.load import load_checkpoint
+from unmask.model.load import read_checkpoint
 from unmask.progress import Progress
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, write_json
@@ -136,7 +136,7 @@ def extend_vocabulary(
         progress.log(f"only {len(words):,} words occur {min_count} times or more in pieces; all are added")
     with new_folder(out) as folder:
         extended = write_extended(tokenizer, words, folder)
-        loaded = load_checkpoint(model, offline=offline, log=progress.log)
+        loaded = read_checkpoint(model, offline=offline, progress=progress).model
         add_rows(loaded, vocabulary.size, [word.pieces for word in words])
         loaded.save_pretrained(folder)
         figures = _measure(sample, tokenizer, vocabulary, extended, words)
