@@ -31,7 +31,7 @@ def work(args: argparse.Namespace) -> None:
     files = harness.texts(args.text, 1)
     start = harness.start(args.vocabulary, args.layers, args.hidden)
     settings: Result = {"start": start, "files": files, "documents": "auto"}
-    shards = harness.once("shards", harness.identity(files), "ours", "shards", settings)
+    shards = harness.once("shards", harness.fingerprint(files), "ours", "shards", settings)
     run: Result = {"start": start, "text": shards, "steps": args.steps, "batch_tokens": args.batch_tokens,
                    "length": args.length, "learning_rate": args.learning_rate}  # fmt: skip
     curves: Result = {}
