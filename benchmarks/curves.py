@@ -127,7 +127,7 @@ def _whole(loop: Loop, cursor: Any, rate: float) -> Batch:
     """Return the batch of a whole step, not split into micro-batches."""
     from unmask.data.masking.mask import MaskKey
 
-    numbers, _ = loop.stream.take(cursor, loop.stream.batch_tokens)
+    numbers, _ = loop.stream.take(cursor)
     return loop.stream.source.batch(numbers, MaskKey(loop.stream.seed, cursor.epoch), rate)
 
 

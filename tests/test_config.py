@@ -14,6 +14,7 @@ from unmask.config import yaml_text
 from unmask.config.load import dump_config, json_schema, load_config, starter_yaml
 from unmask.config.settings import RunConfig, Settings
 from unmask.errors import ConfigError
+from unmask.progress import Progress
 from unmask.run.components import check_trainable
 
 Write = Callable[[str], Path]
@@ -163,6 +164,69 @@ def test_unknown_keys_of_set_and_flags() -> None:
         "--set train: unknown key 'train.max_step' (did you mean"
     )
     assert error_of(None, train__sed=3) == "--sed: unknown key 'train.sed' (did you mean 'train.seed'?)"
+
+
+# ---------------------------------------------------------------- keys of earlier versions
+
+
+class Log(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+
+OLD_FILE = """\
+data:
+  general_heldout: [general.txt]
+masking:
+  rate_start: 0.4
+  rate_schedule: linear
+  span_p: 0.2
+  term_weight: 5.0
+train:
+  batch_ramp: 0.0
+  keep_best: false
+  max_bad_steps: 5
+  init_head_steps: 0
+  warm_new_rows: 7
+  schedule: {decay_share: 0.4}
+"""
+
+
+def test_a_file_of_an_earlier_version_is_understood_with_two_warnings(write: Write) -> None:
+    path, log = write(OLD_FILE), Log()
+    config = load_config(path, progress=log)
+    assert config.data.forgetting_eval == ["general.txt"]
+    assert config.masking.initial_rate == 0.4
+    assert config.train.export_best is False
+    assert (config.train.head_warmup_steps, config.train.new_embeddings_steps) == (0, 7)
+    renamed, removed = log.lines
+    assert f"{path}:13: train.warm_new_rows is now train.new_embeddings_steps" in renamed
+    assert renamed.count(" is now ") == 5
+    assert f"{path}:9: train.batch_ramp (every step has train.batch_tokens tokens)" in removed
+    assert removed.count(f"{path}:") == 6
+
+
+def test_an_old_key_of_set_is_understood() -> None:
+    log = Log()
+    assert load_config(None, ["train.init_head_steps=3"], progress=log).train.head_warmup_steps == 3
+    assert log.lines == [
+        "renamed settings: --set train.init_head_steps: train.init_head_steps is now train.head_warmup_steps"
+    ]
+
+
+def test_old_and_new_key_together_and_values_no_longer_possible_are_refused(write: Write) -> None:
+    path = write("train:\n  keep_best: true\n  export_best: false\n")
+    assert error_of(path) == f"{path}:3: 'train.export_best' is given twice, first at {path}:2"
+    assert error_of(None, "train.keep_best=7").startswith("--set train.keep_best: train.export_best must be")
+    path = write("masking:\n  span_p: 0.5\n")
+    assert error_of(path) == (
+        f"{path}:2: masking.span_p no longer exists (a span always ends after each word with probability 0.2), "
+        f"so 0.5 is not possible; remove it"
+    )
+    assert "so 0.3 is not possible" in error_of(None, "train.batch_ramp=0.3")
 
 
 # ---------------------------------------------------------------- values that do not fit

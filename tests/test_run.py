@@ -558,6 +558,46 @@ def test_what_changes_no_step_may_change(
     assert len(list(result.folder.checkpoints.iterdir())) == 5
 
 
+def as_written_before(run: Path, **settings: Any) -> None:
+    """Give a stopped run the keys of an earlier version: settings, checkpoint and fingerprint."""
+    for path in (run / "checkpoints").glob("step-*/state.json"):
+        state = read(path)
+        state |= {
+            "identity": state.pop("fingerprint"),
+            "bad_steps": state.pop("skipped_steps"),
+            "joules": None,
+        }
+        masking, own = (state["identity"]["settings"][section] for section in ("masking", "train"))
+        masking["rate_start"] = masking.pop("initial_rate")
+        masking |= {"rate_schedule": "linear", "span_p": 0.2, "term_weight": 5.0}
+        own["init_head_steps"] = own.pop("head_warmup_steps")
+        own["warm_new_rows"] = own.pop("new_embeddings_steps")
+        own["schedule"]["decay_share"] = 0.4
+        own |= {"batch_ramp": 0.0} | settings
+        path.write_text(json.dumps(state), encoding="utf-8")
+        manifest = read(path.with_name("manifest.json"))
+        manifest["state.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_name("manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    stopped: Path, configure: Configure, finished: Runs, no_report: None
+) -> None:
+    as_written_before(stopped)
+    result = train(configure(model__preset="tiny-bert"), stopped, resume="auto")
+    assert_same(result.folder, finished("tiny-bert")[0].folder)
+
+
+def test_a_run_of_an_earlier_version_that_cannot_be_resumed_says_why(
+    stopped: Path, configure: Configure
+) -> None:
+    as_written_before(stopped, batch_ramp=0.5)
+    with pytest.raises(
+        ConfigError, match=r"train.batch_ramp no longer exists .* finish this run with the version"
+    ):
+        train(configure(model__preset="tiny-bert"), stopped, resume="auto")
+
+
 def test_a_run_can_be_made_longer(stopped: Path, configure: Configure) -> None:
     result = train(configure(model__preset="tiny-bert", train__max_steps=14), stopped, resume="auto")
     assert result.steps == 14
@@ -715,13 +755,13 @@ def test_bad_steps_in_a_row_end_the_run_and_the_last_good_checkpoint_is_named(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_fail(monkeypatch, range(5, 99))
-    config = configure(model__preset="tiny-bert", train__save_every=1, train__max_bad_steps=3)
+    config = configure(model__preset="tiny-bert", train__save_every=1)
     with pytest.raises(
-        DivergedError, match=r"step 7: the loss is nan; 3 steps .*checkpoint is .*step-00000004$"
+        DivergedError, match=r"step 9: the loss is nan; 5 steps .*checkpoint is .*step-00000004$"
     ):
         train(config, tmp_path / "run")
     skipped = rows(RunFolder(tmp_path / "run"), "skipped")
-    assert [row["step"] for row in skipped] == [5, 6, 7]
+    assert [row["step"] for row in skipped] == [5, 6, 7, 8, 9]
     assert all(row["documents"] for row in skipped)
 
 

@@ -225,6 +225,18 @@ def test_a_missing_or_short_file_is_found(made: Callable[..., Corpus], tmp_path:
         open_corpus(folder)
 
 
+def test_shards_of_an_earlier_version_are_read(made: Callable[..., Corpus]) -> None:
+    """It called the errors of the text faults."""
+    corpus = made()
+    manifest = json.loads((corpus.folder / "manifest.json").read_text(encoding="utf-8"))
+    wanted = dict(manifest["read"])
+    manifest["read"]["faults"] = manifest["read"].pop("errors")
+    manifest["read"]["fault_examples"] = manifest["read"].pop("error_examples")
+    (corpus.folder / "manifest.json").write_text(shards._sealed(manifest), encoding="utf-8")
+    assert open_corpus(corpus.folder, strict=True).manifest["read"] == wanted
+    assert made().folder == corpus.folder
+
+
 def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
     assert not is_corpus(tmp_path)
     with pytest.raises(DataError, match=r"no manifest.json here; expected a folder made by 'unmask prepare'"):

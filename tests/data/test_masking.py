@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from unmask.config.load import load_config
 from unmask.config.settings import MaskingSettings
+from unmask.data.masking import units as units_module
 from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.data.masking.mask import (
     EVALUATION_KEY,
@@ -506,8 +507,9 @@ def test_the_words_of_a_span_are_geometric_up_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("p", "limit"), [(0.5, 4), (1e-6, 5), (0.9, 100), (0.2, 1)])
-def test_other_spans(p: float, limit: int) -> None:
-    lengths = span_lengths(MaskingSettings(strategy="span", span_p=p, span_words=limit))
+def test_other_spans(p: float, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units_module, "SPAN_P", p)
+    lengths = span_lengths(MaskingSettings(strategy="span", span_words=limit))
     weights = np.array([(1 - p) ** (words - 1) for words in range(1, limit + 1)])
     assert lengths.max() <= limit
     assert lengths.mean() == pytest.approx(
@@ -585,7 +587,7 @@ def test_phrases_are_found_by_every_tokenizer_without_regard_to_case_and_accents
     found, encode = vocabulary_of(family), TextEncoder(family)
     phrases = ["NAIVE cafe", "state-of-the-art microscope", "captain O'Brien", "花园"]
     (tmp_path / "terms.txt").write_text("\n".join(phrases), encoding="utf-8")
-    settings = MaskingSettings(strategy="terms", terms=str(tmp_path / "terms.txt"), term_weight=50.0)
+    settings = MaskingSettings(strategy="terms", terms=str(tmp_path / "terms.txt"))
     texts = [
         "The naïve café owner sold the state-of-the-art microscope.",
         "春天来了，花园里的花都开了。",
@@ -614,13 +616,13 @@ def fold(text: str) -> str:
 
 def test_terms_are_masked_so_much_more_often_as_their_weight_says(tmp_path: Path) -> None:
     (tmp_path / "terms.txt").write_text("w0\t4\nw1\t2\nw2\n# w3\nw3\t0.5\n\n", encoding="utf-8")
-    settings = MaskingSettings(strategy="terms", terms=str(tmp_path / "terms.txt"), term_weight=3.0)
+    settings = MaskingSettings(strategy="terms", terms=str(tmp_path / "terms.txt"))
     draw = np.random.default_rng(0)
     packed = framed(vocabulary(), [OPENING[draw.integers(0, 20, 400)] for _ in range(500)])
     chosen = hits(packed, mask(packed, vocabulary(), settings, MaskKey(0, 0), 0.15))
     shares = [chosen[packed.input_ids == OPENING[n]].mean() for n in (0, 1, 2, 3)]
     plain = chosen[np.isin(packed.input_ids, OPENING[4:20])].mean()
-    assert [share / plain for share in shares] == pytest.approx([4, 2, 3, 0.5], rel=0.08)
+    assert [share / plain for share in shares] == pytest.approx([4, 2, 5, 0.5], rel=0.08)
     assert chosen[~vocabulary().special[packed.input_ids]].mean() == pytest.approx(0.15, abs=0.003)
 
 
@@ -635,11 +637,11 @@ def test_terms_take_what_they_can_and_others_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_pattern_names_terms() -> None:
-    settings = MaskingSettings(strategy="terms", terms_pattern="^w1$|x3", term_weight=2.0)
+    settings = MaskingSettings(strategy="terms", terms_pattern="^w1$|x3")
     packed = framed(vocabulary(), [np.array(ids("w1", "w2", "x3", "w11", "w5"))])
     told = mask_decisions(packed, vocabulary(), settings, MaskKey(0, 0), 0.2)
-    # Three of the five tokens weigh twice as much: 3 · 2a + 2 · a = 5 · 0.2.
-    assert told.chance[1:-1] == pytest.approx([0.25, 0.25, 0.25, 0.125, 0.125])
+    # Three of the five tokens weigh five times as much: 3 · 5a + 2 · a = 5 · 0.2.
+    assert told.chance[1:-1] == pytest.approx(np.array([5, 5, 5, 1, 1]) / 17)
 
 
 # --- what decided -------------------------------------------------------------------------------------------------
@@ -682,8 +684,8 @@ def test_a_rate_out_of_range_is_refused(rate: float) -> None:
         ("masking.mask_share=0.95", r"mask_share \+ random_share must be at most 1, not 0.95 \+ 0.1 = 1.05"),
         ("masking.terms_pattern='(['", r"terms_pattern must be a regular expression, not '\(\[': "),
         ("masking.span_words=0", "span_words: must be"),
-        ("masking.span_p=1", "span_p: must be"),
-        ("masking.term_weight=0", "term_weight: must be"),
+        ("masking.span_p=1", "span_p no longer exists"),
+        ("masking.term_weight=0", "term_weight no longer exists"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_line(setting: str, message: str) -> None:

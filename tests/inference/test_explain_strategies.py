@@ -71,11 +71,11 @@ def test_words_of_a_phrase_are_one_unit_and_terms_are_likelier(bert: MaskedLM, l
     text, chances = unit(MaskingSettings(strategy="ngram", collocations=lists["collocations"]), "South")
     assert text == "South Carolina"
     assert chances == {0.15}
-    terms = MaskingSettings(strategy="terms", terms=lists["terms"], term_weight=4.0)
+    terms = MaskingSettings(strategy="terms", terms=lists["terms"])
     text, (chance,) = unit(terms, "broken")
     assert text == "broken telescope"
     _, (other,) = unit(terms, "patient")
-    assert chance == pytest.approx(4 * other)
+    assert chance == pytest.approx(5 * other)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ CONFIG: dict[str, Any] = {
         "max_steps": 800,
         "seed": 0,
         "optimizer": {"name": "muon", "learning_rate": 0.004, "weight_decay": 0.01},
-        "schedule": {"name": "trapezoid", "warmup_share": 0.06, "decay_share": 0.4},
+        "schedule": {"name": "trapezoid", "warmup_share": 0.06},
     },
 }
 

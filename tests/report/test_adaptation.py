@@ -220,14 +220,6 @@ def test_without_general_text_the_page_says_so(compared: RunFolder) -> None:
     assert "Where the two differ most" not in page
 
 
-def test_energy_is_told_where_it_is_known(compared: RunFolder) -> None:
-    info = json.loads(compared.info.read_text(encoding="utf-8"))
-    assert "Energy" not in write_report(compared).read_text(encoding="utf-8")
-    for joules, said in ((None, "not measurable on this machine"), (36_000.0, "10.00 Wh while training")):
-        write_json(compared.info, info | {"joules": joules})
-        assert said in write_report(compared).read_text(encoding="utf-8")
-
-
 def test_a_run_from_before_this_file_still_has_its_page(adapted: RunFolder) -> None:
     assert not adapted.adaptation.exists()
     page = write_report(adapted).read_text(encoding="utf-8")

@@ -56,7 +56,6 @@ def test_what_is_set_is_kept(scratch: bool, device: str) -> None:
     train = TrainSettings(
         epochs=2.5,
         batch_tokens=999,
-        batch_ramp=0.3,
         micro_batch_tokens=99,
         patience=7,
         export_best=False,
@@ -65,7 +64,7 @@ def test_what_is_set_is_kept(scratch: bool, device: str) -> None:
     )
     made = recipe(train, MaskingSettings(rate=0.2, initial_rate=0.4), scratch=scratch, device=device)
     assert made == Recipe(
-        *("scratch" if scratch else "adapt", "adamw", 0.123, "cosine", 999, 0.3, 99, 0.4, 2.5, 7, False)
+        *("scratch" if scratch else "adapt", "adamw", 0.123, "cosine", 999, 99, 0.4, 2.5, 7, False)
     )
 
 

@@ -147,7 +147,7 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
             device=model.device.type,
             parameters=model.parameters,
             precision=components.precision,
-            batch_tokens=loop.batch_tokens(0.0),
+            batch_tokens=loop.stream.batch_tokens,
             ceilings=ceilings,
             training=training,
             masking_tokens_per_second=masking_rate(components.text, _MASKING_SECONDS),
@@ -304,7 +304,7 @@ def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
 def _to_measure(config: RunConfig, text: Path) -> RunConfig:
     """Return the settings to measure with: those given, this text, the final mask rate, and no end in sight."""
     data = {"inputs": [str(text)], "heldout": [], "text_field": "text"}
-    ends = {"max_steps": _ENDLESS, "epochs": None, "minutes": None, "batch_ramp": 0.0}
+    ends = {"max_steps": _ENDLESS, "epochs": None, "minutes": None}
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=data),

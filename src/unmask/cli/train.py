@@ -104,7 +104,8 @@ def train(
     ):
         config_file = folder / "config.yaml"
         messages.append(f"settings from {config_file}")
-    config = load_config(config_file, overrides or (), flags)
+    with shell.working(models=False) as progress:
+        config = load_config(config_file, overrides or (), flags, progress=progress)
     check_trainable(config)
     if dry_run:
         _answer_plan(config, as_json)

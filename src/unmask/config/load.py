@@ -21,9 +21,11 @@ from pydantic.fields import FieldInfo
 
 from unmask.config import yaml_text
 from unmask.config.keys import Keys, choices, expected, starter_lines, takes
+from unmask.config.old_keys import REMOVED, RENAMED, impossible
 from unmask.config.options import OPTION_OF, SYNONYMS
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
+from unmask.progress import Progress
 
 _KEYS = Keys(RunConfig, SYNONYMS)
 
@@ -40,6 +42,7 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     *,
     keywords: bool = False,
+    progress: Progress = Progress(),
 ) -> RunConfig:
     """Return the configuration of a run, resolved from all its layers.
 
@@ -48,6 +51,7 @@ def load_config(
         overrides: ``"train.max_steps=100"`` and the like; the value is YAML.
         flags: dotted key to value; ``None`` means that the flag was not given.
         keywords: whether errors name keyword arguments of the Python API instead of flags.
+        progress: gets a warning about keys of earlier versions.
 
     Raises:
         ConfigError: a key that does not exist, a value out of its range, or a file that is not YAML.
@@ -61,6 +65,12 @@ def load_config(
         if value is not None:
             origin = _keyword_origin(key) if keywords else _flag_origin(key)
             layers.put(key, value, origin)
+    for warning, keys in (
+        ("renamed settings", layers.renamed),
+        ("settings that no longer exist", layers.removed),
+    ):
+        if keys:
+            progress.log(f"{warning}: {'; '.join(keys)}")
     return layers.resolve()
 
 
@@ -119,13 +129,23 @@ class _Source:
 
 @dataclass
 class _Layers:
-    """Values by dotted key in the order in which they were put, and where each came from."""
+    """Values by dotted key in the order in which they were put, where each came from, and warnings about old keys."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, _Origin] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
 
     def put(self, key: str, value: Any, origin: _Origin) -> None:
         """Put a value above those that are there."""
+        if key in REMOVED:
+            if problem := impossible(key, value):
+                raise ConfigError(f"{origin.where}: {problem}; remove it")
+            self.removed.append(f"{origin.where}: {key} ({REMOVED[key][1]})")
+            return
+        if key in RENAMED:
+            self.renamed.append(f"{origin.where}: {key} is now {RENAMED[key]}")
+            key = RENAMED[key]
         info = _known(key, origin)
         # bool is an int to Python, so that `max_steps: true` would pass as 1 step.
         if isinstance(value, bool) and not takes(info, bool):
@@ -219,9 +239,10 @@ def _put_mapping(layers: _Layers, node: yaml.MappingNode, section: str, source: 
                 f"{origin.where}: expected one of the keys {keys}, not {yaml_text.kind(key_node)}"
             )
         key = f"{section}.{key_node.value}" if section else key_node.value
-        if key in seen:
-            raise ConfigError(f"{origin.where}: '{key}' is given twice, first at {seen[key]}")
-        seen[key] = origin.where
+        current = RENAMED.get(key, key)
+        if current in seen:
+            raise ConfigError(f"{origin.where}: '{key}' is given twice, first at {seen[current]}")
+        seen[current] = origin.where
         if "." in key_node.value and key in _KEYS.leaves:
             above, _, name = key.rpartition(".")
             raise ConfigError(
@@ -230,7 +251,8 @@ def _put_mapping(layers: _Layers, node: yaml.MappingNode, section: str, source: 
         if key in _KEYS.sections:
             _put_section(layers, value_node, key, source)
         else:
-            _known(key, origin)  # before its value is looked at
+            if key not in REMOVED:
+                _known(current, origin)  # before its value is looked at
             layers.put(key, yaml_text.construct(value_node, origin.where), origin)
 
 

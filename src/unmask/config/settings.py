@@ -65,8 +65,6 @@ class MaskingSettings(Settings):
     initial_rate: float | None = Field(None, gt=0, le=1)
     """Where the rate begins when it changes over the run and ends at ``rate``; by default twice the rate from
     scratch, and the rate itself to adapt. Evaluation always masks ``rate``."""
-    rate_schedule: Literal["linear", "cosine"] = "linear"
-    """How the rate goes from ``initial_rate`` to ``rate``."""
     count: Literal["bernoulli", "fixed"] = "bernoulli"
     """``bernoulli`` random_bits by itself for every token, word or span, so that the number of targets of a sequence
     varies; ``fixed`` takes the same share of every sequence, and at least one target of two tokens or more."""
@@ -74,8 +72,6 @@ class MaskingSettings(Settings):
     """Share of the targets that become the mask token."""
     random_share: float = Field(0.1, ge=0, le=1)
     """Share of the targets that become a random token; the rest keep their own."""
-    span_p: float = Field(0.2, gt=0, lt=1)
-    """The geometric distribution of the words in a span: the chance that it ends after each."""
     span_words: int = Field(10, ge=1)
     """Words that a span has at most."""
     collocations: str | None = None
@@ -84,8 +80,6 @@ class MaskingSettings(Settings):
     """For ``terms``: a file with a term of one or more words on each line, and after a tab its weight, if any."""
     terms_pattern: str | None = None
     """For ``terms``: a regular expression; a word in which it is found is a term."""
-    term_weight: float = Field(5.0, gt=0)
-    """How many times likelier than another word a term is masked, where the file gives it no weight."""
 
     @model_validator(mode="after")
     def _shares_fit(self) -> MaskingSettings:
@@ -150,8 +144,6 @@ class ScheduleSettings(Settings):
     scratch, linear to adapt."""
     warmup_share: float = Field(0.06, ge=0, le=1)
     """Share of the run in which the rate rises linearly from zero."""
-    decay_share: float = Field(0.4, ge=0, le=1)
-    """Share of the run in which a trapezoid falls to zero."""
 
 
 class TrainSettings(Settings):
@@ -170,8 +162,6 @@ class TrainSettings(Settings):
     batch_tokens: int | None = Field(None, ge=8)
     """Tokens in one optimizer step, over all processes; by default 16,384 to adapt, less for small models
     from scratch."""
-    batch_ramp: float | None = Field(None, ge=0, le=1)
-    """Share of the run in which steps are smaller: a quarter of ``batch_tokens``, then a half. By default none to adapt."""
     micro_batch_tokens: int | None = Field(None, ge=8)
     """Tokens computed at once on one device; by default what suits the device. Never changes the result."""
     seed: int = Field(0, ge=0)
@@ -202,8 +192,6 @@ class TrainSettings(Settings):
     """For a checkpoint without an LM head: steps in which only the new head moves."""
     new_embeddings_steps: int = Field(0, ge=0)
     """For a model of ``unmask tokenizer extend``: steps in which only the rows of the added words move."""
-    max_bad_steps: int = Field(5, ge=1)
-    """A step whose loss or gradient is no finite number is not applied; so many in a row end the run."""
     skip_spikes: bool = False
     """Do not apply steps whose loss lies more than 6 sigma above its running mean. On CUDA, looking costs some speed."""
     log_every: int = Field(10, ge=1)

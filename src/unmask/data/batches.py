@@ -191,11 +191,10 @@ class TrainingStream:
         self.replay_share = replay_share if replay is not None else 0.0
         self._orders = [_Order(text, seed) for text in (source, replay) if text is not None]
 
-    def take(self, cursor: Cursor, batch_tokens: int | None = None) -> tuple[np.ndarray, Cursor]:
+    def take(self, cursor: Cursor) -> tuple[np.ndarray, Cursor]:
         """Return the ``int64 [N]`` sequences of the step at ``cursor``, longest first, and the next cursor."""
-        budget = batch_tokens or self.batch_tokens
-        general, at = self._take_replay(cursor, budget)
-        left = budget - int(self.sizes(general).sum())
+        general, at = self._take_replay(cursor, self.batch_tokens)
+        left = self.batch_tokens - int(self.sizes(general).sum())
         numbers, (epoch, used) = self._orders[0].take(
             cursor.epoch, cursor.used, left, at_least_one=not len(general)
         )

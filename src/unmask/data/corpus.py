@@ -167,6 +167,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             "the manifest was changed or is damaged: its checksum does not match; prepare the shards again",
             path=path,
         )
+    read = manifest["read"]
+    for now, before in (("errors", "faults"), ("error_examples", "fault_examples")):  # as once written
+        if before in read:
+            read[now] = read.pop(before)
     return manifest
 
 

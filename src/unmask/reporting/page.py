@@ -258,15 +258,6 @@ def _hash_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     return [("Tokenizer", hashes.get("tokenizer")), *found, *(hashes.get("weights") or {}).items()]
 
 
-def _energy(info: Mapping[str, Any]) -> str | None:
-    if "joules" not in info:
-        return None
-    joules = as_float(info["joules"])
-    if math.isnan(joules):
-        return "not measurable on this machine"
-    return f"{figure(joules / 3600)} Wh while training (processors of the whole machine, without GPUs)"
-
-
 def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     info, last = record.info, record.last or {}
     tokens, seconds = as_float(last.get("tokens")), as_float(last.get("seconds"))
@@ -278,7 +269,6 @@ def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
         ("Tokens", f"{count(tokens)}{share}" if tokens > 0 else None),
         ("Time", duration(seconds) if seconds > 0 else None),
         ("Speed", f"{count(tokens / seconds)} tokens/s" if seconds > 0 else None),
-        ("Energy", _energy(info)),
         ("One step", _counted(info, "batch_tokens", "tokens")),
         ("Exported", _exported(record)),
         ("Precision", info.get("precision")),

@@ -10,7 +10,7 @@ from unmask.run_folder import RunFolder
 from unmask.training.loop import Length, Loop, Position
 from unmask.training.optimizers import make_optimizers
 from unmask.training.recipe import Recipe, resolve
-from unmask.training.schedules import batch_share, learning_rate_factor, mask_rate
+from unmask.training.schedules import learning_rate_factor, mask_rate
 from unmask.training.staged_start import StagedStart, head_first, rows_first
 
 
@@ -42,7 +42,6 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
         "recipe": recipe.name,
         "epochs": recipe.epochs,
         "batch_tokens": recipe.batch_tokens,
-        "batch_ramp": recipe.batch_ramp,
         "micro_batch_tokens": recipe.micro_batch_tokens,
         "patience": recipe.patience,
         "export_best": recipe.export_best,
@@ -80,8 +79,7 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         optimizers=optimizers,
         length=Length(settings.max_steps, recipe.epochs, settings.minutes and settings.minutes * 60),
         lr_factor=learning_rate_factor(settings.schedule, recipe.schedule),
-        mask_rate=lambda progress: mask_rate(*rates, progress, config.masking.rate_schedule),
-        batch_tokens=lambda progress: round(recipe.batch_tokens * batch_share(progress, recipe.batch_ramp)),
+        mask_rate=lambda progress: mask_rate(*rates, progress),
         micro_batch_tokens=recipe.micro_batch_tokens,
         clip_norm=settings.optimizer.clip_norm,
         log_every=settings.log_every,
@@ -90,7 +88,6 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         on_row=lambda row: None,
         after_step=lambda loop: None,
         staged_start=_staged_start(config, recipe, components),
-        max_bad_steps=settings.max_bad_steps,
         skip_spikes=settings.skip_spikes,
     )
 

@@ -59,8 +59,7 @@ def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
         recipe = recipe_of(config, components)
         config = with_recipe(config, recipe, components)
         loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
-        # Steps of an staged_start and of a ramp cost less than all the others.
-        loop.staged_start, loop.batch_tokens = StagedStart(), lambda _: recipe.batch_tokens
+        loop.staged_start = StagedStart()  # its steps cost less than all the others
         seconds = _time_steps(loop)
         shards = sum(path.stat().st_size for path in folder.root.rglob("*") if path.is_file())
         steps, total = _extent(config, components, recipe.batch_tokens, seconds)

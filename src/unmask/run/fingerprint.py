@@ -1,4 +1,4 @@
-"""What a run is: the settings that a resume must find unchanged, and the machine it ran on."""
+"""The fingerprint of a run, which a resume must find unchanged, and the machine it ran on."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from typing import Any
 
 import torch
 
+from unmask.config.old_keys import translate
 from unmask.config.settings import RunConfig
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.run.components import RunComponents
 from unmask.storage import sha256
 
-# What may differ between a run and its continuation: it changes no step already done, or makes the run longer.
+# Settings that a resume may change: they affect no step that is done, or only when the run ends.
 _FREE = {
     "model": {"offline"},
     "data": {"strict", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best", "max_bad_steps"},
+              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best"},
 }  # fmt: skip
 
 
 def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, Any]:
-    """Return everything that decides the steps of a run: settings, text and tokenizer."""
+    """Return everything that determines the steps of a run: settings, text and tokenizer."""
     settings = config.model_dump()
     for section, keys in _FREE.items():
         for key in keys:
@@ -55,7 +56,7 @@ def _corpus_hash(components: RunComponents) -> str:
 
 
 def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
-    """Refuse to go on with other settings, text or tokenizer.
+    """Refuse to resume with other settings, text or tokenizer; keys of earlier versions are translated.
 
     Raises:
         ConfigError: something differs; the message says what.
@@ -66,7 +67,13 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
                 f"cannot resume: the {part} of this run changed since its checkpoint was written; "
                 f"restore it, or start anew in another folder"
             )
-    before, after = _flat(saved["settings"]), _flat(current["settings"])
+    try:
+        before, after = translate(_flat(saved["settings"])), _flat(current["settings"])
+    except ConfigError as error:
+        raise ConfigError(
+            f"cannot resume: {error}; finish this run with the version that began it ('unmask' in run.json), "
+            f"or start anew in another folder"
+        ) from None
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     if changed:
         changes = [f"{key} was {before.get(key)!r} and is now {after.get(key)!r}" for key in changed]

@@ -25,7 +25,6 @@ from unmask.run.adaptation import adaptation_of, save_base
 from unmask.run.assemble import make_loop, make_stream, measured_before, recipe_of, with_recipe
 from unmask.run.components import RunComponents, build_components, check_trainable
 from unmask.run.disk import require_room
-from unmask.run.energy import Energy
 from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
 from unmask.run.lock import is_empty, lock_run
@@ -147,10 +146,9 @@ class _Run:
         self.loop = make_loop(self.config, self.recipe, self.components, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
         self.loop.log = self.progress.log
-        self.identity = fingerprint_of(self.config, self.components)
+        self.fingerprint = fingerprint_of(self.config, self.components)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
-        self.energy = Energy()
         self._save_is_due, self._saved = False, -1
         self._tenths: dict[str, int] = {}
         self._last_loss: float | None = None
@@ -195,7 +193,7 @@ class _Run:
                 )
                 self._compare_with_base(answers)
             info = read_json(self.folder.info)
-            info |= {"finished": now(), "steps": self.loop.position.step, "joules": self.energy.joules}
+            info |= {"finished": now(), "steps": self.loop.position.step}
             write_json(self.folder.info, info)
             write_atomically(self.folder.model / "README.md", model_card(self.folder))
             write_report(self.folder)
@@ -207,7 +205,6 @@ class _Run:
     def _after_step(self, loop: Loop) -> None:
         settings, position = self.config.train, loop.position
         progress = loop.progress
-        self.energy.sample()
         if self.is_main:
             self._show(progress)
         tenth = self._crossed(progress, "evaluated")
@@ -222,7 +219,7 @@ class _Run:
         asked, stopping = self.signals.asked(self.components.world)
         self._save_is_due |= saves and progress < 1 and not loop.ended
         # Steps that cannot be applied may be the error of the weights: then an older checkpoint is the better one.
-        if asked or (self._save_is_due and not position.bad_steps):
+        if asked or (self._save_is_due and not position.skipped_steps):
             self._save()
         if stopping:
             raise self._interrupted()
@@ -303,12 +300,11 @@ class _Run:
         require_finite_weights(self.components.model.model, self.loop.position.step)
         if self.is_main:
             state = self.loop.position.to_dict() | {
-                "identity": self.identity,
+                "fingerprint": self.fingerprint,
                 "before": self.before,
                 "tenths": self._tenths,
                 "last_loss": self._last_loss,
                 "best": self.best and asdict(self.best),
-                "joules": self.energy.joules,
             }
             state["step"] = self.loop.position.step
             if self.folder.metrics.is_file():  # the rows up to here are not written again
@@ -334,14 +330,12 @@ class _Run:
                 keep_rows(self.folder.metrics, 0)
             return
         state = load_checkpoint_state(path)
-        check_fingerprint(state["identity"], self.identity)
+        check_fingerprint(state.get("fingerprint") or state["identity"], self.fingerprint)  # its earlier name
         restore(path, self.components.model.model, self.loop.optimizers)
-        fields = Position.__dataclass_fields__
-        self.loop.position = Position.from_dict({key: state[key] for key in fields})
+        self.loop.position = Position.from_dict(state)
         self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
         self.best = Best(**state["best"]) if state["best"] else None
-        self.energy.add(state.get("joules"))
         self.components.world.wait()  # until all have read it
         if self.is_main:
             keep_rows(self.folder.metrics, state["step"])

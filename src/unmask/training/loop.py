@@ -25,6 +25,9 @@ from unmask.training.staged_start import StagedStart
 
 Row = dict[str, Any]
 
+MAX_SKIPPED_STEPS = 5
+"""So many skipped steps in a row end a run."""
+
 
 @dataclass(frozen=True)
 class Length:
@@ -56,7 +59,7 @@ class Position:
         tokens: real tokens seen, over all processes.
         seconds: seconds spent training.
         window: sums since the last row of metrics.
-        bad_steps: steps up to here, in a row, that were not applied.
+        skipped_steps: steps up to here, in a row, that were not applied.
         trend: running mean and variance of the loss.
     """
 
@@ -65,7 +68,7 @@ class Position:
     tokens: int = 0
     seconds: float = 0.0
     window: dict[str, float] = field(default_factory=dict)
-    bad_steps: int = 0
+    skipped_steps: int = 0
     trend: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +76,13 @@ class Position:
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> Position:
-        return Position(**{**content, "cursor": Cursor(**content["cursor"])})
+        """Return the position that :meth:`to_dict` gave, or an earlier version's (``bad_steps``); other keys are ignored."""
+        content = {
+            "skipped_steps": content.get("bad_steps"),
+            **content,
+            "cursor": Cursor(**content["cursor"]),
+        }
+        return Position(**{key: content[key] for key in Position.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,6 @@ class Loop:
         length: when it ends.
         lr_factor: from progress to the factor of the peak learning rates.
         mask_rate: from progress to the mask rate.
-        batch_tokens: from progress to the tokens of a step.
         micro_batch_tokens: most tokens computed at once.
         clip_norm: largest norm of the gradient.
         log_every: steps between rows.
@@ -132,7 +140,6 @@ class Loop:
         after_step: called with the loop after every step, to evaluate, save or stop.
         staged_start: the first steps, in which only what is new moves.
         ended: set by ``after_step`` to end the run before its length.
-        max_bad_steps: so many steps in a row that cannot be applied end the run.
         skip_spikes: do not apply a step whose loss is a spike.
         log: who is told.
     """
@@ -143,7 +150,6 @@ class Loop:
     length: Length
     lr_factor: Callable[[float], float]
     mask_rate: Callable[[float], float]
-    batch_tokens: Callable[[float], int]
     micro_batch_tokens: int
     clip_norm: float
     log_every: int
@@ -153,7 +159,6 @@ class Loop:
     after_step: Callable[[Loop], None]
     staged_start: StagedStart = field(default_factory=StagedStart)
     ended: bool = False
-    max_bad_steps: int = 5
     skip_spikes: bool = False
     log: Callable[[str], None] = lambda text: None
 
@@ -275,9 +280,9 @@ class Loop:
             f"step {position.step}: {why}; the step was not applied. Its documents: {shown} "
             f"({len(documents)}, all of them in metrics.jsonl)"
         )
-        if position.bad_steps >= self.max_bad_steps:
+        if position.skipped_steps >= MAX_SKIPPED_STEPS:
             raise DivergedError(
-                f"step {position.step}: {why}; {position.bad_steps} steps in a row were not applied. Lower the learning "
+                f"step {position.step}: {why}; {position.skipped_steps} steps in a row were not applied. Lower the learning "
                 f"rate, or look at the documents that metrics.jsonl names"
             )
 
@@ -299,7 +304,7 @@ class Loop:
         if progress >= 1.0 - 1e-12:
             return None
         rate = self.mask_rate(progress)
-        numbers, following = self.stream.take(cursor, self.batch_tokens(progress))
+        numbers, following = self.stream.take(cursor)
         tokens = int(self.stream.sizes(numbers).sum())
         micro = self.micro_batch_tokens
         batches = self._batches(cursor, numbers, rate, micro)
@@ -333,7 +338,7 @@ class Loop:
         window: dict[str, Any] = position.window
         window["tokens"] += plan.tokens
         window["waited"] += waited
-        position.bad_steps = position.bad_steps + 1 if result.skipped else 0
+        position.skipped_steps = position.skipped_steps + 1 if result.skipped else 0
         if result.spike:
             window["spike"] = max(result.spike, window.get("spike", 0.0))
         if result.skipped:

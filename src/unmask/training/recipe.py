@@ -23,7 +23,6 @@ _ADAPT_RATES = {
 _LORA_FACTOR = 10.0  # low-rank factors want about ten times the rate of full weights (Schulman et al. 2025)
 _PATIENCE = 3
 _SCRATCH_RATE = 3e-3
-_SCRATCH_RAMP = 0.0
 _SCRATCH_BASE_RATE = 5e-4
 
 
@@ -37,7 +36,6 @@ class Recipe:
         learning_rate: peak rate of AdamW.
         schedule: name of the learning-rate schedule.
         batch_tokens: tokens of a step.
-        batch_ramp: share of the run in which steps are smaller.
         micro_batch_tokens: most tokens computed at once.
         initial_rate: where the mask rate begins.
         epochs: passes over the text, when nothing else ends the run.
@@ -50,7 +48,6 @@ class Recipe:
     learning_rate: float
     schedule: str
     batch_tokens: int
-    batch_ramp: float
     micro_batch_tokens: int
     initial_rate: float
     epochs: float | None
@@ -85,7 +82,6 @@ def resolve(
         learning_rate=train.optimizer.learning_rate or rate,
         schedule=_schedule(train.schedule.name, scratch),
         batch_tokens=batch,
-        batch_ramp=train.batch_ramp if train.batch_ramp is not None else _SCRATCH_RAMP if scratch else 0.0,
         micro_batch_tokens=min(micro, batch),
         initial_rate=masking.initial_rate
         or (max(masking.rate, min(0.5, 2 * masking.rate)) if scratch else masking.rate),

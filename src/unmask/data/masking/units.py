@@ -32,6 +32,11 @@ from unmask.data.tokenizer import Vocabulary
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError
 
+SPAN_P = 0.2
+"""Probability that a span ends after each of its words (Joshi et al. 2020)."""
+TERM_WEIGHT = 5.0
+"""How many times likelier than other words a term is masked, where its file gives no weight."""
+
 
 @dataclass(frozen=True, eq=False)
 class MaskingPlan:
@@ -126,9 +131,9 @@ def _terms(settings: MaskingSettings, words: WordTables) -> Phrases:
             "masking.strategy=terms needs masking.terms, a file with a term on each line, or masking.terms_pattern, "
             "a regular expression"
         )
-    weights = {} if settings.terms is None else load_terms(Path(settings.terms), settings.term_weight)
+    weights = {} if settings.terms is None else load_terms(Path(settings.terms), TERM_WEIGHT)
     pattern = None if settings.terms_pattern is None else re.compile(settings.terms_pattern)
-    return Phrases(weights, words, pattern, settings.term_weight)
+    return Phrases(weights, words, pattern, TERM_WEIGHT)
 
 
 def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, key: MaskKey) -> np.ndarray:
@@ -138,7 +143,7 @@ def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, k
     smallest of these chances a span ends in any case, so that what stands before it in the document soon does not
     matter. What lies between such places is followed, all at once, from end to end.
     """
-    hazard = _ends_after(settings.span_p, settings.span_words)
+    hazard = _ends_after(SPAN_P, settings.span_words)
     draw = random_bits(packed, key.stream("span"))[first]
     begins = draw < hazard[0]
     begins[np.searchsorted(first, packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0])] = True
