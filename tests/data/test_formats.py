@@ -108,7 +108,7 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "csv ragged": ("a.csv", 'id,text\n1,"x\ny"\n2,x,y\n', r":4: the row has 3 fields, expected 2 "),
     "csv short": ("a.csv", "id,text\n1,x\n\n2\n", r":4: the row has 1 fields, expected 2 "),
     "csv open quote": ("a.csv", 'text\nx\n"y\nz\n', r":3: broken quoting in the row that begins here"),
-    "csv stray quote": ("a.tsv", 'text\n"x" y\n', r":2: broken quoting .* with \"\" for each"),
+    "csv stray quote": ("a.csv", 'text\n"x" y\n', r":2: broken quoting .* with \"\" for each"),
     "empty": ("a.txt", "", r": holds no text, expected at least one document"),
     "empty csv": ("a.csv", "", r": holds no text"),
     "header only": ("a.csv", "id,text\n", r": holds no text"),

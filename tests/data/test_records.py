@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from unmask.data.reading import records
+from unmask.config.settings import DocumentSettings
+from unmask.data.reading import files
+from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.records import Record, RecordReader
 from unmask.errors import ConfigError, DataError
 
@@ -45,16 +47,16 @@ def test_lines_of_text(tmp_path: Path) -> None:
 def test_a_bad_line_costs_only_itself(tmp_path: Path) -> None:
     one, two, three, four, five = read(tmp_path / "a.txt", b"one\nb\xe4d\nn\0l\n\xff\xfe\nfive\n")
     assert (one, five) == ((1, {"text": "one"}), (5, {"text": "five"}))
-    assert "byte 0xe4 (after 1 others) is not UTF-8" in two
-    assert "NUL byte (after 1 others)" in three
+    assert "byte 0xe4 is not UTF-8 (after 1 bytes of the line)" in two
+    assert "NUL byte (after 1 characters)" in three
     assert "0xff" in four
 
 
 def test_a_line_beyond_the_limit_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(files, "RECORD_LIMIT", 1000)
     found = read(tmp_path / "a.txt", "one\n" + "x" * 3_000_000 + "\n" + "y" * 999 + "\nend")
     assert found[0] == (1, {"text": "one"})
-    assert "3,000,001 bytes, more than the 1,000" in found[1]
+    assert "3,000,001 characters, expected at most 1,000" in found[1]
     assert found[2:] == [(3, {"text": "y" * 999}), (4, {"text": "end"})]
 
 
@@ -93,14 +95,15 @@ def test_csv_rows_may_span_lines(tmp_path: Path) -> None:
 
 
 def test_a_broken_quote_does_not_swallow_what_follows(tmp_path: Path) -> None:
-    first, second, third, error, last = read(
-        tmp_path / "a.csv", 'text,id\na,1\n5" pipe,2\nb,3\n"open,4\nc,5\n'
+    first, second, third, inch, error, last = read(
+        tmp_path / "a.csv", 'text,id\na,1\n"5" pipe,2\nb,3\n5" pipe,4\n"open,5\nc,6\n'
     )
     assert (first, third, last) == (
         (2, {"text": "a", "id": "1"}),
         (4, {"text": "b", "id": "3"}),
-        (6, {"text": "c", "id": "5"}),
+        (7, {"text": "c", "id": "6"}),
     )
+    assert inch == (5, {"text": '5" pipe', "id": "4"})
     assert "broken quoting" in second
     assert "broken quoting" in error
 
@@ -128,7 +131,6 @@ def test_compressed_files_and_a_damaged_one(tmp_path: Path) -> None:
     [
         ("a.txt", gzip.compress(b"text"), "holds gzip data"),
         ("a.jsonl", b"%PDF-1.4\n", "holds a PDF"),
-        ("a.txt", "text".encode("utf-16"), "holds UTF-16"),
         ("a.txt.gz", b"text", "not gzip"),
     ],
 )
@@ -172,3 +174,55 @@ def test_the_share_follows_the_lines(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"text": "x" * 20}) + "\n" for _ in range(10)), encoding="utf-8")
     reader = RecordReader(path)
     assert [reader.share() for _ in reader] == pytest.approx([n / 10 for n in range(1, 11)])
+
+
+def test_utf16_with_its_mark_is_read(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.tsv", "text\tid\r\nä\t1\r\n".encode("utf-16")) == [
+        (2, {"text": "ä", "id": "1"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    {
+        "quoted fields may span lines": ('id\ttext\n1\t"a\tb\nc"\n2\td\n', [(2, "a\tb\nc"), (4, "d")]),
+        "and be the first": ('text\tid\n"a\nb"\t1\nd\t2\n', [(2, "a\nb"), (4, "d")]),
+        "open quotes are text": ('text\tid\n"a\t1\nb\t2\n', [(2, '"a'), (3, "b")]),
+        "also if one closes later": ('text\tid\n"a\t1\nb"\t2\n', [(2, '"a'), (3, 'b"')]),
+        "a tab between quotes": ('text\tid\n"a\tb"\nc\t2\n', [(2, '"a'), (3, "c")]),
+        "one column": ('text\n"a\nb"\n"c" d\n', [(2, "a\nb"), (4, '"c" d')]),
+    }.values(),
+)
+def test_tsv_quotes_enclose_fields_or_are_text(
+    tmp_path: Path, content: str, rows: list[tuple[int, str]]
+) -> None:
+    path = tmp_path / "a.tsv"
+    assert [(line, values["text"]) for line, values in read(path, content)] == rows
+    assert [(item.line, item.text) for item in DocumentReader([path])] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n[1]\n{"text": "b"}\n'),
+        ("a.csv", b'id,text\n1,a\n\n2\n3,"b" c\n4,"d\ne"\n5,"open\n6,f\n'),
+        ("a.tsv", b'id\ttext\n1\ta\n\n2\n3\t"b" c\n4\t"d\ne"\n5\t"open\n6\tf\n'),
+    ],
+)
+def test_text_to_train_on_and_records_are_read_alike(tmp_path: Path, name: str, content: bytes) -> None:
+    found = read(tmp_path / name, content)
+    reader = DocumentReader([tmp_path / name], DocumentSettings(documents="line"))
+    assert [(item.line, item.text) for item in reader] == [
+        (item[0], item[1]["text"]) for item in found if isinstance(item, tuple)
+    ]
+    errors = [item for item in found if isinstance(item, str) and "an empty line" not in item]
+    assert len(errors) == sum(reader.stats.errors.values()) > 0
+    for error in errors:
+        assert any(example.endswith(error) for example in reader.stats.error_examples)
+
+
+def test_a_line_that_is_no_text_breaks_the_row_that_it_is_in(tmp_path: Path) -> None:
+    error, broken, last = read(tmp_path / "a.csv", b'text,id\n"a\nb\xe4"\nc",1\nd,2\n')[:3]
+    assert "0xe4" in error
+    assert "line 3 of it cannot be read" in broken
+    assert 'c"' in str(last)

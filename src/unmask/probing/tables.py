@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.reading.files import cannot_open
-from unmask.data.reading.formats import text_of
+from unmask.data.reading.formats import no_such_field, text_of
 from unmask.data.reading.records import Record, RecordReader
-from unmask.errors import DataError, did_you_mean
+from unmask.errors import DataError
 
 TEXTS = ("text", "sentence", "content", "review", "abstract", "question", "body", "document")
 LABELS = ("label", "labels", "class", "category", "intent", "target", "sentiment", "tag")
@@ -104,7 +104,7 @@ def read_table(path: Path, columns: Columns) -> Iterator[Row]:
 def _text(record: Record, name: str) -> str:
     found = text_of(dict(record.values), name, record.source, record.line) if name in record.values else None
     if name not in record.values:
-        raise _absent(record, name, "--text-field")
+        raise no_such_field("field", name, record.values, record.source, record.line)
     if found is None or not found.strip():
         raise DataError(f"the text in '{name}' is empty", path=record.source, line=record.line)
     return found
@@ -112,7 +112,7 @@ def _text(record: Record, name: str) -> str:
 
 def _label(record: Record, name: str) -> str:
     if name not in record.values:
-        raise _absent(record, name, "--label-field")
+        raise no_such_field("field", name, record.values, record.source, record.line, "--label-field")
     value: Any = record.values[name]
     usable = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
     if not usable or not str(value).strip():
@@ -120,12 +120,6 @@ def _label(record: Record, name: str) -> str:
         what = f"the label in '{name}' is {shown}; expected the name or number of one class"
         raise DataError(what, path=record.source, line=record.line)
     return str(value).strip()
-
-
-def _absent(record: Record, name: str, option: str) -> DataError:
-    there = ", ".join(f"'{known}'" for known in record.values) or "none"
-    what = f"no field '{name}'{did_you_mean(name, record.values)}; there are {there}; choose with {option}"
-    return DataError(what, path=record.source, line=record.line)
 
 
 def read_label_folders(folder: Path) -> Iterator[Row]:

@@ -29,6 +29,7 @@ from unmask.errors import DataError, did_you_mean
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
 Compression = Literal["gzip", "zstd"]
 Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it goes on in the next item
+LineRead = tuple[int, str | TextError]
 
 CHUNK = 1 << 18
 """Bytes that are read at once; a line longer than this comes in pieces."""
@@ -228,20 +229,6 @@ def holds_text(path: Path) -> bool:
     return b"\0" not in head and _foreign(head) is None and _is_utf8(head)
 
 
-def refuse_foreign(head: bytes, source: str) -> None:
-    """Raise if a file begins like one of another format, UTF-16 among them.
-
-    Raises:
-        TextError: the file, not a line of it, is at error.
-    """
-    what = _foreign(head)
-    if encoding := _wide(head):
-        name = encoding.upper()
-        what = f"holds {name}: expected UTF-8; convert it with iconv -f {name} -t UTF-8"
-    if what:
-        raise TextError("wrong suffix", what, path=source)
-
-
 def _foreign(head: bytes) -> str | None:
     return next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
 
@@ -261,19 +248,22 @@ def _is_utf8(head: bytes) -> bool:
 # ----------------------------------------------------------------------------------------------- text
 
 
-def decoded(stream: BinaryIO, source: str, errors: ReadErrors, *, one_line_end: bool = True) -> Iterator[str]:
+def decoded(
+    stream: BinaryIO, source: str, errors: ReadErrors, *, one_line_end: bool = True, binary: bool = False
+) -> Iterator[str]:
     """Yield the text of a stream in chunks, with LF line ends and without a byte order mark.
 
     Args:
         stream: bytes.
         source: the name of the file.
-        errors: is told of UTF-16 and, where a file should have ``one_line_end``, of several sorts of line ends.
+        errors: gets UTF-16 and, where a file should have ``one_line_end``, mixed line ends.
+        binary: read on where the first bytes look like binary data.
 
     Raises:
         TextError: the file holds no text at all, or its bytes cannot be had.
     """
     data = _head(stream, source)
-    decoder = _decoder(data, source, errors)
+    decoder = _decoder(data, source, errors, binary=binary)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     line, single, raw = 1, one_line_end, ""
     while True:
@@ -299,7 +289,7 @@ def _head(stream: BinaryIO, source: str) -> bytes:
     return head
 
 
-def _decoder(head: bytes, source: str, errors: ReadErrors) -> codecs.IncrementalDecoder:
+def _decoder(head: bytes, source: str, errors: ReadErrors, *, binary: bool) -> codecs.IncrementalDecoder:
     if what := _foreign(head):
         raise TextError("wrong suffix", what, path=source)
     if encoding := _wide(head):
@@ -307,7 +297,7 @@ def _decoder(head: bytes, source: str, errors: ReadErrors) -> codecs.Incremental
         errors.note(TextError(encoding.upper(), what, path=source, line=1, kept=True))
         return codecs.getincrementaldecoder(encoding)(ESCAPE)
     begin = head[:_HEAD]
-    if b"\0" in begin and (4 * begin.count(0) > len(begin) or not _is_utf8(begin)):
+    if not binary and b"\0" in begin and (4 * begin.count(0) > len(begin) or not _is_utf8(begin)):
         what = "binary data, or UTF-16 without a byte order mark; expected UTF-8 text"
         raise TextError("binary data", what, path=source, line=begin.count(b"\n", 0, begin.index(0)) + 1)
     return codecs.getincrementaldecoder("utf-8-sig")(ESCAPE)
@@ -337,36 +327,27 @@ def text_lines(chunks: Iterable[str]) -> Iterator[Line]:
         yield number, rest
 
 
-def whole_lines(chunks: Iterable[str], source: str, errors: ReadErrors) -> Iterator[Line]:
-    """Yield whole lines, for formats whose records cannot be cut; a last line without ``"\\n"`` gets one.
-
-    A line beyond the limit is left out, and ``errors`` is told.
-    """
+def whole_lines(chunks: Iterable[str], source: str) -> Iterator[LineRead]:
+    """Yield whole lines; a last line without ``"\\n"`` gets one. Of a line beyond the limit comes its error."""
     held: list[str] = []
-    size, last = 0, 1
-    for number, piece in text_lines(chunks):
-        ended = piece.endswith("\n")
-        if ended and not held:
-            yield number, piece
+    size = 0
+    for number, part in text_lines(chunks):
+        if part.endswith("\n") and not held:
+            yield number, part
             continue
-        held.append(piece)
-        size, last = size + len(piece), number
+        held.append(part)
+        size += len(part)
         if size > RECORD_LIMIT:
-            del held[1:]  # what is left says that there was a line
-        if ended:
-            yield from _joined(held, size, source, last, errors)
+            del held[1:]
+        if part.endswith("\n"):
+            yield _whole_line(held, size, source, number)
             held, size = [], 0
     if held:
-        yield from _joined([*held, "\n"], size, source, last, errors)
+        yield _whole_line([*held, "\n"], size, source, number)
 
 
-def _joined(held: list[str], size: int, source: str, line: int, errors: ReadErrors) -> Iterator[Line]:
-    if size > RECORD_LIMIT:
-        errors.note(_too_long(size, source, line))
-    else:
-        yield line, "".join(held)
-
-
-def _too_long(size: int, source: str, line: int) -> TextError:
-    what = f"a line of {size:,} characters, expected at most {RECORD_LIMIT:,}; cut it into several records"
-    return TextError("record too long", what, path=source, line=line)
+def _whole_line(held: list[str], size: int, source: str, line: int) -> LineRead:
+    if size <= RECORD_LIMIT:
+        return line, "".join(held)
+    what = f"a line of {size:,} characters, expected at most {RECORD_LIMIT:,}; split it into several records"
+    return line, TextError("record too long", what, path=source, line=line)

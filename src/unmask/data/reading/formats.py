@@ -7,12 +7,10 @@ a broken JSON list, raises :class:`TextError`. Both name file and line.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import tempfile
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +21,18 @@ from unmask.data.reading.files import (
     CHUNK,
     PARQUET_MAGIC,
     RECORD_LIMIT,
-    Line,
     format_of,
     opened,
     read_bytes,
     whole_lines,
+)
+from unmask.data.reading.records import (
+    json_error,
+    json_name,
+    json_records,
+    not_an_object,
+    table_rows,
+    without_errors,
 )
 from unmask.errors import DataError, DiskError, did_you_mean
 
@@ -38,20 +43,9 @@ Row = tuple[int, str | None]
 
 
 def jsonl_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[Row]:
-    """Yield the text field of each line of JSON Lines; empty lines stand for nothing."""
-    return texts_of(_jsonl_records(chunks, source, errors), field, source, errors)
-
-
-def _jsonl_records(chunks: Iterable[str], source: str, errors: ReadErrors) -> Iterator[tuple[int, Any]]:
-    for number, line in whole_lines(chunks, source, errors):
-        if line.isspace():
-            continue
-        try:
-            yield number, json.loads(line.rstrip("\n"))
-        except (ValueError, RecursionError) as error:
-            hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
-            what = f"broken JSON ({_json_error(error)}); expected one object a line{hint}"
-            errors.note(TextError("broken JSON", what, path=source, line=number))
+    """Yield the text field of each line of JSON Lines; empty lines are skipped."""
+    records = json_records(whole_lines(chunks, source), source)
+    return texts_of(without_errors(records, errors), field, source, errors)
 
 
 def texts_of(
@@ -65,12 +59,6 @@ def texts_of(
             errors.note(error)
         else:
             yield number, text
-
-
-def _json_error(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg}, column {error.colno}"
-    return str(error)
 
 
 def json_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[Row]:
@@ -131,7 +119,7 @@ class _ListReader:
             except (ValueError, RecursionError) as error:
                 # It may be broken or only be cut off by the end of the buffer; more text tells.
                 if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
-                    raise self._broken(_json_error(error)) from None
+                    raise self._broken(json_error(error)) from None
             else:
                 self._advance(end)
                 return value
@@ -155,16 +143,6 @@ class _ListReader:
         return TextError("broken JSON", what, path=self._source, line=self.line)
 
 
-_JSON_NAMES = {
-    list: "a list",
-    str: "a string",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    dict: "an object",
-}
-
-
 def text_of(record: Any, field: str, source: str, line: int) -> str | None:
     """Return the text field of a record; ``None`` where its value is null.
 
@@ -172,16 +150,14 @@ def text_of(record: Any, field: str, source: str, line: int) -> str | None:
         DataError: the record is no object, has no such field, or the field holds no proper string.
     """
     if not isinstance(record, dict):
-        came = _JSON_NAMES.get(type(record), "null")
-        raise TextError("not an object", f"expected a JSON object, found {came}", path=source, line=line)
+        raise not_an_object(record, source, line)
     if field not in record:
         raise no_such_field("field", field, record, source, line)
     text = record[field]
     if text is None:
         return None
     if not isinstance(text, str):
-        came = _JSON_NAMES.get(type(text), f"a {type(text).__name__}")
-        what = f"field '{field}' holds {came}, expected a string"
+        what = f"field '{field}' holds {json_name(text)}, expected a string"
         raise TextError("not a string", what, path=source, line=line)
     error = undecodable_error(text, f"field '{field}'", source, line, whole_lines=False)
     if error is not None:
@@ -189,13 +165,20 @@ def text_of(record: Any, field: str, source: str, line: int) -> str | None:
     return text
 
 
-def no_such_field(what: str, field: str, known: Iterable[str], source: str, line: int | None) -> DataError:
-    """Return the error for an absent field or column; it lists those that are there."""
+def no_such_field(
+    what: str,
+    field: str,
+    known: Iterable[str],
+    source: str,
+    line: int | None,
+    option: str = "--text-field",
+) -> DataError:
+    """Return the error for an absent field or column; it lists those that there are."""
     names = [str(name) for name in known]
     listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
     there = f"there are {listed}" if names else "there are none"
     near = did_you_mean(field, names)
-    message = f"no {what} '{field}'{near}; {there}; choose with --text-field"
+    message = f"no {what} '{field}'{near}; {there}; choose with {option}"
     return TextError(f"no such {what}", message, path=source, line=line)
 
 
@@ -206,8 +189,7 @@ def csv_rows(
     chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors
 ) -> Iterator[Row]:
     """Yield the named column of CSV or TSV with the line where each row begins; the first row names the columns."""
-    csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
-    rows = _csv_records(_Lines(whole_lines(chunks, source, errors)), source, delimiter, errors)
+    rows = without_errors(table_rows(whole_lines(chunks, source), source, delimiter), errors)
     first, names = next(rows, (1, None))
     if names is None:
         return
@@ -215,61 +197,7 @@ def csv_rows(
         raise _wrong_column(field, names, source, first)
     column = names.index(field)
     for line, row in rows:
-        if len(row) == len(names):
-            yield line, row[column]
-            continue
-        what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
-        what += "; put quotes around fields that hold the separator"
-        errors.note(TextError("ragged row", what, path=source, line=line))
-
-
-class _Lines:
-    """Lines for the CSV parser; behind a broken row they can be read again, so that it costs no other row."""
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self._lines, self._ahead = lines, deque[Line]()
-        self._again = (
-            2 * RECORD_LIMIT
-        )  # a file of nothing but open quotes shall not be read once for every line
-        self.taken: list[Line] = []
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._ahead.popleft() if self._ahead else next(self._lines)
-        self.taken.append(line)
-        return line[1]
-
-    def give_back(self) -> int:
-        """Give back all lines of the row but its first; return how many lines are lost."""
-        size = sum(len(text) for _, text in self.taken[1:])
-        if size > self._again:
-            return len(self.taken)
-        self._again -= size
-        self._ahead.extendleft(reversed(self.taken[1:]))
-        return 1
-
-
-def _csv_records(
-    lines: _Lines, source: str, delimiter: str, errors: ReadErrors
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not empty lines, with the physical line where each begins."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        lines.taken.clear()
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            begin, lost = lines.taken[0][0], lines.give_back()
-            what = f'broken quoting in the row that begins here ({error}); a field that holds " must be in quotes'
-            what += ', with "" for each "' + (f"; {lost:,} lines are lost by it" if lost > 1 else "")
-            errors.note(TextError("broken quoting", what, path=source, line=begin))
-            continue
-        if row is None:
-            return
-        if row:
-            yield lines.taken[0][0], row
+        yield line, row[column]
 
 
 def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataError:

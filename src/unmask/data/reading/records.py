@@ -1,15 +1,12 @@
-"""Records one by one, of files in which some may be broken: what is wrong with one is said, and the others go on.
+"""Records of JSON Lines, CSV and TSV, one by one; where one cannot be read, its error comes in its place.
 
-Of training text, what is at error is left out (:mod:`unmask.data.reading.documents`). A file of texts or pairs to score is
-another matter: every record is an answer of its own. So here each line is decoded and parsed alone, and a error is
-handed on in its place, as the :class:`DataError` that says where it is.
+Reading text to train on leaves out what cannot be read (:mod:`unmask.data.reading.formats`). In a file of texts or pairs
+to score, every record gets a result or an error (:class:`RecordReader`). Both parse records here.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
 import os
 import sys
@@ -19,20 +16,204 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast, get_args
+from typing import Any, BinaryIO, Literal, TypeVar, cast, get_args
 
-from unmask.data.reading.files import format_of, opened, read_bytes, readable_stat, refuse_foreign, text_lines
+from unmask.data.reading.errors import Log, ReadErrors, TextError, undecodable_error
+from unmask.data.reading.files import (
+    RECORD_LIMIT,
+    Line,
+    LineRead,
+    decoded,
+    format_of,
+    opened,
+    readable_stat,
+    whole_lines,
+)
 from unmask.data.reading.inputs import STDIN_NAME
 from unmask.errors import ConfigError, DataError
 
 RecordKind = Literal["text", "jsonl", "tsv", "csv"]
 KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
-Log = Callable[[str], None]
-Line = tuple[int, str | DataError]  # from 1; without its end, or what is wrong with it
+RowRead = tuple[int, list[str] | TextError]
+Parsed = TypeVar("Parsed")
 
-LINE_LIMIT = 16_000_000
-"""Bytes of a line that is read at all: memory is bounded, and what is longer is no record."""
-_LINES_OF_A_ROW = 200
+_EMPTY_LINE = "empty line"
+
+# ----------------------------------------------------------------------------------------------- JSON Lines
+
+
+def json_records(lines: Iterable[LineRead], source: str) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the JSON value of each line, or the :class:`TextError` that says what is wrong with it."""
+    for number, line in lines:
+        yield number, line if isinstance(line, TextError) else _json_value(line, source, number)
+
+
+def _json_value(line: str, source: str, number: int) -> Any:
+    if line.isspace():
+        return TextError(_EMPTY_LINE, "an empty line, expected a JSON object", path=source, line=number)
+    try:
+        return json.loads(line.rstrip("\n"))
+    except (ValueError, RecursionError) as error:
+        hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
+        what = f"broken JSON ({json_error(error)}); expected one object a line{hint}"
+        return TextError("broken JSON", what, path=source, line=number)
+
+
+def json_error(error: Exception) -> str:
+    """Return what is wrong with JSON, and in which column."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return str(error)
+
+
+def not_an_object(value: Any, source: str, line: int) -> TextError:
+    """Return the error for a record that is no JSON object."""
+    what = f"expected a JSON object, found {json_name(value)}"
+    return TextError("not an object", what, path=source, line=line)
+
+
+def json_name(value: Any) -> str:
+    """Return what a value is called in JSON."""
+    names: dict[type, str] = {
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        dict: "an object",
+        type(None): "null",
+    }
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _text_records(lines: Iterable[LineRead]) -> Iterator[tuple[int, Any]]:
+    for number, line in lines:
+        yield number, line if isinstance(line, TextError) else {"text": line.removesuffix("\n")}
+
+
+# ------------------------------------------------------------------------------------------------ CSV and TSV
+
+
+def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterator[RowRead]:
+    """Yield the rows of CSV or TSV with the line where each begins, all as long as the first; or their errors.
+
+    Of a row with broken quotes only its first line is lost. In TSV quotes are often part of the text: where lines split
+    at their tabs into as many fields as the first row has, a quote does not hold them together.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
+    table, width = _TableLines(lines), 0
+    reader = csv.reader(table, delimiter=delimiter, strict=True)
+    while True:
+        table.taken.clear()
+        broken, row = "", []
+        try:
+            row = next(reader, [])
+        except csv.Error as error:
+            broken = str(error)
+        while table.errors:
+            yield table.errors.popleft()
+        if not table.taken:
+            return
+        line, lost = table.taken[0][0], 1
+        if delimiter == "\t" and (plain := _split_at_tabs(table.taken, row, width)):
+            lost = table.give_back()
+            broken, row = "" if lost == 1 else "a quote without its other half", plain
+        elif broken:
+            lost = table.give_back()
+        wrong = _row_error(broken, lost, row, width)
+        width = width or len(row)
+        yield line, row if wrong is None else TextError(*wrong, path=source, line=line)
+
+
+def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str, str] | None:
+    """Return the reason and the message of what is wrong with a row."""
+    if broken:
+        what = (
+            f'broken quoting in the row that begins here ({broken}); a field that holds " must be in quotes'
+        )
+        what += ', with "" for each "' + (f"; {lost:,} lines are lost by it" if lost > 1 else "")
+        return "broken quoting", what
+    if not row:
+        return _EMPTY_LINE, "an empty line"
+    if width and len(row) != width:
+        what = f"the row has {len(row)} fields, expected {width} as in the first row"
+        return "ragged row", what + "; put quotes around fields that hold the separator"
+    return None
+
+
+def _split_at_tabs(taken: Sequence[Line], row: list[str], width: int) -> list[str]:
+    """Return the fields of the first of some lines of TSV if its quotes are text, else an empty list."""
+    if row and len(taken) == 1 and width in (0, len(row)):
+        return []
+    parts = [text.removesuffix("\n").split("\t") for _, text in taken]
+    wanted = width or len(parts[0])
+    whole = len(parts) == 1 or wanted > 1  # the lines of a single column always have one field
+    if row and (not whole or any(len(part) != wanted for part in parts)):
+        return []
+    return [_unquoted(part) for part in parts[0]] if parts[0] != [""] else []
+
+
+def _unquoted(part: str) -> str:
+    if len(part) < 2 or part[0] != '"' or part[-1] != '"':
+        return part
+    inner = part[1:-1].replace('""', "\0")
+    return part if '"' in inner else inner.replace("\0", '"')
+
+
+class _TableLines:
+    """Lines for the CSV parser; those behind the first of a broken row can be read again.
+
+    Attributes:
+        taken: the lines of the current row.
+        errors: of lines that could not be read.
+    """
+
+    def __init__(self, lines: Iterable[LineRead]) -> None:
+        self._lines, self._ahead = iter(lines), deque[Line]()
+        # Characters that may be read again: a file of open quotes must not be read to its end for every line.
+        self._again = 2 * RECORD_LIMIT
+        self.taken: list[Line] = []
+        self.errors: deque[tuple[int, TextError]] = deque()
+
+    def __iter__(self) -> _TableLines:
+        return self
+
+    def __next__(self) -> str:
+        if self._ahead:
+            self.taken.append(self._ahead.popleft())
+            return self.taken[-1][1]
+        for number, line in self._lines:
+            if isinstance(line, str):
+                self._again += len(line)
+                self.taken.append((number, line))
+                return line
+            self.errors.append((number, line))
+            if self.taken:
+                raise csv.Error(f"line {number:,} of it cannot be read")
+        raise StopIteration
+
+    def give_back(self) -> int:
+        """Give back all lines of the row but its first; return how many lines are lost."""
+        size = sum(len(text) for _, text in self.taken[1:])
+        if size > self._again:
+            return len(self.taken)
+        self._again -= size
+        self._ahead.extendleft(reversed(self.taken[1:]))
+        return 1
+
+
+def without_errors(
+    records: Iterable[tuple[int, Parsed | TextError]], errors: ReadErrors
+) -> Iterator[tuple[int, Parsed]]:
+    """Yield the records that could be read; the errors of others, but for empty lines, go to ``errors``."""
+    for number, record in records:
+        if not isinstance(record, TextError):
+            yield number, record
+        elif record.reason != _EMPTY_LINE:
+            errors.note(record)
+
+
+# --------------------------------------------------------------------------------------- files of records
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +232,7 @@ class Record:
     values: Mapping[str, Any]
 
 
-Read = Record | DataError
+RecordRead = Record | DataError
 HasNames = Callable[[Sequence[str]], bool]
 """Says of the first row of a table whether it holds the names of the columns."""
 
@@ -62,10 +243,10 @@ class RecordReader:
 
     Args:
         given: a path, or ``-``.
-        kind: what it holds; by default its suffix says so, and of standard input its first character.
-        has_names: is asked about the first row of a table; by default it always has the names.
+        kind: its format; by default its suffix decides, and for standard input its first character.
+        has_names: called with the first row of a table; by default it always holds the names.
         text_as: how a file is read whose suffix says no more than that it is text.
-        log: is told what was chosen.
+        log: called with what was chosen.
 
     Raises:
         DataError: on construction, the file does not exist; while iterating, it holds something else than text.
@@ -95,20 +276,21 @@ class RecordReader:
             self.kind = self._kind_of(path)
 
     def share(self) -> float | None:
-        """Return how much of the file was read, 0 to 1, or ``None`` where nobody can tell."""
+        """Return the share of the file that was read, 0 to 1, or ``None`` where its size is not known."""
         return min(1.0, self._bytes / self._size) if self._size else None
 
-    def __iter__(self) -> Iterator[Read]:
+    def __iter__(self) -> Iterator[RecordRead]:
         begun = False
         try:
             with self._opened() as stream:
-                for read in self._records(self._lines(_chunks(stream, self.source))):
+                chunks = decoded(stream, self.source, ReadErrors(self.log), binary=True)
+                for read in self._records(self._checked(whole_lines(chunks, self.source))):
                     begun = True
                     yield read
         except DataError as error:
             if not begun:
                 raise
-            yield error  # damaged further on: what came before it stands
+            yield error  # damaged further on: the records before it are good
 
     def _kind_of(self, path: Path) -> RecordKind:
         kind = format_of(path).kind
@@ -129,41 +311,37 @@ class RecordReader:
         else:
             yield sys.stdin.buffer
 
-    def _lines(self, chunks: Iterable[str]) -> Iterator[Line]:
-        """Decode line by line; the byte order mark and the line's end are taken off."""
-        for number, raw, size in _raw_lines(chunks):
-            self._bytes += size
-            yield number, self._decoded(number, raw, size)
+    def _checked(self, lines: Iterable[LineRead]) -> Iterator[LineRead]:
+        """Count the bytes of lines, and replace those that hold no text by their errors."""
+        for number, line in lines:
+            if isinstance(line, TextError):
+                yield number, line
+                continue
+            self._bytes += len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
+            error = undecodable_error(line, "the line", self.source, number, whole_lines=True)
+            if error is None and "\0" in line:
+                what = (
+                    f"a NUL byte (after {line.index(chr(0)):,} characters): binary data, expected UTF-8 text"
+                )
+                error = TextError("NUL bytes", what, path=self.source, line=number)
+            yield number, line if error is None else error
 
-    def _decoded(self, number: int, raw: bytes | None, size: int) -> str | DataError:
-        if raw is None:
-            what = f"a line of {size:,} bytes, more than the {LINE_LIMIT:,} that a record may have; it is skipped"
-        elif b"\0" in raw:
-            what = f"a NUL byte (after {raw.index(0):,} others): binary data, expected UTF-8 text"
-        else:
-            try:
-                return (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode("utf-8")
-            except UnicodeDecodeError as error:
-                what = f"byte 0x{raw[error.start]:02x} (after {error.start:,} others) is not UTF-8; convert the file"
-        return DataError(what, path=self.source, line=number)
-
-    def _records(self, lines: Iterator[Line]) -> Iterator[Read]:
+    def _records(self, lines: Iterator[LineRead]) -> Iterator[RecordRead]:
         kind = self.kind
         if kind is None:
             lines, kind = self._sniffed(lines)
         if kind in ("tsv", "csv"):
-            rows = _tsv_rows(lines) if kind == "tsv" else _csv_rows(lines, self.source)
-            yield from self._named(rows)
+            yield from self._named(table_rows(lines, self.source, "\t" if kind == "tsv" else ","))
             return
-        for number, line in lines:
-            if isinstance(line, DataError):
-                yield line
-            elif kind == "text":
-                yield Record(self.source, number, {"text": line})
+        for number, values in _text_records(lines) if kind == "text" else json_records(lines, self.source):
+            if isinstance(values, TextError):
+                yield values
+            elif not isinstance(values, dict):
+                yield not_an_object(values, self.source, number)
             else:
-                yield self._parsed(number, line)
+                yield Record(self.source, number, values)
 
-    def _sniffed(self, lines: Iterator[Line]) -> tuple[Iterator[Line], RecordKind]:
+    def _sniffed(self, lines: Iterator[LineRead]) -> tuple[Iterator[LineRead], RecordKind]:
         """Look at the first line of standard input that is not empty."""
         held = []
         for item in lines:
@@ -175,123 +353,18 @@ class RecordReader:
             self.log(f"{self.source} begins with '{{': read as JSON Lines")
         return chain(held, lines), "jsonl" if is_json else self.text_as
 
-    def _parsed(self, number: int, line: str) -> Read:
-        if not line.strip():
-            return DataError("an empty line, expected a JSON object", path=self.source, line=number)
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            what = (
-                f"{error.msg}, column {error.colno}"
-                if isinstance(error, json.JSONDecodeError)
-                else str(error)
-            )
-            return DataError(
-                f"broken JSON ({what}); expected one object a line", path=self.source, line=number
-            )
-        if not isinstance(values, dict):
-            return DataError("expected a JSON object, found another value", path=self.source, line=number)
-        return Record(self.source, number, values)
-
-    def _named(self, rows: Iterator[tuple[int, list[str] | DataError]]) -> Iterator[Read]:
+    def _named(self, rows: Iterator[RowRead]) -> Iterator[RecordRead]:
         """Give the fields of rows their names."""
         names: list[str] | None = None
         for number, row in rows:
-            if isinstance(row, DataError):
+            if isinstance(row, TextError):
                 yield row
-            elif names is None:
-                headed = self.has_names(row)
+                continue
+            headed = names is None and self.has_names(row)
+            if names is None:
                 names = row if headed else [str(place) for place in range(1, len(row) + 1)]
                 if len(set(names)) < len(names):
-                    raise DataError(
-                        "two columns have the same name; rename one", path=self.source, line=number
-                    )
-                if not headed:
-                    yield Record(self.source, number, dict(zip(names, row, strict=True)))
-            elif row == [""]:
-                yield DataError("an empty line", path=self.source, line=number)
-            elif len(row) != len(names):
-                what = f"the row has {len(row)} fields, expected {len(names)} as in the first row"
-                yield DataError(what, path=self.source, line=number)
-            else:
+                    what = "two columns have the same name; rename one"
+                    raise DataError(what, path=self.source, line=number)
+            if not headed:
                 yield Record(self.source, number, dict(zip(names, row, strict=True)))
-
-
-def _chunks(stream: BinaryIO, source: str) -> Iterator[str]:
-    """Yield the bytes of a stream as Latin-1 text, one character a byte, with LF line ends."""
-    newlines = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("latin-1")(), translate=True)
-    data = read_bytes(stream, source)
-    refuse_foreign(data, source)
-    while data:
-        yield newlines.decode(data)
-        data = read_bytes(stream, source)
-    if rest := newlines.decode(b"", final=True):
-        yield rest
-
-
-def _raw_lines(chunks: Iterable[str]) -> Iterator[tuple[int, bytes | None, int]]:
-    """Yield number, bytes and length of each line; of one beyond the limit only the length."""
-    held: list[str] = []
-    size = last = 0
-    for number, piece in text_lines(chunks):
-        ended = piece.endswith("\n")
-        size, last = size + len(piece), number
-        if size <= LINE_LIMIT:
-            held.append(piece)
-        if ended:
-            yield number, _joined(held, size), size
-            held, size = [], 0
-    if size:
-        yield last, _joined(held, size), size
-
-
-def _joined(pieces: list[str], size: int) -> bytes | None:
-    return "".join(pieces).removesuffix("\n").encode("latin-1") if size <= LINE_LIMIT else None
-
-
-def _tsv_rows(lines: Iterable[Line]) -> Iterator[tuple[int, list[str] | DataError]]:
-    """Split lines at tabs. A field in quotes loses them, as spreadsheets write it; quotes within a text are text."""
-    for number, line in lines:
-        yield number, line if isinstance(line, DataError) else [_unquoted(part) for part in line.split("\t")]
-
-
-def _unquoted(part: str) -> str:
-    if len(part) < 2 or part[0] != '"' or part[-1] != '"':
-        return part
-    inner = part[1:-1].replace('""', "\0")
-    return part if '"' in inner else inner.replace("\0", '"')
-
-
-def _csv_rows(lines: Iterator[Line], source: str) -> Iterator[tuple[int, list[str] | DataError]]:
-    """Parse rows of CSV. Where quotes are broken only one line is given up, not all that follows."""
-    csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))
-    ahead: deque[Line] = deque()
-    while (first := ahead.popleft() if ahead else next(lines, None)) is not None:
-        number, text = first
-        if isinstance(text, DataError):
-            yield number, text
-            continue
-        row, further = _csv_row(text, ahead, lines)
-        for _ in range(further):
-            ahead.popleft()
-        if row is None:
-            what = "broken quoting in the row that begins here; a field that holds a quote must be in quotes, with two"
-            yield number, DataError(f"{what} for each of its own", path=source, line=number)
-        else:
-            yield number, row
-
-
-def _csv_row(text: str, ahead: deque[Line], lines: Iterator[Line]) -> tuple[list[str] | None, int]:
-    """Return the fields of a row that begins with ``text``, and how many further lines belong to it."""
-    further = 0
-    while text.count('"') % 2:
-        if further == len(ahead) and (item := next(lines, None)) is not None:
-            ahead.append(item)
-        more = ahead[further][1] if further < min(len(ahead), _LINES_OF_A_ROW) else None
-        if not isinstance(more, str) or len(text) > LINE_LIMIT:
-            return None, 0
-        text, further = f"{text}\n{more}", further + 1
-    try:
-        return next(csv.reader([text], strict=True), [""]), further
-    except csv.Error:
-        return None, 0
