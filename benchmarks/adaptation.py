@@ -180,12 +180,12 @@ def compared(base: str, model: str, length: int, files: list[str]) -> Result:
     from unmask.config.settings import DocumentSettings
     from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
     from unmask.evaluation.evaluate import EvaluationSettings
-    from unmask.evaluation.text_cache import Texts
+    from unmask.evaluation.text_cache import EvaluationText
     from unmask.model.load import load_for_inference
 
     pair = load_for_inference(base, offline=True), load_for_inference(model, offline=True)
     settings = EvaluationSettings(max_length=length, tokens=40_000, offline=True)
-    with Texts(files, DocumentSettings()) as texts:
+    with EvaluationText(files, DocumentSettings()) as texts:
         words, bits = compare_words(pair, texts, settings, length), compare_bits(pair, texts, 30_000)
     return {"words": words, "bits": bits}
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask import EvaluationSettings, MaskingSettings, evaluate_models
+from unmask import EvaluationSettings, MaskingSettings, evaluate
 from unmask.data.batches import TextSource
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
-from unmask.evaluation.text_cache import Texts
+from unmask.evaluation.text_cache import EvaluationText
 
 TOLERANCE = 1e-4
 
@@ -43,7 +43,7 @@ def main() -> int:
     settings = EvaluationSettings(
         masking=masking, max_length=arguments.max_length, tokens=arguments.tokens, device="cpu"
     )
-    (ours,) = evaluate_models([arguments.model], arguments.data, settings)
+    (ours,) = evaluate([arguments.model], arguments.data, settings)
     said = ours.to_dict() | {
         "expected_calibration_error": ours.to_dict()["calibration"]["expected_calibration_error"]
     }
@@ -102,7 +102,7 @@ def sequences(
     whole = {tuple(plain(document.text)["input_ids"]) for document in DocumentReader(data)}
     tokenizer = load_tokenizer(name)
     checked = 0
-    with Texts(data) as texts:
+    with EvaluationText(data) as texts:
         corpus = texts.corpus(tokenizer)
         source = TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking, max_length)
         for batch in source.evaluation_batches(4096, tokens):

@@ -452,9 +452,9 @@ def _our_accumulation(place: str, family: str) -> list[Result]:
 
 
 def _our_batch(source: Any, model: Any) -> float:
-    from unmask.evaluation.heldout import evaluate
+    from unmask.evaluation.heldout import evaluate_batches
 
-    losses = [evaluate(model, source.evaluation_batches(tokens)).loss for tokens in (1, 32 * LENGTH)]
+    losses = [evaluate_batches(model, source.evaluation_batches(tokens)).loss for tokens in (1, 32 * LENGTH)]
     return abs(losses[0] - losses[1])
 
 

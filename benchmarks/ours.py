@@ -216,14 +216,14 @@ def train_run(
 
 def evaluate_models(models: list[str], heldout: str, length: int, tokens: int, precision: str) -> Result:
     """Evaluate saved checkpoints at the same frozen masks of the same held-out text."""
-    from unmask.evaluation.heldout import evaluate
+    from unmask.evaluation.heldout import evaluate_batches
     from unmask.model.load import load_for_inference
 
     found = []
     for name in models:
         model = load_for_inference(name, device="cpu", precision=precision, offline=True)
         source = _source(heldout, model, length)
-        figures = evaluate(model, source.evaluation_batches(8192, tokens))
+        figures = evaluate_batches(model, source.evaluation_batches(8192, tokens))
         found.append(figures.to_dict() | {"parameters": model.parameters})
     return {"figures": found}
 

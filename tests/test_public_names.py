@@ -11,8 +11,8 @@ NAMES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError Document
     DocumentReader DocumentSettings Evaluation EvaluationSettings Explanation ExtendedVocabulary FillMask FillResult
     Interrupted MLMCollator MaskedLM MaskingSettings MissingExtra ModelSettings Pair PairFigures PairReader Plan
-    ProbeResult ProbeSettings Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ check_data compare_models
-    compare_pairs evaluate_models explain extend_vocabulary load_config load_tokenizer open_corpus plan prepare
+    ProbeResult ProbeSettings Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ check_data compare
+    compare_pairs evaluate explain extend_vocabulary load_config load_tokenizer open_corpus plan prepare
     probe run_demo score train train_tokenizer write_report
 """.split()
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
         MissingExtra,
         UnmaskError,
     )
-    from unmask.evaluation.compare import Comparison, compare_models
-    from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_models
+    from unmask.evaluation.compare import Comparison, compare
+    from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
     from unmask.inference.explain import Explanation, explain
     from unmask.inference.fill import Candidate, FillMask, FillResult
     from unmask.model.masked_lm import MaskedLM
@@ -77,8 +77,8 @@ _HOMES = {
         "MissingExtra",
         "UnmaskError",
     ),
-    "unmask.evaluation.compare": ("Comparison", "compare_models"),
-    "unmask.evaluation.evaluate": ("Evaluation", "EvaluationSettings", "evaluate_models"),
+    "unmask.evaluation.compare": ("Comparison", "compare"),
+    "unmask.evaluation.evaluate": ("Evaluation", "EvaluationSettings", "evaluate"),
     "unmask.scoring.pair_files": ("PairReader",),
     "unmask.scoring.pairs": ("Pair", "PairFigures", "compare_pairs"),
     "unmask.probing.probe": ("ProbeResult", "ProbeSettings", "probe"),
@@ -136,9 +136,9 @@ __all__ = [
     "UnmaskError",
     "__version__",
     "check_data",
-    "compare_models",
+    "compare",
     "compare_pairs",
-    "evaluate_models",
+    "evaluate",
     "explain",
     "extend_vocabulary",
     "load_config",

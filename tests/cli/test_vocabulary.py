@@ -88,7 +88,7 @@ def test_the_rest_of_the_house_takes_it(
     assert score.tokens == 3
     explained = unmask.explain("The diclofenac was cardiomyopathy.", model, seed=1)
     assert "cardiomyopathy" in str(explained)
-    rows = unmask.compare_models(str(checkpoint("bert")), str(out), [str(domain)])
+    rows = unmask.compare(str(checkpoint("bert")), str(out), [str(domain)])
     assert rows is not None
 
 

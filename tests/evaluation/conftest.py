@@ -11,7 +11,7 @@ import pytest
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import TextSource
-from unmask.evaluation.text_cache import Texts
+from unmask.evaluation.text_cache import EvaluationText
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 
@@ -67,7 +67,7 @@ def source(jsonl: Callable[..., Path]) -> Source:
     """Return `make(model, texts, max_length=64, **masking) -> TextSource`."""
 
     def make(model: MaskedLM, texts: Sequence[str], max_length: int = 64, **masking: object) -> TextSource:
-        with Texts([str(jsonl(texts))]) as opened:
+        with EvaluationText([str(jsonl(texts))]) as opened:
             corpus = opened.corpus(model.tokenizer)
         return TextSource(
             corpus,

@@ -12,7 +12,7 @@ from unmask.data.batches import TextSource
 from unmask.data.corpus import prepare, token_counts
 from unmask.data.tokenizer import vocabulary_of
 from unmask.evaluation.adaptation import BETTER, WORSE, EvaluatedTargets, by_frequency, change, differing
-from unmask.evaluation.heldout import TargetPredictions
+from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import Strata
 
 
@@ -32,7 +32,7 @@ def components(tmp_path: Path, corpus_text: list[str], wordpiece_tokenizer):  # 
 
 def answers(asked: EvaluatedTargets, right: np.ndarray, loss: np.ndarray) -> TargetPredictions:
     guess = np.where(right, asked.target_ids, asked.target_ids + 1)
-    return TargetPredictions(asked.target_ids, loss, guess, np.full(len(guess), 0.5))
+    return TargetPredictions(asked.target_ids, loss, np.where(right, 1, 2), guess, np.full(len(guess), 0.5))
 
 
 def two(asked: EvaluatedTargets, seed: int = 0) -> tuple[TargetPredictions, TargetPredictions]:

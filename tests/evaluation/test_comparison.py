@@ -14,11 +14,11 @@ import torch
 
 from unmask.data.reading.documents import Document
 from unmask.errors import ConfigError, DataError
-from unmask.evaluation.compare import compare_evaluations, compare_models
+from unmask.evaluation.compare import compare, compare_evaluations
 from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
-from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_models, labels
+from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, labels
 from unmask.evaluation.sampling import sample_documents, sample_passages
-from unmask.evaluation.text_cache import Texts
+from unmask.evaluation.text_cache import EvaluationText
 from unmask.evaluation.word_units import Passage, UnitTokenizer, WordSplitter, score_words, words_of
 from unmask.model.masked_lm import MaskedLM
 from unmask.scoring.scorer import score
@@ -57,7 +57,7 @@ def test_a_model_compared_with_itself_differs_by_exactly_nothing(
     checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
 ) -> None:
     name = str(checkpoint("bert"))
-    found = compare_models(name, name, [str(jsonl(documents))], CPU)
+    found = compare(name, name, [str(jsonl(documents))], CPU)
     content = found.to_dict()
     nothing = {"value": 0.0, "interval": [0.0, 0.0]}
     assert found.one_tokenizer
@@ -73,8 +73,8 @@ def test_two_models_with_one_tokenizer_are_asked_for_the_same(
 ) -> None:
     data = [str(jsonl(documents))]
     first, second = str(checkpoint("bert")), str(noisy(0.05))
-    content = compare_models(first, second, data, CPU).to_dict()
-    alone = [evaluate_models([name], data, CPU)[0] for name in (first, second)]
+    content = compare(first, second, data, CPU).to_dict()
+    alone = [evaluate([name], data, CPU)[0] for name in (first, second)]
     assert content["a"]["positions"] == content["b"]["positions"] == alone[0].tally.positions
     assert content["difference"]["loss"]["value"] == pytest.approx(alone[1].loss - alone[0].loss)
     assert content["difference"]["accuracy"]["value"] == pytest.approx(alone[1].accuracy - alone[0].accuracy)
@@ -84,7 +84,7 @@ def test_two_models_with_one_tokenizer_are_asked_for_the_same(
 def test_the_paired_interval_is_tighter_than_that_of_either_model(
     checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
 ) -> None:
-    found = compare_models(str(checkpoint("bert")), str(noisy(0.01)), [str(jsonl(documents))], CPU).to_dict()
+    found = compare(str(checkpoint("bert")), str(noisy(0.01)), [str(jsonl(documents))], CPU).to_dict()
     low, high = found["difference"]["loss"]["interval"]
     own = found["a"]["intervals"]["loss"]
     assert low <= found["difference"]["loss"]["value"] <= high
@@ -93,7 +93,7 @@ def test_the_paired_interval_is_tighter_than_that_of_either_model(
 
 @pytest.fixture
 def evaluated(checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]) -> Evaluation:
-    return evaluate_models([str(checkpoint("bert"))], [str(jsonl(documents))], CPU)[0]
+    return evaluate([str(checkpoint("bert"))], [str(jsonl(documents))], CPU)[0]
 
 
 def changed(found: Evaluation, label: str, loss: float, accuracy: float) -> Evaluation:
@@ -140,7 +140,7 @@ def test_a_few_documents_give_no_verdict(
     checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl
 ) -> None:
     data = [str(jsonl(["the old war in the village " * 4] * 2))]
-    found = compare_models(str(checkpoint("bert")), str(noisy(0.1)), data, CPU)
+    found = compare(str(checkpoint("bert")), str(noisy(0.1)), data, CPU)
     assert found.verdict.startswith("There are too few documents to tell")
     assert found.to_dict()["difference"]["loss"]["interval"] is None
     assert any(note.startswith("no intervals") for note in found.to_dict()["notes"])
@@ -154,7 +154,7 @@ def test_a_tokenizer_that_was_saved_differently_is_still_the_same(
     definition = json.loads(path.read_text(encoding="utf-8"))
     definition["decoder"] = None  # changes no id
     path.write_text(json.dumps(definition), encoding="utf-8")
-    assert compare_models(str(checkpoint("bert")), str(folder), [str(jsonl(documents))], CPU).one_tokenizer
+    assert compare(str(checkpoint("bert")), str(folder), [str(jsonl(documents))], CPU).one_tokenizer
 
 
 # ---- words of a text
@@ -257,7 +257,7 @@ def test_what_a_tokenizer_cannot_spell_is_left_out_and_counted(loaded: Load) -> 
     passages = list(cut.passages(0, "the war 北京 village " + "x" * 80))
     assert sum(passage.chosen for passage in passages) == 3
     assert cut.left_out["a tokenizer cannot spell them"] == 2
-    assert cut.left_out["of more than 32 pieces"] == 1
+    assert cut.left_out["of more than 32 subwords"] == 1
 
 
 def test_the_score_of_a_word_is_the_sum_of_its_pieces_masked_together(loaded: Load) -> None:
@@ -271,13 +271,13 @@ def test_the_score_of_a_word_is_the_sum_of_its_pieces_masked_together(loaded: Lo
     with model.plain() as plain, torch.no_grad():
         logits = plain(input_ids=row).logits[0, 1:-1].double()
     assert passage.chosen >= 2
-    assert max(found.pieces) > 1
+    assert max(found.subwords) > 1
     for number in range(passage.chosen):
         places = np.flatnonzero(side.unit == number)
         loss = -sum(float(logits[place].log_softmax(-1)[side.ids[place]]) for place in places)
         assert found.loss[number] == pytest.approx(loss, abs=1e-4)
         assert found.right[number] == all(int(logits[place].argmax()) == side.ids[place] for place in places)
-        assert found.pieces[number] == len(places)
+        assert found.subwords[number] == len(places)
 
 
 def test_words_of_passages_of_unequal_lengths_keep_their_order(loaded: Load, corpus_text: list[str]) -> None:
@@ -289,7 +289,7 @@ def test_words_of_passages_of_unequal_lengths_keep_their_order(loaded: Load, cor
         together = score_words(loaded(name), passages, which)
         alone = [score_words(loaded(name), [passage], which) for passage in passages]
         assert np.allclose(together.loss, np.concatenate([found.loss for found in alone]), atol=1e-4)
-        assert (together.pieces == np.concatenate([found.pieces for found in alone])).all()
+        assert (together.subwords == np.concatenate([found.subwords for found in alone])).all()
 
 
 # ---- different tokenizers
@@ -300,7 +300,7 @@ def test_different_tokenizers_are_compared_on_words_and_bytes(
 ) -> None:
     data = [str(jsonl(corpus_text[:30]))]
     names = str(checkpoint("bert")), str(checkpoint("roberta"))
-    found = compare_models(*names, data, CPU, pll_bytes=600)
+    found = compare(*names, data, CPU, pll_bytes=600)
     content = found.to_dict()
     words, bits = content["words"], content["bits_per_byte"]
     assert not found.one_tokenizer
@@ -313,7 +313,7 @@ def test_different_tokenizers_are_compared_on_words_and_bytes(
     low, high = bits["difference"]["interval"]
     assert low <= bits["difference"]["value"] <= high
     assert any("drops capitals" in note for note in content["notes"])
-    again = compare_models(*names, data, CPU, pll_bytes=600).to_dict()
+    again = compare(*names, data, CPU, pll_bytes=600).to_dict()
     assert again == content
 
 
@@ -321,7 +321,7 @@ def test_one_model_on_both_sides_differs_by_exactly_nothing_on_words_and_bytes(
     loaded: Load, jsonl: Jsonl, corpus_text: list[str]
 ) -> None:
     pair = loaded("bert"), loaded("bert")
-    with Texts([str(jsonl(corpus_text[:30]))]) as texts:
+    with EvaluationText([str(jsonl(corpus_text[:30]))]) as texts:
         words, bits = compare_words(pair, texts, CPU, 64), compare_bits(pair, texts, 600)
     for change in (*words["difference"].values(), bits["difference"]):
         assert change == {"value": 0.0, "interval": [0.0, 0.0]}
@@ -331,7 +331,7 @@ def test_bits_per_byte_are_the_score_over_the_bytes(
     loaded: Load, jsonl: Jsonl, corpus_text: list[str]
 ) -> None:
     pair = loaded("bert"), loaded("modernbert")
-    with Texts([str(jsonl(corpus_text[:12]))]) as texts:
+    with EvaluationText([str(jsonl(corpus_text[:12]))]) as texts:
         found = compare_bits(pair, texts, 10_000)
         passages = [part.text for part in sample_passages(texts.documents(), 10_000, 300)]
     assert found["passages"] == 12
@@ -345,11 +345,11 @@ def test_bits_per_byte_are_the_score_over_the_bytes(
 
 def test_a_passage_that_one_tokenizer_cannot_spell_is_left_out(loaded: Load, jsonl: Jsonl) -> None:
     texts = ["the old war in the village", "a telescope 北京 in the river"]
-    with Texts([str(jsonl(texts))]) as opened:
+    with EvaluationText([str(jsonl(texts))]) as opened:
         found = compare_bits((loaded("bert"), loaded("roberta")), opened, 10_000)
         assert (found["passages"], found["left_out"]) == (1, 1)
     with (
-        Texts([str(jsonl(texts[1:], "bad.jsonl"))]) as opened,
+        EvaluationText([str(jsonl(texts[1:], "bad.jsonl"))]) as opened,
         pytest.raises(DataError, match="cannot spell"),
     ):
         compare_bits((loaded("bert"), loaded("roberta")), opened, 10_000)
@@ -399,13 +399,13 @@ def test_shards_hold_one_tokenizer_only(
     first, second = str(checkpoint("bert")), str(checkpoint("roberta"))
     shards = tmp_path / "shards"
     prepare([str(jsonl(documents))], DocumentSettings(), load_tokenizer(first), shards)
-    assert evaluate_models([first], [str(shards)], CPU)[0].masked_tokens > 0
+    assert evaluate([first], [str(shards)], CPU)[0].masked_tokens > 0
     with pytest.raises(DataError, match="another tokenizer"):
-        evaluate_models([second], [str(shards)], CPU)
+        evaluate([second], [str(shards)], CPU)
     with pytest.raises(DataError, match="give the text"):
-        compare_models(first, second, [str(shards)], CPU)
+        compare(first, second, [str(shards)], CPU)
     with pytest.raises(DataError, match="must be the only input"):
-        evaluate_models([first], [str(shards), str(jsonl(documents))], CPU)
+        evaluate([first], [str(shards), str(jsonl(documents))], CPU)
 
 
 @pytest.mark.parametrize("second", ["bert", "roberta"])
@@ -416,11 +416,11 @@ def test_an_empty_or_missing_text_is_an_error(
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n", encoding="utf-8")
     with pytest.raises(DataError, match="hold no text"):
-        compare_models(*names, [str(empty)], CPU)
+        compare(*names, [str(empty)], CPU)
     with pytest.raises(DataError, match="no-such-file"):
-        compare_models(*names, [str(tmp_path / "no-such-file.txt")], CPU)
+        compare(*names, [str(tmp_path / "no-such-file.txt")], CPU)
     with pytest.raises(DataError, match="higher --mask-rate"):
-        compare_models(*names, [str(jsonl(["."]))], CPU)
+        compare(*names, [str(jsonl(["."]))], CPU)
 
 
 def test_a_sequence_that_is_too_long_for_a_model_is_an_error(
@@ -428,9 +428,9 @@ def test_a_sequence_that_is_too_long_for_a_model_is_an_error(
 ) -> None:
     long = EvaluationSettings(max_length=4096, device="cpu", offline=True)
     with pytest.raises(ConfigError, match="takes at most 128"):
-        evaluate_models([str(checkpoint("bert"))], [str(jsonl(documents))], long)
+        evaluate([str(checkpoint("bert"))], [str(jsonl(documents))], long)
     with pytest.raises(ConfigError, match="name a checkpoint"):
-        evaluate_models([], [str(jsonl(documents))], CPU)
+        evaluate([], [str(jsonl(documents))], CPU)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_several_models_share_what_depends_on_the_tokenizer_alone(
     checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
 ) -> None:
     names = [str(checkpoint("bert")), str(noisy(0.05)), str(checkpoint("roberta"))]
-    found = evaluate_models(names, [str(jsonl(documents))], CPU)
+    found = evaluate(names, [str(jsonl(documents))], CPU)
     assert [item.model for item in found] == names
     assert found[0].tally.positions == found[1].tally.positions != found[2].tally.positions
     assert found[0].baselines is found[1].baselines
@@ -473,7 +473,7 @@ def test_documents_of_the_training_text_are_counted(
         def log(self, text: str) -> None:
             said.append(text)
 
-    (found,) = evaluate_models(
+    (found,) = evaluate(
         [str(checkpoint("bert"))],
         [str(jsonl(documents[:10]))],
         CPU,
@@ -484,4 +484,4 @@ def test_documents_of_the_training_text_are_counted(
     assert answer["documents_in_train_data"] == 3
     assert "training text given" in answer["baselines_fitted_on"]
     assert answer["tables"]["by_frequency"]["note"] == "times seen in the training text given"
-    assert "3 of 10 documents stand word for word in the training text" in said
+    assert "3 of 10 documents occur word for word in the training text" in said

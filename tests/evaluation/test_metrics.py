@@ -9,7 +9,7 @@ import pytest
 
 from unmask.evaluation.bootstrap import (
     FEWEST_UNITS,
-    Figure,
+    Estimate,
     calibration,
     ratios,
     reliability_bins,
@@ -72,7 +72,7 @@ def test_a_paired_difference_is_surer_than_its_parts() -> None:
 def test_too_few_documents_have_no_interval() -> None:
     few, enough = (np.ones((count, 1)) for count in (FEWEST_UNITS - 1, FEWEST_UNITS))
     assert ratios(few, few)[0].interval is None
-    assert ratios(enough, enough)[0] == Figure(1.0, 1.0, 1.0)
+    assert ratios(enough, enough)[0] == Estimate(1.0, 1.0, 1.0)
 
 
 def test_units_without_anything_change_nothing_and_no_unit_at_all_is_nan() -> None:

@@ -75,7 +75,7 @@ def evaluate(
     flags = _flags(data, documents, text_field, max_length, mask_rate, strategy)
     settings = _settings(flags, overrides, tokens, device, precision, offline)
     with shell.working() as progress:
-        from unmask.evaluation.evaluate import evaluate_models
+        from unmask.evaluation.evaluate import evaluate as evaluate_models
 
         found = evaluate_models(models, data, settings, train_data=train_data or (), progress=progress)
     answers = [evaluation.to_dict() for evaluation in found]
@@ -114,7 +114,7 @@ def compare(
     flags = _flags(data, documents, text_field, max_length, mask_rate, strategy)
     settings = _settings(flags, overrides, tokens, device, precision, offline)
     with shell.working() as progress:
-        from unmask.evaluation.compare import compare_models
+        from unmask.evaluation.compare import compare as compare_models
 
         comparison = compare_models(
             first, second, data, settings, train_data=train_data or (), pll_bytes=pll_bytes, progress=progress

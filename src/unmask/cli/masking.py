@@ -155,9 +155,9 @@ class _Prepared:
         offline: bool,
         progress: Progress,
     ) -> None:
-        from unmask.evaluation.text_cache import Texts
+        from unmask.evaluation.text_cache import EvaluationText
 
-        self._texts = Texts(inputs, settings, progress)
+        self._texts = EvaluationText(inputs, settings, progress)
         self._tokenizer, self._offline = tokenizer, offline
 
     def __enter__(self) -> Corpus:

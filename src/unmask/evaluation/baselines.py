@@ -1,409 +1,193 @@
-"""What a model has to beat: the most frequent token, and an n-gram model that sees both neighbours.
-
-Both are counted on the token ids of the training text and give proper probabilities, so that accuracy and
-loss stand beside the model's own. The n-gram model interpolates the relative frequencies of a token in
-
-    (left1, right1)   (left1)   (right1)   ()          and, with a reach of 2,
-    (left2, left1)    (right1, right2)
-
-with weights that depend on how often the contexts were seen, estimated by EM on a slice of the training text
-that is left out of the counts (Jelinek and Mercer, 1980, "Interpolated estimation of Markov source parameters
-from sparse data").
-
-Token sequences come flat: document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``. Outside a document stands
-the boundary symbol, whose id is the vocabulary's size. :data:`UNKNOWN` marks a neighbour that is masked.
-
-Shapes: T tokens, D documents, M targets, K contexts (6, or 4 with a reach of 1).
-"""
+"""The baselines of an evaluation: unigram and n-gram models of a training text, scored on the targets of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple, Self
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask.errors import ConfigError, DataError
+from unmask.data.batches import Batch, TextSource
+from unmask.evaluation.bootstrap import Floats, resampling_units
+from unmask.evaluation.heldout import evaluation_batches
+from unmask.evaluation.ngram import MostFrequent, Neighbours, NGramBaseline, Prediction, neighbours_at
+from unmask.evaluation.strata import places
 
-Ids = NDArray[np.int64]
-Floats = NDArray[np.float64]
+NAMES = ("most_frequent_token", "ngram", "ngram_true_neighbours")
+FOLDS = 5
 
-UNKNOWN = -1
-"""A neighbour that is masked: contexts that need it are passed over."""
-MAX_VOCABULARY = 2_000_000
-"""Three ids are packed into one 63-bit key."""
-
-_LEVELS = np.array([1, 2, 4, 10, 40])
-"""How often a pair of neighbours was seen decides how far it is trusted: 0, 1, 2-3, 4-9, 10-39, more."""
-_TUNING_SHARE = 20
-_TUNING_TOKENS = 60_000
-_EM_STEPS = 25
-_PRIOR = 20.0
-"""Pseudo-counts that pull the weights of a rare combination of levels towards the average of all."""
-_CANDIDATES = 8
-_BLOCK = 32_768
+_MOST_TOKENS = 12_000_000
+_SEES = {
+    "ngram": "seeing what the model sees",
+    "ngram_true_neighbours": "seeing neighbours that the model does not",
+}
 
 
-class Prediction(NamedTuple):
-    """What a baseline says at M targets."""
+class Baselines:
+    """The most frequent token and the n-gram model, counted on a text.
 
-    top1: Ids
-    """The most probable token, int64 [M]."""
-    log_probability: Floats
-    """Natural logarithm of the true token's probability, float64 [M]."""
-
-
-class Neighbours(NamedTuple):
-    """The ids around M targets, int64 [M] each: the boundary symbol outside the document, or ``UNKNOWN``."""
-
-    left2: Ids
-    left1: Ids
-    right1: Ids
-    right2: Ids
-
-
-def neighbours_at(
-    tokens: NDArray[np.integer],
-    offsets: NDArray[np.integer],
-    positions: NDArray[np.integer],
-    vocabulary_size: int,
-    *,
-    neighbours: Literal["true", "masked"] = "true",
-) -> Neighbours:
-    """Return the neighbours of the tokens at ``positions`` of the unmasked text.
-
-    Args:
-        tokens: ids [T]. offsets: [D + 1], from 0 to T.
-        positions: the targets [M], as indices into ``tokens``.
-        vocabulary_size: ids are below it.
-        neighbours: ``"true"`` shows every neighbour as it was, which gives the baseline more than a model
-            sees; ``"masked"`` hides those that are targets themselves, as masking does.
-
-    Raises:
-        DataError: offsets or ids do not fit.
+    The n-gram model predicts twice: from the neighbours that a model sees, which may be masked, and from the true
+    neighbours, which is more than a model sees.
     """
-    _check(tokens, offsets, vocabulary_size)
-    padded = _padded(tokens, offsets, vocabulary_size)
-    positions = np.asarray(positions, dtype=np.int64)
-    at = positions + 2 * np.searchsorted(offsets, positions, side="right")
-    if neighbours == "masked":
-        padded[at] = UNKNOWN
-    return Neighbours(padded[at - 2], padded[at - 1], padded[at + 1], padded[at + 2])
+
+    def __init__(self, text: TextSource) -> None:
+        self.size = text.vocabulary.size
+        tokens, offsets = _training_tokens(text)
+        self.frequent = MostFrequent().fit(tokens, self.size)
+        self.ngram = NGramBaseline(reach=1, max_tokens=_MOST_TOKENS).fit(tokens, offsets, self.size)
+
+    @property
+    def what(self) -> dict[str, str]:
+        """A description of each, by name."""
+        lines = {name: f"{self.ngram.what}, {sees}" for name, sees in _SEES.items()}
+        return {NAMES[0]: self.frequent.what, **lines}
+
+    def columns(
+        self, text: TextSource, batch: Batch, chosen: NDArray[np.bool_] | None = None
+    ) -> Iterator[tuple[str, Floats]]:
+        """Yield, by name, ``[M, 3]``: one, the loss and whether the prediction is right, at the targets of a batch.
+
+        Args:
+            text: the source of the batch.
+            batch: with its targets.
+            chosen: ``bool``, the targets to score; by default all.
+        """
+        tokens, starts, positions = _unframed(text, batch)
+        rows = np.arange(len(positions)) if chosen is None else np.flatnonzero(chosen)
+        targets = batch.target_ids[rows]
+        yield NAMES[0], _columns(self.frequent.predict(targets), targets)
+        for name, mode in zip(NAMES[1:], ("masked", "true"), strict=True):
+            around = neighbours_at(tokens, starts, positions, self.size, neighbours=mode)  # type: ignore[arg-type]
+            prediction = self.ngram.predict(*Neighbours(*(ids[rows] for ids in around)), targets)
+            yield name, _columns(prediction, targets)
 
 
-def figures(prediction: Prediction, targets: NDArray[np.integer]) -> dict[str, float]:
-    """Return ``accuracy`` and ``loss`` (mean negative log-probability, nats) over M targets, at least one."""
+def heldout_baselines(text: TextSource, batches: Iterable[Batch]) -> dict[str, dict[str, Any]]:
+    """Fit the baselines on a training text and score them on held-out batches, which must have a target.
+
+    Returns:
+        ``accuracy``, ``loss`` (nats) and ``what`` of ``most_frequent_token``, ``ngram`` and
+        ``ngram_true_neighbours``.
+    """
+    fitted = Baselines(text)
+    sums = dict.fromkeys(NAMES, np.zeros(3))
+    for batch in batches:
+        for name, columns in fitted.columns(text, batch):
+            sums[name] = sums[name] + columns.sum(axis=0)
     return {
-        "accuracy": float(np.mean(prediction.top1 == targets)),
-        "loss": float(-np.mean(prediction.log_probability)),
+        name: {"accuracy": float(right / count), "loss": float(loss / count), "what": fitted.what[name]}
+        for name, (count, loss, right) in sums.items()
     }
 
 
-class MostFrequent:
-    """Always says the most frequent token; its probabilities are the add-one smoothed frequencies."""
+class BaselineSums(NamedTuple):
+    """The baselines at the targets of an evaluation.
 
-    what = "most frequent token of the training text"
-
-    def fit(self, tokens: NDArray[np.integer], vocabulary_size: int) -> Self:
-        """Count ids [T], all below ``vocabulary_size``; otherwise :class:`DataError` is raised."""
-        _check(tokens, np.array([0, len(tokens)]), vocabulary_size)
-        self._probabilities = _unigram(tokens, vocabulary_size)
-        return self
-
-    def predict(self, targets: NDArray[np.integer]) -> Prediction:
-        """Return the prediction for true ids [M]."""
-        top1 = np.full(len(targets), np.argmax(self._probabilities), dtype=np.int64)
-        return Prediction(top1, np.log(self._probabilities[targets]))
-
-
-class NGramBaseline:
-    """An interpolated n-gram model of a token between its neighbours.
-
-    Args:
-        reach: neighbours that count on each side, 1 or 2.
-        max_tokens: count on at most about this many tokens, from documents spread evenly over the text, so
-            that time and memory stay bounded (12 million take some 600 MB and a few seconds).
+    Attributes:
+        sums: by name, ``float64 [U, 3]``: targets, loss and right predictions of each resampling unit.
+        what: a description of each, by name.
+        fitted_on: a description of the text that they were counted on.
     """
 
-    def __init__(self, *, reach: int = 2, max_tokens: int = 12_000_000) -> None:
-        if reach not in (1, 2):
-            raise ConfigError(f"reach must be 1 or 2, not {reach}")
-        if max_tokens < 1:
-            raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
-        self.reach = reach
-        self.max_tokens = max_tokens
-        self.tokens = 0
-        """Tokens that were counted."""
-
-    @property
-    def what(self) -> str:
-        """One line for a report."""
-        near = "one neighbour" if self.reach == 1 else "two neighbours"
-        return f"interpolated bidirectional n-gram, {near} on each side, counted on {self.tokens:,} tokens"
-
-    def fit(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> Self:
-        """Count the training text and tune the weights; the same input gives the same model.
-
-        Args:
-            tokens: ids [T], all below ``vocabulary_size``. offsets: [D + 1], from 0 to T.
-            vocabulary_size: V; the boundary symbol gets the id V.
-
-        Raises:
-            ConfigError: the vocabulary is larger than :data:`MAX_VOCABULARY`.
-            DataError: there are fewer than two tokens, or offsets or ids do not fit.
-        """
-        if not 1 <= vocabulary_size <= MAX_VOCABULARY:
-            raise ConfigError(f"vocabulary_size must be 1 to {MAX_VOCABULARY}, not {vocabulary_size}")
-        if len(tokens) < 2:
-            raise DataError(
-                f"an n-gram baseline needs at least two tokens of training text, not {len(tokens)}"
-            )
-        _check(tokens, offsets, vocabulary_size)
-        tokens, offsets = _spread(tokens, offsets, self.max_tokens)
-        self._base = vocabulary_size + 1
-        cut = len(tokens) - max(1, min(len(tokens) // _TUNING_SHARE, _TUNING_TOKENS))
-        self.tokens = cut
-        self._count(tokens[:cut], _clipped(offsets, 0, cut))
-        self._tune(tokens[cut:], _clipped(offsets, cut, len(tokens)))
-        return self
-
-    def predict(
-        self,
-        left2: NDArray[np.integer],
-        left1: NDArray[np.integer],
-        right1: NDArray[np.integer],
-        right2: NDArray[np.integer],
-        targets: NDArray[np.integer],
-    ) -> Prediction:
-        """Return the most probable token and the true one's log-probability at M targets.
-
-        The neighbours, [M] each, are ids, the boundary symbol, or ``UNKNOWN`` (see :func:`neighbours_at`).
-        The most probable token is sought among the 8 most frequent ones of each context.
-        """
-        around = np.stack([np.asarray(ids, dtype=np.int64) for ids in (left2, left1, right1, right2)])
-        wanted: Ids = np.asarray(targets, dtype=np.int64)
-        top1, log_probability = np.empty(len(targets), np.int64), np.empty(len(targets))
-        for start in range(0, len(targets), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            view = self._view(Neighbours(*around[:, part]))
-            top1[part] = self._best(view)
-            given = self._mixture(view, np.arange(len(view.bucket)), wanted[part])
-            log_probability[part] = np.log(given)
-        return Prediction(top1, log_probability)
-
-    def probabilities(self, left2: int, left1: int, right1: int, right2: int) -> Floats:
-        """Return the whole distribution [V] at one place; it sums to one."""
-        around = Neighbours(*(np.array([value], dtype=np.int64) for value in (left2, left1, right1, right2)))
-        size = self._base - 1
-        return self._mixture(self._view(around), np.zeros(size, np.int64), np.arange(size))
-
-    def _count(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
-        padded = _padded(tokens, offsets, self._base - 1)
-        middle = padded[2:-2]
-        self._unigram = _unigram(tokens, self._base - 1)
-        self._frequent = np.argsort(-self._unigram, kind="stable")[:_CANDIDATES]
-        around = Neighbours(padded[:-4], padded[1:-3], padded[3:-1], padded[4:])
-        self._tables = []
-        for keys in self._contexts(around):  # one after the other: each takes 8 bytes a token
-            keys *= self._base
-            keys += middle
-            self._tables.append(_Table.count(keys[middle < self._base - 1], self._base))
-
-    def _contexts(self, around: Neighbours) -> Iterator[Ids]:
-        """Yield the number of each context, pairs first; with ``UNKNOWN`` in it, a number never counted."""
-        left2, left1, right1, right2 = around
-        pairs = [(left1, right1), (left2, left1), (right1, right2)][: 1 if self.reach == 1 else 3]
-        for a, b in pairs:
-            yield np.where((a < 0) | (b < 0), self._base**2, a * self._base + b)
-        for single in (left1, right1):
-            yield np.where(single < 0, self._base, single)
-
-    def _view(self, around: Neighbours) -> _View:
-        """Look up the contexts of M targets and the weights that follow from how often they were seen."""
-        contexts = list(self._contexts(around))
-        spans = [table.span(context) for table, context in zip(self._tables, contexts, strict=True)]
-        totals = np.stack([table.totals(span) for table, span in zip(self._tables, spans, strict=True)])
-        return _View(contexts, spans, totals, _bucket(totals))
-
-    def _component_probabilities(self, view: _View, rows: Ids, tokens: Ids) -> Floats:
-        """Return what each component gives to ``tokens`` at ``rows`` of the view, [K, len(rows)]."""
-        result = np.empty((len(self._tables) + 1, len(rows)))
-        for k, table in enumerate(self._tables):
-            counts = table.counts_of(view.contexts[k][rows], tokens)
-            result[k] = counts / np.maximum(view.totals[k][rows], 1)
-        result[-1] = self._unigram[tokens]
-        return result
-
-    def _mixture(self, view: _View, rows: Ids, tokens: Ids) -> Floats:
-        weights = self._weights[:, view.bucket[rows]]
-        mixed: Floats = np.einsum("kn,kn->n", weights, self._component_probabilities(view, rows, tokens))
-        return mixed
-
-    def _best(self, view: _View) -> Ids:
-        """Return the most probable candidate of each row; of equal ones the smallest id."""
-        tops = [table.tops(span) for table, span in zip(self._tables, view.spans, strict=True)]
-        rows_count = len(view.bucket)
-        usual = np.broadcast_to(self._frequent, (rows_count, len(self._frequent)))
-        candidates = np.sort(np.concatenate([*tops, usual], axis=1), axis=1)
-        fresh = candidates >= 0
-        fresh[:, 1:] &= candidates[:, 1:] != candidates[:, :-1]
-        rows, columns = np.nonzero(fresh)
-        scores = np.full(candidates.shape, -1.0)
-        scores[rows, columns] = self._mixture(view, rows, candidates[rows, columns])
-        best: Ids = candidates[np.arange(rows_count), np.argmax(scores, axis=1)]
-        return best
-
-    def _tune(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
-        """Fit the weights on a slice that was not counted."""
-        everywhere = np.arange(len(tokens))
-        view = self._view(neighbours_at(tokens, offsets, everywhere, self._base - 1))
-        given = self._component_probabilities(view, everywhere, tokens.astype(np.int64))
-        self._weights = _interpolation_weights(view.bucket, given)
+    sums: dict[str, Floats]
+    what: dict[str, str]
+    fitted_on: str
 
 
-class _View(NamedTuple):
-    """M targets as the tables see them."""
+@dataclass(frozen=True)
+class NoBaselines:
+    """There is no text to count baselines on; ``why`` says so."""
 
-    contexts: list[Ids]
-    spans: list[_Span]
-    totals: Ids
-    """How often each context was seen, [K - 1, M]."""
-    bucket: Ids
-    """Which set of weights holds, [M]."""
+    why: str
 
 
-class _Span(NamedTuple):
-    """Where the entries of M contexts lie in a table: those of the distinct ones, and which is each row's."""
+def tally_baselines(
+    source: TextSource, train: TextSource | None, most: int | None = None
+) -> BaselineSums | NoBaselines:
+    """Score the baselines on the targets of :func:`~unmask.evaluation.heldout.tally`.
 
-    start: Ids
-    end: Ids
-    of_row: Ids
-
-
-class _Table:
-    """Counts of (context, token), as sorted packed keys with running sums."""
-
-    def __init__(self, keys: Ids, sums: Ids, base: int) -> None:
-        self._keys, self._sums, self._base = keys, sums, base
-
-    @classmethod
-    def count(cls, keys: Ids, base: int) -> _Table:
-        """Count packed keys; they are sorted in place."""
-        keys.sort()
-        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-        return cls(keys[ends], np.append(0, ends + 1), base)
-
-    def span(self, contexts: Ids) -> _Span:
-        distinct, of_row = np.unique(contexts, return_inverse=True)
-        start = np.searchsorted(self._keys, distinct * self._base)
-        end = np.searchsorted(self._keys, (distinct + 1) * self._base)
-        return _Span(start, end, of_row)
-
-    def totals(self, span: _Span) -> Ids:
-        """Return how often the context of each row was seen, [M]."""
-        return (self._sums[span.end] - self._sums[span.start])[span.of_row]
-
-    def counts_of(self, contexts: Ids, tokens: Ids) -> Ids:
-        """Return how often each token was seen in its context."""
-        keys = contexts * self._base + tokens
-        place = np.searchsorted(self._keys, keys)
-        inside = np.minimum(place, len(self._keys) - 1)
-        return np.where(self._keys[inside] == keys, self._sums[inside + 1] - self._sums[inside], 0)
-
-    def tops(self, span: _Span) -> Ids:
-        """Return the most frequent tokens of each row's context, [M, _CANDIDATES], filled up with -1."""
-        sizes = span.end - span.start
-        first = np.cumsum(sizes) - sizes
-        entries = np.arange(sizes.sum()) + np.repeat(span.start - first, sizes)
-        counts = self._sums[entries + 1] - self._sums[entries]
-        group = np.repeat(np.arange(len(sizes)), sizes)
-        order = np.argsort((group << 32) - counts, kind="stable")  # of equal counts the smallest id first
-        ranked = np.append(self._keys[entries[order]] % self._base, -1)
-        ranks = np.arange(_CANDIDATES)
-        chosen = np.where(ranks < sizes[:, None], first[:, None] + ranks, -1)
-        return ranked[chosen][span.of_row]
-
-
-def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> None:
-    offsets = np.asarray(offsets, dtype=np.int64)  # differences of unsigned ones would wrap
-    size = len(tokens)
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
-        raise DataError(
-            f"offsets must rise from 0 to the number of tokens, {size}; count the documents again"
+    Args:
+        source: the text.
+        train: the text to count on; without it, each document of ``source`` is scored by counts of the others.
+        most: as for ``tally``.
+    """
+    if train is not None:
+        fitted_on = f"the training text given ({int(train.corpus.lengths[train.documents].sum()):,} tokens)"
+        folds: list[tuple[TextSource, NDArray[np.bool_] | None]] = [(train, None)]
+    else:
+        folds = _folds(source)
+        fitted_on = f"the other documents of the evaluated text ({len(folds)} parts, each scored by counts of the others)"
+    if not folds:
+        return NoBaselines(
+            "there is no second document with text to count on; name a training text with --train-data"
         )
-    low, high = (int(tokens.min()), int(tokens.max())) if size else (0, 0)
-    if low < 0 or high >= vocabulary_size:
-        raise DataError(
-            f"token ids must lie between 0 and {vocabulary_size - 1}, not at {low if low < 0 else high}; "
-            "is this the vocabulary that made them?"
-        )
+    unit = resampling_units(source.corpus.keys[source.documents])
+    sums = {name: np.zeros((int(unit.max()) + 1, 3)) for name in NAMES}
+    for text, documents in folds:
+        fitted = Baselines(text)
+        for batch in evaluation_batches(source, most):
+            document = places(source, batch).document
+            chosen = np.ones(len(document), dtype=bool) if documents is None else documents[document]
+            if chosen.any():
+                for name, columns in fitted.columns(source, batch, chosen):
+                    np.add.at(sums[name], unit[document[chosen]], columns)
+    what = fitted.what
+    return BaselineSums(
+        sums, what if train else {name: _without_counts(line) for name, line in what.items()}, fitted_on
+    )
 
 
-def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer], boundary: int) -> Ids:
-    """Return the ids with two boundary symbols around each document, int64 [T + 2 (D + 1)]."""
-    offsets = np.asarray(offsets, dtype=np.int64)
-    padded = np.full(len(tokens) + 2 * len(offsets), boundary, dtype=np.int64)
-    real = np.ones(len(padded), dtype=bool)
-    edges = offsets + 2 * np.arange(len(offsets))
-    real[edges] = real[edges + 1] = False
-    padded[real] = tokens
-    return padded
+def _folds(source: TextSource) -> list[tuple[TextSource, NDArray[np.bool_] | None]]:
+    """Return folds of the documents (``bool [D]``), each with the text of all others; equal texts share a fold.
+
+    The list is empty where a fold has no other text to count on.
+    """
+    lengths = source.corpus.lengths[source.documents]
+    _, rank = np.unique(source.corpus.keys[source.documents], return_inverse=True)
+    parts = [rank % FOLDS == number for number in range(min(FOLDS, int(rank.max()) + 1))]
+    if min(lengths[~inside].sum() for inside in parts) < 2:
+        return []
+    length = source.sequences.cut.body + source.vocabulary.overhead
+    corpus, vocabulary, masking = source.corpus, source.vocabulary, source.masking
+    return [
+        (TextSource(corpus, source.documents[~inside], vocabulary, masking, length), inside)
+        for inside in parts
+    ]
 
 
-def _unigram(tokens: NDArray[np.integer], vocabulary_size: int) -> Floats:
-    """Return add-one smoothed frequencies [V]: every token stays possible."""
-    counts = np.bincount(tokens, minlength=vocabulary_size)
-    smoothed: Floats = (counts + 1.0) / (len(tokens) + vocabulary_size)
-    return smoothed
+def _without_counts(line: str) -> str:
+    """The description of a baseline without what holds for one fold alone."""
+    return re.sub(r", counted on [\d,]+ tokens", "", line).replace(
+        "of the training text", "of the other documents"
+    )
 
 
-def _spread(
-    tokens: NDArray[np.integer], offsets: NDArray[np.integer], limit: int
-) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Return every n-th document, so that about ``limit`` tokens are left."""
-    stride = -(-len(tokens) // limit)
-    if stride == 1:
-        return np.asarray(tokens), np.asarray(offsets)
-    taken = range(0, len(offsets) - 1, stride)
-    parts = [np.asarray(tokens[offsets[i] : offsets[i + 1]]) for i in taken]
-    ends = np.cumsum([0, *map(len, parts)])
-    return np.concatenate(parts)[:limit], _clipped(ends, 0, min(limit, int(ends[-1])))
+def _columns(prediction: Prediction, targets: NDArray[np.int64]) -> Floats:
+    return np.stack([np.ones(len(targets)), -prediction.log_probability, prediction.top1 == targets], axis=1)
 
 
-def _clipped(offsets: NDArray[np.integer], start: int, end: int) -> NDArray[np.integer]:
-    """Return the offsets of what lies between two places; a document that crosses one is cut there."""
-    return np.unique(np.clip(offsets, start, end)) - start
+def _training_tokens(text: TextSource) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of the training documents end to end, up to a limit, and where documents begin."""
+    lengths = text.corpus.lengths[text.documents]
+    order = np.argsort(text.corpus.keys[text.documents], kind="stable")
+    order = np.sort(order[: int(np.searchsorted(np.cumsum(lengths[order]), _MOST_TOKENS)) + 1])
+    lengths = lengths[order]
+    tokens = text.corpus.gather(text.documents[order], np.zeros(len(order), dtype=np.int64), lengths)
+    return tokens, np.concatenate([[0], np.cumsum(lengths)])
 
 
-def _bucket(totals: Ids) -> Ids:
-    """Number the combinations of how often each pair and whether each single neighbour was seen, [M]."""
-    pairs = np.searchsorted(_LEVELS, totals[:-2], side="right")
-    numbers: Ids = np.ravel_multi_index([*pairs, *(totals[-2:] > 0)], _shape(len(pairs)))
-    return numbers
-
-
-def _shape(pairs: int) -> tuple[int, ...]:
-    """Return the number of levels of each pair and each single neighbour."""
-    return (len(_LEVELS) + 1,) * pairs + (2, 2)
-
-
-def _seen(pairs: int) -> NDArray[np.bool_]:
-    """Return which contexts have something to say in each bucket, bool [K, buckets]."""
-    levels = np.indices(_shape(pairs))
-    seen = levels.reshape(len(levels), -1) > 0
-    return np.concatenate([seen, np.ones((1, seen.shape[1]), bool)])
-
-
-def _interpolation_weights(buckets: Ids, given: Floats) -> Floats:
-    """Return weights [K, buckets], columns summing to one, that make ``given`` [K, n] most probable (EM)."""
-    seen = _seen(len(given) - 3)
-    weights = seen / seen.sum(axis=0)
-    for _ in range(_EM_STEPS):
-        shares = weights[:, buckets] * given
-        shares /= shares.sum(axis=0)
-        credit = np.stack([np.bincount(buckets, row, seen.shape[1]) for row in shares])
-        prior = np.where(seen, credit.sum(axis=1, keepdims=True) + 1e-3, 0.0)
-        weights = credit + _PRIOR * prior / prior.sum(axis=0)
-        weights /= weights.sum(axis=0)
-    return weights
+def _unframed(text: TextSource, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the true tokens of a batch without special tokens, the starts of sequences, and the targets' positions."""
+    prefix, suffix = len(text.vocabulary.prefix), len(text.vocabulary.suffix)
+    original = batch.input_ids.copy()
+    original[batch.target_index] = batch.target_ids
+    inside = np.ones(len(original), dtype=bool)
+    for place in range(prefix):
+        inside[batch.cu_seqlens[:-1] + place] = False
+    for place in range(suffix):
+        inside[batch.cu_seqlens[1:] - 1 - place] = False
+    starts = np.concatenate([[0], np.cumsum(np.diff(batch.cu_seqlens) - prefix - suffix)])
+    return original[inside], starts, np.cumsum(inside)[batch.target_index] - 1

@@ -1,19 +1,19 @@
-"""Figures with intervals: sums over documents, resampled documents, calibration. Arrays in, numbers out.
+"""Bootstrap confidence intervals over documents, and calibration (ECE, reliability bins).
 
-Every figure is a ratio of two sums over documents, for example the summed loss over the number of masked tokens.
+Every metric is a ratio of two sums over documents, for example the summed loss over the number of masked tokens.
 Its 95% interval is the percentile interval of the bootstrap over documents (Efron & Tibshirani 1993): tokens of one
-document are not independent, documents are. The resamples are a function of the seed and of how many units there
-are, so two models on the same documents are resampled alike, and the interval of their difference is a paired one.
+document are not independent, documents are. The resamples depend only on the seed and the number of units, so two
+models on the same documents share them, and the interval of their difference is paired.
 
-Shapes: D documents, U resampling units, B resamples, K figures, M targets, R bins.
+Shapes: D documents, U resampling units, B resamples, K metrics, M targets, R bins.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,34 +26,50 @@ RESAMPLES = 1_000
 SEED = 0
 LEVEL = 0.95
 FEWEST_UNITS = 5
-"""With fewer documents a percentile interval says nothing, and none is given."""
+"""With fewer units no interval is given: a percentile interval of so few means nothing."""
 MOST_UNITS = 5_000
-"""More documents than this are resampled in as many groups, drawn by their hash: the same variance, bounded work."""
+"""More documents than this are resampled in as many groups, by their hash: same variance, bounded work."""
 BINS = 15
 """Bins of the calibration error, as in Guo et al. (2017), "On Calibration of Modern Neural Networks"."""
 
+INTERVAL = f"{LEVEL:.0%}, percentiles of the bootstrap over documents, {RESAMPLES:,} resamples, seed {SEED}"
+
 _BLOCK = 1 << 21
 _MOST_EMPTY = 0.05
+"""Share of resamples in which a denominator may be 0; with more, no interval is given."""
 
 
-class Figure(NamedTuple):
-    """A figure and its 95% interval; the ends are NaN where there are too few documents for one."""
+class Estimate(NamedTuple):
+    """A metric with its 95% interval; the ends are NaN where there are too few documents for one."""
 
     value: float
     low: float
     high: float
 
-    def map(self, function: Callable[[float], float]) -> Figure:
+    def map(self, function: Callable[[float], float]) -> Estimate:
         """Apply an increasing function to value and ends."""
-        return Figure(*(float(function(part)) for part in self))
+        return Estimate(*(float(function(part)) for part in self))
 
     @property
     def interval(self) -> list[float] | None:
         """The two ends, or ``None``."""
         return None if math.isnan(self.low) else [self.low, self.high]
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval excludes zero, otherwise 0."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
     def to_dict(self) -> dict[str, float | list[float] | None]:
-        return {"value": self.value, "interval": self.interval}
+        """Return value and interval; an interval with an infinite end is ``None``."""
+        finite = math.isfinite(self.low) and math.isfinite(self.high)
+        return {"value": self.value, "interval": [self.low, self.high] if finite else None}
+
+
+def flat(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Return values by name, and their intervals under ``intervals``, ready for JSON."""
+    values: dict[str, Any] = {name: metric.value for name, metric in metrics.items()}
+    return values | {"intervals": {name: metric.interval for name, metric in metrics.items()}}
 
 
 def resampling_units(keys: NDArray[np.uint64], most: int = MOST_UNITS) -> NDArray[np.int64]:
@@ -71,65 +87,68 @@ def resampling_units(keys: NDArray[np.uint64], most: int = MOST_UNITS) -> NDArra
 
 def ratios(
     numerators: Floats, denominators: Floats, *, resamples: int = RESAMPLES, seed: int = SEED
-) -> list[Figure]:
-    """Return each figure as the ratio of two sums over units, with its interval.
+) -> list[Estimate]:
+    """Return ratios of two sums over units, each with its interval.
 
     Args:
         numerators: ``[U, K]`` sums of each unit.
-        denominators: ``[U, K]``, not negative; ``[U, 1]`` stands for all K. MaskUnits that have nothing in any of them
-            are not resampled.
+        denominators: ``[U, K]``, not negative; ``[U, 1]`` stands for all K. Units whose denominators are all 0 are
+            not resampled.
         resamples: how often the units are drawn, with replacement.
-        seed: of the random_bits.
+        seed: of the resampling.
 
     Returns:
-        K figures; NaN where a whole denominator is 0, and no interval where fewer than ``FEWEST_UNITS`` units count
-        or resamples often miss them all.
+        K estimates; NaN where a whole denominator is 0, and no interval where fewer than ``FEWEST_UNITS`` units count
+        or over 5% of the resamples have none of them.
     """
     counted = denominators.any(axis=1)
-    numerators, denominators = (
-        numerators[counted],
-        np.broadcast_to(denominators[counted], numerators[counted].shape),
-    )
+    numerators = numerators[counted]
+    denominators = np.broadcast_to(denominators[counted], numerators.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = numerators.sum(axis=0) / denominators.sum(axis=0)
-        drawn = np.concatenate(
+        resampled = np.concatenate(
             [
                 counts @ numerators / (counts @ denominators)
-                for counts in _counts(len(numerators), resamples, seed)
+                for counts in resample_counts(len(numerators), resamples, seed)
             ]
         )
     enough = (denominators > 0).sum(axis=0) >= FEWEST_UNITS
-    enough &= np.isnan(drawn).mean(axis=0) <= _MOST_EMPTY
+    enough &= np.isnan(resampled).mean(axis=0) <= _MOST_EMPTY
+    return [
+        Estimate(float(value), *(percentile_interval(column) if known else (math.nan, math.nan)))
+        for value, column, known in zip(values, resampled.T, enough, strict=True)
+    ]
+
+
+def percentile_interval(resampled: Floats) -> tuple[float, float]:
+    """Return the central :data:`LEVEL` interval of ``[B]`` resampled values, NaN left out."""
     tail = 100 * (1 - LEVEL) / 2
-    figures = []
-    for value, column, known in zip(values, drawn.T, enough, strict=True):
-        low, high = np.nanpercentile(column, [tail, 100 - tail]) if known else (math.nan, math.nan)
-        figures.append(Figure(float(value), float(low), float(high)))
-    return figures
+    low, high = np.nanpercentile(resampled, [tail, 100 - tail])
+    return float(low), float(high)
 
 
-def _counts(units: int, resamples: int, seed: int) -> Iterator[Floats]:
+def resample_counts(units: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[Floats]:
     """Yield blocks ``[b, U]`` of how often each unit was drawn, B rows in all."""
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows = max(1, _BLOCK // max(units, 1))
     for begin in range(0, resamples, rows):
         size = min(rows, resamples - begin)
-        chosen = draw.integers(units, size=(size, units)) if units else np.zeros((size, 0), dtype=np.int64)
+        chosen = rng.integers(units, size=(size, units)) if units else np.zeros((size, 0), dtype=np.int64)
         chosen += units * np.arange(size)[:, None]
         yield np.bincount(chosen.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How probabilities agree with what comes true.
+    """Reliability of the predicted probabilities.
 
     Attributes:
-        error: the expected calibration error: the mean distance of a bin's accuracy from its mean confidence,
-            weighted by the targets in it.
+        error: expected calibration error: the mean distance of a bin's accuracy from its mean confidence, weighted by
+            the targets in it.
         low: ``[R]`` where bins begin. high: ``[R]`` where they end.
         targets: ``[R]`` targets whose most probable token has a probability in the bin.
         confidence: ``[R]`` mean of these probabilities, NaN in an empty bin.
-        accuracy: ``[R]`` how many of these tokens were right, NaN in an empty bin.
+        accuracy: ``[R]`` share of these tokens that were right, NaN in an empty bin.
     """
 
     error: float
@@ -147,11 +166,11 @@ def reliability_bins(
 
     Args:
         confidence: ``[M]`` probability of the most probable token.
-        correct: ``[M]`` whether that token is the one that stood there.
+        correct: ``[M]`` whether that token is the true one.
         bins: R.
 
     Returns:
-        ``[R, 3]``: targets, summed confidence, right ones; such arrays add up over batches.
+        ``[R, 3]``: targets, summed confidence, correct ones; such arrays add up over batches.
     """
     place = np.minimum((np.asarray(confidence, dtype=np.float64) * bins).astype(np.int64), bins - 1)
     columns = (None, confidence, correct.astype(np.float64))
@@ -161,7 +180,7 @@ def reliability_bins(
 
 
 def calibration(bins: Floats) -> Calibration:
-    """Return what ``[R, 3]`` :func:`reliability_bins` say."""
+    """Return the calibration of ``[R, 3]`` :func:`reliability_bins`."""
     count, confidence, correct = bins.T
     edges = np.linspace(0, 1, len(bins) + 1)
     error = float(np.abs(correct - confidence).sum() / max(count.sum(), 1))

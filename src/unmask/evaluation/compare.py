@@ -1,8 +1,8 @@
-"""Two models on one text: which is better, by how much, and how sure that is.
+"""``unmask compare``: two models on one text, which is better, by how much, and how certain that is.
 
-Models with one tokenizer are asked for identical positions. With different tokenizers a loss per token compares
-nothing, so they are asked for the same whole words, and scored in bits per byte. Differences are the second model
-minus the first, and their intervals are paired: both models are resampled on the same documents.
+Models with one tokenizer are evaluated at identical positions. With different tokenizers a loss per token means
+nothing, so both predict the same whole words, and are scored in bits per byte. Differences are the second model minus
+the first, with paired intervals: both models are resampled on the same documents.
 """
 
 from __future__ import annotations
@@ -10,37 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmask.data.tokenizer import load_tokenizer, plain_copy
 from unmask.errors import UnmaskError
-from unmask.evaluation.bootstrap import Figure, ratios
+from unmask.evaluation.bootstrap import INTERVAL, Estimate
 from unmask.evaluation.cross_tokenizer import PLL_BYTES, compare_bits, compare_words
 from unmask.evaluation.evaluate import (
     DEFAULTS,
-    INTERVAL,
     Evaluation,
     EvaluationSettings,
+    Evaluator,
     Loader,
-    Session,
-    group_figures,
+    ModelLike,
     labels,
+    model_names,
 )
-from unmask.evaluation.heldout import COLUMNS
-from unmask.evaluation.text_cache import Texts, one_tokenizer, sequence_length
+from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
+from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 
-Found = Mapping[str, Any]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+JsonDict = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of comparing two models.
+    """The comparison of two models.
 
     Attributes:
-        verdict: it in plain words.
-        one_tokenizer: whether both were asked for identical tokens.
+        verdict: the result in a sentence.
+        one_tokenizer: whether both models predict identical tokens.
         content: everything, ready for JSON.
     """
 
@@ -52,104 +55,144 @@ class Comparison:
         """Return everything, ready for JSON."""
         return self.content
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each metric: ``metric``, the value of each model by its label, ``difference``, ``low``, ``high``."""
+        content = self.content
+        if self.one_tokenizer:
+            parts = [(content["a"], content["b"], content["difference"])]
+        else:
+            bits = content["bits_per_byte"]
+            left, right = ({"bits_per_byte": side["value"]} for side in bits["models"])
+            words = content["words"]
+            parts = [
+                (*words["models"], words["difference"]),
+                (left, right, {"bits_per_byte": bits["difference"]}),
+            ]
+        rows = []
+        for first, second, differences in parts:
+            for metric, difference in differences.items():
+                low, high = difference["interval"] or (math.nan, math.nan)
+                values = dict(zip(content["labels"], (first[metric], second[metric]), strict=True))
+                ends = {"difference": difference["value"], "low": low, "high": high}
+                rows.append({"metric": metric} | values | ends)
+        return rows
 
-def compare_models(
-    first: str,
-    second: str,
-    data: Sequence[str],
+
+def compare(
+    first: ModelLike,
+    second: ModelLike,
+    data: TextInputs,
     settings: EvaluationSettings = DEFAULTS,
     *,
-    train_data: Sequence[str] = (),
+    train_data: TextInputs = (),
     pll_bytes: int | None = None,
     progress: Progress = Progress(),
 ) -> Comparison:
     """Compare two models on a text.
 
     Args:
-        first, second: Hub names or folders.
-        data: whatever the readers take; shards only where both have one tokenizer.
-        settings: how they are asked.
-        train_data: as for :func:`~unmask.evaluation.evaluate.evaluate_models`; of use with one tokenizer.
+        first, second: Hub names, model folders, run folders or models in memory.
+        data: text as the readers take it; shards only where both models have one tokenizer.
+        settings: masking, limits, device and precision.
+        train_data: as for :func:`~unmask.evaluation.evaluate.evaluate`; only used with one tokenizer.
         pll_bytes: with different tokenizers, bytes of the passages that are scored in bits per byte; by default
-            10,000 on a processor and 200,000 on a GPU.
+            10,000 on a CPU and 200,000 on a GPU.
         progress: is told what goes on.
 
     Raises:
         ConfigError: a model cannot be loaded, or settings do not fit it.
         DataError: the text cannot be read, is empty, or nothing of it is masked.
-        DivergedError: a model gives no finite probabilities.
+        DivergedError: a model's probabilities are NaN or infinite.
     """
-    loader = Loader(settings, progress)
+    load = Loader(settings, progress)
+    names = model_names([first, second])
     with (
-        Texts(data, settings.documents, progress) as texts,
-        Texts(train_data, settings.documents, progress) as train,
+        EvaluationText(data, settings.documents, progress) as text,
+        EvaluationText(train_data, settings.documents, progress) as train,
     ):
-        tokenizers = [load_tokenizer(name, offline=settings.offline) for name in (first, second)]
-        same = one_tokenizer(tokenizers[0], tokenizers[1], texts)
+        left, right = (_tokenizer(model, settings) for model in (first, second))
+        same = one_tokenizer(left, right, text)
         if not same:
-            next(iter(texts.documents()))  # shards are refused before a model is loaded
-            if train_data:
-                progress.log("the tokenizers differ, so nothing is counted on --train-data")
-            if (strategy := settings.masking.strategy) not in ("token", "word"):
-                progress.log(
-                    f"the tokenizers differ, so whole words are masked; strategy '{strategy}' is left aside"
-                )
-        models = loader.load(first), loader.load(second)
+            next(iter(text.documents()))  # shards are refused before a model is loaded
+            _log_unused(settings, bool(train.inputs), progress)
+        models = load.load(first), load.load(second)
         length = sequence_length(settings.max_length, [model.max_length for model in models])
         if not same:
-            return _compare_on_text((first, second), models, texts, settings, length, pll_bytes, progress)
-        session = Session(texts, train if train_data else None, settings, progress)
+            return _compare_on_text(names, models, text, settings, length, pll_bytes, progress)
+        evaluator = Evaluator(text, train if train.inputs else None, settings, progress)
         found = [
-            session.evaluate(name, label, model, length)
-            for name, label, model in zip((first, second), labels([first, second]), models, strict=True)
+            evaluator.evaluate(name, label, model, length)
+            for name, label, model in zip(names, labels(names), models, strict=True)
         ]
     return compare_evaluations(found[0], found[1])
 
 
+def _tokenizer(model: ModelLike, settings: EvaluationSettings) -> PreTrainedTokenizerBase:
+    if isinstance(model, MaskedLM):
+        return model.tokenizer
+    return load_tokenizer(str(model), offline=settings.offline)
+
+
+def _log_unused(settings: EvaluationSettings, train_data: bool, progress: Progress) -> None:
+    if train_data:
+        progress.log("the tokenizers differ, so nothing is counted on --train-data")
+    if (strategy := settings.masking.strategy) not in ("token", "word"):
+        progress.log(f"the tokenizers differ, so whole words are masked; strategy '{strategy}' is ignored")
+
+
 def _compare_on_text(
-    models: Sequence[str],
-    loaded: tuple[MaskedLM, MaskedLM],
-    texts: Texts,
+    names: Sequence[str],
+    models: tuple[MaskedLM, MaskedLM],
+    text: EvaluationText,
     settings: EvaluationSettings,
     length: int,
     pll_bytes: int | None,
     progress: Progress,
 ) -> Comparison:
     """Compare two models with different tokenizers on whole words and in bits per byte."""
-    words = compare_words(loaded, texts, settings, length, progress)
-    bits = compare_bits(loaded, texts, pll_bytes or PLL_BYTES[loaded[0].device.type], progress)
-    names = labels(models)
-    verdict = _words_verdict(names, words, bits)
+    words = compare_words(models, text, settings, length, progress)
+    bits = compare_bits(models, text, pll_bytes or PLL_BYTES[models[0].device.type], progress)
+    short = labels(names)
+    verdict = _words_verdict(short, words, bits)
     content = {
-        "models": list(models),
-        "labels": names,
+        "models": list(names),
+        "labels": short,
         "one_tokenizer": False,
         "verdict": verdict,
-        "data": texts.inputs,
+        "data": text.inputs,
         "max_length": length,
         "words": words,
         "bits_per_byte": bits,
         "interval": INTERVAL,
-        "notes": _tokenizer_notes(loaded, names, words, bits),
+        "notes": _tokenizer_notes(models, short, words, bits),
     }
     return Comparison(verdict, False, content)
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
-    """Compare what two models with one tokenizer make of the same positions.
+    """Compare two models with one tokenizer by their evaluations at the same positions.
 
     Raises:
-        UnmaskError: they were asked for different positions.
+        UnmaskError: the positions differ.
     """
     if first.tally.positions != second.tally.positions:
-        raise UnmaskError(
-            "the two models were asked for different tokens; evaluate both with the same settings"
-        )
+        raise UnmaskError("the two models were evaluated on different tokens; use the same settings for both")
     left, right = first.tally.sums, second.tally.sums
+    change = paired_sums(left, right)
+    difference = metrics_of(change[:, 0])
+    tables = {
+        table.key: {
+            "title": table.title,
+            "note": table.note,
+            "rows": [
+                row | {name: metric.to_dict() for name, metric in metrics.items()}
+                for row, metrics in group_metrics(table.labels, change[:, 1:][:, span])
+            ],
+        }
+        for table, span in first.tables
+    }
     names = (first.label, second.label)
-    count = left[:, 0, :1]
-    found = dict(zip(COLUMNS[1:], ratios((right - left)[:, 0, 1:], count), strict=True))
-    verdict = _tokens_verdict(names, found, bool((left == right).all()))
+    verdict = _tokens_verdict(names, difference, bool((left == right).all()))
     content = {
         "models": [first.model, second.model],
         "labels": list(names),
@@ -157,8 +200,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         "verdict": verdict,
         "masked_tokens": first.masked_tokens,
         "documents": first.tally.documents,
-        "difference": {name: figure.to_dict() for name, figure in found.items()},
-        "tables": _tables(first, second),
+        "difference": {name: metric.to_dict() for name, metric in difference.items()},
+        "tables": tables,
         "a": first.to_dict(),
         "b": second.to_dict(),
         "positions": first.tally.positions,
@@ -168,37 +211,19 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     return Comparison(verdict, True, content)
 
 
-def _tables(first: Evaluation, second: Evaluation) -> dict[str, Any]:
-    """Differences by row of each table."""
-    tables = {}
-    for table, span in first.tables:
-        left, right = (found.tally.sums[:, 1:][:, span] for found in (first, second))
-        change = right - left
-        change[:, :, 0] = left[:, :, 0]
-        asked = left[:, :, 0].sum(axis=0)
-        rows = [
-            {"label": label, "masked_tokens": int(count)}
-            | {name: figure.to_dict() for name, figure in zip(COLUMNS[1:], figures, strict=True)}
-            for label, count, figures in zip(table.labels, asked, group_figures(change), strict=True)
-            if count
-        ]
-        tables[table.key] = {"title": table.title, "note": table.note, "rows": rows}
-    return tables
-
-
-def _tokens_verdict(names: Sequence[str], found: Mapping[str, Figure], same: bool) -> str:
+def _tokens_verdict(names: Sequence[str], found: Mapping[str, Estimate], same: bool) -> str:
     loss, accuracy = found["loss"], found["accuracy"]
     if same:
         return f"{names[0]} and {names[1]} are the same on this text: every masked token gets the same probability."
-    if _sign(loss) == 0:
-        return _undecided(names, loss, "loss", "nats per masked token") + _beside(names, accuracy)
+    if loss.sign == 0:
+        return _undecided(names, loss, "loss", "nats per masked token") + _accuracy_clause(names, accuracy)
     better, worse = names if loss.value > 0 else names[::-1]
     share = 1 - math.exp(-abs(loss.value))
     text = (
         f"{better} predicts this text better than {worse}: its loss is {_size(loss, '.3f')} nats lower per masked token, "
         f"so its perplexity is {share:.0%} lower"
     )
-    if _sign(accuracy) == 0:
+    if accuracy.sign == 0:
         return f"{text}; how many masked tokens they fill in exactly does not tell them apart."
     points = f"{_size(accuracy, '.1f', 100)} points"
     if (accuracy.value > 0) == (loss.value < 0):
@@ -206,25 +231,25 @@ def _tokens_verdict(names: Sequence[str], found: Mapping[str, Figure], same: boo
     return f"{text}; yet {worse} fills in {points} more of the masked tokens exactly."
 
 
-def _beside(names: Sequence[str], accuracy: Figure) -> str:
-    if _sign(accuracy) == 0:
+def _accuracy_clause(names: Sequence[str], accuracy: Estimate) -> str:
+    if accuracy.sign == 0:
         return ""
     better = names[1] if accuracy.value > 0 else names[0]
     return f" But {better} fills in {_size(accuracy, '.1f', 100)} points more of the masked tokens exactly."
 
 
-def _words_verdict(names: Sequence[str], words: Found, bits: Found) -> str:
-    byte = _figure(bits["difference"])
-    word = _figure(words["difference"]["loss_per_word"])
-    signs = _sign(byte), _sign(word)
+def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str:
+    byte = _estimate(bits["difference"])
+    word = _estimate(words["difference"]["loss_per_word"])
+    signs = byte.sign, word.sign
     if signs == (0, 0):
         return _undecided(names, byte, "cost", "bits per byte")
     if 0 in signs or signs[0] == signs[1]:
         better, worse = names if sum(signs) > 0 else names[::-1]
         parts = [
-            f"{_size(figure, '.3f')} {unit}"
-            for figure, unit in ((byte, "bits per byte fewer"), (word, "nats fewer per masked word"))
-            if _sign(figure)
+            f"{_size(metric, '.3f')} {unit}"
+            for metric, unit in ((byte, "bits per byte fewer"), (word, "nats fewer per masked word"))
+            if metric.sign
         ]
         rest = (
             ""
@@ -239,36 +264,31 @@ def _words_verdict(names: Sequence[str], words: Found, bits: Found) -> str:
     )
 
 
-def _undecided(names: Sequence[str], figure: Figure, what: str, unit: str) -> str:
-    if figure.interval is None:
+def _undecided(names: Sequence[str], metric: Estimate, what: str, unit: str) -> str:
+    if metric.interval is None:
         return (
             f"There are too few documents to tell {names[0]} from {names[1]}; on these the {what} of {names[1]} is "
-            f"{abs(figure.value):.3f} {unit} {'higher' if figure.value > 0 else 'lower'}."
+            f"{abs(metric.value):.3f} {unit} {'higher' if metric.value > 0 else 'lower'}."
         )
     return (
         f"No difference between {names[0]} and {names[1]} can be told from this text: the {what} of {names[1]} minus that "
-        f"of {names[0]} is {figure.value:+.3f} {unit} (95% interval {figure.low:+.3f} to {figure.high:+.3f})."
+        f"of {names[0]} is {metric.value:+.3f} {unit} (95% interval {metric.low:+.3f} to {metric.high:+.3f})."
     ).replace("-0.", "−0.")
 
 
-def _sign(figure: Figure) -> int:
-    """Return 1 or -1 for a difference whose interval leaves zero out, otherwise 0."""
-    return 1 if figure.low > 0 else -1 if figure.high < 0 else 0
-
-
-def _size(figure: Figure, style: str, scale: float = 1.0) -> str:
+def _size(metric: Estimate, style: str, scale: float = 1.0) -> str:
     """A difference without its sign, with its interval."""
-    low, high = sorted(abs(scale * end) for end in (figure.low, figure.high))
-    return f"{abs(scale * figure.value):{style}} ({low:{style}} to {high:{style}})"
+    low, high = sorted(abs(scale * end) for end in (metric.low, metric.high))
+    return f"{abs(scale * metric.value):{style}} ({low:{style}} to {high:{style}})"
 
 
-def _figure(found: Found) -> Figure:
+def _estimate(found: JsonDict) -> Estimate:
     low, high = found["interval"] or (math.nan, math.nan)
-    return Figure(found["value"], low, high)
+    return Estimate(found["value"], low, high)
 
 
 def _tokenizer_notes(
-    models: tuple[MaskedLM, MaskedLM], names: Sequence[str], words: Found, bits: Found
+    models: tuple[MaskedLM, MaskedLM], names: Sequence[str], words: JsonDict, bits: JsonDict
 ) -> list[str]:
     notes = [
         "the tokenizers differ, so the models are compared on whole words and in bits per byte; a loss per token would "

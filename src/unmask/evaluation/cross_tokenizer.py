@@ -1,4 +1,4 @@
-"""Two models with different tokenizers on one scale: whole words that both are asked for, and bits per byte."""
+"""Two models with different tokenizers on one scale: the same whole words, and bits per byte."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from unmask.errors import DataError
-from unmask.evaluation.bootstrap import Figure, ratios, resampling_units
+from unmask.evaluation.bootstrap import Floats, flat, ratios, resampling_units
 from unmask.evaluation.evaluate import EvaluationSettings
+from unmask.evaluation.heldout import batch_budget
+from unmask.evaluation.metrics import metrics_of, paired_sums
 from unmask.evaluation.sampling import Sampled, sample_documents, sample_passages
-from unmask.evaluation.text_cache import Texts
+from unmask.evaluation.text_cache import EvaluationText
 from unmask.evaluation.word_units import (
     Passage,
     UnitTokenizer,
@@ -25,59 +27,63 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.scoring.scorer import Scorer
 
-Pair = tuple[MaskedLM, MaskedLM]
+ModelPair = tuple[MaskedLM, MaskedLM]
 
 METHOD = "within_word_l2r"
-"""The later pieces of a word are hidden while an earlier one is scored, so that cutting words finer gains nothing."""
+"""The later subwords of a word are hidden while an earlier one is scored, so that finer subwords gain nothing."""
 PASSAGE_BYTES = 300
 PLL_BYTES = {"cpu": 10_000, "cuda": 200_000}
 
-_FIGURES = ("loss_per_word", "accuracy", "pieces_per_word")
-_MOST_LOGITS = 1 << 25
+_METRICS = ("loss_per_word", "accuracy", "pieces_per_word")
 _BYTES_PER_TOKEN = 16
 
 
 def compare_words(
-    models: Pair, texts: Texts, settings: EvaluationSettings, length: int, progress: Progress = Progress()
+    models: ModelPair,
+    text: EvaluationText,
+    settings: EvaluationSettings,
+    length: int,
+    progress: Progress = Progress(),
 ) -> dict[str, Any]:
-    """Ask two models for the same whole words.
+    """Score the same whole words by two models.
 
     Args:
         models: the two.
-        texts: the text.
-        settings: ``masking.rate`` is the share of the words that are masked, ``tokens`` a limit of what is read.
-        length: tokens of a sequence at most, for both.
+        text: the text.
+        settings: ``masking.rate`` is the share of the words that are masked, ``tokens`` a limit of the tokens read.
+        length: tokens of a sequence at most, for both models.
         progress: is told how far it is.
 
     Returns:
         A dictionary for JSON: ``masked_words``, ``documents``; ``models``, for each ``loss_per_word`` (nats),
-        ``accuracy`` (all pieces right), ``pieces_per_word`` and ``intervals``; ``difference`` (second minus first)
+        ``accuracy`` (all subwords right), ``pieces_per_word`` and ``intervals``; ``difference`` (second minus first)
         of loss and accuracy; ``left_out``, words that could not be compared, by reason.
 
     Raises:
         DataError: the text cannot be read, or no word of it is masked.
-        DivergedError: a model gives no finite probabilities.
+        DivergedError: a model's probabilities are NaN or infinite.
     """
     first, second = (UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models)
     counter = _WordCounter(WordSplitter((first, second), settings.masking.rate), settings.tokens)
     size = max(model.vocabulary.size for model in models)
-    budget = int(min(8192, max(256, _MOST_LOGITS / (size * min(1.0, 2 * settings.masking.rate)))))
+    budget = batch_budget(size, min(1.0, 2 * settings.masking.rate))
     limit = None if settings.tokens is None else _BYTES_PER_TOKEN * settings.tokens
     progress.begin("words")
-    documents = sample_documents(texts.documents(), limit)
+    documents = sample_documents(text.documents(), limit)
     for group in batched(counter.passages(documents), budget):
         counter.add(group, [score_words(model, group, which) for which, model in enumerate(models)])
         share = None if settings.tokens is None else min(1.0, counter.tokens / settings.tokens)
         progress.advance(share, {"documents": len(counter.keys), "words": counter.words})
+    progress.advance(1.0, {"documents": len(counter.keys), "words": counter.words})
     progress.end()
     return counter.to_dict()
 
 
 class _WordCounter:
-    """Hands out passages of documents and adds up their scores."""
+    """Yields the passages of documents and adds up their scores."""
 
-    def __init__(self, cutter: WordSplitter, most: int | None) -> None:
-        self.cutter, self.most = cutter, most
+    def __init__(self, splitter: WordSplitter, most: int | None) -> None:
+        self.splitter, self.most = splitter, most
         self.keys: list[int] = []
         self.rows: list[np.ndarray] = []
         self.words = self.tokens = 0
@@ -86,14 +92,14 @@ class _WordCounter:
         for document in documents:
             self.keys.append(document.key)
             self.rows.append(np.zeros(7))
-            for passage in self.cutter.passages(len(self.keys) - 1, document.text):
+            for passage in self.splitter.passages(len(self.keys) - 1, document.text):
                 self.tokens += max(len(side.ids) for side in passage.sides)
                 yield passage
                 if self.most is not None and self.tokens >= self.most:
                     return
 
     def add(self, passages: Sequence[Passage], scores: Sequence[WordScores]) -> None:
-        columns = [column for found in scores for column in (found.loss, found.right, found.pieces)]
+        columns = [column for found in scores for column in (found.loss, found.right, found.subwords)]
         values = np.stack([np.ones(len(columns[0])), *columns], axis=1)
         self.words += len(values)
         begin = 0
@@ -106,24 +112,21 @@ class _WordCounter:
             raise DataError(
                 "no word of the text is masked, so there is nothing to compare; give more text, or a higher --mask-rate"
             )
-        sums = _by_unit(self.keys, np.stack(self.rows))
-        count, first, second = sums[:, :1], sums[:, 1:4], sums[:, 4:]
+        sums = _added(resampling_units(np.array(self.keys, dtype=np.uint64)), np.stack(self.rows))
+        first, second = sums[:, :4], sums[:, [0, 4, 5, 6]]
+        difference = metrics_of(paired_sums(first, second), _METRICS[:2])
         return {
             "masked_words": self.words,
             "documents": int((np.stack(self.rows)[:, 0] > 0).sum()),
-            "rate": self.cutter.rate,
-            "models": [_named(_FIGURES, ratios(side, count)) for side in (first, second)],
-            "difference": {
-                name: figure.to_dict()
-                for name, figure in zip(_FIGURES, ratios(second - first, count), strict=True)
-                if name != "pieces_per_word"
-            },
-            "left_out": {reason: number for reason, number in self.cutter.left_out.items() if number},
+            "rate": self.splitter.rate,
+            "models": [flat(metrics_of(side, _METRICS)) for side in (first, second)],
+            "difference": {name: metric.to_dict() for name, metric in difference.items()},
+            "left_out": {reason: number for reason, number in self.splitter.left_out.items() if number},
         }
 
 
 def compare_bits(
-    models: Pair, texts: Texts, most_bytes: int, progress: Progress = Progress()
+    models: ModelPair, text: EvaluationText, most_bytes: int, progress: Progress = Progress()
 ) -> dict[str, Any]:
     """Score short passages by pseudo-log-likelihood, per byte of their text.
 
@@ -132,7 +135,7 @@ def compare_bits(
 
     Args:
         models: the two.
-        texts: the text.
+        text: the text.
         most_bytes: bytes of passages to score, at most.
         progress: is told how far it is.
 
@@ -143,7 +146,7 @@ def compare_bits(
     Raises:
         DataError: the text cannot be read, or no passage can be scored by both.
     """
-    passages = sample_passages(texts.documents(), most_bytes, PASSAGE_BYTES)
+    passages = sample_passages(text.documents(), most_bytes, PASSAGE_BYTES)
     first, second = (
         list(Scorer(model, method=METHOD)([found.text for found in passages], progress=progress))
         for model in models
@@ -157,37 +160,21 @@ def compare_bits(
         raise DataError(
             f"none of {len(passages)} passages can be scored by both models: their tokenizers cannot spell the text"
         )
-    sums = _by_document(kept, np.array(rows))
-    count = sums[:, :1]
+    _, document = np.unique(np.array(kept, dtype=np.uint64), return_inverse=True)
+    sums = _added(document, np.array(rows))
+    difference = metrics_of(paired_sums(sums[:, :2], sums[:, [0, 2]]), ["bits"])
     return {
-        "bytes": round(float(count.sum()) / math.log(2)),
+        "bytes": round(float(sums[:, 0].sum()) / math.log(2)),
         "passages": len(rows),
         "method": METHOD,
-        "models": [figure.to_dict() for figure in ratios(sums[:, 1:], count)],
-        "difference": ratios(sums[:, 2:] - sums[:, 1:2], count)[0].to_dict(),
+        "models": [metric.to_dict() for metric in ratios(sums[:, 1:], sums[:, :1])],
+        "difference": difference["bits"].to_dict(),
         "left_out": len(passages) - len(rows),
     }
 
 
-def _by_unit(keys: Sequence[int], rows: np.ndarray) -> np.ndarray:
-    """Add up ``[D, C]`` rows of documents to those of resampling units."""
-    unit = resampling_units(np.array(keys, dtype=np.uint64))
-    return _added(unit, rows)
-
-
-def _by_document(keys: Sequence[int], rows: np.ndarray) -> np.ndarray:
-    """Add up ``[P, C]`` rows of passages to those of their documents."""
-    _, document = np.unique(np.array(keys, dtype=np.uint64), return_inverse=True)
-    return _added(document, rows)
-
-
-def _added(place: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _added(place: np.ndarray, rows: np.ndarray) -> Floats:
+    """Add up ``[N, C]`` rows to those of their ``int64 [N]`` documents or resampling units."""
     sums = np.zeros((int(place.max()) + 1, rows.shape[1]))
     np.add.at(sums, place, rows)
     return sums
-
-
-def _named(names: Sequence[str], figures: Sequence[Figure]) -> dict[str, Any]:
-    found = dict(zip(names, figures, strict=True))
-    values: dict[str, Any] = {name: figure.value for name, figure in found.items()}
-    return values | {"intervals": {name: figure.interval for name, figure in found.items()}}

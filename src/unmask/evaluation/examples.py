@@ -1,4 +1,4 @@
-"""Masked passages with what a model fills in, to look at."""
+"""Masked passages with the predictions of a model, as examples for the report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.mask import EVALUATION_KEY
+from unmask.evaluation.predictions import evaluating
 from unmask.model.masked_lm import MaskedLM
 
 _ATTACHED = set(".,;:!?)]}%'’”»")
@@ -20,7 +21,7 @@ def fill_examples(model: MaskedLM, source: TextSource, count: int, length: int =
     """Mask passages of held-out text and fill them.
 
     Args:
-        model: the model to ask.
+        model: the model.
         source: held-out text.
         count: how many passages.
         length: tokens of a passage, at most.
@@ -36,19 +37,14 @@ def fill_examples(model: MaskedLM, source: TextSource, count: int, length: int =
         MaskingSettings(rate=source.masking.rate, mask_share=1.0, random_share=0.0),
         min(length, model.max_length),
     )
-    training = model.model.training
-    model.model.eval()
-    examples = []
-    for number in _choose(shown, count):
-        batch = shown.batch(np.array([number]), EVALUATION_KEY, shown.masking.rate)
-        if len(batch.target_ids):
-            examples.append(_example(model, batch))
-    model.model.train(training)
-    return examples
+    numbers = (np.array([number]) for number in _choose(shown, count))
+    batches = (shown.batch(number, EVALUATION_KEY, shown.masking.rate) for number in numbers)
+    with evaluating(model):
+        return [_example(model, batch) for batch in batches if len(batch.target_ids)]
 
 
 def _choose(source: TextSource, count: int) -> np.ndarray:
-    """Take passages from documents in order of their hash, whole ones of some length first."""
+    """Choose passages: longer ones first, then the beginnings of documents, by the hash of the document."""
     numbers = np.arange(len(source.sequences))
     which, start, body = source.sequences.locate(numbers)
     keys = source.corpus.keys[source.documents[which]]

@@ -1,51 +1,47 @@
-"""Held-out figures on masks that never change."""
+"""Held-out evaluation on frozen masks: metrics of a run, and sums by document and stratum for ``unmask eval``.
+
+Shapes: M targets, U resampling units, R bins.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import mix
-from unmask.errors import DataError, DivergedError
-from unmask.evaluation.bootstrap import BINS, reliability_bins, resampling_units
+from unmask.errors import DataError
+from unmask.evaluation.bootstrap import BINS, Floats, reliability_bins, resampling_units
+from unmask.evaluation.metrics import COLUMNS, perplexity, target_columns
+from unmask.evaluation.predictions import TargetPredictions, predict_targets
 from unmask.evaluation.strata import Places, Strata, places
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 
-COLUMNS = ("masked_tokens", "loss", "accuracy", "accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
-"""What is summed over targets: how many, and what divided by that is each figure."""
-
-_TOP = (1, 5, 10)
-_BLOCK_ROWS = 64
 _MOST_LOGITS = 1 << 25
 _BUDGET = (256, 8_192)
 
 
 @dataclass(frozen=True)
-class HeldoutFigures:
-    """What a model makes of masked held-out tokens.
+class HeldoutMetrics:
+    """Metrics of a model on masked held-out tokens.
 
     Attributes:
         loss: mean cross-entropy per masked token, in nats.
-        accuracy: share of masked tokens whose most probable filling is the token that stood there.
-        masked_tokens: how many were asked.
-        tokens: how many tokens the passages have, special tokens included.
+        accuracy: share of masked tokens whose most probable token is the true one.
+        masked_tokens: number of targets.
+        tokens: number of tokens read, special tokens included.
+        predictions: the predictions at all targets.
     """
 
     loss: float
     accuracy: float
     masked_tokens: int
     tokens: int
+    predictions: TargetPredictions = field(repr=False, compare=False)
 
     @property
     def perplexity(self) -> float:
@@ -53,137 +49,25 @@ class HeldoutFigures:
         return perplexity(self.loss)
 
     def to_dict(self) -> dict[str, float | int]:
-        return {
-            "loss": self.loss,
-            "perplexity": self.perplexity,
-            "accuracy": self.accuracy,
-            "masked_tokens": self.masked_tokens,
-            "tokens": self.tokens,
-        }
+        names = ("loss", "perplexity", "accuracy", "masked_tokens", "tokens")
+        return {name: getattr(self, name) for name in names}
 
 
-def perplexity(loss: float) -> float:
-    """Return e to the power of a loss in nats, infinite where that is too large for a number."""
-    return math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf
-
-
-class TargetPredictions(NamedTuple):
-    """What a model answers at M targets.
-
-    Attributes:
-        target_ids: ``int64 [M]``, what stood there.
-        loss: ``float64 [M]`` cross-entropy of that, in nats.
-        guess: ``int64 [M]``, the most probable token.
-        confidence: ``float64 [M]``, its probability.
-    """
-
-    target_ids: NDArray[np.int64]
-    loss: NDArray[np.float64]
-    guess: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-
-    @staticmethod
-    def join(parts: Sequence[TargetPredictions]) -> TargetPredictions:
-        return TargetPredictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-@torch.no_grad()
-def evaluate(
-    model: MaskedLM, batches: Iterable[Batch], answers: list[TargetPredictions] | None = None
-) -> HeldoutFigures:
-    """Score batches in evaluation mode; sums are kept in double precision.
-
-    Args:
-        model: the model.
-        batches: what it is asked.
-        answers: takes what it answers, an entry for each batch that has a target.
+def evaluate_batches(model: MaskedLM, batches: Iterable[Batch]) -> HeldoutMetrics:
+    """Evaluate a model on batches; NaN or infinite losses stay in the metrics.
 
     Raises:
-        ValueError: there is no masked token in all of the batches.
+        ValueError: no token is masked in any of the batches.
     """
-    loss, correct, asked, tokens = 0.0, 0, 0, 0
-    with evaluating(model):
-        for batch in batches:
-            tokens += batch.tokens
-            if not len(batch.target_ids):
-                continue
-            logits = model.target_logits(batch).float()
-            labels = torch.from_numpy(batch.target_ids).to(logits.device)
-            losses, guess = F.cross_entropy(logits, labels, reduction="none").double(), logits.argmax(-1)
-            loss += float(losses.sum())
-            correct += int((guess == labels).sum())
-            if answers is not None:
-                ahead = (logits.gather(1, guess[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
-                columns = losses, guess, (ahead.double() - losses).exp()
-                answers.append(
-                    TargetPredictions(batch.target_ids, *(column.cpu().numpy() for column in columns))
-                )
-            asked += len(batch.target_ids)
-    if not asked:
+    tokens, parts = 0, []
+    for batch, predictions in predict_targets(model, batches):
+        tokens += batch.tokens
+        parts.append(predictions)
+    if not (count := sum(len(part.loss) for part in parts)):
         raise ValueError("the held-out text has no masked token; give more of it, or a higher mask rate")
-    return HeldoutFigures(loss / asked, correct / asked, asked, tokens)
-
-
-@contextmanager
-def evaluating(model: MaskedLM) -> Iterator[None]:
-    """Put a model into evaluation mode, and back."""
-    training = model.model.training
-    model.model.eval()
-    try:
-        yield
-    finally:
-        model.model.train(training)
-
-
-class TargetScores(NamedTuple):
-    """What a model says at M targets.
-
-    Attributes:
-        loss: ``float64 [M]`` cross-entropy in nats.
-        rank: ``int64 [M]`` rank of the true token, from 1; of equally probable tokens the smaller id comes first,
-            so that a model that knows nothing is not right by a tie.
-        confidence: ``float64 [M]`` probability of the most probable token.
-    """
-
-    loss: NDArray[np.float64]
-    rank: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-
-
-def score_targets(logits: Tensor, targets: Tensor) -> TargetScores:
-    """Score the true tokens, a block of rows at a time and in fp32, whatever the logits' precision.
-
-    Args:
-        logits: ``[M, V]``.
-        targets: ``int64 [M]`` on the same device.
-
-    Raises:
-        DivergedError: a true token has no finite probability.
-    """
-    rows = _BLOCK_ROWS if logits.device.type == "cpu" else max(1, len(targets))
-    parts = [
-        _score_block(block.float(), label.unsqueeze(1))
-        for block, label in zip(logits.split(rows), targets.split(rows), strict=True)
-    ]
-    loss, rank, confidence = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    if not np.isfinite(loss).all():
-        raise DivergedError(
-            "the model gives no finite probability to a masked token (NaN or infinite logits); its weights are damaged, "
-            "or the precision is too low: try --precision fp32"
-        )
-    return TargetScores(loss.astype(np.float64), rank, confidence.astype(np.float64))
-
-
-def _score_block(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Score a block of ``[m, V]`` fp32 logits at ``int64 [m, 1]`` labels."""
-    total = logits.logsumexp(-1)
-    true = logits.gather(1, label)
-    rank = 1 + (logits > true).sum(-1)
-    equal = logits == true
-    if int(equal.sum()) > len(label):
-        ids = torch.arange(logits.shape[1], device=logits.device)
-        rank += (equal & (ids < label)).sum(-1)
-    return total - true.squeeze(1), rank, (logits.amax(-1) - total).exp()
+    loss = sum(float(part.loss.sum()) for part in parts)
+    correct = sum(int((part.rank == 1).sum()) for part in parts)
+    return HeldoutMetrics(loss / count, correct / count, count, tokens, TargetPredictions.join(parts))
 
 
 @dataclass(frozen=True)
@@ -191,17 +75,17 @@ class Tally:
     """Sums over the targets of an evaluation.
 
     Attributes:
-        sums: ``float64 [U, 1 + groups, 6]``: :data:`COLUMNS` of each resampling unit, over all targets (group 0) and
-            over those of each row of the tables.
+        sums: ``float64 [U, 1 + groups, 6]``: :data:`~unmask.evaluation.metrics.COLUMNS` of each resampling unit, over
+            all targets (group 0) and over those of each row of the tables.
         bins: ``float64 [R, 3]``, see :func:`~unmask.evaluation.bootstrap.reliability_bins`.
         documents: documents with a target.
-        tokens: tokens that were read, special ones included.
-        positions: a hash of the documents, positions and tokens that were asked: the same for two models that were
-            asked the same.
+        tokens: tokens read, special ones included.
+        positions: a hash of the documents, positions and tokens of the targets: equal for two models that were
+            evaluated on the same ones.
     """
 
-    sums: NDArray[np.float64]
-    bins: NDArray[np.float64]
+    sums: Floats
+    bins: Floats
     documents: int
     tokens: int
     positions: str
@@ -211,18 +95,21 @@ class Tally:
         return int(self.sums[:, 0, 0].sum())
 
 
+def batch_budget(vocabulary_size: int, rate: float) -> int:
+    """Return the tokens of a batch whose logits at the targets take some 130 MB."""
+    return int(min(max(_MOST_LOGITS / (vocabulary_size * rate), _BUDGET[0]), _BUDGET[1]))
+
+
 def evaluation_batches(source: TextSource, most: int | None = None) -> Iterator[Batch]:
-    """Yield the batches of an evaluation, small enough for the logits of one to take some 130 MB.
+    """Yield the batches of an evaluation, see :func:`batch_budget`.
 
     Args:
         source: the text.
         most: tokens to read, special ones included; which documents these are is decided by their hash.
     """
-    room = _MOST_LOGITS / (source.vocabulary.size * source.masking.rate)
-    yield from source.evaluation_batches(int(min(max(room, _BUDGET[0]), _BUDGET[1])), most)
+    yield from source.evaluation_batches(batch_budget(source.vocabulary.size, source.masking.rate), most)
 
 
-@torch.no_grad()
 def tally(
     model: MaskedLM,
     source: TextSource,
@@ -231,7 +118,7 @@ def tally(
     most: int | None = None,
     progress: Progress = Progress(),
 ) -> Tally:
-    """Ask a model for the masked tokens of a text; memory is bounded by a batch and by the documents' sums.
+    """Evaluate a model on the masked tokens of a text; memory is bounded by a batch and the sums of the documents.
 
     Args:
         model: the model.
@@ -242,18 +129,14 @@ def tally(
 
     Raises:
         DataError: no token is masked in all of the text.
-        DivergedError: the model's probabilities are not finite.
+        DivergedError: the model's probabilities are NaN or infinite.
     """
     counter = _Counter(source, strata)
     total = min(source.tokens, most or source.tokens)
-    with evaluating(model):
-        for batch in evaluation_batches(source, most):
-            counter.tokens += batch.tokens
-            if len(batch.target_ids):
-                logits = model.target_logits(batch)
-                labels = torch.from_numpy(batch.target_ids).to(logits.device)
-                counter.add(batch, score_targets(logits, labels))
-            progress.advance(min(1.0, counter.tokens / total), {"tokens": counter.tokens})
+    for batch, predictions in predict_targets(model, evaluation_batches(source, most)):
+        counter.add(batch, predictions.require_finite())
+        progress.advance(min(1.0, counter.tokens / total), {"tokens": counter.tokens})
+    progress.advance(1.0, {"tokens": counter.tokens})  # whole documents may stop short of the limit
     return counter.tally()
 
 
@@ -267,33 +150,29 @@ class _Counter:
         units = int(self.unit.max()) + 1
         self.sums = np.zeros((units, 1 + strata.groups, len(COLUMNS)))
         self.bins = np.zeros((BINS, 3))
-        self.asked = np.zeros(len(self.keys), dtype=bool)
+        self.with_target = np.zeros(len(self.keys), dtype=bool)
         self.hash = np.uint64(0)
 
-    def add(self, batch: Batch, scores: TargetScores) -> None:
+    def add(self, batch: Batch, predictions: TargetPredictions) -> None:
+        self.tokens += batch.tokens
         at = places(self.source, batch)
-        values = _columns(scores)
+        values = target_columns(predictions)
         unit = self.unit[at.document]
         np.add.at(self.sums[:, 0], unit, values)
         for row in self.strata.rows_of(at, batch.target_ids):
             np.add.at(self.sums, (unit, 1 + row), values)
-        self.bins += reliability_bins(scores.confidence, scores.rank == 1)
-        self.asked[at.document] = True
+        self.bins += reliability_bins(predictions.confidence, predictions.rank == 1)
+        self.with_target[at.document] = True
         with np.errstate(over="ignore"):
             self.hash += position_hash(self.keys[at.document], at, batch.target_ids)
 
     def tally(self) -> Tally:
-        if not self.asked.any():
+        if not self.with_target.any():
             raise DataError(
-                "no token of the text is masked, so there is nothing to ask; give more text, or a higher --mask-rate"
+                "no token of the text is masked, so there is nothing to predict; give more text, or a higher --mask-rate"
             )
-        return Tally(self.sums, self.bins, int(self.asked.sum()), self.tokens, f"{int(self.hash):016x}")
-
-
-def _columns(scores: TargetScores) -> NDArray[np.float64]:
-    """Return ``[M, 6]``: what each target adds to :data:`COLUMNS`."""
-    hits = [scores.rank <= top for top in _TOP]
-    return np.stack([np.ones(len(scores.loss)), scores.loss, *hits, 1 / scores.rank], axis=1)
+        documents = int(self.with_target.sum())
+        return Tally(self.sums, self.bins, documents, self.tokens, f"{int(self.hash):016x}")
 
 
 def position_hash(keys: NDArray[np.uint64], at: Places, target_ids: NDArray[np.int64]) -> np.uint64:

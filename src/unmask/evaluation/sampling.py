@@ -1,4 +1,4 @@
-"""Which part of a text is used when not all of it can be: documents by their hash, passages by a draw of theirs."""
+"""Samples of a text: documents by their hash, passages by a hash of document and position."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Sampled(NamedTuple):
 
 
 def sample_documents(documents: Iterable[Document], most_bytes: int | None) -> Iterator[Sampled]:
-    """Yield documents with the lowest hashes, in that order, up to a size; all of them as they come without one.
+    """Yield the documents with the lowest hashes, in that order, up to a size; without one, all in their own order.
 
-    The choice does not depend on the order of the files, and no more than the chosen documents are held.
+    The choice does not depend on the order of the files; no more than the chosen documents are in memory.
 
     Args:
         documents: the documents.
@@ -44,9 +44,9 @@ def sample_documents(documents: Iterable[Document], most_bytes: int | None) -> I
 
 
 def sample_passages(documents: Iterable[Document], most_bytes: int, passage_bytes: int) -> list[Sampled]:
-    """Return short passages, drawn by hashes: one of each document, and if there is room for more a second one, …
+    """Return short passages, chosen by hash: one of each document, then a second one, and so on up to the limit.
 
-    Passages begin and end at white space, so every tokenizer sees the same text. No more than they are held.
+    Passages begin and end at white space, so every tokenizer sees the same text. No more than they are in memory.
 
     Args:
         documents: the documents.

@@ -1,4 +1,4 @@
-"""Tables of a whole: targets sorted by how frequent a token is, by where in a word it stands, and in its document.
+"""Strata of the targets: tables by token frequency, by place in the word and by part of the document.
 
 Every target belongs to one row of each table, so the rows of a table sum to the whole.
 
@@ -24,13 +24,13 @@ PARTS = 5
 
 
 class Places(NamedTuple):
-    """Where the M targets of a batch stand.
+    """Where the M targets of a batch occur.
 
     Attributes:
-        document: ``int64 [M]``, as a number within the documents of the source.
+        document: ``int64 [M]``, number within the documents of the source.
         position: ``int64 [M]``, token of the document, from 0.
         length: ``int64 [M]``, tokens of the document.
-        begins_word: ``bool [M]``, or ``None`` where the tokenizer does not say where words begin.
+        begins_word: ``bool [M]``, or ``None`` where the tokenizer does not mark where words begin.
     """
 
     document: Ids
@@ -40,7 +40,7 @@ class Places(NamedTuple):
 
 
 def places(source: TextSource, batch: Batch) -> Places:
-    """Find out where the targets of a batch of ``source`` stand."""
+    """Locate the targets of a batch of ``source``."""
     document, start, _ = source.sequences.locate(batch.sequence_ids)
     sequence = np.searchsorted(batch.cu_seqlens, batch.target_index, side="right") - 1
     front = len(source.vocabulary.prefix)
@@ -59,7 +59,7 @@ def _begins_word(source: TextSource, batch: Batch, document: Ids, start: Ids) ->
     ids[batch.target_index] = batch.target_ids
     continued = np.flatnonzero(start > 0)
     if source.vocabulary.prefix and len(continued):
-        # A sequence may go on in the middle of a word: its first token is judged by the one before it in the text.
+        # A sequence may continue in the middle of a word: whether its first token begins one depends on the token before.
         ones = np.ones(len(continued), dtype=np.int64)
         before = source.corpus.gather(source.documents[document[continued]], start[continued] - 1, ones)
         ids[batch.cu_seqlens[continued] + len(source.vocabulary.prefix) - 1] = before
@@ -73,9 +73,9 @@ class Table:
 
     Attributes:
         key: its name in JSON.
-        title: what it is called for people.
+        title: its name for people.
         labels: of its rows.
-        note: what a reader has to know.
+        note: a remark for the reader.
     """
 
     key: str
@@ -88,13 +88,13 @@ class Strata:
     """The tables of an evaluation.
 
     Args:
-        counts: ``int64 [V]``, how often each token stands in the text that frequency is counted on.
-        counted_on: what that text is, in words.
-        words: whether the tokenizer says where words begin.
+        counts: ``int64 [V]``, how often each token occurs in the text that frequency is counted on.
+        counted_on: a description of that text.
+        words: whether the tokenizer marks where words begin.
 
     Attributes:
-        tables: those that can be had.
-        groups: rows of all tables, end to end.
+        tables: those that the tokenizer allows.
+        groups: number of rows of all tables, end to end.
     """
 
     def __init__(self, counts: Ids, counted_on: str, *, words: bool = True) -> None:

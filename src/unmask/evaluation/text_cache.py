@@ -1,4 +1,4 @@
-"""The text of an evaluation: tokenised once for each tokenizer, in a folder that goes away again."""
+"""The text of an evaluation, tokenised once per tokenizer in a temporary folder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Texts:
-    """Some text that models with one tokenizer or several are asked about; a context manager.
+TextInputs = str | Path | Sequence[str | Path]
+"""A file, folder, glob, ``-``, ``hf://org/name`` or a folder of prepared shards, or several of them."""
+
+
+class EvaluationText:
+    """The text that models with one tokenizer or several are evaluated on; a context manager.
 
     Args:
-        inputs: whatever the readers take, or one folder of prepared shards.
+        inputs: text as the readers take it, or one folder of prepared shards.
         settings: how files become documents.
         progress: is told what is read.
 
@@ -33,16 +37,17 @@ class Texts:
         shards: the folder of prepared shards, if that is what was given.
 
     Raises:
-        DataError: shards stand among other inputs.
+        DataError: there are shards among other inputs.
     """
 
     def __init__(
         self,
-        inputs: Sequence[str],
+        inputs: TextInputs,
         settings: DocumentSettings = DocumentSettings(),
         progress: Progress = Progress(),
     ) -> None:
-        self.inputs, self.settings, self.progress = [str(item) for item in inputs], settings, _Once(progress)
+        given = [inputs] if isinstance(inputs, str | Path) else inputs
+        self.inputs, self.settings, self.progress = [str(item) for item in given], settings, LogOnce(progress)
         shards = [item for item in self.inputs if is_corpus(item)]
         if shards and len(self.inputs) > 1:
             raise DataError(
@@ -53,7 +58,7 @@ class Texts:
         self._spooled: list[str] | None = None
         self._corpora: dict[str, Corpus] = {}
 
-    def __enter__(self) -> Texts:
+    def __enter__(self) -> EvaluationText:
         return self
 
     def __exit__(
@@ -119,31 +124,33 @@ class Texts:
         return str(path)
 
 
-class _Once(Progress):
-    """Hands everything on, but each log only once: the same files may be read for several tokenizers."""
+class LogOnce(Progress):
+    """Passes everything on, but each log only once: the same files may be read for several tokenizers."""
 
     def __init__(self, progress: Progress) -> None:
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._progress = progress
         self.begin, self.advance, self.end = progress.begin, progress.advance, progress.end  # type: ignore[method-assign]
 
     def log(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._logged:
+            self._logged.add(text)
             self._progress.log(text)
 
 
-def one_tokenizer(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, texts: Texts) -> bool:
-    """Say whether two tokenizers are the same, or are saved differently and still make the same tokens of a text."""
+def one_tokenizer(
+    first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase, text: EvaluationText
+) -> bool:
+    """Return whether two tokenizers are the same, or are saved differently but make the same tokens of a text."""
     if tokenizer_hash(first) == tokenizer_hash(second):
         return True
-    if texts.shards or first.get_vocab() != second.get_vocab():
+    if text.shards or first.get_vocab() != second.get_vocab():
         return False
     left, right = vocabulary_of(first), vocabulary_of(second)
     frames = [(found.mask_id, found.pad_id, found.prefix, found.suffix) for found in (left, right)]
     if frames[0] != frames[1] or (left.special != right.special).any():
         return False
-    return _checksums(texts.corpus(first)) == _checksums(texts.corpus(second))
+    return _checksums(text.corpus(first)) == _checksums(text.corpus(second))
 
 
 def _checksums(corpus: Corpus) -> list[dict[str, str]]:
@@ -151,7 +158,7 @@ def _checksums(corpus: Corpus) -> list[dict[str, str]]:
 
 
 def sequence_length(wanted: int | None, most: Sequence[int], usual: int = 512) -> int:
-    """Return the tokens of a sequence: what is wanted, or what every model takes, up to the usual.
+    """Return the tokens of a sequence: ``wanted``, or what every model takes, at most ``usual``.
 
     Raises:
         ConfigError: a model takes fewer than wanted.

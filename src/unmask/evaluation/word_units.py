@@ -1,9 +1,9 @@
-"""Whole words as the common unit of models whose tokenizers cut text differently.
+"""Whole words as the common unit of models whose tokenizers split text differently.
 
 Words come from the text alone: runs of letters and digits between white space and punctuation, and single Chinese
-characters. Where a token of either tokenizer reaches over a border (``").``, ``don't``), the words on both sides are
-one unit, so that a unit has pieces of its own in both. MaskUnits are chosen by a hash of (document, word number), all
-pieces of a chosen one are masked together, and its score is the sum of their log-probabilities. Documents are cut
+characters. Where a token of either tokenizer crosses a word border (``").``, ``don't``), the words on both sides are
+one unit, so that a unit has subwords of its own in both. Units are chosen by a hash of (document, word number), all
+subwords of a chosen one are masked together, and its score is the sum of their log-probabilities. Documents are split
 between units, at the same places for both models, so that both see the same text.
 
 Shapes: K words of a document, U units, n tokens.
@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unmask.data.batches import Batch
@@ -27,7 +26,7 @@ from unmask.data.corpus import document_key
 from unmask.data.masking.random_bits import EVALUATION_KEY, random_bits, uniform
 from unmask.data.packing import Packed, frame_positions
 from unmask.data.tokenizer import Vocabulary, plain_copy
-from unmask.evaluation.heldout import evaluating, score_targets
+from unmask.evaluation.predictions import predict_targets
 from unmask.model.masked_lm import MaskedLM
 
 if TYPE_CHECKING:
@@ -36,14 +35,14 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 
-MOST_PIECES = 32
-"""MaskUnits of more pieces (addresses, codes, scripts without spaces) are no words, and are left out."""
+MOST_SUBWORDS = 32
+"""Units of more subwords (addresses, codes, scripts without spaces) are not words, and are left out."""
 
 _BARE = "▁"
 
 
 class _Kinds(dict[int, str]):
-    """The kind of each character, found when it is first met: w in a word, i an ideograph, p else, or a space."""
+    """The kind of each character, computed once: w in a word, i an ideograph, p punctuation, or a space."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -63,11 +62,10 @@ _WORD = re.compile("w+|i|p")
 
 
 def words_of(text: str) -> tuple[Ids, NDArray[np.bool_]]:
-    """Cut a text into words and marks.
+    """Split a text into words and punctuation marks.
 
     Returns:
-        ``int64 [K, 2]`` where each begins and ends, in characters, and ``bool [K]`` whether it is a word and not a
-        mark of punctuation.
+        ``int64 [K, 2]`` where each begins and ends, in characters, and ``bool [K]`` whether it is a word.
     """
     kinds = text.translate(_KINDS)
     spans = [found.span() for found in _WORD.finditer(kinds)]
@@ -76,14 +74,14 @@ def words_of(text: str) -> tuple[Ids, NDArray[np.bool_]]:
 
 
 class Side(NamedTuple):
-    """A passage as one tokenizer cuts it: ``int64 [n]`` token ids, and for each the chosen unit or -1."""
+    """A passage in the tokens of one tokenizer: ``int64 [n]`` ids, and for each the chosen unit or -1."""
 
     ids: Ids
     unit: Ids
 
 
 class Passage(NamedTuple):
-    """A piece of a document that both models see whole; ``chosen`` units are masked in it."""
+    """A part of a document that both models see whole; ``chosen`` units are masked in it."""
 
     document: int
     chosen: int
@@ -91,7 +89,7 @@ class Passage(NamedTuple):
 
 
 class UnitTokenizer:
-    """One tokenizer, as far as units need it."""
+    """A tokenizer with the ids that units need: the unknown token and the bare word mark."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int) -> None:
         self.core = plain_copy(tokenizer)
@@ -106,26 +104,26 @@ class UnitTokenizer:
 
 @dataclass
 class WordSplitter:
-    """Cuts documents into passages with chosen units.
+    """Splits documents into passages with chosen units.
 
     Args:
-        spellers: the two tokenizers.
+        tokenizers: the two tokenizers.
         rate: share of the units that are chosen.
 
     Attributes:
         left_out: units that would have been chosen and were not, by reason.
     """
 
-    spellers: tuple[UnitTokenizer, UnitTokenizer]
+    tokenizers: tuple[UnitTokenizer, UnitTokenizer]
     rate: float
     left_out: Counter[str] = field(default_factory=Counter)
 
     def passages(self, number: int, text: str) -> Iterator[Passage]:
         """Yield the passages of a document that have a chosen unit."""
-        encodings = [speller.encode(text) for speller in self.spellers]
-        units = _Units.of(text, encodings, self.spellers)
+        encodings = [tokenizer.encode(text) for tokenizer in self.tokenizers]
+        units = _Units.of(text, encodings, self.tokenizers)
         chosen = self._choose(text, units)
-        for begin, end in units.cut([speller.body for speller in self.spellers]):
+        for begin, end in units.split([tokenizer.body for tokenizer in self.tokenizers]):
             here = chosen[begin:end]
             if here.any():
                 names = np.where(here, np.cumsum(here) - 1, -1)
@@ -163,7 +161,7 @@ class _Units:
         return len(self.first)
 
     @staticmethod
-    def of(text: str, encodings: Sequence[Encoding], spellers: Sequence[UnitTokenizer]) -> _Units:
+    def of(text: str, encodings: Sequence[Encoding], tokenizers: Sequence[UnitTokenizer]) -> _Units:
         places, is_word = words_of(text)
         offsets = [np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) for encoding in encodings]
         reach = [_reach(places, spans) for spans in offsets]
@@ -171,16 +169,16 @@ class _Units:
         first = np.flatnonzero(np.diff(word_unit, prepend=-1))
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         token_unit = [
-            _token_units(found, word_unit, tokens == speller.bare)
-            for found, tokens, speller in zip(reach, ids, spellers, strict=True)
+            _token_units(found, word_unit, tokens == tokenizer.bare)
+            for found, tokens, tokenizer in zip(reach, ids, tokenizers, strict=True)
         ]
-        wrong = _wrong(len(first), ids, token_unit, spellers)
+        wrong = _wrong(len(first), ids, token_unit, tokenizers)
         starts = [_starts(found, len(first)) for found in token_unit]
         whole = np.logical_or.reduceat(is_word, first) if len(first) else np.zeros(0, dtype=bool)
         return _Units(word_unit, first, whole, wrong, ids, token_unit, starts)
 
-    def cut(self, bodies: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield stretches of units whose tokens fit both models; a unit that fits nowhere stays out."""
+    def split(self, bodies: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield ranges of units whose tokens fit both models; a unit that is too long for one is left out."""
         begin = 0
         while begin < self.count:
             ends = [
@@ -230,7 +228,7 @@ def _token_units(reach: tuple[Ids, Ids], word_unit: Ids, bare: NDArray[np.bool_]
 
 
 def _starts(token_unit: Ids, units: int) -> Ids:
-    """Return ``int64 [U + 1]``: the first token of each unit, white space going with what stands before it."""
+    """Return ``int64 [U + 1]``: the first token of each unit, white space belongs to the unit before it."""
     reached = np.maximum.accumulate(token_unit) if len(token_unit) else token_unit
     starts = np.searchsorted(reached, np.arange(units + 1), side="left")
     starts[0] = 0
@@ -239,33 +237,32 @@ def _starts(token_unit: Ids, units: int) -> Ids:
 
 
 def _wrong(
-    units: int, ids: Sequence[Ids], token_unit: Sequence[Ids], spellers: Sequence[UnitTokenizer]
+    units: int, ids: Sequence[Ids], token_unit: Sequence[Ids], tokenizers: Sequence[UnitTokenizer]
 ) -> dict[str, NDArray[np.bool_]]:
     """Return, by reason, which units cannot be compared."""
     unknown, long = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)
-    for tokens, unit, speller in zip(ids, token_unit, spellers, strict=True):
-        pieces = np.bincount(unit[unit >= 0], minlength=units)
-        unknown |= pieces == 0
-        unknown[unit[(tokens == speller.unknown) & (unit >= 0)]] = True
-        long |= pieces > min(MOST_PIECES, speller.body)
-    return {"a tokenizer cannot spell them": unknown, f"of more than {MOST_PIECES} pieces": long}
+    for tokens, unit, tokenizer in zip(ids, token_unit, tokenizers, strict=True):
+        subwords = np.bincount(unit[unit >= 0], minlength=units)
+        unknown |= subwords == 0
+        unknown[unit[(tokens == tokenizer.unknown) & (unit >= 0)]] = True
+        long |= subwords > min(MOST_SUBWORDS, tokenizer.body)
+    return {"a tokenizer cannot spell them": unknown, f"of more than {MOST_SUBWORDS} subwords": long}
 
 
 class WordScores(NamedTuple):
-    """What a model makes of the chosen units of some passages, in their order.
+    """Scores of the chosen units of some passages, in their order.
 
     Attributes:
-        loss: ``float64 [U]``, minus the summed log-probability of a unit's pieces, in nats.
-        right: ``bool [U]``, whether the most probable token is the true one at every piece.
-        pieces: ``int64 [U]``.
+        loss: ``float64 [U]``, minus the summed log-probability of a unit's subwords, in nats.
+        right: ``bool [U]``, whether the most probable token is the true one at every subword.
+        subwords: ``int64 [U]``.
     """
 
     loss: NDArray[np.float64]
     right: NDArray[np.bool_]
-    pieces: Ids
+    subwords: Ids
 
 
-@torch.no_grad()
 def score_words(model: MaskedLM, passages: Sequence[Passage], which: int) -> WordScores:
     """Score the chosen units of passages with the model of side ``which``, all in one batch."""
     before = np.cumsum([0, *(passage.chosen for passage in passages)])
@@ -274,9 +271,8 @@ def score_words(model: MaskedLM, passages: Sequence[Passage], which: int) -> Wor
     batch, unit = _batch(
         [(passages[place].sides[which], int(before[place])) for place in order], model.vocabulary
     )
-    with evaluating(model):
-        logits = model.target_logits(batch)
-        scores = score_targets(logits, torch.from_numpy(batch.target_ids).to(logits.device))
+    ((_, scores),) = predict_targets(model, [batch])
+    scores.require_finite()
     loss = np.bincount(unit, scores.loss, minlength=total).astype(np.float64)
     wrong = np.bincount(unit, scores.rank > 1, minlength=total)
     return WordScores(loss, wrong == 0, np.bincount(unit, minlength=total))

@@ -23,7 +23,7 @@ from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.data.masking.mask import MaskKey
 from unmask.data.tokenizer import TextEncoder
-from unmask.evaluation.heldout import evaluate
+from unmask.evaluation.heldout import evaluate_batches
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
@@ -359,13 +359,15 @@ def _literal_tokens(case: Case) -> Finding:
 
 
 def _evaluation_twice(case: Case) -> Finding:
-    losses = [evaluate(case.model, case.source.evaluation_batches(8 * case.length)).loss for _ in range(2)]
+    losses = [
+        evaluate_batches(case.model, case.source.evaluation_batches(8 * case.length)).loss for _ in range(2)
+    ]
     return Finding(abs(losses[0] - losses[1]), 0, f"loss {losses[0]!r}")
 
 
 @torch.no_grad()
 def _evaluation_alone(case: Case) -> Finding:
-    figures = evaluate(case.model, case.source.evaluation_batches(8 * case.length))
+    figures = evaluate_batches(case.model, case.source.evaluation_batches(8 * case.length))
     total, asked = 0.0, 0
     with case.model.plain() as raw:
         for batch in case.source.evaluation_batches(1):

@@ -34,8 +34,8 @@ from unmask.data.corpus import token_counts
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import DataError
 from unmask.evaluation.adaptation import EvaluatedTargets, by_frequency, change, differing
-from unmask.evaluation.evaluate import INTERVAL
-from unmask.evaluation.heldout import TargetPredictions
+from unmask.evaluation.bootstrap import INTERVAL
+from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import Strata
 from unmask.run.components import RunComponents
 from unmask.run.results import final_batches, final_texts

@@ -7,8 +7,9 @@ from typing import Any
 
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
-from unmask.evaluation.baseline_sums import heldout_baselines
-from unmask.evaluation.heldout import HeldoutFigures, TargetPredictions, evaluate
+from unmask.evaluation.baselines import heldout_baselines
+from unmask.evaluation.heldout import HeldoutMetrics, evaluate_batches
+from unmask.evaluation.predictions import TargetPredictions
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.run_folder import RunFolder
@@ -18,9 +19,9 @@ _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
 
 
-def figures_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutFigures:
+def figures_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutMetrics:
     """Evaluate the model on so many tokens of a text."""
-    return evaluate(components.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
+    return evaluate_batches(components.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
 
 
 def final_texts(components: RunComponents) -> dict[str, TextSource]:
@@ -40,9 +41,8 @@ def final_figures(
     """Evaluate thoroughly, on each of the held-out texts; return the figures and the answers behind them."""
     figures, answers = {}, {}
     for name, text in final_texts(components).items():
-        parts: list[TargetPredictions] = []
-        figures[name] = evaluate(components.model, final_batches(text, config), parts).to_dict()
-        answers[name] = TargetPredictions.join(parts)
+        found = evaluate_batches(components.model, final_batches(text, config))
+        figures[name], answers[name] = found.to_dict(), found.predictions
     return figures, answers
 
 

@@ -16,7 +16,7 @@ from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
-from unmask.evaluation.heldout import TargetPredictions
+from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.lora import merge_lora
 from unmask.progress import Progress
 from unmask.reporting.card import model_card

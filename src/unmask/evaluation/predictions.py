@@ -1,0 +1,115 @@
+"""Predictions of a model at masked tokens: loss, rank and confidence of each target, the source of all metrics.
+
+Shapes: M targets, V entries of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unmask.data.batches import Batch
+from unmask.errors import DivergedError
+from unmask.model.masked_lm import MaskedLM
+
+_BLOCK_ROWS = 64
+
+
+class TargetPredictions(NamedTuple):
+    """Predictions at M targets.
+
+    Attributes:
+        target_ids: ``int64 [M]``, the true tokens.
+        loss: ``float64 [M]`` cross-entropy in nats.
+        rank: ``int64 [M]`` rank of the true token, from 1; of equally probable tokens the smaller id comes first, so
+            that a model with constant logits is not right by a tie. A NaN ranks above every number.
+        guess: ``int64 [M]``, the most probable token.
+        confidence: ``float64 [M]``, its probability.
+    """
+
+    target_ids: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    rank: NDArray[np.int64]
+    guess: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+
+    @staticmethod
+    def join(parts: Sequence[TargetPredictions]) -> TargetPredictions:
+        """Concatenate predictions, of one part at least."""
+        return TargetPredictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def require_finite(self) -> TargetPredictions:
+        """Return the predictions themselves.
+
+        Raises:
+            DivergedError: a loss is NaN or infinite.
+        """
+        if not np.isfinite(self.loss).all():
+            raise DivergedError(
+                "the model gives no finite probability to a masked token (NaN or infinite logits); its weights are "
+                "damaged, or the precision is too low: try --precision fp32"
+            )
+        return self
+
+
+def predict_targets(model: MaskedLM, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TargetPredictions]]:
+    """Run a model in evaluation mode; yield each batch with the predictions at its targets, of which it may have none."""
+    with evaluating(model):
+        for batch in batches:
+            yield batch, _predict(model, batch) if len(batch.target_ids) else _NONE
+
+
+@torch.no_grad()
+def _predict(model: MaskedLM, batch: Batch) -> TargetPredictions:
+    logits = model.target_logits(batch)
+    return score_targets(logits, torch.from_numpy(batch.target_ids).to(logits.device))
+
+
+@contextmanager
+def evaluating(model: MaskedLM) -> Iterator[None]:
+    """Put a model into evaluation mode, and back."""
+    training = model.model.training
+    model.model.eval()
+    try:
+        yield
+    finally:
+        model.model.train(training)
+
+
+def score_targets(logits: Tensor, targets: Tensor) -> TargetPredictions:
+    """Compare logits with the true tokens, a block of rows at a time and in fp32, whatever the logits' precision.
+
+    Args:
+        logits: ``[M, V]``.
+        targets: ``int64 [M]`` on the same device.
+    """
+    rows = _BLOCK_ROWS if logits.device.type == "cpu" else max(1, len(targets))
+    parts = [
+        _score_block(block.float(), label)
+        for block, label in zip(logits.split(rows), targets.split(rows), strict=True)
+    ]
+    loss, rank, guess, confidence = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return TargetPredictions(targets.cpu().numpy(), loss, rank, guess, confidence)
+
+
+def _score_block(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return loss, rank, guess and confidence of a block of ``[m, V]`` fp32 logits at ``int64 [m]`` labels."""
+    loss = F.cross_entropy(logits, label, reduction="none").double()
+    true, guess = logits.gather(1, label[:, None]), logits.argmax(-1)
+    rank = 1 + logits.shape[1] - (logits <= true).sum(-1)
+    equal = logits == true
+    if int(equal.sum()) > len(label):
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        rank += (equal & (ids < label[:, None])).sum(-1)
+    ahead = (logits.gather(1, guess[:, None]) - true).squeeze(1)
+    return loss, rank, guess, (ahead.double() - loss).exp()
+
+
+_NONE = score_targets(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))
