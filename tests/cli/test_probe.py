@@ -78,10 +78,10 @@ def test_overlap_is_refused_with_how_much(run: Run, checkpoint: Checkpoint, task
     given = (checkpoint("bert"), "--task", task / "train.jsonl", "--test", task / "train.jsonl", "--seeds", 1)
     code, out, err = run(*given)
     assert (code, out) == (3, "")
-    assert "60 of 60 test texts stand in train" in err
+    assert "60 of 60 test texts occur in train" in err
     code, out, err = run(*given, "--allow-overlap")
     assert code == 0, err
-    assert "60 of 60 test texts stand in train" in out
+    assert "60 of 60 test texts occur in train" in out
     assert run(*given, "--drop-overlap")[0] == 3  # nothing is left
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from unmask.evaluation import bootstrap
 from unmask.evaluation.bootstrap import (
     FEWEST_UNITS,
     Estimate,
@@ -94,6 +95,22 @@ def test_a_row_that_resamples_often_miss_has_no_interval() -> None:
     assert common.interval is not None
     assert seldom.interval is not None  # 5 of 100: missed in 0.6% of resamples
     assert ratios(rare, rare)[0].interval is None
+
+
+@pytest.mark.parametrize(("units", "known"), [(1, False), (2, False), (4, True)])
+def test_over_5_percent_empty_resamples_give_no_interval(
+    units: int, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "FEWEST_UNITS", 1)
+    tokens = np.ones((100, 2))
+    tokens[units:, 1] = 0  # missed by 37%, 13% and 1.7% of the resamples
+    assert (ratios(tokens, tokens)[1].interval is not None) is known
+
+
+def test_a_document_of_infinite_loss_leaves_no_interval() -> None:
+    loss, tokens = np.ones((50, 1)), np.ones((50, 1))
+    loss[0] = math.inf
+    assert ratios(loss, tokens)[0].interval is None
 
 
 def test_many_documents_are_resampled_in_groups_with_the_same_interval() -> None:

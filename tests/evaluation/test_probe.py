@@ -6,16 +6,27 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from unmask import ProbeResult, ProbeSettings, probe
 from unmask.data.tokenizer import plain_copy
 from unmask.errors import ConfigError, DataError
-from unmask.probing.features import _first_pieces
-from unmask.probing.learn import Tuning
-from unmask.probing.metrics import MAIN, classes_of, counts_of, figures_of, interval, main_figure, resampled
-from unmask.probing.tasks import read_task, settle_overlap
+from unmask.model.load import load_for_inference
+from unmask.probing.features import _first_subwords
+from unmask.probing.learn import FineTuningSettings
+from unmask.probing.metrics import (
+    MAIN,
+    classes_of,
+    counts_of,
+    interval,
+    label_metrics,
+    main_metric,
+    resampled,
+)
+from unmask.probing.tasks import read_task, resolve_overlap
 from unmask.progress import Progress
 
 pytest.importorskip("sklearn")
@@ -24,7 +35,12 @@ pytest.importorskip("seqeval")
 Checkpoint = Callable[[str], Path]
 QUICK = ProbeSettings(seeds=2, device="cpu", precision="fp32", offline=True)
 TUNED = ProbeSettings(
-    method="finetune", seeds=1, device="cpu", precision="fp32", offline=True, tuning=Tuning(4, 8, 3e-3)
+    method="finetune",
+    seeds=1,
+    device="cpu",
+    precision="fp32",
+    offline=True,
+    tuning=FineTuningSettings(epochs=4, batch=8, learning_rate=3e-3),
 )
 TOPICS = {"sea": ["river", "boat"], "war": ["election", "war"]}
 FILLER = "the a in of for her old young and before".split()
@@ -87,7 +103,7 @@ def entities(tmp_path: Path) -> Path:
 
 
 def mean_of(result: ProbeResult, place: int = 0) -> float:
-    values = result.models[place].figures[MAIN[result.task.kind]]
+    values = result.models[place].metrics[MAIN[result.task.kind]]
     return sum(values) / len(values)
 
 
@@ -127,7 +143,7 @@ def test_the_first_piece_stands_for_a_word(request: pytest.FixtureRequest, layou
     tokenizer = request.getfixturevalue(f"{layout}_tokenizer")
     words = ["for", "the", "café", "312", "captain", "."]
     encoding = plain_copy(tokenizer).encode(" ".join(words), add_special_tokens=False)
-    found = _first_pieces(encoding.offsets, encoding.tokens, words)
+    found = _first_subwords(encoding.offsets, encoding.tokens, words)
     shown = [encoding.tokens[place].strip("▁Ġ") for place in found]
     assert all(piece and word.startswith(piece) for word, piece in zip(words, shown, strict=True)), shown
 
@@ -136,9 +152,42 @@ def test_entities_are_found_by_fine_tuning(checkpoint: Checkpoint, entities: Pat
     assert mean_of(probe([str(checkpoint("bert"))], entities, TUNED)) > 0.8
 
 
+def test_the_new_head_learns_ten_times_as_fast(
+    checkpoint: Checkpoint, topics: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: dict[tuple[int, ...], float] = {}
+
+    class Watched(torch.optim.AdamW):
+        def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+            for group in groups:
+                rates.update((tuple(weight.shape), group["lr"]) for weight in group["params"])
+            super().__init__(groups, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    settings = ProbeSettings(
+        method="finetune",
+        seeds=1,
+        limit=8,
+        device="cpu",
+        precision="fp32",
+        offline=True,
+        tuning=FineTuningSettings(epochs=1, batch=8, learning_rate=2e-4),
+    )
+    model = load_for_inference(str(checkpoint("bert")), device="cpu", offline=True)
+    probe(model, topics, settings)
+    width = int(model.model.config.hidden_size)
+    assert rates[2, width] == pytest.approx(2e-3)
+    assert rates[width, width] == pytest.approx(2e-4)
+
+
 def test_two_runs_say_the_same(checkpoint: Checkpoint, topics: Path) -> None:
     settings = ProbeSettings(
-        method="both", seeds=2, limit=40, device="cpu", precision="fp32", tuning=Tuning(1, 8)
+        method="both",
+        seeds=2,
+        limit=40,
+        device="cpu",
+        precision="fp32",
+        tuning=FineTuningSettings(epochs=1, batch=8),
     )
     first, second = (probe([str(checkpoint("bert"))], topics, settings).to_dict() for _ in range(2))
     for answer in (first, second):
@@ -161,10 +210,10 @@ def test_texts_that_are_cut_are_counted(checkpoint: Checkpoint, entities: Path) 
     heard = Heard()
     settings = ProbeSettings(seeds=1, max_length=6, device="cpu", precision="fp32")
     result = probe([str(checkpoint("bert"))], entities, settings, progress=heard)
-    assert result.models[0].cut == {"train": 80, "test": 30}
-    assert any("80 training and 30 test texts were cut to 6 tokens" in note for note in heard.messages)
+    assert result.models[0].truncated == {"train": 80, "test": 30}
+    assert any("80 training and 30 test texts were truncated to 6 tokens" in note for note in heard.messages)
     # What was cut off counts as missed: the person stands at the end of every sentence.
-    assert result.models[0].figures["recall"][0] <= 0.5
+    assert result.models[0].metrics["recall"][0] <= 0.5
 
 
 def test_special_tokens_in_a_text_are_text(checkpoint: Checkpoint, topics: Path) -> None:
@@ -179,7 +228,7 @@ def test_a_label_that_train_lacks_is_named(checkpoint: Checkpoint, topics: Path)
     rows[0]["label"] = "sports"
     write_jsonl(topics / "test.jsonl", rows)
     result = probe([str(checkpoint("bert"))], topics, QUICK)
-    assert any("1 labels of test never occur in train (sports)" in note for note in result.notes)
+    assert any("1 label of test never occurs in train (sports)" in note for note in result.notes)
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
@@ -190,7 +239,7 @@ GUESS = [["B-A", "I-A", "O", "B-A"], ["O", "I-B"], ["B-B", "O", "B-A", "O"]]
 
 def test_entity_figures_by_hand() -> None:
     # True: A(0-1) B(3); B(0) A(2-3). Said: A(0-1) A(3); B(1), begun by an I-; B(0) A(2). Two of five are right.
-    found = figures_of("entities", GOLD, GUESS)
+    found = label_metrics("entities", GOLD, GUESS)
     assert found["precision"] == pytest.approx(2 / 5)
     assert found["recall"] == pytest.approx(2 / 4)
     assert found["f1"] == pytest.approx(2 * 2 / 9)
@@ -202,12 +251,12 @@ def test_entity_figures_by_hand() -> None:
 def test_figures_from_counts_are_those_of_the_libraries() -> None:
     tags = classes_of("entities", ["B-A", "I-A", "B-B", "I-B", "O"])
     counted = counts_of("entities", GOLD, GUESS, tags).sum(axis=0)
-    assert main_figure("entities", counted) == pytest.approx(figures_of("entities", GOLD, GUESS)["f1"])
+    assert main_metric("entities", counted) == pytest.approx(label_metrics("entities", GOLD, GUESS)["f1"])
     draw = random.Random(0)
     gold, guess = ([[draw.choice("abcd")] for _ in range(50)] for _ in range(2))
     counted = counts_of("classification", gold, guess, list("abcdefg")).sum(axis=0)
-    macro = figures_of("classification", gold, guess)["macro_f1"]
-    assert main_figure("classification", counted) == pytest.approx(macro)
+    macro = label_metrics("classification", gold, guess)["macro_f1"]
+    assert main_metric("classification", counted) == pytest.approx(macro)
 
 
 def test_an_interval_holds_the_mean_and_shrinks_with_more_examples() -> None:
@@ -218,7 +267,7 @@ def test_an_interval_holds_the_mean_and_shrinks_with_more_examples() -> None:
         counts = counts_of("classification", gold, guess, ["a", "b"])
         span = interval(resampled("classification", [counts, counts]), examples)
         assert span is not None
-        assert span[0] < figures_of("classification", gold, guess)["macro_f1"] < span[1]
+        assert span[0] < label_metrics("classification", gold, guess)["macro_f1"] < span[1]
         return span[1] - span[0]
 
     assert width(1000) < width(100) / 2
@@ -237,24 +286,24 @@ def test_shared_texts_are_refused_counted_and_dropped(topics: Path) -> None:
         row["text"] = f"  {other['text']}"
     write_jsonl(topics / "test.jsonl", rows)
     task = read_task(topics)
-    with pytest.raises(DataError, match=r"test\.jsonl:11: 3 of 60 test texts stand in train"):
-        settle_overlap(task)
-    dropped = settle_overlap(task, drop=True)
+    with pytest.raises(DataError, match=r"test\.jsonl:11: 3 of 60 test texts occur in train"):
+        resolve_overlap(task)
+    dropped = resolve_overlap(task, drop=True)
     assert len(dropped.train) == 157
-    allowed = settle_overlap(task, allow=True)
+    allowed = resolve_overlap(task, allow=True)
     assert (len(allowed.train), allowed.shared) == (160, 3)
     assert "3 of 60" in allowed.notes[0]
     with pytest.raises(ConfigError):
-        settle_overlap(task, allow=True, drop=True)
+        resolve_overlap(task, allow=True, drop=True)
 
 
 def test_short_sentences_that_recur_are_no_leak(entities: Path) -> None:
     for name in ("train", "test"):
         path = entities / f"{name}.tsv"
         path.write_text("METHODS\tO\n.\tO\n\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    settled = settle_overlap(read_task(entities))
+    settled = resolve_overlap(read_task(entities))
     assert settled.shared == 0
-    assert "1 test sentences of fewer than 5 tokens" in settled.notes[0]
+    assert "1 test sentence of fewer than 5 tokens" in settled.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -340,5 +389,5 @@ def test_the_known_leak_is_found() -> None:
     folder = Path(__file__).parents[2] / "../shared/data/tasks/citation-intent"
     if not folder.is_dir():
         pytest.skip("no labelled sets at ../shared/data")
-    with pytest.raises(DataError, match="52 of 139 test texts stand in train"):
-        settle_overlap(read_task(folder))
+    with pytest.raises(DataError, match="52 of 139 test texts occur in train"):
+        resolve_overlap(read_task(folder))

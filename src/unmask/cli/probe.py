@@ -75,8 +75,8 @@ TextColumn = Annotated[
 LabelColumn = Annotated[
     str | None, Option("--label-field", help="Field or number of the column of the label.")
 ]
-Allow = Annotated[bool, Option("--allow-overlap", help="Report although test texts stand in train.")]
-Drop = Annotated[bool, Option("--drop-overlap", help="Take texts out of train that stand in test.")]
+Allow = Annotated[bool, Option("--allow-overlap", help="Report although test texts occur in train.")]
+Drop = Annotated[bool, Option("--drop-overlap", help="Remove texts from train that occur in test.")]
 
 
 def probe(
@@ -105,7 +105,7 @@ def probe(
     if offline:  # read once, when the libraries that go to the Hub are imported
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     with shell.working() as progress:
-        from unmask.probing.learn import Tuning
+        from unmask.probing.learn import FineTuningSettings
         from unmask.probing.probe import ProbeSettings
         from unmask.probing.probe import probe as probe_models
 
@@ -115,7 +115,7 @@ def probe(
             limit=limit,
             pool=pool,
             max_length=max_length,
-            tuning=Tuning(epochs, batch, learning_rate),
+            tuning=FineTuningSettings(epochs=epochs, batch=batch, learning_rate=learning_rate),
             allow_overlap=allow_overlap,
             drop_overlap=drop_overlap,
             device=device,

@@ -1,4 +1,4 @@
-"""Texts become vectors: one per text, or one per token of a tagged sentence, from the last layer of an encoder.
+"""Features of texts from the last layer of an encoder: one vector per text, or per token of a tagged sentence.
 
 Shapes: E examples, U units (texts, or tokens of tagged sentences), B sequences of L tokens in a batch, H hidden size.
 """
@@ -23,44 +23,44 @@ from unmask.progress import Progress
 Pool = Literal["mean", "cls"]
 Ints = NDArray[np.int64]
 
-_BLANKS = ("▁", "Ġ")
+_SPACES = ("▁", "Ġ")
 _BATCH_TOKENS = 8_192  # padding included; computing features keeps no activations
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Examples as token ids, framed and cut to what the model takes.
+    """Examples as token ids with special tokens, truncated to what the model takes.
 
     Attributes:
         ids: E sequences with their special tokens.
-        places: E lists of positions in the sequence, one for each unit of the example that has a place there; the
-            first piece of a token. For whole texts a single 0, which is not looked at.
-        kept: E lists that say of every unit whether it has a place: what was cut off has none.
-        cut: examples that were cut.
+        places: E lists of positions in the sequence, one for each unit that was kept: the first subword of a token.
+            For whole texts a single 0, which is not used.
+        kept: E ``bool`` arrays, which units were kept and not truncated.
+        truncated: number of examples that were truncated.
     """
 
     ids: list[Ints]
     places: list[Ints]
     kept: list[NDArray[np.bool_]]
-    cut: int
+    truncated: int
 
     @property
     def units(self) -> Ints:
-        """``[E]`` units that have a place, by example."""
+        """``[E]`` number of units that were kept, by example."""
         return np.array([len(places) for places in self.places], dtype=np.int64)
 
     def take(self, rows: Sequence[int]) -> Encoded:
-        """Return the examples of these numbers; ``cut`` stays that of all."""
+        """Return the examples of these numbers; ``truncated`` stays that of all."""
         return Encoded(
             [self.ids[row] for row in rows],
             [self.places[row] for row in rows],
             [self.kept[row] for row in rows],
-            self.cut,
+            self.truncated,
         )
 
 
 def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> Encoded:
-    """Tokenise examples; special tokens that a text spells out stay text.
+    """Tokenise examples; the names of special tokens in a text are text.
 
     Raises:
         ConfigError: ``max_length`` leaves no room for text.
@@ -69,7 +69,7 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
     room = limit - lm.vocabulary.overhead
     if room < 1:
         raise ConfigError(
-            f"--max-length {limit} leaves no room for text beside {lm.vocabulary.overhead} special tokens"
+            f"--max-length {limit} leaves no room for text: {lm.vocabulary.overhead} tokens are special"
         )
     if examples.words is None:
         bodies = TextEncoder(lm.tokenizer)(examples.texts)
@@ -81,8 +81,8 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
         inside = (found >= 0) & (found < min(room, max(len(body), 1)))
         kept.append(inside)
         places.append(found[inside] + len(lm.vocabulary.prefix))
-    cut = sum(len(body) > room for body in bodies)
-    return Encoded([_framed(body[:room], lm.vocabulary) for body in bodies], places, kept, cut)
+    truncated = sum(len(body) > room for body in bodies)
+    return Encoded([_framed(body[:room], lm.vocabulary) for body in bodies], places, kept, truncated)
 
 
 def _framed(body: Ints, vocabulary: Vocabulary) -> Ints:
@@ -90,28 +90,30 @@ def _framed(body: Ints, vocabulary: Vocabulary) -> Ints:
 
 
 def _tagged(lm: MaskedLM, examples: Examples) -> tuple[list[Ints], list[Ints]]:
-    """Return the ids of sentences, and for each token the place of its first piece, or -1 if it has none."""
+    """Return the ids of sentences, and for each token the position of its first subword, or -1 if it has none."""
     encodings = plain_copy(lm.tokenizer).encode_batch(examples.texts, add_special_tokens=False)
     bodies, first = [], []
     for encoding, words in zip(encodings, examples.words or (), strict=True):
         bodies.append(np.array(encoding.ids, dtype=np.int64))
-        first.append(_first_pieces(encoding.offsets, encoding.tokens, words))
+        first.append(_first_subwords(encoding.offsets, encoding.tokens, words))
     return bodies, first
 
 
-def _first_pieces(offsets: Sequence[tuple[int, int]], pieces: Sequence[str], words: Sequence[str]) -> Ints:
-    """Find the first piece of each word that says something of it; words stand in the text with blanks between."""
+def _first_subwords(
+    offsets: Sequence[tuple[int, int]], subwords: Sequence[str], words: Sequence[str]
+) -> Ints:
+    """Find the first subword with characters of each word; in the text, words are separated by single spaces."""
     found = np.full(len(words), -1, dtype=np.int64)
-    piece = begin = 0
+    place = begin = 0
     for number, word in enumerate(words):
         end = begin + len(word)
-        # A byte-level piece may begin with the blank before its word, and a piece may be nothing but the blank.
-        while piece < len(offsets) and offsets[piece][1] <= begin:
-            piece += 1
-        if piece + 1 < len(offsets) and pieces[piece] in _BLANKS and offsets[piece + 1][0] < end:
-            piece += 1
-        if piece < len(offsets) and offsets[piece][0] < end:
-            found[number] = piece
+        # A byte-level subword may begin with the space before its word, and a subword may be only the space.
+        while place < len(offsets) and offsets[place][1] <= begin:
+            place += 1
+        if place + 1 < len(offsets) and subwords[place] in _SPACES and offsets[place + 1][0] < end:
+            place += 1
+        if place < len(offsets) and offsets[place][0] < end:
+            found[number] = place
         begin = end + 1
     return found
 
@@ -122,10 +124,10 @@ def vectors(
     """Run the bare encoder on some examples, as one padded batch.
 
     Args:
-        lm: the model, whose ``plain()`` is in force.
+        lm: the model, inside its ``plain()``.
         encoded: all examples.
-        rows: which of them, B numbers.
-        tagged: a vector for each token that has a place, else one for each text.
+        rows: B numbers of examples.
+        tagged: return a vector for each token that was kept, else one for each text.
         pool: of a text, the mean over its tokens (special ones left out), or the vector of the first token.
 
     Returns:
@@ -150,7 +152,7 @@ def _mean(hidden: Tensor, real: NDArray[np.bool_], lengths: Ints, vocabulary: Vo
     body = real.copy()
     body[:, : len(vocabulary.prefix)] = False
     body &= np.arange(real.shape[1]) < (lengths - len(vocabulary.suffix))[:, None]
-    body[~body.any(axis=1)] = real[~body.any(axis=1)]  # a text of which nothing is left: its special tokens
+    body[~body.any(axis=1)] = real[~body.any(axis=1)]  # an empty text: its special tokens
     weights = torch.from_numpy(body).to(hidden).unsqueeze(-1)
     mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
     return mean
@@ -181,7 +183,7 @@ def features(
 
 
 def length_batches(encoded: Encoded) -> Iterator[list[int]]:
-    """Yield the numbers of all examples, the longest first, in batches of about equal size with their padding."""
+    """Yield the numbers of all examples, the longest first, in batches of about equal size, padding included."""
     order = sorted(range(len(encoded.ids)), key=lambda row: -len(encoded.ids[row]))
     begin = 0
     while begin < len(order):

@@ -1,8 +1,8 @@
-"""Two ways to learn a task from an encoder: a linear probe on what it says as it is, and fine-tuning all of it.
+"""Two ways to learn a task: logistic regression on the features of a frozen encoder, and fine-tuning the encoder.
 
-A seed changes, for the linear probe, which training examples count and how often (a bootstrap resample: logistic
-regression itself has one solution); for fine-tuning the weights of the new head, the order of examples and dropout.
-The same seed resamples and orders alike for every model, so that models can be compared pair by pair.
+A seed changes, for the linear probe, how often each training example counts (a bootstrap resample: logistic regression
+itself has one solution); for fine-tuning the weights of the new head, the order of examples and dropout. The same seed
+gives the same resample and order for every model, so that comparisons are paired.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unmask.config.settings import Settings
 from unmask.errors import DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.probing.features import Encoded, Ints, Pool, features, length_batches, vectors
@@ -27,13 +28,13 @@ Floats = NDArray[np.float32]
 Codes = list[Ints]
 """E arrays of class numbers, one per unit of an example."""
 Score = Callable[[Codes, Codes], float]
-"""Of true and predicted classes, the figure to choose by."""
+"""The metric of true and predicted classes to choose by."""
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
-"""Inverse strengths of the regularisation among which held-out examples choose."""
+"""Inverse regularisation strengths to choose from on held-out examples."""
 _FIFTH = 5
 _ITERATIONS = 100
-_HEAD_TIMES = 10
+_HEAD_TIMES = 10  # learning rate of the new head, as a multiple of that of the encoder
 _WIDTH = 768
 _CHUNK = 32  # batches that are sorted by length together
 
@@ -61,7 +62,7 @@ class Part:
         return Part(self.encoded.take(rows), [self.codes[row] for row in rows])
 
     def whole(self, predicted: Ints, fallback: int) -> Codes:
-        """Spread ``[U]`` predictions over the examples; units without a place get ``fallback``."""
+        """Distribute ``[U]`` predictions over the examples; units that were truncated get ``fallback``."""
         found, begin = [], 0
         for kept in self.encoded.kept:
             codes = np.full(len(kept), fallback, dtype=np.int64)
@@ -73,12 +74,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Learner:
-    """What both ways need.
+    """The inputs of both ways.
 
     Attributes:
         lm: the model. tagged: whether units are tokens. pool: how a text becomes one vector.
         classes: class numbers are below this.
-        fallback: the class of a token that has no place.
+        fallback: the class of a token that was truncated.
+        score: the metric to choose the regularisation by.
         progress: is told what goes on.
     """
 
@@ -101,9 +103,9 @@ def probe_frozen(
 
     Args:
         learner: the model and how it is used.
-        train: what is learned from; every seed random_bits its examples anew, with replacement.
+        train: training examples; every seed resamples them with replacement.
         held: examples that choose the strength of the regularisation, once; by default every fifth of ``train``.
-        test: what is predicted.
+        test: examples to predict.
         seeds: S.
 
     Returns:
@@ -128,7 +130,7 @@ def probe_frozen(
 
 
 def _choose(learner: Learner, train: Part, x: Floats, held: Part | None, x_held: Floats | None) -> float:
-    """Return the strength that does best on held-out examples; of equals the smallest."""
+    """Return the strength with the best metric on held-out examples; of equals the smallest."""
     y, fitted = train.targets, np.ones(len(x), dtype=bool)
     if held is None or x_held is None:
         rows = list(range(_FIFTH - 1, len(train.codes), _FIFTH))
@@ -162,38 +164,35 @@ def _resample(examples: int, seed: int) -> NDArray[np.float64]:
 def _fit(
     x: Floats, y: Ints, strength: float, weights: NDArray[np.float64] | None = None
 ) -> Callable[[Floats], Ints]:
-    """Fit a logistic regression; where a resample holds a single class, that is the answer."""
+    """Fit a logistic regression; where a resample holds a single class, predict that class."""
     if len(found := np.unique(y)) == 1:
-        return lambda asked: np.full(len(asked), found[0], dtype=np.int64)
+        return lambda rows: np.full(len(rows), found[0], dtype=np.int64)
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
-    # Where another program takes part of a core, threads that wait for one another by spinning are 40 times slower.
+    # On a busy machine, threads that wait by spinning are 40 times slower.
     with warnings.catch_warnings(), threadpool_limits(1):
-        # What is left to gain after so many steps is below the differences between seeds.
-        warnings.simplefilter("ignore")
+        warnings.simplefilter(
+            "ignore"
+        )  # of convergence: what is left to gain is below the differences of seeds
         model.fit(x, y, sample_weight=weights)
-    return lambda asked: model.predict(asked).astype(np.int64) if len(asked) else np.zeros(0, dtype=np.int64)
+    return lambda rows: model.predict(rows).astype(np.int64) if len(rows) else np.zeros(0, dtype=np.int64)
 
 
 # Fine-tuning
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How an encoder is fine-tuned.
-
-    Attributes:
-        epochs: passes over the training examples.
-        batch: examples of a step.
-        learning_rate: at its peak, of the encoder; the new head learns ten times as fast. By default
-            :func:`default_rate`.
-    """
+class FineTuningSettings(Settings):
+    """How an encoder is fine-tuned."""
 
     epochs: int = 3
+    """Passes over the training examples."""
     batch: int = 16
+    """Examples per step."""
     learning_rate: float | None = None
+    """Peak learning rate of the encoder; that of the new head is ten times as high. By default 5e-5 for hidden size 768,
+    and more for a narrower model."""
 
 
 def default_rate(width: int) -> float:
@@ -202,17 +201,17 @@ def default_rate(width: int) -> float:
 
 
 def finetune(
-    learner: Learner, train: Part, test: Part, seeds: int, tuning: Tuning
+    learner: Learner, train: Part, test: Part, seeds: int, tuning: FineTuningSettings
 ) -> tuple[list[Codes], dict[str, Any]]:
     """Train encoder and a new linear head with AdamW, once for each seed, from the same weights.
 
-    The rate rises over a tenth of the steps and falls to zero in a line; weights after the last step are taken.
+    The rate warms up over a tenth of the steps and decays linearly to zero; the weights after the last step count.
 
     Returns:
         S predictions for the examples of ``test``, and what was chosen.
 
     Raises:
-        DivergedError: the loss is no finite number.
+        DivergedError: the loss is NaN or infinite.
     """
     lm = learner.lm
     rate = tuning.learning_rate or default_rate(int(lm.model.config.hidden_size))
@@ -229,7 +228,7 @@ def finetune(
     return predictions, {"learning_rate": rate, "epochs": tuning.epochs, "batch": tuning.batch}
 
 
-def _tune(learner: Learner, train: Part, seed: int, tuning: Tuning, rate: float) -> nn.Linear:
+def _tune(learner: Learner, train: Part, seed: int, tuning: FineTuningSettings, rate: float) -> nn.Linear:
     lm = learner.lm
     devices = [lm.device] if lm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -243,7 +242,7 @@ def _tune(learner: Learner, train: Part, seed: int, tuning: Tuning, rate: float)
             for rows in _epoch(train.encoded, tuning.batch, seed, epoch)
         ]
         optimizer = _optimizer(lm.encoder, head, rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _line(len(batches)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(len(batches)))
         lm.encoder.train()
         for step, rows in enumerate(batches, 1):
             loss = _loss(learner, head, train, rows)
@@ -253,7 +252,7 @@ def _tune(learner: Learner, train: Part, seed: int, tuning: Tuning, rate: float)
             optimizer.step()
             schedule.step()
             if step % 10 == 0 or step == len(batches):
-                _tell(learner.progress, step, len(batches), loss.item())
+                _report(learner.progress, step, len(batches), loss.item())
         lm.encoder.eval()
     return head
 
@@ -261,19 +260,19 @@ def _tune(learner: Learner, train: Part, seed: int, tuning: Tuning, rate: float)
 def _loss(learner: Learner, head: nn.Linear, train: Part, rows: list[int]) -> Tensor:
     found = vectors(learner.lm, train.encoded, rows, tagged=learner.tagged, pool=learner.pool)
     targets = np.concatenate([train.codes[row][train.encoded.kept[row]] for row in rows])
-    # Of a batch in which no token has a place the mean would be no number.
+    # The mean would be NaN in a batch whose tokens were all truncated.
     total = F.cross_entropy(head(found), torch.from_numpy(targets).to(found.device), reduction="sum")
     return total / max(len(targets), 1)
 
 
-def _tell(progress: Progress, step: int, steps: int, loss: float) -> None:
+def _report(progress: Progress, step: int, steps: int, loss: float) -> None:
     if not np.isfinite(loss):
         raise DivergedError(f"fine-tuning: the loss is {loss} at step {step}; try a lower --learning-rate")
     progress.advance(step / steps, {"loss": loss})
 
 
 def _epoch(encoded: Encoded, batch: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Yield batches in random order, each of texts of about one length."""
+    """Yield batches in random order, each of texts of similar length."""
     draw = np.random.default_rng([seed, epoch])
     order = draw.permutation(len(encoded.ids))
     batches: list[list[int]] = []
@@ -285,7 +284,7 @@ def _epoch(encoded: Encoded, batch: int, seed: int, epoch: int) -> Iterator[list
 
 
 def _optimizer(encoder: nn.Module, head: nn.Linear, rate: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); vectors (norms and biases) do not decay."""
+    """AdamW (Loshchilov & Hutter 2019); no weight decay of vectors (norms and biases)."""
     weights = [weight for weight in encoder.parameters() if weight.requires_grad]
     groups: Sequence[dict[str, Any]] = [
         {"params": [w for w in weights if w.ndim > 1], "lr": rate, "weight_decay": 0.01},
@@ -295,7 +294,7 @@ def _optimizer(encoder: nn.Module, head: nn.Linear, rate: float) -> torch.optim.
     return torch.optim.AdamW(groups, fused=True)
 
 
-def _line(steps: int) -> Callable[[int], float]:
+def _linear(steps: int) -> Callable[[int], float]:
     warm = max(1, steps // 10)
     return lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
 

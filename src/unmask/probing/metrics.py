@@ -1,39 +1,34 @@
-"""Figures of predictions, their intervals, and the verdict between two models.
+"""Accuracy and F1 of predictions, their bootstrap intervals, and the verdict between two models.
 
-Figures are those of scikit-learn and, for entities, of seqeval. Intervals resample test examples and seeds: for
-these the figure is computed anew from counts per example, ``[E, K, 3]`` true positives, predicted and true ones of
-each of K classes or types.
+Metrics are those of scikit-learn and, for entities, of seqeval. Intervals resample test examples and seeds: the metric
+is computed anew from counts per example, ``[E, K, 3]`` true positives, predicted and true ones of each of K classes or
+types.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unmask.errors import MissingExtra
+from unmask.evaluation.bootstrap import FEWEST_UNITS, Floats, percentile_interval, resample_counts
 from unmask.probing.tasks import Kind
 
-Floats = NDArray[np.float64]
 Labels = list[list[str]]
 """A label for each unit of each example."""
 
 MAIN = {"classification": "macro_f1", "entities": "f1", "tags": "macro_f1"}
-"""The figure that verdicts and intervals are about."""
-RESAMPLES = 1_000
-LEVEL = 0.95
-_BLOCK = 1 << 21
-_FEWEST = 5  # examples or fewer: a percentile interval says nothing
+"""The metric of verdicts and intervals."""
 
 
 def check_packages(kind: Kind) -> None:
-    """See that what computes the figures is there, before anything takes long.
+    """Check that the packages that compute the metrics are installed, before anything takes long.
 
     Raises:
         MissingExtra: scikit-learn or seqeval is not installed.
@@ -44,8 +39,8 @@ def check_packages(kind: Kind) -> None:
         raise MissingExtra("seqeval", "probe", "unmask probe on CoNLL files")
 
 
-def figures_of(kind: Kind, gold: Labels, predicted: Labels) -> dict[str, float]:
-    """Return the figures of one set of predictions, 0 to 1.
+def label_metrics(kind: Kind, gold: Labels, predicted: Labels) -> dict[str, float]:
+    """Return the metrics of one set of predictions, 0 to 1.
 
     Of texts and tags: ``accuracy``, ``macro_f1`` (the mean over classes that occur in either) and ``micro_f1``, which
     is the accuracy again where every unit has one label. Of entities, counted whole and with their type as seqeval
@@ -54,10 +49,10 @@ def figures_of(kind: Kind, gold: Labels, predicted: Labels) -> dict[str, float]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a class that is never predicted, whose F1 is 0
-        return _entity_figures(gold, predicted) if kind == "entities" else _unit_figures(gold, predicted)
+        return _entity_metrics(gold, predicted) if kind == "entities" else _unit_metrics(gold, predicted)
 
 
-def _unit_figures(gold: Labels, predicted: Labels) -> dict[str, float]:
+def _unit_metrics(gold: Labels, predicted: Labels) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, f1_score
 
     true, guess = ([label for labels in side for label in labels] for side in (gold, predicted))
@@ -67,7 +62,7 @@ def _unit_figures(gold: Labels, predicted: Labels) -> dict[str, float]:
     return found
 
 
-def _entity_figures(gold: Labels, predicted: Labels) -> dict[str, float]:
+def _entity_metrics(gold: Labels, predicted: Labels) -> dict[str, float]:
     from seqeval.metrics import sequence_labeling as seqeval
 
     if not any(tag != "O" for side in (gold, predicted) for tags in side for tag in tags):
@@ -88,87 +83,80 @@ def counts_of(kind: Kind, gold: Labels, predicted: Labels, classes: Sequence[str
     number = {name: place for place, name in enumerate(classes)}
     found = np.zeros((len(gold), len(classes), 3))
     for row, (true, guess) in enumerate(zip(gold, predicted, strict=True)):
-        for column, things in enumerate(_things(kind, true, guess)):
-            for name, times in things.items():
+        for column, counts in enumerate(_count(kind, true, guess)):
+            for name, times in counts.items():
                 found[row, number[name], column] += times
     return found
 
 
-def _things(kind: Kind, true: list[str], guess: list[str]) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    """Count what is right, what was predicted and what is true, by class or type."""
+def _count(kind: Kind, true: list[str], guess: list[str]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Count true positives, predicted and true units (or entities), by class or type."""
     if kind != "entities":
         both = Counter(a for a, b in zip(true, guess, strict=True) if a == b)
         return both, Counter(guess), Counter(true)
     from seqeval.metrics.sequence_labeling import get_entities
 
-    there, said = ({*get_entities(tags)} for tags in (true, guess))
-    return tuple(Counter(name for name, *_ in side) for side in (there & said, said, there))  # type: ignore[return-value]
+    true_entities, guessed = ({*get_entities(tags)} for tags in (true, guess))
+    return tuple(
+        Counter(name for name, *_ in side) for side in (true_entities & guessed, guessed, true_entities)
+    )  # type: ignore[return-value]
 
 
 def classes_of(kind: Kind, labels: Sequence[str]) -> list[str]:
-    """Return what is counted: the labels, or the types of entities."""
+    """Return the labels, or the types of entities."""
     if kind != "entities":
         return sorted(labels)
     return sorted({label[2:] for label in labels if label != "O"})
 
 
-def main_figure(kind: Kind, sums: Floats) -> Floats:
-    """Return the main figure of ``[..., K, 3]`` summed counts."""
+def main_metric(kind: Kind, sums: Floats) -> Floats:
+    """Return the main metric of ``[..., K, 3]`` summed counts."""
     if kind == "entities":
-        right, said, true = np.moveaxis(sums.sum(axis=-2), -1, 0)
-        return np.asarray(2 * right / np.maximum(said + true, 1))
-    right, said, true = np.moveaxis(sums, -1, 0)
-    there = said + true
-    f1 = 2 * right / np.maximum(there, 1)
-    return np.asarray(f1.sum(axis=-1) / np.maximum((there > 0).sum(axis=-1), 1))
+        right, predicted, true = np.moveaxis(sums.sum(axis=-2), -1, 0)
+        return np.asarray(2 * right / np.maximum(predicted + true, 1))
+    right, predicted, true = np.moveaxis(sums, -1, 0)
+    total = predicted + true
+    f1 = 2 * right / np.maximum(total, 1)
+    return np.asarray(f1.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1))
 
 
 def resampled(kind: Kind, counts: Sequence[Floats]) -> Floats:
-    """Return ``[R, S]``: the main figure of each of S seeds on R resamples of the test examples.
+    """Return ``[R, S]``: the main metric of each of S seeds on R resamples of the test examples.
 
-    The resamples hang on nothing but the number of examples, so two models are resampled alike.
+    The resamples depend only on the number of examples, so two models share them.
     """
     stacked = np.concatenate([part.reshape(len(part), -1) for part in counts], axis=1)
     shape = (len(counts), *counts[0].shape[1:])
     return np.concatenate(
-        [main_figure(kind, (drawn @ stacked).reshape(len(drawn), *shape)) for drawn in _drawn(len(stacked))]
+        [
+            main_metric(kind, (drawn @ stacked).reshape(len(drawn), *shape))
+            for drawn in resample_counts(len(stacked))
+        ]
     )
 
 
-def _drawn(units: int) -> Iterator[Floats]:
-    """Yield blocks ``[r, E]`` of how often each example was drawn, ``RESAMPLES`` rows in all."""
-    draw = np.random.default_rng(0)
-    rows = max(1, _BLOCK // units)
-    for begin in range(0, RESAMPLES, rows):
-        size = min(rows, RESAMPLES - begin)
-        chosen = draw.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
-        yield np.bincount(chosen.ravel(), minlength=size * units).reshape(size, units).astype(np.float64)
-
-
 def interval(values: Floats, examples: int) -> list[float] | None:
-    """Return the 95% interval of the mean over seeds of ``[R, S]`` figures, drawing the seeds anew as well.
+    """Return the 95% interval of the mean over seeds of ``[R, S]`` metrics, resampling the seeds as well.
 
     ``None`` where there are too few test examples for one. With few seeds it is narrow: S seeds drawn from S with
     replacement vary by (S - 1) / S of what new seeds would.
     """
-    if examples < _FEWEST:
+    if examples < FEWEST_UNITS:
         return None
     _, seeds = values.shape
     chosen = np.random.default_rng(1).integers(seeds, size=values.shape)
     means = np.take_along_axis(values, chosen, axis=1).mean(axis=1)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return [float(low), float(high)]
+    return list(percentile_interval(means))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One model against the first one, pair by pair: the same seed, the same test examples.
+    """One model compared with the first, paired by seed and test example.
 
     Attributes:
         method: ``frozen`` or ``finetune``.
         first, model: their labels.
-        figure: which figure.
+        metric: its name.
         differences: S differences of it, ``model`` minus ``first``, 0 to 1.
         interval: 95%, over resampled test examples and seeds, or ``None``.
     """
@@ -176,7 +164,7 @@ class Verdict:
     method: str
     first: str
     model: str
-    figure: str
+    metric: str
     differences: list[float]
     interval: list[float] | None
 
@@ -191,12 +179,12 @@ class Verdict:
 
     @property
     def better(self) -> int:
-        """Seeds in which ``model`` is better."""
+        """Number of seeds in which ``model`` is better."""
         return sum(difference > 0 for difference in self.differences)
 
     @property
     def decided(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
     def __str__(self) -> str:
@@ -205,7 +193,7 @@ class Verdict:
             who = f"no clear difference between {self.model} and {self.first}"
         sd = "" if self.sd is None else f" ± {100 * self.sd:.1f}"
         seeds = len(self.differences)
-        name = self.figure.replace("_f1", " F1").replace("f1", "entity F1")
+        name = self.metric.replace("_f1", " F1").replace("f1", "entity F1")
         text = f"{self.method}: {who}: {100 * self.mean:+.1f}{sd} {name} over {seeds} seed{'s' * (seeds > 1)}"
         text += f", better in {self.better} of {seeds}"
         if self.interval is None:
@@ -214,23 +202,10 @@ class Verdict:
         return f"{text}; 95% of resamples {100 * low:+.1f} to {100 * high:+.1f}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        names = (
-            "method",
-            "first",
-            "model",
-            "figure",
-            "differences",
-            "mean",
-            "sd",
-            "better",
-            "interval",
-            "decided",
-        )
-        return {name: getattr(self, name) for name in names} | {
-            "seeds": len(self.differences),
-            "verdict": str(self),
-        }
+        """Return everything, ready for JSON."""
+        names = ("method", "first", "model", "differences", "mean", "sd", "better", "interval", "decided")
+        values = {name: getattr(self, name) for name in names}
+        return values | {"figure": self.metric, "seeds": len(self.differences), "verdict": str(self)}
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -1,9 +1,9 @@
-"""Labelled texts in tables and folders: which column is the text, which the label, and the rows."""
+"""Read labelled texts from tables and folders, and find the columns of text and label."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,32 @@ from unmask.data.reading.files import cannot_open
 from unmask.data.reading.formats import no_such_field, text_of
 from unmask.data.reading.records import Record, RecordReader
 from unmask.errors import DataError
+from unmask.progress import Progress
 
 TEXTS = ("text", "sentence", "content", "review", "abstract", "question", "body", "document")
 LABELS = ("label", "labels", "class", "category", "intent", "target", "sentiment", "tag")
-Row = tuple[str, str, int | None]
-"""Text, label, and the line where it begins."""
+LabelledRow = tuple[str, str, int | None]
+"""Text, label, and the number of its first line."""
 
 _NAME = re.compile(r"[A-Za-z_][\w ]{0,39}")
 
 
 @dataclass
 class Columns:
-    """Which columns hold text and label: as named, by known names, else by content; decided once for all parts.
+    """The columns of text and label: as given, by known names, else by content; decided once for all parts.
 
     Args:
         text, label: names, or numbers of the columns of a table without names.
-        log: hears what was chosen.
+        progress: is told what was chosen.
     """
 
     text: str | None = None
     label: str | None = None
-    log: Callable[[str], None] = lambda text: None
+    progress: Progress = field(default_factory=Progress)
     _named: bool | None = field(default=None, init=False)
 
     def has_names(self, row: Sequence[str]) -> bool:
-        """Say whether the first row of a table holds the names of its columns."""
+        """Return whether the first row of a table holds the names of its columns."""
         given = [name for name in (self.text, self.label) if name is not None]
         if given:
             return any(name in row for name in given) or not all(name.isdigit() for name in given)
@@ -45,18 +46,18 @@ class Columns:
             self._named = known or (len(set(row)) == len(row) and all(_NAME.fullmatch(name) for name in row))
         return self._named
 
-    def settle(self, records: Sequence[Record]) -> tuple[str, str]:
-        """Return the two names, having chosen them if nobody has.
+    def resolve(self, records: Sequence[Record]) -> tuple[str, str]:
+        """Return the names of both columns, chosen if not given.
 
         Raises:
-            DataError: nothing says which column is which.
+            DataError: the text or label column cannot be found.
         """
         if self.text is None or self.label is None:
             names = list(records[0].values)
             text, label = self.text or _known(TEXTS, names), self.label or _known(LABELS, names)
             if text is None or label is None:
                 text, label = _by_content(records, text, label)
-                self.log(f"{records[0].source}: text is column '{text}', label is column '{label}'")
+                self.progress.log(f"{records[0].source}: text is column '{text}', label is column '{label}'")
             self.text, self.label = text, label
         return self.text, self.label
 
@@ -66,7 +67,7 @@ def _known(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _by_content(records: Sequence[Record], text: str | None, label: str | None) -> tuple[str, str]:
-    """Take the column of the longest values for the text, and that of the fewest different ones for the label."""
+    """Take the column with the longest values as the text, and that with the fewest distinct values as the label."""
     names = [name for name in records[0].values if all(name in record.values for record in records)]
     values = {name: [str(record.values[name] or "").strip() for record in records] for name in names}
     if text is None:
@@ -82,21 +83,21 @@ def _by_content(records: Sequence[Record], text: str | None, label: str | None) 
     return text, label
 
 
-def read_table(path: Path, columns: Columns) -> Iterator[Row]:
+def read_table(path: Path, columns: Columns) -> Iterator[LabelledRow]:
     """Yield the rows of a JSONL, CSV or TSV file.
 
     Raises:
         DataError: a row that cannot be read, or has no text or no label, with its line.
-        ConfigError: a kind of file that holds no records.
+        ConfigError: the file format holds no records.
     """
     records = []
-    for read in RecordReader(path, has_names=columns.has_names, text_as="tsv", log=columns.log):
+    for read in RecordReader(path, has_names=columns.has_names, text_as="tsv", log=columns.progress.log):
         if isinstance(read, DataError):
             raise read
         records.append(read)
     if not records:
         return
-    text, label = columns.settle(records)
+    text, label = columns.resolve(records)
     for record in records:
         yield _text(record, text), _label(record, label), record.line
 
@@ -122,7 +123,7 @@ def _label(record: Record, name: str) -> str:
     return str(value).strip()
 
 
-def read_label_folders(folder: Path) -> Iterator[Row]:
+def read_label_folders(folder: Path) -> Iterator[LabelledRow]:
     """Yield the files of a folder's subfolders, whose names are the labels.
 
     Raises:

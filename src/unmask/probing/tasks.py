@@ -1,14 +1,14 @@
-"""Labelled texts for :mod:`unmask.probing.probe`: a folder of train, dev and test files, or files one by one.
+"""Read labelled tasks: a folder of train, dev and test files, or single files.
 
-Text classification comes as JSON Lines, CSV or TSV with a column each for text and label, or as folders with one
-subfolder of text files per label. Token classification comes as CoNLL: a token and its tag a line, an empty line
-between sentences.
+Text classification is JSON Lines, CSV or TSV with a column for the text and one for the label, or a folder with a
+subfolder of text files per label. Token classification is CoNLL: a token and its tag per line, an empty line between
+sentences.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,12 +18,12 @@ import numpy as np
 from unmask.data.reading.files import format_of, readable_stat
 from unmask.errors import ConfigError, DataError
 from unmask.probing.tables import Columns, read_label_folders, read_lines, read_table
+from unmask.progress import Progress
 
 Kind = Literal["classification", "entities", "tags"]
-Log = Callable[[str], None]
 
 SHORT = 5
-"""Sentences of fewer tokens ("2 .", "METHODS .") recur in any tagged text; that they do is no leak."""
+"""Sentences of fewer tokens ("2 .", "METHODS .") recur in any tagged text; this is no leak."""
 _ROLES = {
     "train": re.compile(r"(?<![a-z])train(ing)?(?![a-z])"),
     "dev": re.compile(r"(?<![a-z])(dev|devel|development|val|valid|validation)(?![a-z])"),
@@ -31,7 +31,7 @@ _ROLES = {
 }
 _ENTITY_TAG = re.compile(r"O|[BIESLUM]-\S+")
 _CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes")
-_LOOK = 2_000  # lines that decide whether a file is CoNLL
+_SNIFF_LINES = 2_000  # to decide whether a file is CoNLL
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Examples:
         texts: E texts; of a tagged sentence its tokens, joined by spaces.
         words: E lists of tokens, or ``None`` for text classification.
         labels: E lists of labels: one per token, or a single one.
-        lines: E line numbers where examples begin, from 1.
+        lines: E line numbers of the beginning of each example, from 1.
     """
 
     source: str
@@ -69,14 +69,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """Examples to learn from and to be tested on.
+    """A labelled task: examples to train on and to test on.
 
     Attributes:
-        name: the folder or file that was given.
+        name: the folder or file given.
         kind: ``classification``, ``entities`` (tags that mark spans) or ``tags`` (any other label per token).
         train, dev, test: the parts; ``dev`` may be absent.
-        shared: test texts that stand in train too.
-        notes: what a reader of figures has to know.
+        shared: number of test texts that occur in train too.
+        notes: remarks for the reader.
     """
 
     name: str
@@ -95,24 +95,24 @@ def read_task(
     dev: str | Path | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
-    log: Log = lambda text: None,
+    progress: Progress = Progress(),
 ) -> Task:
     """Read a labelled task.
 
     Args:
         task: a folder with train, (dev) and test, or the train file (or folder of label folders).
-        test, dev: files of their own, which count before those of the folder.
+        test, dev: files of their own, instead of those of the folder.
         text_field, label_field: fields or columns, or numbers of columns of a table without names.
-        log: hears what was chosen.
+        progress: is told what was chosen.
 
     Raises:
         DataError: a file is missing, empty or broken, or all examples have one label.
-        ConfigError: there is no test part, or a file of a kind that holds no labelled text.
+        ConfigError: there is no test part, or the file format holds no labelled text.
     """
     parts = _find_parts(Path(task), _path(test), _path(dev))
     readable_stat(parts["test"])
     tagged = _is_conll(parts["train"])
-    columns = Columns(text_field, label_field, log=log)
+    columns = Columns(text_field, label_field, progress=progress)
     read = {
         role: _read_conll(path) if tagged else _read_labelled(path, columns) for role, path in parts.items()
     }
@@ -121,35 +121,35 @@ def read_task(
         kind = "entities" if _marks_entities(read["train"].labels) else "tags"
     made = Task(str(task), kind, read["train"], read.get("dev"), read["test"])
     _check_labels(made)
-    log(_describe(made, parts))
+    progress.log(_describe(made, parts))
     return made
 
 
 def sample(examples: Examples, limit: int | None) -> Examples:
-    """Return ``limit`` examples at most, drawn in a way that depends on nothing but how many there are."""
+    """Return at most ``limit`` examples, a random choice that depends only on how many there are."""
     if limit is None or limit >= len(examples):
         return examples
     rows = np.random.default_rng(0).permutation(len(examples))[:limit]
     return examples.take(sorted(rows.tolist()))
 
 
-def settle_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> Task:
-    """Deal with test texts that stand in train, white space aside.
+def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> Task:
+    """Handle test texts that occur in train, white space aside.
 
-    Of tagged sentences those of fewer than :data:`SHORT` tokens are not counted.
+    Tagged sentences of fewer than :data:`SHORT` tokens are not counted.
 
     Args:
         task: the task.
-        allow: leave them where they are, with a note.
-        drop: take them out of train.
+        allow: keep them, with a note.
+        drop: remove them from train.
 
     Raises:
-        DataError: there are some, and neither was asked for; or nothing would be left to learn from.
-        ConfigError: both were asked for.
+        DataError: there are some, and neither option was given; or nothing would be left to train on.
+        ConfigError: both options were given.
     """
     if allow and drop:
         raise ConfigError(
-            "--allow-overlap and --drop-overlap exclude each other: leave shared texts or drop them"
+            "--allow-overlap and --drop-overlap exclude each other: keep shared texts or drop them"
         )
     known, tested = {_key(text) for text in task.train.texts}, {_key(text) for text in task.test.texts}
     shared = [row for row, text in enumerate(task.test.texts) if _key(text) in known]
@@ -157,25 +157,25 @@ def settle_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> Ta
     notes = list(task.notes)
     if uncounted := len(shared) - len(counted):
         notes.append(
-            f"{uncounted} test sentences of fewer than {SHORT} tokens stand in train too; that is no leak"
+            f"{uncounted} test sentence{'s' * (uncounted != 1)} of fewer than {SHORT} tokens in train too; this is no leak"
         )
-    share = f"{len(counted)} of {len(task.test)} test texts stand in train"
+    share = f"{len(counted)} of {len(task.test)} test texts occur in train"
     if counted and drop:
         kept = [row for row, text in enumerate(task.train.texts) if _key(text) not in tested]
         if not kept:
             raise DataError(
-                "every text of train stands in test; nothing is left to learn from", path=task.train.source
+                "every text of train occurs in test; nothing is left to train on", path=task.train.source
             )
         notes.append(
-            f"{share}; train lost these texts, and has {len(kept):,} examples instead of {len(task.train):,}"
+            f"{share}; they were removed from train, which has {len(kept):,} examples instead of {len(task.train):,}"
         )
         task = replace(task, train=task.train.take(kept))
     elif counted and allow:
-        notes.append(f"{share}; they were left there, so the figures are too good")
+        notes.append(f"{share}; they were kept, so the metrics are too high")
     elif counted:
         raise DataError(
-            f"{share}, this one first; figures would reward memory. --drop-overlap takes them out of train, "
-            f"--allow-overlap reports all the same",
+            f"{share}, this one first, so the metrics would reward memorisation; remove them from train with --drop-overlap, "
+            f"or report all the same with --allow-overlap",
             path=task.test.source,
             line=task.test.lines[counted[0]],
         )
@@ -194,7 +194,7 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-# Which file is which
+# --- train, dev and test
 
 
 def _find_parts(task: Path, test: Path | None, dev: Path | None) -> dict[str, Path]:
@@ -213,13 +213,13 @@ def _find_parts(task: Path, test: Path | None, dev: Path | None) -> dict[str, Pa
     parts = dict(given)
     for role, paths in found.items():
         if role not in given:
-            # Of two dev files one may be given as the test.
+            # One of two dev files may be given as the test.
             parts[role] = _single(role, [path for path in paths if path not in taken] or paths)
     return {role: parts[role] for role in ("train", "dev", "test") if role in parts}
 
 
 def _roles(folder: Path) -> dict[str, list[Path]]:
-    """Return the entries of a folder whose name says train, dev or test."""
+    """Return the entries of a folder by their role: those named train, dev or test."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         stem = entry.name.split(".")[0].lower()
@@ -233,7 +233,7 @@ def _single(role: str, paths: list[Path]) -> Path:
     if len(paths) == 1:
         return paths[0]
     names = " and ".join(path.name for path in paths)
-    # Without dev everything works, but which one it is should not hang on the alphabet.
+    # Even dev, which may be absent, is never chosen by alphabetical order.
     how = "give the train file itself as --task" if role == "train" else f"choose with --{role} FILE"
     raise ConfigError(f"{paths[0].parent}: {names} could both be {role}; {how}")
 
@@ -243,26 +243,26 @@ def _there(found: dict[str, list[Path]]) -> str:
     return f" (there is {' and '.join(others)})" if others else ""
 
 
-# Reading
+# --- reading
 
 
 def _read_labelled(path: Path, columns: Columns) -> Examples:
     rows = list(read_label_folders(path) if path.is_dir() else read_table(path, columns))
     if not rows:
-        raise DataError("no examples in it; expected labelled texts", path=path)
+        raise DataError("no examples; expected labelled texts", path=path)
     texts, labels, lines = zip(*rows, strict=True)
     return Examples(str(path), list(texts), None, [[label] for label in labels], list(lines))
 
 
 def _is_conll(path: Path) -> bool:
-    """Say whether a file holds tagged tokens: by its suffix, by its tags, or by two columns in blocks."""
+    """Return whether a file holds tagged tokens: by its suffix, its tags, or two columns in blocks."""
     if path.is_dir() or format_of(path).kind not in ("text", "tsv"):
         return False
     if path.suffix.lower() in _CONLL_SUFFIXES:
         return True
     fields, empty = [], 0
     for number, line in read_lines(path):
-        if number > _LOOK:
+        if number > _SNIFF_LINES:
             break
         parts = _fields(line)
         empty += not parts
@@ -275,16 +275,16 @@ def _is_conll(path: Path) -> bool:
 
 
 def _fields(line: str) -> list[str]:
-    """Split at tabs, where there are some, else at blanks."""
+    """Split at tabs if there are any, else at white space."""
     if "\t" in line.strip():
         return line.split("\t")
     return line.split()
 
 
 def _read_conll(path: Path) -> Examples:
-    """Read sentences; the first column is the token, the last its tag. ``-DOCSTART-`` lines are left out."""
+    """Read sentences; the first column is the token, the last its tag. ``-DOCSTART-`` lines are skipped."""
     if path.is_dir():
-        raise DataError("a folder; train holds tagged tokens, so a file of these was expected", path=path)
+        raise DataError("is a folder; train holds tagged tokens, so expected such a file", path=path)
     words: list[list[str]] = [[]]
     labels: list[list[str]] = [[]]
     lines: list[int | None] = [None]
@@ -305,7 +305,7 @@ def _read_conll(path: Path) -> Examples:
     if not words[-1]:
         del words[-1], labels[-1], lines[-1]
     if not words:
-        raise DataError("no examples in it; expected a token and its tag a line", path=path)
+        raise DataError("no examples; expected a token and its tag per line", path=path)
     return Examples(str(path), [" ".join(sentence) for sentence in words], words, labels, lines)
 
 
@@ -324,7 +324,7 @@ def _marks_entities(labels: list[list[str]]) -> bool:
     return all(_ENTITY_TAG.fullmatch(tag) for tag in {tag for tags in labels for tag in tags})
 
 
-# Checks
+# --- checks
 
 
 def label_set(examples: Examples) -> list[str]:
@@ -336,12 +336,13 @@ def _check_labels(task: Task) -> None:
     labels = label_set(task.train)
     if len(labels) < 2:
         raise DataError(
-            f"all examples have the label '{labels[0]}'; two at least are needed", path=task.train.source
+            f"all examples have the label '{labels[0]}'; at least two labels are needed",
+            path=task.train.source,
         )
     if task.kind == "classification" and len(labels) > max(20, len(task.train) // 3):
         raise DataError(
-            f"{len(labels):,} different labels in {len(task.train):,} examples, as '{labels[0][:40]}': that is no "
-            f"class; choose the column with --label-field",
+            f"{len(labels):,} different labels in {len(task.train):,} examples, such as '{labels[0][:40]}', are not "
+            f"classes; choose the column with --label-field",
             path=task.train.source,
         )
 
@@ -350,8 +351,8 @@ def _describe(task: Task, parts: dict[str, Path]) -> str:
     unit = "texts" if task.kind == "classification" else "sentences"
     what = {
         "classification": "text classification",
-        "entities": "entities (CoNLL tags that mark spans)",
-        "tags": "tokens with a label each (CoNLL)",
+        "entities": "entities (CoNLL)",
+        "tags": "token labels (CoNLL)",
     }[task.kind]
     counted = {"train": task.train, "dev": task.dev, "test": task.test}
     sizes = ", ".join(f"{len(part):,} {unit} in {parts[role].name}" for role, part in counted.items() if part)
