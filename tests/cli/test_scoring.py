@@ -340,7 +340,7 @@ def test_a_folder_of_pairs_gives_a_table(run: Run, blimp: Path) -> None:
     assert 0 <= low <= answer["accuracy"] <= high <= 1
     drawn = run("pairs", blimp)
     assert drawn.code == 0
-    for words in ("one", "two", "all pairs", "ties", "95%", "Wilson", f"{answer['accuracy']:.3f}"):
+    for words in ("one", "two", "all pairs", "ties", "95%", "Wilson", f"{answer['accuracy']:.1%}"):
         assert words in drawn.out
 
 

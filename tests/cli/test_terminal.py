@@ -16,10 +16,6 @@ from unmask.cli.terminal import (
     BarProgress,
     LineProgress,
     Page,
-    format_bytes,
-    format_figures,
-    format_number,
-    format_seconds,
     terminal_progress,
 )
 from unmask.cli.train import draw_evaluation, draw_examples, draw_plan
@@ -200,43 +196,6 @@ def test_no_color_leaves_no_style(monkeypatch: pytest.MonkeyPatch) -> None:
     assert styled.getvalue() != "a note\n"
 
 
-# ---------------------------------------------------------------- figures
-
-
-def test_figures_in_words() -> None:
-    figures = {
-        "step": 1200,
-        "loss": 3.2,
-        "learning_rate": 5e-5,
-        "documents": 58_012,
-        "docs/s": 3.7,
-        "of": "a",
-        "x": None,
-    }
-    assert format_figures({**figures, "seconds_left": 3, "lr": 0.0, "nan": float("nan")}) == [
-        "step 1,200", "loss 3.200", "learning rate 5e-05", "58,012 documents", "4 docs/s", "of a", "lr 0.000", "nan nan",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (72, "1:12"), (7384, "2:03:04"), (-3, "0:00")]
-)
-def test_seconds(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
-
-
-def test_numbers_and_bytes() -> None:
-    assert [format_number(v) for v in (1234567, 1234.5, 3.14159, 0.00002, True, "a")] == [
-        "1,234,567", "1,234", "3.142", "2e-05", "True", "a",
-    ]  # fmt: skip
-    assert [format_bytes(v) for v in (12, 3_400_000, 812e6, 3.42e9)] == [
-        "12 bytes",
-        "3.4 MB",
-        "812 MB",
-        "3.4 GB",
-    ]
-
-
 # ---------------------------------------------------------------- answers
 
 
@@ -274,12 +233,12 @@ def test_evaluation_stands_beside_baselines_and_before(page: Drawn) -> None:
     )
     text = page[1].getvalue()
     rows = rows_of(page[1])
-    assert ["this", "model", "0.410", "3.500"] in rows
-    assert ["the", "same", "before", "training", "0.200", "4.000"] in rows
-    assert ["most", "frequent", "token", "0.050", "7.000"] in rows
-    assert ["n-gram", "0.350", "-"] in rows
+    assert ["this", "model", "41.0%", "3.500"] in rows
+    assert ["the", "same", "before", "training", "20.0%", "4.000"] in rows
+    assert ["most", "frequent", "token", "5.0%", "7.000"] in rows
+    assert ["bidirectional", "n-gram", "35.0%", "–"] in rows
     general = rows[next(place for place, row in enumerate(rows) if row[0] == "general") :]
-    assert [row[-2:] for row in general if row[-1][0].isdigit()] == [["0.300", "3.900"], ["0.330", "3.700"]]
+    assert [row[-2:] for row in general if row[-1][0].isdigit()] == [["30.0%", "3.900"], ["33.0%", "3.700"]]
     assert "over 30,123 masked tokens of 400 documents" in text
     assert "\x1b" not in text
 
@@ -388,7 +347,7 @@ def test_explanation_shows_every_step(page: Drawn) -> None:
     draw_explanation(page[0], explanation())
     rows = rows_of(page[1])
     assert ["1", "won", "2180", "0", "1", "2180", "0.125", "mask", "[MASK]", "103", "1.500"] in rows
-    assert ["0", "[CLS]", "101", "0", "1", "-100", "0.900", "special", "101", "-"] in rows
+    assert ["0", "[CLS]", "101", "0", "1", "-100", "0.900", "special", "101", "–"] in rows
     assert "selected positions (drawn): 1" in page[1].getvalue()
     assert ["1", "won", "[MASK]", "lost", "0.750", "1.500"] in rows
     assert page[1].getvalue().endswith("loss 1.5000, the mean over 1 masked token\n")
@@ -400,7 +359,7 @@ def test_explanation_of_given_positions_and_all_labels(page: Drawn) -> None:
     )
     draw_explanation(page[0], changed)
     assert "selected positions (given): 1" in page[1].getvalue()
-    assert ["1", "won", "2180", "0", "1", "2180", "-", "mask", "[MASK]", "103", "1.000"] in rows_of(page[1])
+    assert ["1", "won", "2180", "0", "1", "2180", "–", "mask", "[MASK]", "103", "1.000"] in rows_of(page[1])
     assert page[1].getvalue().endswith("loss 1.0000, the mean over all 4 tokens\n")
 
 

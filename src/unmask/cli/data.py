@@ -13,8 +13,9 @@ from typer.core import TyperCommand
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
-from unmask.cli.terminal import Page, format_number
+from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError, DiskError
+from unmask.reporting.format import count, plural, rough_duration
 
 Data = Annotated[
     list[str],
@@ -134,7 +135,9 @@ def draw_check(page: Page, found: Found) -> None:
 def _facts(found: Found) -> dict[str, object]:
     read, lengths, tokens = found["read"], found["lengths"], found["plan"]["tokens"]
     quantiles = lengths["quantiles"]
-    spread = f"median {format_number(round(quantiles['0.5']))}, 5% to 95%: {quantiles['0.05']:,.0f} to {quantiles['0.95']:,.0f}"
+    spread = (
+        f"median {count(quantiles['0.5'])}, 5% to 95%: {quantiles['0.05']:,.0f} to {quantiles['0.95']:,.0f}"
+    )
     return {
         "files": read["files"],
         "documents": read["documents"],
@@ -142,18 +145,6 @@ def _facts(found: Found) -> dict[str, object]:
         "tokens": f"about {tokens:,} (--model counts them)" if found["plan"]["tokens_estimated"] else tokens,
         f"{lengths['unit']} a document": f"{spread}, longest {lengths['longest']['length']:,} ({where(lengths['longest']['place'])})",
     }
-
-
-def duration(seconds: float) -> str:
-    """Return a rough time: ``about 3 minutes``, ``about 2.5 days``."""
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= 1.5 * size:
-            return (
-                f"about {seconds / size:.2g} {unit}s"
-                if seconds < 10 * size
-                else f"about {seconds / size:,.0f} {unit}s"
-            )
-    return f"about {max(1, round(seconds))} seconds"
 
 
 def where(place: Found) -> str:
@@ -200,11 +191,12 @@ def _draw_words(page: Page, found: Found) -> None:
 
 def _draw_plan(page: Page, plan: Found) -> None:
     page.say("")
-    passes = "1 pass" if plan["epochs"] == 1 else f"{plan['epochs']} passes"
     near = min(plan["beside"], key=lambda row: abs(math.log(max(row["share"], 1e-12))))
     times = f"{near['share']:.1%} of that" if near["share"] < 1 else f"{near['share']:,.1f} times as many"
     page.say(f"others used: {near['tokens']} tokens, {near['what']}; this is {times}")
-    page.say(f"plan: {passes} over the text, {duration(plan['seconds'])} ({plan['time_from']})")
+    page.say(
+        f"plan: {plural(plan['epochs'], 'epoch')}, {rough_duration(plan['seconds'])} ({plan['time_from']})"
+    )
     if plan["seconds"] > 86_400:
         page.say(
             "      that is long: --minutes 120 stops a run by the clock, a smaller model or a GPU shortens it"

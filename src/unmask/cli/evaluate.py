@@ -11,8 +11,20 @@ from typer import Argument, Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
-from unmask.cli.terminal import Page, format_number
+from unmask.cli.terminal import Page
 from unmask.errors import DiskError
+from unmask.reporting.format import (
+    METRICS,
+    WORD_METRICS,
+    baseline_name,
+    change_interval,
+    interval,
+    metric,
+    metric_change,
+    number,
+    percent,
+    plural,
+)
 
 if TYPE_CHECKING:
     from unmask.evaluation.evaluate import EvaluationSettings
@@ -188,23 +200,9 @@ def _settings(
 
 Found = Mapping[str, Any]
 
-BASELINES = {
-    "most_frequent_token": "most frequent token",
-    "ngram": "bidirectional n-gram",
-    "ngram_true_neighbours": "n-gram that sees all neighbours",
-}
-FIGURES = {
-    "loss": "loss",
-    "perplexity": "perplexity",
-    "accuracy": "accuracy",
-    "accuracy_at_5": "accuracy@5",
-    "accuracy_at_10": "accuracy@10",
-    "mean_reciprocal_rank": "mean reciprocal rank",
-}
-
 
 def draw_evaluations(page: Page, found: Sequence[Found]) -> None:
-    """Draw the figures of models and baselines in one table; of a single model its own tables too.
+    """Draw the metrics of models and baselines in one table; of a single model its own tables too.
 
     Args:
         page: where to draw.
@@ -216,13 +214,13 @@ def draw_evaluations(page: Page, found: Sequence[Found]) -> None:
     )
     one = found[0]
     page.say(
-        f"{one['masked_tokens']:,} masked tokens of {one['documents']:,} documents; {one['mask_rate']:.0%} of the text "
-        f"masked (strategy {one['strategy']}); sequences of up to {one['max_length']:,} tokens"
+        f"{_masked(one)}; {percent(one['mask_rate'])} of the text masked (strategy {one['strategy']}); "
+        f"sequences of up to {one['max_length']:,} tokens"
     )
     for row in found:
         error = row["calibration"]["expected_calibration_error"]
         name = f" of {row['label']}" if len(found) > 1 else ""
-        page.say(f"expected calibration error{name}: {format_number(error)}")
+        page.say(f"expected calibration error{name}: {number(error)}")
     if len(found) == 1:
         _draw_tables(page, one["tables"])
     elif len({row["tokenizer"] for row in found}) > 1:
@@ -232,18 +230,22 @@ def draw_evaluations(page: Page, found: Sequence[Found]) -> None:
         )
 
 
+def _masked(row: Found, what: str = "masked token") -> str:
+    key = what.replace(" ", "_") + "s"
+    return f"{plural(row[key], what)} of {plural(row['documents'], 'document')}"
+
+
 def _row(name: str, row: Found) -> list[object]:
     spans = row["intervals"]
+    keys = ("accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
     return [
         name,
-        row["loss"],
-        _span(spans["loss"]),
-        f"{row['perplexity']:,.1f}" if "perplexity" in row else None,
-        _percent(row["accuracy"]),
-        _span(spans["accuracy"], 100),
-        _percent(row.get("accuracy_at_5")),
-        _percent(row.get("accuracy_at_10")),
-        row.get("mean_reciprocal_rank"),
+        metric("loss", row["loss"]),
+        interval("loss", spans["loss"]) or None,
+        metric("perplexity", row.get("perplexity")),
+        percent(row["accuracy"]),
+        interval("accuracy", spans["accuracy"]) or None,
+        *(metric(key, row.get(key)) for key in keys),
     ]
 
 
@@ -253,25 +255,17 @@ def _baseline_rows(found: Sequence[Found]) -> Iterator[list[object]]:
     for row in reversed(seen.values()):
         after = f", tokens of {row['label']}" if len(seen) > 1 else ""
         for name, baseline in (row["baselines"] or {}).items():
-            yield _row(BASELINES[name] + after, baseline)
+            yield _row(baseline_name(name) + after, baseline)
 
 
 def _draw_tables(page: Page, tables: Found) -> None:
     for table in tables.values():
         page.say("")
-        rows = [
-            [
-                row["label"],
-                row["masked_tokens"],
-                row["loss"],
-                _span(row["intervals"]["loss"]),
-                _percent(row["accuracy"]),
-                _span(row["intervals"]["accuracy"], 100),
-            ]
-            for row in table["rows"]
-        ]
-        header = [table["title"].lower(), "masked", "loss", "95%", "accuracy", "95%"]
-        page.table(header, rows)
+        rows = []
+        for row in table["rows"]:
+            _, loss, span, _, accuracy, shares, *_ = _row(row["label"], row)
+            rows.append([row["label"], row["masked_tokens"], loss, span, accuracy, shares])
+        page.table([table["title"].lower(), "masked", "loss", "95%", "accuracy", "95%"], rows)
         page.say(table["note"], style="dim")
 
 
@@ -285,72 +279,33 @@ def draw_comparison(page: Page, found: Found) -> None:
     page.say(found["verdict"])
     page.say("")
     if found["one_tokenizer"]:
-        _draw_token_comparison(page, found)
+        sides = [found["a"], found["b"]]
+        rows = [_compared(key, name, sides, found["difference"]) for key, name in METRICS.items()]
+        page.table(["identical positions", *found["labels"], "difference", "95%"], rows)
+        page.say(_masked(found))
     else:
         _draw_word_comparison(page, found)
     for note in found["notes"]:
         page.say(note, style="dim")
 
 
-def _draw_token_comparison(page: Page, found: Found) -> None:
-    rows: list[list[object]] = []
-    for key, name in FIGURES.items():
-        sides = [found[side][key] for side in ("a", "b")]
-        change = found["difference"].get(key)
-        scale, show = (100, _percent) if key.startswith("accuracy") else (1, format_number)
-        cells = [show(value) for value in sides]
-        if change is None:
-            rows.append([name, *cells, None, None])
-        else:
-            rows.append(
-                [name, *cells, f"{scale * change['value']:+.3f}", _span(change["interval"], scale, "+")]
-            )
-    page.table(["identical positions", *found["labels"], "difference", "95%"], rows)
-    page.say(
-        f"{found['masked_tokens']:,} masked tokens of {found['documents']:,} documents; accuracies in per cent"
+def _compared(key: str, name: str, sides: Sequence[Found], changes: Found) -> list[object]:
+    """A metric of two models, its difference and the interval of that."""
+    change = changes.get(key)
+    ends = (
+        [metric_change(key, change["value"]), change_interval(key, change["interval"]) or None]
+        if change
+        else []
     )
+    return [name, *(metric(key, side[key]) for side in sides), *(ends or (None, None))]
 
 
 def _draw_word_comparison(page: Page, found: Found) -> None:
     words, bits = found["words"], found["bits_per_byte"]
-    names = {
-        "loss_per_word": "nats per masked word",
-        "accuracy": "words right",
-        "pieces_per_word": "pieces per word",
-    }
-    rows: list[list[object]] = []
-    for key, name in names.items():
-        sides = [side[key] for side in words["models"]]
-        change = words["difference"].get(key)
-        scale, show = (100, _percent) if key == "accuracy" else (1, format_number)
-        ends: list[str | None] = [None, None]
-        if change is not None:
-            ends = [f"{scale * change['value']:+.3f}", _span(change["interval"], scale, "+")]
-        rows.append([name, *(show(value) for value in sides), *ends])
-    change = bits["difference"]
-    rows.append(
-        [
-            "bits per byte",
-            *(side["value"] for side in bits["models"]),
-            f"{change['value']:+.3f}",
-            _span(change["interval"], 1, "+"),
-        ]
-    )
+    rows = [_compared(key, name, words["models"], words["difference"]) for key, name in WORD_METRICS.items()]
+    rows.append(_compared("value", "bits per byte", bits["models"], {"value": bits["difference"]}))
     page.table(["the same text", *found["labels"], "difference", "95%"], rows)
     page.say(
-        f"{words['masked_words']:,} masked words of {words['documents']:,} documents; bits per byte over {bits['bytes']:,} "
-        f"bytes in {bits['passages']:,} passages ({bits['method']})"
+        f"{_masked(words, 'masked word')}; bits per byte over {plural(bits['bytes'], 'byte')} in "
+        f"{plural(bits['passages'], 'passage')} ({bits['method']})"
     )
-
-
-def _percent(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.1f}%"
-
-
-def _span(interval: Sequence[float] | None, scale: float = 1, sign: str = "") -> str | None:
-    """An interval as ``3.310–3.622``; signed ends are set apart by a word."""
-    if interval is None:
-        return None
-    digits = 1 if scale == 100 and not sign else 3
-    low, high = (f"{scale * end:{sign}.{digits}f}" for end in interval)
-    return f"{low} to {high}" if sign else f"{low}–{high}"

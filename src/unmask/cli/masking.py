@@ -12,6 +12,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
+from unmask.reporting.format import number, percent
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -187,16 +188,16 @@ def draw_masks(page: Page, answer: Mapping[str, Any]) -> None:
     page.pairs(
         {
             "strategy": answer["strategy"],
-            "rate asked": f"{answer['asked_rate']:.2%}",
-            "rate achieved": _percent(answer["rate"]),
+            "rate asked": percent(answer["asked_rate"], 2),
+            "rate achieved": percent(answer["rate"], 2),
             "tokens looked at": answer["tokens"],
             "targets": answer["targets"],
-            "became the mask": _percent(split["mask"]),
-            "became a random token": _percent(split["random"]),
-            "stayed": _percent(split["keep"]),
-            "words masked whole": _percent(answer["whole_words"]),
-            "mean span in tokens": _number(answer["mean_span"]["tokens"]),
-            "mean span in words": _number(answer["mean_span"]["words"]),
+            "became the mask": percent(split["mask"], 2),
+            "became a random token": percent(split["random"], 2),
+            "stayed": percent(split["keep"], 2),
+            "words masked whole": percent(answer["whole_words"], 2),
+            "mean span in tokens": number(answer["mean_span"]["tokens"]),
+            "mean span in words": number(answer["mean_span"]["words"]),
             "sequences without a target": f"{answer['without_targets']:,} of {answer['sequences']:,}",
         }
     )
@@ -208,7 +209,7 @@ def draw_masks(page: Page, answer: Mapping[str, Any]) -> None:
                 [
                     f"{row['tokens']}{' or more' if row['or_more'] else ''}",
                     row["words"],
-                    _percent(row["rate"]),
+                    percent(row["rate"], 2),
                 ]
                 for row in answer["by_word_length"]
             ],
@@ -227,11 +228,3 @@ def _passage(sample: Sequence[Mapping[str, Any]]) -> Text:
         line.append(shown, style=_STYLES.get(kind, "dim" if token["special"] else ""))
         line.append(" ")
     return line
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -10,7 +10,8 @@ from typer import Argument, Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
-from unmask.cli.terminal import Page, format_seconds
+from unmask.cli.terminal import Page
+from unmask.reporting.format import baseline_name, clock, interval, percent, plural
 
 Models = Annotated[
     list[str],
@@ -142,15 +143,11 @@ def probe(
 Found = Mapping[str, Any]
 
 _FIGURES = {
-    "classification": {"macro_f1": "macro F1", "accuracy": "accuracy = micro F1"},
+    "classification": {"macro_f1": "macro F1", "accuracy": "accuracy"},
     "entities": {"f1": "entity F1", "precision": "precision", "recall": "recall", "macro_f1": "macro F1"},
-    "tags": {"macro_f1": "macro F1", "accuracy": "accuracy = micro F1"},
+    "tags": {"macro_f1": "macro F1", "accuracy": "accuracy"},
 }
 _METHODS = {"frozen": "linear probe, model frozen", "finetune": "fine-tuned"}
-_BASELINES = {
-    "most_frequent_label": "the most frequent label",
-    "most_frequent_label_of_token": "each token's most frequent label in train",
-}
 
 
 def draw_probe(page: Page, found: Found) -> None:
@@ -166,7 +163,7 @@ def draw_probe(page: Page, found: Found) -> None:
         rows = [_row(row, columns) for row in found["models"] if row["method"] == method]
         rows += [_baseline(name, row, columns) for name, row in found["baselines"].items()]
         page.table([_METHODS[method], first, "95%", *others, "time"], rows)
-        page.say(f"per cent, mean ± standard deviation over {_count(found['seeds'])}: {seeds}", style="dim")
+        page.say(f"mean ± standard deviation over {plural(found['seeds'], 'seed')}: {seeds}", style="dim")
         page.say("")
     for verdict in found["verdicts"]:
         page.say(verdict["verdict"])
@@ -182,20 +179,15 @@ def draw_probe(page: Page, found: Found) -> None:
 def _row(row: Found, columns: Mapping[str, str]) -> list[object]:
     figures = row["figures"]
     cells: list[object] = [_spread(figures[name]) for name in columns]
-    span = row["interval"]
-    cells.insert(1, f"{100 * span[0]:.1f}–{100 * span[1]:.1f}" if span else None)
-    return [row["label"], *cells, format_seconds(row["seconds"])]
+    cells.insert(1, interval("accuracy", row["interval"]) or None)
+    return [row["label"], *cells, clock(row["seconds"])]
 
 
 def _baseline(name: str, row: Found, columns: Mapping[str, str]) -> list[object]:
-    first, *others = (f"{100 * row[figure]:.1f}" for figure in columns)
-    return [_BASELINES[name], first, None, *others, None]
+    first, *others = (percent(row[figure]) for figure in columns)
+    return [baseline_name(name), first, None, *others, None]
 
 
 def _spread(figure: Found) -> str:
     sd = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
-    return f"{100 * figure['mean']:.1f}{sd}"
-
-
-def _count(seeds: int) -> str:
-    return f"{seeds} seed{'s' * (seeds > 1)}"
+    return percent(figure["mean"]) + sd

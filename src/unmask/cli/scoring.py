@@ -16,6 +16,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError, Interrupted
+from unmask.reporting.format import interval, percent
 
 if TYPE_CHECKING:
     from unmask.progress import Progress
@@ -287,10 +288,9 @@ def draw_pairs(page: Page, found: Mapping[str, Any]) -> None:
         page.table(("term", *_HEADER), [[row["term"], *_figures(row)] for row in found["terms"]])
     page.table((found["method"], *_HEADER), [["all pairs", *_figures(found)]])
     if len(table) > 1:
-        page.say(f"mean over {len(table)} paradigms {found['mean_of_paradigms']:.3f}")
+        page.say(f"mean over {len(table)} paradigms {percent(found['mean_of_paradigms'])}")
     page.say(f"intervals: {found['interval_method']}; a tie is not right", style="dim")
 
 
 def _figures(row: Mapping[str, Any]) -> list[object]:
-    low, high = row["interval"]
-    return [f"{row['accuracy']:.3f}", f"{low:.3f}–{high:.3f}", row["pairs"], row["ties"]]
+    return [percent(row["accuracy"]), interval("accuracy", row["interval"]), row["pairs"], row["ties"]]

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from unmask.progress import Progress
+from unmask.reporting.format import cell, clock, progress_metrics
 
 if TYPE_CHECKING:  # rich is imported where something is drawn, so that --help is quick
     import rich.progress
@@ -82,12 +83,12 @@ class TerminalProgress(Progress):
     def end(self) -> None:
         if self._phases:
             phase = self._phases.pop()
-            self._print_phase(phase, f"in {format_seconds(self._clock() - phase.began)}", ended=True)
+            self._print_phase(phase, f"in {clock(self._clock() - phase.began)}", ended=True)
 
     def _print_phase(self, phase: _Phase, last: str, ended: bool = False) -> None:
         unfinished = phase.share is not None and phase.share < 0.995
         share = "done" if ended and not unfinished else format_share(phase.share)
-        parts = [phase.name, share, *format_figures(phase.figures), last]
+        parts = [phase.name, share, *progress_metrics(phase.figures), last]
         self._console.print("  ".join(part for part in parts if part), soft_wrap=True)
 
     def _time(self, phase: _Phase) -> str:
@@ -98,8 +99,8 @@ class TerminalProgress(Progress):
             passed, gained = now - phase.first[0], phase.share - phase.first[1]
             left = passed * (1 - phase.share) / gained if passed > 1 and gained > 0.005 else None
         if isinstance(left, int | float):
-            return f"{format_seconds(left)} left"
-        return f"after {format_seconds(now - phase.began)}"
+            return f"{clock(left)} left"
+        return f"after {clock(now - phase.began)}"
 
 
 class LineProgress(TerminalProgress):
@@ -143,7 +144,7 @@ class BarProgress(TerminalProgress):
         super().advance(share, figures)
         if self._bars is not None and self._phases:
             phase = self._phases[-1]
-            parts = [format_share(phase.share), *format_figures(figures), self._time(phase)]
+            parts = [format_share(phase.share), *progress_metrics(figures), self._time(phase)]
             text = "  ".join(part for part in parts if part)
             total = None if phase.share is None else 1.0
             self._bars.update(self._tasks[-1], total=total, completed=phase.share or 0.0, text=text)
@@ -179,52 +180,9 @@ def terminal_progress(stderr: TextIO, clock: Callable[[], float] = time.monotoni
     return LineProgress(console, clock)
 
 
-# ---------------------------------------------------------------- figures
-
-
-def format_seconds(seconds: float) -> str:
-    """Return ``1:12``, or ``2:03:04`` from an hour on."""
-    whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
 def format_share(share: float | None) -> str:
     """Return a share in per cent, or nothing."""
     return "" if share is None else f"{int(share * 100)}%"
-
-
-def format_number(value: object) -> str:
-    """Return a number short enough to read: ``21,300``, ``3.214``, ``5e-05``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
-
-
-def format_bytes(count: float) -> str:
-    """Return ``812 MB`` or ``3.4 GB`` (powers of ten)."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:.0f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def format_figures(figures: Mapping[str, object]) -> list[str]:
-    """Return each figure in words: ``loss 3.214``, ``21,300 tok/s``, ``58,012 documents``."""
-    words = []
-    for name, value in figures.items():
-        if name == "seconds_left" or value is None:
-            continue
-        label = name.replace("_", " ")
-        if name.endswith("/s") and isinstance(value, int | float):
-            words.append(f"{value:,.0f} {label.replace('tokens', 'tok')}")
-        elif name.endswith("s") and isinstance(value, int) and not isinstance(value, bool):
-            words.append(f"{value:,} {label}")
-        else:
-            words.append(f"{label} {format_number(value)}")
-    return words
 
 
 # ---------------------------------------------------------------- answers
@@ -261,7 +219,7 @@ class Page:
         """Print names beside values; numbers get their thousands separated."""
         width = max(len(name) for name in rows)
         for name, value in rows.items():
-            self.say(f"{name:<{width}}  {format_number(value)}")
+            self.say(f"{name:<{width}}  {cell(value)}")
 
     def table(
         self, header: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[int] = (0,)
@@ -270,7 +228,7 @@ class Page:
 
         Args:
             header: the names of the columns.
-            rows: a value for each column; ``None`` is shown as ``-``.
+            rows: a value for each column; ``None`` is shown as ``–``.
             left: columns that hold words; the others are numbers and stand on the right.
         """
         from rich.box import SIMPLE_HEAD
@@ -280,5 +238,5 @@ class Page:
         for number, name in enumerate(header):
             table.add_column(name, justify="left" if number in left else "right", overflow="fold")
         for row in rows:
-            table.add_row(*("-" if value is None else format_number(value) for value in row))
+            table.add_row(*(cell(value) for value in row))
         self._console.print(table)

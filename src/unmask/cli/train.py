@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
-from unmask.cli.terminal import Page, format_bytes, format_seconds
+from unmask.cli.terminal import Page
 from unmask.errors import DataError
+from unmask.reporting.format import baseline_name, byte_size, clock, loss, percent, plural
 
 if TYPE_CHECKING:
     from unmask.config.settings import RunConfig
@@ -138,7 +139,9 @@ def answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None
     if examples:
         draw_examples(page, read_json(folder.examples) or [])
     page.say("")
-    page.say(f"{result.steps:,} steps over {result.tokens:,} tokens in {format_seconds(result.seconds)}")
+    page.say(
+        f"{plural(result.steps, 'step')} over {plural(result.tokens, 'token')} in {clock(result.seconds)}"
+    )
     page.say(f"model:  {folder.model}")
     page.say(f"report: {folder.report}")
 
@@ -192,15 +195,13 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
 def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
     """Draw the figures on held-out text beside those of the baselines and of the model before training."""
     rows = _beside_before(evaluation)
-    names = {"ngram": "n-gram", "ngram_true_neighbours": "n-gram that sees all neighbours"}
     for key, baseline in (evaluation.get("baselines") or {}).items():
-        rows.append([names.get(key, key.replace("_", " ")), baseline.get("accuracy"), baseline.get("loss")])
+        rows.append(_accuracy_row(baseline_name(key), baseline))
     page.table(["held-out text", "accuracy", "loss"], rows)
     masked = evaluation.get("masked_tokens")
     if masked is not None:
-        page.say(
-            f"over {masked:,} masked tokens of {evaluation.get('documents', 0):,} documents", style="dim"
-        )
+        documents = plural(evaluation.get("documents", 0), "document")
+        page.say(f"over {plural(masked, 'masked token')} of {documents}", style="dim")
     if general := evaluation.get("general"):
         page.say("")
         page.table(["general text", "accuracy", "loss"], _beside_before(general))
@@ -208,10 +209,14 @@ def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
 
 def _beside_before(figures: Mapping[str, Any]) -> list[list[object]]:
     """Return a row for a model, and one for what it was before training."""
-    rows: list[list[object]] = [["this model", figures.get("accuracy"), figures.get("loss")]]
+    rows = [_accuracy_row("this model", figures)]
     if before := figures.get("before"):
-        rows.append(["the same before training", before.get("accuracy"), before.get("loss")])
+        rows.append(_accuracy_row("the same before training", before))
     return rows
+
+
+def _accuracy_row(name: str, row: Mapping[str, Any]) -> list[object]:
+    return [name, percent(row.get("accuracy")), loss(row.get("loss"))]
 
 
 def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int = 4) -> None:
@@ -258,9 +263,9 @@ def draw_plan(page: Page, plan: Any) -> None:
             "parameters": plan.parameters,
             "tokens per epoch": plan.tokens_per_epoch,
             "steps": plan.steps,
-            "peak memory": format_bytes(plan.peak_memory_bytes),
-            "disk needed": format_bytes(plan.disk_bytes),
+            "peak memory": byte_size(plan.peak_memory_bytes),
+            "disk needed": byte_size(plan.disk_bytes),
             "seconds per step": f"{plan.seconds_per_step:.3g}",
-            "time in all": format_seconds(plan.total_seconds),
+            "time in all": clock(plan.total_seconds),
         }
     )

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from unmask.reporting import plots
-from unmask.reporting.format import count, figure, percent, points
-from unmask.reporting.plots import Row, as_float
+from unmask.reporting.cells import Cell, change_cell, metric_cell
+from unmask.reporting.format import METRICS, as_float, count, loss, percent, plural, points
+from unmask.reporting.plots import Row
 from unmask.reporting.record import RunRecord
 
 Found = Mapping[str, Any]
 
 _GAIN = 0.99
 """After this share of the whole fall in held-out loss, what came is called no further gain."""
-_NAMES = {"accuracy": "filled in exactly", "loss": "loss (nats)", "perplexity": "perplexity"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure as text, and its interval as text or nothing."""
-
-    text: str
-    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,8 @@ def _share(relative: Found | None) -> str:
 def _loss_clause(change: Found) -> str:
     if _sign(change["loss"]) == 0:
         return ""
-    loss = as_float(change["loss"]["value"])
-    return f"; its loss {'fell' if loss < 0 else 'rose'} by {figure(abs(loss))} nats"
+    gap = as_float(change["loss"]["value"])
+    return f"; its loss {'fell' if gap < 0 else 'rose'} by {loss(abs(gap))} nats"
 
 
 def _general_clause(found: Found) -> str:
@@ -166,44 +158,22 @@ def course(record: RunRecord) -> Course | None:
 def lines(part: Found) -> list[Line]:
     """The table of one text: accuracy, loss and perplexity of both models."""
     return [
-        Line(name, _cell(part["before"], key), _cell(part["after"], key), _change(part, key))
-        for key, name in _NAMES.items()
+        Line(
+            METRICS[key],
+            metric_cell(part["before"], key),
+            metric_cell(part["after"], key),
+            _change(part, key),
+        )
+        for key in ("accuracy", "loss", "perplexity")
     ]
 
 
-def _cell(side: Found, key: str) -> Cell:
-    style = percent if key == "accuracy" else figure
-    return Cell(style(side[key]), _range(side["intervals"].get(key), style))
-
-
 def _change(part: Found, key: str) -> Cell:
-    if key == "perplexity":
-        before, after = (as_float(part[side]["perplexity"]) for side in ("before", "after"))
-        ratio = after / before - 1 if before else math.nan
-        return Cell("–" if math.isnan(ratio) else f"{100 * ratio:+.1f}%".replace("-", "−"))
-    return _gap(part["change"][key], key)
-
-
-def _gap(found: Found, key: str) -> Cell:
-    """A difference with its interval: of shares in points, otherwise a signed number."""
-    value = as_float(found["value"])
-    if key == "accuracy":
-        return Cell(points(value, signed=True), _range(found["interval"], _point))
-    return Cell(_nats(value), _range(found["interval"], _nats))
-
-
-def _point(value: object) -> str:
-    return f"{100 * as_float(value):+.1f}".replace("-", "−")
-
-
-def _nats(value: object) -> str:
-    if math.isnan(as_float(value)):
-        return "not finite"
-    return f"{as_float(value):+.3f}".replace("-", "−")
-
-
-def _range(interval: Sequence[float] | None, style: Any) -> str:
-    return "" if interval is None else " to ".join(style(end) for end in interval)
+    if key != "perplexity":
+        return change_cell(part["change"][key], key)
+    before, after = (as_float(part[side]["perplexity"]) for side in ("before", "after"))
+    ratio = after / before - 1 if before else math.nan
+    return Cell("–" if math.isnan(ratio) else f"{100 * ratio:+.1f}%".replace("-", "−"))
 
 
 def groups(found: Found) -> list[Group]:
@@ -218,7 +188,7 @@ def _groups(found: Found) -> Iterator[Group]:
         rows.append(("added words", added))
     for label, row in rows:
         before, after = (as_float(row[side]["accuracy"]) for side in ("before", "after"))
-        change = _gap(row["change"]["accuracy"], "accuracy")
+        change = change_cell(row["change"]["accuracy"], "accuracy")
         yield Group(label, int(row["masked_tokens"]), before, after, change)
 
 
@@ -229,10 +199,10 @@ def forgetting(found: Found) -> str | None:
     rise = found["forgetting"]["loss"]
     value = as_float(rise["value"])
     if _sign(rise) == 0 and rise["interval"] is not None:
-        return f"Forgetting: the loss on general text changed by {figure(value, signed=True)} nats, which may be chance."
+        return f"Forgetting: the loss on general text changed by {loss(value, signed=True)} nats, which may be chance."
     if value < 0:
-        return f"Nothing was forgotten: the loss on general text fell by {figure(-value)} nats."
-    return f"Forgetting: the loss on general text rose by {figure(value)} nats."
+        return f"Nothing was forgotten: the loss on general text fell by {loss(-value)} nats."
+    return f"Forgetting: the loss on general text rose by {loss(value)} nats."
 
 
 def added_note(found: Found) -> str | None:
@@ -240,7 +210,7 @@ def added_note(found: Found) -> str | None:
     added = found.get("added_words")
     if not added:
         return None
-    said = f"The vocabulary of the base was extended by {count(added['words'])} words before this run"
+    said = f"The vocabulary of the base was extended by {plural(added['words'], 'word')} before this run"
     if not added["masked_tokens"]:
         return f"{said}; none of them is among the masked tokens."
     return f"{said}; in the base their embeddings are the mean of the pieces they replace."

@@ -15,9 +15,18 @@ import yaml
 
 from unmask.errors import DiskError
 from unmask.reporting.adaptation import section
-from unmask.reporting.format import environment
-from unmask.reporting.page import comparison, course_of, facts, ngram_note, not_finite, standing, verdict
+from unmask.reporting.page import (
+    before_after,
+    comparison,
+    course_of,
+    facts,
+    ngram_note,
+    not_finite,
+    standing,
+    verdict,
+)
 from unmask.reporting.record import RunRecord, read_record
+from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
 from unmask.storage import write_atomically
 
@@ -50,7 +59,7 @@ def model_card(folder: RunFolder) -> str:
             ngram=_plain(ngram_note(record)),
             mask_rate=(record.evaluation or {}).get("mask_rate"),
             evaluation=record.evaluation,
-            before=None if record.adaptation else (record.evaluation or {}).get("before"),
+            before_after=list(before_after(record)),
             adaptation=_adaptation(record),
             warnings=[_plain(warning) for warning in not_finite(record)],
             facts=[(_plain(name), _plain(value)) for name, value in _public_facts(record)],

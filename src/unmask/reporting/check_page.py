@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unmask.reporting.format import count, duration, environment, figure, percent
+from unmask.reporting.format import count, number, percent, rough_duration
+from unmask.reporting.render import environment
 
 Found = Mapping[str, Any]
 _WORDS = {"problem": "Problem", "warning": "Warning", "note": "Note", "ok": "In order"}
@@ -37,7 +38,7 @@ def render_check(found: Found) -> str:
         lengths=list(length_rows(found["lengths"])),
         errors=list(error_rows(found)),
         shown_pairs=_PAIRS,
-        time=duration(found["plan"]["seconds"]),
+        time=rough_duration(found["plan"]["seconds"]),
     )
 
 
@@ -73,7 +74,7 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
     yield "Empty", count(read["empty"])
     yield (
         "Length",
-        f"median {figure(quantiles['0.5'])} {lengths['unit']}, 95% below {figure(quantiles['0.95'])}",
+        f"median {number(quantiles['0.5'])} {lengths['unit']}, 95% below {number(quantiles['0.95'])}",
     )
     yield (
         "Longest",
@@ -82,7 +83,7 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
     if found["model"]:
         yield "Model", found["model"]
     if found["vocabulary"] and found["vocabulary"]["pieces_per_word"]:
-        yield "Fertility", f"{figure(found['vocabulary']['pieces_per_word'])} pieces per word"
+        yield "Fertility", f"{number(found['vocabulary']['pieces_per_word'])} pieces per word"
     scripts = found["text"]["scripts"][:5]
     yield (
         "Letters",

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmask.reporting.evaluation_plots import Mark, Picture, Scale, Series, calibration_chart, legend, ranges
-from unmask.reporting.format import count, environment, figure, percent, points
-from unmask.reporting.plots import as_float
+from unmask.reporting.cells import Cell, change_cell, metric_cell
+from unmask.reporting.evaluation_plots import Picture, Scale, Series, calibration_chart, legend, ranges
+from unmask.reporting.format import (
+    METRICS,
+    WORD_METRICS,
+    as_float,
+    baseline_name,
+    count,
+    interval,
+    loss,
+    number,
+    percent,
+    plural,
+)
+from unmask.reporting.render import environment
 
 Found = Mapping[str, Any]
 
-FIGURES = {
-    "accuracy": "filled in exactly",
-    "loss": "loss",
-    "perplexity": "perplexity",
-    "accuracy_at_5": "among the first 5",
-    "accuracy_at_10": "among the first 10",
-    "mean_reciprocal_rank": "mean reciprocal rank",
-}
-ROW_FIGURES = {key: name for key, name in FIGURES.items() if key != "perplexity"}
-WORD_FIGURES = {
-    "loss_per_word": "nats per masked word",
-    "accuracy": "words right",
-    "pieces_per_word": "pieces per word",
-}
-BASELINES = {
-    "most_frequent_token": "most frequent token",
-    "ngram": "bidirectional n-gram",
-    "ngram_true_neighbours": "n-gram shown every neighbour",
-}
+ROW_METRICS = {key: name for key, name in METRICS.items() if key != "perplexity"}
 _ABSOLUTE: tuple[tuple[str, str, Scale], ...] = (
     ("accuracy", "Filled in exactly", "share"),
     ("loss", "Loss", "number"),
@@ -39,15 +33,6 @@ _CHANGES: tuple[tuple[str, str, Scale], ...] = (
     ("accuracy", "Filled in exactly, points", "points"),
     ("loss", "Loss", "change"),
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure as text, with its interval as text or nothing, and its share of a bar."""
-
-    text: str
-    interval: str = ""
-    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,17 +91,17 @@ def _render(**values: Any) -> str:
     lists = "table changes strata differences scales notes facts marks errors labels".split()
     blank: dict[str, Any] = {name: [] for name in lists} | {"calibration": None, "baselines": None}
     found = environment()
-    found.filters["figures"] = lambda row: [_cell(row, key) for key in ROW_FIGURES]
+    found.filters["metric_cells"] = lambda row: [metric_cell(row, key) for key in ROW_METRICS]
     return found.get_template("evaluation.html.j2").render(**(blank | values))
 
 
 def _parts(found: Sequence[Found]) -> dict[str, Any]:
     """What the pages of evaluations and of comparisons of tokens share."""
     bins = [(row["label"], row["calibration"]["bins"]) for row in found]
-    errors = [(row["label"], figure(row["calibration"]["expected_calibration_error"])) for row in found]
+    errors = [(row["label"], number(row["calibration"]["expected_calibration_error"])) for row in found]
     return {
-        "names": FIGURES,
-        "row_names": ROW_FIGURES,
+        "names": METRICS,
+        "row_names": ROW_METRICS,
         "marks": legend([row["label"] for row in found]) if len(found) > 1 else [],
         "strata": list(strata(found)),
         "calibration": calibration_chart("calibration", "How often the most probable token is right", bins),
@@ -133,11 +118,11 @@ def _parts(found: Sequence[Found]) -> dict[str, Any]:
 def evaluation_verdict(found: Sequence[Found]) -> str:
     """The one sentence of the page, with its figures."""
     first = found[0]
-    place = f"Of {count(first['masked_tokens'])} masked tokens in {_documents(first['documents'])}"
+    place = f"Of {count(first['masked_tokens'])} masked tokens in {plural(first['documents'], 'document')}"
     if len(found) == 1:
         said = f"{first['label']} fills in {percent(first['accuracy'])} exactly{_between(first)}"
         beside = "; ".join(
-            f"{BASELINES[name]}: {percent(row['accuracy'])}"
+            f"{baseline_name(name)}: {percent(row['accuracy'])}"
             for name, row in (first["baselines"] or {}).items()
         )
         return f"{place}, {said}." + (f" Beside it: {beside}." if beside else "")
@@ -150,13 +135,9 @@ def evaluation_verdict(found: Sequence[Found]) -> str:
     return f"{place}, {best['label']} fills in the most exactly: {percent(best['accuracy'])}{_between(best)}."
 
 
-def _documents(number: int) -> str:
-    return f"{count(number)} document{'s' * (number != 1)}"
-
-
 def _between(row: Found) -> str:
-    interval = row["intervals"]["accuracy"]
-    return "" if interval is None else f" (95% interval {percent(interval[0])} to {percent(interval[1])})"
+    span = interval("accuracy", row["intervals"]["accuracy"])
+    return span and f" (95% interval {span})"
 
 
 def figure_rows(found: Sequence[Found]) -> Iterator[tuple[str, bool, list[Cell]]]:
@@ -165,26 +146,19 @@ def figure_rows(found: Sequence[Found]) -> Iterator[tuple[str, bool, list[Cell]]
     for row in reversed(tokenizers.values()):
         after = f", tokens of {row['label']}" if len(tokenizers) > 1 else ""
         for name, baseline in (row["baselines"] or {}).items():
-            yield BASELINES[name] + after, False, [_cell(baseline, key) for key in FIGURES]
+            yield baseline_name(name) + after, False, [metric_cell(baseline, key) for key in METRICS]
     for row in found:
-        yield row["label"], True, [_cell(row, key) for key in FIGURES]
-
-
-def _cell(row: Found, key: str) -> Cell:
-    show: Callable[[object], str] = percent if key.startswith("accuracy") else figure
-    value, interval = row.get(key), row["intervals"].get(key)
-    span = "" if interval is None else f"{show(interval[0])} – {show(interval[1])}"
-    return Cell(show(value), span, as_float(value) if key == "accuracy" else None)
+        yield row["label"], True, [metric_cell(row, key) for key in METRICS]
 
 
 def token_changes(found: Found) -> Iterator[tuple[str, list[str], Cell]]:
     """Yield the rows of the table of differences: name, both figures, and their difference."""
-    for key, name in FIGURES.items():
+    for key, name in METRICS.items():
         if key in found["difference"]:
             yield (
                 name,
-                [_cell(found[side], key).text for side in ("a", "b")],
-                _change(found["difference"][key], key),
+                [metric_cell(found[side], key).text for side in ("a", "b")],
+                change_cell(found["difference"][key], key),
             )
 
 
@@ -193,32 +167,19 @@ def word_changes(found: Found) -> Iterator[tuple[str, list[str], Cell]]:
     bits, words = found["bits_per_byte"], found["words"]
     yield (
         "bits per byte",
-        [figure(side["value"]) for side in bits["models"]],
-        _change(bits["difference"], "bits"),
+        [loss(side["value"]) for side in bits["models"]],
+        change_cell(bits["difference"], "bits"),
     )
-    for key, name in WORD_FIGURES.items():
-        sides = [_cell(side, key).text for side in words["models"]]
-        change = words["difference"].get(key)
-        yield name, sides, Cell("–") if change is None else _change(change, key)
-
-
-def _change(found: Found, key: str) -> Cell:
-    def show(value: float) -> str:
-        if key.startswith("accuracy"):
-            return points(value, signed=True).removesuffix(" points")
-        return f"{value:+.3f}".replace("-", "−")
-
-    unit = " points" if key.startswith("accuracy") else ""
-    interval = found["interval"]
-    span = "" if interval is None else f"{show(interval[0])} to {show(interval[1])}"
-    return Cell(show(found["value"]) + unit, span)
+    for key, name in WORD_METRICS.items():
+        sides = [metric_cell(side, key).text for side in words["models"]]
+        yield name, sides, change_cell(words["difference"].get(key), key)
 
 
 def _facts(rows: Sequence[Found]) -> list[tuple[str, str]]:
     found = rows[0]
     alike = len({row["positions"] for row in rows}) == 1
     asked = " · ".join(
-        f"{count(row['masked_tokens'])} masked tokens of {_documents(row['documents'])}"
+        f"{count(row['masked_tokens'])} masked tokens of {plural(row['documents'], 'document')}"
         for row in (rows[:1] if alike else rows)
     )
     shares = f"{percent(found['mask_share'])} hidden, {percent(found['random_share'])} replaced, the rest as it was"
@@ -238,7 +199,7 @@ def _word_facts(found: Found) -> list[tuple[str, str]]:
     words, bits = found["words"], found["bits_per_byte"]
     return [
         ("Text", ", ".join(found["data"])),
-        ("Words", f"{count(words['masked_words'])} masked of {_documents(words['documents'])}"),
+        ("Words", f"{count(words['masked_words'])} masked of {plural(words['documents'], 'document')}"),
         ("Bytes", f"{count(bits['bytes'])} in {count(bits['passages'])} passages, method {bits['method']}"),
         ("Sequences", f"up to {count(found['max_length'])} tokens"),
         ("Intervals", found["interval"]),
@@ -304,14 +265,3 @@ def _scale_pictures(found: Found) -> list[Picture]:
         ranges(key, item.label[0].upper() + item.label[1:], found["labels"], [item], "number")
         for key, item in zip(("bits", "words"), series, strict=True)
     ]
-
-
-__all__ = [
-    "Cell",
-    "Mark",
-    "Stratum",
-    "evaluation_verdict",
-    "figure_rows",
-    "render_comparison",
-    "render_evaluation",
-]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.reporting.drawing import COLOUR, drawing, dress
-from unmask.reporting.plots import Row, as_float
+from unmask.reporting.format import as_float
+from unmask.reporting.plots import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

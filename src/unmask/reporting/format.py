@@ -1,87 +1,125 @@
-"""Figures as text, and the templates that show them: what all pages and the model card share."""
+"""Metrics, counts, durations and sizes as text: one wording for the pages, the model card and the terminal."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
-from unmask.reporting.plots import Row, as_float
+METRICS = {
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "accuracy_at_5": "accuracy@5",
+    "accuracy_at_10": "accuracy@10",
+    "mean_reciprocal_rank": "mean reciprocal rank",
+}
+"""Names of the metrics at masked tokens, by their keys in JSON."""
+WORD_METRICS = {
+    "loss_per_word": "nats per masked word",
+    "accuracy": "word accuracy",
+    "pieces_per_word": "subwords per word",
+}
+"""Names of the metrics at masked words, which compare models with different tokenizers."""
+BASELINES = {
+    "most_frequent_token": "most frequent token",
+    "ngram": "bidirectional n-gram",
+    "ngram_true_neighbours": "n-gram with true neighbours",
+    "most_frequent_label": "most frequent label",
+    "most_frequent_label_of_token": "most frequent label of the token",
+}
+"""Names of the baselines, by their keys in JSON."""
+_SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall"}
+_MISSING, _NOT_FINITE = "–", "not finite"
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
-_TEMPLATES = Path(__file__).parent / "templates"
-
-
-def environment() -> Environment:
-    """Return the templates' environment. HTML is escaped; only the Markdown of the model card is not HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
-    escaping = select_autoescape(enabled_extensions=(), disabled_extensions=("md.j2",), default=True)
-    found = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=escaping,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    found.filters.update(percent=percent, count=count, figure=figure, change=change, bar=bar)
-    return found
+def as_float(value: object) -> float:
+    """Return ``value`` as a float, with NaN for everything that is not a finite number (``None`` too)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return math.nan
+    return float(value)
 
 
-def percent(value: object) -> str:
+def baseline_name(key: str) -> str:
+    """Return the name of a baseline by its key in JSON."""
+    return BASELINES.get(key, key.replace("_", " "))
+
+
+def percent(value: object, digits: int = 1) -> str:
     """A share as ``36.4%``; tiny ones as ``<0.1%``."""
     share = as_float(value)
     if math.isnan(share):
-        return "not finite" if value is not None else "–"
-    return "<0.1%" if 0 < share < 0.0005 else f"{100 * share:.1f}%"
+        return _absent(value)
+    least = 10.0 ** -(2 + digits)
+    return f"<{100 * least:g}%" if 0 < share < least / 2 else f"{100 * share:.{digits}f}%"
 
 
-def points(gap: float, signed: bool = False) -> str:
+def points(gap: object, signed: bool = False) -> str:
     """A difference of two shares as ``4.4 points``."""
-    if math.isnan(gap):
-        return "not finite"
-    return f"{100 * gap:{'+' if signed else ''}.1f} points".replace("-", "−")
+    return _NOT_FINITE if math.isnan(as_float(gap)) else f"{_point(gap, '+' if signed else '')} points"
+
+
+def _point(gap: object, sign: str = "+") -> str:
+    return f"{100 * as_float(gap):{sign}.1f}".replace("-", "−")
 
 
 def count(value: object) -> str:
     """A whole number with separators."""
     number = as_float(value)
-    return "not finite" if math.isnan(number) else f"{round(number):,}"
+    return _absent(value) if math.isnan(number) else f"{round(number):,}"
 
 
-def figure(value: object, signed: bool = False) -> str:
-    """A number in about four digits."""
-    number = as_float(value)
-    if math.isnan(number):
-        return "not finite" if value is not None else "–"
-    size = abs(number)
-    style = (
-        ",.0f"
-        if 1000 <= size < 1e6
-        else ".2f"
-        if 0.1 <= size < 100
-        else ".1f"
-        if 100 <= size < 1000
-        else ".3g"
-    )
-    return format(number, ("+" if signed else "") + style).replace("-", "−")
+def plural(number: int, noun: str, nouns: str | None = None) -> str:
+    """A count with its noun: ``1 document``, ``1,234 documents``; ``nouns`` is the plural where an s does not make it."""
+    return f"{count(number)} {noun if number == 1 else nouns or noun + 's'}"
 
 
-def change(pair: tuple[Row, Row], key: str) -> str:
-    """How a figure changed: points for a share, otherwise a signed number."""
-    if any(row.get(key) is None for row in pair):
-        return "–"
-    before, after = (as_float(row[key]) for row in pair)
-    return points(after - before, signed=True) if key == "accuracy" else figure(after - before, signed=True)
+def number(value: object, signed: bool = False) -> str:
+    """A number in about four digits: ``51.47``, ``0.0312``, ``123,456``."""
+    found = as_float(value)
+    if math.isnan(found):
+        return _absent(value)
+    size = abs(found)
+    if 1000 <= size < 1e6:
+        style = ",.0f"
+    elif 0.1 <= size < 1000:
+        style = ".2f" if size < 100 else ".1f"
+    else:
+        style = ".3g"
+    return format(found, ("+" if signed else "") + style).replace("-", "−")
 
 
-def bar(value: object) -> str:
-    """A share as the width of a bar, a CSS percentage of bare digits."""
-    share = as_float(value)
-    return "0%" if math.isnan(share) else f"{100 * min(1.0, max(0.0, share)):.1f}%"
+def loss(value: object, signed: bool = False) -> str:
+    """A loss, or another quantity in nats or bits, with three decimals."""
+    found = as_float(value)
+    return _absent(value) if math.isnan(found) else f"{found:{'+' if signed else ''}.3f}".replace("-", "−")
+
+
+def _absent(value: object) -> str:
+    return _MISSING if value is None else _NOT_FINITE
+
+
+def metric(key: str, value: object) -> str:
+    """A metric by its key: shares such as accuracy as a percentage, perplexity in four digits, losses with three decimals."""
+    if key in _SHARES:
+        return percent(value)
+    return number(value) if key == "perplexity" else loss(value)
+
+
+def metric_change(key: str, value: object) -> str:
+    """A difference of a metric, signed: in points for a share."""
+    if key in _SHARES:
+        return points(value, signed=True)
+    return number(value, signed=True) if key == "perplexity" else loss(value, signed=True)
+
+
+def interval(key: str, ends: Sequence[float] | None) -> str:
+    """The interval of a metric as ``44.1–46.2%`` or ``3.310–3.622``; nothing without one."""
+    return f"{metric(key, ends[0]).removesuffix('%')}–{metric(key, ends[1])}" if ends else ""
+
+
+def change_interval(key: str, ends: Sequence[float] | None) -> str:
+    """The interval of a difference as ``+2.8 to +4.8`` (points) or ``−0.210 to −0.190``; nothing without one."""
+    return " to ".join(_point(end) if key in _SHARES else loss(end, signed=True) for end in ends or ())
 
 
 def duration(seconds: float) -> str:
@@ -91,3 +129,53 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def rough_duration(seconds: float) -> str:
+    """An estimated time as ``about 3 minutes`` or ``about 2.5 days``."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 1.5 * size:
+            return f"about {seconds / size:{'.2g' if seconds < 10 * size else ',.0f'}} {unit}s"
+    return f"about {plural(max(1, round(seconds)), 'second')}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``1:12``, or ``2:03:04`` from an hour on."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def byte_size(size: float) -> str:
+    """Bytes as ``812 MB`` or ``3.4 GB`` (powers of ten)."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= one:
+            return f"{size / one:.{1 if size < 10 * one else 0}f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def cell(value: object) -> str:
+    """Any value for a table or a log line: text as it is, numbers as ``21,300``, ``3.214`` or ``5e-05``."""
+    if value is None:
+        return _MISSING
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
+
+
+def progress_metrics(metrics: Mapping[str, object]) -> list[str]:
+    """What a phase of work reports of itself: ``loss 3.214``, ``21,300 tok/s``, ``58,012 documents``."""
+    words = []
+    for name, value in metrics.items():
+        label = name.replace("_", " ")
+        if name == "seconds_left" or value is None:
+            continue
+        if name.endswith("/s") and isinstance(value, int | float):
+            words.append(f"{value:,.0f} {label.replace('tokens', 'tok')}")
+        elif name.endswith("s") and isinstance(value, int) and not isinstance(value, bool):
+            words.append(plural(value, label.removesuffix("s"), label))
+        else:
+            words.append(f"{label} {cell(value)}")
+    return words

@@ -15,17 +15,24 @@ from typing import Any
 
 from unmask.errors import DiskError
 from unmask.reporting import adaptation, plots
-from unmask.reporting.format import count, duration, environment, figure, percent, points
-from unmask.reporting.plots import Row, as_float, not_finite_steps
+from unmask.reporting.format import (
+    METRICS,
+    as_float,
+    baseline_name,
+    count,
+    duration,
+    loss,
+    metric,
+    metric_change,
+    number,
+    percent,
+    points,
+)
+from unmask.reporting.plots import Row, not_finite_steps
 from unmask.reporting.record import RunRecord, passage_of, read_record
+from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
 from unmask.storage import write_atomically
-
-_BASELINES = {
-    "most_frequent_token": "most frequent token",
-    "ngram": "bidirectional n-gram",
-    "ngram_true_neighbours": "n-gram shown every neighbour",
-}
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -56,7 +63,7 @@ def render_report(record: RunRecord) -> str:
         course=course_of(record),
         warnings=warnings(record),
         comparison=comparison(record),
-        before=None if record.adaptation else (record.evaluation or {}).get("before"),
+        before_after=list(before_after(record)),
         adaptation=adaptation.section(record),
         ngram=ngram_note(record),
         charts=plots.main_charts(record.training, record.heldout, levels),
@@ -82,7 +89,7 @@ def accuracy_levels(record: RunRecord) -> dict[str, Row]:
     """What the model is measured against, by name: the baselines, then the starting checkpoint where there is one."""
     evaluation = record.evaluation or {}
     baselines = evaluation.get("baselines") or {}
-    levels = {_BASELINES.get(key, key.replace("_", " ")): row for key, row in baselines.items() if row}
+    levels = {baseline_name(key): row for key, row in baselines.items() if row}
     if evaluation.get("before"):
         levels["before training"] = evaluation["before"]
     return levels
@@ -102,7 +109,7 @@ def verdict(record: RunRecord) -> str:
         return f"At step {step} the model fills in {percent(accuracy)} of the masked tokens in held-out text exactly."
     if record.training:
         row = record.training[-1]
-        return f"At step {count(row['step'])} the training loss is {figure(row['loss'])}; nothing is evaluated yet."
+        return f"At step {count(row['step'])} the training loss is {loss(row['loss'])}; nothing is evaluated yet."
     return "Nothing is recorded yet."
 
 
@@ -192,6 +199,19 @@ def comparison(record: RunRecord) -> list[tuple[str, Row]]:
     ]
 
 
+def before_after(record: RunRecord) -> Iterator[tuple[str, str, str, str]]:
+    """Yield accuracy, loss and perplexity before and after training with their change, where nothing tells more of it."""
+    after = record.evaluation or {}
+    before = after.get("before")
+    if not before or record.adaptation:
+        return
+    for key in ("accuracy", "loss", "perplexity"):
+        sides = before.get(key), after.get(key)
+        gap = as_float(sides[1]) - as_float(sides[0])
+        change = "–" if None in sides else metric_change(key, gap)
+        yield METRICS[key], metric(key, sides[0]), metric(key, sides[1]), change
+
+
 def _perplexity(loss: object) -> float | None:
     """e to the loss; a baseline brings its loss alone."""
     return None if loss is None else math.exp(min(as_float(loss), 700.0))
@@ -262,7 +282,7 @@ def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     info, last = record.info, record.last or {}
     tokens, seconds = as_float(last.get("tokens")), as_float(last.get("seconds"))
     epoch = as_float(info.get("tokens_per_epoch"))
-    share = f" ({figure(tokens / epoch)} epochs)" if epoch > 0 and tokens > 0 else ""
+    share = f" ({number(tokens / epoch)} epochs)" if epoch > 0 and tokens > 0 else ""
     planned = f" of {count(info['steps'])}" if info.get("steps") and not record.finished else ""
     return [
         ("Steps", f"{count(last['step'])}{planned}" if last else None),

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.reporting.drawing import COLOUR, drawing, dress
+from unmask.reporting.format import as_float
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,13 +74,6 @@ class _Sketch:
     tick: Callable[[float], str] = field(default=lambda value: f"{value:g}")
     from_zero: bool = False
     small: bool = False
-
-
-def as_float(value: object) -> float:
-    """Return ``value`` as a float, with NaN for everything that is not a finite number (``None`` too)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return math.nan
-    return float(value)
 
 
 def not_finite_steps(rows: Iterable[Row], key: str) -> list[int]:

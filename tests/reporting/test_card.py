@@ -49,9 +49,9 @@ def test_front_matter_of_an_adapted_checkpoint(adapted: RunFolder) -> None:
 def test_figures_are_those_of_the_run(adapted: RunFolder) -> None:
     _, body = front_and_body(model_card(adapted))
     assert "Of 23,412 masked tokens in held-out text the model fills in 55.7% exactly" in body
-    assert "| bidirectional n-gram | 32.0% | 4.70 | 110.2 |" in body
-    assert "| **this model** | 55.7% | 2.06 | 7.88 |" in body
-    assert "| filled in exactly | 46.4% | 55.7% | +9.3 points |" in body
+    assert "| bidirectional n-gram | 32.0% | 4.702 | 110.2 |" in body
+    assert "| **this model** | 55.7% | 2.064 | 7.88 |" in body
+    assert "| accuracy | 46.4% | 55.7% | +9.3 points |" in body
     assert "| Parameters | 4,460,544 |" in body
 
 

@@ -207,14 +207,14 @@ def test_every_page_is_one_safe_file_and_the_same_every_time(name: str) -> None:
 def test_figures_stand_with_their_intervals_beside_the_baselines() -> None:
     text = Outline(render_evaluation([evaluation()])).text
     assert (
-        "Of 12,345 masked tokens in 210 documents, bert fills in 45.0% exactly (95% interval 40.5% to 49.5%). "
+        "Of 12,345 masked tokens in 210 documents, bert fills in 45.0% exactly (95% interval 40.5–49.5%). "
         "Beside it: most frequent token: 5.1%; bidirectional n-gram: 32.0%." in text
     )
     for part in (
-        "45.0%40.5% – 49.5%",
-        "3.252.93 – 3.58",
+        "45.0%40.5–49.5%",
+        "3.2502.925–3.575",
         "25.79",
-        "0.51",
+        "0.512",
         "expected calibration error: bert 0.0312.",
         "texts/held-out.jsonl",
         "0123456789abcdef",
@@ -256,17 +256,17 @@ def test_models_with_one_tokenizer_have_a_best_one() -> None:
 def test_a_comparison_shows_both_their_difference_and_where_it_lies() -> None:
     text = Outline(render_comparison(comparison())).text
     assert "new predicts this text better than old." in text
-    assert "filled in exactly45.0%50.0%+5.0 points+4.0 to +6.0" in text
-    assert "loss3.253.25−0.200−0.210 to −0.190" in text
+    assert "accuracy45.0%50.0%+5.0 points+4.0 to +6.0" in text
+    assert "loss3.2503.250−0.200−0.210 to −0.190" in text
     assert "to the right of zero new fills in more" in text
 
 
 def test_a_comparison_of_tokenizers_shows_words_and_bytes() -> None:
     text = Outline(render_comparison(words())).text
-    assert "bits per byte1.501.50−0.300−0.310 to −0.290" in text
+    assert "bits per byte1.5001.500−0.300−0.310 to −0.290" in text
     assert "825 masked of 59 documents" in text
     assert "9,978 in 93 passages, method within_word_l2r" in text
-    assert "pieces per word1.201.20–" in text
+    assert "subwords per word1.2001.200–" in text
 
 
 def test_names_and_notes_are_text_and_never_markup() -> None:

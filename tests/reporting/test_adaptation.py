@@ -107,7 +107,7 @@ def test_the_verdict_says_how_much_was_gained_and_lost() -> None:
     [
         ({"domain": part((0.35, 2.5), (0.3, 2.9))}, "14% fewer masked tokens exactly than the base: 35.0% → 30.0%"),
         ({"domain": part((0.35, 2.5), (0.3515, 2.5))}, "cannot be told apart by the masked tokens they fill in"),
-        ({"domain": part((0.35, 2.5), (0.352, 2.1))}, "its loss fell by 0.40 nats"),
+        ({"domain": part((0.35, 2.5), (0.352, 2.1))}, "its loss fell by 0.400 nats"),
         ({"domain": part((0.3, 2.5), (0.36, 2.1), None)}, "+6.0 points; too few documents for an interval"),
         ({"domain": part((0.0, 9.0), (0.1, 5.0))}, "fills in more masked tokens exactly than the base: 0.0%"),
         ({"domain": part((0.3, 2.5), (0.3, float("nan")))}, "are not finite numbers"),
@@ -189,7 +189,7 @@ def test_the_page_shows_every_figure_and_quotes_text_as_text(compared: RunFolder
     for shown in (
         "fills in 12% more masked tokens exactly than the base",
         *("31.2%", "35.0%", "+3.8 points", "+2.8 to +4.8", "−0.30"),
-        *("General text", "the loss on general text rose by 0.05 nats"),
+        *("General text", "the loss on general text rose by 0.050 nats"),
         *("100–999", "2,345 masked", "added words", "extended by 1,000 words"),
         *("aa11", "bb22", "cc33", "dd44"),
         "given &lt;b&gt;twice&lt;/b&gt; a day, the",
@@ -202,7 +202,7 @@ def test_the_page_shows_every_figure_and_quotes_text_as_text(compared: RunFolder
 def test_the_card_has_the_figures_but_neither_the_text_nor_a_path(compared: RunFolder) -> None:
     card = model_card(compared)
     for shown in (
-        "| 31.2% (30.2% to 32.2%) | 35.0%",
+        "| 31.2% (30.2–32.2%) | 35.0%",
         "+3.8 points (+2.8 to +4.8)",
         "| added words | 417 |",
         "dd44",
