@@ -29,8 +29,8 @@ types: $(STAMP)  ## check types
 
 check: lint types test  ## lint, types and test
 
-# The stamp is older than a changed lock or pyproject.toml, which installs again. The lock comes before torch, so that
-# what torch shares with others is there already, hashes checked, and torch brings nothing but its CUDA packages.
+# A changed lock or pyproject.toml is newer than the stamp, so it installs again. The lock is installed before torch, so
+# that shared dependencies are there already, with checked hashes, and torch adds only its CUDA packages.
 $(STAMP): pyproject.toml $(LOCK) requirements/torch.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "unmask needs Python 3.11 or newer and there is no '$(PYTHON)': make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -42,13 +42,13 @@ $(STAMP): pyproject.toml $(LOCK) requirements/torch.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
-# $(call new_enough,PYTHON,what to do): fails with one line where that Python is too old.
+# $(call new_enough,PYTHON,what to do): fails with one line if that Python is too old.
 define new_enough
 $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
   echo "unmask needs Python 3.11 or newer, but $(1) is $$($(1) -V 2>&1): $(2)" >&2; exit 1; }
 endef
 
-# Pins stay as they are where pyproject.toml allows; UPGRADE=--upgrade takes the newest of everything.
+# Keeps the pinned versions that pyproject.toml allows; UPGRADE=--upgrade takes the newest of everything.
 UPGRADE ?=
 UV := build/lock/bin/uv
 lock:  ## write requirements/lock.txt anew from pyproject.toml
