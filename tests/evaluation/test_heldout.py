@@ -70,7 +70,7 @@ def test_ties_agree_with_argmax() -> None:
 def test_a_broken_model_is_an_error_and_not_a_figure(bad: float) -> None:
     logits = torch.zeros(3, 5)
     logits[1, 2] = bad
-    with pytest.raises(DivergedError, match="no finite probability"):
+    with pytest.raises(DivergedError, match="NaN or infinite"):
         score_targets(logits, torch.tensor([0, 1, 2])).require_finite()
 
 

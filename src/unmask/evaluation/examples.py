@@ -10,7 +10,6 @@ import torch
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.mask import EVALUATION_KEY
-from unmask.evaluation.predictions import evaluating
 from unmask.model.masked_lm import MaskedLM
 
 _ATTACHED = set(".,;:!?)]}%'’”»")
@@ -39,7 +38,7 @@ def fill_examples(model: MaskedLM, source: TextSource, count: int, length: int =
     )
     numbers = (np.array([number]) for number in _choose(shown, count))
     batches = (shown.batch(number, EVALUATION_KEY, shown.masking.rate) for number in numbers)
-    with evaluating(model):
+    with model.evaluating():
         return [_example(model, batch) for batch in batches if len(batch.target_ids)]
 
 

@@ -6,20 +6,16 @@ Shapes: M targets, V entries of the vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.errors import DivergedError
 from unmask.model.masked_lm import MaskedLM
-
-_BLOCK_ROWS = 64
+from unmask.model.softmax import check_finite, loss_blocks
 
 
 class TargetPredictions(NamedTuple):
@@ -51,17 +47,13 @@ class TargetPredictions(NamedTuple):
         Raises:
             DivergedError: a loss is NaN or infinite.
         """
-        if not np.isfinite(self.loss).all():
-            raise DivergedError(
-                "the model gives no finite probability to a masked token (NaN or infinite logits); its weights are "
-                "damaged, or the precision is too low: try --precision fp32"
-            )
+        check_finite(self.loss)
         return self
 
 
 def predict_targets(model: MaskedLM, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TargetPredictions]]:
     """Run a model in evaluation mode; yield each batch with the predictions at its targets, of which it may have none."""
-    with evaluating(model):
+    with model.evaluating():
         for batch in batches:
             yield batch, _predict(model, batch) if len(batch.target_ids) else _NONE
 
@@ -72,17 +64,6 @@ def _predict(model: MaskedLM, batch: Batch) -> TargetPredictions:
     return score_targets(logits, torch.from_numpy(batch.target_ids).to(logits.device))
 
 
-@contextmanager
-def evaluating(model: MaskedLM) -> Iterator[None]:
-    """Put a model into evaluation mode, and back."""
-    training = model.model.training
-    model.model.eval()
-    try:
-        yield
-    finally:
-        model.model.train(training)
-
-
 def score_targets(logits: Tensor, targets: Tensor) -> TargetPredictions:
     """Compare logits with the true tokens, a block of rows at a time and in fp32, whatever the logits' precision.
 
@@ -90,18 +71,13 @@ def score_targets(logits: Tensor, targets: Tensor) -> TargetPredictions:
         logits: ``[M, V]``.
         targets: ``int64 [M]`` on the same device.
     """
-    rows = _BLOCK_ROWS if logits.device.type == "cpu" else max(1, len(targets))
-    parts = [
-        _score_block(block.float(), label)
-        for block, label in zip(logits.split(rows), targets.split(rows), strict=True)
-    ]
+    parts = [_score_block(*block) for block in loss_blocks(logits, targets)] or [_score_block(*_EMPTY)]
     loss, rank, guess, confidence = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return TargetPredictions(targets.cpu().numpy(), loss, rank, guess, confidence)
 
 
-def _score_block(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _score_block(logits: Tensor, label: Tensor, loss: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return loss, rank, guess and confidence of a block of ``[m, V]`` fp32 logits at ``int64 [m]`` labels."""
-    loss = F.cross_entropy(logits, label, reduction="none").double()
     true, guess = logits.gather(1, label[:, None]), logits.argmax(-1)
     rank = 1 + logits.shape[1] - (logits <= true).sum(-1)
     equal = logits == true
@@ -112,4 +88,5 @@ def _score_block(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor,
     return loss, rank, guess, (ahead.double() - loss).exp()
 
 
-_NONE = score_targets(torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64))
+_EMPTY = torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), torch.zeros(0).double()
+_NONE = score_targets(*_EMPTY[:2])

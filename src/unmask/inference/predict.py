@@ -11,14 +11,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
-from unmask.errors import DivergedError
+from unmask.model.softmax import check_finite
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from unmask.model.masked_lm import MaskedLM
 
 ANY = 0
@@ -83,8 +83,6 @@ class MaskPredictor:
             most: tokens wanted at each place.
             batch_size: most rows at once; by default as many as have 4,096 tokens, on a GPU 32,768.
         """
-        import torch
-
         answers: list[Answer] = [Answer([], [])] * len(rows)
         with torch.inference_mode():
             for group in self._groups(rows, batch_size):
@@ -99,13 +97,12 @@ class MaskPredictor:
         self, rows: Sequence[Row], wanted: Sequence[np.ndarray], *, batch_size: int | None = None
     ) -> list[tuple[list[float], np.ndarray]]:
         """Return for every row its peaks, and the log-probabilities ``float64 [m, k]`` of ``int64 [k]`` tokens."""
-        import torch
-
         answers: list[tuple[list[float], np.ndarray]] = [([], np.zeros(0))] * len(rows)
         with torch.inference_mode():
             for group in self._groups(rows, batch_size):
                 logs = self._logs(rows, group)
-                peaks = _finite(logs.index_fill(1, self._never, -math.inf).amax(-1).tolist())
+                peaks = logs.index_fill(1, self._never, -math.inf).amax(-1).tolist()
+                check_finite(peaks)
                 for number, part in _shares(rows, group):
                     ids = torch.from_numpy(wanted[number]).to(logs.device)
                     found = logs[part].index_select(1, ids).double().cpu().numpy()
@@ -136,8 +133,6 @@ class MaskPredictor:
 
     def _top(self, logs: Tensor, kinds: Sequence[int], most: int) -> tuple[list[float], list[list[Guess]]]:
         """Return peaks and the best tokens of ``[M, V]`` log-probabilities, which are overwritten."""
-        import torch
-
         logs.index_fill_(1, self._never, -math.inf)
         peaks = None
         if any(kinds):
@@ -146,7 +141,9 @@ class MaskPredictor:
         values, ids = logs.topk(most, dim=-1)
         scores = values.tolist()
         best = [_in_order(*pair) for pair in zip(ids.tolist(), scores, strict=True)]
-        return _finite(peaks or [row[0] for row in scores]), best
+        peaks = peaks or [row[0] for row in scores]
+        check_finite(peaks)
+        return peaks, best
 
     @cached_property
     def _never(self) -> Tensor:
@@ -164,19 +161,9 @@ def _shares(rows: Sequence[Row], group: list[int]) -> Iterator[tuple[int, slice]
 
 def _barred(allowed: np.ndarray, logits: Tensor) -> Tensor:
     """Return ``bool [V]`` of what may not stand there; rows of the model that no token has are among it."""
-    import torch
-
     barred = torch.ones(logits.shape[1], dtype=torch.bool)
     barred[: len(allowed)] = torch.from_numpy(~allowed)
     return barred.to(logits.device)
-
-
-def _finite(peaks: list[float]) -> list[float]:
-    if not all(map(math.isfinite, peaks)):
-        raise DivergedError(
-            "the model's output is not finite; its weights are broken, use another checkpoint"
-        )
-    return peaks
 
 
 def _in_order(ids: list[int], values: list[float]) -> list[Guess]:

@@ -104,6 +104,16 @@ class MaskedLM:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode for the time being."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    @contextmanager
     def plain(self) -> Iterator[PreTrainedModel]:
         """The bare transformers model with its own attention, as its users would call it."""
         attention = str(self.model.config._attn_implementation)

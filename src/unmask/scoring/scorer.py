@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,21 +30,19 @@ import numpy as np
 
 from unmask.data.batches import cut_by_tokens
 from unmask.data.tokenizer import plain_copy
-from unmask.errors import ConfigError, DivergedError
+from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.scoring.masked_copies import Copies, copies_of, masked_batch, method_named
 from unmask.scoring.results import Score, TokenScore, WordScore
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
-    from torch import Tensor, nn
 
     from unmask.model.masked_lm import MaskedLM
 
 _TEXTS_AHEAD, _CHARACTERS_AHEAD = 64, 20_000
 _BATCHES_OF_A_BLOCK = 8
 _LOGITS_AT_ONCE = 1 << 26
-_LOGITS_IN_CACHE = 1 << 19
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 
@@ -220,20 +217,20 @@ class Scorer:
     def _computed(self, row: np.ndarray, copies: Copies, meter: _Meter) -> np.ndarray:
         import torch
 
+        from unmask.model.softmax import target_losses
+
         copies = copies.take(np.argsort(-copies.sizes, kind="stable"))
         sizes = copies.sizes + self.model.vocabulary.overhead
-        logits = copies.targets * self.model.vocabulary.size * self.batch_tokens // _LOGITS_AT_ONCE
+        width = copies.targets * self.model.vocabulary.size * self.batch_tokens // _LOGITS_AT_ONCE
         scores = np.empty(len(row))
         # Weights are cast to bf16 once within the outermost autocast, not once a batch.
-        with torch.inference_mode(), self.model.precision(), _evaluating(self.model.model):
-            for part in cut_by_tokens(np.maximum(sizes, logits), self.batch_tokens):
+        with torch.inference_mode(), self.model.precision(), self.model.evaluating():
+            for part in cut_by_tokens(np.maximum(sizes, width), self.batch_tokens):
                 batch, places = masked_batch(row, copies.take(part), self.model.vocabulary)
-                scores[places] = _log_probabilities(self.model.target_logits(batch), batch.target_ids)
+                logits = self.model.target_logits(batch)
+                targets = torch.from_numpy(batch.target_ids).to(logits.device)
+                scores[places] = -target_losses(logits, targets)
                 meter.advance(int(sizes[: part.stop].sum()) / int(sizes.sum()))
-        if not np.isfinite(scores).all():
-            raise DivergedError(
-                "the model's output is not finite; its weights are broken, use another checkpoint"
-            )
         return scores
 
     def _result(self, read: _Read, scores: dict[bytes, np.ndarray]) -> Score:
@@ -326,31 +323,6 @@ def _error(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"half of a surrogate pair (after {error.start} characters): this is no text; remove it"
     return None
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _log_probabilities(logits: Tensor, target_ids: np.ndarray) -> np.ndarray:
-    """Return ``float64 [M]``: the log-probability of one column of each row of ``[M, V]`` logits."""
-    import torch
-
-    targets = torch.from_numpy(target_ids).to(logits.device).unsqueeze(1)
-    # On a processor a few rows at a time stay in its cache.
-    rows = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    found = []
-    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
-        part = part.float()
-        found.append(part.gather(1, wanted).squeeze(1) - part.logsumexp(1))
-    scores: np.ndarray = torch.cat(found).double().cpu().numpy()
-    return scores
 
 
 _NO_COPIES = Copies(*[np.empty(0, dtype=np.int64)] * 6)

@@ -10,8 +10,7 @@ from torch import Tensor
 from unmask.data.batches import Batch
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.masked_lm import MaskedLM
-
-_BLOCK = 1 << 19  # logits at once on a CPU: few enough for its cache
+from unmask.model.softmax import row_blocks
 
 
 def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple[Tensor, Tensor]:
@@ -68,10 +67,9 @@ class _CrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         loss = torch.zeros((), device=logits.device, dtype=torch.float64)
         hits = torch.zeros((), device=logits.device, dtype=torch.int64)
-        rows = max(1, _BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(labels))
-        buffer = torch.empty(min(rows, len(labels)), logits.shape[1], device=logits.device)
-        for begin in range(0, len(labels), rows):
-            part = slice(begin, min(begin + rows, len(labels)))
+        parts = row_blocks(len(labels), logits.shape[1], logits.device)
+        buffer = torch.empty(parts[0].stop if parts else 0, logits.shape[1], device=logits.device)
+        for part in parts:
             label = labels[part].unsqueeze(1)
             block = buffer[: len(label)].copy_(logits[part])
             top = block.amax(-1, keepdim=True)

@@ -1,0 +1,53 @@
+"""The softmax over the vocabulary, in fp32 and a block of rows at a time: the loss at each target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from unmask.errors import DivergedError
+
+_BLOCK = 1 << 19  # logits of a block on a CPU: few enough for its cache
+
+
+def row_blocks(rows: int, width: int, device: torch.device) -> list[slice]:
+    """Divide rows of ``width`` logits: on a CPU as many at once as its cache holds, elsewhere all."""
+    size = max(1, _BLOCK // width) if device.type == "cpu" else max(1, rows)
+    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+
+def loss_blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ``[M, V]`` logits in blocks of fp32, with their ``int64`` targets and the loss of each in nats, float64."""
+    for part in row_blocks(len(targets), logits.shape[1], logits.device):
+        block, label = logits[part].float(), targets[part]
+        yield block, label, functional.cross_entropy(block, label, reduction="none").double()
+
+
+def target_losses(logits: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """Return ``float64 [M]``: the cross-entropy, in nats, of ``int64 [M]`` targets at ``[M, V]`` logits.
+
+    Raises:
+        DivergedError: one is NaN or infinite.
+    """
+    parts = [loss for _, _, loss in loss_blocks(logits, targets)]
+    losses: NDArray[np.float64] = torch.cat(parts or [torch.empty(0).double()]).cpu().numpy()
+    check_finite(losses)
+    return losses
+
+
+def check_finite(values: ArrayLike) -> None:
+    """Check losses or log-probabilities.
+
+    Raises:
+        DivergedError: one is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise DivergedError(
+            "the model's logits are NaN or infinite: its weights are damaged, or the precision is too low; try "
+            "--precision fp32, or another checkpoint"
+        )
