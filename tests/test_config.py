@@ -14,8 +14,8 @@ from unmask.config import yaml_text
 from unmask.config.load import dump_config, json_schema, load_config, starter_yaml
 from unmask.config.settings import RunConfig, Settings
 from unmask.errors import ConfigError
+from unmask.model.presets import check_trainable
 from unmask.progress import Progress
-from unmask.run.components import check_trainable
 
 Write = Callable[[str], Path]
 

@@ -1,4 +1,4 @@
-"""The verb `check` from the outside: streams, exit codes, the page, several files after one --against."""
+"""The verb `check` from the outside: streams, exit codes, the page, several files after one --test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_most_important_comes_first(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", files["corpus"], "--against", files["one"], files["two"]]) == 0
+    assert main(["check", files["corpus"], "--test", files["one"], files["two"]]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"problem  {files['one']}: 1 of 2 texts (50.0%) stand word for word in corpus.txt"
     assert any(line.startswith("ok ") and files["two"] in line for line in shown)
@@ -44,18 +44,16 @@ def test_the_most_important_comes_first(files: dict[str, str], capsys: pytest.Ca
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("corpus", "--against", "one", "two"),
-        ("corpus", "--against", "one", "--against", "two"),
-        ("--against", "one", "--against", "two", "corpus"),
-        ("corpus", "--against=one", "--against=two"),
+        ("corpus", "--test", "one", "two"),
+        ("corpus", "--test", "one", "--test", "two"),
+        ("--test", "one", "--test", "two", "corpus"),
+        ("corpus", "--test=one", "--test=two"),
     ],
 )
 def test_test_files_are_given_in_any_way(
     files: dict[str, str], arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [
-        "--against=" + files[a[10:]] if a.startswith("--against=") else files.get(a, a) for a in arguments
-    ]
+    given = ["--test=" + files[a[7:]] if a.startswith("--test=") else files.get(a, a) for a in arguments]
     assert main(["check", *given, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["inputs"] == [files["corpus"]]
@@ -66,8 +64,8 @@ def test_test_files_are_given_in_any_way(
 def test_strict_makes_a_problem_an_exit_code(
     files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", files["corpus"], "--against", files["one"], "--strict"]) == 3
-    assert main(["check", files["corpus"], "--against", files["two"], "--strict"]) == 0
+    assert main(["check", files["corpus"], "--test", files["one"], "--strict"]) == 3
+    assert main(["check", files["corpus"], "--test", files["two"], "--strict"]) == 0
     capsys.readouterr()
 
 

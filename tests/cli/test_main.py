@@ -211,7 +211,7 @@ def test_version(run: Run) -> None:
         (["train", "--max-step", "3"], "error: No such option: --max-step (did you mean --max-steps?) (see 'unmask"),
         (["train", "a", "--device", "gpu"], "error: Invalid value for '--device': 'gpu' is not one of 'auto', 'cpu',"),
         (["train", "a", "--max-steps"], "error: Option '--max-steps' requires an argument"),
-        (["explain", "text"], "error: Missing option '--model' (see 'unmask explain --help')"),
+        (["explain", "m"], "error: Missing argument 'TEXT' (see 'unmask explain --help')"),
         (["fill"], "error: Missing argument 'MODEL' (see 'unmask fill --help')"),
         (["tokenizer"], "error: Missing command (see 'unmask tokenizer --help')"),
         (["train", "a"], "error: no model: name a checkpoint to adapt with --model"),
@@ -221,11 +221,11 @@ def test_version(run: Run) -> None:
         (["train", "a", "--model", "m", "--mask-rate", "2"], "error: --mask-rate: must be a number, more than 0"),
         (["train", "a", "--set", "train.max_step=3"], "error: --set train.max_step: unknown key 'train.max_step' (did"),
         (["train", "a", "-c", "absent.yaml"], "error: absent.yaml: no such file"),
-        (["prepare", "a"], "error: no tokenizer: name one with --tokenizer, or a checkpoint"),
+        (["prepare", "a"], "error: no tokenizer: name one with --tokenizer, or a model"),
         (["prepare", "--tokenizer", "t", "-o", "out"], "error: no text to prepare"),
         (["prepare", "a", "--tokenizer", "t"], "error: no folder to write to: name one with -o"),
-        (["explain", "a", "--model", "m", "--mask-positions", "4,x"], "error: --mask-positions: expected positions such"),
-        (["explain", "a", "--model", "m", "--rate", "0"], "error: --mask-rate: must be a number, more than 0"),
+        (["explain", "m", "a", "--mask-positions", "4,x"], "error: --mask-positions: expected positions such"),
+        (["explain", "m", "a", "--mask-rate", "0"], "error: --mask-rate: must be a number, more than 0"),
     ],
 )  # fmt: skip
 def test_wrong_usage_is_one_line_and_2(run: Run, arguments: list[str], message: str) -> None:
@@ -316,7 +316,7 @@ def test_flags_win_over_set_which_wins_over_the_file(run: Run, training: dict[st
         *TRAIN, "-c", "run.yaml", "--set", "train.seed=2", "--set", "train.max_steps=2", "--max-steps", 3,
         "--learning-rate", "5e-5", "--mask-rate", 0.3, "--strategy", "word", "--heldout", "h1", "--heldout", "h2",
         "--documents", "line", "--text-field", "body", "--batch-tokens", 64, "--precision", "bf16", "--device", "cpu",
-        "--epochs", 2, "--minutes", 1.5, "--save-every", 9, "--max-length", 32, "--tokenizer", "t", "--resume", "auto",
+        "--epochs", 2, "--minutes", 1.5, "--save-every", 9, "--max-length", 32, "--tokenizer", "t", "--resume",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     expected = load_config(
@@ -338,9 +338,9 @@ def test_train_prints_figures_and_paths(run: Run, training: dict[str, Any]) -> N
     outcome = run(*TRAIN)
     assert outcome.code == 0
     for shown in (
-        "0.412",
-        "0.051",
-        "0.352",
+        "41.2%",
+        "5.1%",
+        "35.2%",
         "1,200 steps over 123,456 tokens in 1:12",
         "out/model",
         "out/report.html",
@@ -379,7 +379,7 @@ def test_a_run_without_held_out_text(run: Run, training: dict[str, Any]) -> None
 def test_the_default_folder_is_said_aloud(run: Run, training: dict[str, Any]) -> None:
     outcome = run("train", "a.txt", "--preset", "bert-tiny")
     assert training["out"] == Path("runs/train")
-    assert "the run goes to runs/train (choose with -o)" in outcome.err.splitlines()
+    assert "run folder: runs/train (choose another with -o)" in outcome.err.splitlines()
 
 
 def test_resume_takes_the_settings_of_the_run(run: Run, training: dict[str, Any]) -> None:
@@ -388,7 +388,7 @@ def test_resume_takes_the_settings_of_the_run(run: Run, training: dict[str, Any]
     )
     Path("out").mkdir()
     Path("out/config.yaml").write_text(dump_config(config), encoding="utf-8")
-    outcome = run("train", "-o", "out", "--resume", "auto")
+    outcome = run("train", "-o", "out", "--resume")
     assert outcome.code == 0
     assert training["config"] == config
     assert "settings from out/config.yaml" in outcome.err.splitlines()
@@ -450,7 +450,7 @@ def test_demo_shows_figures_and_examples(run: Run, monkeypatch: pytest.MonkeyPat
     outcome = run("demo", "-o", "d", "--minutes", 0.5, "--seed", 3)
     assert outcome.code == 0, outcome.err
     assert called == {"out": Path("d"), "minutes": 0.5, "seed": 3}
-    for shown in ("0.412", "0.051", "0.352", "the [1]", "value 83%", "2:30", "d/report.html"):
+    for shown in ("41.2%", "5.1%", "35.2%", "the [1]", "value 83%", "2:30", "d/report.html"):
         assert shown in outcome.out
 
 
@@ -516,11 +516,12 @@ def test_fill_prints_candidates(run: Run, model: Path) -> None:
     assert "probability" in outcome.out
 
 
-def test_fill_json_has_a_list_for_each_text(run: Run, model: Path) -> None:
+def test_fill_json_has_an_object_for_each_text(run: Run, model: Path) -> None:
     outcome = run("fill", model, "the [MASK] sold it.", "[MASK] or [MASK]", "--top-k", 3, "--json")
     assert outcome.code == 0
     assert outcome.err == ""
-    one, two = outcome.json
+    assert [item["text"] for item in outcome.json] == ["the [MASK] sold it.", "[MASK] or [MASK]"]
+    one, two = (item["candidates"] for item in outcome.json)
     assert len(one) == len(two) == 3
     assert {"text", "tokens", "probability", "sequence", "probabilities"} <= one[0].keys()
     assert len(two[0]["tokens"]) == 2
@@ -532,8 +533,10 @@ def test_a_text_that_cannot_be_filled_does_not_stop_the_others(
     stdin(monkeypatch, b"\xef\xbb\xbfthe [MASK]\r\n\nno mask here\n<mask> it")
     outcome = run("fill", model, "--json", "--top-k", 1)
     assert outcome.code == 3
-    assert [len(candidates) for candidates in outcome.json] == [1, 0, 0, 1]
-    assert outcome.json[0][0]["sequence"].startswith("the")
+    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0, 1]
+    assert [item["line"] for item in outcome.json] == [1, 2, 3, 4]
+    assert [bool(item["error"]) for item in outcome.json] == [False, True, True, False]
+    assert outcome.json[0]["candidates"][0]["sequence"].startswith("the")
     lines = outcome.err.splitlines()
     assert lines[0] == "error: <stdin>:2: the text is empty"
     assert lines[1].startswith("error: <stdin>:3: no mask in this text")
@@ -571,31 +574,38 @@ def test_fill_reads_around_what_is_broken(run: Run, model: Path, monkeypatch: py
     Path("rows.jsonl").write_text('{"text": "[MASK]"}\n{"other": 1}\n{"text": \n', encoding="utf-8")
     outcome = run("fill", model, "--file", "mixed.txt", "--json", "--top-k", 1)
     assert outcome.code == 3
-    assert [len(candidates) for candidates in outcome.json] == [1, 0, 0, 0, 1]
+    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0, 0, 1]
+    assert [(item["file"], item["line"]) for item in outcome.json] == [
+        ("mixed.txt", line) for line in range(1, 6)
+    ]
     assert [line[:22] for line in outcome.err.splitlines()] == [
         "error: mixed.txt:2: by", "error: mixed.txt:3: a ", "error: mixed.txt:4: th",
     ]  # fmt: skip
     assert "0xe9" in outcome.err
     assert "NUL" in outcome.err
     outcome = run("fill", model, "--file", "rows.jsonl", "--json", "--top-k", 1)
-    assert [len(candidates) for candidates in outcome.json] == [1, 0, 0]
+    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0]
     assert "rows.jsonl:2: expected a text in the field 'text'" in outcome.err
     assert "rows.jsonl:3" in outcome.err
 
 
 def test_fill_ranks_words_and_targets(run: Run, model: Path) -> None:
     joint, alone = (
-        run("fill", model, "[MASK] [MASK] it", "--json", "--top-k", 2, "--ranking", ranking).json[0]
+        run("fill", model, "[MASK] [MASK] it", "--json", "--top-k", 2, "--ranking", ranking).json[0][
+            "candidates"
+        ]
         for ranking in ("joint", "independent")
     )
     assert {item["ranking"] for item in joint} == {"joint"}
     assert {item["ranking"] for item in alone} == {"independent"}
     (words,) = run("fill", model, "the {2} sold it", "--json", "--beam", 4).json
-    assert {len(item["tokens"]) for item in words} == {2}
+    assert {len(item["tokens"]) for item in words["candidates"]} == {2}
     outcome = run("fill", model, "the [MASK].", "[MASK] it", "--targets", "telescope, ☃,the", "--json")
     assert outcome.code == 3
-    assert [[item["text"] for item in items] for items in outcome.json] == [["telescope", "the"]] * 2
-    assert len(outcome.json[0][0]["tokens"]) > 1
+    assert [[item["text"] for item in one["candidates"]] for one in outcome.json] == [
+        ["telescope", "the"]
+    ] * 2
+    assert len(outcome.json[0]["candidates"][0]["tokens"]) > 1
     assert outcome.err.splitlines() == [
         "error: the target '☃' cannot be spelt by this tokenizer: a part of it becomes [UNK]"
     ]
@@ -607,7 +617,7 @@ def test_fill_says_what_it_saw_of_a_long_text(run: Run, model: Path) -> None:
     outcome = run("fill", model, "the " * 200 + "[MASK]", "--top-k", 1, "--json")
     assert outcome.code == 0
     assert outcome.err == "note: text 1: the model saw tokens 76 to 201 of this long text, around its masks\n"
-    assert len(outcome.json[0]) == 1
+    assert len(outcome.json[0]["candidates"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -642,7 +652,7 @@ def test_a_model_that_does_not_exist(run: Run) -> None:
 
 def test_explain_json_and_page(run: Run, model: Path) -> None:
     outcome = run(
-        "explain", "the constitution sold it.", "--model", model, "--mask-positions", "1,2", "--labels", "all",
+        "explain", model, "the constitution sold it.", "--mask-positions", "1,2", "--labels", "all",
         "--top-k", 2, "--html", "page.html", "--json",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
@@ -657,18 +667,16 @@ def test_explain_json_and_page(run: Run, model: Path) -> None:
 
 def test_explain_draws_by_seed_and_rate(run: Run, model: Path) -> None:
     def selected(*arguments: object) -> list[int]:
-        answer = run(
-            "explain", "the constitution sold it while it rained.", "--model", model, "--json", *arguments
-        ).json
+        answer = run("explain", model, "the constitution sold it while it rained.", "--json", *arguments).json
         return list(answer["selected"])
 
-    assert selected("--seed", 1, "--rate", 0.5) == selected("--seed", 1, "--rate", 0.5)
-    assert len(selected("--rate", 1)) > len(selected("--rate", 0.2))
+    assert selected("--seed", 1, "--mask-rate", 0.5) == selected("--seed", 1, "--mask-rate", 0.5)
+    assert len(selected("--mask-rate", 1)) > len(selected("--mask-rate", 0.2))
 
 
 def test_explain_in_the_terminal(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, b"the constitution sold it.\n")
-    outcome = run("explain", "-", "--model", model, "--mask-positions", 2)
+    outcome = run("explain", model, "-", "--mask-positions", 2)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("the constitution sold it.\n")
     assert "selected positions (given): 2" in outcome.out
@@ -676,7 +684,7 @@ def test_explain_in_the_terminal(run: Run, model: Path, monkeypatch: pytest.Monk
 
 
 def test_explain_refuses_a_special_token(run: Run, model: Path) -> None:
-    outcome = run("explain", "the constitution.", "--model", model, "--mask-positions", "0")
+    outcome = run("explain", model, "the constitution.", "--mask-positions", "0")
     assert outcome.code == 2
     assert "[CLS]" in outcome.complaint
 

@@ -54,7 +54,7 @@ def test_terms_are_found_and_used(
     domain, out, model = tmp_path / "domain.txt", tmp_path / "terms.tsv", str(checkpoint("bert"))
     lines = text.read_text(encoding="utf-8").splitlines()
     domain.write_text("\n".join(f"{line} zebra" for line in lines), encoding="utf-8")
-    assert main(["terms", str(domain), "--against", str(text), "--tokenizer", model, "-o", str(out)]) == 0
+    assert main(["terms", str(domain), "--general", str(text), "--tokenizer", model, "-o", str(out)]) == 0
     assert out.read_text(encoding="utf-8").splitlines()[1].startswith("zebra\t")
     capsys.readouterr()
     found = [

@@ -328,7 +328,7 @@ def blimp(folder: Path) -> Path:
 
 
 def test_a_folder_of_pairs_gives_a_table(run: Run, blimp: Path) -> None:
-    found = run("pairs", blimp, "--json")
+    found = run("pairs", "--data", blimp, "--json")
     assert found.code == 0
     answer = found.json
     assert (answer["pairs"], answer["ties"], answer["skipped"]) == (6, 2, 0)
@@ -338,14 +338,14 @@ def test_a_folder_of_pairs_gives_a_table(run: Run, blimp: Path) -> None:
     ]
     low, high = answer["interval"]
     assert 0 <= low <= answer["accuracy"] <= high <= 1
-    drawn = run("pairs", blimp)
+    drawn = run("pairs", "--data", blimp)
     assert drawn.code == 0
     for words in ("one", "two", "all pairs", "ties", "95%", "Wilson", f"{answer['accuracy']:.1%}"):
         assert words in drawn.out
 
 
 def test_the_accuracy_is_that_of_the_scores(run: Run, blimp: Path) -> None:
-    run("pairs", blimp, "-o", "rows.jsonl")
+    run("pairs", "--data", blimp, "-o", "rows.jsonl")
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text(encoding="utf-8").splitlines()]
     Path("sides.jsonl").write_text(
         "".join(json.dumps({"text": row[side]}) + "\n" for row in rows for side in ("good", "bad")),
@@ -355,30 +355,30 @@ def test_the_accuracy_is_that_of_the_scores(run: Run, blimp: Path) -> None:
     assert [row["pll_good"] for row in rows] == pytest.approx(scores[::2], abs=1e-4)
     assert [row["pll_bad"] for row in rows] == pytest.approx(scores[1::2], abs=1e-4)
     better = sum(good > bad + 1e-4 for good, bad in zip(scores[::2], scores[1::2], strict=True))
-    assert run("pairs", blimp, "--json").json["accuracy"] == pytest.approx(better / 6, abs=1e-6)
+    assert run("pairs", "--data", blimp, "--json").json["accuracy"] == pytest.approx(better / 6, abs=1e-6)
 
 
 @pytest.mark.parametrize("kept", [1, 4, 6])
 def test_stopped_pairs_go_on_behind_the_last_whole_row(run: Run, blimp: Path, kept: int) -> None:
     with (blimp / "one.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"sentence_good": "It rained"}) + "\n")
-    whole = run("pairs", blimp, "-o", "rows.jsonl", "--json")
+    whole = run("pairs", "--data", blimp, "-o", "rows.jsonl", "--json")
     assert whole.code == 3
     written = Path("rows.jsonl").read_text(encoding="utf-8")
     lines = written.splitlines(keepends=True)
     Path("rows.jsonl").write_text("".join(lines[:kept]) + '{"file": "bl', encoding="utf-8")
-    found = run("pairs", blimp, "-o", "rows.jsonl", "--resume", "--json")
+    found = run("pairs", "--data", blimp, "-o", "rows.jsonl", "--resume", "--json")
     assert (found.code, found.json) == (3, whole.json)
     assert Path("rows.jsonl").read_text(encoding="utf-8").count("\n") == 6
     Path("other.tsv").write_text("It rained\tIt rain\n", encoding="utf-8")
-    other = run("pairs", "other.tsv", "-o", "rows.jsonl", "--resume")
+    other = run("pairs", "--data", "other.tsv", "-o", "rows.jsonl", "--resume")
     assert other.code == 3
     assert "is not in this input" in other.err
 
 
 def test_a_missing_side_is_named_and_the_others_are_compared(run: Run, folder: Path) -> None:
     Path("pairs.tsv").write_text("It rained\tIt rain\nNobody slept\nNobody slept\t\nA\tB\n", encoding="utf-8")
-    found = run("pairs", "pairs.tsv", "--json")
+    found = run("pairs", "--data", "pairs.tsv", "--json")
     assert found.code == 3
     assert (found.json["pairs"], found.json["skipped"]) == (2, 2)
     assert "skipped: pairs.tsv:2: the row has 1 fields" in found.err
@@ -387,7 +387,7 @@ def test_a_missing_side_is_named_and_the_others_are_compared(run: Run, folder: P
 
 def test_no_pairs_at_all_is_an_error(run: Run, folder: Path) -> None:
     Path("pairs.csv").write_text("id,text,more\n1,a,b\n", encoding="utf-8")
-    found = run("pairs", "pairs.csv")
+    found = run("pairs", "--data", "pairs.csv")
     assert (found.code, found.out) == (3, "")
     assert "choose with --good and --bad" in found.err
     assert "error: pairs.csv: no pair that can be compared" in found.err

@@ -50,9 +50,7 @@ def test_the_folder_is_a_model_for_plain_transformers(
     run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path, architecture: str
 ) -> None:
     old = checkpoint(architecture)
-    code, out, _ = run(
-        "--model", old, "--data", domain, "-o", "new", "--add", 3, "--documents", "line", "--json"
-    )
+    code, out, _ = run(domain, "--model", old, "-o", "new", "--add", 3, "--documents", "line", "--json")
     answer = json.loads(out)
     assert code == 0
     assert {"cardiomyopathy", "echocardiogramme"} <= {word["word"] for word in answer["words"]}
@@ -94,10 +92,9 @@ def test_the_rest_of_the_house_takes_it(
 
 def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Checkpoint) -> None:
     code, out, _ = run(
+        domain,
         "--model",
         checkpoint("bert"),
-        "--data",
-        domain,
         "--general",
         domain,
         "-o",
@@ -130,7 +127,7 @@ def test_the_same_call_gives_the_same_folder(domain: Path, checkpoint: Checkpoin
         (["--add", "0"], 2, "must be 1 or more, not 0"),
         (["--min-count", "5000"], 3, "no word is worth adding"),
         (["-o", "full"], 2, "is not an empty folder"),
-        (["--data", "nowhere.txt"], 3, "nowhere.txt"),
+        (["nowhere.txt"], 3, "nowhere.txt"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
@@ -138,7 +135,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
 ) -> None:
     Path("full").mkdir()
     Path("full/file").write_text("x", encoding="utf-8")
-    found = run("--model", checkpoint("bert"), "--data", domain, "-o", "new", *arguments)
+    found = run(domain, "--model", checkpoint("bert"), "-o", "new", *arguments)
     assert found[0] == code
     assert message in found[2]
     assert "Traceback" not in found[2]

@@ -24,9 +24,10 @@ from unmask.data.corpus import prepare
 from unmask.data.masking.mask import MaskKey
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
+from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, recipe_of, with_recipe
-from unmask.run.components import RunComponents, build_components, check_trainable
+from unmask.run.components import RunComponents, build_components
 from unmask.run.docstrings import collect_docstrings
 from unmask.run.fingerprint import machine_info
 from unmask.run_folder import RunFolder

@@ -3,68 +3,62 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
-from typer.core import TyperCommand
+from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
+from unmask.cli.command import Command
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, DataError, DiskError
+from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import count, plural, rough_duration
 
-Data = Annotated[
-    list[str],
-    Argument(
-        metavar="DATA",
-        help="Files, folders, globs, - for standard input, or hf://org/name.",
-        show_default=False,
+Model = Annotated[
+    str | None,
+    Option(
+        "--model", metavar="MODEL", help="Model whose tokenizer and speed are measured: Hub name or folder."
     ),
 ]
-Model = Annotated[
-    str | None, Option(help="Checkpoint whose tokenizer and speed are measured: Hub name or folder.")
-]
-Against = Annotated[
+Test = Annotated[
     list[str] | None,
     Option(
-        metavar="TEST",
-        help="A test file, folder or glob to look for in DATA; may be repeated, or list several.",
+        "--test",
+        metavar="PATH",
+        help="Test text that must not occur in TEXT: file, folder or glob; may be repeated, or list several.",
     ),
 ]
+Shards = Annotated[Path | None, Option("-o", "--out", metavar="FOLDER", help="Folder to write.")]
+Strict = Annotated[bool, Option("--strict", help="Exit with code 3 if a problem was found.")]
 
 
-class CheckCommand(TyperCommand):
-    """Takes several files after one ``--against`` where DATA comes first: ``check train.txt --against dev.txt test.txt``."""
+class CheckCommand(Command):
+    """Takes several files after one ``--test`` where TEXT comes first: ``check train.txt --test dev.txt test.txt``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(
-            ctx, spread(args) if args and (args[0] == "-" or args[0][:1] != "-") else args
-        )
+        is_text_first = bool(args) and (args[0] == "-" or not args[0].startswith("-"))
+        return super().parse_args(ctx, spread(args) if is_text_first else args)
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Put ``--against`` before each of the values that follow one."""
+    """Put ``--test`` before each of the values that follow one."""
     found: list[str] = []
     within = False
     for argument in arguments:
-        if within and found[-1] != "--against" and argument[:1] != "-":
-            found.append("--against")
-        within = argument == "--against" or (within and (argument[:1] != "-" or argument == "-"))
+        is_value = argument == "-" or not argument.startswith("-")
+        if within and is_value and found[-1] != "--test":
+            found.append("--test")
+        within = argument == "--test" or (within and is_value)
         found.append(argument)
     return found
 
 
-Strict = Annotated[bool, Option("--strict", help="Exit code 3 if a problem was found.")]
-
-
 def check(
-    data: Data,
+    text: options.TextArgument,
     model: Model = None,
-    against: Against = None,
+    test: Test = None,
     max_length: options.MaxLength = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
@@ -73,41 +67,38 @@ def check(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> int:
-    """Look text over before training: errors, duplicates, leaks, length, vocabulary, and what to do next."""
-    if html is not None and not html.absolute().parent.is_dir():
-        raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
-    from unmask.config.load import load_config
+    """Check text before training: errors, duplicates, leaks.
 
-    settings = load_config(None, (), {"data.documents": documents, "data.text_field": text_field}).data
-    if offline:  # read once, when the libraries that go to the Hub are imported
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    It reports what was found, worst first, and ends with a command to run next.
+
+    Examples:
+        unmask check notes/ --model bert-base-uncased
+        unmask check train.txt --test dev.txt test.txt --html check.html
+    """
+    shell.check_page(html)
+    settings = options.load_settings({"documents": documents, "text_field": text_field}).data
     with shell.working(models=model is not None) as progress:
         from unmask.checking.check import check_data
 
         found = check_data(
-            data,
+            text,
             settings,
             model=model,
-            against=against or (),
+            against=test or (),
             max_length=max_length,
             offline=offline,
             progress=progress,
         )
     answer = found.to_dict()
     if html is not None:
-        _write_page(html, answer)
+        from unmask.reporting.check_page import render_check
+
+        shell.write_page(html, render_check(answer))
     if as_json:
         shell.emit(answer)
     else:
         draw_check(shell.page(), answer)
     return DataError.exit_code if strict and found.verdict == "problem" else 0
-
-
-def _write_page(html: Path, answer: dict[str, object]) -> None:
-    from unmask.reporting.check_page import render_check
-
-    shell.write(html, render_check(answer))
-    shell.tell(str(html), "wrote")
 
 
 Found = Mapping[str, Any]
@@ -207,10 +198,10 @@ def _draw_plan(page: Page, plan: Found) -> None:
 
 
 def prepare(
-    data: options.DataOrConfigArgument = None,
+    text: options.TextOrConfigArgument = None,
     model: options.ModelWithTokenizer = None,
     tokenizer: options.Tokenizer = None,
-    out: options.NewFolderOrNone = None,
+    out: Shards = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     strict: options.Strict = False,
@@ -220,25 +211,16 @@ def prepare(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Tokenise text once, into shards that 'train' can reuse."""
-    flags = {
-        "data.inputs": data,
-        "data.documents": documents,
-        "data.text_field": text_field,
-        "data.strict": strict or None,
-        "data.max_length": max_length,
-        "model.name": model,
-        "model.tokenizer": tokenizer,
-        "model.offline": offline or None,
-    }
-    from unmask.config.load import load_config
+    """Tokenise text once, into shards that 'train' can reuse.
 
-    config = load_config(config_file, overrides or (), flags)
+    Examples:
+        unmask prepare notes/ --model bert-base-uncased -o shards
+        unmask train shards --model bert-base-uncased
+    """
+    config = options.load_settings(locals())
     name = config.model.tokenizer or config.model.name
     if name is None:
-        raise ConfigError(
-            "no tokenizer: name one with --tokenizer, or a checkpoint that has one with --model"
-        )
+        raise ConfigError("no tokenizer: name one with --tokenizer, or a model that has one with --model")
     if not config.data.inputs:
         raise ConfigError(
             "no text to prepare: name files, folders or globs, for example 'unmask prepare texts'"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -12,7 +10,6 @@ from typer import Argument, Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import DiskError
 from unmask.reporting.format import (
     METRICS,
     WORD_METRICS,
@@ -30,45 +27,35 @@ if TYPE_CHECKING:
     from unmask.evaluation.evaluate import EvaluationSettings
 
 
-Models = Annotated[
-    list[str],
-    Argument(
-        metavar="MODEL...", help="Checkpoints: Hub names, name@revision, or folders.", show_default=False
-    ),
+FirstModel = Annotated[
+    str, Argument(metavar="A", help="Model: Hub name, name@revision, folder or run folder.")
 ]
-FirstModel = Annotated[str, Argument(metavar="A", help="Checkpoint: Hub name, name@revision, or folder.")]
-SecondModel = Annotated[str, Argument(metavar="B", help="The checkpoint to compare it with.")]
-Data = Annotated[
-    list[str],
+SecondModel = Annotated[str, Argument(metavar="B", help="The model to compare it with.")]
+Tokens = Annotated[
+    int | None,
     Option(
-        metavar="PATH",
-        help="Text to ask about: a file, folder, glob, -, hf://org/name or a folder of 'unmask prepare'; may be repeated.",
-        show_default=False,
+        "--tokens",
+        help="Evaluate on at most N tokens, of documents drawn by hash.",
+        min=1,
+        rich_help_panel="Text",
     ),
 ]
-TrainData = Annotated[
-    list[str] | None,
-    Option(
-        metavar="PATH",
-        help="Text that the frequency of tokens and the baselines are counted on [default: the evaluated text, and for "
-        "each document the other documents].",
-    ),
-]
-Tokens = Annotated[int | None, Option(help="Read so many tokens at most, of documents drawn by hash.", min=1)]
 PllBytes = Annotated[
     int | None,
     Option(
-        help="With different tokenizers: bytes of text to score token by token, for bits per byte [default: 10000, on "
-        "a GPU 200000].",
+        "--pll-bytes",
+        help="Models with different tokenizers: bytes of text to score token by token, for bits per byte.",
+        show_default="10000, on a GPU 200000",
         min=1,
+        rich_help_panel="Text",
     ),
 ]
 
 
 def evaluate(
-    models: Models,
-    data: Data,
-    train_data: TrainData = None,
+    models: options.ModelsArgument,
+    data: options.EvaluatedText,
+    train_data: options.TrainData = None,
     mask_rate: options.MaskRate = None,
     strategy: options.StrategyOption = None,
     max_length: options.MaxLength = None,
@@ -82,10 +69,15 @@ def evaluate(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Held-out figures of models on masks that never change, with intervals."""
-    _check_page(html)
-    flags = _flags(data, documents, text_field, max_length, mask_rate, strategy)
-    settings = _settings(flags, overrides, tokens, device, precision, offline)
+    """Evaluate models on held-out text, at fixed masks.
+
+    The masks never change. Prints loss, perplexity, accuracy and mean reciprocal rank with 95% intervals over documents, and two baselines.
+
+    Examples:
+        unmask eval runs/notes --data heldout/
+        unmask eval bert-base-uncased runs/notes --data heldout/ --html eval.html
+    """
+    settings = _settings(locals())
     with shell.working() as progress:
         from unmask.evaluation.evaluate import evaluate as evaluate_models
 
@@ -94,8 +86,7 @@ def evaluate(
     if html is not None:
         from unmask.reporting.evaluation_page import render_evaluation
 
-        shell.write(html, render_evaluation(answers))
-        shell.tell(str(html), "wrote")
+        shell.write_page(html, render_evaluation(answers))
     if as_json:
         shell.emit(answers[0] if len(answers) == 1 else {"models": answers})
         return
@@ -105,8 +96,8 @@ def evaluate(
 def compare(
     first: FirstModel,
     second: SecondModel,
-    data: Data,
-    train_data: TrainData = None,
+    data: options.EvaluatedText,
+    train_data: options.TrainData = None,
     mask_rate: options.MaskRate = None,
     strategy: options.StrategyOption = None,
     max_length: options.MaxLength = None,
@@ -121,10 +112,14 @@ def compare(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Say which of two models predicts a text better, by how much, and how sure that is."""
-    _check_page(html)
-    flags = _flags(data, documents, text_field, max_length, mask_rate, strategy)
-    settings = _settings(flags, overrides, tokens, device, precision, offline)
+    """Compare two models on the same text, with an interval.
+
+    Models with one tokenizer are compared at identical masks; others on whole words and in bits per byte.
+
+    Examples:
+        unmask compare bert-base-uncased runs/notes --data heldout/
+    """
+    settings = _settings(locals())
     with shell.working() as progress:
         from unmask.evaluation.compare import compare as compare_models
 
@@ -135,53 +130,17 @@ def compare(
     if html is not None:
         from unmask.reporting.evaluation_page import render_comparison
 
-        shell.write(html, render_comparison(answer))
-        shell.tell(str(html), "wrote")
+        shell.write_page(html, render_comparison(answer))
     if as_json:
         shell.emit(answer)
         return
     draw_comparison(shell.page(), answer)
 
 
-def _check_page(html: Path | None) -> None:
-    """See that a page can be written before there is anything to write: an evaluation may take long."""
-    if html is not None and not html.absolute().parent.is_dir():
-        raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
-
-
-def _flags(
-    data: Sequence[str],
-    documents: str | None,
-    text_field: str | None,
-    max_length: int | None,
-    mask_rate: float | None,
-    strategy: str | None,
-) -> dict[str, Any]:
-    """What both verbs take, under the names of the settings."""
-    return {
-        "data.inputs": list(data),
-        "data.documents": documents,
-        "data.text_field": text_field,
-        "data.max_length": max_length,
-        "masking.rate": mask_rate,
-        "masking.strategy": strategy,
-    }
-
-
-def _settings(
-    flags: dict[str, Any],
-    overrides: Sequence[str] | None,
-    tokens: int | None,
-    device: str,
-    precision: str,
-    offline: bool,
-) -> EvaluationSettings:
-    """Check the settings before anything heavy is imported."""
-    from unmask.config.load import load_config
-
-    config = load_config(None, overrides or (), flags)
-    if offline:  # read once, when the libraries that go to the Hub are imported
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+def _settings(given: Mapping[str, Any]) -> EvaluationSettings:
+    """Check the options of either verb before anything heavy is imported."""
+    shell.check_page(given["html"])
+    config = options.load_settings(given)
     with shell.working():
         from unmask.config.settings import DocumentSettings
         from unmask.evaluation.evaluate import EvaluationSettings
@@ -191,10 +150,10 @@ def _settings(
         documents=DocumentSettings(**config.data.model_dump(include=names)),
         masking=config.masking,
         max_length=config.data.max_length,
-        tokens=tokens,
-        device=device,
-        precision=precision,
-        offline=offline,
+        tokens=given["tokens"],
+        device=given["device"],
+        precision=given["precision"],
+        offline=given["offline"],
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from typer import Option
+from typer import Argument, Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
@@ -19,11 +19,21 @@ if TYPE_CHECKING:
     from unmask.inference.fill import FillResult
 
 
+TextsWithMasks = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="TEXT", help="Texts with [MASK], <mask>, ___ or {1-4}; - reads lines of standard input."
+    ),
+]
+TextToExplain = Annotated[str, Argument(metavar="TEXT", help="The text; - reads it from standard input.")]
+TextFile = Annotated[
+    Path | None,
+    Option("--file", metavar="FILE", help="File with a text on each line, or JSONL; - is standard input."),
+]
+TopK = Annotated[int, Option("--top-k", help="Number of predictions to show.", min=1)]
 Targets = Annotated[
     list[str] | None,
-    Option(
-        "--targets", metavar="w1,w2,...", help="Score these words instead, in this order; may be repeated."
-    ),
+    Option("--targets", metavar="W1,W2", help="Score these words instead, in this order; may be repeated."),
 ]
 RankingOption = Annotated[
     Literal["joint", "independent"],
@@ -31,24 +41,40 @@ RankingOption = Annotated[
 ]
 Beam = Annotated[
     int | None,
-    Option(help="Partial fillings that the search for several masks keeps [default: 16].", min=1),
+    Option("--beam", show_default="16", help="Width of the beam search for several masks.", min=1),
 ]
 NoBlanks = Annotated[bool, Option("--no-blanks", help="Take ___ and {1-4} as text.")]
+MaskPositions = Annotated[
+    str | None,
+    Option("--mask-positions", metavar="4,14,36", help="Mask exactly these positions; the first token is 0."),
+]
+Labels = Annotated[
+    Literal["masked", "all"], Option("--labels", help="Loss over the masked tokens, or over all tokens.")
+]
 
 
-class _Asked(NamedTuple):
-    """A text that came in, or what is wrong with it; and what it is called in a message."""
+class _Input(NamedTuple):
+    """A text to fill, or why it could not be read.
+
+    Attributes:
+        text: the text.
+        name: what messages call it: ``text 2`` or ``file.txt:3``.
+        file, line: where it was read, if it came from a file or standard input.
+        error: why it could not be read.
+    """
 
     text: str
-    where: str
+    name: str
+    file: str | None = None
+    line: int | None = None
     error: str | None = None
 
 
 def fill(
     model: options.ModelArgument,
-    texts: options.TextsArgument = None,
-    file: options.TextFile = None,
-    top_k: options.TopK = 5,
+    texts: TextsWithMasks = None,
+    file: TextFile = None,
+    top_k: TopK = 5,
     targets: Targets = None,
     ranking: RankingOption = "joint",
     beam: Beam = None,
@@ -58,10 +84,19 @@ def fill(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> int:
-    """Fill masks, and ___ or {1-4} for words, in texts or in lines of standard input."""
-    words = None if targets is None else _divided(targets)
-    asked = list(_all_texts(texts or (), file))
-    if not asked:
+    """Fill the masks in texts, or blanks (___) with whole words.
+
+    Several masks are filled together. ___ is a word of up to four subwords, {2} or {1-4} says of how many. Without TEXT
+    the lines of standard input are filled.
+
+    Examples:
+        unmask fill bert-base-uncased "The capital of France is [MASK]."
+        unmask fill runs/notes "She took ___ twice a day." --targets aspirin,morphine
+        unmask fill runs/notes --file texts.txt --json
+    """
+    words = None if targets is None else _split_targets(targets)
+    inputs = list(_inputs(texts or (), file))
+    if not inputs:
         raise DataError("no text came in; expected one on each line", path=file)
     with shell.working() as progress:
         from unmask.inference.fill import FillMask, FillResult
@@ -74,18 +109,23 @@ def fill(
             offline=offline,
             progress=progress,
         )
-        good = [item.text for item in asked if not item.error]
+        good = [item.text for item in inputs if not item.error]
         done = iter(filler.fill(good, top_k, targets=words, ranking=ranking, beam=beam, progress=progress))
-        results = [FillResult(item.text, error=item.error) if item.error else next(done) for item in asked]
+        results = [FillResult(item.text, error=item.error) if item.error else next(done) for item in inputs]
     if as_json:
-        shell.emit([result.candidates for result in results])
+        shell.emit(
+            [
+                {"file": item.file, "line": item.line, **result.to_dict()}
+                for item, result in zip(inputs, results, strict=True)
+            ]
+        )
     else:
         draw_fill(shell.page(), results)
-    sys.stdout.flush()  # so that the complaints come after the answers
-    return DataError.exit_code if _complain(asked, results) else 0
+    sys.stdout.flush()  # so that the errors come after the results
+    return DataError.exit_code if _print_errors(inputs, results) else 0
 
 
-def _divided(targets: Sequence[str]) -> list[str]:
+def _split_targets(targets: Sequence[str]) -> list[str]:
     """Return the words of ``--targets w1,w2``.
 
     Raises:
@@ -97,7 +137,7 @@ def _divided(targets: Sequence[str]) -> list[str]:
     return words
 
 
-def _all_texts(texts: Sequence[str], file: Path | None) -> Iterator[_Asked]:
+def _inputs(texts: Sequence[str], file: Path | None) -> Iterator[_Input]:
     """Yield the texts that were given, with ``-`` as the lines of stdin, then those of a file.
 
     Without either, the lines of stdin are read if it is no terminal.
@@ -116,76 +156,104 @@ def _all_texts(texts: Sequence[str], file: Path | None) -> Iterator[_Asked]:
         if text == "-":
             yield from _lines("-")
         else:
-            yield _Asked(text, f"text {number}")
+            yield _Input(text, f"text {number}")
     if file is not None:
         yield from _lines(str(file))
 
 
-def _lines(name: str) -> Iterator[_Asked]:
+def _lines(name: str) -> Iterator[_Input]:
     """Yield the lines of a file, or the texts of its records; one that cannot be read has its error."""
     from unmask.data.reading.records import RecordReader
 
     for read in RecordReader(name, "text" if name == "-" else None):
         if isinstance(read, DataError):
-            yield _Asked("", "", str(read))
+            yield _Input("", "", read.path, read.line, str(read))
             continue
         text, where = read.values.get("text"), f"{read.source}:{read.line}"
         if isinstance(text, str):
-            yield _Asked(text, where)
+            yield _Input(text, where, read.source, read.line)
         else:
-            yield _Asked("", where, "expected a text in the field 'text', found none")
+            error = "expected a text in the field 'text', found none"
+            yield _Input("", where, read.source, read.line, error)
 
 
-def _complain(asked: Sequence[_Asked], results: Sequence[FillResult]) -> bool:
-    """Say what was left out, and return whether anything was."""
-    complaints: dict[str, None] = {}
-    for item, result in zip(asked, results, strict=True):
+def _print_errors(inputs: Sequence[_Input], results: Sequence[FillResult]) -> bool:
+    """Print what could not be filled, and return whether anything was."""
+    errors: dict[str, None] = {}
+    for item, result in zip(inputs, results, strict=True):
         if result.error:
-            complaints[f"{item.where}: {result.error}" if item.where else result.error] = None
-        complaints.update(dict.fromkeys(result.target_errors.values()))
+            errors[f"{item.name}: {result.error}" if item.name else result.error] = None
+        errors.update(dict.fromkeys(result.target_errors.values()))
         if result.window:
             begin, end = result.window
             seen = f"the model saw tokens {begin + 1:,} to {end:,} of this long text, around its masks"
-            shell.tell(f"{item.where}: {seen}", "note")
-    for complaint in complaints:
-        shell.tell(complaint)
-    return bool(complaints)
+            shell.log(f"{item.name}: {seen}", "note")
+    for error in errors:
+        shell.print_error(error)
+    return bool(errors)
 
 
 def explain(
-    text: options.TextArgument,
-    model: options.RequiredModel,
-    mask_positions: options.MaskPositions = None,
-    labels: options.Labels = "masked",
-    seed: options.SeedOrZero = 0,
+    model: options.ModelArgument,
+    text: TextToExplain,
+    mask_positions: MaskPositions = None,
     mask_rate: options.MaskRate = None,
     strategy: options.StrategyOption = None,
-    top_k: options.TopK = 5,
+    labels: Labels = "masked",
+    top_k: TopK = 5,
+    seed: options.SeedOrZero = 0,
+    device: options.DeviceOrAuto = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
     html: options.Html = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show what masked language modelling does to one text."""
-    from unmask.config.load import load_config
+    """Show what masked language modelling does to a text.
 
-    masking = load_config(None, (), {"masking.rate": mask_rate, "masking.strategy": strategy}).masking
-    positions = None if mask_positions is None else shell.parse_positions(mask_positions)
+    Step by step: tokens, masks, predictions and loss.
+
+    Examples:
+        unmask explain bert-base-uncased "War broke out in April 1861."
+        unmask explain runs/notes "The war began in 1861." --html war.html
+    """
+    shell.check_page(html)
+    masking = options.load_settings({"mask_rate": mask_rate, "strategy": strategy}).masking
+    positions = None if mask_positions is None else _parse_positions(mask_positions)
     text = "\n".join(shell.read_lines(None)) if text == "-" else text
     with shell.working() as progress:
         from unmask.inference.explain import explain as explain_text
-        from unmask.model.load import load_for_inference
 
-        loaded = load_for_inference(model, offline=offline, progress=progress)
         explanation = explain_text(
-            text, loaded, mask_positions=positions, labels=labels, masking=masking, seed=seed, top_k=top_k
+            text,
+            model,
+            mask_positions=positions,
+            labels=labels,
+            masking=masking,
+            seed=seed,
+            top_k=top_k,
+            device=device,
+            precision=precision,
+            offline=offline,
+            progress=progress,
         )
     if html is not None:
-        shell.write(html, explanation.to_html())
-        shell.tell(str(html), "wrote")
+        shell.write_page(html, explanation.to_html())
     if as_json:
         shell.emit(explanation.to_dict())
         return
     draw_explanation(shell.page(), explanation.to_dict())
+
+
+def _parse_positions(text: str) -> list[int]:
+    """Return the numbers of ``"4,14,36"``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--mask-positions: expected positions such as 4,14,36, not '{text}'") from None
 
 
 def draw_fill(page: Page, results: Sequence[Any]) -> None:

@@ -1,31 +1,62 @@
 """The command line: the only place that prints for people and exits.
 
-TargetPredictions go to stdout, everything else to stderr. Heavy imports are inside the verbs, so that help is quick.
+Results go to stdout, everything else to stderr. Heavy imports are inside the verbs, so that help is quick.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from unmask.cli import data, evaluate, inference, masking, probe, scoring, tools, train, vocabulary
 from unmask.cli import runtime as shell
+from unmask.cli.command import Command, Group
 
 app = typer.Typer(
+    cls=Group,
     help="Adapt, or train from scratch, a BERT-family encoder on your own text, and see what it learned.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # [MASK] in a help text is no markup, and plain help is quicker
 )
-tokenizer_app = typer.Typer(name="tokenizer", help="Make tokenizers.", rich_markup_mode=None)
+tokenizer_app = typer.Typer(
+    cls=Group, name="tokenizer", help="Train or extend tokenizers.", rich_markup_mode=None
+)
+
+_VERBS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Train": {"train": train.train, "demo": train.demo, "report": train.report, "init": tools.init},
+    "Evaluate": {
+        "eval": evaluate.evaluate,
+        "compare": evaluate.compare,
+        "pairs": scoring.pairs,
+        "probe": probe.probe,
+        "conformance": tools.conformance,
+    },
+    "Use": {"fill": inference.fill, "explain": inference.explain, "score": scoring.score},
+    "Data": {
+        "check": data.check,
+        "prepare": data.prepare,
+        "masks": masking.masks,
+        "terms": masking.terms,
+        "collocations": masking.collocations,
+    },
+    "Tools": {"bench": tools.bench},
+}
+for _panel, _verbs in _VERBS.items():
+    for _name, _verb in _verbs.items():
+        _class = data.CheckCommand if _name == "check" else Command
+        app.command(_name, cls=_class, rich_help_panel=_panel)(_verb)
+tokenizer_app.command("train", cls=Command, rich_help_panel="Data")(vocabulary.train_tokenizer)
+tokenizer_app.command("extend", cls=Command, rich_help_panel="Data")(vocabulary.extend_tokenizer)
 app.add_typer(tokenizer_app)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         from unmask import __version__
 
         typer.echo(__version__)
@@ -34,37 +65,12 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _global(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (any verb).")
-    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option("-V", "--version", help="Print the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    # --debug is taken by main(), wherever it stands, and only named here for the help.
     pass
-
-
-app.command()(train.demo)
-app.command()(tools.init)
-app.command()(data.prepare)
-app.command()(train.train)
-app.command(cls=data.CheckCommand)(data.check)
-app.command("eval")(evaluate.evaluate)
-app.command()(evaluate.compare)
-app.command()(inference.explain)
-app.command()(inference.fill)
-app.command()(train.report)
-app.command()(scoring.score)
-app.command()(scoring.pairs)
-app.command()(masking.masks)
-app.command()(masking.terms)
-app.command()(masking.collocations)
-app.command()(tools.conformance)
-app.command()(tools.bench)
-app.command()(probe.probe)
-tokenizer_app.command("extend")(vocabulary.extend)
-tokenizer_app.command("train")(vocabulary.tokenizer_train)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,20 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the name of the program; by default what this process was given.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    end = given.index("--") if "--" in given else len(given)
-    before = [argument for argument in given[:end] if argument != "--debug"]
-    debug = len(before) < end
+    shell.mode.quiet = shell.mode.debug = False
     shell.share_cores()
-    if not debug:
-        shell.quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an undecodable byte in a path must not end the program
             stream.reconfigure(errors="backslashreplace")
-    return shell.exit_code_of(lambda: _run([*before, *given[end:]] or ["--help"]), debug=debug)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return shell.exit_code_of(lambda: _run(given or ["--help"]))
 
 
 def _run(arguments: list[str]) -> Any:
     command = typer.main.get_command(app)
+    if "_UNMASK_COMPLETE" in os.environ:  # the shell asks for completions
+        command.main(arguments, prog_name="unmask")
     with command.make_context("unmask", arguments) as context:
         return command.invoke(context)

@@ -22,26 +22,17 @@ if TYPE_CHECKING:
     from unmask.progress import Progress
 
 
-Epoch = Annotated[int, Option(help="The epoch whose masks are shown, from 0.", min=0)]
-Tokens = Annotated[int, Option(help="Look at so many tokens at most.", min=1)]
-TokenizerName = Annotated[
-    str | None,
-    Option(
-        "--tokenizer", "--model", help="Hub name or folder of a tokenizer; not needed with prepared shards."
-    ),
-]
-Against = Annotated[
+Epoch = Annotated[int, Option("--epoch", help="Epoch whose masks are shown, from 0.", min=0)]
+Tokens = Annotated[int, Option("--tokens", help="Look at N tokens at most.", min=1)]
+GeneralText = Annotated[
     list[str],
-    Option(metavar="PATH", help="General text to compare with; may be repeated.", show_default=False),
-]
-ListFile = Annotated[
-    Path, Option("-o", "--out", metavar="FILE", help="The file to write.", show_default=False)
+    Option("--general", metavar="PATH", help="General text to compare with; may be repeated."),
 ]
 
 
 def masks(
-    data: options.DataArgument,
-    tokenizer: TokenizerName = None,
+    text: options.TextArgument,
+    tokenizer: options.TokenizerOrShards = None,
     strategy: options.StrategyOption = None,
     mask_rate: options.MaskRate = None,
     overrides: options.Overrides = None,
@@ -54,18 +45,14 @@ def masks(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show what masking does to a corpus: a passage, and the figures achieved."""
-    from unmask.config.load import load_config
+    """Show what masking does to text, and the rates achieved.
 
-    flags = {
-        "masking.strategy": strategy,
-        "masking.rate": mask_rate,
-        "data.max_length": max_length,
-        "data.documents": documents,
-        "data.text_field": text_field,
-    }
-    config = load_config(None, overrides or (), flags)
-    with shell.working() as progress, _Prepared(data, config.data, tokenizer, offline, progress) as corpus:
+    Examples:
+        unmask masks notes/ --tokenizer bert-base-uncased
+        unmask masks notes/ --tokenizer bert-base-uncased --strategy span
+    """
+    config = options.load_settings(locals())
+    with shell.working() as progress, _Prepared(text, config.data, tokenizer, offline, progress) as corpus:
         import numpy as np
 
         from unmask.data.batches import TextSource
@@ -82,54 +69,73 @@ def masks(
 
 
 def terms(
-    data: options.DataArgument,
-    against: Against,
-    out: ListFile,
-    tokenizer: TokenizerName = None,
+    text: options.TextArgument,
+    general: GeneralText,
+    out: options.ListFile,
+    tokenizer: options.TokenizerOrShards = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     offline: options.Offline = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Find the words that set a domain apart, for masking.strategy=terms."""
-    settings = _reading(documents, text_field)
+    """List the words that set your text apart.
+
+    They are more frequent in TEXT than in general text; --strategy terms masks them more often.
+
+    Examples:
+        unmask terms notes/ --general wiki/ --tokenizer bert-base-uncased -o terms.tsv
+        unmask train notes/ --model bert-base-uncased --strategy terms \\
+            --set masking.terms=terms.tsv
+    """
+    settings = options.load_settings({"documents": documents, "text_field": text_field}).data
     with shell.working() as progress:
         from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
 
         counts = []
-        for inputs in (data, against):
+        for inputs in (text, general):
             with _Prepared(inputs, settings, tokenizer, offline, progress) as corpus:
                 counts.append(count_words(corpus, _words(corpus)))
         found = find_salient_terms(*counts)
         save_terms(out, found)
-    shell.page().say(f"{len(found):,} terms in {out}, first {', '.join(term.text for term in found[:8])}")
-    shell.page().say(f"use them with --strategy terms --set masking.terms={out}")
+    _print_list("terms", out, [term.text for term in found], "--strategy terms --set masking.terms", as_json)
 
 
 def collocations(
-    data: options.DataArgument,
-    out: ListFile,
-    tokenizer: TokenizerName = None,
+    text: options.TextArgument,
+    out: options.ListFile,
+    tokenizer: options.TokenizerOrShards = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     offline: options.Offline = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Find words that stand together more often than by chance, for masking.strategy=ngram."""
-    with (
-        shell.working() as progress,
-        _Prepared(data, _reading(documents, text_field), tokenizer, offline, progress) as corpus,
-    ):
+    """List words that often occur together.
+
+    They are masked together with --strategy ngram.
+
+    Examples:
+        unmask collocations notes/ --tokenizer bert-base-uncased -o pairs.json
+        unmask train notes/ --model bert-base-uncased --strategy ngram \\
+            --set masking.collocations=pairs.json
+    """
+    settings = options.load_settings({"documents": documents, "text_field": text_field}).data
+    with shell.working() as progress, _Prepared(text, settings, tokenizer, offline, progress) as corpus:
         from unmask.data.masking.collocations import find_collocations, save_collocations
 
         found = find_collocations(corpus, _words(corpus), progress=progress)
         save_collocations(out, found)
-    shell.page().say(f"{len(found):,} collocations in {out}, first {', '.join(c.text for c in found[:5])}")
-    shell.page().say(f"use them with --strategy ngram --set masking.collocations={out}")
+    names = [collocation.text for collocation in found]
+    _print_list("collocations", out, names, "--strategy ngram --set masking.collocations", as_json)
 
 
-def _reading(documents: str | None, text_field: str | None) -> DocumentSettings:
-    from unmask.config.load import load_config
-
-    return load_config(None, (), {"data.documents": documents, "data.text_field": text_field}).data
+def _print_list(kind: str, out: Path, found: list[str], use: str, as_json: bool) -> None:
+    """Print how many terms or collocations a file has, and how to use it."""
+    if as_json:
+        shell.emit({"file": out, kind: found})
+        return
+    page = shell.page()
+    page.say(f"{len(found):,} {kind if len(found) != 1 else kind[:-1]} in {out}: {', '.join(found[:8])}")
+    page.say(f"use the file with: unmask train TEXT... {use}={out}")
 
 
 def _vocabulary(corpus: Corpus) -> Any:

@@ -1,15 +1,19 @@
-"""The arguments and options of the verbs, each defined once; :mod:`unmask.cli.main` says which verb has which."""
+"""The arguments and options of the verbs, each defined once, and the settings that they stand for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-_DATA = "Files, folders, globs, - for standard input, hf://org/name, or a folder of 'unmask prepare'."
-_CHECKPOINT = "Checkpoint: Hub name, name@revision, or folder."
-_DOCUMENTS = "What a document of plain text is: a file, a block between empty lines, or a line."
+from unmask.cli import runtime as shell
+from unmask.config.options import OPTIONS
+
+if TYPE_CHECKING:
+    from unmask.config.settings import RunConfig
 
 Documents = Literal["auto", "file", "block", "line"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -18,113 +22,232 @@ Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Strategy = Literal["token", "word", "span", "ngram", "terms"]
 
+# Headings of a long help. A name in brackets after an option's help is its default.
+_model = partial(Option, rich_help_panel="Model")
+_text = partial(Option, rich_help_panel="Text")
+_masking = partial(Option, rich_help_panel="Masking")
+_training = partial(Option, rich_help_panel="Training")
+_length = partial(Option, rich_help_panel="Length of the run")
+_compute = partial(Option, rich_help_panel="Computation")
+_settings = partial(Option, rich_help_panel="Settings")
+_output = partial(Option, rich_help_panel="Output")
+
+_TEXT_HELP = (
+    "Text: files, folders, globs, - (standard input), hf://org/name, or a folder of 'unmask prepare'."
+)
+_MODEL_HELP = "Hub name, name@revision, model folder or run folder."
+
 # Arguments.
-DataArgument = Annotated[list[str], Argument(metavar="DATA", help=_DATA, show_default=False)]
-DataOrConfigArgument = Annotated[list[str] | None, Argument(metavar="DATA", help=_DATA)]
-ModelArgument = Annotated[str, Argument(metavar="MODEL", help=_CHECKPOINT)]
-RunArgument = Annotated[Path, Argument(metavar="RUN", help="The folder of a run.")]
-SettingsFileArgument = Annotated[
-    Path | None, Argument(metavar="PATH", help="The file to write [default: run.yaml].")
+TextArgument = Annotated[list[str], Argument(metavar="TEXT", help=_TEXT_HELP)]
+TextOrConfigArgument = Annotated[list[str] | None, Argument(metavar="TEXT", help=_TEXT_HELP)]
+ModelArgument = Annotated[str, Argument(metavar="MODEL", help=_MODEL_HELP)]
+ModelsArgument = Annotated[
+    list[str],
+    Argument(metavar="MODEL", help=f"One or more models: {_MODEL_HELP}"),
 ]
-TextArgument = Annotated[str, Argument(metavar="TEXT", help="The text; - reads it from standard input.")]
-TextsArgument = Annotated[
-    list[str] | None,
-    Argument(metavar="TEXT", help="Texts with [MASK], <mask> or the model's own mask token."),
+RunArgument = Annotated[Path, Argument(metavar="RUN", help="Run folder.")]
+
+# Where results go.
+Json = Annotated[bool, _output("--json", help="Print one JSON document on stdout.")]
+Html = Annotated[Path | None, _output("--html", metavar="FILE", help="Write an HTML page as well.")]
+NewFolder = Annotated[Path, _output("-o", "--out", metavar="FOLDER", help="Folder to write.")]
+RowsFile = Annotated[
+    Path | None, _output("-o", "--out", metavar="FILE", help="Write a JSON line for each text or pair here.")
 ]
+ListFile = Annotated[Path, _output("-o", "--out", metavar="FILE", help="File to write.")]
+Force = Annotated[bool, _output("--force", help="Replace an existing file.")]
+ResumeRows = Annotated[bool, _output("--resume", help="Continue the file of -o behind its last row.")]
 
-# Where answers and files go.
-Json = Annotated[bool, Option("--json", help="Print one JSON document instead of text.")]
-Html = Annotated[Path | None, Option(metavar="FILE", help="Write a page as well.")]
-NewFolder = Annotated[Path, Option("-o", "--out", help="The folder to write.", show_default=False)]
-NewFolderOrNone = Annotated[Path | None, Option("-o", "--out", help="The folder to write.")]
-DemoFolder = Annotated[Path, Option("-o", "--out", help="The folder of the run.")]
-RunFolder = Annotated[Path | None, Option("-o", "--out", help="The folder of the run [default: runs/train].")]
-Schema = Annotated[bool, Option("--schema", help="The JSON Schema instead; printed if PATH is not given.")]
-Force = Annotated[bool, Option("--force", help="Replace a file that is there.")]
-Stdout = Annotated[bool, Option("--stdout", help="Print instead of writing.")]
-
-# Settings from elsewhere than flags.
-ConfigFile = Annotated[Path | None, Option("-c", "--config", help="Settings, as 'unmask init' writes them.")]
+# Settings that have no option.
+ConfigFile = Annotated[
+    Path | None,
+    _settings("-c", "--config", metavar="FILE", help="Settings file, as 'unmask init' writes it."),
+]
 Overrides = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="One setting, for example train.keep_last=5; may be repeated."),
+    _settings("--set", metavar="KEY=VALUE", help="Any setting, such as train.keep_last=5; may be repeated."),
 ]
 
-# The model.
-Model = Annotated[str | None, Option(help="Checkpoint to adapt: Hub name, name@revision, or folder.")]
-ModelWithTokenizer = Annotated[str | None, Option(help="Checkpoint whose tokenizer is used.")]
-RequiredModel = Annotated[str, Option(help=_CHECKPOINT, show_default=False)]
-Preset = Annotated[str | None, Option(help="Architecture to train from scratch, for example bert-mini.")]
-Tokenizer = Annotated[str | None, Option(help="Hub name or folder of a tokenizer.")]
-VocabSize = Annotated[int, Option(help="Entries of the vocabulary.", min=100, show_default=False)]
-Offline = Annotated[bool, Option("--offline", help="Make no network call.")]
+# Model.
+ModelToAdapt = Annotated[
+    str | None, _model("--model", metavar="MODEL", help=f"Checkpoint to adapt: {_MODEL_HELP}")
+]
+ModelToExtend = Annotated[str, _model("--model", metavar="MODEL", help=_MODEL_HELP)]
+ModelWithTokenizer = Annotated[
+    str | None, _model("--model", metavar="MODEL", help="Model whose tokenizer is used.")
+]
+Preset = Annotated[
+    str | None,
+    _model("--preset", metavar="NAME", help="Architecture to train from scratch, for example bert-mini."),
+]
+Tokenizer = Annotated[
+    str | None,
+    _model("--tokenizer", metavar="TOKENIZER", help="Tokenizer: Hub name, tokenizer folder or model folder."),
+]
+TokenizerOrShards = Annotated[
+    str | None,
+    _model(
+        "--tokenizer",
+        "--model",
+        metavar="TOKENIZER",
+        help="Tokenizer: Hub name or folder; not needed with a folder of 'unmask prepare'.",
+    ),
+]
+Offline = Annotated[bool, _compute("--offline", help="Make no network call.")]
 
-# The text.
-DocumentsOption = Annotated[Documents | None, Option(help=_DOCUMENTS)]
-TextField = Annotated[str | None, Option(help="Field or column of the text in JSONL, CSV, TSV and Parquet.")]
+# Text.
+DocumentsOption = Annotated[
+    Documents | None,
+    _text("--documents", show_default="auto", help="What one document of plain text is: a file, a block between blank lines, or a line."),
+]  # fmt: skip
+TextField = Annotated[
+    str | None,
+    _text("--text-field", metavar="FIELD", show_default="text", help="Field or column that holds the text in JSONL, CSV, TSV and Parquet."),
+]  # fmt: skip
 Strict = Annotated[
-    bool, Option("--strict", help="Refuse text with any error, instead of leaving out what is at error.")
+    bool, _text("--strict", help="Stop at the first error in the text instead of skipping the record.")
 ]
-MaxLength = Annotated[int | None, Option(help="Tokens of a sequence, with its special tokens.")]
-Heldout = Annotated[list[str] | None, Option(metavar="PATH", help="Text to evaluate on; may be repeated.")]
+MaxLength = Annotated[
+    int | None,
+    _text("--max-length", show_default="512, or the most the model takes", help="Tokens of a sequence, special tokens included."),
+]  # fmt: skip
+Heldout = Annotated[
+    list[str] | None,
+    _text("--heldout", metavar="PATH", show_default="5% of the documents", help="Text to evaluate on; may be repeated."),
+]  # fmt: skip
+EvaluatedText = Annotated[
+    list[str],
+    _text("--data", metavar="PATH", help="Text to evaluate on, given as TEXT is elsewhere; may be repeated."),
+]
+TrainData = Annotated[
+    list[str] | None,
+    _text(
+        "--train-data",
+        metavar="PATH",
+        show_default="the other documents of --data",
+        help="Text in which token frequencies and baselines are counted; may be repeated.",
+    ),
+]
+Replay = Annotated[
+    list[str] | None,
+    _text("--replay", metavar="PATH", help="General text to mix into every step against forgetting; may be repeated."),
+]  # fmt: skip
+ReplayShare = Annotated[
+    float | None,
+    _text("--replay-share", show_default="0.05", help="Share of the tokens that come from --replay."),
+]
+General = Annotated[
+    list[str] | None,
+    _text("--general", metavar="PATH", show_default="a held-out share of --replay", help="General text to measure forgetting on; may be repeated."),
+]  # fmt: skip
+
+# Masking.
 MaskRate = Annotated[
-    float | None, Option("--mask-rate", "--rate", help="Share of tokens that are predicted.")
+    float | None, _masking("--mask-rate", show_default="0.15", help="Share of the tokens that are masked.")
 ]
 StrategyOption = Annotated[
-    Strategy | None, Option(help="What is drawn as one: see masking in 'unmask init --stdout'.")
+    Strategy | None,
+    _masking("--strategy", show_default="token", help="What is masked as one unit: see 'masking' in 'unmask init --stdout'."),
+]  # fmt: skip
+
+# Length of a run.
+Epochs = Annotated[float | None, _length("--epochs", help="Stop after N passes over the text.")]
+MaxSteps = Annotated[int | None, _length("--max-steps", help="Stop after N optimizer steps.")]
+Minutes = Annotated[float | None, _length("--minutes", help="Stop after N minutes of training.")]
+Patience = Annotated[
+    int | None,
+    _length(
+        "--patience",
+        show_default="3 to adapt, 0 from scratch",
+        help="Stop after N evaluations without a lower held-out loss; 0 turns this off.",
+    ),
 ]
-MaskPositions = Annotated[
-    str | None, Option(metavar="4,14,36", help="Mask exactly these positions; the first token is 0.")
+SaveEvery = Annotated[
+    int | None, _length("--save-every", show_default="a tenth of the run", help="Steps between checkpoints.")
 ]
-Labels = Annotated[Literal["all", "masked"], Option(help="Loss over the masked tokens, or over all.")]
-TopK = Annotated[int, Option(help="How many predictions to show.", min=1)]
-TextFile = Annotated[
-    Path | None, Option("--file", help="Take a text from each line of a file; - is standard input.")
+Resume = Annotated[
+    bool, _length("--resume", help="Continue the run in the folder of -o from its last checkpoint.")
+]
+CheckpointToResume = Annotated[
+    Path | None,
+    _length("--checkpoint", metavar="PATH", show_default="the last", help="Checkpoint to continue from, with --resume."),
+]  # fmt: skip
+DryRun = Annotated[
+    bool,
+    _length("--dry-run", help="Run two steps only, then print the memory, disk and time the run would need."),
 ]
 
 # Training.
-MaxSteps = Annotated[int | None, Option(help="Stop after so many steps.")]
-Epochs = Annotated[float | None, Option(help="Stop after so many passes over the text.")]
-Minutes = Annotated[float | None, Option(help="Stop after so many minutes of training.")]
-DemoMinutes = Annotated[float, Option(help="Minutes of training.", min=0.01)]
-Seed = Annotated[int | None, Option(help="Seed of order, masks and new weights.")]
-SeedOrZero = Annotated[int, Option(help="Seed of what is drawn.", min=0)]
-DeviceOption = Annotated[Device | None, Option(help="Where to compute.")]
-PrecisionOption = Annotated[Precision | None, Option(help="Precision of the computation.")]
-DeviceOrAuto = Annotated[Device, Option("--device", help="Where to compute.")]
-PrecisionOrFp32 = Annotated[Precision, Option("--precision", help="Precision of the computation.")]
-BatchTokens = Annotated[int | None, Option(help="Tokens in one step.")]
-LearningRate = Annotated[float | None, Option(help="Peak learning rate of AdamW.")]
-Replay = Annotated[
-    list[str] | None,
-    Option(metavar="PATH", help="General text to mix in against forgetting; may be repeated."),
+RecipeOption = Annotated[
+    Recipe | None,
+    _training("--recipe", show_default="auto", help="Defaults for adapting a checkpoint, or for training from scratch."),
+]  # fmt: skip
+BatchTokens = Annotated[
+    int | None,
+    _training("--batch-tokens", show_default="16,384 to adapt, less from scratch", help="Tokens in an optimizer step."),
+]  # fmt: skip
+LearningRate = Annotated[
+    float | None,
+    _training("--learning-rate", show_default="by model and recipe", help="Peak learning rate of AdamW."),
 ]
-ReplayShare = Annotated[float | None, Option(help="Share of the tokens that come from it [default: 0.05].")]
-General = Annotated[
-    list[str] | None, Option(metavar="PATH", help="General text to measure forgetting on; may be repeated.")
-]
-RecipeOption = Annotated[Recipe | None, Option(help="What decides where settings are open [default: auto].")]
 LayerDecay = Annotated[
     float | None,
-    Option(help="Factor of the learning rate from each layer to the one below, for example 0.9."),
+    _training(
+        "--layer-decay", help="Factor on the learning rate from each layer to the one below, such as 0.9."
+    ),
 ]
-FreezeOption = Annotated[Freeze | None, Option(help="What stays as it is.")]
+FreezeOption = Annotated[
+    Freeze | None, _training("--freeze", show_default="none", help="Weights that are not trained.")
+]
 LoraRank = Annotated[
-    int | None, Option(metavar="RANK", help="Train LoRA adapters of this rank, then merge them.")
-]
-Patience = Annotated[
-    int | None, Option(help="Evaluations without a lower held-out loss that end the run; 0 for never.")
+    int | None, _training("--lora-rank", help="Train LoRA adapters of rank N and merge them into the model.")
 ]
 HeadWarmupSteps = Annotated[
     int | None,
-    Option("--head-warmup-steps", metavar="STEPS", help="Let a new LM head move alone for so many steps."),
+    _training(
+        "--head-warmup-steps", show_default="0", help="Train only the new LM head for the first N steps."
+    ),
 ]
 NewEmbeddingsSteps = Annotated[
-    int | None, Option(metavar="STEPS", help="Let the rows of added words move alone for so many steps.")
+    int | None,
+    _training("--new-embeddings-steps", show_default="0", help="Train only the embeddings of added words for the first N steps."),
+]  # fmt: skip
+
+# Computation.
+Seed = Annotated[
+    int | None, _compute("--seed", show_default="0", help="Random seed of order, masks and new weights.")
 ]
-SaveEvery = Annotated[int | None, Option(metavar="STEPS", help="Steps between checkpoints.")]
-Resume = Annotated[
-    str | None,
-    Option(metavar="auto|PATH", help="Go on from the last checkpoint of the folder, or from this one."),
+SeedOrZero = Annotated[int, _compute("--seed", help="Random seed.", min=0)]
+DeviceOption = Annotated[Device | None, _compute("--device", show_default="auto", help="Where to compute.")]
+PrecisionOption = Annotated[
+    Precision | None,
+    _compute("--precision", show_default="auto", help="Number format; auto measures whether bf16 is faster."),
 ]
-DryRun = Annotated[bool, Option("--dry-run", help="Two real steps, then what the run would need.")]
+DeviceOrAuto = Annotated[Device, _compute("--device", help="Where to compute.")]
+PrecisionOrFp32 = Annotated[
+    Precision, _compute("--precision", help="Number format; auto measures whether bf16 is faster.")
+]
+
+
+def load_settings(given: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that the parameters of a verb stand for.
+
+    Args:
+        given: the parameters by name; those of :data:`unmask.config.options.OPTIONS` are settings, ``config_file`` and
+            ``overrides`` are the layers below them, and others are left alone.
+
+    Raises:
+        ConfigError: a value or a key cannot be used.
+    """
+    from unmask.config.load import load_config
+
+    flags = {
+        OPTIONS[name]: value
+        for name, value in given.items()
+        if name in OPTIONS and value is not None and value is not False
+    }
+    config_file, overrides = given.get("config_file"), given.get("overrides") or ()
+    if config_file is None and not overrides:
+        return load_config(None, (), flags)
+    with shell.working(models=False) as progress:  # which logs renamed keys
+        return load_config(config_file, overrides, flags, progress=progress)

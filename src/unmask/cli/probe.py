@@ -2,86 +2,95 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from typer import Argument, Option
+from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.reporting.format import baseline_name, clock, interval, percent, plural
 
-Models = Annotated[
-    list[str],
-    Argument(
-        metavar="MODEL...",
-        help="Checkpoints: Hub names, name@revision, or folders; each is compared with the first.",
-        show_default=False,
-    ),
-]
 Task = Annotated[
     str,
     Option(
+        "--task",
         metavar="PATH",
         help="A folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train "
         "file. JSONL, CSV or TSV with text and label, or CoNLL.",
         show_default=False,
     ),
 ]
-Test = Annotated[str | None, Option(metavar="FILE", help="The test file, if the folder has none or several.")]
+Test = Annotated[
+    str | None, Option("--test", metavar="FILE", help="Test file, if the folder has none or several.")
+]
 Dev = Annotated[
     str | None,
     Option(
+        "--dev",
         metavar="FILE",
-        help="The file that chooses the regularisation of the frozen probe [default: that of the folder, or a fifth "
-        "of train].",
+        help="File that chooses the regularisation of the linear probe.",
+        show_default="that of the folder, or a fifth of train",
     ),
 ]
 Method = Annotated[
     Literal["frozen", "finetune", "both"],
-    Option(
-        help="A linear probe on frozen features (seconds), fine-tuning of the whole model (minutes), or both."
-    ),
+    Option("--method", help="Linear probe on frozen features, fine-tuning of the whole model, or both."),
 ]
 Seeds = Annotated[
     int,
     Option(
-        help="Repetitions. A seed random_bits the training examples with replacement (frozen), or changes new head, order "
-        "and dropout (finetune).",
+        "--seeds",
+        help="Repetitions: each resamples the training examples (frozen), or changes head, order and dropout (finetune).",
         min=1,
     ),
 ]
 Limit = Annotated[
-    int | None, Option(help="Training examples at most, the same ones for every seed and model.", min=2)
+    int | None,
+    Option("--limit", help="Training examples at most, the same for every seed and model.", min=2),
 ]
 Pool = Annotated[
-    Literal["mean", "cls"], Option(help="A text as the mean over its tokens, or as its first token.")
+    Literal["mean", "cls"],
+    Option("--pool", help="Features of a text: mean over its tokens, or its first token."),
 ]
-ProbeEpochs = Annotated[int, Option("--epochs", help="Passes over the training examples (finetune).", min=1)]
-Batch = Annotated[int, Option(help="Examples of a step (finetune).", min=1)]
-Rate = Annotated[
+_tuning = partial(Option, rich_help_panel="Fine-tuning")
+Epochs = Annotated[int, _tuning("--epochs", help="Passes over the training examples.", min=1)]
+BatchSize = Annotated[int, _tuning("--batch-size", help="Examples in a step.", min=1)]
+LearningRate = Annotated[
     float | None,
-    Option(
+    _tuning(
         "--learning-rate",
-        help="Peak learning rate (finetune) [default: 5e-5 at hidden size 768, more for a narrower model].",
+        help="Peak learning rate.",
+        show_default="5e-5 at hidden size 768, higher below",
         min=0.0,
     ),
 ]
 TextColumn = Annotated[
     str | None,
-    Option("--text-field", help="Field of the text, or number of its column in a table without names."),
+    Option(
+        "--text-field",
+        metavar="FIELD",
+        show_default="text",
+        help="Field of the text, or number of its column.",
+    ),
 ]
 LabelColumn = Annotated[
-    str | None, Option("--label-field", help="Field or number of the column of the label.")
+    str | None,
+    Option(
+        "--label-field",
+        metavar="FIELD",
+        show_default="label",
+        help="Field of the label, or number of its column.",
+    ),
 ]
-Allow = Annotated[bool, Option("--allow-overlap", help="Report although test texts occur in train.")]
+Allow = Annotated[bool, Option("--allow-overlap", help="Report even if test texts occur in train.")]
 Drop = Annotated[bool, Option("--drop-overlap", help="Remove texts from train that occur in test.")]
 
 
 def probe(
-    models: Models,
+    models: options.ModelsArgument,
     task: Task,
     test: Test = None,
     dev: Dev = None,
@@ -89,22 +98,27 @@ def probe(
     seeds: Seeds = 5,
     limit: Limit = None,
     pool: Pool = "mean",
-    epochs: ProbeEpochs = 3,
-    batch: Batch = 16,
-    learning_rate: Rate = None,
+    epochs: Epochs = 3,
+    batch_size: BatchSize = 16,
+    learning_rate: LearningRate = None,
     max_length: options.MaxLength = None,
     text_field: TextColumn = None,
     label_field: LabelColumn = None,
     allow_overlap: Allow = False,
     drop_overlap: Drop = False,
     device: options.DeviceOrAuto = "auto",
-    precision: options.PrecisionOrFp32 = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Learn a labelled task from models, with several seeds, and say which helps it more."""
-    if offline:  # read once, when the libraries that go to the Hub are imported
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    """Probe models on a labelled task, with several seeds.
+
+    Every model is compared with the first, with a paired verdict.
+
+    Examples:
+        unmask probe bert-base-uncased runs/notes --task task/
+        unmask probe runs/notes --task task/ --method finetune --seeds 3
+    """
     with shell.working() as progress:
         from unmask.probing.learn import FineTuningSettings
         from unmask.probing.probe import ProbeSettings
@@ -116,7 +130,7 @@ def probe(
             limit=limit,
             pool=pool,
             max_length=max_length,
-            tuning=FineTuningSettings(epochs=epochs, batch=batch, learning_rate=learning_rate),
+            tuning=FineTuningSettings(epochs=epochs, batch=batch_size, learning_rate=learning_rate),
             allow_overlap=allow_overlap,
             drop_overlap=drop_overlap,
             device=device,

@@ -1,4 +1,4 @@
-"""What the verbs of :mod:`unmask.cli.main` share: answers, texts from outside, quiet libraries, errors, exit codes."""
+"""What the verbs share: progress, output, input, quiet libraries, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError
+from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
 
 if TYPE_CHECKING:
     from unmask.cli.terminal import Page, TerminalProgress
@@ -26,16 +26,30 @@ STOPPED = 130  # by Ctrl-C, with nothing to resume
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
+@dataclasses.dataclass
+class Mode:
+    """What ``--quiet`` and ``--debug`` say about this call of the program."""
+
+    quiet: bool = False
+    debug: bool = False
+
+
+mode = Mode()
+
+
 @contextlib.contextmanager
 def working(*, models: bool = True) -> Iterator[TerminalProgress]:
-    """Show progress on stderr; what a library prints goes there too, so that stdout holds only the answer.
+    """Show progress on stderr; what a library prints goes there too, so that stdout holds only the result.
 
     Args:
         models: whether models or tokenizers are loaded or saved, which transformers would show with bars.
     """
     from unmask.cli.terminal import terminal_progress
 
-    with contextlib.redirect_stdout(sys.stderr), terminal_progress(sys.stderr) as progress:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open(os.devnull, "w", encoding="utf-8")) if mode.quiet else sys.stderr
+        stack.enter_context(contextlib.redirect_stdout(stream))
+        progress = stack.enter_context(terminal_progress(stream))
         if models and os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
             _quiet_transformers()
         yield progress
@@ -53,7 +67,7 @@ def _quiet_transformers() -> None:
 
 
 def page() -> Page:
-    """Return what random_bits answers on stdout."""
+    """Return what draws results on stdout."""
     from unmask.cli.terminal import Page
 
     return Page(sys.stdout)
@@ -109,19 +123,25 @@ def read_lines(path: Path | None) -> list[str]:
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
-def parse_positions(text: str) -> list[int]:
-    """Return the numbers of ``"4,14,36"``.
-
-    Raises:
-        ConfigError: it is something else.
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--mask-positions: expected positions such as 4,14,36, not '{text}'") from None
+def check_page(html: Path | None) -> None:
+    """Raise a :class:`DiskError` if a page could not be written, before the work that it would show."""
+    if html is not None and not html.absolute().parent.is_dir():
+        raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
 
 
-def tell(message: str, word: str = "error") -> None:
+def write_page(html: Path, text: str) -> None:
+    """Write an HTML page and log its name."""
+    write(html, text)
+    log(str(html), "wrote")
+
+
+def log(message: str, word: str) -> None:
+    """Print one line on stderr, unless ``--quiet`` was given."""
+    if not mode.quiet:
+        print_error(message, word)
+
+
+def print_error(message: str, word: str = "error") -> None:
     """Print one line on stderr."""
     line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     with contextlib.suppress(BrokenPipeError):
@@ -153,12 +173,11 @@ def share_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def exit_code_of(call: Callable[[], Any], *, debug: bool = False) -> int:
+def exit_code_of(call: Callable[[], Any]) -> int:
     """Run ``call`` and return the exit code; an error becomes one line on stderr.
 
     Args:
         call: does everything; what it returns is the exit code, ``None`` stands for 0.
-        debug: show tracebacks.
     """
     try:
         code = call()
@@ -170,41 +189,34 @@ def exit_code_of(call: Callable[[], Any], *, debug: bool = False) -> int:
         _forget_stdout()
         return UnmaskError.exit_code
     except (Exception, KeyboardInterrupt) as error:
-        if debug:
+        if mode.debug:
             traceback.print_exc()
-        return _explain(error)
+        return _report(error)
 
 
-def _explain(error: BaseException) -> int:
+def _report(error: BaseException) -> int:
     """Print the line that says what went wrong, and return the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        tell("stopped by Ctrl-C", "interrupted")
+        print_error("stopped by Ctrl-C", "interrupted")
         return STOPPED
     if isinstance(error, Interrupted):
-        tell(str(error), "interrupted")
+        print_error(str(error), "interrupted")
         return error.exit_code
     if isinstance(error, UnmaskError):
-        tell(str(error))
+        print_error(str(error))
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        tell(_usage(error))
+        from unmask.cli.command import usage_message
+
+        print_error(usage_message(error))
         return error.exit_code
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        tell(f"{error.filename or 'disk'}: cannot be written: {error.strerror}")
+        print_error(f"{error.filename or 'disk'}: cannot be written: {error.strerror}")
         return DiskError.exit_code
-    tell(f"unexpected {type(error).__name__}: {error}; run again with --debug to see where it came from")
-    return UnmaskError.exit_code
-
-
-def _usage(error: typer.TyperException) -> str:
-    """Return the message about a wrong verb or option, with the nearest one and where help is."""
-    near = getattr(error, "possibilities", None)
-    message = (
-        f"{getattr(error, 'message', error)} (did you mean {near[0]}?)" if near else error.format_message()
+    print_error(
+        f"unexpected {type(error).__name__}: {error}; run again with --debug to see where it came from"
     )
-    context = getattr(error, "ctx", None)
-    message = message.replace("Value error, ", "").rstrip(".")
-    return message if context is None else f"{message} (see '{context.command_path} --help')"
+    return UnmaskError.exit_code
 
 
 def _forget_stdout() -> None:

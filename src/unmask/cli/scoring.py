@@ -1,4 +1,4 @@
-"""The verbs ``score`` and ``pairs``: how probable a model finds texts, and which of two."""
+"""The verbs ``score`` and ``pairs``."""
 
 from __future__ import annotations
 
@@ -26,57 +26,100 @@ if TYPE_CHECKING:
     from unmask.scoring.scorer import Scorer
 
 
-_COMPLAINTS = 20
+_SHOWN_ERRORS = 20
 
 TextsFile = Annotated[
     str | None,
     Argument(
-        metavar="FILE", help="Text (a line a text), JSONL, TSV or CSV, .gz and .zst too; - is standard input."
+        metavar="FILE",
+        help="A text on each line, JSONL, TSV or CSV, .gz and .zst too; - (the default) is standard input.",
     ),
 ]
 PairsPath = Annotated[
     str,
-    Argument(
-        metavar="PATH", help="JSONL, TSV or CSV of pairs, a folder or glob of them, or - for standard input."
+    Option(
+        "--data",
+        metavar="PATH",
+        help="Pairs: JSONL, TSV or CSV, a folder or glob of them, or - for standard input.",
+        rich_help_panel="Text",
     ),
 ]
 MethodOption = Annotated[
     str,
     Option(
+        "--method",
         metavar="NAME",
-        help="original (one token masked), within_word_l2r (and the later pieces of its word), whole_word (all pieces "
-        "together), or estimate (nothing masked, one pass: quick, far too high, good for ranking at most).",
+        help="original: one token masked; within_word_l2r: the later subwords of its word too; whole_word: all subwords "
+        "of a word together; estimate: nothing masked, one pass, far too high, at most for ranking.",
     ),
 ]
 TextField = Annotated[
-    str, Option(help="Field or column of the text; of a table without names its number.", show_default=True)
+    str,
+    Option(
+        "--text-field",
+        metavar="FIELD",
+        help="Field or column of the text, or its number in a table without names.",
+        rich_help_panel="Text",
+    ),
 ]
 Format = Annotated[
     str | None,
-    Option("--format", metavar="NAME", help="text, jsonl, tsv or csv [default: what the suffix says]."),
+    Option(
+        "--format",
+        metavar="NAME",
+        help="Format of FILE: text, jsonl, tsv or csv.",
+        show_default="by its suffix",
+        rich_help_panel="Text",
+    ),
 ]
 Details = Annotated[bool, Option("--details", help="Add the score of each token and word to the rows.")]
 Window = Annotated[
     int | None,
-    Option("--max-length", help="Tokens of a window over long texts [default: what the model takes]."),
+    Option(
+        "--max-length",
+        help="Tokens of a window over a long text.",
+        show_default="the most the model takes",
+        rich_help_panel="Text",
+    ),
 ]
 MaxBytes = Annotated[
-    int, Option(help="Skip texts of more bytes: each token costs a pass over a window.", min=1)
+    int,
+    Option(
+        "--max-bytes",
+        help="Skip texts of more than N bytes: each token costs a pass over a window.",
+        min=1,
+        rich_help_panel="Text",
+    ),
 ]
-RowsFile = Annotated[Path | None, Option("-o", "--out", metavar="FILE", help="Write the rows to this file.")]
-GoOn = Annotated[bool, Option("--resume", help="Go on behind the rows that the file of -o has.")]
 Good = Annotated[
-    str | None, Option(help="Field, column or its number of the good side [default: sentence_good].")
+    str | None,
+    Option(
+        "--good",
+        metavar="FIELD",
+        help="Field, column or column number of the good side.",
+        show_default="sentence_good",
+        rich_help_panel="Text",
+    ),
 ]
 Bad = Annotated[
-    str | None, Option(help="Field, column or its number of the bad side [default: sentence_bad].")
+    str | None,
+    Option(
+        "--bad",
+        metavar="FIELD",
+        help="Field, column or column number of the bad side.",
+        show_default="sentence_bad",
+        rich_help_panel="Text",
+    ),
 ]
 By = Annotated[
-    str | None, Option(metavar="FIELD", help="Field of the table's rows [default: UID, or the file].")
-]
-PrecisionAuto = Annotated[
-    options.Precision,
-    Option("--precision", help="Precision of the computation; auto takes bf16 where it pays."),
+    str | None,
+    Option(
+        "--by",
+        metavar="FIELD",
+        help="Field that groups the pairs in the table.",
+        show_default="UID, or the file",
+        rich_help_panel="Text",
+    ),
 ]
 
 
@@ -86,18 +129,26 @@ def score(
     method: MethodOption = "original",
     text_field: TextField = "text",
     kind: Format = None,
-    out: RowsFile = None,
-    resume: GoOn = False,
+    out: options.RowsFile = None,
+    resume: options.ResumeRows = False,
     force: options.Force = False,
     details: Details = False,
     max_length: Window = None,
     max_bytes: MaxBytes = 500_000,
     device: options.DeviceOrAuto = "auto",
-    precision: PrecisionAuto = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> int:
-    """Pseudo-log-likelihood of texts: a JSON line for each, in order."""
+    """Score texts by pseudo-log-likelihood.
+
+    Prints a JSON line for each text, in order: per text, token, word and byte.
+
+    Examples:
+        unmask score bert-base-uncased texts.txt
+        unmask score runs/notes texts.jsonl -o scores.jsonl
+        unmask score runs/notes texts.jsonl -o scores.jsonl --resume
+    """
     if file is None and sys.stdin.isatty():
         raise ConfigError("no text: name a file, or give texts on standard input, one on each line")
     stdout, rows = sys.stdout, _rows(out, resume, force)
@@ -113,10 +164,10 @@ def score(
             text_field=text_field,
             max_bytes=max_bytes,
             details=details,
-            complain=_complain(),
+            complain=_report_skipped(),
             progress=progress,
         )
-        _go_on(run, rows, progress)
+        _continue_after(run, rows, progress)
         scores: list[dict[str, Any]] = []
         with _resumable(rows):
             totals = run.run(rows.write if rows else scores.append if as_json else _printer(stdout))
@@ -124,50 +175,59 @@ def score(
     if as_json:
         shell.emit(answer | ({"out": str(out)} if rows else {"scores": scores}))
     else:
-        _tell_totals(answer, out)
-    return _skipped(totals.skipped, "text")
+        _print_totals(answer, out)
+    return _print_skipped(totals.skipped, "text")
 
 
 def pairs(
-    model: options.ModelArgument,
-    path: PairsPath,
+    models: options.ModelsArgument,
+    data: PairsPath,
     method: MethodOption = "original",
     good: Good = None,
     bad: Bad = None,
     by: By = None,
-    out: RowsFile = None,
-    resume: GoOn = False,
+    out: options.RowsFile = None,
+    resume: options.ResumeRows = False,
     force: options.Force = False,
     max_length: Window = None,
     device: options.DeviceOrAuto = "auto",
-    precision: PrecisionAuto = "auto",
+    precision: options.PrecisionOrFp32 = "fp32",
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> int:
-    """How often a model finds the good text of a pair more probable than the bad one."""
+    """Score minimal pairs: is the good text more probable?
+
+    Examples:
+        unmask pairs bert-base-uncased runs/notes --data blimp/
+        unmask pairs runs/notes --data pairs.tsv --good right --bad wrong
+    """
+    if len(models) > 1 and (out is not None or data == "-"):
+        raise ConfigError("-o and pairs from standard input go with one model, not with several")
     rows = _rows(out, resume, force)
+    answers: list[dict[str, Any]] = []
     with shell.working() as progress:
         from unmask.scoring.pair_files import PairReader
         from unmask.scoring.pair_run import PairFileScorer
 
-        reader = PairReader(path, good, bad, by, log=progress.log)
-        scorer = _scorer(model, method, max_length, device, precision, offline, progress)
-        run = PairFileScorer(reader, scorer, complain=_complain(), progress=progress)
-        _go_on(run, rows, progress)
-        with _resumable(rows):
-            figures = run.run(rows.write if rows else lambda row: None)
-    answer = {"model": model, **figures.to_dict()}
+        for model in models:
+            reader = PairReader(data, good, bad, by, log=progress.log)
+            scorer = _scorer(model, method, max_length, device, precision, offline, progress)
+            run = PairFileScorer(reader, scorer, complain=_report_skipped(), progress=progress)
+            _continue_after(run, rows, progress)
+            with _resumable(rows):
+                found = run.run(rows.write if rows else lambda row: None)
+            answers.append({"model": model, **found.to_dict()})
     if as_json:
-        shell.emit(answer)
+        shell.emit(answers[0] if len(answers) == 1 else {"models": answers})
     else:
-        draw_pairs(shell.page(), answer)
-    return _skipped(figures.skipped, "pair")
+        draw_pairs(shell.page(), answers)
+    return _print_skipped(max(answer["skipped"] for answer in answers), "pair")
 
 
 def _rows(out: Path | None, resume: bool, force: bool) -> RowFile | None:
     """Return the file of rows, if there is one; it is not touched before there is something to write."""
     if out is None and resume:
-        raise ConfigError("--resume needs the file to go on with: name it with -o")
+        raise ConfigError("--resume needs the file to continue: name it with -o")
     if out is None:
         return None
     from unmask.scoring.row_file import RowFile
@@ -211,26 +271,26 @@ def _printer(stdout: Any) -> Callable[[dict[str, Any]], None]:
     return write
 
 
-def _complain() -> Callable[[DataError], None]:
+def _report_skipped() -> Callable[[DataError], None]:
     """Return what reports skipped records: the first in full, and no end of them otherwise."""
-    told = 0
+    shown = 0
 
     def complain(error: DataError) -> None:
-        nonlocal told
-        told += 1
-        if told <= _COMPLAINTS:
-            shell.tell(str(error), "skipped")
-        elif told == _COMPLAINTS + 1:
-            shell.tell("more records, which are only counted from here on", "skipped")
+        nonlocal shown
+        shown += 1
+        if shown <= _SHOWN_ERRORS:
+            shell.print_error(str(error), "skipped")
+        elif shown == _SHOWN_ERRORS + 1:
+            shell.print_error("more records, which are only counted from here on", "skipped")
 
     return complain
 
 
-def _go_on(run: FileScorer | PairFileScorer, rows: RowFile | None, progress: Progress) -> None:
+def _continue_after(run: FileScorer | PairFileScorer, rows: RowFile | None, progress: Progress) -> None:
     """Count what the file of rows has already."""
     if rows is not None and rows.kept:
         run.go_on_after(rows.rows())
-        progress.log(f"{rows.path} has {rows.kept:,} rows; going on behind them")
+        progress.log(f"{rows.path} has {rows.kept:,} rows; continuing behind them")
 
 
 @contextmanager
@@ -249,15 +309,15 @@ def _resumable(rows: RowFile | None) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"the rows so far are in {rows.path}; go on with the same command and --resume"
+            f"the rows so far are in {rows.path}; continue with the same command and --resume"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell_totals(answer: dict[str, Any], out: Path | None) -> None:
+def _print_totals(answer: dict[str, Any], out: Path | None) -> None:
     where = f" in {out}" if out else ""
-    shell.tell(
+    shell.log(
         f"{answer['texts']:,} texts{where}; a text {answer['per_text']:.4g}, a token {answer['per_token']:.4g}, a word "
         f"{answer['per_word']:.4g} nats; {answer['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
         f"{answer['pseudo_perplexity']:.4g}",
@@ -265,30 +325,34 @@ def _tell_totals(answer: dict[str, Any], out: Path | None) -> None:
     )
 
 
-def _skipped(count: int, what: str) -> int:
+def _print_skipped(count: int, what: str) -> int:
     if count:
-        shell.tell(f"{count:,} {what}{'s' if count > 1 else ''} could not be scored", "skipped")
+        shell.print_error(f"{count:,} {what}{'s' if count > 1 else ''} could not be scored", "skipped")
     return DataError.exit_code if count else 0
 
 
 _HEADER = ("accuracy", "95%", "pairs", "ties")
 
 
-def draw_pairs(page: Page, found: Mapping[str, Any]) -> None:
-    """Draw accuracy by paradigm, by term and overall.
+def draw_pairs(page: Page, models: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the accuracy of one model by paradigm, by term and overall, or of several models in one table.
 
     Args:
         page: where to draw.
-        found: :meth:`unmask.scoring.pairs.PairFigures.to_dict`.
+        models: :meth:`unmask.scoring.pairs.PairFigures.to_dict` of each, and its name as ``model``.
     """
+    found = models[0]
     table: Sequence[Mapping[str, Any]] = found["table"]
-    if len(table) > 1:
-        page.table(("paradigm", *_HEADER), [[row["paradigm"], *_figures(row)] for row in table])
-    if len(found["terms"]) > 1:
-        page.table(("term", *_HEADER), [[row["term"], *_figures(row)] for row in found["terms"]])
-    page.table((found["method"], *_HEADER), [["all pairs", *_figures(found)]])
-    if len(table) > 1:
-        page.say(f"mean over {len(table)} paradigms {percent(found['mean_of_paradigms'])}")
+    if len(models) > 1:
+        page.table((found["method"], *_HEADER), [[row["model"], *_figures(row)] for row in models])
+    else:
+        if len(table) > 1:
+            page.table(("paradigm", *_HEADER), [[row["paradigm"], *_figures(row)] for row in table])
+        if len(found["terms"]) > 1:
+            page.table(("term", *_HEADER), [[row["term"], *_figures(row)] for row in found["terms"]])
+        page.table((found["method"], *_HEADER), [["all pairs", *_figures(found)]])
+        if len(table) > 1:
+            page.say(f"mean over {len(table)} paradigms {percent(found['mean_of_paradigms'])}")
     page.say(f"intervals: {found['interval_method']}; a tie is not right", style="dim")
 
 

@@ -24,19 +24,27 @@ _DEFAULT_PRESET = "modernbert-mini"
 
 TextToMeasure = Annotated[
     list[str] | None,
-    Argument(metavar="DATA", help="Text to measure with [default: the documentation of this Python]."),
+    Argument(metavar="TEXT", help="Text to measure with [default: the documentation of this Python]."),
 ]
 PresetToMeasure = Annotated[
-    str | None, Option("--preset", help=f"Architecture to measure [default: {_DEFAULT_PRESET}].")
+    str | None,
+    Option("--preset", metavar="NAME", show_default=_DEFAULT_PRESET, help="Architecture to measure."),
 ]
-CheckpointToMeasure = Annotated[str | None, Option("--model", help="Measure this checkpoint instead.")]
-Seconds = Annotated[float, Option(help="Seconds of training to measure.", min=0.1)]
+ModelToMeasure = Annotated[
+    str | None, Option("--model", metavar="MODEL", help="Measure this model instead of a preset.")
+]
+Seconds = Annotated[float, Option("--seconds", help="Seconds of training to measure.", min=0.1)]
+SettingsFile = Annotated[Path | None, Argument(metavar="FILE", help="File to write [default: run.yaml].")]
+Schema = Annotated[
+    bool, Option("--schema", help="Write the JSON Schema of the file; without FILE, print it.")
+]
+Stdout = Annotated[bool, Option("--stdout", help="Print the settings instead of writing a file.")]
 
 
 def bench(
-    data: TextToMeasure = None,
+    text: TextToMeasure = None,
     preset: PresetToMeasure = None,
-    model: CheckpointToMeasure = None,
+    model: ModelToMeasure = None,
     tokenizer: options.Tokenizer = None,
     seconds: Seconds = 20.0,
     device: options.DeviceOption = None,
@@ -46,21 +54,13 @@ def bench(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how fast this machine trains, masks and prepares text."""
-    from unmask.config.load import load_config
+    """Measure how fast this machine trains and prepares text.
 
-    flags = {
-        "data.inputs": data,
-        "data.max_length": max_length,
-        "model.name": model,
-        "model.preset": preset or (None if model else _DEFAULT_PRESET),
-        "model.tokenizer": tokenizer,
-        "model.offline": offline or None,
-        "train.device": device,
-        "train.precision": precision,
-        "train.batch_tokens": batch_tokens,
-    }
-    config = load_config(None, (), flags)
+    Examples:
+        unmask bench
+        unmask bench notes/ --model bert-base-uncased --seconds 60
+    """
+    config = options.load_settings({**locals(), "preset": preset or (None if model else _DEFAULT_PRESET)})
     with shell.working() as progress:
         from unmask.benchmark.bench import run_bench
 
@@ -115,23 +115,37 @@ def _step(bench: Bench) -> str:
 
 
 def init(
-    path: options.SettingsFileArgument = None,
-    schema: options.Schema = False,
+    path: SettingsFile = None,
+    schema: Schema = False,
     force: options.Force = False,
-    stdout: options.Stdout = False,
+    stdout: Stdout = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Write a complete, commented settings file to start from."""
-    from unmask.config.load import json_schema, starter_yaml
+    """Write a settings file with every setting and its comment.
 
-    text = json.dumps(json_schema(), indent=2) + "\n" if schema else starter_yaml()
+    Examples:
+        unmask init run.yaml
+        unmask train notes/ --model bert-base-uncased -c run.yaml
+        unmask init --schema > schema.json
+    """
+    from unmask.config.load import json_schema, starter_yaml
+    from unmask.config.settings import RunConfig
+
     if stdout or (schema and path is None):
-        sys.stdout.write(text)
+        if as_json:
+            shell.emit(json_schema() if schema else RunConfig().model_dump())
+        else:
+            sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n" if schema else starter_yaml())
         return
     path = path or Path("run.yaml")
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; choose another name, or replace it with --force")
-    shell.write(path, text)
-    shell.page().say(f"wrote {path}" + ("" if schema else f"; use it with: unmask train DATA... -c {path}"))
+    shell.write(path, json.dumps(json_schema(), indent=2) + "\n" if schema else starter_yaml())
+    if as_json:
+        shell.emit({"file": path, "schema": schema})
+    else:
+        use = "" if schema else f"; use it with: unmask train TEXT... -c {path}"
+        shell.page().say(f"wrote {path}{use}")
 
 
 def conformance(
@@ -141,10 +155,14 @@ def conformance(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> int:
-    """Hold a model to the promises: loss, gradients, packing, masks. Exit code 1 if one does not hold."""
-    from unmask.config.load import load_config
+    """Check a model's loss, gradients, packing and masks.
 
-    masking = load_config(None, (), {"masking.strategy": strategy}).masking
+    These are the promises of the documentation. The exit code is 1 if one does not hold.
+
+    Examples:
+        unmask conformance runs/notes
+    """
+    masking = options.load_settings({"strategy": strategy}).masking
     with shell.working() as progress:
         from unmask.promises.checks import run_checks
 

@@ -6,37 +6,40 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import DataError
+from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import baseline_name, byte_size, clock, loss, percent, plural
 
 if TYPE_CHECKING:
     from unmask.config.settings import RunConfig
     from unmask.run.train import RunResult
 
+Out = Annotated[
+    Path | None,
+    Option(
+        "-o", "--out", metavar="RUN", show_default="runs/train", rich_help_panel="Output", help="Run folder."
+    ),
+]
+DemoFolder = Annotated[
+    Path, Option("-o", "--out", metavar="RUN", rich_help_panel="Output", help="Run folder.")
+]
+DemoMinutes = Annotated[float, Option("--minutes", help="Minutes of training.", min=0.01)]
+
 
 def train(
-    data: options.DataOrConfigArgument = None,
-    model: options.Model = None,
+    text: options.TextOrConfigArgument = None,
+    model: options.ModelToAdapt = None,
     preset: options.Preset = None,
     tokenizer: options.Tokenizer = None,
-    out: options.RunFolder = None,
+    out: Out = None,
     config_file: options.ConfigFile = None,
     overrides: options.Overrides = None,
-    max_steps: options.MaxSteps = None,
-    epochs: options.Epochs = None,
-    minutes: options.Minutes = None,
-    seed: options.Seed = None,
-    device: options.DeviceOption = None,
-    precision: options.PrecisionOption = None,
-    batch_tokens: options.BatchTokens = None,
-    learning_rate: options.LearningRate = None,
-    mask_rate: options.MaskRate = None,
-    strategy: options.StrategyOption = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     strict: options.Strict = False,
@@ -45,84 +48,76 @@ def train(
     replay: options.Replay = None,
     replay_share: options.ReplayShare = None,
     general: options.General = None,
+    mask_rate: options.MaskRate = None,
+    strategy: options.StrategyOption = None,
+    epochs: options.Epochs = None,
+    max_steps: options.MaxSteps = None,
+    minutes: options.Minutes = None,
+    patience: options.Patience = None,
+    save_every: options.SaveEvery = None,
+    resume: options.Resume = False,
+    checkpoint: options.CheckpointToResume = None,
+    dry_run: options.DryRun = False,
     recipe: options.RecipeOption = None,
+    learning_rate: options.LearningRate = None,
+    batch_tokens: options.BatchTokens = None,
     layer_decay: options.LayerDecay = None,
     freeze: options.FreezeOption = None,
     lora_rank: options.LoraRank = None,
-    patience: options.Patience = None,
     head_warmup_steps: options.HeadWarmupSteps = None,
     new_embeddings_steps: options.NewEmbeddingsSteps = None,
-    save_every: options.SaveEvery = None,
-    resume: options.Resume = None,
-    dry_run: options.DryRun = False,
+    device: options.DeviceOption = None,
+    precision: options.PrecisionOption = None,
+    seed: options.Seed = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Adapt a checkpoint, or train from scratch, on your text."""
-    flags = {
-        "data.inputs": data,
-        "data.documents": documents,
-        "data.text_field": text_field,
-        "data.strict": strict or None,
-        "data.max_length": max_length,
-        "data.heldout": heldout,
-        "model.name": model,
-        "model.preset": preset,
-        "model.tokenizer": tokenizer,
-        "model.offline": offline or None,
-        "masking.rate": mask_rate,
-        "masking.strategy": strategy,
-        "train.max_steps": max_steps,
-        "train.epochs": epochs,
-        "train.minutes": minutes,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.batch_tokens": batch_tokens,
-        "train.optimizer.learning_rate": learning_rate,
-        "train.save_every": save_every,
-        "data.replay": replay,
-        "data.replay_share": replay_share,
-        "data.forgetting_eval": general,
-        "train.recipe": recipe,
-        "train.optimizer.layer_decay": layer_decay,
-        "train.freeze": freeze,
-        "train.lora_rank": lora_rank,
-        "train.patience": patience,
-        "train.head_warmup_steps": head_warmup_steps,
-        "train.new_embeddings_steps": new_embeddings_steps,
-    }
-    from unmask.config.load import load_config
-    from unmask.run.components import check_trainable
+    """Adapt a checkpoint to your text, or train from scratch.
 
+    The text, a model (--model or --preset) and the folder of the run (-o) are all it needs. The folder gets the model,
+    a report, metrics and checkpoints.
+
+    Examples:
+        unmask train notes/ --model bert-base-uncased -o runs/notes
+        unmask train notes/*.txt --preset modernbert-mini --minutes 30
+        unmask train -o runs/notes --resume
+    """
+    if resume and out is None and text and is_run(text):
+        out, text = Path(text[0]), None
+    if resume and text and (text == ["auto"] or Path(text[0]).parent.name == "checkpoints"):
+        raise ConfigError(
+            "--resume takes no value; name the run with -o, and another checkpoint with --checkpoint"
+        )
+    given = locals()
     folder = out or Path("runs/train")
-    messages = [] if out or dry_run else [f"the run goes to {folder} (choose with -o)"]
-    if (
-        resume
-        and config_file is None
-        and not (data or model or preset)
-        and (folder / "config.yaml").is_file()
-    ):
-        config_file = folder / "config.yaml"
-        messages.append(f"settings from {config_file}")
-    with shell.working(models=False) as progress:
-        config = load_config(config_file, overrides or (), flags, progress=progress)
+    continued = str(checkpoint) if checkpoint else "auto" if resume else None
+    messages = [] if out or dry_run else [f"run folder: {folder} (choose another with -o)"]
+    if continued and not (config_file or text or model or preset) and is_run([str(folder)]):
+        given["config_file"] = folder / "config.yaml"
+        messages.append(f"settings from {folder / 'config.yaml'}")
+    config = options.load_settings(given)
+    from unmask.model.presets import check_trainable
+
     check_trainable(config)
     if dry_run:
-        _answer_plan(config, as_json)
+        _print_dry_run(config, as_json)
         return
     with shell.working() as progress:
-        for log in messages:
-            progress.log(log)
+        for message in messages:
+            progress.log(message)
         from unmask.run.train import train as run_training
 
         command = ["unmask", *sys.argv[1:]]
-        result = run_training(config, folder, resume=resume, command=command, progress=progress)
-    answer_run(result, as_json)
+        result = run_training(config, folder, resume=continued, command=command, progress=progress)
+    print_result(result, as_json)
 
 
-def answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None:
-    """Print the figures of a run that is over, once where several processes trained together."""
+def is_run(paths: Sequence[str]) -> bool:
+    return len(paths) == 1 and (Path(paths[0]) / "config.yaml").is_file()
+
+
+def print_result(result: RunResult, as_json: bool, examples: bool = False) -> None:
+    """Print the metrics of a finished run; of several processes only the main one does."""
     if os.environ.get("RANK", "0") != "0":
         return
     figures = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
@@ -146,7 +141,7 @@ def answer_run(result: RunResult, as_json: bool, examples: bool = False) -> None
     page.say(f"report: {folder.report}")
 
 
-def _answer_plan(config: RunConfig, as_json: bool) -> None:
+def _print_dry_run(config: RunConfig, as_json: bool) -> None:
     """Print what a run would need."""
     with shell.working() as progress:
         from unmask.run.dry_run import plan as plan_training
@@ -159,23 +154,34 @@ def _answer_plan(config: RunConfig, as_json: bool) -> None:
 
 
 def demo(
-    out: options.DemoFolder = Path("runs/demo"),
-    minutes: options.DemoMinutes = 2.5,
+    out: DemoFolder = Path("runs/demo"),
+    minutes: DemoMinutes = 2.5,
     seed: options.SeedOrZero = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train a small encoder on this Python's own documentation."""
+    """Train a small encoder on the documentation of this Python.
+
+    It needs no download: docstrings of the installed packages are the text.
+
+    Examples:
+        unmask demo
+        unmask demo --minutes 10 -o runs/longer
+    """
     with shell.working() as progress:
         from unmask.run.demo import run_demo
 
         result = run_demo(out, minutes=minutes, seed=seed, progress=progress)
-    answer_run(result, as_json, examples=True)
+    print_result(result, as_json, examples=True)
 
 
 def report(run: options.RunArgument, as_json: options.Json = False) -> None:
-    """Rebuild the report of a run from its files, and the model card where it is missing."""
+    """Rebuild the report of a run from its files.
+
+    Examples:
+        unmask report runs/notes
+    """
     if not run.is_dir():
-        raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=run)
+        raise DataError("no such folder; expected a run folder such as runs/demo", path=run)
     with shell.working(models=False):
         from unmask.reporting.card import write_missing_card
         from unmask.reporting.page import write_report

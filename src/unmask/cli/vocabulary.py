@@ -18,25 +18,22 @@ from unmask.storage import new_folder
 if TYPE_CHECKING:
     from unmask.vocabulary.extend import ExtendedVocabulary
 
-Data = Annotated[
-    list[str],
-    Option("--data", metavar="DATA", help="Text of the domain; may be repeated.", show_default=False),
-]
 GeneralText = Annotated[
     list[str] | None,
     Option(
         "--general",
         metavar="PATH",
-        help="General text: words count the more, the likelier they are in the domain; may be repeated.",
+        help="General text: a word counts more, the more frequent it is in TEXT than here; may be repeated.",
     ),
 ]
-Add = Annotated[int, Option(metavar="WORDS", help="How many words to add, at most.")]
-MinCount = Annotated[int, Option(help="Occurrences of a word in the text, at least.", min=1)]
+Add = Annotated[int, Option("--add", help="Add at most N words.")]
+MinCount = Annotated[int, Option("--min-count", help="Add only words that occur at least N times.", min=1)]
+VocabSize = Annotated[int, Option("--vocab-size", help="Entries of the vocabulary.", min=100)]
 
 
-def extend(
-    model: options.RequiredModel,
-    data: Data,
+def extend_tokenizer(
+    text: options.TextArgument,
+    model: options.ModelToExtend,
     out: options.NewFolder,
     general: GeneralText = None,
     add: Add = 1000,
@@ -47,21 +44,21 @@ def extend(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Add the words of a domain that save the most tokens to a model and its tokenizer."""
-    from unmask.config.load import load_config
+    """Add words of your text to a model and its tokenizer.
 
-    flags = {
-        "data.documents": documents,
-        "data.text_field": text_field,
-        "data.strict": strict or None,
-    }
-    settings = load_config(None, (), flags).data
+    The words that save most tokens are added. Writes the model with its extended tokenizer; a new embedding starts as the mean of the subwords that it replaces.
+
+    Examples:
+        unmask tokenizer extend notes/ --model bert-base-uncased -o extended
+        unmask train notes/ --model extended --new-embeddings-steps 100
+    """
+    settings = options.load_settings({**locals(), "text": None, "model": None, "general": None}).data
     with shell.working() as progress:
         from unmask.vocabulary.extend import extend_vocabulary
 
         result = extend_vocabulary(
             model,
-            data,
+            text,
             out,
             general=general or (),
             add=add,
@@ -110,37 +107,34 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
     page.say(f"what it costs now:   unmask compare {where} {found.folder} --data HELDOUT")
 
 
-def tokenizer_train(
-    data: options.DataArgument,
-    vocab_size: options.VocabSize,
+def train_tokenizer(
+    text: options.TextArgument,
+    vocab_size: VocabSize,
     out: options.NewFolder,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     strict: options.Strict = False,
+    offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a WordPiece tokenizer on text."""
-    from unmask.config.load import load_config
+    """Train a WordPiece tokenizer on text.
 
+    Examples:
+        unmask tokenizer train notes/ --vocab-size 8192 -o tokenizer
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
-    flags = {
-        "data.inputs": data,
-        "data.documents": documents,
-        "data.text_field": text_field,
-        "data.strict": strict or None,
-    }
-    settings = load_config(None, (), flags).data
+    settings = options.load_settings(locals()).data
     with shell.working() as progress:
         from unmask.data.reading.documents import DocumentReader
-        from unmask.data.tokenizer import train_tokenizer
+        from unmask.data.tokenizer import train_tokenizer as train_on
 
         reader = DocumentReader(settings.inputs, settings, log=progress.log)
         texts = (document.text for document in reader)
         first = next(texts, None)
         if first is None:
-            raise DataError(f"no text in {' '.join(data)}; a tokenizer needs some to learn from")
-        trained = train_tokenizer(chain([first], texts), vocab_size)
+            raise DataError(f"no text in {' '.join(text)}; a tokenizer needs some to learn from")
+        trained = train_on(chain([first], texts), vocab_size)
         with new_folder(out) as folder:
             trained.save_pretrained(folder)
     answer = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from unmask.errors import did_you_mean
+from difflib import get_close_matches
 
 OPTIONS = {
     "text": "data.inputs",
@@ -76,20 +75,44 @@ SYNONYMS = {
 """What other trainers call a setting, and the setting that is meant."""
 
 _OTHER_OPTIONS = {
-    "output_dir": "out",
-    "output": "out",
-    "checkpoint_path": "checkpoint",
-}  # that are no settings
+    "against": ("test", "general"),
+    "bf16": ("precision",),
+    "checkpoint_path": ("checkpoint",),
+    "cuda": ("device",),
+    "data": ("text",),
+    "data_dir": ("text", "data"),
+    "dataset": ("text", "data"),
+    "eval_data": ("heldout", "data"),
+    "fp16": ("precision",),
+    "gpu": ("device",),
+    "input": ("text", "data"),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "resume_from_checkpoint": ("checkpoint", "resume"),
+    "test_data": ("heldout", "data", "test"),
+    "text": ("data",),
+    "topk": ("top_k",),
+    "verbose": ("debug",),
+}  # that are no settings; the first that a verb has is meant
 
 
-def hint(name: str, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'learning_rate'?)"`` for a name that is none of ``options``, or an empty string.
+def meant_by(name: str, options: Iterable[str]) -> str | None:
+    """Return which of ``options`` is meant by a name that is none of them, or ``None``.
 
-    A synonym of a setting without an option is answered with its key, such as ``train.keep_last``.
+    A synonym of a setting without an option is answered with its key, such as ``train.keep_last``. Similar spelling
+    counts only for a name that is no synonym: ``lr`` is never ``--mask-rate``.
     """
     known = list(options)
     key = SYNONYMS.get(name)
-    meant = _OTHER_OPTIONS.get(name) if key is None else OPTION_OF.get(key, key)
-    if meant in known or (meant is not None and "." in meant):
-        return f" (did you mean '{meant}'?)"
-    return did_you_mean(name, known)
+    candidates = (*([OPTION_OF.get(key, key)] if key else []), *_OTHER_OPTIONS.get(name, ()))
+    for meant in (name, *candidates):
+        if meant in known or "." in meant:
+            return meant
+    near = [] if candidates else get_close_matches(name, known, n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def hint(name: str, options: Iterable[str]) -> str:
+    """Return ``" (did you mean 'learning_rate'?)"`` for a name that is none of ``options``, or an empty string."""
+    meant = meant_by(name, options)
+    return f" (did you mean '{meant}'?)" if meant else ""

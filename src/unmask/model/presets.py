@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from unmask.config.settings import RunConfig, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,50 @@ def find_preset(name: str) -> Preset:
             f"there is no preset '{name}'{did_you_mean(name, PRESETS)}; the presets are: {', '.join(PRESETS)}"
         )
     return PRESETS[name]
+
+
+def check_trainable(config: RunConfig) -> None:
+    """Refuse a configuration that does not say what to train, or on which text.
+
+    Raises:
+        ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or no inputs.
+    """
+    name, preset = config.model.name, config.model.preset
+    presets = ", ".join(PRESETS)
+    if name is None and preset is None:
+        raise ConfigError(
+            "no model: name a checkpoint to adapt with --model (model.name), "
+            f"or a preset to train from scratch with --preset (model.preset): {presets}"
+        )
+    if name is not None and preset is not None:
+        raise ConfigError(
+            f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
+            "keep one and set the other to null"
+        )
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(
+            f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}; the presets are {presets}"
+        )
+    if not config.data.inputs:
+        raise ConfigError(
+            "no text to train on: name files, folders or globs after the verb, or in data.inputs"
+        )
+    if preset is not None:
+        _check_new_weights(config.train, preset)
+
+
+def _check_new_weights(train: TrainSettings, preset: str) -> None:
+    """Refuse what only makes sense for weights that know something already."""
+    asked = {
+        "train.recipe adapt": train.recipe == "adapt",
+        "train.lora_rank": train.lora_rank,
+        "train.freeze": train.freeze != "none",
+        "train.head_warmup_steps": train.head_warmup_steps,
+        "train.new_embeddings_steps": train.new_embeddings_steps,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise ConfigError(
+                f"{what} is for adapting a checkpoint (--model), but all weights of the preset '{preset}' are new and "
+                f"have to move; leave it out, or name a checkpoint"
+            )

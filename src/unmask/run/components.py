@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.config.settings import RunConfig, TrainSettings
+from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
 from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from unmask.errors import ConfigError, DataError, did_you_mean
+from unmask.errors import ConfigError, DataError
 from unmask.model.layers import freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.lora import add_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
-from unmask.model.presets import PRESETS, find_preset
+from unmask.model.presets import find_preset
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.progress import Progress
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
@@ -75,53 +75,6 @@ class RunComponents(Texts):
     world: World = field(kw_only=True)
     adapters: LoraModel | None = None
     new_rows: list[int] = field(default_factory=list)
-
-
-def check_trainable(config: RunConfig) -> None:
-    """Refuse a configuration that does not say what to train, or on which text.
-
-    Raises:
-        ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or no inputs.
-    """
-    name, preset = config.model.name, config.model.preset
-    presets = ", ".join(PRESETS)
-    if name is None and preset is None:
-        raise ConfigError(
-            "no model: name a checkpoint to adapt with --model (model.name), "
-            f"or a preset to train from scratch with --preset (model.preset): {presets}"
-        )
-    if name is not None and preset is not None:
-        raise ConfigError(
-            f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
-            "keep one and set the other to null"
-        )
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(
-            f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}; the presets are {presets}"
-        )
-    if not config.data.inputs:
-        raise ConfigError(
-            "no text to train on: name files, folders or globs after the verb, or in data.inputs"
-        )
-    if preset is not None:
-        _check_new_weights(config.train, preset)
-
-
-def _check_new_weights(train: TrainSettings, preset: str) -> None:
-    """Refuse what only makes sense for weights that know something already."""
-    asked = {
-        "train.recipe adapt": train.recipe == "adapt",
-        "train.lora_rank": train.lora_rank,
-        "train.freeze": train.freeze != "none",
-        "train.head_warmup_steps": train.head_warmup_steps,
-        "train.new_embeddings_steps": train.new_embeddings_steps,
-    }
-    for what, is_asked in asked.items():
-        if is_asked:
-            raise ConfigError(
-                f"{what} is for adapting a checkpoint (--model), but all weights of the preset '{preset}' are new and "
-                f"have to move; leave it out, or name a checkpoint"
-            )
 
 
 def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -> RunComponents:

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from unmask.config.settings import RunConfig
+from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
-from unmask.run.components import RunComponents, build_components, check_trainable
+from unmask.run.components import RunComponents, build_components
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Loop
 from unmask.training.staged_start import StagedStart

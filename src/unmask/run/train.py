@@ -18,12 +18,13 @@ from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.lora import merge_lora
+from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
 from unmask.run.assemble import make_loop, make_stream, measured_before, recipe_of, with_recipe
-from unmask.run.components import RunComponents, build_components, check_trainable
+from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import require_room
 from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
