@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import subprocess
@@ -33,6 +34,16 @@ def test_every_benchmark_explains_itself(load: Load, name: str, capsys: pytest.C
     assert left.value.code == 0
     assert "--json" in capsys.readouterr().out
     assert f"`benchmarks/{name}.py`" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_from_unmask_exists(path: Path) -> None:
+    """Most imports are inside functions that only a measurement calls."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "unmask":
+            module = importlib.import_module(node.module or "")
+            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+            assert not missing, f"{path.name}:{node.lineno}: {node.module} has no {', '.join(missing)}"
 
 
 def test_the_process_that_starts_the_others_imports_nothing_heavy() -> None:
