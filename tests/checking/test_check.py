@@ -1,4 +1,4 @@
-"""The data doctor through `check_data`: what it finds in small texts made for it, and what it must not find."""
+"""`check_data`: what it finds in small texts made for it, and what it must not find."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_leaks_are_found_word_for_word_and_in_runs(tmp_path: Path) -> None:
         tmp_path / "corpus.txt", texts[0], texts[1].upper(), f"before {run} after", f"x {short} y", texts[5]
     )
     test = write(tmp_path / "held.txt", sentence(77, 30), texts[1], texts[3], texts[4])
-    found = check_data([train], against=[test])
+    found = check_data([train], test=[test])
     assert found.leakage is not None
     (row,) = found.leakage["files"]
     assert (row["documents"], row["exact"], row["overlap"]) == (4, 1, 1)
@@ -177,11 +177,23 @@ def test_leaks_are_found_word_for_word_and_in_runs(tmp_path: Path) -> None:
     assert "1 of 4 texts (25.0%)" in found.findings[0].text
 
 
+@pytest.mark.parametrize(("shared", "level"), [(60, "problem"), (40, "warning")])
+def test_half_of_a_text_in_the_training_text_is_a_leak(tmp_path: Path, shared: int, level: str) -> None:
+    text = sentence(3, 100)
+    train = write(tmp_path / "corpus.txt", sentence(4), " ".join(text.split()[:shared]))
+    found = check_data([train], test=write(tmp_path / "held.txt", text))
+    assert found.leakage is not None
+    (row,) = found.leakage["files"]
+    assert (row["exact"], row["overlap"], row["mostly"]) == (0, 1, int(level == "problem"))
+    assert levels(found, "leakage") == [level]
+    assert found.verdict == "problem" or level == "warning"
+
+
 def test_runs_do_not_reach_over_documents(tmp_path: Path) -> None:
     words = sentence(5, 26).split()
     train = write(tmp_path / "a.txt", " ".join(words[:10]), " ".join(words[10:]))
     test = write(tmp_path / "b.txt", " ".join(words[4:20]))
-    found = check_data([train], against=[test])
+    found = check_data([train], test=[test])
     assert found.leakage is not None
     assert found.leakage["files"][0]["overlap"] == 0
     assert levels(found, "leakage") == ["ok"]
@@ -210,11 +222,11 @@ def test_labelled_files_and_the_splits_of_a_folder(tmp_path: Path) -> None:
 def test_a_test_file_among_the_data_does_not_leak_into_itself(tmp_path: Path) -> None:
     test = write(tmp_path / "a.txt", sentence(1))
     train = write(tmp_path / "b.txt", sentence(2))
-    found = check_data([str(tmp_path)], against=[tmp_path / ".." / tmp_path.name / "a.txt"])
+    found = check_data([str(tmp_path)], test=[tmp_path / ".." / tmp_path.name / "a.txt"])
     assert found.leakage is not None
     assert found.leakage["files"][0]["exact"] == 0
     assert found.leakage["searched"] == 1
-    alone = check_data([test], against=[test])
+    alone = check_data([test], test=[test])
     assert levels(alone, "leakage") == ["problem"]
     assert train.exists()
 
@@ -222,7 +234,7 @@ def test_a_test_file_among_the_data_does_not_leak_into_itself(tmp_path: Path) ->
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the labelled sets of ../shared/data are not here")
 def test_citation_intent_leaks(tmp_path: Path) -> None:
     tests = [SHARED / "test.jsonl", SHARED / "dev.jsonl"]
-    for found in (check_data([SHARED / "train.jsonl"], against=tests), check_data([SHARED])):
+    for found in (check_data([SHARED / "train.jsonl"], test=tests), check_data([SHARED])):
         assert found.leakage is not None
         counts = {Path(row["file"]).name: (row["exact"], row["documents"]) for row in found.leakage["files"]}
         assert counts == {"test.jsonl": (52, 139), "dev.jsonl": (43, 114)}
@@ -250,12 +262,12 @@ def test_a_model_gives_tokens_fertility_and_the_time(
     assert found.vocabulary is not None
     assert found.read["tokens"] == found.vocabulary["tokens"] >= found.read["words"]
     assert found.lengths["unit"] == "tokens"
-    assert found.vocabulary["pieces_per_word"] > 1
+    assert found.vocabulary["subwords_per_word"] > 1
     assert found.vocabulary["unknown"]["tokens"] == 0
-    first = found.vocabulary["most_cut"][0]
+    first = found.vocabulary["most_split"][0]
     assert first["count"] >= 5
-    assert len(first["pieces"]) > 1
-    assert "".join(piece.removeprefix("##") for piece in first["pieces"]) == first["word"]
+    assert len(first["subwords"]) > 1
+    assert "".join(piece.removeprefix("##") for piece in first["subwords"]) == first["word"]
     assert found.plan["tokens_per_second"] > 0
     assert found.plan["epochs"] == 100
     assert "measured" in found.plan["time_from"]
@@ -310,7 +322,7 @@ def test_nothing_readable_raises(tmp_path: Path) -> None:
 
 def test_a_test_file_that_is_not_there_raises(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent"):
-        check_data([write(tmp_path / "a.txt", "text")], against=[str(tmp_path / "absent.txt")])
+        check_data([write(tmp_path / "a.txt", "text")], test=[str(tmp_path / "absent.txt")])
 
 
 def test_the_result_does_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,9 +331,9 @@ def test_the_result_does_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytes
         write(tmp_path / "a.txt", *lines),
         write(tmp_path / "b.txt", *(sentence(n, 40) for n in range(45, 55))),
     )
-    whole = check_data([train], against=[test]).to_dict()
+    whole = check_data([train], test=[test]).to_dict()
     monkeypatch.setattr("unmask.checking.text._CHUNK_CHARACTERS", 700)
-    parts = check_data([train], against=[test]).to_dict()
+    parts = check_data([train], test=[test]).to_dict()
     for key in ("read", "text", "lengths", "duplicates", "leakage"):
         assert parts[key] == whole[key], key
     assert whole["leakage"]["files"][0]["exact"] == 5

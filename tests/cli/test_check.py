@@ -31,7 +31,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 def test_the_most_important_comes_first(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", files["corpus"], "--test", files["one"], files["two"]]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == f"problem  {files['one']}: 1 of 2 texts (50.0%) stand word for word in corpus.txt"
+    assert shown[0] == f"problem  {files['one']}: 1 of 2 texts (50.0%) occur word for word in corpus.txt"
     assert any(line.startswith("ok ") and files["two"] in line for line in shown)
     assert any(
         f"line 2 equals {files['corpus']}:2" in line and "very same sentence" in line for line in shown
@@ -57,7 +57,7 @@ def test_test_files_are_given_in_any_way(
     assert main(["check", *given, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["inputs"] == [files["corpus"]]
-    assert answer["against"] == [files["one"], files["two"]]
+    assert answer["test"] == [files["one"], files["two"]]
     assert [row["exact"] for row in answer["leakage"]["files"]] == [1, 0]
 
 
@@ -89,7 +89,7 @@ def test_the_page_is_whole_and_escaped(tmp_path: Path, capsys: pytest.CaptureFix
     assert "&lt;script&gt;" in text
     assert "http://" not in text
     assert "https://" not in text
-    assert "repeat an earlier one exactly" in text
+    assert "exact duplicates" in text
     assert "wrote" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from unmask.evaluation.baseline_sums import NAMES
+from unmask.evaluation.baselines import NAMES
 from unmask.reporting.format import (
     BASELINES,
     METRICS,

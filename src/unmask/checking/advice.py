@@ -1,4 +1,4 @@
-"""What to do with a text once it is checked: how it compares with what others trained on, epochs, words to add, time."""
+"""Advice after a check: tokens in the literature, epochs, whether to add words, the training time, commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unmask.errors import UnmaskError
 LITERATURE = (
     (
         157_000,
-        "the texts of one task, ChemProt (Gururangan et al. 2020: 4,169 texts, 100 passes)",
+        "the texts of one task, ChemProt (Gururangan et al. 2020: 4,169 texts, 100 epochs)",
         "about 0.16 M",
     ),
     (2_110_000_000, "product reviews (Gururangan et al. 2020)", "2.11 B"),
@@ -27,14 +27,14 @@ LITERATURE = (
 )
 """Tokens (or words) that others adapted encoders on: number, what, as text."""
 SEEN = 30_000_000
-"""Tokens that a run on few texts should see in all; beyond a hundred passes there is nothing more to be had."""
+"""Tokens that a run on little text should see in all; more than a hundred epochs gain nothing."""
 _EPOCHS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 SAVED_SHARE = 0.05
 """Share of the tokens that a thousand added words must save to be worth it."""
 EXTEND_TOKENS = 1_000_000
 """Tokens below which a text teaches new words too little."""
-PIECES = 1.2
-"""Rough tokens per word and sign of a BERT vocabulary, where no model is given."""
+TOKENS_PER_WORD = 1.2
+"""Estimate for a BERT vocabulary, where no model is given."""
 # BERT-base with 15% of the tokens at the head, sequences of 128: operations a token takes in training.
 _BERT_BASE = 545e6
 _EFFICIENCY = 0.4
@@ -42,17 +42,17 @@ _STEP_TOKENS = 2048
 
 
 def recommended_epochs(tokens: int) -> int:
-    """Return passes over a text: a hundred over a few thousand sentences, one over what is large."""
+    """Return epochs for a text: a hundred for a few thousand sentences, one for a large text."""
     return next((epochs for epochs in _EPOCHS if epochs * tokens >= SEEN), _EPOCHS[-1])
 
 
-def beside_literature(tokens: int) -> list[dict[str, Any]]:
-    """Return the figures of others with the share of each that ``tokens`` is."""
+def literature(tokens: int) -> list[dict[str, Any]]:
+    """Return how many tokens published models were adapted on, and ``tokens`` as a share of each."""
     return [{"what": what, "tokens": text, "share": tokens / number} for number, what, text in LITERATURE]
 
 
 def estimated_rate() -> tuple[float, str]:
-    """Return tokens a second for BERT-base on this processor in fp32, from the rate of matrix products, and how found."""
+    """Estimate training tokens a second of BERT-base in fp32 from this processor's matrix products; say how."""
     import numpy as np
 
     side, best = 1024, 0.0
@@ -62,8 +62,8 @@ def estimated_rate() -> tuple[float, str]:
         left @ left
         best = max(best, 2.0 * side**3 / (time.perf_counter() - begin))
     return _EFFICIENCY * best / _BERT_BASE, (
-        f"BERT-base in fp32 at {_EFFICIENCY:.0%} of this processor's matrix products; bf16 or a GPU may be much quicker; "
-        f"--model measures it"
+        f"BERT-base in fp32 at {_EFFICIENCY:.0%} of this processor's matrix products; bf16 or a GPU may be much faster; "
+        f"--model measures the speed"
     )
 
 

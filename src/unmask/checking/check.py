@@ -1,10 +1,6 @@
-"""The data doctor: what is wrong with a text, and what to do with it, before anything is trained.
+"""Check text before training: encoding, duplicates, test text in it, lengths, vocabulary; then epochs and commands.
 
-::
-
-    inputs → documents → chunks → surveys (data/checks, duplicates, leakage, fertility) → findings and a plan
-
-Documents pass once; what is kept of them is hashes, sketches, counts and a few examples.
+Documents are read once; what is kept of them is hashes, sketches, counts and a few examples.
 """
 
 from __future__ import annotations
@@ -20,10 +16,10 @@ import numpy as np
 
 from unmask.checking.advice import (
     EXTEND_TOKENS,
-    PIECES,
     SAVED_SHARE,
-    beside_literature,
+    TOKENS_PER_WORD,
     estimated_rate,
+    literature,
     measured_rate,
     recommended_epochs,
     train_command,
@@ -48,8 +44,6 @@ _LONGEST = 512
 _SAMPLE = 60_000
 _READ_AGAIN = 100_000_000
 _ERRORS = 20
-# What a reader says of errors, which come out as findings here.
-_ERROR_NOTICES = ("left out: ", "noticed: ", "errors in the text: ")
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -58,7 +52,7 @@ class DataCheck:
     """What a check found. The parts are plain values, the same as in ``unmask check --json``.
 
     Attributes:
-        inputs: what was checked; ``against``: the test files that were looked for in it.
+        inputs: what was checked; ``test``: the test files that were searched for in it.
         model: whose tokenizer was used, or ``None``.
         verdict: ``ok``, ``warning`` or ``problem``, the worst of the findings.
         findings: what to know, the most important first.
@@ -66,15 +60,15 @@ class DataCheck:
         unreadable: files that could not be read, and why.
         text: encoding errors, sizes, scripts, boilerplate lines, literal special tokens, personal data.
         lengths: the distribution of document lengths, in ``unit`` tokens or words.
-        limit: what the model's longest sequence does to the text, or ``None``.
+        limit: how much of the text is longer than the model's sequences, or ``None`` without a model.
         duplicates: exact and near ones.
-        leakage: for each test file what of it stands in the rest, with the lines of both sides; ``None`` if there was none.
+        leakage: for each test file which of its texts occur in the rest, with both lines; ``None`` without test files.
         vocabulary: unknown tokens and fertility, or ``None`` without a model.
-        plan: what others used, epochs, whether to add words, the time, and the commands to run next.
+        plan: tokens in the literature, epochs, whether to add words, the time, and the commands to run next.
     """
 
     inputs: list[str]
-    against: list[str]
+    test: list[str]
     model: str | None
     read: dict[str, Any]
     unreadable: list[dict[str, str]]
@@ -100,38 +94,43 @@ class DataCheck:
 
 
 def check_data(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     settings: DocumentSettings = DocumentSettings(),
     *,
     model: str | None = None,
-    against: Sequence[str | Path] = (),
+    test: Sequence[str | Path] = (),
     max_length: int | None = None,
     offline: bool = False,
     progress: Progress = Progress(),
 ) -> DataCheck:
-    """Look a text over before it is trained on.
+    """Check text before training.
 
     Files that cannot be read are reported and the others checked. Where the inputs themselves hold files called like
-    ``train`` and like ``dev``, ``valid`` or ``test``, the latter are looked for in the former too.
+    ``train`` and like ``dev``, ``valid`` or ``test``, the latter are searched for in the former too.
 
     Args:
-        inputs: files, folders, globs, ``-`` or ``hf://`` addresses.
-        settings: how text files are cut, and where the text of records lies (in the test files too).
+        inputs: files, folders, globs, ``-`` or ``hf://`` addresses, or one of them.
+        settings: how text files are split into documents, and the field with the text (of the test files too).
         model: a checkpoint whose tokenizer and speed are measured: Hub name or folder.
-        against: test files, to be looked for in the inputs word for word and in runs of 13 words.
+        test: test files, which are searched for in the inputs, word for word and in runs of 13 words.
         max_length: tokens of a sequence; by default 512, or what the model takes if that is less.
         offline: make no network call.
-        progress: hears of the reading.
+        progress: told of documents and characters read, and of warnings.
 
     Raises:
-        DataError: nothing could be read, or a file of ``against`` could not.
+        DataError: nothing could be read, or a file of ``test`` could not.
         ConfigError: the model or its tokenizer cannot be loaded.
     """
-    return _Check(settings, model, max_length, offline, progress).run(list(inputs), list(against))
+    check = _Check(settings, model, max_length, offline, progress)
+    return check.run(_listed(inputs), _listed(test))
+
+
+def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
 class _Check:
-    """One check, while it goes on."""
+    """One check: the surveys that documents are added to, and what was read."""
 
     def __init__(
         self,
@@ -153,7 +152,7 @@ class _Check:
         self.errors: Counter[str] = Counter()
         self.error_examples: list[str] = []
         self.sample: list[str] = []
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._sampled = 0
 
     def _load(self, model: str, max_length: int | None) -> list[str]:
@@ -179,17 +178,17 @@ class _Check:
             raise ConfigError(f"--max-length is {self.limit}; {self.overhead} of that are special tokens")
         return [str(token) for token in tokenizer.all_special_tokens]
 
-    def run(self, inputs: list[str | Path], against: list[str | Path]) -> DataCheck:
-        tests = expand_inputs(against) if against else []
+    def run(self, inputs: list[str | Path], test: list[str | Path]) -> DataCheck:
+        tests = expand_inputs(test) if test else []
         given, items = self._expanded(inputs)
         named = _splits(items)
         self.progress.begin("check")
         for item in tests:
-            self._take_test(item, must=True)
+            self._add_test(item, must=True)
         for item in named:
             if item not in tests:
-                self._take_test(item, must=False)
-        searched = bool(len(self.leaks.index))
+                self._add_test(item, must=False)
+        searched = len(self.leaks.index) > 0
         if searched:
             self.leaks.freeze()
         for chunk in chunked(document for item in items for document in self._documents(item)):
@@ -202,14 +201,14 @@ class _Check:
     # ---- reading
 
     def _expanded(self, inputs: list[str | Path]) -> tuple[list[str], list[Input]]:
-        """Return the inputs that are there, and what they stand for; the others are noted."""
+        """Return the inputs that exist, and the files they name; the others are noted as unreadable."""
         there: list[str] = []
         items: list[Input] = []
         for given in inputs:
             try:
                 if is_corpus(given):
                     raise DataError(
-                        "tokenised shards, which hold no text any more; give the text itself", path=given
+                        "a folder of tokenised shards, which hold no text; give the text itself", path=given
                     )
                 items += expand_inputs([given], log=self.progress.log)
                 there.append(str(given))
@@ -222,21 +221,21 @@ class _Check:
     def _note(self, source: str, error: DataError) -> None:
         self.unreadable.append({"source": source, "error": str(error)})
 
-    def _reader(self, item: Input, log: Log) -> DocumentReader:
+    def _reader(self, item: Input, log: Log | None, *, log_errors: bool) -> DocumentReader:
         given = item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
-        return DocumentReader([given], self.settings, log=log)
+        return DocumentReader([given], self.settings, log=log, log_errors=log_errors)
 
-    def _say_once(self, text: str) -> None:
-        """Each file has a reader of its own: what all would say is said once, and errors become findings instead."""
-        what = text.partition(": ")[2]
-        if not text.startswith(_ERROR_NOTICES) and what not in self._said:
-            self._said.add(what)
+    def _log_once(self, text: str) -> None:
+        """Log what the readers choose once, not for each file."""
+        choice = text.partition(": ")[2]
+        if choice not in self._logged:
+            self._logged.add(choice)
             self.progress.log(text)
 
     def _documents(self, item: Input) -> Iterator[Document]:
-        """Yield the documents of one input; a error ends it and is noted."""
+        """Yield the documents of one input; errors are counted and become findings. One that ends the input is noted."""
         try:
-            reader = self._reader(item, self._say_once)
+            reader = self._reader(item, self._log_once, log_errors=False)
         except DataError as error:
             self._note(str(item), error)
             return
@@ -251,9 +250,9 @@ class _Check:
         for name in self.read:
             self.read[name] += getattr(reader.stats, name)
 
-    def _take_test(self, item: Input, *, must: bool) -> None:
+    def _add_test(self, item: Input, *, must: bool) -> None:
         try:
-            for chunk in chunked(self._reader(item, self.progress.log if must else lambda text: None)):
+            for chunk in chunked(self._reader(item, self.progress.log if must else None, log_errors=must)):
                 self.leaks.add(chunk, text_keys(chunk))
         except DataError:
             if must:
@@ -286,7 +285,7 @@ class _Check:
         self,
         inputs: list[str | Path],
         given: list[str],
-        against: list[str],
+        test: list[str],
         items: list[Input],
         searched: bool,
     ) -> DataCheck:
@@ -302,7 +301,7 @@ class _Check:
         }
         found = DataCheck(
             inputs=[str(item) for item in inputs],
-            against=against,
+            test=test,
             model=self.model,
             read=read,
             unreadable=self.unreadable,
@@ -325,7 +324,7 @@ class _Check:
         return found
 
     def _with_text(self, place: Place) -> Place:
-        """Read the beginning of a document again: texts are not kept."""
+        """Read the beginning of a document again, since texts are not kept."""
         path = Path(place.source)
         if not path.is_file() or path.stat().st_size > _READ_AGAIN:
             return place
@@ -365,7 +364,7 @@ class _Check:
     def _plan(
         self, given: list[str], items: list[Input], vocabulary: dict[str, Any] | None, words: int
     ) -> dict[str, Any]:
-        tokens = vocabulary["tokens"] if vocabulary else round(PIECES * words)
+        tokens = vocabulary["tokens"] if vocabulary else round(TOKENS_PER_WORD * words)
         epochs = recommended_epochs(tokens)
         worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
         extend = worth and tokens >= EXTEND_TOKENS
@@ -379,7 +378,7 @@ class _Check:
         return {
             "tokens": tokens,
             "tokens_estimated": vocabulary is None,
-            "beside": beside_literature(tokens),
+            "literature": literature(tokens),
             "epochs": epochs,
             "extend": extend,
             "too_little_to_extend": worth and not extend,
@@ -396,6 +395,3 @@ def _splits(items: Sequence[Input]) -> list[Input]:
     if not any(is_train_name(str(path)) for path in files):
         return []
     return [path for path in files if is_test_name(str(path))]
-
-
-__all__ = ["DataCheck", "Finding", "check_data"]

@@ -91,10 +91,10 @@ class TokenSurvey:
                 "words": [[word, count] for word, count in _top(unknown)],
             },
             "words": words,
-            "pieces_per_word": total / words if words else None,
+            "subwords_per_word": total / words if words else None,
             "words_forgotten": self._lost,
-            "most_cut": [
-                {"word": word, "count": spelt[word][0], "pieces": spelt[word][1]}
+            "most_split": [
+                {"word": word, "count": spelt[word][0], "subwords": spelt[word][1]}
                 for _, word in saved[:_SHOWN]
             ],
             "added_words": min(ADDED, len(saved)),

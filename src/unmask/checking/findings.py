@@ -1,25 +1,28 @@
-"""What the figures of a check mean: findings, each a problem, a warning or a note, the most important first."""
+"""Findings of a check: problems, warnings and notes, the worst first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Literal
+
+from unmask.reporting.format import percent, place, plural
+from unmask.storage import JsonDict
 
 Level = Literal["problem", "warning", "note", "ok"]
-Found = Mapping[str, Any]
 _ORDER: tuple[Level, ...] = ("problem", "warning", "note", "ok")
 
-DUPLICATES = 0.01
-FAULTY, BROKEN = 0.001, 0.05
-UNKNOWN, UNREADABLE = 0.005, 0.05
-FEW_TOKENS = 50_000
-LITTLE = 0.001
+# Shares from which a finding is a warning or a problem.
+_DUPLICATES = 0.01
+_ENCODING_WARNING, _ENCODING_PROBLEM = 0.001, 0.05
+_UNKNOWN_WARNING, _UNKNOWN_PROBLEM = 0.005, 0.05
+_BOILERPLATE_NOTE = 0.001
+_FEW_TOKENS = 50_000
 _KEPT = {"NUL bytes", "changed while read", "mixed line ends", "no text"}
 _KINDS = {
-    "replacement": "the sign U+FFFD, where a character was lost",
-    "mojibake": "UTF-8 that was read in another encoding (such as Ã© for é)",
+    "replacement": "U+FFFD, the replacement character of lost characters",
+    "mojibake": "mojibake: UTF-8 decoded as another encoding (Ã© for é)",
     "control": "control characters",
     "invisible": "invisible characters (soft hyphens, zero-width spaces)",
 }
@@ -32,7 +35,7 @@ class Finding:
     Attributes:
         level: ``problem``, ``warning``, ``note`` or ``ok``.
         about: which part of the check it comes from.
-        text: one sentence with its figures.
+        text: one sentence with its numbers.
     """
 
     level: Level
@@ -40,8 +43,8 @@ class Finding:
     text: str
 
 
-def findings_of(check: Found) -> list[Finding]:
-    """Read the findings off the figures of a check.
+def findings_of(check: JsonDict) -> list[Finding]:
+    """Return the findings of a check, the worst first.
 
     Args:
         check: :meth:`unmask.checking.check.DataCheck.to_dict`.
@@ -53,31 +56,29 @@ def findings_of(check: Found) -> list[Finding]:
 
 
 def _share(part: int, whole: int, what: str) -> str:
-    share = part / max(1, whole)
-    percent = "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
-    return f"{part:,} of {whole:,} {what} ({percent})"
+    return f"{part:,} of {plural(whole, what)} ({percent(part / max(1, whole))})"
 
 
-def _leakage(check: Found) -> Iterator[Finding]:
+def _leakage(check: JsonDict) -> Iterator[Finding]:
     if check["leakage"] is None:
         return
     run = check["leakage"]["run"]
     if not check["leakage"]["searched"]:
-        text = "the test files are all there is: nothing else was given to look for them in"
+        text = "the inputs are the test files themselves: there is no training text to search"
         yield Finding("problem", "leakage", text)
         return
     for row in check["leakage"]["files"]:
-        name, texts = row["file"], f"{row['documents']:,} texts"
-        more = f"{row['overlap']:,} more share a run of {run} words with it" if row["overlap"] else ""
+        name = row["file"]
+        more = f"{row['overlap']:,} more share a run of {run} words" if row["overlap"] else ""
         where = sorted({PurePath(pair["in"]).name for pair in row["pairs"] if pair["kind"] == "exact"})
         if row["exact"]:
             there = " and ".join(where[:3]) if len(where) <= 3 else f"{len(where)} files"
-            text = f"{name}: {_share(row['exact'], row['documents'], 'texts')} stand word for word in {there}"
+            text = f"{name}: {_share(row['exact'], row['documents'], 'text')} occur word for word in {there}"
             yield Finding("problem", "leakage", f"{text}; {more}" if more else text)
         elif row["overlap"]:
             level: Level = "problem" if row["mostly"] else "warning"
             some = _share(row["overlap"], row["documents"], "texts")
-            mostly = f", {row['mostly']:,} of them over half their length" if row["mostly"] else ""
+            mostly = f", {row['mostly']:,} of them at least half of their text" if row["mostly"] else ""
             yield Finding(
                 level, "leakage", f"{name}: {some} share a run of {run} words with the training text{mostly}"
             )
@@ -85,24 +86,24 @@ def _leakage(check: Found) -> Iterator[Finding]:
             yield Finding(
                 "ok",
                 "leakage",
-                f"{name}: none of {texts} stands in the training text, nor a run of {run} words",
+                f"{name}: none of {plural(row['documents'], 'text')} occurs in the training text, nor a run of {run} words",
             )
 
 
-def _unreadable(check: Found) -> Iterator[Finding]:
+def _unreadable(check: JsonDict) -> Iterator[Finding]:
     errors = check["unreadable"]
     if errors:
-        many = "1 input" if len(errors) == 1 else f"{len(errors):,} inputs"
-        yield Finding("problem", "reading", f"{many} could not be read to the end: {errors[0]['error']}")
+        many = plural(len(errors), "input")
+        yield Finding("problem", "reading", f"{many} could not be read completely: {errors[0]['error']}")
 
 
-def _errors(check: Found) -> Iterator[Finding]:
-    """What the reader left out or changed; control characters are counted by :func:`_encoding`."""
+def _errors(check: JsonDict) -> Iterator[Finding]:
+    """What the reader skipped or changed; control characters are counted by :func:`_encoding`."""
     found = {name: count for name, count in check["read"]["errors"].items() if name != "control characters"}
     lost = {name: count for name, count in found.items() if name not in _KEPT}
     for errors, level, what in (
-        (lost, "problem", "left out"),
-        (found.keys() - lost.keys(), "note", "taken as it is"),
+        (lost, "problem", "skipped"),
+        (found.keys() - lost.keys(), "note", "kept"),
     ):
         if errors:
             listed = ", ".join(f"{name} ({found[name]:,})" for name in sorted(errors))
@@ -110,142 +111,150 @@ def _errors(check: Found) -> Iterator[Finding]:
             yield Finding("problem" if level == "problem" else "note", "reading", f"{what}: {listed}{first}")
 
 
-def _encoding(check: Found) -> Iterator[Finding]:
+def _encoding(check: JsonDict) -> Iterator[Finding]:
     documents, clean = check["read"]["documents"], True
     for kind, tally in check["text"]["encoding"].items():
         if not tally["documents"]:
             continue
         clean, share = False, tally["documents"] / documents
-        level: Level = "problem" if share >= BROKEN else "warning" if share >= FAULTY else "note"
+        level: Level = (
+            "problem" if share >= _ENCODING_PROBLEM else "warning" if share >= _ENCODING_WARNING else "note"
+        )
         if kind in ("invisible", "control"):
             level = "note" if kind == "invisible" or level == "note" else "warning"
-        text = f"{_share(tally['documents'], documents, 'documents')} hold {_KINDS[kind]}"
+        text = f"{_share(tally['documents'], documents, 'document')} contain {_KINDS[kind]}"
         yield Finding(level, "encoding", text + _first(tally))
     if clean and not check["unreadable"] and not check["read"]["errors"]:
         yield Finding("ok", "encoding", "no encoding errors, no control characters")
 
 
-def _first(tally: Found) -> str:
+def _first(tally: JsonDict) -> str:
     if not tally["examples"]:
         return ""
-    place = tally["examples"][0]
-    return f"; first at {place['source']}" + (f":{place['line']}" if place["line"] else "")
+    return f"; first at {place(tally['examples'][0])}"
 
 
-def _duplicates(check: Found) -> Iterator[Finding]:
+def _duplicates(check: JsonDict) -> Iterator[Finding]:
     found, documents = check["duplicates"], check["read"]["documents"]
-    level: Level = "warning" if found["exact_share"] >= DUPLICATES else "note" if found["exact"] else "ok"
+    level: Level = "warning" if found["exact_share"] >= _DUPLICATES else "note" if found["exact"] else "ok"
     if found["exact"]:
         yield Finding(
             level,
             "duplicates",
-            f"{_share(found['exact'], documents, 'documents')} repeat an earlier one exactly",
+            f"{_share(found['exact'], documents, 'document')} are exact duplicates",
         )
     else:
-        yield Finding("ok", "duplicates", "no document stands there twice")
+        yield Finding("ok", "duplicates", "no exact duplicates")
     near = found["near"]
     if near is None:
-        text = "near duplicates were not looked for; that needs: pip install 'unmask[duplicates]'"
+        text = "near duplicates were not searched for; install: pip install 'unmask[duplicates]'"
         yield Finding("note", "near duplicates", text)
     elif near["documents"]:
-        level = "warning" if near["share"] >= DUPLICATES else "note"
-        text = f"{_share(near['documents'], documents, 'documents')} are nearly an earlier one"
+        level = "warning" if near["share"] >= _DUPLICATES else "note"
+        text = f"{_share(near['documents'], documents, 'document')} are near duplicates"
         yield Finding(
-            level, "near duplicates", f"{text} (similarity {near['similarity']} or more, estimated)"
+            level, "near duplicates", f"{text} (estimated Jaccard similarity of {near['similarity']} or more)"
         )
     else:
-        yield Finding("ok", "near duplicates", "no document is nearly another")
+        yield Finding("ok", "near duplicates", "no near duplicates")
     if near is not None and near["left_out"]:
-        text = f"{near['left_out']:,} documents came after the first {near['compared']:,}, which alone were compared"
+        text = f"only the first {near['compared']:,} documents were compared, {near['left_out']:,} were not"
         yield Finding("note", "near duplicates", text)
 
 
-def _boilerplate(check: Found) -> Iterator[Finding]:
+def _boilerplate(check: JsonDict) -> Iterator[Finding]:
     found = check["text"]["boilerplate"]
-    if found["share"] < LITTLE:
+    if found["share"] < _BOILERPLATE_NOTE:
         return
     top = found["examples"][0]
     many = "1 line recurs" if found["lines"] == 1 else f"{found['lines']:,} lines recur"
-    text = f"{many} in {found['at_least_documents']:,} documents or more"
-    much = f"{found['share']:.1%} of the text; the most frequent, in {top['documents']:,}: {top['line']}"
-    yield Finding("warning" if found["share"] >= DUPLICATES else "note", "boilerplate", f"{text}, {much}")
+    text = f"{many} in at least {plural(found['at_least_documents'], 'document')}"
+    much = f"{percent(found['share'])} of the text; the most frequent, in {top['documents']:,}: {top['line']}"
+    yield Finding("warning" if found["share"] >= _DUPLICATES else "note", "boilerplate", f"{text}, {much}")
 
 
-def _vocabulary(check: Found) -> Iterator[Finding]:
+def _vocabulary(check: JsonDict) -> Iterator[Finding]:
     found = check["vocabulary"]
     if found is None:
         return
     unknown = found["unknown"]
     if unknown["tokens"]:
         share = unknown["share"]
-        level: Level = "problem" if share >= UNREADABLE else "warning" if share >= UNKNOWN else "note"
+        level: Level = (
+            "problem" if share >= _UNKNOWN_PROBLEM else "warning" if share >= _UNKNOWN_WARNING else "note"
+        )
         words = ", ".join(word for word, _ in unknown["words"][:5])
-        text = f"{_share(unknown['tokens'], found['tokens'], 'tokens')} are unknown to the tokenizer"
+        text = f"{_share(unknown['tokens'], found['tokens'], 'token')} are unknown to the tokenizer"
         yield Finding(level, "unknown tokens", text + (f", for example {words}" if words else ""))
     else:
-        yield Finding("ok", "unknown tokens", "the tokenizer can spell everything")
-    if found["pieces_per_word"] is None:
+        yield Finding("ok", "unknown tokens", "no unknown tokens")
+    if found["subwords_per_word"] is None:
         return
-    saved = f"{found['added_words']:,} added words would save {found['saved_share']:.1%} of the tokens"
+    saved = f"adding {plural(found['added_words'], 'word')} would save {percent(found['saved_share'])} of the tokens"
     worth = (
         "worth extending the vocabulary" if check["plan"]["extend"] else "not worth extending the vocabulary"
     )
-    yield Finding("note", "fertility", f"{found['pieces_per_word']:.2f} pieces per word; {saved}: {worth}")
+    yield Finding(
+        "note", "fertility", f"{found['subwords_per_word']:.2f} subwords per word; {saved}: {worth}"
+    )
 
 
-def _specials(check: Found) -> Iterator[Finding]:
+def _specials(check: JsonDict) -> Iterator[Finding]:
     found = check["text"]["special_tokens"]
     if found:
         listed = ", ".join(f"{token} ({tally['count']:,}×)" for token, tally in list(found.items())[:5])
         first = _first(next(iter(found.values())))
-        text = f"literal special tokens in the text: {listed}{first}; unmask takes them as text, other tools may not"
+        text = f"literal special tokens in the text: {listed}{first}; unmask reads them as plain text, other tools may not"
         yield Finding("warning", "special tokens", text)
 
 
-def _personal(check: Found) -> Iterator[Finding]:
+def _personal(check: JsonDict) -> Iterator[Finding]:
     found = check["text"]["personal"]
-    parts = {"email": ("e-mail address", "es"), "phone": ("telephone number", "s")}
-    listed = [
-        f"{found[key]['count']:,} {name}{plural * (found[key]['count'] != 1)}"
-        for key, (name, plural) in parts.items()
-        if found[key]["count"]
-    ]
+    parts = {
+        "email": ("e-mail address", "e-mail addresses"),
+        "phone": ("telephone number", "telephone numbers"),
+    }
+    listed = [plural(found[key]["count"], *names) for key, names in parts.items() if found[key]["count"]]
     if listed:
-        text = f"{' and '.join(listed)}, by their form; a model may learn them by heart"
+        text = f"{' and '.join(listed)}; a model may memorise them"
         yield Finding("warning", "personal data", text)
 
 
-def _scripts(check: Found) -> Iterator[Finding]:
+def _scripts(check: JsonDict) -> Iterator[Finding]:
     found = check["text"]["scripts"]
     shown = [row for row in found if row["share_of_letters"] >= 0.001] or found[:1]
     if not shown:
-        yield Finding("warning", "scripts", "there are no letters in the text")
+        yield Finding("warning", "scripts", "the text contains no letters")
         return
-    listed = ", ".join(f"{row['script']} {row['share_of_letters']:.1%}" for row in shown[:4])
+    listed = ", ".join(f"{row['script']} {percent(row['share_of_letters'])}" for row in shown[:4])
     by_documents = sorted((row["documents"] for row in found), reverse=True)
     others = sum(by_documents[1:])
     mixed = others >= 0.01 * check["read"]["documents"]
-    more = f"; {others:,} documents are mostly in another script than the rest" if others else ""
+    more = f"; {plural(others, 'document')} mostly in another script" if others else ""
     yield Finding("note" if mixed else "ok", "scripts", f"letters: {listed}{more}")
 
 
-def _sizes(check: Found) -> Iterator[Finding]:
+def _sizes(check: JsonDict) -> Iterator[Finding]:
     read, sizes = check["read"], check["text"]["sizes"]
     if read["empty"]:
-        yield Finding("note", "sizes", f"{read['empty']:,} records or lines are empty and were passed over")
+        yield Finding(
+            "note",
+            "sizes",
+            f"{plural(read['empty'], 'empty record or line', 'empty records or lines')} skipped",
+        )
     short = sizes["short"]["documents"]
     if short >= 0.05 * read["documents"]:
-        text = f"{_share(short, read['documents'], 'documents')} have fewer than 5 words"
+        text = f"{_share(short, read['documents'], 'document')} have fewer than 5 words"
         yield Finding(
             "warning" if short >= 0.25 * read["documents"] else "note", "sizes", text + _first(sizes["short"])
         )
     if sizes["huge"]["documents"]:
-        text = f"{sizes['huge']['documents']:,} documents are longer than 100,000 characters"
-        cut = f", {read['split_documents']:,} of them are read in parts" if read["split_documents"] else ""
+        text = f"{plural(sizes['huge']['documents'], 'document')} of more than 100,000 characters"
+        cut = f", {read['split_documents']:,} of them split into parts" if read["split_documents"] else ""
         yield Finding("note", "sizes", text + cut + _first(sizes["huge"]))
 
 
-def _limit(check: Found) -> Iterator[Finding]:
+def _limit(check: JsonDict) -> Iterator[Finding]:
     found = check["limit"]
     if found is None:
         return
@@ -255,16 +264,18 @@ def _limit(check: Found) -> Iterator[Finding]:
         return
     longer = _share(found["longer"], check["read"]["documents"], "documents")
     text = f"{longer} are longer than a sequence of {found['max_length']:,} tokens"
-    text += f" and go on in others, {found['sequences']:,} in all"
-    lost = f"; a tool that cuts them off loses {found['tokens_beyond_share']:.1%} of the tokens"
+    text += f" and are split into several, {found['sequences']:,} sequences in all"
+    lost = f"; a tool that truncates them loses {percent(found['tokens_beyond_share'])} of the tokens"
     yield Finding("note", "limit", text + lost)
 
 
-def _amount(check: Found) -> Iterator[Finding]:
+def _amount(check: JsonDict) -> Iterator[Finding]:
     plan = check["plan"]
     about = "about " if plan["tokens_estimated"] else ""
-    text = f"{about}{plan['tokens']:,} tokens"
-    if plan["tokens"] < FEW_TOKENS:
-        yield Finding("warning", "amount", f"{text}: very little to learn a domain from; look for more text")
+    text = f"{about}{plural(plan['tokens'], 'token')}"
+    if plan["tokens"] < _FEW_TOKENS:
+        yield Finding(
+            "warning", "amount", f"{text}: very little to adapt a model to a domain; look for more text"
+        )
     else:
         yield Finding("ok", "amount", text)

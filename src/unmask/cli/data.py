@@ -14,7 +14,7 @@ from unmask.cli import runtime as shell
 from unmask.cli.command import Command
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
-from unmask.reporting.format import count, plural, rough_duration
+from unmask.reporting.format import count, percent, place, plural, rough_duration
 
 Model = Annotated[
     str | None,
@@ -84,7 +84,7 @@ def check(
             text,
             settings,
             model=model,
-            against=test or (),
+            test=test or (),
             max_length=max_length,
             offline=offline,
             progress=progress,
@@ -134,13 +134,8 @@ def _facts(found: Found) -> dict[str, object]:
         "documents": read["documents"],
         "words": read["words"],
         "tokens": f"about {tokens:,} (--model counts them)" if found["plan"]["tokens_estimated"] else tokens,
-        f"{lengths['unit']} a document": f"{spread}, longest {lengths['longest']['length']:,} ({where(lengths['longest']['place'])})",
+        f"{lengths['unit']} a document": f"{spread}, longest {lengths['longest']['length']:,} ({place(lengths['longest']['place'])})",
     }
-
-
-def where(place: Found) -> str:
-    """Return a place as ``file:line``."""
-    return f"{place['source']}:{place['line']}" if place["line"] else str(place["source"])
 
 
 def _draw_leaks(page: Page, found: Found) -> None:
@@ -150,7 +145,7 @@ def _draw_leaks(page: Page, found: Found) -> None:
         page.say("")
         page.say(f"{row['file']} in the training text:")
         for pair in row["pairs"][:_PAIRS]:
-            kind = "equals" if pair["kind"] == "exact" else f"shares {pair['share']:.0%} with"
+            kind = "equals" if pair["kind"] == "exact" else f"shares {percent(pair['share'])} with"
             page.say(f"  line {pair['line']} {kind} {pair['in']}:{pair['in_line']}  {pair['text']}")
         if (left := row["exact"] + row["overlap"] - _PAIRS) > 0:
             page.say(f"  and {left:,} more (--json lists them)", style="dim")
@@ -161,37 +156,35 @@ def _draw_duplicates(page: Page, found: Found) -> None:
     near = (found["duplicates"]["near"] or {"examples": []})["examples"]
     if rows or near:
         page.say("")
-        page.say("documents that stand there more than once:")
+        page.say("duplicate documents:")
     for row in rows:
         page.say(
-            f"  {row['copies']:,} times, as {where(row['first'])} and {where(row['second'])}  {row['first']['text']}"
+            f"  {row['copies']:,} times, as {place(row['first'])} and {place(row['second'])}  {row['first']['text']}"
         )
     for row in near:
-        page.say(f"  {row['similarity']:.0%} alike, {where(row['first'])} and {where(row['second'])}")
+        page.say(f"  {percent(row['similarity'])} similar, {place(row['first'])} and {place(row['second'])}")
         page.say(f"    {row['first']['text']}", style="dim")
         page.say(f"    {row['second']['text']}", style="dim")
 
 
 def _draw_words(page: Page, found: Found) -> None:
-    rows = (found["vocabulary"] or {"most_cut": []})["most_cut"][:8]
+    rows = (found["vocabulary"] or {"most_split": []})["most_split"][:8]
     if rows:
         page.say("")
-        table = [[row["word"], row["count"], len(row["pieces"]), " ".join(row["pieces"])] for row in rows]
-        page.table(["words that cost most", "times", "pieces", "cut as"], table, left=(0, 3))
+        table = [[row["word"], row["count"], len(row["subwords"]), " ".join(row["subwords"])] for row in rows]
+        page.table(["words of most subwords", "count", "subwords", "split into"], table, left=(0, 3))
 
 
 def _draw_plan(page: Page, plan: Found) -> None:
     page.say("")
-    near = min(plan["beside"], key=lambda row: abs(math.log(max(row["share"], 1e-12))))
+    near = min(plan["literature"], key=lambda row: abs(math.log(max(row["share"], 1e-12))))
     times = f"{near['share']:.1%} of that" if near["share"] < 1 else f"{near['share']:,.1f} times as many"
-    page.say(f"others used: {near['tokens']} tokens, {near['what']}; this is {times}")
+    page.say(f"in the literature: {near['tokens']} tokens, {near['what']}; this text has {times}")
     page.say(
         f"plan: {plural(plan['epochs'], 'epoch')}, {rough_duration(plan['seconds'])} ({plan['time_from']})"
     )
     if plan["seconds"] > 86_400:
-        page.say(
-            "      that is long: --minutes 120 stops a run by the clock, a smaller model or a GPU shortens it"
-        )
+        page.say("      that is long: --minutes 120 limits the time; a smaller model or a GPU is faster")
     page.say("next:")
     for command in plan["commands"]:
         page.say(f"  {command}")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unmask.reporting.format import count, number, percent, rough_duration
+from unmask.reporting.format import count, number, percent, place, plural, rough_duration
 from unmask.reporting.render import environment
 
 Found = Mapping[str, Any]
-_WORDS = {"problem": "Problem", "warning": "Warning", "note": "Note", "ok": "In order"}
+_WORDS = {"problem": "Problem", "warning": "Warning", "note": "Note", "ok": "OK"}
 _GLYPHS = {"problem": "✕", "warning": "!", "note": "i", "ok": "✓"}
 _ENCODING = {
-    "replacement": "U+FFFD, a lost character",
-    "mojibake": "UTF-8 read in another encoding",
+    "replacement": "U+FFFD, the replacement character",
+    "mojibake": "mojibake: UTF-8 decoded as another encoding",
     "control": "control characters",
     "invisible": "invisible characters",
 }
@@ -42,29 +42,24 @@ def render_check(found: Found) -> str:
     )
 
 
-def place(value: Found) -> str:
-    """A place as ``file:line``."""
-    return f"{value['source']}:{value['line']}" if value["line"] else str(value["source"])
-
-
 def verdict(found: Found) -> str:
     """The one sentence of the page."""
     by_level = [
         (sum(item["level"] == level for item in found["findings"]), name)
         for level, name in (("problem", "problem"), ("warning", "warning"))
     ]
-    listed = [f"{number} {name}{'s' * (number != 1)}" for number, name in by_level if number]
-    text = f"{count(found['read']['documents'])} documents, {_tokens(found)}"
-    return f"{text}: {' and '.join(listed)}." if listed else f"{text}: nothing stands in the way of training."
+    listed = [plural(level, name) for level, name in by_level if level]
+    text = f"{plural(found['read']['documents'], 'document')}, {_tokens(found)}"
+    return f"{text}: {' and '.join(listed) or 'nothing found that hinders training'}."
 
 
 def _tokens(found: Found) -> str:
     about = "about " if found["plan"]["tokens_estimated"] else ""
-    return f"{about}{count(found['plan']['tokens'])} tokens"
+    return about + plural(found["plan"]["tokens"], "token")
 
 
 def facts(found: Found) -> Iterator[tuple[str, str]]:
-    """Yield what was read, name and value."""
+    """Yield what was read: name and value."""
     read, lengths = found["read"], found["lengths"]
     quantiles = lengths["quantiles"]
     yield "Files", count(read["files"])
@@ -82,8 +77,8 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
     )
     if found["model"]:
         yield "Model", found["model"]
-    if found["vocabulary"] and found["vocabulary"]["pieces_per_word"]:
-        yield "Fertility", f"{number(found['vocabulary']['pieces_per_word'])} pieces per word"
+    if found["vocabulary"] and found["vocabulary"]["subwords_per_word"]:
+        yield "Fertility", f"{number(found['vocabulary']['subwords_per_word'])} subwords per word"
     scripts = found["text"]["scripts"][:5]
     yield (
         "Letters",
@@ -109,4 +104,4 @@ def error_rows(found: Found) -> Iterator[tuple[str, Found]]:
         if tally["documents"]:
             yield _ENCODING[kind], tally
     for token, tally in found["text"]["special_tokens"].items():
-        yield f"the text “{token}”", tally
+        yield f"the special token {token}", tally

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 METRICS = {
     "accuracy": "accuracy",
@@ -30,6 +31,11 @@ BASELINES = {
 """Names of the baselines, by their keys in JSON."""
 _SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall"}
 _MISSING, _NOT_FINITE = "–", "not finite"
+
+
+def place(found: Mapping[str, Any]) -> str:
+    """A ``source`` and its ``line``, if it has one, as ``file:line``."""
+    return f"{found['source']}:{found['line']}" if found["line"] else str(found["source"])
 
 
 def as_float(value: object) -> float:

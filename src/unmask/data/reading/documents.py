@@ -108,6 +108,7 @@ class DocumentReader:
         inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
         settings: how text files are cut, where the text of records lies, and whether errors are refused.
         log: is told in the first pass what was left out, what is wrong with it, and what ``auto`` chose.
+        log_errors: whether errors are logged too; :attr:`stats` counts them in any case.
 
     Attributes:
         inputs: what the inputs stand for, in the order of reading.
@@ -124,6 +125,7 @@ class DocumentReader:
         settings: DocumentSettings = _DEFAULTS,
         *,
         log: Log | None = None,
+        log_errors: bool = True,
     ) -> None:
         self.settings = settings
         self.stats = ReadStats()
@@ -131,7 +133,8 @@ class DocumentReader:
         self._said: set[Mode] = set()
         self._passes = 0
         self._stdin_read = False
-        self._errors = ReadErrors(log, strict=settings.strict)
+        self._log_errors = log_errors
+        self._errors = ReadErrors(log if log_errors else None, strict=settings.strict)
         self.inputs = expand_inputs(inputs, log=log, errors=self._errors)
         self._found = self._errors
 
@@ -159,7 +162,8 @@ class DocumentReader:
 
     def _next_pass(self) -> ReadErrors:
         """Return where errors of a new pass go: those of the inputs themselves are there already."""
-        errors = ReadErrors(None if self._passes else self._notice, strict=self.settings.strict)
+        log = self._notice if self._log_errors and not self._passes else None
+        errors = ReadErrors(log, strict=self.settings.strict)
         errors.counts |= self._found.counts
         errors.examples += self._found.examples
         errors.first = self._found.first
