@@ -10,9 +10,9 @@ import unmask
 NAMES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError Document
     DocumentReader DocumentSettings Evaluation EvaluationSettings Explanation ExtendedVocabulary FillMask FillResult
-    Interrupted MLMCollator MaskedLM MaskingSettings MissingExtra ModelSettings Pair PairFigures PairReader Plan
+    Interrupted MLMCollator MaskedLM MaskingSettings MissingExtra ModelSettings Pair PairFigures PairReader DryRun
     ProbeResult ProbeSettings Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ check_data compare
-    compare_pairs evaluate explain extend_vocabulary load_config load_tokenizer open_corpus plan prepare
+    compare_pairs evaluate explain extend_vocabulary load_config load_tokenizer open_corpus dry_run prepare
     probe run_demo score train train_tokenizer write_report
 """.split()
 

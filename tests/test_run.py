@@ -31,6 +31,8 @@ from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import components as material_module
 from unmask.run import train as run_module
+from unmask.run.disk import size_of
+from unmask.run.dry_run import dry_run
 from unmask.run.train import RunResult, train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
@@ -826,6 +828,29 @@ def test_a_run_that_cannot_fit_on_the_disk_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_disk_need_of_the_dry_run_and_of_the_refusal_is_what_a_run_writes(
+    finished: Runs,
+    configure: Configure,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three checkpoints of weights and two moments each, their best weights, the model, and the shards."""
+    config, folder = configure(model__name=str(checkpoint("bert"))), finished("bert")[0].folder
+    saved = folder.checkpoints / "step-00000012"
+    tensors = sum((saved / f"{name}.safetensors").stat().st_size for name in ("model", "optimizer"))
+    written = 3 * tensors + 4 * (folder.model / "model.safetensors").stat().st_size
+    needed = dry_run(config).disk_bytes
+    assert needed == pytest.approx(written + size_of(folder.shards), rel=0.05)
+    free = SimpleNamespace(free=0.9 * written)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(DiskError, match="does not fit"):
+        train(config, tmp_path / "run")
+    free.free = 1.1 * written
+    config = configure(model__name=str(checkpoint("bert")), train__epochs=0.01, train__max_steps=None)
+    assert train(config, tmp_path / "run").steps == 1
+
+
 def test_a_second_run_in_the_folder_is_refused(configure: Configure, tmp_path: Path, no_report: None) -> None:
     config, refused = configure(model__preset="tiny-bert", train__max_steps=2), []
 
@@ -897,7 +922,7 @@ def test_shards_are_reused_and_a_prepared_folder_is_taken(
     result = train(
         configure(model__preset="tiny-bert", data__inputs=[str(shards)]), tmp_path / "run", progress=listener
     )
-    assert any("taking the tokenizer that made the shards" in text for text in listener.heard)
+    assert any("using the tokenizer of the shards" in text for text in listener.heard)
     assert not result.folder.shards.exists()
     assert_same(result.folder, whole)
     stranger = configure(model__preset="tiny-modernbert", data__inputs=[str(shards), "more.txt"])

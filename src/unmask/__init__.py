@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from unmask.progress import Progress
     from unmask.reporting.page import write_report
     from unmask.run.demo import run_demo
-    from unmask.run.dry_run import Plan, plan
+    from unmask.run.dry_run import DryRun, dry_run
     from unmask.run.train import RunResult, train
     from unmask.run_folder import RunFolder
     from unmask.scoring.pair_files import PairReader
@@ -61,6 +61,7 @@ _HOMES = {
     "unmask.config.settings": (
         "DataSettings",
         "DocumentSettings",
+        "DryRun",
         "MaskingSettings",
         "ModelSettings",
         "RunConfig",
@@ -87,7 +88,7 @@ _HOMES = {
     "unmask.inference.explain": ("Explanation", "explain"),
     "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
     "unmask.model.masked_lm": ("MaskedLM",),
-    "unmask.run.dry_run": ("Plan", "plan"),
+    "unmask.run.dry_run": ("DryRun", "dry_run"),
     "unmask.progress": ("Progress",),
     "unmask.reporting.page": ("write_report",),
     "unmask.run.train": ("RunResult", "train"),
@@ -109,6 +110,7 @@ __all__ = [
     "Document",
     "DocumentReader",
     "DocumentSettings",
+    "DryRun",
     "Evaluation",
     "EvaluationSettings",
     "Explanation",
@@ -124,7 +126,6 @@ __all__ = [
     "Pair",
     "PairFigures",
     "PairReader",
-    "Plan",
     "ProbeResult",
     "ProbeSettings",
     "Progress",
@@ -138,13 +139,13 @@ __all__ = [
     "check_data",
     "compare",
     "compare_pairs",
+    "dry_run",
     "evaluate",
     "explain",
     "extend_vocabulary",
     "load_config",
     "load_tokenizer",
     "open_corpus",
-    "plan",
     "prepare",
     "probe",
     "run_demo",

@@ -404,7 +404,7 @@ def test_only_the_first_of_several_processes_answers(
 
 
 @dataclass
-class Plan:
+class DryRun:
     parameters: int = 4_400_000
     tokens_per_epoch: int = 123_456
     steps: int = 900
@@ -419,12 +419,14 @@ def test_dry_run_plans_and_trains_nothing(
 ) -> None:
     planned: list[RunConfig] = []
     stand_in(
-        monkeypatch, "unmask.run.dry_run", plan=lambda config, *, progress: planned.append(config) or Plan()
+        monkeypatch,
+        "unmask.run.dry_run",
+        dry_run=lambda config, *, progress: planned.append(config) or DryRun(),
     )
     shown = run(*TRAIN, "--dry-run").out
     for figure in ("4,400,000", "123,456", "812 MB", "34 MB", "7:30"):
         assert figure in shown
-    assert run(*TRAIN, "--dry-run", "--json").json == vars(Plan())
+    assert run(*TRAIN, "--dry-run", "--json").json == vars(DryRun())
     assert planned[0].model.preset == "bert-tiny"
     assert "config" not in training
 

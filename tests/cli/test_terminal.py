@@ -18,7 +18,7 @@ from unmask.cli.terminal import (
     Page,
     terminal_progress,
 )
-from unmask.cli.train import draw_evaluation, draw_examples, draw_plan
+from unmask.cli.train import draw_dry_run, draw_evaluation, draw_examples
 
 
 class Clock:
@@ -379,7 +379,7 @@ def test_plan(page: Drawn) -> None:
         seconds_per_step=0.1234,
         total_seconds=7384.0,
     )
-    draw_plan(page[0], plan)
+    draw_dry_run(page[0], plan)
     text = page[1].getvalue()
     for shown in ("4,400,000", "123,456", "812 MB", "3.4 GB", "0.123", "2:03:04"):
         assert shown in text

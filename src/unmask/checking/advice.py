@@ -70,7 +70,7 @@ def estimated_rate() -> tuple[float, str]:
 def measured_rate(model: str, texts: Sequence[str], *, offline: bool) -> tuple[float, str] | None:
     """Return tokens a second of real training steps of a model on some of the text, or ``None`` where it cannot train."""
     from unmask.config.load import load_config
-    from unmask.run.dry_run import plan
+    from unmask.run.dry_run import dry_run
 
     with tempfile.TemporaryDirectory(prefix="unmask-check-") as place:
         sample = Path(place) / "sample.jsonl"
@@ -84,7 +84,7 @@ def measured_rate(model: str, texts: Sequence[str], *, offline: bool) -> tuple[f
             "train.max_steps": 2,
         }
         try:
-            found = plan(load_config(None, (), flags))
+            found = dry_run(load_config(None, (), flags))
         except UnmaskError:
             return None
     if not found.seconds_per_step or found.tokens_per_epoch < _STEP_TOKENS:

@@ -144,13 +144,13 @@ def print_result(result: RunResult, as_json: bool, examples: bool = False) -> No
 def _print_dry_run(config: RunConfig, as_json: bool) -> None:
     """Print what a run would need."""
     with shell.working() as progress:
-        from unmask.run.dry_run import plan as plan_training
+        from unmask.run.dry_run import dry_run
 
-        plan = plan_training(config, progress=progress)
+        found = dry_run(config, progress=progress)
     if as_json:
-        shell.emit(plan)
+        shell.emit(found)
         return
-    draw_plan(shell.page(), plan)
+    draw_dry_run(shell.page(), found)
 
 
 def demo(
@@ -262,8 +262,8 @@ def _answer(target: Mapping[str, Any]) -> str:
     return answer if target["rank"] == 1 else f"{answer} (was {target['original']})"
 
 
-def draw_plan(page: Page, plan: Any) -> None:
-    """Draw what a run would need (:class:`unmask.run.dry_run.Plan`)."""
+def draw_dry_run(page: Page, plan: Any) -> None:
+    """Draw what a run would need (:class:`unmask.run.dry_run.DryRun`)."""
     page.pairs(
         {
             "parameters": plan.parameters,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +200,39 @@ def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray
 def is_corpus(path: str | Path) -> bool:
     """Say whether a path is a folder made by ``prepare``."""
     return (Path(path) / MANIFEST).is_file()
+
+
+def given_shards(inputs: Sequence[str]) -> Path | None:
+    """Return the folder of prepared shards if that is the input, or ``None`` for text.
+
+    Raises:
+        DataError: shards and other inputs together.
+    """
+    shards = [item for item in inputs if is_corpus(item)]
+    if shards and len(inputs) > 1:
+        raise DataError(
+            f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}"
+        )
+    return Path(shards[0]) if shards else None
+
+
+def open_shards(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False, progress: Progress = Progress()
+) -> Corpus:
+    """Open prepared shards for a model.
+
+    Raises:
+        DataError: as :func:`open_corpus`, and where another tokenizer made them.
+    """
+    corpus = open_corpus(folder, strict=strict)
+    if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(tokenizer):
+        raise DataError(
+            "these shards were made with another tokenizer than the model's; prepare them again with "
+            "'unmask prepare --model' and the model's name, or give the text",
+            path=folder,
+        )
+    progress.log(f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {folder}")
+    return corpus
 
 
 def prepare(

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
+from unmask.data.corpus import Corpus, given_shards, open_shards, prepare
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
 from unmask.errors import ConfigError, DataError
@@ -48,12 +48,7 @@ class EvaluationText:
     ) -> None:
         given = [inputs] if isinstance(inputs, str | Path) else inputs
         self.inputs, self.settings, self.progress = [str(item) for item in given], settings, LogOnce(progress)
-        shards = [item for item in self.inputs if is_corpus(item)]
-        if shards and len(self.inputs) > 1:
-            raise DataError(
-                f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(self.inputs)}"
-            )
-        self.shards = Path(shards[0]) if shards else None
+        self.shards = given_shards(self.inputs)
         self._folder = tempfile.TemporaryDirectory(prefix="unmask-text-")
         self._spooled: list[str] | None = None
         self._corpora: dict[str, Corpus] = {}
@@ -75,7 +70,11 @@ class EvaluationText:
         """
         name = tokenizer_hash(tokenizer)
         if name not in self._corpora:
-            self._corpora[name] = self._opened(name) if self.shards else self._prepared(name, tokenizer)
+            self._corpora[name] = (
+                open_shards(self.shards, tokenizer, progress=self.progress)
+                if self.shards
+                else self._prepared(name, tokenizer)
+            )
         return self._corpora[name]
 
     def documents(self) -> Iterator[Document]:
@@ -91,20 +90,6 @@ class EvaluationText:
                 path=self.shards,
             )
         yield from DocumentReader(self._readable(), self.settings, log=self.progress.log)
-
-    def _opened(self, wanted: str) -> Corpus:
-        assert self.shards is not None
-        corpus = open_corpus(self.shards)
-        if corpus.manifest["tokenizer_sha256"] != wanted:
-            raise DataError(
-                "these shards were made with another tokenizer than the model's; prepare them again with "
-                "'unmask prepare --model' and the model's name, or give the text",
-                path=self.shards,
-            )
-        self.progress.log(
-            f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {self.shards}"
-        )
-        return corpus
 
     def _prepared(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
         out = Path(self._folder.name) / name[:16]

@@ -1,20 +1,20 @@
-"""What a run works with: tokenizer, model, training text and held-out text, made or loaded as settings say."""
+"""The components of a run: tokenizer, model, training text and held-out text, made or loaded by their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.config.settings import RunConfig
+from unmask.config.settings import DataSettings, MaskingSettings, ModelSettings, RunConfig, TrainSettings
 from unmask.data.batches import TextSource
-from unmask.data.corpus import Corpus, is_corpus, open_corpus, prepare
+from unmask.data.corpus import Corpus, given_shards, is_corpus, open_corpus, open_shards, prepare
 from unmask.data.reading.documents import DocumentReader
-from unmask.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from unmask.errors import ConfigError, DataError
+from unmask.data.tokenizer import load_tokenizer, train_tokenizer
+from unmask.errors import ConfigError
 from unmask.model.layers import freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.lora import add_lora
@@ -31,20 +31,18 @@ if TYPE_CHECKING:
     from peft import LoraModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-"""What ``unmask tokenizer extend`` leaves in the folder of a model: the new words and their ids."""
-
 _TOKENIZER_CHARACTERS = 20_000_000
-_LONGEST = 512
+_DEFAULT_LENGTH = 512
 
 
 @dataclass(frozen=True)
-class Texts:
+class RunTexts:
     """The texts of a run.
 
     Attributes:
-        text: what is trained on.
-        heldout: what is evaluated on, or ``None`` where there is too little text.
-        replay: general text that is mixed in, if any.
+        text: the training text.
+        heldout: the text of evaluations, or ``None`` where there is too little text.
+        replay: general text that is mixed into training, if any.
         general: general text to measure forgetting on, if any.
     """
 
@@ -55,8 +53,8 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class RunComponents(Texts):
-    """What a run works with.
+class RunComponents(RunTexts):
+    """The components of a run.
 
     Attributes:
         model: on its device, in training mode, with the dropout of the settings.
@@ -65,7 +63,7 @@ class RunComponents(Texts):
         max_length: tokens of a sequence.
         world: the processes of the run.
         adapters: the LoRA adapters in the model, if any.
-        new_rows: ids of the tokens whose rows move first.
+        new_rows: ids of the added tokens, whose embeddings are trained first.
     """
 
     model: MaskedLM = field(kw_only=True)
@@ -84,90 +82,130 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         ConfigError: model, tokenizer and settings do not fit.
         DataError: the text cannot be used.
     """
-    device = pick_device(config.train.device)
+    settings = config.train
+    device = pick_device(settings.device)
     world = World.join(device)
     if not world.is_main:
         progress = Progress()
-    tokenizer = _tokenizer(config, folder, world, progress)
-    precision, why = pick_precision(config.train.precision, device)
+    tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
+    precision, why = pick_precision(settings.precision, device)
     progress.log(why)
-    raw, new_head = _weights(config, tokenizer, progress)
+    raw, new_head = build_model(config.model, tokenizer, settings.seed, progress)
     raw.to(device)  # type: ignore[arg-type]
-    if config.train.gradient_checkpointing:
-        # The other kind of checkpointing gives no gradient where the embeddings take none.
+    if settings.gradient_checkpointing:
+        # The reentrant kind gives no gradient where the embeddings take none.
         raw.gradient_checkpointing_enable({"use_reentrant": False})
     model = MaskedLM(raw, tokenizer, autocast=precision == "bf16")
-    adapters = _restrict(config, raw, new_head, progress)
+    adapters = apply_restrictions(raw, settings, new_head, progress)
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)
-    length = _max_length(config, model, progress)
-    texts = _texts(config, folder, model, length, world, progress)
+    length = sequence_length(config.data, model)
+    texts = open_texts(config.data, config.masking, model, length, folder, world, progress)
     if config.model.preset and set_unigram_bias(raw, texts.text.token_counts()):
-        progress.log("a new model's head starts at the frequencies of the tokens in the text")
+        progress.log("the output bias of the new model starts at the log frequencies of the tokens")
     return RunComponents(
         texts.text,
-        _asking(texts.heldout, config, "the held-out text", progress),
+        _with_targets(texts.heldout, settings.eval_tokens, "the held-out text", progress),
         texts.replay,
-        _asking(texts.general, config, "the held-out general text", progress),
+        _with_targets(texts.general, settings.eval_tokens, "the held-out general text", progress),
         model=model,
         scratch=bool(config.model.preset),
         precision=precision,
         max_length=length,
         world=world,
         adapters=adapters,
-        new_rows=_new_rows(config) if config.train.new_embeddings_steps else [],
+        new_rows=added_token_ids(config.model.name or "") if settings.new_embeddings_steps else [],
     )
 
 
-def _weights(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, progress: Progress
+def open_tokenizer(
+    model: ModelSettings, data: DataSettings, folder: RunFolder, world: World, progress: Progress
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that is named, of the checkpoint or of the shards; or train one on the text."""
+    name = model.tokenizer or model.name
+    if name is None and is_corpus(data.inputs[0]):
+        name = str(Path(data.inputs[0]) / "tokenizer")
+        progress.log(f"using the tokenizer of the shards: {name}")
+    if name is not None:
+        return load_tokenizer(name, offline=model.offline)
+    saved = folder.root / "tokenizer"
+    if world.is_main and not (saved / "tokenizer.json").is_file():
+        with new_folder(saved) as partial:
+            _train_tokenizer(model, data, progress).save_pretrained(partial)
+    world.wait()
+    return load_tokenizer(str(saved), offline=True)
+
+
+def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progress) -> PreTrainedTokenizerBase:
+    assert model.preset is not None
+    progress.begin("tokenizer")
+    reader = DocumentReader(data.inputs, data, log=progress.log)
+    texts = _first_characters((document.text for document in reader), _TOKENIZER_CHARACTERS)
+    token_types = find_preset(model.preset).family == "bert"
+    tokenizer = train_tokenizer(texts, model.vocab_size, token_types=token_types)
+    progress.end()
+    progress.log(f"trained a WordPiece tokenizer of {len(tokenizer):,} entries on the text")
+    return tokenizer
+
+
+def _first_characters(texts: Iterator[str], limit: int) -> Iterator[str]:
+    """Yield texts until ``limit`` characters are reached."""
+    seen = 0
+    for text in texts:
+        yield text
+        seen += len(text)
+        if seen >= limit:
+            return
+
+
+def build_model(
+    settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, seed: int, progress: Progress
 ) -> tuple[PreTrainedModel, bool]:
-    """Return the model, and whether a checkpoint came without an LM head."""
-    train, name = config.train, config.model.name
-    if config.model.preset:
-        return new_model(config.model.preset, tokenizer, train.seed), False
-    assert name is not None
-    read = read_checkpoint(name, offline=config.model.offline, seed=train.seed, progress=progress)
-    if train.head_warmup_steps and not read.new_head:
-        raise ConfigError(
-            f"train.head_warmup_steps (--head-warmup-steps) is for a checkpoint without an LM head, but '{name}' brings one; "
-            f"leave it out"
-        )
-    if read.new_head and not train.head_warmup_steps:
-        progress.log(
-            "the new LM head will disturb the encoder until it has learned something; "
-            "--head-warmup-steps 200 lets it move alone for the first 200 steps"
-        )
+    """Return the model, and whether it is a checkpoint that came without an LM head."""
+    if settings.preset:
+        return new_model(settings.preset, tokenizer, seed), False
+    assert settings.name is not None
+    read = read_checkpoint(settings.name, offline=settings.offline, seed=seed, progress=progress)
     return read.model, bool(read.new_head)
 
 
-def _restrict(
-    config: RunConfig, model: PreTrainedModel, new_head: bool, progress: Progress
+def apply_restrictions(
+    model: PreTrainedModel, train: TrainSettings, new_head: bool, progress: Progress
 ) -> LoraModel | None:
-    """Freeze what the settings keep as it is; return the adapters that move in its place, if any."""
-    train = config.train
+    """Freeze the weights that are not to be trained; return the LoRA adapters that are trained instead, if any."""
+    if train.head_warmup_steps and not new_head:
+        raise ConfigError(
+            "train.head_warmup_steps (--head-warmup-steps) is for a checkpoint without an LM head, but the model has "
+            "one; leave it out"
+        )
+    if new_head and not train.head_warmup_steps:
+        progress.log(
+            "the gradients of an untrained LM head disturb the encoder; --head-warmup-steps 200 trains only the head "
+            "for the first 200 steps"
+        )
     adapters = None
     if train.lora_rank:
         adapters = add_lora(model, train.lora_rank, seed=train.seed, head=new_head)
     elif train.freeze == "embeddings" and freeze_embeddings(model):
-        progress.log(
-            "the embeddings keep as they are, and with them the head's output matrix, which is the same one; "
-            "the head's other weights move"
-        )
+        progress.log("the output matrix is tied to the frozen embeddings, so it is frozen too")
     if adapters or train.freeze != "none":
-        moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-        every = sum(weight.numel() for weight in model.parameters())
-        progress.log(f"{moving:,} of {every:,} weights move ({moving / every:.1%})")
+        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        total = sum(weight.numel() for weight in model.parameters())
+        progress.log(f"training {trained:,} of {total:,} weights ({trained / total:.1%})")
     return adapters
 
 
-def _new_rows(config: RunConfig) -> list[int]:
-    """Return the ids of the words that were added to the checkpoint."""
-    path = Path(model_folder(config.model.name or "")) / ADDED_WORDS
+def added_token_ids(name: str) -> list[int]:
+    """Return the ids of the words that ``unmask tokenizer extend`` added to a checkpoint.
+
+    Raises:
+        ConfigError: the checkpoint has no such list, or a damaged one.
+    """
+    path = Path(model_folder(name)) / ADDED_WORDS
     content = read_json(path)
     if not content:
         raise ConfigError(
-            f"train.new_embeddings_steps is for a model with added words, but {path} is not there; "
+            f"train.new_embeddings_steps is for a model with added words, but there is no {path}; "
             f"give a folder made by 'unmask tokenizer extend', or leave it out"
         )
     try:
@@ -178,95 +216,61 @@ def _new_rows(config: RunConfig) -> list[int]:
         ) from None
 
 
-def _tokenizer(
-    config: RunConfig, folder: RunFolder, world: World, progress: Progress
-) -> PreTrainedTokenizerBase:
-    name = config.model.tokenizer or config.model.name
-    if name is None and is_corpus(config.data.inputs[0]):
-        name = str(Path(config.data.inputs[0]) / "tokenizer")
-        progress.log(f"taking the tokenizer that made the shards: {name}")
-    if name is not None:
-        return load_tokenizer(name, offline=config.model.offline)
-    assert config.model.preset is not None
-    saved = folder.root / "tokenizer"
-    if world.is_main and not (saved / "tokenizer.json").is_file():
-        with new_folder(saved) as partial:
-            _train_tokenizer(config, progress).save_pretrained(partial)
-    world.wait()
-    return load_tokenizer(str(saved), offline=True)
+def sequence_length(data: DataSettings, model: MaskedLM) -> int:
+    """Return the tokens of a sequence with its special tokens.
 
-
-def _train_tokenizer(config: RunConfig, progress: Progress) -> PreTrainedTokenizerBase:
-    assert config.model.preset is not None
-    progress.begin("tokenizer")
-    reader = DocumentReader(config.data.inputs, config.data, log=progress.log)
-    texts = _until(_TOKENIZER_CHARACTERS, (document.text for document in reader))
-    token_types = find_preset(config.model.preset).family == "bert"
-    tokenizer = train_tokenizer(texts, config.model.vocab_size, token_types=token_types)
-    progress.end()
-    progress.log(f"trained a WordPiece tokenizer of {len(tokenizer):,} entries on the text")
-    return tokenizer
-
-
-def _until(limit: int, texts: Iterator[str]) -> Iterator[str]:
-    """Yield texts until so many characters have gone by."""
-    seen = 0
-    for text in texts:
-        yield text
-        seen += len(text)
-        if seen >= limit:
-            return
-
-
-def _max_length(config: RunConfig, model: MaskedLM, progress: Progress) -> int:
-    wanted, most = config.data.max_length, model.max_length
+    Raises:
+        ConfigError: the model takes fewer, or the overlap fills a sequence.
+    """
+    wanted, most = data.max_length, model.max_length
     if wanted is not None and wanted > most:
         raise ConfigError(f"data.max_length is {wanted}, but the model takes at most {most} tokens")
-    length = wanted or min(_LONGEST, most)
-    if config.data.overlap >= length - model.vocabulary.overhead:
+    length = wanted or min(_DEFAULT_LENGTH, most)
+    if data.overlap >= length - model.vocabulary.overhead:
         raise ConfigError(
-            f"data.overlap is {config.data.overlap}; it must be less than a sequence of {length} tokens"
+            f"data.overlap is {data.overlap}; it must be less than a sequence of {length} tokens"
         )
     return length
 
 
-def _texts(
-    config: RunConfig, folder: RunFolder, model: MaskedLM, length: int, world: World, progress: Progress
-) -> Texts:
-    data = config.data
+def open_texts(
+    data: DataSettings,
+    masking: MaskingSettings,
+    model: MaskedLM,
+    length: int,
+    folder: RunFolder,
+    world: World,
+    progress: Progress,
+) -> RunTexts:
+    """Open or prepare all texts of a run, and set aside what is held out."""
 
-    def corpus(inputs: list[str], place: str) -> Corpus:
-        return _corpus(config, inputs, folder.root / place, model, world, progress)
+    def source(corpus: Corpus, documents: np.ndarray) -> TextSource:
+        return TextSource(corpus, documents, model.vocabulary, masking, length, data.overlap)
 
-    def source(of: Corpus, documents: np.ndarray) -> TextSource:
-        return TextSource(of, documents, model.vocabulary, config.masking, length, data.overlap)
+    def whole(inputs: list[str], name: str) -> TextSource:
+        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
+        return source(corpus, np.arange(len(corpus)))
 
-    def all_of(inputs: list[str], place: str) -> TextSource:
-        of = corpus(inputs, place)
-        return source(of, np.arange(len(of)))
-
-    def halves(inputs: list[str], place: str, what: str) -> tuple[TextSource, TextSource | None]:
-        of = corpus(inputs, place)
-        train, heldout = _split(of, data.heldout_share)
+    def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
+        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
+        train, heldout = _split(corpus, data.heldout_share)
         if heldout is None:
-            progress.log(
-                f"{what} is one single document, so nothing is held out and nothing can be evaluated"
-            )
-        return source(of, train), None if heldout is None else source(of, heldout)
+            progress.log(f"{what} is a single document, so nothing is held out and nothing can be evaluated")
+        return source(corpus, train), None if heldout is None else source(corpus, heldout)
 
     replay = general = None
     if data.heldout:
-        text: TextSource = all_of(data.inputs, folder.shards.name)
-        heldout: TextSource | None = all_of(data.heldout, "shards-heldout")
+        text: TextSource = whole(data.inputs, folder.shards.name)
+        heldout: TextSource | None = whole(data.heldout, "shards-heldout")
     else:
-        text, heldout = halves(data.inputs, folder.shards.name, "the text")
+        text, heldout = split(data.inputs, folder.shards.name, "the text")
     if data.replay and data.forgetting_eval:
-        replay = all_of(data.replay, "shards-replay")
+        replay = whole(data.replay, "shards-replay")
     elif data.replay:
-        replay, general = halves(data.replay, "shards-replay", "the general text")
+        replay, general = split(data.replay, "shards-replay", "the general text")
     if data.forgetting_eval:
-        general = all_of(data.forgetting_eval, "shards-general")
-    return Texts(text, heldout, replay, general)
+        general = whole(data.forgetting_eval, "shards-general")
+    return RunTexts(text, heldout, replay, general)
 
 
 def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -280,35 +284,22 @@ def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]
     return train, heldout
 
 
-def _asking(text: TextSource | None, config: RunConfig, what: str, progress: Progress) -> TextSource | None:
-    """Return a text if an evaluation of it has a target: one of a few words may have none."""
-    tokens = config.train.eval_tokens
+def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Progress) -> TextSource | None:
+    """Return a text if its first ``tokens`` have a target: a text of a few words may have none."""
     if text is None or any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
         return text
     progress.log(f"no token of {what} is masked, so nothing can be evaluated; hold out more text")
     return None
 
 
-def _corpus(
-    config: RunConfig, inputs: Sequence[str], place: Path, model: MaskedLM, world: World, progress: Progress
+def _open_corpus(
+    inputs: list[str], data: DataSettings, out: Path, model: MaskedLM, world: World, progress: Progress
 ) -> Corpus:
-    """Open shards that are given, or prepare them in the run folder."""
-    shards = [item for item in inputs if is_corpus(item)]
-    if shards:
-        if len(inputs) > 1:
-            raise DataError(
-                f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}"
-            )
-        corpus = open_corpus(Path(shards[0]), strict=config.data.strict)
-        if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(model.tokenizer):
-            raise DataError(
-                "these shards were made with another tokenizer than the model's; prepare them again with "
-                "'unmask prepare --model' and the model's name",
-                path=shards[0],
-            )
-        progress.log(f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {shards[0]}")
-        return corpus
+    """Open the shards that are given, or prepare the text in ``out``, in the main process only."""
+    shards = given_shards(inputs)
+    if shards is not None:
+        return open_shards(shards, model.tokenizer, strict=data.strict, progress=progress)
     if world.is_main:
-        corpus = prepare(inputs, config.data, model.tokenizer, place, progress=progress)
+        corpus = prepare(inputs, data, model.tokenizer, out, progress=progress)
     world.wait()
-    return corpus if world.is_main else open_corpus(place, verify=False)
+    return corpus if world.is_main else open_corpus(out, verify=False)

@@ -1,4 +1,4 @@
-"""What a run would need, found by preparing it for real and computing two of its steps."""
+"""The dry run: what a run would need, measured by preparing it and computing two of its steps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run.components import RunComponents, build_components
+from unmask.run.disk import disk_need, size_of
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Loop
 from unmask.training.staged_start import StagedStart
@@ -24,7 +25,7 @@ _STEPS = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What a run would need.
 
     Attributes:
@@ -46,15 +47,15 @@ class Plan:
     total_seconds: float
 
 
-def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
-    """Prepare a run in a temporary folder, compute two steps, and say what all of it would need.
+def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
+    """Prepare a run in a temporary folder, compute two steps, and return what the whole run would need.
 
     Raises:
         ConfigError: settings that cannot work.
         DataError: the text cannot be used.
     """
     check_trainable(config)
-    with tempfile.TemporaryDirectory(prefix="unmask-plan-") as place:
+    with tempfile.TemporaryDirectory(prefix="unmask-dry-run-") as place:
         folder = RunFolder(Path(place))
         components = build_components(config, folder, progress)
         recipe = recipe_of(config, components)
@@ -62,19 +63,14 @@ def plan(config: RunConfig, *, progress: Progress = Progress()) -> Plan:
         loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
         loop.staged_start = StagedStart()  # its steps cost less than all the others
         seconds = _time_steps(loop)
-        shards = sum(path.stat().st_size for path in folder.root.rglob("*") if path.is_file())
-        steps, total = _extent(config, components, recipe.batch_tokens, seconds)
-        weights = 4 * components.model.parameters
-        return Plan(
+        steps, total = _whole_run(config, components, recipe.batch_tokens, seconds)
+        need = disk_need(components.model.model, loop.optimizers, config.train, steps)
+        return DryRun(
             parameters=components.model.parameters,
             tokens_per_epoch=components.text.tokens,
             steps=steps,
             peak_memory_bytes=_peak_memory(),
-            # A checkpoint holds the weights and up to two moments; one more is written before an old one goes.
-            # As many of the best weights may be kept, since a checkpoint may name another one as its best.
-            disk_bytes=shards
-            + weights
-            + (3 + bool(config.train.export_best)) * weights * (config.train.keep_last + 1),
+            disk_bytes=size_of(folder.root) + need.total,
             seconds_per_step=seconds,
             total_seconds=total,
         )
@@ -97,10 +93,10 @@ def _time_steps(loop: Loop) -> float:
     return seconds
 
 
-def _extent(
+def _whole_run(
     config: RunConfig, components: RunComponents, batch_tokens: int, seconds: float
 ) -> tuple[int, float]:
-    """Return the steps and seconds of the whole run, from whichever limit comes first."""
+    """Return the steps and seconds of the whole run, which ends at the limit that is reached first."""
     settings = config.train
     limits = []
     if settings.max_steps:

@@ -25,7 +25,7 @@ from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
 from unmask.run.assemble import make_loop, make_stream, measured_before, recipe_of, with_recipe
 from unmask.run.components import RunComponents, build_components
-from unmask.run.disk import require_room
+from unmask.run.disk import disk_need, require_room
 from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
 from unmask.run.lock import is_empty, lock_run
@@ -156,7 +156,8 @@ class _Run:
         self._shown: dict[str, Any] = {}
         self._resume(resume)
         if self.is_main:
-            require_room(folder, self.components.model.model, self.config.train)
+            model, settings = self.components.model.model, self.config.train
+            require_room(folder, disk_need(model, self.loop.optimizers, settings, settings.max_steps))
         self._write_info(command, extra)
 
     @property
