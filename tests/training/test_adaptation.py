@@ -388,6 +388,27 @@ def test_adapters_start_at_nothing_and_are_merged_into_the_same_model(
     assert list(model.model.state_dict()) == names
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_the_update_of_lora_counts_twice_at_any_rank(checkpoint: Callable[[str], Path], rank: int) -> None:
+    model = read_checkpoint(str(checkpoint("bert"))).model
+    before = {key: weight.detach().clone() for key, weight in model.named_parameters()}
+    tuner = add_lora(model, rank, seed=0, head=False)
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            layer, lora, side = key.partition(".lora_")
+            if lora:
+                weight.normal_(generator=torch.Generator().manual_seed(len(key)))
+                factors.setdefault(f"{layer}.weight", {})[side[0]] = weight.clone()
+    merge_lora(tuner)
+    after = dict(model.named_parameters())
+    assert factors
+    for key, factor in factors.items():
+        torch.testing.assert_close(
+            after[key] - before[key], 2 * factor["B"] @ factor["A"], rtol=1e-3, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
 def test_a_run_with_lora_leaves_a_plain_model(
     configure: Configure, architecture: str, checkpoint: Callable[[str], Path], tmp_path: Path

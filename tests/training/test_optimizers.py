@@ -15,6 +15,7 @@ from unmask.training.optimizers import (
     orthogonalise,
     set_learning_rate,
 )
+from unmask.training.staged_start import StagedStart
 
 ARCHITECTURES = "bert roberta distilbert electra albert deberta-v2 modernbert eurobert mpnet".split()
 
@@ -189,6 +190,50 @@ def test_fused_projections_of_modernbert_are_cut(tiny_model: Any) -> None:
         rows, columns = weight.shape
         size = rate * max(1.0, rows / pieces / columns) ** 0.5
         assert spectral == [pytest.approx(size, rel=0.4)] * pieces, key
+
+
+def test_a_fused_matrix_is_updated_as_its_parts_are(tiny_model: Any) -> None:
+    """The halves of a gated unit (and query, key, value) are orthogonalised one by one, not as one matrix."""
+    model = tiny_model("modernbert", 200)
+    muon_ = make_optimizers(model, OptimizerSettings(), "muon", 1e-3)[1]
+    named = {key: weight for key, weight in model.named_parameters() if "Wqkv" in key or "mlp.Wi" in key}
+    before = {key: weight.detach().clone() for key, weight in named.items()}
+    for number, weight in enumerate(model.parameters()):
+        weight.grad = random(*weight.shape, seed=number)
+    muon_.param_groups[0]["weight_decay"] = 0.0
+    muon_.step()
+    for key, weight in named.items():
+        assert weight.grad is not None
+        parts = weight.grad.chunk(3 if "Wqkv" in key else 2)
+        wanted = torch.cat([orthogonalise(part[None])[0].float() for part in parts])
+        rate = OptimizerSettings().muon_learning_rate * max(1.0, parts[0].shape[0] / parts[0].shape[1]) ** 0.5
+        update = (before[key] - weight.detach()) / rate
+        assert float((update - wanted).norm() / wanted.norm()) < 0.1, key  # bf16
+
+
+def test_the_moments_of_adam_decay_at_the_rates_of_the_recipe(tiny_model: Any) -> None:
+    """β1 = 0.9 and β2 = 0.98 (Liu et al. 2019), as two steps of constant gradients show."""
+    model = tiny_model("bert", 200)
+    (adam,) = make_optimizers(model, OptimizerSettings(), "adamw", 1e-3)
+    for size in (1.0, 3.0):
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, size)
+        adam.step()
+    for state in adam.state.values():
+        assert float(state["exp_avg"].mean()) == pytest.approx(0.1 * 0.9 * 1.0 + 0.1 * 3.0, rel=1e-4)
+        assert float(state["exp_avg_sq"].mean()) == pytest.approx(0.02 * 0.98 * 1.0 + 0.02 * 9.0, rel=1e-4)
+
+
+def test_rates_rise_again_after_a_staged_start(tiny_model: Any) -> None:
+    """The moments of the weights that were frozen begin after it, so the rates rise over as many steps."""
+    optimizers = make_optimizers(tiny_model("bert", 200), OptimizerSettings(), "adamw", 1e-3)
+    staged = StagedStart(steps=4, rate=0.5)
+    rates = []
+    for step in range(10):
+        staged.set_rates(optimizers, step, 0.8)
+        rates.append(optimizers[0].param_groups[0]["lr"])
+    rising = [8e-4 * share for share in (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)]
+    assert rates == pytest.approx([0.5] * 4 + rising)
 
 
 def test_rates_follow_their_peaks(tiny_model: Any) -> None:
