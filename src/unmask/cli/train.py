@@ -12,6 +12,7 @@ from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
+from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import baseline_name, byte_size, clock, loss, percent, plural
@@ -32,6 +33,7 @@ DemoFolder = Annotated[
 DemoMinutes = Annotated[float, Option("--minutes", help="Minutes of training.", min=0.01)]
 
 
+@surviving_viewers()
 def train(
     text: options.TextOrConfigArgument = None,
     model: options.ModelToAdapt = None,
@@ -153,6 +155,7 @@ def _print_dry_run(config: RunConfig, as_json: bool) -> None:
     draw_dry_run(shell.page(), found)
 
 
+@surviving_viewers()
 def demo(
     out: DemoFolder = Path("runs/demo"),
     minutes: DemoMinutes = 2.5,
