@@ -388,9 +388,9 @@ def _peer_neighbour(place: str) -> float:
 
 def ours(place: str) -> Result:
     """Compute every case with unmask."""
-    from unmask.promises.checks import run_checks
+    from unmask.promises.checks import conformance
 
-    checks = {check.name: check for check in run_checks(str(Path(place, "bert")), offline=True)}
+    checks = {check.name: check for check in conformance(str(Path(place, "bert")), offline=True)}
     model = _ready(place, "bert")
     source = _source(place, model.tokenizer, "bert")
     return {

@@ -29,8 +29,8 @@ from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.promises import case as conformance_case
-from unmask.promises import checks as conformance
-from unmask.promises.checks import CHECKS, Check, run_checks
+from unmask.promises import checks as conformance_checks
+from unmask.promises.checks import CHECKS, Check, conformance
 from unmask.training import loss
 
 # Which architectures take packed rows; the others are padded by length.
@@ -55,7 +55,7 @@ def checks(checkpoint: Callable[[str], Path]) -> Callable[[str], dict[str, Check
 
     def found(architecture: str) -> dict[str, Check]:
         if architecture not in made:
-            measured = run_checks(str(checkpoint(architecture)), processes=architecture == "bert")
+            measured = conformance(str(checkpoint(architecture)), processes=architecture == "bert")
             made[architecture] = {check.name: check for check in measured}
         return made[architecture]
 
@@ -83,7 +83,7 @@ def test_promises_hold_for_every_strategy(
     masking = MaskingSettings.model_validate(
         {"strategy": strategy, "count": count, "terms_pattern": "a", "rate": 0.2}
     )
-    checks = run_checks(str(checkpoint("bert")), masking=masking, processes=False)
+    checks = conformance(str(checkpoint("bert")), masking=masking, processes=False)
     assert [f"{check.name}: {check.detail}" for check in checks if not check.passed] == []
 
 
@@ -114,7 +114,7 @@ def test_the_model_is_left_as_it_was(checkpoint: Callable[[str], Path]) -> None:
     model = load_for_inference(str(checkpoint("electra")), device="cpu", precision="bf16")
     model.model.train()
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-    checks = run_checks(model, processes=False)
+    checks = conformance(model, processes=False)
     assert all(check.passed for check in checks)
     assert model.autocast
     assert model.model.training
@@ -129,10 +129,10 @@ def test_progress_is_told_and_a_missing_model_is_refused(checkpoint: Callable[[s
         def advance(self, share: float | None, figures: Any) -> None:
             shown.append(figures["check"])
 
-    run_checks(str(checkpoint("bert")), processes=False, progress=Listener())
+    conformance(str(checkpoint("bert")), processes=False, progress=Listener())
     assert shown == ALONE
     with pytest.raises(ConfigError, match="there/is/none"):
-        run_checks("there/is/none", offline=True)
+        conformance("there/is/none", offline=True)
 
 
 # --- every check can fail -----------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_progress_is_told_and_a_missing_model_is_refused(checkpoint: Callable[[s
 
 def failing(model: MaskedLM) -> set[str]:
     """Return the names of the checks that fail."""
-    return {check.name for check in run_checks(model, processes=False) if not check.passed}
+    return {check.name for check in conformance(model, processes=False) if not check.passed}
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_control_tokens_read_from_the_text_are_found(
         def __call__(self, texts: list[str]) -> list[Any]:
             return [np.array(ids) for ids in self.encode(texts, add_special_tokens=False)["input_ids"]]
 
-    monkeypatch.setattr(conformance, "TextEncoder", Naive)
+    monkeypatch.setattr(conformance_checks, "TextEncoder", Naive)
     assert failing(model) == {"literal tokens"}
 
 
@@ -264,8 +264,8 @@ def test_a_check_that_cannot_run_has_not_passed(model: MaskedLM, monkeypatch: py
     def broken(*_: Any) -> Any:
         raise RuntimeError("no such kernel\nand more")
 
-    monkeypatch.setattr(conformance, "evaluate", broken)
-    checks = {check.name: check for check in run_checks(model, processes=False)}
+    monkeypatch.setattr(conformance_checks, "evaluate_batches", broken)
+    checks = {check.name: check for check in conformance(model, processes=False)}
     assert {name for name, check in checks.items() if not check.passed} == {
         "evaluation again",
         "evaluation alone",
@@ -280,7 +280,7 @@ def test_a_deep_model_is_held_to_its_own_rounding(rounding: float, tolerance: fl
 
     case: Any = Deep()
     case.rounding = rounding
-    found = conformance._judged(case, conformance_case.Distance(0.0, 3e-6), "")
+    found = conformance_checks._gradient(case, conformance_case.Distance(0.0, 3e-6), "")
     assert found.tolerance == tolerance
     assert f"{rounding:.1e}" in found.detail
 
@@ -288,7 +288,7 @@ def test_a_deep_model_is_held_to_its_own_rounding(rounding: float, tolerance: fl
 def test_a_tokenizer_that_knows_no_text_is_refused(model: MaskedLM) -> None:
     model.vocabulary = replace(model.vocabulary, special=np.ones_like(model.vocabulary.special))
     with pytest.raises(DataError, match="nothing but special or unknown tokens"):
-        run_checks(model, processes=False)
+        conformance(model, processes=False)
 
 
 def test_a_process_that_fails_is_no_pass() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,11 +163,11 @@ def conformance(
     """
     masking = options.load_settings({"strategy": strategy}).masking
     with shell.working() as progress:
-        from unmask.promises.checks import run_checks
+        from unmask.promises.checks import conformance as measure
 
-        checks = run_checks(model, masking=masking, seed=seed, offline=offline, progress=progress)
+        checks = measure(model, masking=masking, seed=seed, offline=offline, progress=progress)
     if as_json:
-        shell.emit([asdict(check) for check in checks])
+        shell.emit([check.to_dict() for check in checks])
     else:
         draw_checks(shell.page(), checks)
     return 0 if all(check.passed for check in checks) else 1

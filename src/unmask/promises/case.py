@@ -1,6 +1,6 @@
-"""What the conformance suite asks of: a model with a small text, one training step of it, and two ways to compute it.
+"""The case of the conformance suite: a model, a small text, and one training step, by unmask and by transformers alone.
 
-The text is made up from the tokenizer's own vocabulary, so that a model of any language can be asked.
+The text is made of random entries of the tokenizer's vocabulary, so that it suits a model of any language.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _PATIENCE = 600
 
 
 class Step(NamedTuple):
-    """Loss of one step, and its gradient as one ``float32`` vector over all weights, on the CPU."""
+    """The loss of one step, and its gradient as one ``float32`` vector over all weights, on the CPU."""
 
     loss: float
     gradient: Tensor
 
 
 class Distance(NamedTuple):
-    """How far one way to compute a step is from another, both relative."""
+    """Relative distances between two ways to compute a step."""
 
     loss: float
     gradient: float
@@ -58,7 +58,7 @@ class Case:
 
     Args:
         model: in evaluation mode and fp32.
-        folder: where :meth:`make` wrote the text.
+        folder: of the text that :meth:`make` wrote.
         length: tokens of a sequence.
         seed: of the masks.
         masking: strategy and rate.
@@ -66,8 +66,8 @@ class Case:
     Attributes:
         source: the text.
         all: ``int64 [N]``, all of its sequences, longest first.
-        numbers: ``int64 [32]`` sequences of the step, longest first, of all lengths; some have no target.
-        few: ``int64 [8]`` of them.
+        numbers: ``int64 [32]``, the sequences of the step, longest first, of all lengths; some have no target.
+        few: ``int64 [8]``, some of them.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Case:
         """Write the text and its shards to an empty folder.
 
         Raises:
-            DataError: the tokenizer makes nothing but special tokens of it.
+            DataError: the tokenizer makes nothing but special tokens of the text.
         """
         length = _length(model)
         with (folder / "text.jsonl").open("w", encoding="utf-8") as file:
@@ -111,17 +111,17 @@ class Case:
         """Return ``int64 [N]`` sequences as one micro-batch."""
         return self.source.batch(numbers, self.key, self.rate)
 
-    def ours(self, batches: Iterable[Batch]) -> Step:
-        """Compute a step our way."""
+    def step(self, batches: Iterable[Batch]) -> Step:
+        """Compute a step by unmask."""
         batches = list(batches)
         self.model.model.zero_grad(set_to_none=True)
         loss, _ = step_gradients(self.model, batches, sum(len(batch.target_ids) for batch in batches))
         return Step(float(loss), flat_gradient(self.model))
 
-    def theirs(self, parts: Iterable[np.ndarray]) -> Step:
-        """Compute a step by transformers alone: labels in, the model's own loss out, padded where lengths differ.
+    def transformers_step(self, parts: Iterable[np.ndarray]) -> Step:
+        """Compute a step by transformers alone, from the model's own loss on padded batches.
 
-        That loss is a mean over the targets of a part, so parts count by their targets.
+        That loss is a mean over the targets of a part, so parts are weighted by their targets.
         """
         batches = [self.batch(part) for part in parts]
         targets = sum(len(batch.target_ids) for batch in batches)
@@ -141,37 +141,37 @@ class Case:
     @cached_property
     def whole(self) -> Step:
         """The step of all sequences in one micro-batch."""
-        return self.ours([self.batch(self.numbers)])
+        return self.step([self.batch(self.numbers)])
 
     @cached_property
-    def to_theirs(self) -> tuple[Distance, str]:
-        """From our step of a few sequences to that of transformers, and both losses in words."""
-        ours, theirs = self.ours([self.batch(self.few)]), self.theirs([self.few])
-        return distance(ours, theirs), f"{ours.loss:.7f} against {theirs.loss:.7f}"
+    def to_transformers(self) -> tuple[Distance, str]:
+        """The distance between unmask and transformers on a few sequences, and both losses as text."""
+        ours, theirs = self.step([self.batch(self.few)]), self.transformers_step([self.few])
+        return distance(ours, theirs), f"{ours.loss:.7f} and {theirs.loss:.7f}"
 
     @cached_property
     def to_parts(self) -> tuple[Distance, Distance]:
-        """From the whole step to that in 4 parts, and to that of single sequences."""
+        """The distances between the whole step and the step in 4 parts, and in single sequences."""
         fours, singles = (
-            distance(self.ours(self.batch(part) for part in np.array_split(self.numbers, count)), self.whole)
+            distance(self.step(self.batch(part) for part in np.array_split(self.numbers, count)), self.whole)
             for count in (4, len(self.numbers))
         )
         return fours, singles
 
     @cached_property
     def to_processes(self) -> Distance:
-        """From the whole step to that of two processes."""
+        """The distance between the whole step and that of two processes."""
         return distance(in_processes(self), self.whole)
 
     @cached_property
     def rounding(self) -> float:
-        """How far transformers' own gradient moves when it computes the same step one document at a time.
+        """How much transformers' own gradient differs when it computes the same step one document at a time.
 
-        It is the same sum in another order, so what differs is the rounding of fp32, which grows with the depth
-        of a model: no two ways to compute a gradient can be held to less.
+        The sum is the same in another order, so the difference is the rounding of fp32, which grows with the depth of
+        a model: the lower limit for any two ways to compute a gradient.
         """
         singles = (np.array([number]) for number in self.few)
-        return distance(self.theirs(singles), self.theirs([self.few])).gradient
+        return distance(self.transformers_step(singles), self.transformers_step([self.few])).gradient
 
 
 def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
@@ -180,13 +180,13 @@ def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def _length(model: MaskedLM) -> int:
-    """A length at which a model with windows has tokens that do not see each other."""
+    """A length at which a model with sliding windows has tokens that do not attend to each other."""
     window = getattr(model.model.config, "sliding_window", None) or 0
     return min(model.max_length, _LONGEST, max(_USUAL, 3 * int(window)))
 
 
 def _texts(model: MaskedLM, length: int, seed: int) -> list[str]:
-    """Make up documents of random vocabulary entries: some too long for one sequence, some that name special tokens."""
+    """Return documents of random vocabulary entries: some too long for one sequence, some with names of special tokens."""
     draw = np.random.default_rng(seed)
     sizes = np.geomspace(_SHORTEST, 1.5 * length, _DOCUMENTS).astype(int)
     drawn = [draw.choice(model.vocabulary.replacements, size).tolist() for size in sizes]
@@ -214,12 +214,12 @@ def flat_gradient(model: MaskedLM) -> Tensor:
     return torch.cat([part.detach().reshape(-1) for part in parts]).cpu()
 
 
-def distance(found: Step, wanted: Step) -> Distance:
-    """Return how far a step is from the one that was wanted."""
-    apart = (found.gradient.double() - wanted.gradient.double()).norm()
+def distance(found: Step, reference: Step) -> Distance:
+    """Return the distance of a step from a reference."""
+    apart = (found.gradient.double() - reference.gradient.double()).norm()
     return Distance(
-        abs(found.loss - wanted.loss) / max(abs(wanted.loss), 1e-30),
-        float(apart / wanted.gradient.double().norm().clamp_min(1e-30)),
+        abs(found.loss - reference.loss) / max(abs(reference.loss), 1e-30),
+        float(apart / reference.gradient.double().norm().clamp_min(1e-30)),
     )
 
 
@@ -227,7 +227,7 @@ def distance(found: Step, wanted: Step) -> Distance:
 
 
 def in_processes(case: Case) -> Step:
-    """Save the model, start processes that share the step, and read back what they found together.
+    """Save the model, start processes that share the step, and read back their common result.
 
     Raises:
         RuntimeError: a process failed.
@@ -271,7 +271,7 @@ def _wait(workers: list[subprocess.Popen[str]]) -> None:
         for worker in workers:
             _, errors = worker.communicate(timeout=_PATIENCE)
             if worker.returncode:
-                last = (errors.strip().splitlines() or ["nothing was said"])[-1]
+                last = (errors.strip().splitlines() or ["no error message"])[-1]
                 raise RuntimeError(f"a process ended with {worker.returncode}: {last}")
     finally:
         for worker in workers:
@@ -280,18 +280,18 @@ def _wait(workers: list[subprocess.Popen[str]]) -> None:
 
 
 def share_step(folder: str) -> None:
-    """Compute this process's share of the step of a case; the first process writes what all found together."""
-    place = Path(folder)
+    """Compute this process's share of the step of a case; the main process writes the sum of all."""
+    root = Path(folder)
     world = World.join(torch.device("cpu"))
-    model = load_for_inference(str(place / "model"), device="cpu", offline=True)
-    saved = read_json(place / "case.json")
-    case = Case(model, place, saved["length"], saved["seed"], MaskingSettings(**saved["masking"]))
+    model = load_for_inference(str(root / "model"), device="cpu", offline=True)
+    saved = read_json(root / "case.json")
+    case = Case(model, root, saved["length"], saved["seed"], MaskingSettings(**saved["masking"]))
     batches = case.stream().micro_batches(Cursor(), case.numbers, case.rate, 2, world.rank, world.size)
     targets = world.sum_(torch.tensor(sum(len(batch.target_ids) for batch in batches)))
     loss, _ = step_gradients(model, batches, int(targets))
     world.sum_gradients(model.model)
     world.sum_(loss)
     if world.is_main:
-        np.save(place / "gradient.npy", flat_gradient(model).numpy())
-        write_json(place / "loss.json", float(loss))
+        np.save(root / "gradient.npy", flat_gradient(model).numpy())
+        write_json(root / "loss.json", float(loss))
     world.wait()
