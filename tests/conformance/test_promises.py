@@ -124,13 +124,17 @@ def test_the_model_is_left_as_it_was(checkpoint: Callable[[str], Path]) -> None:
 
 def test_progress_is_told_and_a_missing_model_is_refused(checkpoint: Callable[[str], Path]) -> None:
     shown: list[Any] = []
+    shares: list[float | None] = []
 
     class Listener(Progress):
         def advance(self, share: float | None, figures: Any) -> None:
-            shown.append(figures["check"])
+            shares.append(share)
+            if "check" in figures:
+                shown.append(figures["check"])
 
     conformance(str(checkpoint("bert")), processes=False, progress=Listener())
     assert shown == ALONE
+    assert shares[-1] == 1.0
     with pytest.raises(ConfigError, match="there/is/none"):
         conformance("there/is/none", offline=True)
 

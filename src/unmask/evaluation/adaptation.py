@@ -206,13 +206,13 @@ def _context(targets: EvaluatedTargets, place: int, tokenizer: PreTrainedTokeniz
 
 
 def _apart(tokenizer: PreTrainedTokenizerBase, pair: list[int]) -> bool:
-    """Whether a space stands between two tokens."""
+    """Return whether there is a space between two tokens."""
     alone, both = (str(tokenizer.decode(ids)).strip() for ids in (pair[:1], pair))
     return both[len(alone) :].startswith(" ")
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """An entry of the vocabulary as text; byte-level entries are decoded, a lone part of a character is not."""
+    """A vocabulary entry as text; byte-level entries are decoded unless they are only part of a character."""
     decoded = str(tokenizer.decode([token])).strip().removeprefix("##")
     if decoded and "\ufffd" not in decoded:
         return decoded

@@ -30,11 +30,10 @@ from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-JsonDict = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def compare(
         train_data: as for :func:`~unmask.evaluation.evaluate.evaluate`; only used with one tokenizer.
         pll_bytes: with different tokenizers, bytes of the passages that are scored in bits per byte; by default
             10,000 on a CPU and 200,000 on a GPU.
-        progress: is told what goes on.
+        progress: gets progress and messages.
 
     Raises:
         ConfigError: a model cannot be loaded, or settings do not fit it.
@@ -292,7 +291,7 @@ def _tokenizer_notes(
 ) -> list[str]:
     notes = [
         "the tokenizers differ, so the models are compared on whole words and in bits per byte; a loss per token would "
-        "compare nothing"
+        "mean nothing"
     ]
     simpler = [_simplifies(model) for model in models]
     if simpler[0] != simpler[1]:

@@ -52,7 +52,7 @@ def compare_words(
         text: the text.
         settings: ``masking.rate`` is the share of the words that are masked, ``tokens`` a limit of the tokens read.
         length: tokens of a sequence at most, for both models.
-        progress: is told how far it is.
+        progress: gets the share done.
 
     Returns:
         A dictionary for JSON: ``masked_words``, ``documents``; ``models``, for each ``loss_per_word`` (nats),
@@ -137,7 +137,7 @@ def compare_bits(
         models: the two.
         text: the text.
         most_bytes: bytes of passages to score, at most.
-        progress: is told how far it is.
+        progress: gets the share done.
 
     Returns:
         A dictionary for JSON: ``bytes``, ``passages``, ``method``; ``models``, for each ``value`` and ``interval``;

@@ -164,7 +164,7 @@ def evaluate(
         settings: masking, limits, device and precision.
         train_data: text on which token frequencies and the baselines are counted; by default frequencies are counted
             on the evaluated text, and each document is predicted by baselines counted on the others.
-        progress: is told what goes on.
+        progress: gets progress and messages.
 
     Raises:
         ConfigError: a model cannot be loaded, or settings do not fit it.

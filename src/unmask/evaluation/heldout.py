@@ -125,7 +125,7 @@ def tally(
         source: the text, tokenised by the model's tokenizer.
         strata: the tables.
         most: tokens to read, see :func:`evaluation_batches`.
-        progress: is told how far it is.
+        progress: gets the share done.
 
     Raises:
         DataError: no token is masked in all of the text.

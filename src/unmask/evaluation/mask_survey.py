@@ -1,4 +1,4 @@
-"""What masking achieves on a corpus: the figures, and a passage to look at. No model is needed."""
+"""``unmask masks``: statistics of masking on a corpus, and a masked passage to look at. No model is needed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _REPLACEMENT_KINDS = {MASK: "mask", RANDOM: "random", KEEP: "keep"}
 
 
 def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: int = 0) -> dict[str, Any]:
-    """Mask text as training would, and measure what came of it.
+    """Mask text as training does, and return statistics.
 
     Args:
         source: the text, with its strategy and rate.
-        tokens: how many tokens to look at, at most; sequences are taken in the order of the epoch.
+        tokens: tokens to mask at most; sequences are taken in the order of the epoch.
         seed: of the masks.
         epoch: of the masks, counted from 0.
 
@@ -43,8 +43,8 @@ def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: in
         ``without_targets``; ``tokens`` that can be masked, ``targets``, ``rate``; ``split`` into ``mask``,
         ``random`` and ``keep``; ``by_word_length``, a row for words of 1, 2, … tokens (``or_more`` in the last)
         with ``words`` and the ``rate`` of those that are masked; ``whole_words``, the share of the words with a
-        target whose tokens are all targets; ``mean_span``, what stands masked side by side, in ``tokens`` and
-        ``words``. Figures of words are ``None`` where the tokenizer does not mark words.
+        target whose tokens are all targets; ``mean_span``, the mean length of a run of targets, in ``tokens`` and
+        ``words``. Statistics of words are ``None`` where the tokenizer does not mark words.
     """
     key = MaskKey(seed, epoch)
     tally = _Tally()
@@ -52,7 +52,7 @@ def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: in
         tally.add(packed, masked, source, key)
     settings = source.masking
     about = {"strategy": settings.strategy, "count": settings.count, "asked_rate": settings.rate}
-    return about | {"seed": seed, "epoch": epoch} | tally.figures()
+    return about | {"seed": seed, "epoch": epoch} | tally.statistics()
 
 
 def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) -> list[dict[str, Any]]:
@@ -60,16 +60,16 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
 
     Returns:
         Dictionaries with ``token`` (as the vocabulary spells it), ``shown`` (what the model sees), ``target``
-        (``mask``, ``random`` or ``keep``, else ``None``), ``word`` (whether a word begins here; ``None`` where the
+        (``mask``, ``random`` or ``keep``, or ``None``), ``word`` (whether a word begins here; ``None`` where the
         tokenizer does not mark words) and ``special``.
 
     Raises:
-        ConfigError: the tokenizer beside the shards cannot be loaded.
+        ConfigError: the tokenizer of the shards cannot be loaded.
     """
     tokenizer = load_tokenizer(str(source.corpus.folder / "tokenizer"), offline=True)
     key = MaskKey(seed, epoch)
     order = shuffled(len(source.sequences), key)
-    # Not a scrap, if there is anything longer among the first few.
+    # A long one of the first few.
     number = order[:32][np.argmax(np.minimum(source.sizes(order[:32]), length))]
     packed = source.pack(np.array([number]))
     masked = mask(packed, source.vocabulary, source.policy, key, source.masking.rate)
@@ -99,7 +99,7 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
 
 
 def _masked(source: TextSource, tokens: int, key: MaskKey) -> Iterator[tuple[Packed, Masked]]:
-    """Yield portions of text with their masks, for about so many tokens."""
+    """Yield parts of the text with their masks, about ``tokens`` tokens in all."""
     order = shuffled(len(source.sequences), key)
     sizes = source.sizes(order)
     order = order[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens, side="right")))]
@@ -110,7 +110,7 @@ def _masked(source: TextSource, tokens: int, key: MaskKey) -> Iterator[tuple[Pac
 
 @dataclass
 class _Tally:
-    """Sums over portions of text."""
+    """Sums over parts of the text."""
 
     count: Counter[str] = field(default_factory=Counter)
     words: np.ndarray = field(default_factory=lambda: np.zeros(_LONGEST_WORD + 1, dtype=np.int64))
@@ -143,7 +143,7 @@ class _Tally:
         self.count["words_with_targets"] += int((hit > 0).sum())
         self.count["whole"] += int(((hit > 0) & (hit == sizes)).sum())
 
-    def figures(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         count = self.count
         known = bool(self.words.any())
         rows = [

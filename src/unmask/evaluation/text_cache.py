@@ -30,7 +30,7 @@ class EvaluationText:
     Args:
         inputs: text as the readers take it, or one folder of prepared shards.
         settings: how files become documents.
-        progress: is told what is read.
+        progress: logs what is read.
 
     Attributes:
         inputs: as they were given.

@@ -81,7 +81,7 @@ class Learner:
         classes: class numbers are below this.
         fallback: the class of a token that was truncated.
         score: the metric to choose the regularisation by.
-        progress: is told what goes on.
+        progress: gets progress and messages.
     """
 
     lm: MaskedLM

@@ -222,7 +222,7 @@ def probe(
         test, dev: files of their own. ``dev``, or else a fifth of train, chooses the regularisation of the frozen
             probe; fine-tuning does not use it.
         text_field, label_field: fields or columns, or numbers of columns of a table without names.
-        progress: is told what goes on.
+        progress: gets progress and messages.
 
     Raises:
         DataError: a file is missing, empty or broken, there is only one label, or test texts occur in train.

@@ -28,7 +28,7 @@ class Columns:
 
     Args:
         text, label: names, or numbers of the columns of a table without names.
-        progress: is told what was chosen.
+        progress: logs what was chosen.
     """
 
     text: str | None = None

@@ -103,7 +103,7 @@ def read_task(
         task: a folder with train, (dev) and test, or the train file (or folder of label folders).
         test, dev: files of their own, instead of those of the folder.
         text_field, label_field: fields or columns, or numbers of columns of a table without names.
-        progress: is told what was chosen.
+        progress: logs what was chosen.
 
     Raises:
         DataError: a file is missing, empty or broken, or all examples have one label.

@@ -92,7 +92,7 @@ def conformance(
         seed: of the text and the masks.
         offline: make no network call.
         processes: start two processes, to compare their summed gradient with that of one; only on the CPU.
-        progress: is told which check runs.
+        progress: gets the name of the current check.
 
     Returns:
         The checks in the order of :data:`CHECKS`. A check that raises has not passed.
@@ -110,6 +110,7 @@ def conformance(
         for number, (name, promise) in enumerate(wanted.items()):
             progress.advance(number / len(wanted), {"check": name})
             checks.append(_check(name, promise, case))
+        progress.advance(1.0, {"checks": len(checks)})
         progress.end()
     return checks
 
