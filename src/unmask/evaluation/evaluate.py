@@ -30,6 +30,7 @@ from unmask.model.load import load_for_inference, pick_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.progress import Progress
+from unmask.reporting.format import plural
 
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus
@@ -345,7 +346,7 @@ def _notes(found: Tally, strata: Strata, baselines: BaselineSums | NoBaselines) 
         yield f"baselines counted on {baselines.fitted_on}"
     if len(strata.tables) < 3:
         yield "no table by place in the word: this tokenizer does not mark where words begin"
-    documents = f"{found.documents} document{'s' * (found.documents != 1)}"
+    documents = plural(found.documents, "document")
     if found.documents < FEWEST_UNITS:
         yield f"no intervals: {documents} with a masked token, and intervals need {FEWEST_UNITS}"
     elif found.documents < 20:

@@ -38,6 +38,7 @@ from unmask.probing.metrics import (
 )
 from unmask.probing.tasks import Examples, Task, label_set, read_task, resolve_overlap, sample
 from unmask.progress import Progress
+from unmask.reporting.format import plural
 
 Method = Literal["frozen", "finetune", "both"]
 
@@ -270,9 +271,8 @@ def _prepared(task: Task, settings: ProbeSettings) -> Task:
     unseen = Counter(label for labels in task.test.labels for label in labels if label not in known)
     if unseen:
         names, count = ", ".join(sorted(unseen)[:5]), sum(unseen.values())
-        notes.append(
-            f"{count:,} label{'s' * (count != 1)} of test never occur{'s' * (count == 1)} in train ({names}); counted as errors"
-        )
+        verb = "occurs" if count == 1 else "occur"
+        notes.append(f"{plural(count, 'label')} of test never {verb} in train ({names}); counted as errors")
     return replace(task, train=train, notes=tuple(notes))
 
 

@@ -19,6 +19,7 @@ from unmask.data.reading.files import format_of, readable_stat
 from unmask.errors import ConfigError, DataError
 from unmask.probing.tables import Columns, read_label_folders, read_lines, read_table
 from unmask.progress import Progress
+from unmask.reporting.format import plural
 
 Kind = Literal["classification", "entities", "tags"]
 
@@ -157,7 +158,7 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
     notes = list(task.notes)
     if uncounted := len(shared) - len(counted):
         notes.append(
-            f"{uncounted} test sentence{'s' * (uncounted != 1)} of fewer than {SHORT} tokens in train too; this is no leak"
+            f"{plural(uncounted, 'test sentence')} of fewer than {SHORT} tokens in train too; this is no leak"
         )
     share = f"{len(counted)} of {len(task.test)} test texts occur in train"
     if counted and drop:
