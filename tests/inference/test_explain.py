@@ -20,7 +20,8 @@ from unmask.model.masked_lm import MaskedLM
 
 KEYS = (
     "text tokens input_ids token_type_ids attention_mask labels random_draw special_tokens_mask mask selected "
-    "masked_input_ids masked_tokens predictions token_loss loss labels_mode mask_positions_given"
+    "masked_input_ids masked_tokens predictions token_loss loss labels_mode mask_positions_given forced "
+    "spans chances units masking seed mask_token_id takes_token_types model"
 ).split()
 
 # --- the reference case -------------------------------------------------------------------------------------------
@@ -248,14 +249,41 @@ def test_the_seed_alone_decides(bert: MaskedLM) -> None:
     assert len({tuple(explain(TEXT, bert, seed=seed).selected) for seed in range(8)}) > 4
 
 
-def test_a_text_of_which_nothing_is_drawn_has_no_loss(bert: MaskedLM) -> None:
+def test_where_nothing_is_drawn_the_lowest_draw_is_masked_and_said_so(bert: MaskedLM) -> None:
     masking = MaskingSettings(rate=1e-9)
-    told = explain("the dog", bert, masking=masking)
+    told = explain(TEXT, bert, masking=masking)
+    assert told.random_draw is not None
+    draws = [
+        draw for draw, special in zip(told.random_draw, told.special_tokens_mask, strict=True) if not special
+    ]
+    assert told.forced
+    assert told.to_dict()["forced"] is True
+    assert [told.random_draw[place] for place in told.selected] == [min(draws)]
+    assert told.masked_tokens[told.selected[0]] == "[MASK]"
+    assert told.loss == told.predictions[0].loss
+    assert "No draw was below the rate" in told.to_html()
+    assert not explain(TEXT, bert, masking=MaskingSettings(rate=1.0)).forced
+    assert not explain(TEXT, bert, masking=masking, mask_positions=[1]).forced
+
+
+def test_a_forced_draw_masks_a_whole_word_where_words_are_drawn(bert: MaskedLM) -> None:
+    for seed in range(6):
+        told = explain(TEXT, bert, masking=MaskingSettings(rate=1e-9, strategy="word"), seed=seed)
+        assert told.forced
+        assert told.units is not None
+        assert told.selected == [
+            at for at, unit in enumerate(told.units) if unit == told.units[told.selected[0]]
+        ]
+
+
+def test_a_text_of_special_tokens_has_no_loss(bert: MaskedLM) -> None:
+    told = explain("☃", bert)
+    assert told.tokens == ["[CLS]", "[UNK]", "[SEP]"]
     assert told.selected == told.predictions == []
     assert told.loss is None
     assert set(told.token_loss) == {None}
     assert "Nothing was selected" in told.to_html()
-    everything = explain("the dog", bert, masking=masking, labels="all")
+    everything = explain("☃", bert, labels="all")
     assert everything.loss is not None
     assert everything.masked_input_ids == everything.input_ids
 

@@ -45,7 +45,8 @@ def test_a_token_is_selected_when_its_draw_is_below_its_chance(
         assert told.units is not None
         below = [draw < chance for draw, chance in zip(told.random_draw, told.chances, strict=True)]
         special = [bool(flag) for flag in told.special_tokens_mask]
-        assert told.mask == [low and not own for low, own in zip(below, special, strict=True)]
+        drawn = [low and not own for low, own in zip(below, special, strict=True)]
+        assert told.mask == drawn or (told.forced and not any(drawn))
         chosen += len(told.selected)
         for place in range(1, len(told.tokens)):
             if told.units[place] == told.units[place - 1]:
@@ -81,7 +82,7 @@ def test_words_of_a_phrase_are_one_unit_and_terms_are_likelier(bert: MaskedLM, l
 @pytest.mark.parametrize(
     ("strategy", "said"),
     [
-        ("token", "Each token random_bits a number between 0 and 1. Where it is below the rate of 0.15,"),
+        ("token", "Each token draws a number between 0 and 1. Where it is below the rate of 0.15,"),
         ("word", "and all pieces of a word share one. Where"),
         ("span", "and all tokens of a span of words share one. Where"),
         ("ngram", "and all tokens of a collocation, or else of a word, share one. Where"),

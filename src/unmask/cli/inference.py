@@ -313,6 +313,10 @@ def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
     chosen = "given" if explanation["mask_positions_given"] else "drawn"
     positions = ", ".join(str(position) for position in explanation["selected"]) or "none"
     page.say(f"selected positions ({chosen}): {positions}")
+    if explanation["forced"]:
+        page.say(
+            "no draw was below the mask rate, as happens in short texts; the lowest draw is masked instead"
+        )
     page.say("")
     rows = [
         [item["position"], item["original"], item["shown"], _top(item["top"]), item["loss"]]
