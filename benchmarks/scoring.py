@@ -1,8 +1,8 @@
 """Sentences scored per second by pseudo-log-likelihood: unmask compared with minicons, in one process, in turns.
 
 Both use the same model (BERT, 6 layers of width 384 with BERT's vocabulary, new weights) and the same sentences of BLiMP.
-minicons computes in fp32, its default, at several batch sizes, of which its best counts; unmask in the precision that
-`unmask score` chooses, and in fp32. Before timing, both sides must give every token the same score, by both methods of
+minicons computes in fp32, its default, at several batch sizes, of which its best counts; unmask in fp32, its default, and in the precision
+of `--precision auto`. Before timing, both sides must give every token the same score, by both methods of
 minicons. minicons is not a dependency of unmask; if it is missing the script says how to install it.
 """
 
