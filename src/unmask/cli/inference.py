@@ -309,7 +309,7 @@ def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
     page.say("")
     header = ["position", "token", "input_ids", "token_type_ids", "attention_mask", "labels", "draw", "mask"]
     header += ["masked token", "masked input_ids", "loss"]
-    page.table(header, _token_rows(explanation), left=(1, 8))
+    page.table(header, _token_rows(explanation), left=(1, 7, 8), keys=2)
     chosen = "given" if explanation["mask_positions_given"] else "drawn"
     positions = ", ".join(str(position) for position in explanation["selected"]) or "none"
     page.say(f"selected positions ({chosen}): {positions}")
@@ -342,7 +342,8 @@ def _token_rows(explanation: Mapping[str, Any]) -> list[list[object]]:
 
 
 def _top(top: Sequence[Mapping[str, Any]]) -> str:
-    return "  ".join(f"{item['token']} {item['probability']:.3f}" for item in top)
+    space = "\N{NO-BREAK SPACE}"  # so that no line ends between a token and its probability
+    return "  ".join(f"{item['token']}{space}{item['probability']:.3f}" for item in top)
 
 
 def _mean_loss(explanation: Mapping[str, Any]) -> str:
