@@ -187,7 +187,7 @@ def _draw_plan(page: Page, plan: Found) -> None:
         page.say("      that is long: --minutes 120 limits the time; a smaller model or a GPU is faster")
     page.say("next:")
     for command in plan["commands"]:
-        page.say(f"  {command}")
+        page.command(f"  {command}")
 
 
 def prepare(
@@ -240,4 +240,4 @@ def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
     page = shell.page()
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
-    page.say(f"shards in {out}; 'unmask train {out} ...' takes them in place of the text")
+    page.say(f"shards in {out}; train on them with 'unmask train {out} ...'")

@@ -1,4 +1,4 @@
-"""The verbs ``fill`` and ``explain``: a model asked about texts."""
+"""The verbs ``fill`` and ``explain``."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def _parse_positions(text: str) -> list[int]:
 
 
 def draw_fill(page: Page, results: Sequence[Any]) -> None:
-    """Draw what fills the masks of each text.
+    """Draw the candidates for the masks of each text.
 
     Args:
         page: where to draw.
@@ -289,9 +289,9 @@ def _draw_candidates(page: Page, result: Any) -> None:
             alone = "  ".join(f"{item.token} {_probability(item.probability)}" for item in tokens)
             page.say(f"mask {mask} alone: {alone}", style="dim")
     if "ranked by" in header:
-        page.say("a blank is ranked by the geometric mean over the pieces of its word", style="dim")
+        page.say("a blank is ranked by the geometric mean over the subwords of its word", style="dim")
     if not result.exact:
-        page.say("found by a search that may have missed some; --beam makes it wider", style="dim")
+        page.say("approximate: beam search may have missed candidates; try a larger --beam", style="dim")
 
 
 def _probability(share: float) -> str:
@@ -299,7 +299,7 @@ def _probability(share: float) -> str:
 
 
 def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
-    """Draw, step by step, what masked language modelling does to one text.
+    """Draw tokens, masks, predictions and loss of one text.
 
     Args:
         page: where to draw.
@@ -310,6 +310,7 @@ def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
     header = ["position", "token", "input_ids", "token_type_ids", "attention_mask", "labels", "draw", "mask"]
     header += ["masked token", "masked input_ids", "loss"]
     page.table(header, _token_rows(explanation), left=(1, 7, 8), keys=2)
+    page.say("")
     chosen = "given" if explanation["mask_positions_given"] else "drawn"
     positions = ", ".join(str(position) for position in explanation["selected"]) or "none"
     page.say(f"selected positions ({chosen}): {positions}")
@@ -317,13 +318,19 @@ def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
         page.say(
             "no draw was below the mask rate, as happens in short texts; the lowest draw is masked instead"
         )
+    if explanation["predictions"]:
+        page.say("")
+        _draw_predictions(page, explanation["predictions"])
     page.say("")
+    page.say(_mean_loss(explanation))
+
+
+def _draw_predictions(page: Page, predictions: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         [item["position"], item["original"], item["shown"], _top(item["top"]), item["loss"]]
-        for item in explanation["predictions"]
+        for item in predictions
     ]
     page.table(["position", "original", "shown as", "predictions", "loss"], rows, left=(1, 2, 3))
-    page.say(_mean_loss(explanation))
 
 
 def _token_rows(explanation: Mapping[str, Any]) -> list[list[object]]:

@@ -12,7 +12,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
-from unmask.reporting.format import number, percent
+from unmask.reporting.format import number, percent, plural
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -134,8 +134,8 @@ def _print_list(kind: str, out: Path, found: list[str], use: str, as_json: bool)
         shell.emit({"file": out, kind: found})
         return
     page = shell.page()
-    page.say(f"{len(found):,} {kind if len(found) != 1 else kind[:-1]} in {out}: {', '.join(found[:8])}")
-    page.say(f"use the file with: unmask train TEXT... {use}={out}")
+    page.say(f"{plural(len(found), kind[:-1])} in {out}: {', '.join(found[:8])}")
+    page.command(f"use the file with: unmask train TEXT... {use}={out}")
 
 
 def _vocabulary(corpus: Corpus) -> Any:

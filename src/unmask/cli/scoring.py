@@ -16,7 +16,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError, Interrupted
-from unmask.reporting.format import interval, percent
+from unmask.reporting.format import interval, percent, plural
 
 if TYPE_CHECKING:
     from unmask.progress import Progress
@@ -250,7 +250,7 @@ def _scorer(
     from unmask.scoring.scorer import Scorer
 
     if method_named(method) == "estimate":
-        progress.log("method estimate: the model sees the tokens it is asked for; no pseudo-log-likelihood")
+        progress.log("method estimate: the model sees the tokens that it predicts; no pseudo-log-likelihood")
     loaded = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
     return Scorer(loaded, method=method, max_length=max_length)
 
@@ -272,7 +272,7 @@ def _printer(stdout: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def _report_skipped() -> Callable[[DataError], None]:
-    """Return what reports skipped records: the first in full, and no end of them otherwise."""
+    """Return what reports skipped records: the first in full, then that there are more."""
     shown = 0
 
     def complain(error: DataError) -> None:
@@ -295,7 +295,7 @@ def _continue_after(run: FileScorer | PairFileScorer, rows: RowFile | None, prog
 
 @contextmanager
 def _resumable(rows: RowFile | None) -> Iterator[None]:
-    """Open the file of rows, if there is one, and turn a signal into a stop that says how to go on."""
+    """Open the file of rows, if there is one, and turn a signal into an error that says how to resume."""
     if rows is None:
         yield
         return
@@ -318,8 +318,8 @@ def _resumable(rows: RowFile | None) -> Iterator[None]:
 def _print_totals(answer: dict[str, Any], out: Path | None) -> None:
     where = f" in {out}" if out else ""
     shell.log(
-        f"{answer['texts']:,} texts{where}; a text {answer['per_text']:.4g}, a token {answer['per_token']:.4g}, a word "
-        f"{answer['per_word']:.4g} nats; {answer['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
+        f"{plural(answer['texts'], 'text')}{where}; pseudo-log-likelihood per text {answer['per_text']:.4g}, per token "
+        f"{answer['per_token']:.4g}, per word {answer['per_word']:.4g} nats; {answer['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
         f"{answer['pseudo_perplexity']:.4g}",
         answer["method"],
     )
@@ -327,7 +327,7 @@ def _print_totals(answer: dict[str, Any], out: Path | None) -> None:
 
 def _print_skipped(count: int, what: str) -> int:
     if count:
-        shell.print_error(f"{count:,} {what}{'s' if count > 1 else ''} could not be scored", "skipped")
+        shell.print_error(f"{plural(count, what)} could not be scored", "skipped")
     return DataError.exit_code if count else 0
 
 

@@ -14,6 +14,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
+from unmask.reporting.format import plural
 
 if TYPE_CHECKING:
     from unmask.benchmark.bench import Bench
@@ -74,7 +75,7 @@ def draw_bench(page: Page, bench: Bench) -> None:
     """Draw what was measured, the machine first."""
     machine = bench.machine["machine"]
     where = machine["gpu"] if bench.device == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
-    page.say(f"{bench.model}, {bench.parameters / 1e6:.1f} million weights, on {where}")
+    page.say(f"{bench.model}, {bench.parameters / 1e6:.1f} million parameters, on {where}")
     page.say("")
     training, preparation = bench.training, bench.preparation
     page.table(
@@ -186,7 +187,7 @@ def draw_checks(page: Page, checks: Sequence[Check]) -> None:
     failed = [check for check in checks if not check.passed]
     for check in failed:
         page.say(f"does not hold: {check.what}")
-    page.say(f"{len(checks) - len(failed)} of {len(checks)} promises hold")
+    page.say(f"{len(checks) - len(failed)} of {plural(len(checks), 'promise')} hold")
 
 
 def _verdict(check: Check) -> str:

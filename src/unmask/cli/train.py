@@ -86,7 +86,7 @@ def train(
     """
     if resume and out is None and text and is_run(text):
         out, text = Path(text[0]), None
-    if resume and text and (text == ["auto"] or Path(text[0]).parent.name == "checkpoints"):
+    if resume and any(item == "auto" or Path(item).parent.name == "checkpoints" for item in text or ()):
         raise ConfigError(
             "--resume takes no value; name the run with -o, and another checkpoint with --checkpoint"
         )
@@ -139,8 +139,8 @@ def print_result(result: RunResult, as_json: bool, examples: bool = False) -> No
     page.say(
         f"{plural(result.steps, 'step')} over {plural(result.tokens, 'token')} in {clock(result.seconds)}"
     )
-    page.say(f"model:  {folder.model}")
-    page.say(f"report: {folder.report}")
+    page.command(f"model:  {folder.model}")
+    page.command(f"report: {folder.report}")
 
 
 def _print_dry_run(config: RunConfig, as_json: bool) -> None:
@@ -198,7 +198,7 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
     if as_json:
         shell.emit({"report": str(path), **figures})
     else:
-        shell.page().say(f"report: {path}")
+        shell.page().command(f"report: {path}")
 
 
 def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
+from unmask.reporting.format import plural
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder
 
@@ -77,9 +78,9 @@ _SHOWN = 20
 
 
 def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
-    """Draw the first of the new words, and how finely text is cut before and after."""
+    """Draw the first of the new words, and the tokens per word before and after."""
     page.table(
-        ["word", "count", "pieces", "tokens saved", "times likelier"],
+        ["word", "count", "subwords", "tokens saved", "times likelier"],
         [
             [word.word, word.count, len(word.pieces), word.tokens_saved, f"{word.weight:.1f}"]
             for word in found.words[:_SHOWN]
@@ -98,13 +99,14 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
         ],
     )
     if found.changed:
-        page.say(f"{found.changed:,} documents are cut differently in more than the new words")
+        documents = plural(found.changed, "document is", "documents are")
+        page.say(f"{documents} tokenised differently in more than the new words")
     page.say("")
-    page.say(f"{len(found.words):,} words added; the vocabulary has {found.entries:,} entries now")
-    page.say(f"model and tokenizer: {found.folder}")
-    page.say(f"train it with:       unmask train DATA... --model {found.folder}")
+    page.say(f"{plural(len(found.words), 'word')} added; the vocabulary has {found.entries:,} entries now")
+    page.command(f"model and tokenizer: {found.folder}")
+    page.command(f"train it with:       unmask train TEXT... --model {found.folder}")
     where = model if not Path(model).exists() else str(Path(model))
-    page.say(f"what it costs now:   unmask compare {where} {found.folder} --data HELDOUT")
+    page.command(f"what it costs now:   unmask compare {where} {found.folder} --data HELDOUT")
 
 
 def train_tokenizer(
