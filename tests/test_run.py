@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import components as material_module
 from unmask.run import train as run_module
+from unmask.run.choices import advice_of
 from unmask.run.disk import size_of
 from unmask.run.dry_run import dry_run
 from unmask.run.train import RunResult, train
@@ -415,13 +417,13 @@ def test_a_run_that_is_stopped_and_resumed_is_the_undisturbed_run(
     config = load_config(whole.config)
     for number, stop in enumerate(stops):
         listener = Listener({stop: lambda: signal.raise_signal(signal.SIGTERM)})
-        with pytest.raises(Interrupted, match=f"stopped by a signal after step {stop}; .* --resume auto"):
+        with pytest.raises(Interrupted, match=f"stopped by a signal after step {stop}; .* --resume"):
             train(config, tmp_path / "run", resume="auto" if number else None, progress=listener)
         assert "stopping after this step; a second signal stops at once" in listener.heard
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     listener = Listener()
     resumed = train(config, tmp_path / "run", resume="auto", progress=listener)
-    assert f"going on from step {stops[-1]} (step-{stops[-1]:08d})" in listener.heard
+    assert f"resuming from step {stops[-1]} (step-{stops[-1]:08d})" in listener.heard
     assert_same(resumed.folder, whole)
     assert read(resumed.folder.info)["steps"] == 12
 
@@ -442,7 +444,7 @@ def test_a_signal_can_save_and_go_on(
     ("where", "left"),
     [
         ("prepare", "nothing is left behind"),
-        ("make_loop", "the prepared text is kept, go on with --resume auto"),
+        ("make_loop", "the prepared text is kept, continue with --resume"),
     ],
 )
 def test_a_signal_before_training_stops_at_once(
@@ -469,7 +471,7 @@ def test_a_signal_after_training_loses_none_of_it(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "write_model", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(Interrupted, match="step-00000012 is safe, go on with --resume auto"):
+        with pytest.raises(Interrupted, match="step-00000012 is safe, continue with --resume"):
             train(configure(model__preset="tiny-bert"), tmp_path / "run")
     resumed = train(configure(model__preset="tiny-bert"), tmp_path / "run", resume="auto")
     assert_same(resumed.folder, finished("tiny-bert")[0].folder)
@@ -611,7 +613,7 @@ def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure
     listener = Listener()
     result = train(load_config(stopped / "config.yaml"), stopped, resume="auto", progress=listener)
     assert any("passed over a damaged checkpoint" in text for text in listener.heard)
-    assert any("going on from step 3" in text for text in listener.heard)
+    assert any("resuming from step 3" in text for text in listener.heard)
     assert_same(result.folder, finished("tiny-bert")[0].folder)
 
 
@@ -622,7 +624,7 @@ def test_what_is_later_than_the_checkpoint_gone_on_from_is_set_aside(
     config, listener = load_config(stopped / "config.yaml"), Listener()
     older = str(stopped / "checkpoints" / "step-00000003")
     result = train(config, stopped, resume=older, progress=listener)
-    assert any("set aside what is later than this: aside-step-00000004" in text for text in listener.heard)
+    assert any("set aside later checkpoints: aside-step-00000004" in text for text in listener.heard)
     assert_same(result.folder, finished("tiny-bert")[0].folder)
 
 
@@ -639,7 +641,67 @@ def test_resuming_where_nothing_is_begins(configure: Configure, tmp_path: Path, 
     listener = Listener()
     config = configure(model__preset="tiny-bert", train__max_steps=1)
     assert train(config, tmp_path / "run", resume="auto", progress=listener).steps == 1
-    assert "no checkpoint to go on from: beginning at step 0" in listener.heard
+    assert "no checkpoint to resume from: starting at step 0" in listener.heard
+
+
+# --- what a run says ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_says_what_it_chose_and_shows_its_first_batch(finished: Runs) -> None:
+    result, listener = finished("bert")
+    choices = read(result.folder.info)["choices"]
+    block = next(text for text in listener.heard if text.startswith("objective"))
+    lines = {line[:14].strip(): line[14:] for line in block.splitlines()}
+    assert lines["objective"] == "masked language modelling of 15% of the tokens"
+    assert lines["masking"] == "strategy token (80% mask token, 10% random token, 10% unchanged)"
+    assert lines["length"] == "12 steps"
+    assert lines["learning rate"] == "5e-05 (adamw), linear schedule, 6% warm-up"
+    assert lines["batch"] == "256 tokens a step"
+    assert lines["held-out text"].startswith(f"{choices['heldout']['documents']} documents, ")
+    assert lines["early stop"] == "after 3 evaluations without a lower held-out loss"
+    assert lines["computing"] == "fp32 on cpu"
+    assert (choices["steps"], choices["default_length"]) == (12, False)
+    shown = next(text for text in listener.heard if text.startswith("first batch")).partition("\n")[2]
+    original = re.sub(r"\S+\((\S+?)\)", r"\1", shown.removesuffix(" …").replace(" [SEP]", ""))
+    assert 100 < len(shown) < 220
+    assert "[MASK](" in shown
+    assert "[MASK]" not in original
+    assert listener.heard.index(block) < next(
+        place for place, text in enumerate(listener.heard) if text.startswith("step ")
+    )
+
+
+def test_the_default_length_follows_from_the_size_of_the_text(configure: Configure) -> None:
+    """A hundred passes over a few thousand tokens, which is what `unmask check` recommends, and not one."""
+    planned = dry_run(configure(model__preset="tiny-bert", train__max_steps=None))
+    assert planned.steps == pytest.approx(100 * planned.tokens_per_epoch / 256, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "stopped", "advice"),
+    [
+        ([5.0, 4.0, 3.0], False, "still falling at the end (5.000 → 3.000)"),
+        ([5.0, 4.0, 3.01, 3.005, 3.0], False, None),
+        ([5.0, 4.0, 4.1, 4.2, 4.3], True, "had stopped falling"),
+        ([5.0, 3.0, 4.0], False, "had stopped falling"),
+        ([5.0], False, None),
+    ],
+)
+def test_a_run_says_what_would_help_next(losses: list[float], stopped: bool, advice: str | None) -> None:
+    rows_ = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
+    found = advice_of(
+        [{"step": 1, "loss": 9.0}, *rows_],
+        RunFolder(Path("runs/a")),
+        epochs=2.5,
+        scratch=False,
+        stopped_early=stopped,
+    )
+    assert (found is None) == (advice is None)
+    if advice:
+        assert found is not None
+        assert advice in found
+    if advice and "falling at the end" in advice:
+        assert str(found).endswith("unmask train TEXT... --model runs/a/model --epochs 3 -o runs/a-2")
 
 
 # --- what cannot work ---------------------------------------------------------------------------------------------
@@ -807,7 +869,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "save_file", full)
         with pytest.raises(
-            DiskError, match=r"No space left.*; step-00000006 is safe: free at least .* --resume auto"
+            DiskError, match=r"No space left.*; step-00000006 is safe: free at least .* --resume"
         ):
             train(config, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [

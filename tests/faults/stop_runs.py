@@ -19,7 +19,7 @@ from unmask.training import checkpoint, loop
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "step": (loop, "step_gradients", 12),
     "save": (checkpoint, "sha256", 12),
-    "evaluation": (run, "figures_on", 3),
+    "evaluation": (run, "metrics_on", 3),
     "preparation": (corpus.TextEncoder, "__call__", 1),
     "final evaluation": (run, "evaluation_of", 1),
     "training the tokenizer": (components, "train_tokenizer", 1),

@@ -11,7 +11,7 @@ from unmask.training.recipe import Recipe, resolve
 def recipe(
     train: TrainSettings | None = None, masking: MaskingSettings | None = None, **where: Any
 ) -> Recipe:
-    place = {"scratch": False, "family": "bert", "hidden": 256, "device": "cpu"} | where
+    place = {"scratch": False, "family": "bert", "hidden": 256, "device": "cpu", "tokens": 10**8} | where
     return resolve(train or TrainSettings(), masking or MaskingSettings(), **place)
 
 
@@ -85,8 +85,17 @@ def test_a_micro_batch_is_never_larger_than_a_batch(scratch: bool, device: str, 
         (TrainSettings(max_steps=5, epochs=3), 3),
     ],
 )
-def test_one_epoch_when_nothing_says_when_to_stop(train: TrainSettings, epochs: float | None) -> None:
+def test_epochs_when_nothing_else_ends_a_run(train: TrainSettings, epochs: float | None) -> None:
     assert recipe(train).epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("tokens", "epochs"),
+    [(500, 100), (300_000, 100), (1_000_000, 30), (3_000_000, 10), (29_999_999, 2), (10**9, 1)],
+)
+def test_a_small_text_is_passed_over_more_often(tokens: int, epochs: int) -> None:
+    assert recipe(tokens=tokens).epochs == epochs
+    assert recipe(TrainSettings(epochs=1), tokens=tokens).epochs == 1
 
 
 def test_a_micro_batch_that_is_set_larger_than_the_batch_is_refused() -> None:

@@ -26,9 +26,6 @@ LITERATURE = (
     (18_000_000_000, "BioBERT (Lee et al. 2020, words: PubMed 4.5 B and PMC 13.5 B)", "18 B"),
 )
 """Tokens (or words) that others adapted encoders on: number, what, as text."""
-SEEN = 30_000_000
-"""Tokens that a run on little text should see in all; more than a hundred epochs gain nothing."""
-_EPOCHS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 SAVED_SHARE = 0.05
 """Share of the tokens that a thousand added words must save to be worth it."""
 EXTEND_TOKENS = 1_000_000
@@ -39,11 +36,6 @@ TOKENS_PER_WORD = 1.2
 _BERT_BASE = 545e6
 _EFFICIENCY = 0.4
 _STEP_TOKENS = 2048
-
-
-def recommended_epochs(tokens: int) -> int:
-    """Return epochs for a text: a hundred for a few thousand sentences, one for a large text."""
-    return next((epochs for epochs in _EPOCHS if epochs * tokens >= SEEN), _EPOCHS[-1])
 
 
 def literature(tokens: int) -> list[dict[str, Any]]:

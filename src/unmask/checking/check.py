@@ -21,7 +21,6 @@ from unmask.checking.advice import (
     estimated_rate,
     literature,
     measured_rate,
-    recommended_epochs,
     train_command,
 )
 from unmask.checking.characters import Chunk
@@ -36,6 +35,7 @@ from unmask.data.reading.documents import Document, DocumentReader, HubInput, In
 from unmask.data.reading.errors import Log
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
+from unmask.training.recipe import default_epochs
 
 if TYPE_CHECKING:
     from unmask.checking.fertility import TokenSurvey
@@ -365,7 +365,7 @@ class _Check:
         self, given: list[str], items: list[Input], vocabulary: dict[str, Any] | None, words: int
     ) -> dict[str, Any]:
         tokens = vocabulary["tokens"] if vocabulary else round(TOKENS_PER_WORD * words)
-        epochs = recommended_epochs(tokens)
+        epochs = default_epochs(tokens)
         worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
         extend = worth and tokens >= EXTEND_TOKENS
         rate = None

@@ -152,7 +152,8 @@ class TrainSettings(Settings):
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many optimizer steps."""
     epochs: float | None = Field(None, gt=0)
-    """Stop after so many passes over the training text (1 when nothing else says when to stop)."""
+    """Stop after so many passes over the training text; by default, where nothing else ends the run, 100 over a small
+    text to 1 over a large one."""
     minutes: float | None = Field(None, gt=0)
     """Stop after so many minutes of training; the learning rate follows the clock."""
     recipe: Literal["auto", "adapt", "scratch"] = "auto"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
@@ -14,12 +16,17 @@ from unmask.training.schedules import learning_rate_factor, mask_rate
 from unmask.training.staged_start import StagedStart, head_first, rows_first
 
 
-def measured_before(config: RunConfig, folder: RunFolder) -> RunConfig:
-    """Keep the precision that a run took when it began: measured again, it might come out otherwise."""
-    if config.train.precision != "auto" or not folder.config.is_file():
+def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
+    """Keep the precision and the default length that a run chose when it began: another version may choose others."""
+    if not folder.config.is_file():
         return config
-    precision = load_config(folder.config).train.precision
-    return config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    train, before = config.train, load_config(folder.config).train
+    changes: dict[str, Any] = {}
+    if train.precision == "auto":
+        changes["precision"] = before.precision
+    if not (train.epochs or train.max_steps or train.minutes) and not (before.max_steps or before.minutes):
+        changes["epochs"] = before.epochs
+    return config.model_copy(update={"train": train.model_copy(update=changes)})
 
 
 def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
@@ -32,6 +39,7 @@ def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
         family=str(model.model.config.model_type),
         hidden=int(getattr(model.model.config, "hidden_size", 768)),
         device=model.device.type,
+        tokens=components.text.tokens,
     )
 
 

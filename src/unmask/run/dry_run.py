@@ -15,6 +15,7 @@ from unmask.config.settings import RunConfig
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
+from unmask.run.choices import planned_steps
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, size_of
 from unmask.run_folder import RunFolder
@@ -63,7 +64,7 @@ def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
         loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
         loop.staged_start = StagedStart()  # its steps cost less than all the others
         seconds = _time_steps(loop)
-        steps, total = _whole_run(config, components, recipe.batch_tokens, seconds)
+        steps, total = _whole_run(config, components, seconds)
         need = disk_need(components.model.model, loop.optimizers, config.train, steps)
         return DryRun(
             parameters=components.model.parameters,
@@ -93,21 +94,13 @@ def _time_steps(loop: Loop) -> float:
     return seconds
 
 
-def _whole_run(
-    config: RunConfig, components: RunComponents, batch_tokens: int, seconds: float
-) -> tuple[int, float]:
+def _whole_run(config: RunConfig, components: RunComponents, seconds: float) -> tuple[int, float]:
     """Return the steps and seconds of the whole run, which ends at the limit that is reached first."""
-    settings = config.train
-    limits = []
-    if settings.max_steps:
-        limits.append(float(settings.max_steps))
-    if settings.epochs:
-        share = config.data.replay_share if components.replay else 0.0
-        limits.append(settings.epochs * max(1.0, components.text.tokens / (batch_tokens * (1 - share))))
-    if settings.minutes:
-        limits.append(settings.minutes * 60 / max(seconds, 1e-9))
-    steps = max(1, round(min(limits)))
-    return steps, steps * seconds
+    steps = planned_steps(config, components)
+    minutes = config.train.minutes
+    clock = max(1, round(minutes * 60 / max(seconds, 1e-9))) if minutes else None
+    total = min(limit for limit in (steps, clock) if limit is not None)
+    return total, total * seconds
 
 
 def _peak_memory() -> int:

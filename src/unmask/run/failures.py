@@ -34,13 +34,13 @@ def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
         return DiskError(f"cannot write the run: {error}; free space or choose another folder with -o")
     return DiskError(
         f"cannot write the run: {error}; {whole[-1].name} is safe: free at least {shown(size_of(whole[-1]))} on the disk "
-        f"of {folder.root}, then go on with --resume auto"
+        f"of {folder.root}, then continue the run with --resume"
     )
 
 
 def _left(folder: RunFolder) -> str:
     if whole := list_checkpoints(folder.checkpoints):
-        return f"{whole[-1].name} is safe, go on with --resume auto and the same settings"
+        return f"{whole[-1].name} is safe, continue with --resume and the same settings"
     if folder.root.is_dir() and is_corpus(str(folder.shards)):
-        return "the prepared text is kept, go on with --resume auto and the same settings"
+        return "the prepared text is kept, continue with --resume and the same settings"
     return "nothing is left behind, begin again with the same command"

@@ -1,4 +1,4 @@
-"""What a run says of itself: what it is made of, its figures on held-out text, and the model it leaves."""
+"""The results of a run: ``run.json``, metrics on held-out text, and the exported model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
 
 
-def figures_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutMetrics:
+def metrics_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutMetrics:
     """Evaluate the model on so many tokens of a text."""
     return evaluate_batches(components.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
 
@@ -31,43 +31,43 @@ def final_texts(components: RunComponents) -> dict[str, TextSource]:
 
 
 def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
-    """Yield the batches of a thorough evaluation, the same ones every time."""
+    """Yield the batches of a final evaluation, the same ones every time."""
     return text.evaluation_batches(_EVALUATION_BUDGET, _FINAL_EVALUATION * config.train.eval_tokens)
 
 
-def final_figures(
+def final_metrics(
     components: RunComponents, config: RunConfig
 ) -> tuple[dict[str, dict[str, Any]], dict[str, TargetPredictions]]:
-    """Evaluate thoroughly, on each of the held-out texts; return the figures and the answers behind them."""
-    figures, answers = {}, {}
+    """Evaluate on each of the held-out texts; return the metrics, and the predictions that they are computed from."""
+    metrics, predictions = {}, {}
     for name, text in final_texts(components).items():
         found = evaluate_batches(components.model, final_batches(text, config))
-        figures[name], answers[name] = found.to_dict(), found.predictions
-    return figures, answers
+        metrics[name], predictions[name] = found.to_dict(), found.predictions
+    return metrics, predictions
 
 
 def evaluation_of(
     components: RunComponents,
     heldout: TextSource,
     config: RunConfig,
-    figures: dict[str, dict[str, Any]],
+    metrics: dict[str, dict[str, Any]],
     before: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the figures of a trained model beside the baselines and those it had before."""
+    """Return the metrics of a trained model, of the baselines, and of the model before training."""
     batches = final_batches(heldout, config)
-    content = figures["heldout"] | {
+    content = metrics["heldout"] | {
         "documents": len(heldout.documents),
         "mask_rate": config.masking.rate,
         "baselines": heldout_baselines(components.text, batches),
         "before": before.get("heldout"),
     }
-    if "general" in figures:
-        content["general"] = figures["general"] | {"before": before.get("general")}
+    if "general" in metrics:
+        content["general"] = metrics["general"] | {"before": before.get("general")}
     return content
 
 
 def run_info(components: RunComponents, config: RunConfig, command: list[str]) -> dict[str, Any]:
-    """Return what ``run.json`` says of a run that begins."""
+    """Return the content of ``run.json`` at the start of a run."""
     model = components.model
     weights = list(model.model.parameters())
     return machine_info() | {

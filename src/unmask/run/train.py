@@ -1,4 +1,4 @@
-"""A whole run: from a configuration to a trained model, its figures and its report in a run folder."""
+"""A whole run: from a configuration to a trained model, its metrics and its report in a run folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,25 @@ from unmask.progress import Progress
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
-from unmask.run.assemble import make_loop, make_stream, measured_before, recipe_of, with_recipe
+from unmask.run.assemble import keep_choices, make_loop, make_stream, recipe_of, with_recipe
+from unmask.run.choices import advice_of, choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
 from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
 from unmask.run.lock import is_empty, lock_run
-from unmask.run.results import evaluation_of, figures_on, final_figures, run_info, write_model
+from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
 from unmask.run.signals import Signals
 from unmask.run_folder import RunFolder
-from unmask.storage import append_row, keep_rows, read_json, sync_to_disk, write_atomically, write_json
+from unmask.storage import (
+    append_row,
+    keep_rows,
+    read_json,
+    read_rows,
+    sync_to_disk,
+    write_atomically,
+    write_json,
+)
 from unmask.training.best_weights import Best, load_best, save_best
 from unmask.training.checkpoint import (
     find_checkpoint,
@@ -51,7 +60,7 @@ _SHARES = 10
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run is known by.
+    """The result of a finished run.
 
     Attributes:
         folder: its files.
@@ -59,7 +68,7 @@ class RunResult:
         tokens: real tokens seen.
         seconds: seconds of training.
         loss: the last training loss that was logged, or ``None``.
-        evaluation: the final figures, as ``evaluation.json`` holds them; ``None`` without held-out text.
+        evaluation: the final metrics, as ``evaluation.json`` holds them; ``None`` without held-out text.
     """
 
     folder: RunFolder
@@ -82,58 +91,56 @@ def train(
     """Train or adapt a masked language model and leave a run folder behind.
 
     Args:
-        config: every setting; what it leaves open is decided here and written to ``config.yaml``.
+        config: every setting; those that are left open are decided here and written to ``config.yaml``.
         out: the run folder, absent or empty unless ``resume`` is given.
-        resume: ``auto`` to go on from the newest whole checkpoint (or to begin, where there is none), or the path of
-            one.
+        resume: ``auto`` for the newest whole checkpoint (or the beginning, where there is none), or the path of one.
         command: how the run was called, for the report.
         extra: entries to add to ``run.json``.
-        progress: who is told.
+        progress: gets choices, metrics and warnings.
 
     Raises:
         ConfigError: settings that cannot work, or ``out`` holds another run, or one is at work there.
         DataError: the text cannot be used.
-        DivergedError: training left the finite numbers.
+        DivergedError: the loss or the weights are NaN or infinite.
         DiskError: something could not be written.
         Interrupted: a signal came; the run is saved and can be resumed.
     """
     check_trainable(config)
     folder = RunFolder(Path(out))
-    leads = World.will_be_main()  # other processes may come here when the first has begun to write
+    is_main = World.will_be_main()  # other processes may come here when the main one has begun to write
     fresh = not folder.root.exists() or is_empty(folder.root)
-    if leads and not fresh and resume is None:
+    if is_main and not fresh and resume is None:
         raise ConfigError(
-            f"{folder.root} already holds files; choose another folder with -o, or go on with --resume auto"
+            f"{folder.root} already holds files; choose another folder with -o, or resume its run with --resume"
         )
     signals = Signals(progress.log)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        with lock_run(folder.root, progress.log) if leads else nullcontext(), signals.listening():
+        with lock_run(folder.root, progress.log) if is_main else nullcontext(), signals.listening():
             try:
                 if resume is not None:
-                    config = measured_before(config, folder)
+                    config = keep_choices(config, folder)
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(config.train.seed)  # dropout random_bits from it
-                    run = _Run(config, folder, resume, command or sys.argv, extra or {}, progress, signals)
-                    return run.work()
+                    torch.manual_seed(config.train.seed)  # the seed of dropout
+                    run = _TrainingRun(config, folder, resume, progress, signals)
+                    run.write_info(command or sys.argv, extra or {})
+                    return run.run()
             except BaseException as error:
-                if leads and fresh and not is_worth_keeping(folder, error):
+                if is_main and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
                 raise
     except EARLY_ENDS as error:
         raise explained(error, folder) from error
 
 
-class _Run:
-    """One run at work: what is open while it goes on."""
+class _TrainingRun:
+    """The state of a run between its first and its last step."""
 
     def __init__(
         self,
         config: RunConfig,
         folder: RunFolder,
         resume: str | None,
-        command: list[str],
-        extra: dict[str, Any],
         progress: Progress,
         signals: Signals,
     ) -> None:
@@ -153,74 +160,105 @@ class _Run:
         self._save_is_due, self._saved = False, -1
         self._tenths: dict[str, int] = {}
         self._last_loss: float | None = None
-        self._shown: dict[str, Any] = {}
+        self._shown_metrics: dict[str, Any] = {}
+        limits = config.train.epochs, config.train.max_steps, config.train.minutes
+        self.choices = choices_of(self.config, self.components, default_length=not any(limits))
         self._resume(resume)
         if self.is_main:
             model, settings = self.components.model.model, self.config.train
             require_room(folder, disk_need(model, self.loop.optimizers, settings, settings.max_steps))
-        self._write_info(command, extra)
 
     @property
     def is_main(self) -> bool:
         return self.components.world.is_main
 
-    def work(self) -> RunResult:
-        """Train to the end, then write the model, its figures and the report."""
+    def write_info(self, command: list[str], extra: dict[str, Any]) -> None:
+        """Write ``config.yaml`` and ``run.json``."""
+        if self.is_main:
+            write_atomically(self.folder.config, dump_config(self.config))
+            info = run_info(self.components, self.config, command) | {"choices": self.choices} | extra
+            write_json(self.folder.info, info)
+
+    def run(self) -> RunResult:
+        """Train to the end, then write the model, its metrics and the report."""
+        self._log_choices()
         if self.loop.position.step == 0 and not self.components.scratch:
-            self.before, answers = final_figures(self.components, self.config)
+            self.before, predictions = final_metrics(self.components, self.config)
             if self.is_main:
-                save_base(self.folder, answers)
+                save_base(self.folder, predictions)
         self.progress.begin("train")
         with self.signals.stepping():
             self._train()
         self.progress.end()
-        exported = self._take_best()
+        exported = self._load_best()
         if self.components.adapters is not None:
             merge_lora(self.components.adapters)
-        evaluation, answers = self._evaluate_finally(exported)
+        evaluation, predictions = self._evaluate_exported(exported)
         if evaluation is not None and not math.isfinite(evaluation["loss"]):
             raise DivergedError(
                 f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
             )
         if self.is_main:
-            write_model(self.components, self.folder)
-        result = self._result(evaluation)
-        if self.is_main:
-            if evaluation is not None:
-                write_json(self.folder.evaluation, evaluation)
-                assert self.components.heldout is not None
-                write_json(
-                    self.folder.examples,
-                    fill_examples(self.components.model, self.components.heldout, _EXAMPLES),
-                )
-                self._compare_with_base(answers)
-            info = read_json(self.folder.info)
-            info |= {"finished": now(), "steps": self.loop.position.step}
-            write_json(self.folder.info, info)
-            write_atomically(self.folder.model / "README.md", model_card(self.folder))
-            write_report(self.folder)
+            self._write_results(evaluation, predictions)
         self.components.world.wait()
-        return result
+        position = self.loop.position
+        return RunResult(
+            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
+        )
+
+    def _log_choices(self) -> None:
+        """Log what the run is going to do, and the first batch as the model sees it."""
+        if not self.is_main:
+            return
+        self.progress.log(choices_text(self.choices))
+        step = self.loop.plan(self.loop.position.cursor, self.loop.position.step)
+        if step is not None and step.batches:
+            excerpt = masked_excerpt(step.batches[0], self.components.model.tokenizer)
+            self.progress.log(f"first batch, with the original of each target in brackets:\n{excerpt}")
+
+    def _write_results(
+        self, evaluation: dict[str, Any] | None, predictions: dict[str, TargetPredictions]
+    ) -> None:
+        """Write the model, its metrics, the report, and log what would help next."""
+        write_model(self.components, self.folder)
+        if evaluation is not None:
+            assert self.components.heldout is not None
+            write_json(self.folder.evaluation, evaluation)
+            examples = fill_examples(self.components.model, self.components.heldout, _EXAMPLES)
+            write_json(self.folder.examples, examples)
+            self._compare_with_base(predictions)
+        advice = advice_of(
+            read_rows(self.folder.metrics) if self.folder.metrics.is_file() else [],
+            self.folder,
+            epochs=self.loop.epochs,
+            scratch=self.components.scratch,
+            stopped_early=self.loop.ended,
+        )
+        ended = {"finished": now(), "steps": self.loop.position.step, "advice": advice}
+        write_json(self.folder.info, read_json(self.folder.info) | ended)
+        write_atomically(self.folder.model / "README.md", model_card(self.folder))
+        write_report(self.folder)
+        if advice:
+            self.progress.log(advice)
 
     # What happens between steps
 
     def _after_step(self, loop: Loop) -> None:
-        settings, position = self.config.train, loop.position
-        progress = loop.progress
+        settings, position, progress = self.config.train, loop.position, loop.progress
         if self.is_main:
-            self._show(progress)
-        tenth = self._crossed(progress, "evaluated")
+            self.progress.advance(min(progress, 1.0), {"step": position.step, **self._shown_metrics})
+        tenth = self._passed_tenth(progress, "evaluated")
         due = position.step % settings.eval_every == 0 if settings.eval_every else tenth
         if due or (tenth and progress >= 1):
             self._evaluate_now()
         saves = (
             position.step % settings.save_every == 0
             if settings.save_every
-            else self._crossed(progress, "saved")
+            else self._passed_tenth(progress, "saved")
         )
         asked, stopping = self.signals.asked(self.components.world)
         self._save_is_due |= saves and progress < 1 and not loop.ended
-        # Steps that cannot be applied may be the error of the weights: then an older checkpoint is the better one.
+        # Steps are skipped perhaps because of the weights: then an older checkpoint is the better one.
         if asked or (self._save_is_due and not position.skipped_steps):
             self._save()
         if stopping:
@@ -237,56 +275,53 @@ class _Run:
     def _interrupted(self) -> Interrupted:
         return Interrupted(
             f"stopped by a signal after step {self.loop.position.step}; the run is saved, "
-            f"go on with --resume auto and the same settings"
+            f"continue it with --resume and the same settings"
         )
 
-    def _crossed(self, progress: float, what: str) -> bool:
-        """Whether the run has just passed another tenth of its length."""
+    def _passed_tenth(self, progress: float, what: str) -> bool:
+        """Return whether the run has passed another tenth of its length since the last call."""
         share = int(min(progress, 1.0) * _SHARES + 1e-9)
         last = self._tenths.get(what, 0)
         self._tenths[what] = max(share, last)
         return share > last
 
-    def _show(self, progress: float) -> None:
-        self.progress.advance(min(progress, 1.0), {"step": self.loop.position.step, **self._shown})
-
     def _write_row(self, row: Row) -> None:
         if self.is_main:
             append_row(self.folder.metrics, row)
-        if "loss" not in row:  # it is of a step that was not applied
+        if "loss" not in row:  # the row of a skipped step
             return
         self._last_loss = row["loss"]
-        self._shown = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
+        self._shown_metrics = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
 
     def _evaluate_now(self) -> None:
         if self.components.heldout is None:
             return
         tokens, position = self.config.train.eval_tokens, self.loop.position
-        figures = figures_on(self.components, self.components.heldout, tokens)
+        metrics = metrics_on(self.components, self.components.heldout, tokens)
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
-        row |= {"eval_loss": figures.loss, "eval_accuracy": figures.accuracy}
-        said = f"step {position.step}: held-out loss {figures.loss:.3f}, accuracy {figures.accuracy:.1%}"
+        row |= {"eval_loss": metrics.loss, "eval_accuracy": metrics.accuracy}
+        line = f"step {position.step}: held-out loss {metrics.loss:.3f}, accuracy {metrics.accuracy:.1%}"
         if self.components.general is not None:
-            row["general_loss"] = figures_on(self.components, self.components.general, tokens).loss
-            said += f"; general loss {row['general_loss']:.3f}"
+            row["general_loss"] = metrics_on(self.components, self.components.general, tokens).loss
+            line += f"; general loss {row['general_loss']:.3f}"
         if self.is_main:
             append_row(self.folder.metrics, row)
-            self.progress.log(said)
-        self._judge(figures.loss)
+            self.progress.log(line)
+        self._update_best(metrics.loss)
 
-    def _judge(self, loss: float) -> None:
-        """Keep the weights if no earlier ones were better, and end the run where none were for too long."""
+    def _update_best(self, loss: float) -> None:
+        """Save the weights if they are the best so far, and end the run after ``patience`` worse evaluations."""
         step = self.loop.position.step
-        # All processes go by one number, so that they keep and end together.
+        # All processes use one number, so that they save and end together.
         self.best = Best.after(self.best, step, self.components.world.max(loss))
         if self.config.train.export_best and self.best.step == step:
             if self.is_main:
                 save_best(self.folder.checkpoints, self.components.model.model, step)
             self.components.world.wait()
         if self.loop.progress < 1:
-            self._end_early()
+            self._stop_early()
 
-    def _end_early(self) -> None:
+    def _stop_early(self) -> None:
         patience = self.config.train.patience
         if not patience or self.best is None or self.best.since < patience:
             return
@@ -321,13 +356,13 @@ class _Run:
         self.components.world.wait()
         self._save_is_due, self._saved = False, self.loop.position.step
 
-    # The beginning and the end
+    # Before the first step and after the last
 
     def _resume(self, resume: str | None) -> None:
         path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
         if path is None:
             if resume:
-                self.progress.log("no checkpoint to go on from: beginning at step 0")
+                self.progress.log("no checkpoint to resume from: starting at step 0")
             if self.is_main:
                 keep_rows(self.folder.metrics, 0)
             return
@@ -343,17 +378,12 @@ class _Run:
             keep_rows(self.folder.metrics, state["step"])
             if aside := set_aside(self.folder.checkpoints, state["step"]):
                 names = ", ".join(path.name for path in aside)
-                self.progress.log(f"set aside what is later than this: {names}; remove it when you like")
-        self.progress.log(f"going on from step {state['step']} ({path.name})")
-        self._end_early()
+                self.progress.log(f"set aside later checkpoints: {names}; they can be deleted")
+        self.progress.log(f"resuming from step {state['step']} ({path.name})")
+        self._stop_early()
 
-    def _write_info(self, command: list[str], extra: dict[str, Any]) -> None:
-        if self.is_main:
-            write_atomically(self.folder.config, dump_config(self.config))
-            write_json(self.folder.info, run_info(self.components, self.config, command) | extra)
-
-    def _take_best(self) -> int:
-        """Put the best weights into the model, where they are kept, and return the step whose weights it has."""
+    def _load_best(self) -> int:
+        """Load the best weights, if they are to be exported; return the step whose weights the model has."""
         step, best = self.loop.position.step, self.best
         if not self.config.train.export_best or best is None or best.step == step:
             return step
@@ -365,30 +395,24 @@ class _Run:
         self.progress.log(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
         return best.step
 
-    def _evaluate_finally(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, TargetPredictions]]:
+    def _evaluate_exported(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, TargetPredictions]]:
         if self.components.heldout is None:
             return None, {}
         self.progress.begin("evaluate")
-        figures, answers = final_figures(self.components, self.config)
+        metrics, predictions = final_metrics(self.components, self.config)
         evaluation = evaluation_of(
-            self.components, self.components.heldout, self.config, figures, self.before
+            self.components, self.components.heldout, self.config, metrics, self.before
         )
         self.progress.end()
-        return evaluation | {"step": exported, "stopped_early": self.loop.ended}, answers
+        return evaluation | {"step": exported, "stopped_early": self.loop.ended}, predictions
 
-    def _compare_with_base(self, answers: dict[str, TargetPredictions]) -> None:
+    def _compare_with_base(self, predictions: dict[str, TargetPredictions]) -> None:
         if self.components.scratch:
             return
         try:
-            content = adaptation_of(self.components, self.config, self.folder, answers)
+            content = adaptation_of(self.components, self.config, self.folder, predictions)
         except DataError as error:
             self.progress.log(f"the report does not compare base and adapted model: {error}")
             self.folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
             return
         write_json(self.folder.adaptation, content)
-
-    def _result(self, evaluation: dict[str, Any] | None) -> RunResult:
-        position = self.loop.position
-        return RunResult(
-            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
-        )

@@ -240,7 +240,7 @@ class Loop:
         if self.micro_batch_tokens <= longest:
             raise ConfigError(
                 f"there is not enough memory for a single sequence of {longest} tokens (step {self.position.step + 1}); "
-                f"set train.gradient_checkpointing=true and go on with --resume auto, or begin again with a lower "
+                f"set train.gradient_checkpointing=true and continue with --resume, or start again with a lower "
                 f"data.max_length or a smaller model"
             )
         self.micro_batch_tokens = max(self.micro_batch_tokens // 2, longest)

@@ -22,6 +22,8 @@ _ADAPT_RATES = {
 }
 _LORA_FACTOR = 10.0  # low-rank factors want about ten times the rate of full weights (Schulman et al. 2025)
 _PATIENCE = 3
+_TOKENS_SEEN = 30_000_000  # in all by a run on a small text; beyond a hundred passes little is left to learn
+_EPOCHS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 _SCRATCH_RATE = 3e-3
 _SCRATCH_BASE_RATE = 5e-4
 
@@ -55,8 +57,23 @@ class Recipe:
     export_best: bool
 
 
+def default_epochs(tokens: int) -> int:
+    """Return the passes over a text of so many tokens: 100 over a few thousand sentences, 1 over a large text.
+
+    Gururangan et al. (2020) train for 100 passes over the texts of one task, and for one over 2 to 8 billion tokens.
+    """
+    return next((epochs for epochs in _EPOCHS if epochs * tokens >= _TOKENS_SEEN), _EPOCHS[-1])
+
+
 def resolve(
-    train: TrainSettings, masking: MaskingSettings, *, scratch: bool, family: str, hidden: int, device: str
+    train: TrainSettings,
+    masking: MaskingSettings,
+    *,
+    scratch: bool,
+    family: str,
+    hidden: int,
+    device: str,
+    tokens: int,
 ) -> Recipe:
     """Fill in what the settings leave open.
 
@@ -67,6 +84,7 @@ def resolve(
         family: ``model_type`` of the model.
         hidden: width of its residual stream.
         device: ``cpu`` or ``cuda``.
+        tokens: of one pass over the training text.
     """
     scratch = scratch if train.recipe == "auto" else train.recipe == "scratch"
     optimizer = train.optimizer.name
@@ -85,7 +103,7 @@ def resolve(
         micro_batch_tokens=min(micro, batch),
         initial_rate=masking.initial_rate
         or (max(masking.rate, min(0.5, 2 * masking.rate)) if scratch else masking.rate),
-        epochs=train.epochs if train.epochs or ends else 1.0,
+        epochs=train.epochs if train.epochs or ends else float(default_epochs(tokens)),
         patience=train.patience if train.patience is not None else 0 if scratch else _PATIENCE,
         export_best=train.export_best if train.export_best is not None else not scratch,
     )

@@ -1,0 +1,157 @@
+"""What a run chose, said before its first step, and what would help, said after its last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from unmask.config.settings import RunConfig
+from unmask.data.batches import Batch, TextSource
+from unmask.evaluation.examples import readable
+from unmask.reporting.format import loss, percent, plural
+from unmask.run.components import RunComponents
+from unmask.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_EXCERPT = 200
+_STILL_FALLING = 0.005  # of the loss, over the last two evaluations
+
+
+def planned_steps(config: RunConfig, components: RunComponents) -> int | None:
+    """Return the optimizer steps until ``max_steps`` or ``epochs`` ends the run; ``None`` where only the clock does."""
+    train, share = config.train, config.data.replay_share if components.replay else 0.0
+    limits = [float(train.max_steps)] if train.max_steps else []
+    if train.epochs and train.batch_tokens:
+        limits.append(train.epochs * max(1.0, components.text.tokens / (train.batch_tokens * (1 - share))))
+    return max(1, round(min(limits))) if limits else None
+
+
+def choices_of(config: RunConfig, components: RunComponents, *, default_length: bool) -> dict[str, Any]:
+    """Return what a run is going to do, for ``run.json``.
+
+    Args:
+        config: its settings, resolved.
+        components: its model and texts.
+        default_length: whether the number of epochs follows from the size of the text.
+    """
+    train, masking = config.train, config.masking
+    return {
+        "objective": "masked language modelling",
+        "mask_rate": masking.rate,
+        "initial_mask_rate": masking.initial_rate,
+        "strategy": masking.strategy,
+        "replacements": [masking.mask_share, masking.random_share],
+        "epochs": train.epochs,
+        "max_steps": train.max_steps,
+        "minutes": train.minutes,
+        "steps": planned_steps(config, components),
+        "default_length": default_length,
+        "tokens_per_epoch": components.text.tokens,
+        "optimizer": train.optimizer.name,
+        "learning_rate": train.optimizer.learning_rate,
+        "schedule": train.schedule.name,
+        "warmup_share": train.schedule.warmup_share,
+        "batch_tokens": train.batch_tokens,
+        "heldout": _size(components.heldout),
+        "patience": train.patience,
+        "precision": components.precision,
+        "device": components.model.device.type,
+        "processes": components.world.size,
+    }
+
+
+def _size(text: TextSource | None) -> dict[str, int] | None:
+    return None if text is None else {"documents": len(text.documents), "tokens": text.tokens}
+
+
+def choices_text(choices: Mapping[str, Any]) -> str:
+    """Return the choices as one block of lines."""
+    masked, random = choices["replacements"]
+    split = [(masked, "mask token"), (random, "random token"), (1 - masked - random, "unchanged")]
+    kinds = ", ".join(f"{percent(share, 0)} {kind}" for share, kind in split if share > 1e-9)
+    rate, first = choices["mask_rate"], choices["initial_mask_rate"]
+    falling = f", from {percent(first, 0)} at first" if first not in (None, rate) else ""
+    heldout = choices["heldout"]
+    rows = {
+        "objective": f"{choices['objective']} of {percent(rate, 0)} of the tokens{falling}",
+        "masking": f"strategy {choices['strategy']} ({kinds})",
+        "length": _length(choices),
+        "learning rate": f"{choices['learning_rate']:g} ({choices['optimizer']}), {choices['schedule']} schedule, "
+        f"{percent(choices['warmup_share'], 0)} warm-up",
+        "batch": f"{plural(choices['batch_tokens'], 'token')} a step",
+        "held-out text": f"{plural(heldout['documents'], 'document')}, {plural(heldout['tokens'], 'token')}"
+        if heldout
+        else "none",
+        "early stop": f"after {plural(choices['patience'], 'evaluation')} without a lower held-out loss"
+        if choices["patience"] and heldout
+        else "off",
+        "computing": f"{choices['precision']} on {choices['device']}"
+        + (f", {choices['processes']} processes" if choices["processes"] > 1 else ""),
+    }
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _length(choices: Mapping[str, Any]) -> str:
+    """Return how long the run is going to be, and why."""
+    limits = [
+        f"{choices['epochs']:g} epochs of {plural(choices['tokens_per_epoch'], 'token')}"
+        if choices["epochs"]
+        else "",
+        plural(choices["max_steps"], "step") if choices["max_steps"] else "",
+        f"{choices['minutes']:g} minutes" if choices["minutes"] else "",
+    ]
+    text = " or ".join(filter(None, limits))
+    if choices["epochs"] and choices["steps"]:
+        text += f", about {plural(choices['steps'], 'step')}"
+    return text + (
+        " (chosen by the size of the text; --epochs or --minutes sets it)"
+        if choices["default_length"]
+        else ""
+    )
+
+
+def masked_excerpt(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the beginning of a batch as the model sees it, the original behind each target: ``[MASK](river)``."""
+    end = int(batch.cu_seqlens[1])
+    targets = dict(zip(batch.target_index.tolist(), batch.target_ids.tolist(), strict=True))
+    names = tokenizer.convert_ids_to_tokens(batch.input_ids[:end].tolist())
+    text = ""
+    for index, name in enumerate(names):
+        space, shown = readable(str(name))
+        if index in targets:
+            shown += f"({readable(str(tokenizer.convert_ids_to_tokens(targets[index])))[1]})"
+        if len(text) + len(shown) > _EXCERPT:
+            return f"{text} …"
+        text += (" " if space and text else "") + shown
+    return text
+
+
+def advice_of(
+    rows: Sequence[Mapping[str, Any]], folder: RunFolder, *, epochs: float, scratch: bool, stopped_early: bool
+) -> str | None:
+    """Return what would improve the model further, going by the held-out losses of a finished run.
+
+    Args:
+        rows: of ``metrics.jsonl``.
+        folder: of the run.
+        epochs: passes over the text that the run made.
+        scratch: whether its weights were new.
+        stopped_early: whether the loss had stopped falling.
+    """
+    losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    if len(losses) < 3:
+        return None
+    if stopped_early or losses[-1] > min(losses):
+        return (
+            "the held-out loss had stopped falling: more text would help, more passes over this one would not"
+        )
+    if losses[-3] - losses[-1] < _STILL_FALLING * losses[-3]:
+        return None
+    more = "--recipe scratch " if scratch else ""
+    return (
+        f"the held-out loss was still falling at the end ({loss(losses[-3])} → {loss(losses[-1])}): train longer with\n"
+        f"unmask train TEXT... --model {folder.model} {more}--epochs {max(1, math.ceil(epochs))} -o {folder.root}-2"
+    )
