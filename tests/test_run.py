@@ -306,7 +306,7 @@ def test_what_the_base_answered_must_be_whole_and_to_the_same_questions(
     assert "does not compare base and adapted model" in flipped
     other = {f"heldout.{name}": np.zeros(3) for name in ("target_ids", "loss", "guess", "confidence")}
     assert "other text or other masks" in spoil(lambda path: np.savez(path, **other), "other")
-    assert "no answers of the base" in spoil(lambda path: path.unlink(), "absent")
+    assert "no predictions of the base model" in spoil(lambda path: path.unlink(), "absent")
 
 
 @pytest.mark.parametrize("start", STARTS)

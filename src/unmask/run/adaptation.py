@@ -1,23 +1,23 @@
-"""``adaptation.json``: what adapting a checkpoint changed, written once, when a run ends.
+"""``adaptation.json``: how adaptation changed a checkpoint, written when a run ends.
 
 ::
 
-    base              name of the checkpoint, as the run was given it
-    domain, general   figures on held-out text: masked_tokens, documents, before, after and change; general is null
+    base              name of the checkpoint, as it was given
+    domain, general   metrics on held-out text: masked_tokens, documents, before, after and change; general is null
                       without general text. before and after: loss (nats), perplexity, accuracy, and their intervals;
                       change: loss, accuracy (after minus before) and relative_accuracy (their ratio minus one), each
                       {"value", "interval"}
-    forgetting        {"loss", "accuracy"}: what was lost on the general text, that is loss after minus before and
-                      accuracy before minus after; null without general text
-    by_frequency      {"counted_on", "rows"}: the same figures on the domain, by how often a token stands in the
+    forgetting        {"loss", "accuracy"}: on the general text, loss after minus before and accuracy before minus
+                      after; null without general text
+    by_frequency      {"counted_on", "rows"}: the same metrics on the domain, by the frequency of a token in the
                       training text
-    added_words       the same figures for words that were added to the vocabulary, and how many there are
-                      ("words"); masked_tokens may be 0, and then there are no figures; null where none was added
-    examples          masks at which the two differ most (see unmask.evaluation.adaptation.differing); they quote the text
+    added_words       the same metrics for words that were added to the vocabulary, and how many there are
+                      ("words"); masked_tokens may be 0, and then there are no metrics; null where none was added
+    examples          targets at which the two models differ most (see unmask.evaluation.adaptation.differing); they quote the text
     hashes            SHA-256 of the tokenizer, of each text (of its documents' hashes) and of each file of weights
     interval          what the intervals are
 
-Intervals are null where there are too few documents. Nothing here names a path of the machine but ``base``.
+Intervals are null where there are too few documents. No path of the machine is in it but ``base``.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import read_json, sha256, write_atomically
 
 _COUNTED_ON = "the training text"
+_STORED = ("target_ids", "loss", "guess", "confidence")
 
 
-def save_base(folder: RunFolder, answers: dict[str, TargetPredictions]) -> None:
-    """Keep what the checkpoint answers before training; a resumed run reads it at its end."""
+def save_base(folder: RunFolder, predictions: dict[str, TargetPredictions]) -> None:
+    """Save the predictions of the checkpoint before training; a resumed run reads them at its end."""
     content = io.BytesIO()
     arrays = {
         f"{name}.{field}": column
-        for name, each in answers.items()
+        for name, each in predictions.items()
         for field, column in each._asdict().items()
     }
     np.savez(content, **arrays)
@@ -58,39 +59,44 @@ def save_base(folder: RunFolder, answers: dict[str, TargetPredictions]) -> None:
 
 
 def _read_base(folder: RunFolder, name: str) -> TargetPredictions:
-    """Read the answers on one text.
+    """Read the predictions of the checkpoint on one text.
 
     Raises:
         DataError: they are absent or damaged.
     """
     try:
         with folder.base.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return TargetPredictions(*(file[f"{name}.{field}"] for field in TargetPredictions._fields))
+            found = {field: file[f"{name}.{field}"] for field in _STORED}
+            # Earlier versions stored no ranks; only whether each is 1 is needed here.
+            rank = file.get(f"{name}.rank", np.where(found["guess"] == found["target_ids"], 1, 2))
+            return TargetPredictions(rank=rank, **found)
     except Exception as error:  # a damaged archive may raise nearly anything
-        raise DataError(f"no answers of the base ({type(error).__name__})", path=folder.base) from None
+        raise DataError(
+            f"no predictions of the base model ({type(error).__name__})", path=folder.base
+        ) from None
 
 
 def adaptation_of(
-    components: RunComponents, config: RunConfig, folder: RunFolder, answers: dict[str, TargetPredictions]
+    components: RunComponents, config: RunConfig, folder: RunFolder, predictions: dict[str, TargetPredictions]
 ) -> dict[str, Any]:
-    """Compare what the base answered with what the adapted model answers.
+    """Compare the predictions of the checkpoint with those of the adapted model.
 
     Args:
         components: of the run.
         config: its settings, resolved.
-        folder: where the answers of the base and the finished model lie.
-        answers: of the adapted model, by text.
+        folder: of the run, with the predictions of the checkpoint and the adapted model.
+        predictions: of the adapted model, by text.
 
     Raises:
-        DataError: the answers of the base are absent, damaged, or to other questions.
+        DataError: the predictions of the checkpoint are absent, damaged, or at other targets.
     """
     vocabulary, text = components.model.vocabulary, components.text
     strata = Strata(token_counts(text.corpus, text.documents, vocabulary.size), _COUNTED_ON, words=False)
     changes, parts = {}, {}
     for name, source in final_texts(components).items():
-        base, ours = _read_base(folder, name), answers[name]
+        base, ours = _read_base(folder, name), predictions[name]
         if not np.array_equal(base.target_ids, ours.target_ids):
-            raise DataError("the base was asked on other text or other masks", path=folder.base)
+            raise DataError("the base model was evaluated on other text or other masks", path=folder.base)
         asked = EvaluatedTargets.of(source, final_batches(source, config), strata)
         changes[name] = change(asked, base, ours)
         if name == "heldout":
@@ -113,7 +119,7 @@ def adaptation_of(
 
 
 def _forgetting(change: dict[str, Any]) -> dict[str, Any]:
-    """What was lost: the rise of the loss and the fall of the accuracy."""
+    """Return the rise of the loss and the fall of the accuracy."""
     accuracy = change["accuracy"]
     interval = accuracy["interval"] and [-end for end in reversed(accuracy["interval"])]
     return {"loss": change["loss"], "accuracy": {"value": -accuracy["value"], "interval": interval}}
@@ -122,7 +128,7 @@ def _forgetting(change: dict[str, Any]) -> dict[str, Any]:
 def _added_words(
     asked: EvaluatedTargets, before: TargetPredictions, after: TargetPredictions, config: RunConfig
 ) -> dict[str, Any] | None:
-    """The change for words added to the vocabulary, if the checkpoint came with some."""
+    """Return the change at words that were added to the vocabulary, if there are any."""
     content = read_json(Path(model_folder(config.model.name or "")) / ADDED_WORDS)
     if not isinstance(content, dict) or not content.get("words"):
         return None
