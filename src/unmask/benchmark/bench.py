@@ -1,6 +1,6 @@
-"""How fast this machine is at what a run does: matrix products, training, masking and preparing, measured for real.
+"""Measure how fast this machine computes matrix products, trains, masks and prepares text.
 
-The rate of training stands beside the rate of matrix products, its ceiling (:mod:`unmask.benchmark.flops`).
+The share of the matrix products that training reaches is the model FLOPs utilisation (:mod:`unmask.benchmark.flops`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,16 +46,16 @@ _ENDLESS = 10**9
 
 @dataclass(frozen=True)
 class TrainingRate:
-    """The rate of training, with everything a step does: data, both passes, clipping, optimizer.
+    """The speed of training steps, data loading and optimizer included.
 
     Attributes:
-        tokens_per_second: real tokens, special tokens included; there is no padding to leave out.
+        tokens_per_second: tokens, special tokens included; there is no padding.
         seconds_per_step: the median.
-        steps: how many were measured, after a few to warm up.
+        steps: how many were measured, after warm-up.
         wait_share: share of the time in which the step waited for data.
         attended: tokens that a token attends to, on average.
-        predicted: share of the tokens that reach the head.
-        flops_per_token: what the model needs, see :func:`unmask.benchmark.flops.flops_per_token`.
+        predicted: share of the tokens that are targets, the only ones that reach the LM head.
+        flops_per_token: see :func:`unmask.benchmark.flops.flops_per_token`.
         teraflops: 10^12 such operations a second.
         share: of the matmul rate in the same precision.
     """
@@ -74,7 +73,7 @@ class TrainingRate:
 
 @dataclass(frozen=True)
 class PreparationRate:
-    """The rate of preparing text: reading, splitting, tokenising, hashing, writing shards.
+    """The speed of preparing text: reading, splitting, tokenising, hashing, writing shards.
 
     Attributes:
         tokens_per_second: of all of it.
@@ -98,9 +97,9 @@ class Bench:
         model: preset or checkpoint.
         device: ``cpu`` or ``cuda``.
         parameters: weights, tied ones once.
-        precision: in which training computed.
+        precision: of training.
         batch_tokens: tokens of a step.
-        ceilings: matrix products in fp32 and bf16.
+        ceilings: the rates of matrix products in fp32 and bf16.
         training: of this model on this text.
         masking_tokens_per_second: packing and masking, on one core.
         preparation: of the text.
@@ -125,7 +124,7 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         config: model, precision, sequence length and batch, as for training; without inputs the documentation of this
             Python is the text. No more than some millions of characters are read.
         seconds: how long training is measured.
-        progress: who is told.
+        progress: told of the phases.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -166,33 +165,27 @@ def training_loop(config: RunConfig, components: RunComponents) -> Loop:
     return make_loop(config, recipe, components, stream)
 
 
-class _EnoughError(Exception):
-    """Ends a loop that has been measured for long enough."""
-
-
 def run_measured(loop: Loop, watch: Stopwatch) -> None:
-    """Run a loop until the watch has seen enough; only its steps are timed, whatever their end in sight."""
+    """Run a loop until the watch has measured long enough."""
     before = 0
 
     def after_step(loop: Loop) -> None:
         nonlocal before
         tokens, before = loop.position.tokens - before, loop.position.tokens
-        if watch.tick(tokens):
-            raise _EnoughError
+        loop.ended = watch.tick(tokens)
 
     loop.after_step = after_step
-    with suppress(_EnoughError):
-        loop.run()
+    loop.run()
 
 
 def measure_training(loop: Loop, ceiling: MatmulRate, seconds: float, progress: Progress) -> TrainingRate:
-    """Run a loop for some seconds and say how fast it was.
+    """Run a loop for some seconds and return its speed.
 
     Args:
-        loop: as :func:`training_loop` makes it, with no end of its own in sight.
+        loop: as :func:`training_loop` makes it, of a length that is not reached.
         ceiling: in the precision of the loop.
         seconds: how long to measure.
-        progress: who is told.
+        progress: told of the phases.
     """
     attended, predicted = shape_of_steps(loop)
     flops = flops_per_token(loop.model, attended, predicted)
@@ -303,7 +296,7 @@ def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
 
 
 def _to_measure(config: RunConfig, text: Path) -> RunConfig:
-    """Return the settings to measure with: those given, this text, the final mask rate, and no end in sight."""
+    """Return the settings to measure with: those given, this text, the final mask rate, and an endless run."""
     data = {"inputs": [str(text)], "heldout": [], "text_field": "text"}
     ends = {"max_steps": _ENDLESS, "epochs": None, "minutes": None}
     return config.model_copy(

@@ -1,7 +1,7 @@
-"""What a machine could do, and what a model needs of it: matrix products a second, and operations a token.
+"""The FLOP rate of a machine's matrix products, and the FLOPs that a model needs for a token.
 
-The share of the ceiling is the second times the rate of training, over the first. Padding, a head over every position
-and waiting for data do not count as work done, and so lower it.
+Their ratio at a given training speed is the model FLOPs utilisation (MFU): padding, an LM head over every position and
+waiting for data do not count as work done, and so lower it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PRECISIONS = tuple(_DTYPES)
 
 @dataclass(frozen=True)
 class MatmulRate:
-    """The rate of matrix products, the ceiling of any training.
+    """The rate of matrix products, an upper bound for training.
 
     Attributes:
         precision: ``fp32`` or ``bf16``.
-        teraflops: 10^12 operations a second, the best of some large shapes.
+        teraflops: 10^12 floating-point operations a second, the best of some large shapes.
         shape: rows, inner side and columns of the best.
     """
 
@@ -69,7 +69,7 @@ def _product_rate(
 
 
 def _product_seconds(left: Tensor, right: Tensor) -> float:
-    # A single product on a GPU is over before a clock on the host can tell, so that several are timed there.
+    # A single product on a GPU is too short for the host's clock, so several are timed there.
     times = 10 if left.is_cuda else 1
     settle(left.device)
     begin = time.perf_counter()
@@ -80,7 +80,7 @@ def _product_seconds(left: Tensor, right: Tensor) -> float:
 
 
 def flops_per_token(model: MaskedLM, attended: float, predicted: float) -> float:
-    """Return the operations that training needs for one token.
+    """Return the floating-point operations that training needs for one token.
 
     Six for every weight that a token is multiplied with (two forward, four backward), twelve times width for every
     token attended to in every layer. Of the head, and of the last layer behind its attention where it is computed at the
@@ -88,7 +88,7 @@ def flops_per_token(model: MaskedLM, attended: float, predicted: float) -> float
     last layer: ``6L(4H² + 2HF) + 12LsH + 6p(H² + VH)``.
 
     Args:
-        model: whose matrices are counted by watching a short forward pass.
+        model: its weight matrices are counted with hooks in a short forward pass.
         attended: tokens that a token attends to, on average (``s``).
         predicted: share of the tokens that reach the head (``p``).
     """
@@ -123,6 +123,6 @@ def _weights_used(model: MaskedLM) -> tuple[int, int]:
 
 
 def settle(device: torch.device) -> None:
-    """Wait until a device has done all that was asked of it."""
+    """Wait until a device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize()

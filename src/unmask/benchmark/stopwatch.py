@@ -1,4 +1,4 @@
-"""A watch for loops of steps: it leaves the first few out, and says when it has seen enough."""
+"""Time the steps of a loop: leave out the warm-up, and tell when enough were measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Stopwatch:
         seconds: how long to measure.
         warm_up: steps to leave out at the start, at least one.
         least: steps to measure at least.
-        settle: waits until the device has done all that was asked of it; called where measuring begins and ends.
+        settle: waits until the device has finished its queued work; called where measuring begins and ends.
         clock: seconds that only go forward.
 
     Attributes:
