@@ -48,7 +48,7 @@ def test_front_matter_of_an_adapted_checkpoint(adapted: RunFolder) -> None:
 
 def test_figures_are_those_of_the_run(adapted: RunFolder) -> None:
     _, body = front_and_body(model_card(adapted))
-    assert "Of 23,412 masked tokens in held-out text the model fills in 55.7% exactly" in body
+    assert "The model predicts 55.7% of 23,412 masked tokens in held-out text correctly" in body
     assert "| bidirectional n-gram | 32.0% | 4.702 | 110.2 |" in body
     assert "| **this model** | 55.7% | 2.064 | 7.88 |" in body
     assert "| accuracy | 46.4% | 55.7% | +9.3 points |" in body
@@ -105,7 +105,7 @@ def test_values_that_are_not_finite_stand_in_the_card(run: RunFolder) -> None:
     evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
     write_json(run.evaluation, evaluation | {"loss": math.nan})
     card = model_card(run)
-    assert "**Not a finite number in the final evaluation: loss.**" in card
+    assert "**NaN or infinite in the final evaluation: loss.**" in card
     assert "| **this model** | 36.4% | not finite | 51.47 |" in card
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unmask.reporting.evaluation_page import evaluation_verdict, render_comparison, render_evaluation
-from unmask.reporting.evaluation_plots import Series, ranges, short, spoken
+from unmask.reporting.evaluation_plots import Series, ranges, short, tick_text
 
 NASTY = "<script>alert('x & y')</script>"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -207,19 +207,19 @@ def test_every_page_is_one_safe_file_and_the_same_every_time(name: str) -> None:
 def test_figures_stand_with_their_intervals_beside_the_baselines() -> None:
     text = Outline(render_evaluation([evaluation()])).text
     assert (
-        "Of 12,345 masked tokens in 210 documents, bert fills in 45.0% exactly (95% interval 40.5–49.5%). "
-        "Beside it: most frequent token: 5.1%; bidirectional n-gram: 32.0%." in text
+        "bert predicts 45.0% of 12,345 masked tokens in 210 documents correctly (95% interval 40.5–49.5%). "
+        "Compared with: most frequent token 5.1%, bidirectional n-gram 32.0%." in text
     )
     for part in (
         "45.0%40.5–49.5%",
         "3.2502.925–3.575",
         "25.79",
         "0.512",
-        "expected calibration error: bert 0.0312.",
+        "Expected calibration error: bert 0.0312.",
         "texts/held-out.jsonl",
         "0123456789abcdef",
         "times seen in the evaluated text itself",
-        "80.0% hidden, 10.0% replaced",
+        "80.0% replaced by the mask token, 10.0% by a random one",
         "continuation100",
     ):
         assert part in text, part
@@ -230,7 +230,7 @@ def test_rows_of_several_models_stand_in_the_order_of_the_table() -> None:
     row = fuller["tables"]["by_frequency"]["rows"][0]
     fuller["tables"]["by_frequency"]["rows"].insert(0, row | {"label": "never"})
     page = Outline(render_evaluation([evaluation("a"), fuller])).text
-    figures_of = page.split("As figures")[1]
+    figures_of = page.split("As a table")[1]
     assert figures_of.index("never") < figures_of.index("1–9") < figures_of.index("1,000–9,999")
 
 
@@ -242,7 +242,7 @@ def test_a_table_that_only_one_model_has_is_shown() -> None:
 
 def test_models_that_cannot_be_compared_by_token_are_said_not_to_be() -> None:
     found = [evaluation("a"), evaluation("b", tokenizer="bb", positions="ff")]
-    assert "Their tokenizers differ, so figures of tokens do not compare them" in evaluation_verdict(found)
+    assert "Their tokenizers differ, so metrics of tokens do not compare them" in evaluation_verdict(found)
     text = Outline(render_evaluation(found)).text
     assert "most frequent token, tokens of a" in text
     assert "most frequent token, tokens of b" in text
@@ -250,7 +250,7 @@ def test_models_that_cannot_be_compared_by_token_are_said_not_to_be() -> None:
 
 def test_models_with_one_tokenizer_have_a_best_one() -> None:
     found = [evaluation("a"), evaluation("b", 0.5)]
-    assert "b fills in the most exactly: 50.0%" in evaluation_verdict(found)
+    assert "b has the highest accuracy: 50.0%" in evaluation_verdict(found)
 
 
 def test_a_comparison_shows_both_their_difference_and_where_it_lies() -> None:
@@ -258,7 +258,7 @@ def test_a_comparison_shows_both_their_difference_and_where_it_lies() -> None:
     assert "new predicts this text better than old." in text
     assert "accuracy45.0%50.0%+5.0 points+4.0 to +6.0" in text
     assert "loss3.2503.250−0.200−0.210 to −0.190" in text
-    assert "to the right of zero new fills in more" in text
+    assert "right of zero, new has the higher accuracy" in text
 
 
 def test_a_comparison_of_tokenizers_shows_words_and_bytes() -> None:
@@ -289,8 +289,8 @@ def test_what_is_absent_is_shown_as_absent() -> None:
         for row in table["rows"]:
             row["intervals"] = dict.fromkeys(row["intervals"])
     text = Outline(render_evaluation([bare])).text
-    assert "bert fills in 45.0% exactly." in text
-    assert "Beside it" not in text
+    assert "bert predicts 45.0% of 12,345 masked tokens in 210 documents correctly." in text
+    assert "Compared with" not in text
     assert "Baselinesnone" in text
 
 
@@ -320,12 +320,12 @@ def test_labels_are_short_beside_a_chart(label: str, expected: str) -> None:
     assert len(short(label)) <= 18
 
 
-def test_values_are_spoken_in_their_unit() -> None:
-    assert [spoken(0.05, scale) for scale in ("share", "number", "points", "change")] == [
+def test_tick_labels_are_in_the_unit_of_the_scale() -> None:
+    assert [tick_text(0.05, scale) for scale in ("share", "number", "points", "change")] == [
         "5%",
         "0.05",
         "+5",
         "+0.05",
     ]
-    assert spoken(-0.05, "points") == "−5"
-    assert spoken(0.0, "change") == "0"
+    assert tick_text(-0.05, "points") == "−5"
+    assert tick_text(0.0, "change") == "0"

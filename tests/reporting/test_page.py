@@ -76,17 +76,17 @@ def change_json(path: Path, **changes: Any) -> None:
 def test_headline_holds_the_figures_and_how_they_stand(run: RunFolder) -> None:
     text = page_of(run)[1].text
     assert (
-        "Of 23,412 masked tokens in held-out text the model fills in 36.4% exactly; "
-        "the most frequent token: 5.1%, bidirectional n-gram: 32.0%." in text
+        "The model predicts 36.4% of 23,412 masked tokens in held-out text correctly. "
+        "Compared with: most frequent token 5.1%, bidirectional n-gram 32.0%." in text
     )
-    assert "4.4 points above the strongest of these (bidirectional n-gram)" in text
+    assert "4.4 points above the best of these (bidirectional n-gram)" in text
 
 
 @pytest.mark.parametrize(
     ("accuracy", "said"),
     [
-        (0.30, "2.0 points below the strongest of these (bidirectional n-gram)"),
-        (0.3215, "level with the strongest"),
+        (0.30, "2.0 points below the best of these (bidirectional n-gram)"),
+        (0.3215, "level with the best"),
     ],
 )
 def test_a_model_that_does_not_win_is_said_not_to(run: RunFolder, accuracy: float, said: str) -> None:
@@ -99,7 +99,7 @@ def test_a_run_from_scratch_has_no_before_and_an_adapted_one_has(run: RunFolder,
     text = page_of(adapted)[1].text
     assert "Before and after" in text
     assert "accuracy46.4%55.7%+9.3 points" in text
-    assert "before training: 46.4%" in text
+    assert "before training 46.4%" in text
 
 
 def test_what_was_trained_and_how(run: RunFolder) -> None:
@@ -135,8 +135,8 @@ def test_examples_show_every_mask_with_its_predictions(run: RunFolder) -> None:
 
 def test_right_and_wrong_differ_by_more_than_colour(run: RunFolder) -> None:
     text = page_of(run)[1].text
-    assert "list✓ (masked, filled in right)" in text
-    assert "sort✗ (filled in wrong: value)" in text
+    assert "list✓ (masked, predicted correctly)" in text
+    assert "sort✗ (predicted: value)" in text
 
 
 def test_pieces_of_words_join_as_they_stand_in_the_text(run: RunFolder) -> None:
@@ -217,8 +217,8 @@ def test_values_that_are_not_finite_are_shown(run: RunFolder, rewrite: Rewrite, 
             row.update({key: bad for key in ("loss", "eval_loss", "eval_accuracy") if key in row})
     rewrite(run, rows)
     page, outline = page_of(run)
-    assert "Training loss was not finite at steps 300, 305, 400." in outline.text
-    assert "Held-out loss was not finite at step 400." in outline.text
+    assert "Training loss was NaN or infinite at steps 300, 305, 400." in outline.text
+    assert "Held-out loss was NaN or infinite at step 400." in outline.text
     loss, accuracy = re.findall(r"<svg.*?</svg>", page, flags=re.S)[:2]
     assert loss.count('style="fill: var(--bad)') == 4
     assert accuracy.count('style="fill: var(--bad)') == 1
@@ -233,8 +233,11 @@ def test_many_bad_steps_are_counted_not_hidden(run: RunFolder, rewrite: Rewrite)
 def test_a_final_evaluation_without_numbers_is_said(run: RunFolder) -> None:
     change_json(run.evaluation, accuracy=math.nan, loss=math.nan)
     text = page_of(run)[1].text
-    assert "the model's accuracy is not a finite number; the most frequent token: 5.1%" in text
-    assert "Not a finite number in the final evaluation: accuracy, loss." in text
+    assert (
+        "The model's accuracy on 23,412 masked tokens in held-out text is NaN or infinite. Compared with: most frequent token 5.1%"
+        in text
+    )
+    assert "NaN or infinite in the final evaluation: accuracy, loss." in text
 
 
 # ---- files that are absent, stopped half way, or broken
@@ -248,19 +251,19 @@ def test_a_run_half_way_says_what_is_not_there_yet(run: RunFolder, rewrite: Rewr
     run.examples.unlink()
     change_json(run.info, finished=None)
     text = page_of(run)[1].text
-    assert "At step 400 the model fills in 31.6% of the masked tokens in held-out text exactly." in text
+    assert "At step 400 the model predicts 31.6% of the masked tokens in held-out text correctly." in text
     assert "had not finished" in text
-    assert "metrics.jsonl stops half way and is left out" in text
+    assert "metrics.jsonl is incomplete and was skipped" in text
     assert "There is no final evaluation yet" in text
-    assert "There are no filled masks yet" in text
+    assert "There are no predictions yet" in text
     assert "430 of 800" in text
 
 
 def test_an_evaluation_of_the_least_figures(run: RunFolder) -> None:
     write_json(run.evaluation, {"accuracy": 0.25, "loss": 4.0, "perplexity": 54.6, "masked_tokens": 100})
     text = page_of(run)[1].text
-    assert "Of 100 masked tokens in held-out text the model fills in 25.0% exactly." in text
-    assert "strongest" not in text
+    assert "The model predicts 25.0% of 100 masked tokens in held-out text correctly." in text
+    assert "best of these" not in text
 
 
 def test_a_baseline_without_a_loss_still_stands_in_the_table(run: RunFolder) -> None:
@@ -306,7 +309,7 @@ def test_no_run_here(tmp_path: Path) -> None:
         ),
         ("metrics.jsonl", "3\n", r"metrics\.jsonl:1: expected a JSON object with a step"),
         ("evaluation.json", "[]", "expected a JSON dict, not a list"),
-        ("evaluation.json", '{"accuracy": 0.5}', "expected the figure 'loss'"),
+        ("evaluation.json", '{"accuracy": 0.5}', "expected the metric 'loss'"),
         ("examples.json", '[{"tokens": ["a"]}]', "example 0 is not in the format"),
         (
             "examples.json",

@@ -1,6 +1,6 @@
-"""Run files → the model card, the README.md that a Hugging Face checkpoint carries.
+"""The model card of a run: the README.md of a Hugging Face checkpoint, from the files of the run.
 
-A card is made to be published, so it holds no command line and no path of the machine that trained the model.
+A card is made to be published, so it contains no command line and no path of the machine that trained the model.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from unmask.storage import write_atomically
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _HUB_DATA = re.compile(r"hf://([\w.-]+/[\w.-]+)")
-# Of the page's facts, those that say something about the model and not about one person's machine and hours.
+# The facts of the report that describe the model, not the machine and the time.
 _PUBLIC = {"Model", "Text", "Training", "Hashes (SHA-256)"}
-_PRIVATE = {"Started", "Finished", "Begun"}
+_PRIVATE = {"Started", "Finished", "Starting point"}
 
 
 def model_card(folder: RunFolder) -> str:
@@ -72,7 +72,7 @@ def model_card(folder: RunFolder) -> str:
 
 
 def write_missing_card(folder: RunFolder) -> None:
-    """Write the card of a finished model that has none. One that is there may hold what somebody wrote: it stays.
+    """Write the card of a finished model that has none; an existing one may have been edited and stays.
 
     Raises:
         DataError: as :func:`model_card`.
@@ -114,7 +114,7 @@ def _adapts(record: RunRecord) -> bool:
 
 
 def _begun(record: RunRecord) -> str:
-    """How the model came about, in one sentence."""
+    """How the model was made, in one sentence."""
     model = record.config.get("model") or {}
     name, preset = model.get("name"), model.get("preset")
     if name and hub_name(name):
@@ -127,7 +127,7 @@ def _begun(record: RunRecord) -> str:
 
 
 def _adaptation(record: RunRecord) -> dict[str, Any] | None:
-    """The figures of the change, without the examples: they quote text that may not be meant for everybody."""
+    """The metrics before and after, without the examples: they quote text that may be private."""
     found = section(record)
     return found and {key: found[key] for key in ("texts", "forgetting", "groups", "counted_on", "added")}
 
@@ -141,7 +141,7 @@ def _public_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def _public_settings(record: RunRecord) -> str:
-    """The settings as YAML, with nothing in them that only means something on the machine of the run."""
+    """The settings as YAML, without paths of the machine of the run."""
     config = deepcopy(dict(record.config))
     data, model, masking = (config.get(part) for part in ("data", "model", "masking"))
     if isinstance(masking, dict):
@@ -160,7 +160,7 @@ def _public_settings(record: RunRecord) -> str:
 
 
 def _plain(text: str) -> str:
-    """``text`` as it stands, on one line, with nothing in it that Markdown or HTML would act on."""
+    """``text`` on one line, with the special characters of Markdown and HTML escaped."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,14 +1,13 @@
-"""A check of data → one offline HTML page. Its input is what the verb ``check`` gives with ``--json``."""
+"""The page of a check of text, from what ``check`` prints with ``--json``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from unmask.reporting.format import count, number, percent, place, plural, rough_duration
 from unmask.reporting.render import environment
+from unmask.storage import JsonDict
 
-Found = Mapping[str, Any]
 _WORDS = {"problem": "Problem", "warning": "Warning", "note": "Note", "ok": "OK"}
 _GLYPHS = {"problem": "✕", "warning": "!", "note": "i", "ok": "✓"}
 _ENCODING = {
@@ -20,7 +19,7 @@ _ENCODING = {
 _PAIRS = 25
 
 
-def render_check(found: Found) -> str:
+def render_check(found: JsonDict) -> str:
     """Return the page of a check.
 
     Args:
@@ -30,6 +29,7 @@ def render_check(found: Found) -> str:
     loader.filters["place"] = place
     return loader.get_template("check.html.j2").render(
         found=found,
+        kind="Check",
         name=", ".join(found["inputs"]),
         verdict=verdict(found),
         words=_WORDS,
@@ -42,8 +42,8 @@ def render_check(found: Found) -> str:
     )
 
 
-def verdict(found: Found) -> str:
-    """The one sentence of the page."""
+def verdict(found: JsonDict) -> str:
+    """The main result in one sentence."""
     by_level = [
         (sum(item["level"] == level for item in found["findings"]), name)
         for level, name in (("problem", "problem"), ("warning", "warning"))
@@ -53,12 +53,12 @@ def verdict(found: Found) -> str:
     return f"{text}: {' and '.join(listed) or 'nothing found that hinders training'}."
 
 
-def _tokens(found: Found) -> str:
+def _tokens(found: JsonDict) -> str:
     about = "about " if found["plan"]["tokens_estimated"] else ""
     return about + plural(found["plan"]["tokens"], "token")
 
 
-def facts(found: Found) -> Iterator[tuple[str, str]]:
+def facts(found: JsonDict) -> Iterator[tuple[str, str]]:
     """Yield what was read: name and value."""
     read, lengths = found["read"], found["lengths"]
     quantiles = lengths["quantiles"]
@@ -86,7 +86,7 @@ def facts(found: Found) -> Iterator[tuple[str, str]]:
     )
 
 
-def length_rows(lengths: Found) -> Iterator[tuple[str, int, float]]:
+def length_rows(lengths: JsonDict) -> Iterator[tuple[str, int, float]]:
     """Yield the rows of the table of lengths: the range, its documents, and their share of the fullest row."""
     filled = [row for row in lengths["bins"] if row["documents"]]
     if not filled:
@@ -98,7 +98,7 @@ def length_rows(lengths: Found) -> Iterator[tuple[str, int, float]]:
         yield label, row["documents"], row["documents"] / most
 
 
-def error_rows(found: Found) -> Iterator[tuple[str, Found]]:
+def error_rows(found: JsonDict) -> Iterator[tuple[str, JsonDict]]:
     """Yield encoding errors and literal special tokens: what, and its tally."""
     for kind, tally in found["text"]["encoding"].items():
         if tally["documents"]:

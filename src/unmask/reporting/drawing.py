@@ -1,7 +1,6 @@
-"""One pair of axes as SVG to put inside a page: no file, no colour of its own, the same bytes every time.
+"""Draw one pair of axes as SVG for a page: deterministic, without files, in the colours of the page.
 
-Colours are drawn as agreed hex values and then replaced by CSS variables, so the page around a chart decides how it
-looks in light and in dark.
+Colours are drawn as fixed hex values that are then replaced by CSS variables, for light and dark pages.
 """
 
 from __future__ import annotations
@@ -9,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-# What is drawn in the key becomes the CSS variable of the value.
+# Colours to draw in and the CSS variables that replace them.
 _VARIABLES = {
     "#a00001": "--train",
     "#a00002": "--heldout",
@@ -29,7 +30,26 @@ _VARIABLES = {
     "#a00009": "--grid",
 }
 COLOUR = {name.removeprefix("--"): colour for colour, name in _VARIABLES.items()}
-"""What to draw in: each stands for the CSS variable of its name."""
+"""Colours to draw in, each replaced by the CSS variable of its name."""
+Role = Literal["train", "heldout", "before", "baseline", "baseline2", "quiet", "bad"]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """One entry of a chart's legend, drawn by the page in the style of ``role``."""
+
+    label: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: ``svg`` is trusted markup, everything else is text to escape."""
+
+    key: str
+    title: str
+    svg: str
+    legend: tuple[Legend, ...] = ()
 
 
 def drawing(
@@ -42,11 +62,11 @@ def drawing(
     """Draw one pair of axes as SVG to put inside a page.
 
     Args:
-        key: its name on the page; the ids inside the SVG begin with it.
-        summary: what somebody who cannot see it should know.
+        key: prefix of the ids inside the SVG.
+        summary: the chart in words, for a screen reader.
         size: width and height, in units of the SVG.
         margins: left, bottom, right and top, set by hand: measuring text would depend on fonts.
-        paint: random_bits, in the colours of ``COLOUR``.
+        paint: draws on the axes, in the colours of ``COLOUR``.
     """
     with _plain_matplotlib():
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -74,9 +94,21 @@ def dress(axes: Axes, size: int = 11) -> None:
         spine.set_alpha(0.6)
 
 
+def tick_labels(axis: Axis, text: Callable[[float], str]) -> None:
+    """Label the ticks of an axis by a function of their values."""
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+
+
+def three_digits(value: float) -> float:
+    """Return ``value`` rounded to three significant digits."""
+    return float(f"{value:.3g}")
+
+
 @contextmanager
 def _plain_matplotlib() -> Iterator[None]:
-    """Matplotlib as it comes, whatever this machine's own settings say, and deterministic."""
+    """Use matplotlib's default settings, deterministically."""
     import matplotlib
 
     with matplotlib.rc_context():

@@ -1,4 +1,4 @@
-"""Figures of models → one offline HTML page. Its input is what the verbs ``eval`` and ``compare`` give with ``--json``."""
+"""The page of an evaluation or a comparison, from what ``eval`` and ``compare`` print with ``--json``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmask.reporting.cells import Cell, change_cell, metric_cell
-from unmask.reporting.evaluation_plots import Picture, Scale, Series, calibration_chart, legend, ranges
+from unmask.reporting.drawing import Chart
+from unmask.reporting.evaluation_plots import Scale, Series, calibration_chart, legend, ranges
 from unmask.reporting.format import (
     METRICS,
     WORD_METRICS,
@@ -21,32 +22,31 @@ from unmask.reporting.format import (
     plural,
 )
 from unmask.reporting.render import environment
-
-Found = Mapping[str, Any]
+from unmask.storage import JsonDict
 
 ROW_METRICS = {key: name for key, name in METRICS.items() if key != "perplexity"}
 _ABSOLUTE: tuple[tuple[str, str, Scale], ...] = (
-    ("accuracy", "Filled in exactly", "share"),
+    ("accuracy", "Accuracy", "share"),
     ("loss", "Loss", "number"),
 )
 _CHANGES: tuple[tuple[str, str, Scale], ...] = (
-    ("accuracy", "Filled in exactly, points", "points"),
+    ("accuracy", "Accuracy, points", "points"),
     ("loss", "Loss", "change"),
 )
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """A table of targets: charts of it, and all its figures for those who want them."""
+    """Metrics by group of targets: charts, and the rows of the table."""
 
     title: str
     note: str
-    pictures: list[Picture]
-    rows: list[tuple[str, list[tuple[str, Found]]]]
+    pictures: list[Chart]
+    rows: list[tuple[str, list[tuple[str, JsonDict]]]]
 
 
-def render_evaluation(found: Sequence[Found]) -> str:
-    """Return the page of one or several models' figures.
+def render_evaluation(found: Sequence[JsonDict]) -> str:
+    """Return the page of the metrics of one or several models.
 
     Args:
         found: :meth:`unmask.evaluation.evaluate.Evaluation.to_dict` of each, at least one.
@@ -55,12 +55,12 @@ def render_evaluation(found: Sequence[Found]) -> str:
         kind="Evaluation",
         name=", ".join(row["label"] for row in found),
         verdict=evaluation_verdict(found),
-        table=list(figure_rows(found)),
+        table=list(metric_rows(found)),
         **_parts(found),
     )
 
 
-def render_comparison(found: Found) -> str:
+def render_comparison(found: JsonDict) -> str:
     """Return the page of a comparison.
 
     Args:
@@ -82,7 +82,7 @@ def render_comparison(found: Found) -> str:
         **common,
         changes=list(token_changes(found)),
         differences=_difference_pictures(found),
-        table=list(figure_rows(sides)),
+        table=list(metric_rows(sides)),
         **parts,
     )
 
@@ -95,8 +95,8 @@ def _render(**values: Any) -> str:
     return found.get_template("evaluation.html.j2").render(**(blank | values))
 
 
-def _parts(found: Sequence[Found]) -> dict[str, Any]:
-    """What the pages of evaluations and of comparisons of tokens share."""
+def _parts(found: Sequence[JsonDict]) -> dict[str, Any]:
+    """What the pages of evaluations and of comparisons with one tokenizer share."""
     bins = [(row["label"], row["calibration"]["bins"]) for row in found]
     errors = [(row["label"], number(row["calibration"]["expected_calibration_error"])) for row in found]
     return {
@@ -104,7 +104,7 @@ def _parts(found: Sequence[Found]) -> dict[str, Any]:
         "row_names": ROW_METRICS,
         "marks": legend([row["label"] for row in found]) if len(found) > 1 else [],
         "strata": list(strata(found)),
-        "calibration": calibration_chart("calibration", "How often the most probable token is right", bins),
+        "calibration": calibration_chart("calibration", "Accuracy by predicted probability", bins),
         "errors": errors,
         "facts": _facts(found),
         "notes": list(dict.fromkeys(note for row in found for note in row["notes"])),
@@ -112,36 +112,37 @@ def _parts(found: Sequence[Found]) -> dict[str, Any]:
     }
 
 
-# ---- what it says
+# ---- sentences and tables
 
 
-def evaluation_verdict(found: Sequence[Found]) -> str:
-    """The one sentence of the page, with its figures."""
+def evaluation_verdict(found: Sequence[JsonDict]) -> str:
+    """The main result in one sentence."""
     first = found[0]
-    place = f"Of {count(first['masked_tokens'])} masked tokens in {plural(first['documents'], 'document')}"
+    masked = f"{plural(first['masked_tokens'], 'masked token')} in {plural(first['documents'], 'document')}"
     if len(found) == 1:
-        said = f"{first['label']} fills in {percent(first['accuracy'])} exactly{_between(first)}"
-        beside = "; ".join(
-            f"{baseline_name(name)}: {percent(row['accuracy'])}"
-            for name, row in (first["baselines"] or {}).items()
+        names = first["baselines"] or {}
+        others = ", ".join(f"{baseline_name(name)} {percent(row['accuracy'])}" for name, row in names.items())
+        said = (
+            f"{first['label']} predicts {percent(first['accuracy'])} of {masked} correctly{_between(first)}."
         )
-        return f"{place}, {said}." + (f" Beside it: {beside}." if beside else "")
+        return f"{said} Compared with: {others}." if others else said
     if len({row["positions"] for row in found}) > 1:
         return (
-            f"{len(found)} models on one text. Their tokenizers differ, so figures of tokens do not compare them; "
+            f"{len(found)} models on one text. Their tokenizers differ, so metrics of tokens do not compare them; "
             f"'unmask compare' does, on whole words and bytes."
         )
     best = max(found, key=lambda row: as_float(row["accuracy"]))
-    return f"{place}, {best['label']} fills in the most exactly: {percent(best['accuracy'])}{_between(best)}."
+    accuracy = f"{percent(best['accuracy'])} of {masked}{_between(best)}"
+    return f"{best['label']} has the highest accuracy: {accuracy}."
 
 
-def _between(row: Found) -> str:
+def _between(row: JsonDict) -> str:
     span = interval("accuracy", row["intervals"]["accuracy"])
     return span and f" (95% interval {span})"
 
 
-def figure_rows(found: Sequence[Found]) -> Iterator[tuple[str, bool, list[Cell]]]:
-    """Yield the rows of the table of figures: name, whether it is a model, and a cell for each figure."""
+def metric_rows(found: Sequence[JsonDict]) -> Iterator[tuple[str, bool, list[Cell]]]:
+    """Yield the rows of the table of metrics: name, whether it is a model, and a cell for each metric."""
     tokenizers = {row["tokenizer"]: row for row in reversed(found)}
     for row in reversed(tokenizers.values()):
         after = f", tokens of {row['label']}" if len(tokenizers) > 1 else ""
@@ -151,8 +152,8 @@ def figure_rows(found: Sequence[Found]) -> Iterator[tuple[str, bool, list[Cell]]
         yield row["label"], True, [metric_cell(row, key) for key in METRICS]
 
 
-def token_changes(found: Found) -> Iterator[tuple[str, list[str], Cell]]:
-    """Yield the rows of the table of differences: name, both figures, and their difference."""
+def token_changes(found: JsonDict) -> Iterator[tuple[str, list[str], Cell]]:
+    """Yield the rows of the table of differences: name, both values, and their difference."""
     for key, name in METRICS.items():
         if key in found["difference"]:
             yield (
@@ -162,7 +163,7 @@ def token_changes(found: Found) -> Iterator[tuple[str, list[str], Cell]]:
             )
 
 
-def word_changes(found: Found) -> Iterator[tuple[str, list[str], Cell]]:
+def word_changes(found: JsonDict) -> Iterator[tuple[str, list[str], Cell]]:
     """The same for models with different tokenizers."""
     bits, words = found["bits_per_byte"], found["words"]
     yield (
@@ -175,27 +176,27 @@ def word_changes(found: Found) -> Iterator[tuple[str, list[str], Cell]]:
         yield name, sides, change_cell(words["difference"].get(key), key)
 
 
-def _facts(rows: Sequence[Found]) -> list[tuple[str, str]]:
+def _facts(rows: Sequence[JsonDict]) -> list[tuple[str, str]]:
     found = rows[0]
     alike = len({row["positions"] for row in rows}) == 1
-    asked = " · ".join(
+    targets = " · ".join(
         f"{count(row['masked_tokens'])} masked tokens of {plural(row['documents'], 'document')}"
         for row in (rows[:1] if alike else rows)
     )
-    shares = f"{percent(found['mask_share'])} hidden, {percent(found['random_share'])} replaced, the rest as it was"
+    shares = f"{percent(found['mask_share'])} replaced by the mask token, {percent(found['random_share'])} by a random one, the rest unchanged"
     return [
         ("Text", ", ".join(found["data"])),
-        ("Asked", asked),
+        ("Targets", targets),
         ("Masked", f"{percent(found['mask_rate'])} of the tokens, strategy {found['strategy']}: {shares}"),
         ("Sequences", f"up to {count(found['max_length'])} tokens"),
         ("Precision", found["precision"]),
-        ("Positions", found["positions"] if alike else "others for each tokenizer"),
+        ("Mask fingerprint", found["positions"] if alike else "differs between the tokenizers"),
         ("Intervals", found["interval"]),
-        ("Baselines", f"counted on {found['baselines_fitted_on']}" if found["baselines"] else "none"),
+        ("Baselines", f"fitted on {found['baselines_fitted_on']}" if found["baselines"] else "none"),
     ]
 
 
-def _word_facts(found: Found) -> list[tuple[str, str]]:
+def _word_facts(found: JsonDict) -> list[tuple[str, str]]:
     words, bits = found["words"], found["bits_per_byte"]
     return [
         ("Text", ", ".join(found["data"])),
@@ -206,10 +207,10 @@ def _word_facts(found: Found) -> list[tuple[str, str]]:
     ]
 
 
-# ---- what it random_bits
+# ---- charts
 
 
-def strata(found: Sequence[Found]) -> Iterator[Stratum]:
+def strata(found: Sequence[JsonDict]) -> Iterator[Stratum]:
     """Yield the tables of models; each has the rows that any of them has."""
     known = {key: table for row in reversed(found) for key, table in row["tables"].items()}
     for key, table in known.items():
@@ -229,29 +230,29 @@ def strata(found: Sequence[Found]) -> Iterator[Stratum]:
         yield Stratum(table["title"], table["note"], pictures, rows)
 
 
-def _series(label: str, rows: Mapping[str, Found], labels: Sequence[str], key: str) -> Series:
-    nothing: Found = {key: None, "intervals": {key: None}}
+def _series(label: str, rows: Mapping[str, JsonDict], labels: Sequence[str], key: str) -> Series:
+    nothing: JsonDict = {key: None, "intervals": {key: None}}
     chosen = [rows.get(name, nothing) for name in labels]
     return Series(label, [as_float(row[key]) for row in chosen], [row["intervals"][key] for row in chosen])
 
 
-def _difference_pictures(found: Found) -> list[tuple[str, list[Picture]]]:
+def _difference_pictures(found: JsonDict) -> list[tuple[str, list[Chart]]]:
     """Charts of the differences by row of each table."""
     name = f"{found['labels'][1]} minus {found['labels'][0]}"
     pictures = []
     for key, table in found["tables"].items():
         labels = [row["label"] for row in table["rows"]]
         charts = []
-        for figure_key, title, scale in _CHANGES:
-            cells = [row[figure_key] for row in table["rows"]]
+        for metric_key, title, scale in _CHANGES:
+            cells = [row[metric_key] for row in table["rows"]]
             series = Series(name, [cell["value"] for cell in cells], [cell["interval"] for cell in cells])
-            charts.append(ranges(f"change-{key}-{figure_key}", title, labels, [series], scale))
+            charts.append(ranges(f"change-{key}-{metric_key}", title, labels, [series], scale))
         pictures.append((table["title"], charts))
     return pictures
 
 
-def _scale_pictures(found: Found) -> list[Picture]:
-    """Charts of both models' cost, where tokenizers differ."""
+def _scale_pictures(found: JsonDict) -> list[Chart]:
+    """Charts of bits per byte and of nats per masked word."""
     bits, words = found["bits_per_byte"]["models"], found["words"]["models"]
     series = [
         Series("bits per byte", [side["value"] for side in bits], [side["interval"] for side in bits]),

@@ -1,7 +1,6 @@
-"""Charts of an evaluation: figures with their intervals, row by row, and how probabilities agree with what comes true.
+"""Charts of an evaluation: metrics with their intervals by row, and calibration.
 
-Drawn like the curves of a run (:mod:`unmask.reporting.plots`): SVG to put inside a page, in the page's own colours.
-Models are told apart by colour and by the shape of their marks.
+Models differ by colour and by the shape of their marks.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.reporting.drawing import COLOUR, drawing, dress
-from unmask.reporting.format import as_float
-from unmask.reporting.plots import Row
+from unmask.reporting.drawing import COLOUR, Chart, drawing, dress, three_digits, tick_labels
+from unmask.reporting.format import axis_change, axis_number, axis_percent, percent
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Scale = Literal["share", "number", "points", "change"]
+"""What values are: shares or numbers, from zero; or differences, of shares in points or of numbers."""
 
 _ROLES = ("heldout", "baseline", "baseline2", "before", "train")
 _MARKS = ("o", "s", "^", "D", "v")
@@ -32,20 +32,11 @@ _ROW, _STEP = 20, 9
 
 @dataclass(frozen=True)
 class Mark:
-    """One entry of a legend: a glyph in the CSS variable ``colour``, and whose it is."""
+    """One entry of a legend: a glyph in the CSS variable ``colour``, and its model."""
 
     glyph: str
     colour: str
     label: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One chart: ``svg`` is trusted markup, the rest is text to escape."""
-
-    key: str
-    title: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ def legend(labels: Sequence[str]) -> list[Mark]:
     ]
 
 
-def ranges(key: str, title: str, rows: Sequence[str], series: Sequence[Series], scale: Scale) -> Picture:
+def ranges(key: str, title: str, rows: Sequence[str], series: Sequence[Series], scale: Scale) -> Chart:
     """Draw a mark and its interval for each row and series, rows from the top.
 
     Args:
@@ -73,8 +64,7 @@ def ranges(key: str, title: str, rows: Sequence[str], series: Sequence[Series], 
         title: its title.
         rows: names of the rows.
         series: one for each model.
-        scale: what the values are: a ``share`` or a ``number``, from zero; or differences around zero, in ``points``
-            of a share or as a ``change`` of a number.
+        scale: see :data:`Scale`.
     """
     height = len(rows) * (_ROW + _STEP * len(series)) + _BELOW + 8
 
@@ -84,7 +74,7 @@ def ranges(key: str, title: str, rows: Sequence[str], series: Sequence[Series], 
         _dress_rows(axes, rows, scale)
 
     summary = _summary(title, rows, series, scale)
-    return Picture(key, title, drawing(key, summary, (_WIDE, height), (_LEFT, _BELOW, 18, 8), paint))
+    return Chart(key, title, drawing(key, summary, (_WIDE, height), (_LEFT, _BELOW, 18, 8), paint))
 
 
 def _offset(place: int, count: int) -> float:
@@ -124,21 +114,21 @@ def _dress_rows(axes: Axes, rows: Sequence[str], scale: Scale) -> None:
         axes.set_xlim(min(low, -0.15 * reach), max(high, 0.15 * reach))
         axes.axvline(0, color=COLOUR["axis"], linewidth=1.2)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: spoken(value, scale)))
+    tick_labels(axes.xaxis, lambda value: tick_text(value, scale))
 
 
-def calibration_chart(key: str, title: str, found: Sequence[tuple[str, Sequence[Row]]]) -> Picture:
-    """Draw how often the most probable token is right, by how probable the model found it.
+def calibration_chart(key: str, title: str, found: Sequence[tuple[str, Sequence[JsonDict]]]) -> Chart:
+    """Draw the accuracy by the probability of the most probable token.
 
     Args:
         key: the name of the chart on its page.
         title: its title.
-        found: for each model its name and bins with ``confidence``, ``accuracy`` and ``masked_tokens``; a mark is as
-            large as the bin's share.
+        found: for each model its name and bins with ``confidence``, ``accuracy`` and ``masked_tokens``, which the
+            size of a mark shows.
     """
 
     def paint(axes: Axes) -> None:
-        from matplotlib.ticker import FuncFormatter, MultipleLocator
+        from matplotlib.ticker import MultipleLocator
 
         axes.plot([0, 1], [0, 1], color=COLOUR["axis"], linewidth=1.2, linestyle=(0, (5, 3)))
         for place, (_, bins) in enumerate(found):
@@ -148,21 +138,24 @@ def calibration_chart(key: str, title: str, found: Sequence[tuple[str, Sequence[
         axes.set_ylim(0, 1.02)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MultipleLocator(0.2))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
+            tick_labels(axis, lambda share: percent(share, 0))
         axes.set_xlabel(
             "probability of the most probable token", fontsize=11, color=COLOUR["axis"], labelpad=6
         )
 
     parts = [
         f"{label}: "
-        + ", ".join(f"{_percent(row['confidence'])} said, {_percent(row['accuracy'])} right" for row in bins)
+        + ", ".join(
+            f"predicted {percent(row['confidence'], 0)}, correct {percent(row['accuracy'], 0)}"
+            for row in bins
+        )
         for label, bins in found
     ]
     svg = drawing(key, f"{title}. {'. '.join(parts)}.", (_WIDE, 340), (48, 44, 14, 10), paint)
-    return Picture(key, title, svg)
+    return Chart(key, title, svg)
 
 
-def _paint_bins(axes: Axes, place: int, bins: Sequence[Row]) -> None:
+def _paint_bins(axes: Axes, place: int, bins: Sequence[JsonDict]) -> None:
     colour: Any = COLOUR[_ROLES[place % len(_ROLES)]]
     xs, ys = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
     axes.plot(xs, ys, color=colour, linewidth=1.6, alpha=0.7)
@@ -173,18 +166,17 @@ def _paint_bins(axes: Axes, place: int, bins: Sequence[Row]) -> None:
 
 
 def short(label: str) -> str:
-    """A label with its thousands written as k, as there is little room beside a chart."""
+    """A label of a row, with thousands as k and at most 18 characters."""
     label = re.sub(r"(\d+),000 or more", r"≥ \1k", label)
     label = re.sub(r"(\d+),000–(\d+),999", lambda found: f"{found[1]}k–{int(found[2]) + 1}k", label)
     return label if len(label) <= 18 else f"…{label[-17:]}"
 
 
-def spoken(value: float, scale: Scale) -> str:
-    """A value as it stands on an axis."""
-    if scale == "share":
-        return f"{100 * value:g}%"
-    text = f"{100 * value:+g}" if scale == "points" else f"{value:+g}" if scale == "change" else f"{value:g}"
-    return "0" if value == 0 else text.replace("-", "−")
+def tick_text(value: float, scale: Scale) -> str:
+    """Return a value of a scale as at a tick."""
+    if scale in ("share", "number"):
+        return axis_percent(value) if scale == "share" else axis_number(value)
+    return axis_change(100 * value if scale == "points" else value)
 
 
 def _summary(title: str, rows: Sequence[str], series: Sequence[Series], scale: Scale) -> str:
@@ -192,15 +184,7 @@ def _summary(title: str, rows: Sequence[str], series: Sequence[Series], scale: S
     for found in series:
         known = zip(rows, found.values, strict=True)
         text = ", ".join(
-            f"{row} {spoken(_three(value), scale)}" for row, value in known if math.isfinite(value)
+            f"{row} {tick_text(three_digits(value), scale)}" for row, value in known if math.isfinite(value)
         )
         parts.append(f"{found.label}: {text}.")
     return " ".join(parts)
-
-
-def _three(value: float) -> float:
-    return float(f"{value:.3g}")
-
-
-def _percent(value: object) -> str:
-    return f"{100 * as_float(value):.0f}%"

@@ -128,6 +128,26 @@ def change_interval(key: str, ends: Sequence[float] | None) -> str:
     return " to ".join(_point(end) if key in _SHARES else loss(end, signed=True) for end in ends or ())
 
 
+def axis_number(value: float) -> str:
+    """A value at a tick: ``0.05``, ``1e-5``."""
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def axis_percent(value: float) -> str:
+    """A share at a tick: ``5%``."""
+    return f"{100 * value:g}%"
+
+
+def axis_thousands(value: float) -> str:
+    """A rate at a tick: ``16.5k``."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
+def axis_change(value: float) -> str:
+    """A difference at a tick, signed: ``+0.05``, ``−0.05``, ``0``."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
+
+
 def duration(seconds: float) -> str:
     """Seconds as ``3 min 20 s`` or ``2 h 5 min``."""
     whole = round(seconds)

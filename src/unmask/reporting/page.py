@@ -1,7 +1,6 @@
-"""Run files → one offline HTML page. Nothing here loads a model: the page is a function of the files of the run.
+"""The report of a run: one offline HTML page from the files of the run, without loading a model.
 
-The page shows what is there and says what is not there yet, so it can be written while a run goes on, after one that
-was killed, and as often as wanted: the same files give the same bytes.
+It can be written during a run, after one that was killed, and repeatedly: the same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +25,14 @@ from unmask.reporting.format import (
     metric_change,
     number,
     percent,
+    plural,
     points,
 )
-from unmask.reporting.plots import Row, not_finite_steps
+from unmask.reporting.plots import not_finite_steps
 from unmask.reporting.record import RunRecord, passage_of, read_record
 from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
-from unmask.storage import write_atomically
+from unmask.storage import JsonDict, write_atomically
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -57,6 +57,8 @@ def render_report(record: RunRecord) -> str:
     spots = [piece.spot for passage in passages for piece in passage if piece.spot]
     template = environment().get_template("page.html.j2")
     return template.render(
+        kind="Run report",
+        name=record.name,
         record=record,
         verdict=verdict(record),
         standing=standing(record),
@@ -76,17 +78,17 @@ def render_report(record: RunRecord) -> str:
     )
 
 
-# ---- what it says
+# ---- sentences
 
 
 def ngram_note(record: RunRecord) -> str:
-    """What the n-gram baseline counts and sees, in the words of the evaluation."""
+    """What the n-gram baseline is fitted on, as the evaluation describes it."""
     baselines = (record.evaluation or {}).get("baselines") or {}
     return str((baselines.get("ngram") or {}).get("what") or "").rstrip(".")
 
 
-def accuracy_levels(record: RunRecord) -> dict[str, Row]:
-    """What the model is measured against, by name: the baselines, then the starting checkpoint where there is one."""
+def accuracy_levels(record: RunRecord) -> dict[str, JsonDict]:
+    """What the model is compared with, by name: the baselines, then the starting checkpoint if there is one."""
     evaluation = record.evaluation or {}
     baselines = evaluation.get("baselines") or {}
     levels = {baseline_name(key): row for key, row in baselines.items() if row}
@@ -96,7 +98,7 @@ def accuracy_levels(record: RunRecord) -> dict[str, Row]:
 
 
 def verdict(record: RunRecord) -> str:
-    """The one sentence of the page, with its figures."""
+    """The main result in one sentence."""
     if record.adaptation:
         return adaptation.headline(record.adaptation)
     if record.evaluation:
@@ -105,33 +107,31 @@ def verdict(record: RunRecord) -> str:
         row = record.heldout[-1]
         step, accuracy = count(row["step"]), row.get("eval_accuracy")
         if math.isnan(as_float(accuracy)):
-            return f"At step {step} the model's accuracy on held-out text is not a finite number."
-        return f"At step {step} the model fills in {percent(accuracy)} of the masked tokens in held-out text exactly."
+            return f"At step {step} the model's accuracy on held-out text is NaN or infinite."
+        return f"At step {step} the model predicts {percent(accuracy)} of the masked tokens in held-out text correctly."
     if record.training:
         row = record.training[-1]
-        return f"At step {count(row['step'])} the training loss is {loss(row['loss'])}; nothing is evaluated yet."
+        return f"At step {count(row['step'])} the training loss is {loss(row['loss'])}; there is no evaluation yet."
     return "Nothing is recorded yet."
 
 
-def _final_verdict(found: Row, levels: Mapping[str, Row]) -> str:
-    masked = count(found["masked_tokens"])
-    beside = ", ".join(f"{name}: {percent(row.get('accuracy'))}" for name, row in levels.items())
-    beside = f"; {'the ' * beside.startswith('most')}{beside}." if beside else "."
+def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
+    masked = f"{plural(found['masked_tokens'], 'masked token')} in held-out text"
+    others = ", ".join(f"{name} {percent(row.get('accuracy'))}" for name, row in levels.items())
+    others = f" Compared with: {others}." if others else ""
     if math.isnan(as_float(found["accuracy"])):
-        return (
-            f"On {masked} masked tokens in held-out text the model's accuracy is not a finite number{beside}"
-        )
-    return f"Of {masked} masked tokens in held-out text the model fills in {percent(found['accuracy'])} exactly{beside}"
+        return f"The model's accuracy on {masked} is NaN or infinite.{others}"
+    return f"The model predicts {percent(found['accuracy'])} of {masked} correctly.{others}"
 
 
 def course_of(record: RunRecord) -> str | None:
-    """How the held-out loss of an adapted model went, in a sentence or two."""
+    """The course of the held-out loss of an adapted model, in a sentence or two."""
     course = adaptation.course(record) if record.adaptation else None
-    return course.said if course else None
+    return course.sentence if course else None
 
 
 def standing(record: RunRecord) -> str | None:
-    """How the accuracy stands to what it is measured against, by name and in points."""
+    """The accuracy compared with the best of :func:`accuracy_levels`, in points."""
     evaluation = record.evaluation
     accuracy = as_float(evaluation["accuracy"]) if evaluation else math.nan
     gaps = {name: accuracy - as_float(row.get("accuracy")) for name, row in accuracy_levels(record).items()}
@@ -140,10 +140,10 @@ def standing(record: RunRecord) -> str | None:
         return None
     name, gap = min(gaps.items(), key=lambda item: item[1])
     if abs(gap) <= _sampling_error(accuracy, evaluation["masked_tokens"]):
-        return f"That is level with the strongest of these ({name}): the difference is within the sampling error."
+        return f"That is level with the best of these ({name}): the difference is within the sampling error."
     if gap < 0:
-        return f"That is {points(-gap)} below the strongest of these ({name})."
-    return f"That is {points(gap)} above the strongest of these ({name})."
+        return f"That is {points(-gap)} below the best of these ({name})."
+    return f"That is {points(gap)} above the best of these ({name})."
 
 
 def _sampling_error(accuracy: float, masked_tokens: object) -> float:
@@ -152,17 +152,17 @@ def _sampling_error(accuracy: float, masked_tokens: object) -> float:
 
 
 def warnings(record: RunRecord) -> list[str]:
-    """What went wrong or is unfinished, one sentence each."""
+    """What is unfinished or NaN, one sentence each."""
     found = list(record.remarks)
     if not record.finished:
         found.append(
-            "This run had not finished when this page was written: it was still going, or it was stopped."
+            "This run had not finished when this page was written: it was still running, or it was stopped."
         )
     return [*found, *not_finite(record)]
 
 
 def not_finite(record: RunRecord) -> Iterator[str]:
-    """Say which figures are not finite numbers, and where."""
+    """Say which metrics are NaN or infinite, and at which steps."""
     for rows, key, name in (
         (record.training, "loss", "Training loss"),
         (record.training, "grad_norm", "The gradient norm"),
@@ -170,12 +170,12 @@ def not_finite(record: RunRecord) -> Iterator[str]:
         (record.heldout, "eval_accuracy", "Held-out accuracy"),
     ):
         if steps := not_finite_steps(rows, key):
-            yield f"{name} was not finite at {_steps(steps)}."
+            yield f"{name} was NaN or infinite at {_steps(steps)}."
     final = record.evaluation or {}
     if wrong := [
         key for key in ("accuracy", "loss", "perplexity") if key in final and math.isnan(as_float(final[key]))
     ]:
-        yield f"Not a finite number in the final evaluation: {', '.join(wrong)}."
+        yield f"NaN or infinite in the final evaluation: {', '.join(wrong)}."
 
 
 def _steps(steps: Sequence[int], most: int = 8) -> str:
@@ -188,8 +188,8 @@ def _steps(steps: Sequence[int], most: int = 8) -> str:
     return f"step {named}" if len(steps) == 1 else f"steps {named}{rest}"
 
 
-def comparison(record: RunRecord) -> list[tuple[str, Row]]:
-    """The rows of the table of figures, this model last: name, and accuracy, loss and perplexity."""
+def comparison(record: RunRecord) -> list[tuple[str, JsonDict]]:
+    """The rows of the table of metrics, this model last: name, and accuracy, loss and perplexity."""
     if not record.evaluation:
         return []
     rows = [*accuracy_levels(record).items(), ("this model", record.evaluation)]
@@ -200,7 +200,7 @@ def comparison(record: RunRecord) -> list[tuple[str, Row]]:
 
 
 def before_after(record: RunRecord) -> Iterator[tuple[str, str, str, str]]:
-    """Yield accuracy, loss and perplexity before and after training with their change, where nothing tells more of it."""
+    """Yield accuracy, loss and perplexity before and after training with their change, unless there is an adaptation.json."""
     after = record.evaluation or {}
     before = after.get("before")
     if not before or record.adaptation:
@@ -213,7 +213,7 @@ def before_after(record: RunRecord) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _perplexity(loss: object) -> float | None:
-    """e to the loss; a baseline brings its loss alone."""
+    """exp(loss): a baseline has only its loss."""
     return None if loss is None else math.exp(min(as_float(loss), 700.0))
 
 
@@ -235,13 +235,13 @@ def _model_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     info, model = record.info, record.config.get("model") or {}
     name, preset = model.get("name"), model.get("preset")
     trained = info.get("trained_parameters")
-    moved = f"{count(trained)} of them" if trained and trained != info.get("parameters") else None
-    begun = f"adapted from {name}" if name else f"from scratch, preset {preset}" if preset else None
+    trainable = f"{count(trained)} of them" if trained and trained != info.get("parameters") else None
+    start = f"adapted from {name}" if name else f"from scratch, preset {preset}" if preset else None
     return [
-        ("Begun", begun),
+        ("Starting point", start),
         ("Class", info.get("model_class")),
         ("Parameters", _counted(info, "parameters")),
-        ("Moved", moved),
+        ("Trained", trainable),
         ("Vocabulary", _counted(info, "vocabulary", "entries")),
     ]
 

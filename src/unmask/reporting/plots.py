@@ -1,24 +1,23 @@
-"""The curves of a run as SVG to put inside a page: no file, no colour of its own, the same bytes every time.
+"""The curves of a run as charts of the report.
 
-A value that is not a finite number is never dropped: it breaks the line and stands as a cross at the top of the chart.
+A value that is NaN or infinite is never dropped: it breaks the line and is a cross at the top of the chart.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from unmask.reporting.drawing import COLOUR, drawing, dress
-from unmask.reporting.format import as_float
+from unmask.reporting.drawing import COLOUR, Chart, Legend, Role, drawing, dress, three_digits, tick_labels
+from unmask.reporting.format import as_float, axis_number, axis_percent, axis_thousands, loss, percent
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = Mapping[str, Any]
-Role = Literal["train", "heldout", "before", "baseline", "baseline2", "quiet", "bad"]
 
 _DASH: dict[str, Any] = {
     "before": (0, (1.2, 2.2)),
@@ -33,26 +32,8 @@ _SMOOTH_SHARE = 0.04
 
 
 @dataclass(frozen=True)
-class Legend:
-    """One entry of a chart's legend, drawn by the page in the style of ``role``."""
-
-    label: str
-    role: Role
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart: ``svg`` is trusted markup, everything else is text to escape."""
-
-    key: str
-    title: str
-    svg: str
-    legend: tuple[Legend, ...]
-
-
-@dataclass(frozen=True)
 class _Line:
-    """What one line of a chart needs; ``ys`` holds NaN where a value is not finite."""
+    """One line of a chart; ``ys`` has NaN where a value is NaN or infinite."""
 
     label: str
     role: Role
@@ -71,17 +52,19 @@ class _Sketch:
     lines: Sequence[_Line]
     levels: Sequence[tuple[str, Role, float]] = ()
     marks: Sequence[tuple[str, Role, float]] = ()
-    tick: Callable[[float], str] = field(default=lambda value: f"{value:g}")
+    tick: Callable[[float], str] = axis_number
     from_zero: bool = False
     small: bool = False
 
 
-def not_finite_steps(rows: Iterable[Row], key: str) -> list[int]:
-    """Return the steps of the rows that carry ``key`` with a value that is not a finite number."""
+def not_finite_steps(rows: Iterable[JsonDict], key: str) -> list[int]:
+    """Return the steps of the rows whose value of ``key`` is NaN or infinite."""
     return [int(row["step"]) for row in rows if key in row and math.isnan(as_float(row[key]))]
 
 
-def main_charts(training: Sequence[Row], heldout: Sequence[Row], levels: Mapping[str, Row]) -> list[Chart]:
+def main_charts(
+    training: Sequence[JsonDict], heldout: Sequence[JsonDict], levels: Mapping[str, JsonDict]
+) -> list[Chart]:
     """Draw the loss (training and held out, one pair of axes) and the held-out accuracy.
 
     Args:
@@ -116,20 +99,20 @@ def main_charts(training: Sequence[Row], heldout: Sequence[Row], levels: Mapping
         axis.label,
         _line("this model", "heldout", axis, heldout, "eval_accuracy"),
         accuracies,
-        tick=_percent,
+        tick=axis_percent,
         from_zero=True,
     )
     return [_draw(sketch) for sketch in (loss, accuracy) if sketch.lines]
 
 
-def small_charts(training: Sequence[Row]) -> list[Chart]:
-    """Draw learning rate, mask rate, gradient norm and speed, each where the training rows carry it."""
+def small_charts(training: Sequence[JsonDict]) -> list[Chart]:
+    """Draw learning rate, mask rate, gradient norm and speed, where the training rows have them."""
     axis = _axis(training)
     wanted: list[tuple[str, str, Callable[[float], str]]] = [
-        ("learning_rate", "Learning rate", _short),
-        ("mask_rate", "Mask rate", _percent),
-        ("grad_norm", "Gradient norm", _short),
-        ("tokens_per_second", "Tokens per second", _thousands),
+        ("learning_rate", "Learning rate", axis_number),
+        ("mask_rate", "Mask rate", axis_percent),
+        ("grad_norm", "Gradient norm", axis_number),
+        ("tokens_per_second", "Tokens per second", axis_thousands),
     ]
     sketches = [
         _Sketch(key, title, axis.label, lines, tick=tick, from_zero=True, small=True)
@@ -140,7 +123,7 @@ def small_charts(training: Sequence[Row]) -> list[Chart]:
 
 
 def course_chart(
-    heldout: Sequence[Row], start: Row, marks: Sequence[tuple[str, Role, Row]] = ()
+    heldout: Sequence[JsonDict], start: JsonDict, marks: Sequence[tuple[str, Role, JsonDict]] = ()
 ) -> Chart | None:
     """Draw the loss on held-out text of the domain, and of general text where it was measured, from the base on.
 
@@ -166,8 +149,8 @@ class _Axis:
     label: str
 
 
-def _axis(rows: Sequence[Row]) -> _Axis:
-    """Tokens seen, in a unit that keeps the numbers short; steps where a row does not know its tokens."""
+def _axis(rows: Sequence[JsonDict]) -> _Axis:
+    """Tokens seen, in thousands, millions or billions; steps where a row has no tokens."""
     if not all(math.isfinite(as_float(row.get("tokens"))) for row in rows):
         return _Axis("step", 1.0, "step")
     most = max((float(row["tokens"]) for row in rows), default=0.0)
@@ -178,24 +161,12 @@ def _axis(rows: Sequence[Row]) -> _Axis:
 
 
 def _line(
-    label: str, role: Role, axis: _Axis, rows: Sequence[Row], key: str, *, smooth: bool = False
+    label: str, role: Role, axis: _Axis, rows: Sequence[JsonDict], key: str, *, smooth: bool = False
 ) -> list[_Line]:
-    """The line of one key, or nothing where no row carries it."""
+    """The line of one key, or nothing where no row has it."""
     rows = [row for row in rows if key in row]
     xs = [float(row[axis.key]) / axis.scale for row in rows]
     return [_Line(label, role, xs, [as_float(row[key]) for row in rows], smooth)] if rows else []
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:g}%"
-
-
-def _short(value: float) -> str:
-    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def _thousands(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
 
 
 def smooth(values: Sequence[float], width: int) -> list[float]:
@@ -270,7 +241,7 @@ def _draw_line(axes: Axes, line: _Line, small: bool) -> None:
 
 
 def _draw_crosses(axes: Axes, xs: Sequence[float]) -> None:
-    """A cross at the top for every value that is not finite (for so many as can be told apart)."""
+    """Draw a cross at the top for values that are NaN or infinite, at most as many as can be seen."""
     step = math.ceil(len(xs) / _MOST_CROSSES) or 1
     top = axes.get_xaxis_transform()
     style: dict[str, Any] = {
@@ -290,8 +261,8 @@ def _draw_levels(axes: Axes, sketch: _Sketch) -> None:
 
 
 def _dress(axes: Axes, sketch: _Sketch) -> None:
-    """Axes, ticks and labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    """Draw axes, ticks and labels."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     _set_heights(axes, sketch)
     size = 11 if sketch.small else 13
@@ -299,16 +270,16 @@ def _dress(axes: Axes, sketch: _Sketch) -> None:
     linear = axes.get_yscale() == "linear"
     axes.yaxis.set_major_locator(MaxNLocator(**parts) if linear else LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: sketch.tick(value)))
+    tick_labels(axes.yaxis, sketch.tick)
     axes.xaxis.set_major_locator(MaxNLocator(**parts))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    tick_labels(axes.xaxis, axis_number)
     dress(axes, size)
     if not sketch.small:
         axes.set_xlabel(sketch.x_label, fontsize=size, color=COLOUR["axis"], labelpad=6)
 
 
 def _set_heights(axes: Axes, sketch: _Sketch) -> None:
-    """From zero where zero means something; logarithmic where a spike would flatten everything else."""
+    """Set the limits: from zero for shares, logarithmic where a spike would flatten the rest."""
     values = [y for line in sketch.lines for y in line.ys] + [value for *_, value in sketch.levels]
     known = [value for value in values if not math.isnan(value)]
     if sketch.from_zero:
@@ -327,31 +298,28 @@ def _legend(sketch: _Sketch) -> Iterator[Legend]:
         yield Legend(line.label, line.role)
     for label, role, value in sketch.levels:
         if not math.isnan(value):
-            figure = f"{100 * value:.1f}%" if sketch.tick is _percent else f"{value:.2f}"
-            yield Legend(f"{label} {figure}", role)
+            text = percent(value) if sketch.tick is axis_percent else loss(value)
+            yield Legend(f"{label} {text}", role)
     for label, role, _ in sketch.marks:
         yield Legend(label, role)
     if any(math.isnan(y) for line in sketch.lines for y in line.ys):
-        yield Legend("not a finite number", "bad")
+        yield Legend("NaN or infinite", "bad")
 
 
 def _summary(sketch: _Sketch) -> str:
-    """What somebody who cannot see the chart should know."""
+    """The chart in words, for a screen reader."""
     parts = [f"{sketch.title} over {sketch.x_label}."]
     for line in sketch.lines:
         known = [y for y in line.ys if not math.isnan(y)]
         span = (
-            f"from {sketch.tick(_three(known[0]))} to {sketch.tick(_three(known[-1]))}"
+            f"from {sketch.tick(three_digits(known[0]))} to {sketch.tick(three_digits(known[-1]))}"
             if known
             else "no value"
         )
         missing = len(line.ys) - len(known)
         parts.append(f"{line.label}: {span}" + (f", {missing} not finite." if missing else "."))
-    parts += [f"{label}: {sketch.tick(_three(v))}." for label, _, v in sketch.levels if not math.isnan(v)]
+    parts += [
+        f"{label}: {sketch.tick(three_digits(v))}." for label, _, v in sketch.levels if not math.isnan(v)
+    ]
     parts += [f"Marked: {label}." for label, *_ in sketch.marks]
     return " ".join(parts)
-
-
-def _three(value: float) -> float:
-    """``value`` in three digits."""
-    return float(f"{value:.3g}")

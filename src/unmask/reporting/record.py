@@ -1,7 +1,4 @@
-"""What the files of a run say, read and checked once for the page and the card. Nothing is derived or worded here.
-
-Files may be absent and a run may still be going; a file that is there has to be in its format.
-"""
+"""The files of a run, read and checked for the report and the model card; absent files are allowed."""
 
 from __future__ import annotations
 
@@ -14,33 +11,32 @@ from typing import Any
 import yaml
 
 from unmask.errors import DataError
-from unmask.reporting.plots import Row
 from unmask.run_folder import RunFolder
-from unmask.storage import read_json
+from unmask.storage import JsonDict, read_json
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the files of a run say. Absent files are ``None`` or empty; nothing is derived yet.
+    """The content of the files of a run; absent files are ``None`` or empty.
 
     Attributes:
         name: the name of the run folder.
         info: ``run.json``.
-        config_text: ``config.yaml`` as it stands; ``config`` is the same parsed.
+        config_text: the text of ``config.yaml``; ``config`` is the same parsed.
         training: rows of ``metrics.jsonl`` with a training loss, by step.
-        heldout: rows of ``metrics.jsonl`` with held-out figures, by step.
+        heldout: rows of ``metrics.jsonl`` with held-out metrics, by step.
         evaluation: ``evaluation.json``.
         examples: ``examples.json``.
-        remarks: what a reader should know about the files themselves.
-        adaptation: ``adaptation.json``, which a run leaves that adapted a checkpoint.
+        remarks: problems of the files themselves.
+        adaptation: ``adaptation.json``, of a run that adapted a checkpoint.
     """
 
     name: str
     info: Mapping[str, Any]
     config_text: str | None
     config: Mapping[str, Any]
-    training: Sequence[Row]
-    heldout: Sequence[Row]
+    training: Sequence[JsonDict]
+    heldout: Sequence[JsonDict]
     evaluation: Mapping[str, Any] | None
     examples: Sequence[Mapping[str, Any]] | None
     remarks: tuple[str, ...]
@@ -48,18 +44,18 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run finished."""
         return bool(self.info.get("finished"))
 
     @property
-    def last(self) -> Row | None:
+    def last(self) -> JsonDict | None:
         """The newest row, for tokens and seconds so far."""
         return max([*self.training, *self.heldout], key=lambda row: row["step"], default=None)
 
 
 @dataclass(frozen=True)
 class Spot:
-    """One masked place of an example: the model is right when it ranks the original first."""
+    """One masked token of an example; the prediction is correct when the original has rank 1."""
 
     number: int
     original: str
@@ -75,7 +71,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of an example's text, or one masked place with the text that belongs there."""
+    """A part of an example's text: plain, or one masked token with its original."""
 
     space: bool
     text: str
@@ -83,7 +79,7 @@ class Piece:
 
 
 def read_record(folder: RunFolder) -> RunRecord:
-    """Return what the files of the run say.
+    """Read the files of a run.
 
     Raises:
         DataError: the folder holds none of a run's files, or one of them is not in its format.
@@ -126,8 +122,8 @@ def _parse_config(text: str | None, path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
-    """The rows of the metrics. A last line that stops half way is what a live or killed run leaves: it is said."""
+def _read_rows(path: Path) -> tuple[list[JsonDict], list[str]]:
+    """The rows of the metrics, and a remark where the last line is incomplete, as in a live or killed run."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else [""]
     *whole, torn = lines
     rows = []
@@ -138,12 +134,12 @@ def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
         except (ValueError, TypeError, KeyError):
             raise DataError("expected a JSON object with a step", path=path, line=number) from None
         rows.append(row)
-    remarks = [f"Line {len(lines)} of metrics.jsonl stops half way and is left out."] if torn else []
+    remarks = [f"Line {len(lines)} of metrics.jsonl is incomplete and was skipped."] if torn else []
     return rows, remarks
 
 
-def _by_step(rows: Sequence[Row]) -> list[Row]:
-    """One row a step, ascending; of a step that a resumed run went through again, the later row counts."""
+def _by_step(rows: Sequence[JsonDict]) -> list[JsonDict]:
+    """One row a step, ascending; the later row counts for a step that a resumed run repeated."""
     latest = {int(row["step"]): row for row in rows}
     return [latest[step] for step in sorted(latest)]
 
@@ -151,12 +147,12 @@ def _by_step(rows: Sequence[Row]) -> list[Row]:
 def _checked_evaluation(evaluation: Any, path: Path) -> Any:
     for key in ("accuracy", "loss", "perplexity", "masked_tokens") if evaluation is not None else ():
         if key not in evaluation:
-            raise DataError(f"expected the figure '{key}'; run the evaluation again", path=path)
+            raise DataError(f"expected the metric '{key}'; run the evaluation again", path=path)
     return evaluation
 
 
 def _checked_adaptation(found: Any, path: Path) -> Any:
-    """A comparison that a page can show: what every part of it is made of is there."""
+    """An adaptation.json with all the keys that the page shows."""
     if found is None:
         return None
     try:
@@ -190,7 +186,7 @@ def _checked_adaptation(found: Any, path: Path) -> Any:
 
 
 def _checked_examples(examples: Any, path: Path) -> Any:
-    """Examples that a page can show; the format is written in one place and broken ones are refused whole."""
+    """Examples in the format that the page shows; a broken one refuses the file."""
     for place, example in enumerate(examples or []):
         try:
             passage_of(example)
@@ -203,7 +199,7 @@ def _checked_examples(examples: Any, path: Path) -> Any:
 
 
 def passage_of(example: Mapping[str, Any]) -> list[Piece]:
-    """The text of an example as pieces: plain stretches and masked places, in order."""
+    """The text of an example in parts: plain text and masked tokens, in order."""
     tokens, spaces = example["tokens"], example["words_before"]
     targets = {target["index"]: target for target in example["targets"]}
     if len(tokens) != len(spaces) or not all(0 <= index < len(tokens) for index in targets):
@@ -231,5 +227,5 @@ def _spot(target: Mapping[str, Any], number: int) -> Spot:
 
 
 def surface(token: str, space: bool) -> str:
-    """Return ``token`` as it stands in running text: without the sign that WordPiece puts before a continuation."""
+    """Return ``token`` as in running text: without WordPiece's prefix of a continuation."""
     return token[2:] if not space and token.startswith("##") and len(token) > 2 else token
