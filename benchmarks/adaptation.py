@@ -155,7 +155,8 @@ def _minilm() -> str:
 
 def trained(out: str, flags: Result) -> Result:
     """Train or adapt as ``unmask train`` does, and return the final metrics."""
-    from unmask import load_config, train
+    from unmask.config.load import load_config
+    from unmask.run.train import train
 
     shutil.rmtree(out, ignore_errors=True)
     result = train(load_config(None, (), flags | {"model.offline": True}), out)
@@ -165,7 +166,7 @@ def trained(out: str, flags: Result) -> Result:
 
 def extend(out: str, model: str, texts: Result, add: int) -> Result:
     """Add domain words to a model."""
-    from unmask import extend_vocabulary
+    from unmask.vocabulary.extend import extend_vocabulary
 
     shutil.rmtree(out, ignore_errors=True)
     found = extend_vocabulary(
@@ -192,7 +193,7 @@ def compared(base: str, model: str, length: int, files: list[str]) -> Result:
 
 def probed(task: str, model: str, seeds: int, limit: int) -> Result:
     """Train linear probes for a task on the frozen features of a model."""
-    from unmask import ProbeSettings, probe
+    from unmask.probing.probe import ProbeSettings, probe
 
     settings = ProbeSettings(seeds=seeds, limit=limit, drop_overlap=True, offline=True)
     found = probe([model], task, settings).to_dict()

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask import EvaluationSettings, MaskingSettings, evaluate
+from unmask.config.settings import MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+from unmask.evaluation.evaluate import EvaluationSettings, evaluate
 from unmask.evaluation.text_cache import EvaluationText
 
 TOLERANCE = 1e-4

@@ -21,7 +21,7 @@ import torch
 from harness import say, table
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask import FillMask
+from unmask.inference.fill import FillMask
 
 TOLERANCE = 1e-4
 TOP_K = 5

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask import Score, score
 from unmask.data.reading.records import Record, RecordReader
 from unmask.scoring.masked_copies import METHODS
+from unmask.scoring.results import Score
+from unmask.scoring.scorer import score
 
 TOLERANCE = 1e-4
 

@@ -61,7 +61,7 @@ def measure(model: str, source: str, texts: int, single: int, rounds: int, threa
     import torch
     from transformers import pipeline
 
-    from unmask import FillMask
+    from unmask.inference.fill import FillMask
 
     if threads:
         torch.set_num_threads(threads)

@@ -27,11 +27,11 @@ LAYERS = {
     "evaluation": "evaluation",
     "run, probing, promises": "run probing promises",
     "checking, benchmark": "checking benchmark",
-    "public names": "",
+    "public names": "api",
     "command line": "cli __main__",
 }
 RANKS = {layer: rank for rank, layer in enumerate(LAYERS)}
-ROOMS = {room: layer for layer, rooms in LAYERS.items() for room in rooms.split() or [""]}
+ROOMS = {room: layer for layer, rooms in LAYERS.items() for room in rooms.split()} | {"": "public names"}
 
 # Rooms of one layer that never import each other.
 APART = {frozenset(pair) for pair in (("training", "inference"), ("training", "scoring"), ("run", "probing"))}
@@ -167,6 +167,7 @@ def package(folder: Path, **files: str) -> Path:
         ("run__demo", "class A:\n    from unmask.cli.main import main", "cli__main"),
         ("run__train", "import unmask.probing.probe", "probing__probe"),
         ("data__corpus", "from unmask import __version__", "data____init__"),
+        ("checking__check", "from unmask.api.texts import TextFiles", "api__texts"),
     ],
 )
 def test_an_import_upwards_or_sideways_is_found(

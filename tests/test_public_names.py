@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 import subprocess
 import sys
 
 import unmask
 
-NAMES = """
-    Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError Document
-    DocumentReader DocumentSettings Evaluation EvaluationSettings Explanation ExtendedVocabulary FillMask FillResult
-    Interrupted MLMCollator MaskedLM MaskingSettings MissingExtra ModelSettings Pair PairFigures PairReader DryRun
-    ProbeResult ProbeSettings Progress RunConfig RunFolder RunResult Score TrainSettings UnmaskError __version__ check_data compare
-    compare_pairs evaluate explain extend_vocabulary load_config load_tokenizer open_corpus dry_run prepare
-    probe run_demo score train train_tokenizer write_report
+FUNCTIONS = """
+    bench check collocations compare conformance demo evaluate explain extend_tokenizer fill load load_config masks pairs
+    prepare probe report score terms train train_tokenizer
+""".split()
+CLASSES = """
+    Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
+    Evaluation Explanation ExtendedVocabulary FillResult Interrupted MLMCollator MaskingSettings MissingExtra Model
+    ModelSettings PairFigures ProbeResult Progress ProgressEvent RunConfig RunFolder RunResult Score TrainSettings
+    UnmaskError
 """.split()
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(unmask.__all__) == sorted(NAMES)
+    assert sorted(unmask.__all__) == sorted([*FUNCTIONS, *CLASSES, "__version__"])
 
 
 def test_every_public_name_loads_and_is_documented() -> None:
-    for name in NAMES:
-        value = getattr(unmask, name)
-        assert name.startswith("__") or value.__doc__, name
+    for name in FUNCTIONS:
+        assert inspect.isfunction(getattr(unmask, name)), name
+    for name in CLASSES:
+        assert inspect.isclass(getattr(unmask, name)), name
+    for name in [*FUNCTIONS, *CLASSES]:
+        assert getattr(unmask, name).__doc__, name
+
+
+def test_no_module_has_the_name_of_a_public_function() -> None:
+    """Importing ``unmask.x`` sets the attribute ``x`` of the package: a module of that name would hide the function."""
+    modules = [module.name for module in pkgutil.iter_modules(unmask.__path__)]
+    assert not {*modules} & {*FUNCTIONS, *CLASSES}
+    code = (
+        "import importlib, inspect, pkgutil, unmask\n"
+        "for module in pkgutil.walk_packages(unmask.__path__, 'unmask.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        f"print(*[name for name in {FUNCTIONS} if not inspect.isfunction(getattr(unmask, name))])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        == []
+    )
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -32,7 +57,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, unmask; print(*[m for m in ('torch', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
+    heavy = ("torch", "transformers", "numpy", "pydantic", "rich", "datasets")
+    code = f"import sys, unmask; dir(unmask); print(*[m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

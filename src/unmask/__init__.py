@@ -1,165 +1,98 @@
-"""Masked language modelling for BERT-family encoders, from your own text.
+"""Adapt, train, evaluate and use BERT-family encoders by masked language modelling.
 
-The public names are loaded when they are first used, so that ``import unmask`` is quick.
+>>> import unmask
+>>> run = unmask.train("notes/", model="bert-base-uncased")
+>>> run.model.fill("The patient was given [MASK] for the pain.")
+
+A name is loaded when it is first used, so that ``import unmask`` is quick. The imports below are their only list.
 """
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask.checking.check import DataCheck, check_data
-    from unmask.config.load import load_config
-    from unmask.config.settings import (
-        DataSettings,
-        DocumentSettings,
-        MaskingSettings,
-        ModelSettings,
-        RunConfig,
-        TrainSettings,
-    )
-    from unmask.data.collator import MLMCollator
-    from unmask.data.corpus import Corpus, open_corpus, prepare
-    from unmask.data.reading.documents import Document, DocumentReader
-    from unmask.data.tokenizer import load_tokenizer, train_tokenizer
-    from unmask.errors import (
-        ConfigError,
-        DataError,
-        DiskError,
-        DivergedError,
-        Interrupted,
-        MissingExtra,
-        UnmaskError,
-    )
-    from unmask.evaluation.compare import Comparison, compare
-    from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
-    from unmask.inference.explain import Explanation, explain
-    from unmask.inference.fill import Candidate, FillMask, FillResult
-    from unmask.model.masked_lm import MaskedLM
-    from unmask.probing.probe import ProbeResult, ProbeSettings, probe
-    from unmask.progress import Progress
-    from unmask.reporting.page import write_report
-    from unmask.run.demo import run_demo
-    from unmask.run.dry_run import DryRun, dry_run
-    from unmask.run.train import RunResult, train
-    from unmask.run_folder import RunFolder
-    from unmask.scoring.pair_files import PairReader
-    from unmask.scoring.pairs import Pair, PairFigures, compare_pairs
-    from unmask.scoring.results import Score
-    from unmask.scoring.scorer import score
-    from unmask.vocabulary.extend import ExtendedVocabulary, extend_vocabulary
+    from unmask.api.data import bench as bench
+    from unmask.api.data import check as check
+    from unmask.api.data import collocations as collocations
+    from unmask.api.data import extend_tokenizer as extend_tokenizer
+    from unmask.api.data import masks as masks
+    from unmask.api.data import prepare as prepare
+    from unmask.api.data import terms as terms
+    from unmask.api.data import train_tokenizer as train_tokenizer
+    from unmask.api.evaluation import compare as compare
+    from unmask.api.evaluation import conformance as conformance
+    from unmask.api.evaluation import evaluate as evaluate
+    from unmask.api.evaluation import pairs as pairs
+    from unmask.api.evaluation import probe as probe
+    from unmask.api.model import Model as Model
+    from unmask.api.model import explain as explain
+    from unmask.api.model import fill as fill
+    from unmask.api.model import load as load
+    from unmask.api.model import score as score
+    from unmask.api.progress import ProgressEvent as ProgressEvent
+    from unmask.api.training import RunResult as RunResult
+    from unmask.api.training import demo as demo
+    from unmask.api.training import report as report
+    from unmask.api.training import train as train
+    from unmask.checking.check import DataCheck as DataCheck
+    from unmask.config.load import load_config as load_config
+    from unmask.config.settings import DataSettings as DataSettings
+    from unmask.config.settings import DocumentSettings as DocumentSettings
+    from unmask.config.settings import MaskingSettings as MaskingSettings
+    from unmask.config.settings import ModelSettings as ModelSettings
+    from unmask.config.settings import RunConfig as RunConfig
+    from unmask.config.settings import TrainSettings as TrainSettings
+    from unmask.data.collator import MLMCollator as MLMCollator
+    from unmask.data.corpus import Corpus as Corpus
+    from unmask.errors import ConfigError as ConfigError
+    from unmask.errors import DataError as DataError
+    from unmask.errors import DiskError as DiskError
+    from unmask.errors import DivergedError as DivergedError
+    from unmask.errors import Interrupted as Interrupted
+    from unmask.errors import MissingExtra as MissingExtra
+    from unmask.errors import UnmaskError as UnmaskError
+    from unmask.evaluation.compare import Comparison as Comparison
+    from unmask.evaluation.evaluate import Evaluation as Evaluation
+    from unmask.inference.explain import Explanation as Explanation
+    from unmask.inference.results import Candidate as Candidate
+    from unmask.inference.results import FillResult as FillResult
+    from unmask.probing.probe import ProbeResult as ProbeResult
+    from unmask.progress import Progress as Progress
+    from unmask.run_folder import RunFolder as RunFolder
+    from unmask.scoring.pairs import PairFigures as PairFigures
+    from unmask.scoring.results import Score as Score
+    from unmask.vocabulary.extend import ExtendedVocabulary as ExtendedVocabulary
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "unmask.checking.check": ("DataCheck", "check_data"),
-    "unmask.config.load": ("load_config",),
-    "unmask.data.collator": ("MLMCollator",),
-    "unmask.data.corpus": ("Corpus", "open_corpus", "prepare"),
-    "unmask.data.reading.documents": ("Document", "DocumentReader"),
-    "unmask.config.settings": (
-        "DataSettings",
-        "DocumentSettings",
-        "DryRun",
-        "MaskingSettings",
-        "ModelSettings",
-        "RunConfig",
-        "TrainSettings",
-    ),
-    "unmask.data.tokenizer": ("load_tokenizer", "train_tokenizer"),
-    "unmask.run.demo": ("run_demo",),
-    "unmask.errors": (
-        "ConfigError",
-        "DataError",
-        "DiskError",
-        "DivergedError",
-        "Interrupted",
-        "MissingExtra",
-        "UnmaskError",
-    ),
-    "unmask.evaluation.compare": ("Comparison", "compare"),
-    "unmask.evaluation.evaluate": ("Evaluation", "EvaluationSettings", "evaluate"),
-    "unmask.scoring.pair_files": ("PairReader",),
-    "unmask.scoring.pairs": ("Pair", "PairFigures", "compare_pairs"),
-    "unmask.probing.probe": ("ProbeResult", "ProbeSettings", "probe"),
-    "unmask.scoring.results": ("Score",),
-    "unmask.scoring.scorer": ("score",),
-    "unmask.inference.explain": ("Explanation", "explain"),
-    "unmask.inference.fill": ("Candidate", "FillMask", "FillResult"),
-    "unmask.model.masked_lm": ("MaskedLM",),
-    "unmask.run.dry_run": ("DryRun", "dry_run"),
-    "unmask.progress": ("Progress",),
-    "unmask.reporting.page": ("write_report",),
-    "unmask.run.train": ("RunResult", "train"),
-    "unmask.run_folder": ("RunFolder",),
-    "unmask.vocabulary.extend": ("ExtendedVocabulary", "extend_vocabulary"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "Candidate",
-    "Comparison",
-    "ConfigError",
-    "Corpus",
-    "DataCheck",
-    "DataError",
-    "DataSettings",
-    "DiskError",
-    "DivergedError",
-    "Document",
-    "DocumentReader",
-    "DocumentSettings",
-    "DryRun",
-    "Evaluation",
-    "EvaluationSettings",
-    "Explanation",
-    "ExtendedVocabulary",
-    "FillMask",
-    "FillResult",
-    "Interrupted",
-    "MLMCollator",
-    "MaskedLM",
-    "MaskingSettings",
-    "MissingExtra",
-    "ModelSettings",
-    "Pair",
-    "PairFigures",
-    "PairReader",
-    "ProbeResult",
-    "ProbeSettings",
-    "Progress",
-    "RunConfig",
-    "RunFolder",
-    "RunResult",
-    "Score",
-    "TrainSettings",
-    "UnmaskError",
-    "__version__",
-    "check_data",
-    "compare",
-    "compare_pairs",
-    "dry_run",
-    "evaluate",
-    "explain",
-    "extend_vocabulary",
-    "load_config",
-    "load_tokenizer",
-    "open_corpus",
-    "prepare",
-    "probe",
-    "run_demo",
-    "score",
-    "train",
-    "train_tokenizer",
-    "write_report",
-]
+def _modules() -> dict[str, str]:
+    """Return the module of each public name, read from the imports above."""
+    (block,) = (
+        node
+        for node in ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If)
+    )
+    return {
+        alias.name: str(line.module)
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
+
+
+_MODULES = _modules()
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _MODULES:
         raise AttributeError(f"module 'unmask' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -2,16 +2,15 @@
 
 ::
 
-    UnmaskError              1   something unexpected that is still ours to explain
-    ├── ConfigError          2   a setting, flag or combination that cannot work
-    │   └── MissingExtra     2   an optional dependency that has to be installed first
+    UnmaskError              1   an error of unmask itself, with an explanation
+    ├── ConfigError          2   a setting, option or combination that cannot work
+    │   └── MissingExtra     2   an optional dependency is not installed
     ├── DataError            3   text, files or shards that cannot be used; knows file and line
-    ├── DivergedError        4   training left the finite numbers
-    ├── DiskError            5   no room, or no permission, to write what is needed
+    ├── DivergedError        4   the loss, the gradient or a probability is NaN or infinite
+    ├── DiskError            5   no space, or no permission, to write what is needed
     └── Interrupted         75   stopped by a signal; can be resumed
 
-A message says what was expected, what came, where, and what to do. Libraries raise; only the
-command line exits.
+A message says what was expected, what came, where, and what to do. The library raises; only the command line exits.
 """
 
 from __future__ import annotations
@@ -22,22 +21,29 @@ from os import PathLike
 
 
 class UnmaskError(Exception):
-    """Base of every error that unmask raises on purpose."""
+    """Base class of every error that unmask raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigError(UnmaskError):
-    """A setting, a flag, or a combination of them, that cannot work."""
+    """A setting, an option, or a combination of them, that cannot work."""
 
     exit_code = 2
 
 
 class MissingExtra(ConfigError):
-    """An optional dependency is absent; the message carries the exact install command."""
+    """An optional dependency is not installed; the message has the exact install command.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}': pip install 'unmask[{extra}]'")
+    Args:
+        package: its name.
+        extra: the extra of unmask that brings it, or ``None`` where no extra does.
+        purpose: what needs it.
+    """
+
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        install = f"'unmask[{extra}]'" if extra else package
+        super().__init__(f"{purpose} needs the package '{package}': pip install {install}")
 
 
 class DataError(UnmaskError):
@@ -45,7 +51,7 @@ class DataError(UnmaskError):
 
     Args:
         message: what was expected, what came and what to do.
-        path: the file at error, if there is one.
+        path: the file, if there is one.
         line: its line, counted from 1, if there is one.
     """
 
@@ -62,25 +68,25 @@ class DataError(UnmaskError):
 
 
 class DivergedError(UnmaskError):
-    """The loss or the gradient is no longer finite."""
+    """The loss, the gradient or a probability is NaN or infinite."""
 
     exit_code = 4
 
 
 class DiskError(UnmaskError):
-    """What has to be written cannot be written."""
+    """A file cannot be written: no space, or no permission."""
 
     exit_code = 5
 
 
 class Interrupted(UnmaskError):
-    """A signal asked the run to stop; what was done is saved and the run can be resumed."""
+    """A signal stopped the run; it is saved and can be resumed."""
 
     exit_code = 75
 
 
 def on_one_line(text: str) -> str:
-    """Return a text that can be written anywhere: a line feed, or a byte of a name that is no text, is escaped."""
+    """Return a text with line feeds and other unprintable characters escaped, for a message of one line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

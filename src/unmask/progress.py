@@ -1,7 +1,4 @@
-"""How long work tells that it is going on, without knowing who listens.
-
-Libraries get a :class:`Progress`; this base class is silent. The command line passes one that random_bits.
-"""
+"""How long work reports its progress, without knowing who listens."""
 
 from __future__ import annotations
 
@@ -9,20 +6,24 @@ from collections.abc import Mapping
 
 
 class Progress:
-    """A silent listener, and the interface of the others."""
+    """What every function that takes long reports to. This base class is silent; subclasses show or record it."""
 
     def log(self, text: str) -> None:
-        """Something that a person should know: a choice made for them, a file reused, a warning."""
+        """Something that a person should know: a default that was chosen, a file that is reused."""
+
+    def warning(self, text: str) -> None:
+        """Something that may spoil the result, such as text that was skipped."""
+        self.log(f"warning: {text}")
 
     def begin(self, phase: str) -> None:
         """A phase of work begins, for example ``"train"``; it lasts until :meth:`end`."""
 
-    def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
-        """Where the phase stands.
+    def advance(self, share: float | None, metrics: Mapping[str, object]) -> None:
+        """The phase has advanced.
 
         Args:
-            share: how much of it is done, 0 to 1, or ``None`` when nobody can tell.
-            figures: what to show beside it, for example ``{"loss": 3.2, "tokens/s": 8000.0}``.
+            share: how much of it is done, 0 to 1, or ``None`` where that is unknown.
+            metrics: what to show with it, for example ``{"loss": 3.2, "tokens/s": 8000.0}``.
         """
 
     def end(self) -> None:

@@ -4,6 +4,7 @@
 
     RUN/model/            the result, a Hugging Face checkpoint with tokenizer and model card
     RUN/checkpoints/      what a stopped run is resumed from
+    RUN/in_memory_text/   text that was given in memory, not as files
     RUN/shards/           the tokenised text, when the run prepared it itself
     RUN/config.yaml       every setting, resolved
     RUN/run.json          versions, machine, command, parameter count, tokens of the corpus
@@ -43,6 +44,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def in_memory_text(self) -> Path:
+        return self.root / "in_memory_text"
 
     @property
     def shards(self) -> Path:

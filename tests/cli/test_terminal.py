@@ -11,13 +11,9 @@ from typing import Any
 
 import pytest
 
+from unmask.api.terminal import BarProgress, LineProgress, terminal_progress
 from unmask.cli.inference import draw_explanation, draw_fill
-from unmask.cli.terminal import (
-    BarProgress,
-    LineProgress,
-    Page,
-    terminal_progress,
-)
+from unmask.cli.terminal import Page
 from unmask.cli.train import draw_dry_run, draw_evaluation, draw_examples
 
 

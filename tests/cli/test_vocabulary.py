@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import unmask
 from unmask.cli.main import main
 from unmask.errors import ConfigError
-from unmask.model.load import load_for_inference
+from unmask.vocabulary.extend import extend_vocabulary
 
 Checkpoint = Callable[[str], Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -73,20 +73,15 @@ def test_the_folder_is_a_model_for_plain_transformers(
     assert json.loads(Path("new/added_words.json").read_text(encoding="utf-8"))["words"] == answer["words"]
 
 
-def test_the_rest_of_the_house_takes_it(
-    run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_every_function_takes_it(run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     out = tmp_path / "new"
-    found = unmask.extend_vocabulary(str(checkpoint("bert")), [domain], out, add=3)
-    model = load_for_inference(str(out), device="cpu")
-    assert model.vocabulary.size == found.first + 3 == found.entries
-    candidates = unmask.FillMask(model)("A [MASK].", targets=["cardiomyopathy"])
-    assert "cardiomyopathy" in str(candidates)
-    (score,) = unmask.score(["The cardiomyopathy."], model)
-    assert score.tokens == 3
-    explained = unmask.explain("The diclofenac was cardiomyopathy.", model, seed=1)
-    assert "cardiomyopathy" in str(explained)
-    rows = unmask.compare(str(checkpoint("bert")), str(out), [str(domain)])
+    found = unmask.extend_tokenizer(domain, model=checkpoint("bert"), out=out, add=3)
+    model = unmask.load(out, device="cpu")
+    assert model.lm.vocabulary.size == found.first + 3 == found.entries
+    assert "cardiomyopathy" in str(model.fill("A [MASK].", targets=["cardiomyopathy"]))
+    assert model.score("The cardiomyopathy.").tokens == 3
+    assert "cardiomyopathy" in model.explain("The diclofenac was cardiomyopathy.", seed=1).tokens
+    rows = unmask.compare(checkpoint("bert"), model, domain)
     assert rows is not None
 
 
@@ -116,7 +111,7 @@ def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Che
 
 def test_the_same_call_gives_the_same_folder(domain: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        unmask.extend_vocabulary(str(checkpoint("roberta")), [domain], tmp_path / name, add=2)
+        extend_vocabulary(str(checkpoint("roberta")), [domain], tmp_path / name, add=2)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
@@ -151,7 +146,7 @@ def test_a_failure_leaves_nothing_behind(
     monkeypatch.setattr("unmask.vocabulary.extend.add_rows", fail)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OSError, match="No space"):
-        unmask.extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")
+        extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -163,4 +158,4 @@ def test_a_tokenizer_without_the_tokenizers_library_is_refused(
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Slow())
     with pytest.raises(ConfigError, match="not backed by the tokenizers library"):
-        unmask.extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")
+        extend_vocabulary(str(checkpoint("bert")), [domain], tmp_path / "new")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from unmask import ProbeResult, ProbeSettings, probe
 from unmask.data.tokenizer import plain_copy
 from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
@@ -26,6 +25,7 @@ from unmask.probing.metrics import (
     main_metric,
     resampled,
 )
+from unmask.probing.probe import ProbeResult, ProbeSettings, probe
 from unmask.probing.tasks import read_task, resolve_overlap
 from unmask.progress import Progress
 

@@ -35,6 +35,7 @@ from unmask.data.reading.documents import Document, DocumentReader, HubInput, In
 from unmask.data.reading.errors import Log
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
+from unmask.reporting.results import Result, Rows
 from unmask.training.recipe import default_epochs
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ _ERRORS = 20
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-@dataclass
-class DataCheck:
+@dataclass(repr=False)
+class DataCheck(Result):
     """What a check found. The parts are plain values, the same as in ``unmask check --json``.
 
     Attributes:
@@ -86,6 +87,13 @@ class DataCheck:
         """The worst of the findings."""
         levels = {finding.level for finding in self.findings}
         return "problem" if "problem" in levels else "warning" if "warning" in levels else "ok"
+
+    def _title(self) -> str:
+        return f"check of {self.read['documents']:,} documents, {self.read['words']:,} words: {self.verdict}"
+
+    def to_rows(self) -> Rows:
+        """Return a row for each finding: its level, what it is about, and the text."""
+        return [dataclasses.asdict(finding) for finding in self.findings]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""

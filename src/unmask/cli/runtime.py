@@ -20,7 +20,8 @@ import typer
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
 
 if TYPE_CHECKING:
-    from unmask.cli.terminal import Page, TerminalProgress
+    from unmask.api.terminal import TerminalProgress
+    from unmask.cli.terminal import Page
 
 STOPPED = 130  # by Ctrl-C, with nothing to resume
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -44,7 +45,7 @@ def working(*, models: bool = True) -> Iterator[TerminalProgress]:
     Args:
         models: whether models or tokenizers are loaded or saved, which transformers would show with bars.
     """
-    from unmask.cli.terminal import terminal_progress
+    from unmask.api.terminal import terminal_progress
 
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(open(os.devnull, "w", encoding="utf-8")) if mode.quiet else sys.stderr

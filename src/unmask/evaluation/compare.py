@@ -30,14 +30,17 @@ from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
+from unmask.reporting.format import change_interval, metric_change
+from unmask.reporting.format import metric as metric_text
+from unmask.reporting.results import Result, Rows
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """The comparison of two models.
 
     Attributes:
@@ -49,6 +52,22 @@ class Comparison:
     verdict: str
     one_tokenizer: bool
     content: dict[str, Any]
+
+    def _title(self) -> str:
+        return self.verdict
+
+    def _shown_rows(self) -> Rows:
+        rows: list[dict[str, object]] = []
+        for row in self.to_rows():
+            name = str(row["metric"])
+            shown = {label: metric_text(name, row[label]) for label in self.content["labels"]}
+            ends = None if math.isnan(row["low"]) else [row["low"], row["high"]]
+            change = {
+                "difference": metric_change(name, row["difference"]),
+                "95% interval": change_interval(name, ends),
+            }
+            rows.append({"metric": name} | shown | change)
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""

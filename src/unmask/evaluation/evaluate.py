@@ -30,7 +30,8 @@ from unmask.model.load import load_for_inference, pick_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.progress import Progress
-from unmask.reporting.format import plural
+from unmask.reporting.format import METRICS, interval, metric, plural
+from unmask.reporting.results import Result, Rows
 
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus
@@ -61,8 +62,8 @@ class EvaluationSettings(Settings):
 DEFAULTS = EvaluationSettings()
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """The evaluation of one model on a text.
 
     Attributes:
@@ -101,6 +102,19 @@ class Evaluation:
     @property
     def masked_tokens(self) -> int:
         return self.tally.masked_tokens
+
+    def _title(self) -> str:
+        return f"evaluation of {self.label} at {self.masked_tokens:,} masked tokens of {self.tally.documents:,} documents"
+
+    def _shown_rows(self) -> Rows:
+        return [
+            {
+                "metric": METRICS.get(name, name),
+                "value": metric(name, found.value),
+                "95% interval": interval(name, found.interval),
+            }
+            for name, found in self.metrics.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""

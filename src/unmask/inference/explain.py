@@ -25,6 +25,7 @@ from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.reporting.explain_page import render_explanation
+from unmask.reporting.results import Result, Rows, short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,8 +63,8 @@ class Prediction:
     loss: float
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
     """Masked language modelling on one text of ``T`` tokens, special tokens included; lists are by position.
 
     Attributes:
@@ -131,6 +132,26 @@ class Explanation:
         """Return plain lists, numbers and strings, ready for JSON."""
         spans = [list(span) for span in self.spans]
         return asdict(self) | {"spans": spans, "masking": self.masking.model_dump()}
+
+    def _title(self) -> str:
+        loss = "nothing is predicted" if self.loss is None else f"loss {self.loss:.3f}"
+        return f"explanation of '{short(self.text)}': {len(self.selected)} of {len(self.tokens)} tokens masked, {loss}"
+
+    def to_rows(self) -> Rows:
+        """Return a row for each prediction at each masked token, best first."""
+        return [
+            {
+                "position": one.position,
+                "original": one.original,
+                "shown": one.shown,
+                "loss": one.loss,
+                "rank": rank,
+                "prediction": guess.token,
+                "probability": guess.probability,
+            }
+            for one in self.predictions
+            for rank, guess in enumerate(one.top, 1)
+        ]
 
     def to_html(self) -> str:
         """Return one HTML page with the steps in order; it needs no script, no network and no other file."""

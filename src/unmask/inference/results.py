@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from unmask.reporting.results import Result, Rows, short
+
 Ranking = Literal["joint", "independent"]
 """How fillings of several masks are ranked: by the chain rule, or by the product of what each mask says alone."""
 
@@ -55,8 +57,8 @@ class Candidate:
     ranking: Ranking = "joint"
 
 
-@dataclass(frozen=True, slots=True)
-class FillResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class FillResult(Result):
     """What the model puts into the gaps of one text.
 
     Attributes:
@@ -86,3 +88,25 @@ class FillResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, ready for JSON."""
         return asdict(self)
+
+    def _title(self) -> str:
+        return f"fill of '{short(self.text)}'" + (f": {self.error}" if self.error else "")
+
+    def to_rows(self) -> Rows:
+        """Return a row for each candidate, or one with the error."""
+        if self.error:
+            return [{"text": self.text, "error": self.error}]
+        return [
+            {
+                "text": self.text,
+                "rank": rank,
+                "fill": candidate.text,
+                "probability": candidate.probability,
+                "sequence": candidate.sequence,
+            }
+            for rank, candidate in enumerate(self.candidates, 1)
+        ]
+
+    def _shown_rows(self) -> Rows:
+        names = ("fill", "probability", "sequence")
+        return [{name: row[name] for name in names} for row in self.to_rows() if not self.error]

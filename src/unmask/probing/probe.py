@@ -39,6 +39,7 @@ from unmask.probing.metrics import (
 from unmask.probing.tasks import Examples, Task, label_set, read_task, resolve_overlap, sample
 from unmask.progress import Progress
 from unmask.reporting.format import plural
+from unmask.reporting.results import Result
 
 Method = Literal["frozen", "finetune", "both"]
 
@@ -141,8 +142,8 @@ class ModelProbe:
         return {name: getattr(self, name) for name in names} | {"cut": self.truncated, "figures": metrics}
 
 
-@dataclass(frozen=True)
-class ProbeResult:
+@dataclass(frozen=True, repr=False)
+class ProbeResult(Result):
     """The results of models on a task.
 
     Attributes:
@@ -162,6 +163,10 @@ class ProbeResult:
     verdicts: list[Verdict]
     baselines: dict[str, dict[str, float]]
     notes: list[str] = field(default_factory=list)
+
+    def _title(self) -> str:
+        sizes = f"{len(self.task.train):,} training and {len(self.task.test):,} test examples"
+        return f"probe of {self.task.name}: {sizes}, {self.settings.seeds} seeds"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON; metrics from 0 to 1."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unmask.errors import ConfigError
+from unmask.run_folder import RunFolder
 
 LOCK = ".lock"
 
@@ -49,8 +50,9 @@ def lock_run(root: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 
 def is_empty(root: Path) -> bool:
-    """Whether a folder holds nothing, or nothing but a lock."""
-    return root.is_dir() and all(path.name == LOCK for path in root.iterdir())
+    """Whether a folder holds no run: nothing, or nothing but a lock and text that was given in memory."""
+    allowed = {LOCK, RunFolder(root).in_memory_text.name}
+    return root.is_dir() and all(path.name in allowed for path in root.iterdir())
 
 
 def _take(path: Path, log: Callable[[str], None]) -> int:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.progress import Progress
+from unmask.reporting.format import percent
+from unmask.reporting.results import Result, Rows
 from unmask.scoring.results import Score
 from unmask.scoring.scorer import Scorer
 
@@ -141,8 +143,8 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-@dataclass
-class PairFigures:
+@dataclass(repr=False)
+class PairFigures(Result):
     """What a model makes of some pairs.
 
     Attributes:
@@ -181,6 +183,31 @@ class PairFigures:
             if self.table
             else math.nan
         )
+
+    def _title(self) -> str:
+        skipped = f", {self.skipped:,} skipped" if self.skipped else ""
+        low, high = self.overall.interval
+        return (
+            f"{self.overall.pairs:,} pairs: accuracy {percent(self.overall.accuracy)} "
+            f"({percent(low)} to {percent(high)}), {self.overall.ties:,} ties{skipped}"
+        )
+
+    def to_rows(self) -> Rows:
+        """Return a row for each paradigm: its accuracy, the interval, and counts."""
+        rows = []
+        for names, tally in self.table.items():
+            low, high = tally.interval
+            row: dict[str, object] = dict(zip(_EACH, names, strict=True)) | {"accuracy": tally.accuracy}
+            rows.append(row | {"low": low, "high": high, "pairs": tally.pairs, "ties": tally.ties})
+        return rows
+
+    def _shown_rows(self) -> Rows:
+        shares = ("accuracy", "low", "high")
+        rows = (
+            {name: percent(row[name]) if name in shares else row[name] or None for name in row}
+            for row in self.to_rows()
+        )
+        return list(rows) if len(self.table) > 1 else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures, ready for JSON: ``accuracy``, ``pairs``, ``ties``, ``table`` and the rest."""

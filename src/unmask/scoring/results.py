@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.reporting.results import Result, Rows, short
 from unmask.scoring.masked_copies import Method
 
 
@@ -35,8 +36,8 @@ class WordScore:
     pll: float
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+@dataclass(frozen=True, slots=True, repr=False)
+class Score(Result):
     """The score of one text.
 
     Attributes:
@@ -82,6 +83,20 @@ class Score:
     def bits_per_byte(self) -> float:
         """The same as a cost in bits."""
         return -self.per_byte / math.log(2)
+
+    def _title(self) -> str:
+        found = (
+            self.error or f"PLL {self.pll:.2f} over {self.tokens:,} tokens, {self.per_token:.2f} per token"
+        )
+        return f"score of '{short(self.text)}': {found}"
+
+    def to_rows(self) -> Rows:
+        """Return one row: the text, its scores and what they are over."""
+        names = ("text", "pll", "per_token", "per_word", "bits_per_byte", "tokens", "words", "error")
+        return [{name: getattr(self, name) for name in names}]
+
+    def _shown_rows(self) -> Rows:
+        return [{"word": word.text, "pll": word.pll} for word in self.word_scores]
 
     def to_dict(self, details: bool = False) -> dict[str, Any]:
         """Return what is written for a text, ready for JSON; with details, each token and word as well."""

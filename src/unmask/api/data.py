@@ -1,0 +1,376 @@
+"""``check``, ``prepare``, ``masks``, ``terms``, ``collocations``, the tokenizers and ``bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.api.options import MASKING, READING, sections
+from unmask.api.progress import ProgressLike, shown
+from unmask.api.texts import Text, TextFiles
+from unmask.config.settings import DocumentSettings
+from unmask.errors import ConfigError
+from unmask.progress import Progress
+from unmask.reporting.results import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from unmask.api.model import ModelLike
+    from unmask.benchmark.bench import Bench
+    from unmask.checking.check import DataCheck
+    from unmask.data.corpus import Corpus
+    from unmask.vocabulary.extend import ExtendedVocabulary
+
+    TokenizerLike = str | Path | PreTrainedTokenizerBase
+
+
+def check(
+    text: Text,
+    *,
+    model: ModelLike | None = None,
+    test: Text = None,
+    max_length: int | None = None,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> DataCheck:
+    """Check text before training: errors, duplicates, test text in it, length, vocabulary, and what to do next.
+
+    Args:
+        text: paths, or texts in memory.
+        model: the model to be adapted, whose tokenizer and speed are measured.
+        test: test text that must not occur in ``text``.
+        max_length: tokens of a sequence; by default 512, or what the model takes if that is less.
+        offline: make no network call.
+        progress: see :class:`unmask.Progress`.
+        options: ``documents``, ``text_field``.
+
+    Raises:
+        DataError: nothing could be read.
+        ConfigError: the model cannot be loaded, or an option does not work.
+    """
+    from unmask.checking.check import check_data
+
+    settings = sections(options, READING).data
+    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+        return check_data(
+            files.inputs(text),
+            settings,
+            model=None if model is None else _name_of(model),
+            test=[] if test is None else files.inputs(test, "test"),
+            max_length=max_length,
+            offline=offline,
+            progress=listener,
+        )
+
+
+def prepare(
+    text: Text,
+    out: str | Path,
+    *,
+    model: ModelLike | None = None,
+    tokenizer: TokenizerLike | None = None,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Corpus:
+    """Tokenise text once, into shards in the folder ``out`` that :func:`unmask.train` and others take as text.
+
+    Args:
+        text: paths, or texts in memory.
+        out: the folder to write; shards of the same text that are there already are opened.
+        model, tokenizer: whose tokenizer is used; one of them.
+        offline: make no network call.
+        progress: see :class:`unmask.Progress`.
+        options: ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        DataError: the text cannot be used, or ``out`` holds something else.
+        ConfigError: there is no tokenizer, or it cannot be loaded.
+    """
+    from unmask.data.corpus import prepare as write_shards
+
+    settings = sections(options, READING).data
+    loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline)
+    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+        return write_shards(files.inputs(text), settings, loaded, Path(out), progress=listener)
+
+
+def masks(
+    text: Text,
+    tokenizer: TokenizerLike | ModelLike | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    tokens: int = 1_000_000,
+    max_length: int | None = None,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Table:
+    """Mask a text as training does, and count: the rate, the replacements, whole words, spans.
+
+    Args:
+        text: paths, a folder of :func:`unmask.prepare`, or texts in memory.
+        tokenizer: Hub name, folder or object, or a model; not needed with prepared shards.
+        seed, epoch: of the masks.
+        tokens: tokens to look at, at most.
+        max_length: tokens of a sequence.
+        offline: make no network call.
+        progress: see :class:`unmask.Progress`.
+        options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        ConfigError, DataError: as for :func:`unmask.prepare`.
+    """
+    import numpy as np
+
+    from unmask.data.batches import TextSource
+    from unmask.data.tokenizer import vocabulary_of
+    from unmask.evaluation.mask_survey import survey
+
+    config = sections(options, (*MASKING, *READING))
+    with _corpus(text, tokenizer, config.data, offline, progress) as (corpus, loaded, _):
+        source = TextSource(
+            corpus, np.arange(len(corpus)), vocabulary_of(loaded), config.masking, max_length or 512
+        )
+        found = survey(source, tokens, seed, epoch)
+    return Table(f"masks of strategy '{found['strategy']}'", list(_measures(found)))
+
+
+def terms(
+    text: Text,
+    general: Text,
+    tokenizer: TokenizerLike | ModelLike | None = None,
+    *,
+    out: str | Path | None = None,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Table:
+    """Find the words that are far more frequent in a text than in general text, for ``strategy="terms"``.
+
+    Args:
+        text, general: paths, a folder of :func:`unmask.prepare`, or texts in memory.
+        tokenizer: Hub name, folder or object, or a model; not needed with prepared shards.
+        out: a file to write them to, for ``settings={"masking.terms": out}``.
+        offline: make no network call.
+        progress: see :class:`unmask.Progress`.
+        options: ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        ConfigError, DataError: as for :func:`unmask.prepare`.
+    """
+    from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
+
+    settings, counts = sections(options, READING).data, []
+    for part in (text, general):
+        with _corpus(part, tokenizer, settings, offline, progress) as (corpus, loaded, _):
+            counts.append(count_words(corpus, _words(loaded)))
+    found = find_salient_terms(*counts)
+    if out is not None:
+        save_terms(Path(out), found)
+    return Table(f"{len(found):,} terms", [asdict(term) for term in found])
+
+
+def collocations(
+    text: Text,
+    tokenizer: TokenizerLike | ModelLike | None = None,
+    *,
+    out: str | Path | None = None,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Table:
+    """Find words that occur together more often than by chance, for ``strategy="ngram"``.
+
+    Args:
+        out: a file to write them to, for ``settings={"masking.collocations": out}``.
+        text, tokenizer, offline, progress, options: as for :func:`unmask.terms`.
+
+    Raises:
+        ConfigError, DataError: as for :func:`unmask.prepare`.
+    """
+    from unmask.data.masking.collocations import find_collocations, save_collocations
+
+    settings = sections(options, READING).data
+    with _corpus(text, tokenizer, settings, offline, progress) as (corpus, loaded, listener):
+        found = find_collocations(corpus, _words(loaded), progress=listener)
+    if out is not None:
+        save_collocations(Path(out), found)
+    return Table(f"{len(found):,} collocations", [asdict(one) for one in found])
+
+
+def train_tokenizer(
+    text: Text,
+    *,
+    vocab_size: int,
+    out: str | Path | None = None,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> PreTrainedTokenizerBase:
+    """Train a WordPiece tokenizer on text.
+
+    Args:
+        text: paths, or texts in memory.
+        vocab_size: entries of the vocabulary.
+        out: a folder to save it in.
+        progress: see :class:`unmask.Progress`.
+        options: ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        DataError: there is no text.
+    """
+    from unmask.data.reading.documents import DocumentReader
+    from unmask.data.tokenizer import train_tokenizer as train_on
+
+    settings = sections(options, READING).data
+    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+        reader = DocumentReader(files.inputs(text), settings, log=listener.log)
+        trained = train_on((document.text for document in reader), vocab_size)
+    if out is not None:
+        trained.save_pretrained(Path(out))
+    return trained
+
+
+def extend_tokenizer(
+    text: Text,
+    *,
+    model: str | Path,
+    out: str | Path,
+    general: Text = None,
+    add: int = 1000,
+    min_count: int = 5,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> ExtendedVocabulary:
+    """Add the words of a text that save the most tokens to a model and its tokenizer, and write both to ``out``.
+
+    Args:
+        text: paths, or texts in memory.
+        model: Hub name or folder.
+        out: the folder to write, absent or empty.
+        general: general text; words count the more, the likelier they are in ``text`` than there.
+        add: words to add, at most.
+        min_count: occurrences of a word in the text, at least.
+        offline: make no network call.
+        progress: see :class:`unmask.Progress`.
+        options: ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        ConfigError, DataError: the model, the folder or the text cannot be used.
+    """
+    from unmask.vocabulary.extend import extend_vocabulary
+
+    settings = sections(options, READING).data
+    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+        return extend_vocabulary(
+            str(model),
+            files.inputs(text),
+            Path(out),
+            general=[] if general is None else files.inputs(general, "general"),
+            add=add,
+            min_count=min_count,
+            settings=settings,
+            offline=offline,
+            progress=listener,
+        )
+
+
+def bench(
+    text: Text = None,
+    *,
+    model: str | Path | None = None,
+    preset: str | None = None,
+    seconds: float = 20.0,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Bench:
+    """Measure how fast this machine trains, masks and prepares text.
+
+    Args:
+        text: text to measure with; by default the documentation of this Python installation.
+        model, preset: what to measure; by default the preset ``modernbert-mini``.
+        seconds: seconds of training to measure.
+        progress: see :class:`unmask.Progress`.
+        options: ``tokenizer``, ``device``, ``precision``, ``batch_tokens``, ``max_length``, ``offline``.
+
+    Raises:
+        ConfigError, DataError: the model or the text cannot be used.
+    """
+    from unmask.benchmark.bench import run_bench
+
+    known = ("tokenizer", "device", "precision", "batch_tokens", "max_length", "offline")
+    sections(options, known)
+    with shown(progress) as listener, TextFiles(progress=listener) as files:
+        values = options | {
+            "text": None if text is None else files.inputs(text),
+            "model": None if model is None else str(model),
+            "preset": preset or (None if model else "modernbert-mini"),
+        }
+        return run_bench(sections(values, values), seconds=seconds, progress=listener)
+
+
+@contextmanager
+def _corpus(
+    text: Text,
+    tokenizer: TokenizerLike | ModelLike | None,
+    settings: DocumentSettings,
+    offline: bool,
+    progress: ProgressLike,
+) -> Iterator[tuple[Corpus, PreTrainedTokenizerBase, Progress]]:
+    """Yield text as tokens, prepared shards as they are, with the tokenizer."""
+    from unmask.evaluation.text_cache import EvaluationText
+
+    with (
+        shown(progress) as listener,
+        TextFiles(field=settings.text_field, progress=listener) as files,
+        EvaluationText(files.inputs(text), settings, listener) as inputs,
+    ):
+        shards = inputs.shards
+        loaded = _tokenizer(tokenizer if shards is None else shards / "tokenizer", offline)
+        yield inputs.corpus(loaded), loaded, listener
+
+
+def _tokenizer(given: Any, offline: bool) -> PreTrainedTokenizerBase:
+    if given is None:
+        raise ConfigError("no tokenizer: give tokenizer=, or a model that has one")
+    if not isinstance(given, str | Path):
+        found: PreTrainedTokenizerBase = getattr(given, "tokenizer", given)
+        return found
+    from unmask.data.tokenizer import load_tokenizer
+
+    return load_tokenizer(str(given), offline=offline)
+
+
+def _name_of(model: ModelLike) -> str:
+    if isinstance(model, str | Path):
+        return str(model)
+    name = getattr(model, "name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"model: expected a Hub name, a folder or unmask.load(...), not a {type(model).__name__}"
+        )
+    return name
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> Any:
+    from unmask.data.tokenizer import vocabulary_of
+
+    words = vocabulary_of(tokenizer).words
+    if words is None:
+        raise ConfigError("the tokenizer does not mark where words begin; take another")
+    return words
+
+
+def _measures(found: Mapping[str, Any]) -> Iterator[dict[str, object]]:
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield from ({"measure": f"{name}: {part}", "value": inner} for part, inner in value.items())
+        elif not isinstance(value, list):
+            yield {"measure": name, "value": value}

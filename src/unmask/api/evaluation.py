@@ -1,0 +1,305 @@
+"""``evaluate``, ``compare``, ``pairs``, ``probe`` and ``conformance``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.api.model import as_list, load
+from unmask.api.options import MASKING, READING, sections, validated
+from unmask.api.progress import ProgressLike, shown
+from unmask.api.texts import Text, TextFiles, is_missing
+from unmask.errors import ConfigError, DataError
+from unmask.evaluation.compare import Comparison
+from unmask.evaluation.compare import compare as compare_models
+from unmask.evaluation.evaluate import Evaluation, EvaluationSettings
+from unmask.evaluation.evaluate import evaluate as evaluate_models
+from unmask.progress import Progress
+from unmask.reporting.results import ResultList, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from unmask.api.model import ModelLike
+    from unmask.model.masked_lm import MaskedLM
+    from unmask.probing.probe import ProbeResult
+    from unmask.scoring.pairs import PairFigures
+
+
+def evaluate(
+    model: ModelLike | Sequence[ModelLike],
+    data: Text,
+    *,
+    train_data: Text = None,
+    tokens: int | None = None,
+    max_length: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Evaluation | ResultList[Evaluation]:
+    """Evaluate a model, or several, on the masked tokens of a text; the masks never change.
+
+    Args:
+        model: one model, or a list; by name, folder or in memory. Models with one tokenizer predict the same tokens.
+        data: paths, a folder of :func:`unmask.prepare`, or texts in memory.
+        train_data: text that token frequencies and baselines are counted on; by default the evaluated text itself.
+        tokens: tokens to read at most; by default all.
+        max_length: tokens of a sequence; by default 512, or what the models take if that is less.
+        device, precision, offline: as for :func:`unmask.load`; unused with a model in memory.
+        progress: see :class:`unmask.Progress`.
+        options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``.
+
+    Returns:
+        The evaluation of one model, or a list of those of several.
+
+    Raises:
+        ConfigError: a model cannot be loaded, or options do not fit it.
+        DataError: the text cannot be read, is empty, or has no masked token.
+        DivergedError: a model's probabilities are NaN or infinite.
+    """
+    models, alone = as_list(model)
+    settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
+    with shown(progress) as listener, _files(settings, listener) as files:
+        found = evaluate_models(
+            [_model(one) for one in models],
+            files.inputs(data, "data"),
+            settings,
+            train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
+            progress=listener,
+        )
+    return found[0] if alone else ResultList(found)
+
+
+def compare(
+    first: ModelLike,
+    second: ModelLike,
+    data: Text,
+    *,
+    train_data: Text = None,
+    tokens: int | None = None,
+    max_length: int | None = None,
+    pll_bytes: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Comparison:
+    """Compare two models on a text: which predicts masked tokens better, by how much, and how sure that is.
+
+    Args:
+        first, second: the models, by name, folder or in memory. With different tokenizers whole words are predicted.
+        pll_bytes: with different tokenizers, bytes of text that are scored for bits per byte.
+        data, train_data, tokens, max_length, device, precision, offline, progress, options: as for
+            :func:`unmask.evaluate`.
+
+    Raises:
+        ConfigError, DataError, DivergedError: as :func:`unmask.evaluate`.
+    """
+    settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
+    with shown(progress) as listener, _files(settings, listener) as files:
+        return compare_models(
+            _model(first),
+            _model(second),
+            files.inputs(data, "data"),
+            settings,
+            train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
+            pll_bytes=pll_bytes,
+            progress=listener,
+        )
+
+
+def pairs(
+    model: ModelLike | Sequence[ModelLike],
+    data: Text,
+    *,
+    good: str | None = None,
+    bad: str | None = None,
+    by: str | None = None,
+    method: str = "original",
+    max_length: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    offline: bool = False,
+    progress: ProgressLike = None,
+) -> PairFigures | ResultList[PairFigures]:
+    """Count how often a model finds the good side of minimal pairs more probable than the bad one.
+
+    Args:
+        model: one model, or a list; by name, folder or in memory.
+        data: the pairs: ``(good, bad)`` tuples, records, a pandas DataFrame or ``datasets.Dataset``, or a path of JSONL,
+            TSV or CSV.
+        good, bad: the columns of the sides; by default known names such as ``sentence_good``, or the only two.
+        by: the column that groups pairs; by default ``UID``, or the name of the file.
+        method, max_length: as for :meth:`unmask.Model.score`.
+        device, precision, offline: as for :func:`unmask.load`; unused with a model in memory.
+        progress: see :class:`unmask.Progress`.
+
+    Returns:
+        The metrics of one model, or a list of those of several; pairs that cannot be scored are counted as skipped.
+
+    Raises:
+        ConfigError, DataError, DivergedError: an option, the pairs or the model's output cannot be used.
+    """
+    from unmask.scoring.pair_files import PairReader
+    from unmask.scoring.pairs import Pair, compare_pairs
+
+    models, alone = as_list(model)
+    with shown(progress) as listener, _pair_file(data) as path:
+        read = list(PairReader(path, good, bad, by, log=listener.log))
+        errors = [pair for pair in read if isinstance(pair, DataError)]
+        if len(errors) == len(read):
+            raise errors[0] if errors else DataError("no pairs")
+        for error in errors[:5]:
+            listener.warning(str(error))
+        found = []
+        for one in models:
+            loaded = load(one, device=device, precision=precision, offline=offline, progress=listener)
+            usable = (pair for pair in read if isinstance(pair, Pair))
+            found.append(
+                compare_pairs(usable, loaded.lm, method=method, max_length=max_length, progress=listener)
+            )
+            found[-1].skipped += len(errors)
+    return found[0] if alone else ResultList(found)
+
+
+def probe(
+    model: ModelLike | Sequence[ModelLike],
+    task: str | Path,
+    *,
+    test: str | Path | None = None,
+    dev: str | Path | None = None,
+    epochs: int = 3,
+    batch: int = 16,
+    learning_rate: float | None = None,
+    text_field: str | None = None,
+    label_field: str | None = None,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> ProbeResult:
+    """Learn a labelled task from a model, or several, with several seeds, and compare them with the first.
+
+    Args:
+        model: one model, or a list; by name, folder or in memory.
+        task: a folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train
+            file: JSONL, CSV or TSV with text and label, or CoNLL.
+        test, dev: files of their own.
+        epochs, batch, learning_rate: of fine-tuning.
+        text_field, label_field: fields or columns.
+        progress: see :class:`unmask.Progress`.
+        options: ``method`` (``frozen``, ``finetune`` or ``both``), ``seeds``, ``limit``, ``pool``, ``max_length``,
+            ``allow_overlap``, ``drop_overlap``, ``device``, ``precision``, ``offline``; see
+            :class:`unmask.ProbeSettings`.
+
+    Raises:
+        ConfigError, DataError, DivergedError: a model, the task or the fine-tuning does not work.
+    """
+    from unmask.probing.learn import FineTuningSettings
+    from unmask.probing.probe import ProbeSettings
+    from unmask.probing.probe import probe as probe_models
+
+    models, _ = as_list(model)
+    tuning = validated(FineTuningSettings, epochs=epochs, batch=batch, learning_rate=learning_rate)
+    with shown(progress) as listener:
+        return probe_models(
+            [_model(one) for one in models],
+            task,
+            validated(ProbeSettings, tuning=tuning, **options),
+            test=test,
+            dev=dev,
+            text_field=text_field,
+            label_field=label_field,
+            progress=listener,
+        )
+
+
+def conformance(
+    model: ModelLike,
+    *,
+    seed: int = 0,
+    processes: bool = True,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> Table:
+    """Measure on a model what unmask promises of the loss, of packing and of masks; a row for each promise.
+
+    Args:
+        model: by name, folder or in memory.
+        seed: of texts and masks.
+        processes: whether to compare with several processes too.
+        offline: make no network call.
+        progress: see :class:`unmask.Progress`.
+        options: ``mask_rate`` and ``strategy``.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or the strategy does not fit it.
+    """
+    from unmask.promises.checks import conformance as measure
+
+    masking = sections(options, MASKING).masking
+    with shown(progress) as listener:
+        found = measure(
+            _model(model), masking=masking, seed=seed, offline=offline, processes=processes, progress=listener
+        )
+    passed = sum(check.passed for check in found)
+    return Table(f"{passed} of {len(found)} promises hold", [asdict(check) for check in found])
+
+
+def _model(model: ModelLike) -> str | MaskedLM:
+    """Return a model as the functions below take it: one in memory, or a name to be loaded when its turn comes."""
+    return str(model) if isinstance(model, str | Path) else load(model, progress=False).lm
+
+
+def _settings(options: Mapping[str, Any], **own: Any) -> EvaluationSettings:
+    config = sections(options, (*MASKING, *READING))
+    return validated(EvaluationSettings, documents=_documents(config.data), masking=config.masking, **own)
+
+
+def _documents(settings: Any) -> Any:
+    from unmask.config.settings import DocumentSettings
+
+    return DocumentSettings(**settings.model_dump(include=set(DocumentSettings.model_fields)))
+
+
+def _files(settings: EvaluationSettings, progress: Progress) -> TextFiles:
+    return TextFiles(field=settings.documents.text_field, progress=progress)
+
+
+@contextmanager
+def _pair_file(data: Text) -> Iterator[str]:
+    """Yield a file of pairs for the reader; pairs in memory are written to a temporary one."""
+    if isinstance(data, str | PathLike):
+        yield str(data)
+        return
+    with tempfile.TemporaryDirectory(prefix="unmask-pairs-") as folder:
+        path = Path(folder) / "pairs.jsonl"
+        records = (_pair_record(row, number) for number, row in enumerate(_pair_rows(data), 1))
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        yield str(path)
+
+
+def _pair_rows(data: Text) -> Iterable[object]:
+    if type(data).__module__.partition(".")[0] == "pandas":
+        return list(data.to_dict("records"))
+    if isinstance(data, Mapping) or not isinstance(data, Iterable):
+        raise ConfigError(f"data: expected pairs or a path, not an object of type {type(data).__name__}")
+    return data
+
+
+def _pair_record(row: object, number: int) -> dict[str, object]:
+    if isinstance(row, Mapping):
+        record = dict(row)
+    elif isinstance(row, Sequence) and not isinstance(row, str) and len(row) == 2:
+        record = {"good": row[0], "bad": row[1]}
+    else:
+        raise ConfigError(f"data: pair {number} must be (good, bad) or a record, not {row!r:.80}")
+    return {str(name): None if is_missing(value) else value for name, value in record.items()}

@@ -1,0 +1,216 @@
+"""``train``, ``demo`` and ``report``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from unmask.api.model import Model, load
+from unmask.api.options import unknown
+from unmask.api.progress import ProgressLike, shown
+from unmask.api.texts import Text, TextFiles
+from unmask.config.load import load_config
+from unmask.config.options import OPTIONS
+from unmask.config.settings import RunConfig
+from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
+from unmask.reporting.format import clock, count
+from unmask.reporting.results import Result, Rows, metric_rows
+from unmask.run.demo import TRAINING_MINUTES, run_demo
+from unmask.run.lock import is_empty
+from unmask.run.train import RunResult as FinishedRun
+from unmask.run.train import train as run_training
+from unmask.run_folder import RunFolder
+
+_TEXTS = ("text", "heldout", "replay", "general")
+_OWN = ("model", "preset", "out", "config", "settings", "resume", "checkpoint", "progress")
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult(Result, FinishedRun):
+    """A finished run; beside its attributes it has the metrics and the model.
+
+    Attributes:
+        folder: its files, such as ``folder.report``; ``folder.root`` is the run folder itself.
+        steps: optimizer steps.
+        tokens: tokens trained on, without padding.
+        seconds: seconds of training.
+        loss: the last training loss that was logged, or ``None``.
+        evaluation: the content of ``evaluation.json``; ``None`` without held-out text.
+    """
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics on held-out text: ``loss``, ``perplexity``, ``accuracy``, ``before`` (of the base model) and more."""
+        return self.evaluation or {}
+
+    @cached_property
+    def model(self) -> Model:
+        """The trained model; it is loaded when it is first used."""
+        return load(self.folder.root, offline=True, progress=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``unmask train --json`` prints."""
+        paths = {
+            "run": str(self.folder.root),
+            "model": str(self.folder.model),
+            "report": str(self.folder.report),
+        }
+        names = ("steps", "tokens", "seconds", "loss", "evaluation")
+        return paths | {name: getattr(self, name) for name in names}
+
+    def _title(self) -> str:
+        steps = f"{count(self.steps)} steps, {count(self.tokens)} tokens in {clock(self.seconds)}"
+        return f"run in {self.folder.root}: {steps}"
+
+    def to_rows(self) -> Rows:
+        """Return a row for each metric on held-out text: of the base model, and of the trained model."""
+        return metric_rows({"before": self.metrics.get("before"), "after": self.evaluation})
+
+
+def train(
+    text: Text = None,
+    *,
+    model: str | Path | None = None,
+    preset: str | None = None,
+    out: str | Path = "runs/train",
+    config: str | Path | RunConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    checkpoint: str | Path | None = None,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> RunResult:
+    """Adapt a checkpoint to a text, or train a new model on it, by masked language modelling.
+
+    Args:
+        text: paths, or texts in memory (see :mod:`unmask.api.texts`), which are kept in the run folder.
+        model: the checkpoint to adapt: Hub name, model folder or run folder.
+        preset: an architecture to train from scratch instead, such as ``bert-mini``.
+        out: the run folder, absent or empty unless ``resume`` is set.
+        config: a YAML file as ``unmask init`` writes it, or a :class:`unmask.RunConfig`.
+        settings: any settings by dotted key, such as ``{"train.keep_last": 5}``; they win over ``config``.
+        resume: continue the run in ``out`` from its last checkpoint, by default with its own settings and text.
+        checkpoint: resume from this one.
+        progress: see :class:`unmask.Progress`.
+        options: the long options of ``unmask train``, such as ``epochs``, ``learning_rate`` or ``mask_rate``; they win over
+            ``settings``. ``heldout``, ``replay`` and ``general`` take whatever ``text`` takes.
+
+    Raises:
+        TypeError: an option that does not exist.
+        ConfigError: settings that cannot work, or ``out`` holds another run.
+        DataError: the text cannot be used.
+        DivergedError: the loss became NaN or infinite.
+        DiskError: something could not be written.
+        Interrupted: stopped by a signal or Ctrl-C; the run is saved and can be resumed.
+    """
+    for name in options:
+        if name not in OPTIONS or name in _OWN:
+            raise TypeError(unknown(name, [*OPTIONS, *_OWN]))
+    folder = RunFolder(Path(out))
+    resume = resume or checkpoint is not None
+    _require_free(folder, resume)
+    if resume and config is None and text is None and folder.config.is_file():
+        config = folder.config
+    given = {"text": text, "model": _name(model), "preset": preset, **options}
+    flags = dict(settings or {}) | {
+        OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
+    }
+    with shown(progress) as listener:
+        flags |= _texts(given, _config(config, flags).data.text_field, folder, listener)
+        finished = run_training(
+            _config(config, flags),
+            folder.root,
+            resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
+            command=sys.argv,
+            progress=listener,
+        )
+    return RunResult(**vars(finished))
+
+
+def demo(
+    out: str | Path = "runs/demo",
+    *,
+    minutes: float = TRAINING_MINUTES,
+    seed: int = 0,
+    progress: ProgressLike = None,
+) -> RunResult:
+    """Train a small encoder on the documentation of this Python installation; nothing is downloaded.
+
+    Args:
+        out: the run folder; an earlier demo there is replaced.
+        minutes: minutes of training.
+        seed: of weights, order and masks.
+        progress: see :class:`unmask.Progress`.
+
+    Raises:
+        ConfigError: ``out`` holds something that is not a demo.
+    """
+    with shown(progress) as listener:
+        return RunResult(**vars(run_demo(out, minutes=minutes, seed=seed, progress=listener)))
+
+
+def report(run: str | Path | RunResult) -> Path:
+    """Rebuild the report of a run from its files, without a model, and return the path of the page.
+
+    Raises:
+        DataError: there is no run in the folder.
+    """
+    folder = run.folder if isinstance(run, RunResult) else RunFolder(Path(run))
+    if not folder.root.is_dir():
+        raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=folder.root)
+    from unmask.reporting.card import write_missing_card
+    from unmask.reporting.page import write_report
+
+    path = write_report(folder)
+    write_missing_card(folder)
+    return path
+
+
+def _name(model: object) -> str | None:
+    """Return the name of the checkpoint to adapt."""
+    if model is None or isinstance(model, str | Path):
+        return None if model is None else str(model)
+    if isinstance(model, Model) and Path(model.name).exists():
+        return model.name
+    raise ConfigError(
+        f"model: expected a Hub name or a folder, not a {type(model).__name__} in memory; save it with save_pretrained() "
+        f"together with its tokenizer, and pass the folder"
+    )
+
+
+def _require_free(folder: RunFolder, resume: bool) -> None:
+    """Refuse a folder that holds a run before any text is written there."""
+    if not resume and folder.root.exists() and not is_empty(folder.root):
+        raise ConfigError(
+            f"{folder.root} already holds files; choose another folder with out=, or continue with resume=True"
+        )
+
+
+def _config(config: str | Path | RunConfig | None, flags: Mapping[str, Any]) -> RunConfig:
+    if isinstance(config, RunConfig):
+        flags = _flat(config.model_dump(exclude_unset=True)) | dict(flags)
+        config = None
+    nulls = [f"{key}=null" for key, value in flags.items() if value is None]
+    return load_config(config, nulls, flags, keywords=True)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _texts(
+    given: Mapping[str, Any], field: str, folder: RunFolder, progress: Progress
+) -> dict[str, list[str]]:
+    """Return the inputs by setting; texts in memory are written into the run folder, so that the run can be resumed."""
+    with TextFiles(field=field, folder=folder.in_memory_text, progress=progress) as files:
+        return {
+            OPTIONS[name]: files.inputs(given[name], name) for name in _TEXTS if given.get(name) is not None
+        }
