@@ -10,11 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unmask.api.terminal import BarProgress, LineProgress, terminal_progress
 from unmask.cli.inference import draw_explanation, draw_fill
 from unmask.cli.terminal import Page
 from unmask.cli.train import draw_dry_run, draw_evaluation, draw_examples
+from unmask.reporting.format import cell
 
 
 class Clock:
@@ -335,6 +338,7 @@ def explanation(**changes: Any) -> dict[str, Any]:
         "loss": 1.5,
         "labels_mode": "masked",
         "mask_positions_given": False,
+        "forced": False,
         **changes,
     }
 
@@ -394,3 +398,87 @@ def test_wide_tables_are_not_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> N
         "attention_mask",
         "labels",
     ]
+
+
+# ---------------------------------------------------------------- narrow terminals
+
+
+def at(columns: int, monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = FakeTerminal()
+    monkeypatch.setenv("NO_COLOR", "1")
+    return Page(stream), stream
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_explanation_is_readable_on_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, stream = at(columns, monkeypatch)
+    long = explanation(tokens=["[CLS]", "heartbreaking", "tokenizer", "[SEP]"])
+    draw_explanation(page, long)
+    lines = stream.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= columns for line in lines)
+    words = stream.getvalue().split()
+    for word in (
+        "token_type_ids",
+        "attention_mask",
+        "heartbreaking",
+        "tokenizer",
+        "-100",
+        "1.500",
+        "special",
+    ):
+        assert word in words
+    blocks = [line for line in lines if line.startswith("position") and "token" in line.split()]
+    assert len(blocks) == {40: 7, 60: 3, 80: 2}[columns]
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abc d", max_size=30),
+            st.integers(-(10**9), 10**9),
+            st.floats(0, 1e6),
+            st.text("xyz ", max_size=40),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(45, 120),
+)
+def test_a_table_breaks_no_number_and_no_short_word(rows: list[tuple[Any, ...]], columns: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        page, stream = at(columns, patch)
+        short = [
+            [
+                " ".join(word[:9] for word in str(cell).split()) if isinstance(cell, str) else cell
+                for cell in row
+            ]
+            for row in rows
+        ]
+        page.table(["name of the row", "count", "mean reciprocal rank", "note"], short, left=(0, 3))
+    assert all(len(line) <= columns for line in stream.getvalue().splitlines())
+    words = stream.getvalue().split()
+    for row in short:
+        for value in row:
+            assert all(word in words for word in cell(value).split())
+
+
+def test_an_interval_stays_with_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    page, stream = at(40, monkeypatch)
+    page.table(
+        ["model", "loss", "95%", "accuracy", "95%"], [["a-model", 3.5, "3.310–3.622", "41.2%", "40.1–42.3%"]]
+    )
+    assert rows_of(stream)[0] == ["model", "loss", "95%"]
+    assert ["a-model", "41.2%", "40.1–42.3%"] in rows_of(stream)
+
+
+def test_a_terminal_gets_sentences_wrapped_and_commands_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    page, stream = at(40, monkeypatch)
+    page.say("some words " * 10)
+    command = "unmask train some/long/path/to/text --model bert-base-uncased"
+    page.command(command)
+    *sentence, last = stream.getvalue().splitlines()
+    assert last == command
+    assert all(len(line) <= 40 for line in sentence)
+    assert set(" ".join(sentence).split()) == {"some", "words"}
