@@ -137,8 +137,8 @@ def speed(
         if device == "cpu":
             # A metrics row per step shows the waiting time of each; on CUDA it would stall the queue.
             loop.log_every = 1
-        sync_window = torch.cuda.synchronize if device == "cuda" else lambda: None
-        watch = Stopwatch(seconds, warm_up=warm_up, least=least, sync_window=sync_window)
+        settle = torch.cuda.synchronize if device == "cuda" else lambda: None
+        watch = Stopwatch(seconds, warm_up=warm_up, least=least, settle=settle)
         run_measured(loop, watch)
     return {
         "tokens_per_second": watch.tokens_per_second,

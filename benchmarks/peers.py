@@ -123,8 +123,8 @@ def speed(
     """Train for some seconds and return real tokens per second, with everything a step of ``Trainer`` does."""
     import torch
 
-    sync_window = torch.cuda.synchronize if device == "cuda" else lambda: None
-    watch = Stopwatch(seconds, warm_up=warm_up, least=least, sync_window=sync_window)
+    settle = torch.cuda.synchronize if device == "cuda" else lambda: None
+    watch = Stopwatch(seconds, warm_up=warm_up, least=least, settle=settle)
     with tempfile.TemporaryDirectory(prefix="peer-benchmark-") as place:
         trainer = _trainer(place, start, data, rows, settings, dropout, device)
         trainer.add_callback(_timing(watch, trainer))
