@@ -222,6 +222,64 @@ def test_the_callback_tells_the_epoch_of_a_trainer(wordpiece_tokenizer: Any, fea
         assert list(rows(collator(features))) == list(rows(expected(features)))
 
 
+class Texts(torch.utils.data.Dataset[dict[str, list[int]]]):
+    """Tokenised texts as a data set."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, number: int) -> dict[str, list[int]]:
+        return {"input_ids": self.features[number]["input_ids"]}
+
+
+class Recorded(torch.nn.Module):
+    """A model that keeps the batches that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches: list[dict[str, torch.Tensor]] = []
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        parts = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        self.batches.append({name: part.clone() for name, part in parts.items()})
+        return {"loss": self.weight * 1.0}
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_a_bare_trainer_has_new_masks_in_every_epoch(
+    workers: int, persistent: bool, wordpiece_tokenizer: Any, features: Features, tmp_path: Any
+) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    model, epochs = Recorded(), 3
+    arguments = TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=16,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=persistent,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    collator = MLMCollator(wordpiece_tokenizer, seed=4)
+    Trainer(model, arguments, train_dataset=Texts(features), data_collator=collator).train()
+    expected = MLMCollator(wordpiece_tokenizer, seed=4)
+    size = len(model.batches) // epochs
+    for epoch in range(epochs):
+        batches = model.batches[epoch * size : (epoch + 1) * size]
+        found = sorted(row for batch in batches for row in rows(batch))
+        expected.set_epoch(epoch)
+        assert found == sorted(rows(expected(features)))
+
+
 def test_a_copy_masks_alike(wordpiece_tokenizer: Any, features: Features) -> None:
     collator = MLMCollator(wordpiece_tokenizer, MaskingSettings(strategy="word"), seed=2)
     collator.set_epoch(3)

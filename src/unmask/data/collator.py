@@ -1,9 +1,9 @@
-"""The same masking for anybody's Hugging Face ``Trainer``: a drop-in ``data_collator``.
+"""A drop-in ``data_collator`` for a Hugging Face ``Trainer`` that masks as training here does.
 
 ::
 
     collator = MLMCollator(tokenizer, MaskingSettings(strategy="word"), seed=1)
-    trainer = Trainer(model, args, train_dataset=data, data_collator=collator, callbacks=[collator.callback()])
+    trainer = Trainer(model, args, train_dataset=data, data_collator=collator)
 
 The masks are a function of the seed, the epoch and the token ids of a text, so they are the same for any batch
 size, order and number of workers, and after a resume.
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,14 +38,15 @@ _TAKEN = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"
 class MLMCollator:
     """Pads texts to one length and masks them.
 
-    The epoch is held where worker processes see it, persistent ones too. It stays 0, and the masks the same, until
-    :meth:`set_epoch` is called before an epoch begins; :meth:`callback` does that for a ``Trainer``.
+    Every epoch of a ``Trainer`` has new masks: the trainer's epoch is taken over by a default callback, which
+    creating a collator registers. In a loop of your own, call :meth:`set_epoch` before each epoch; until then the epoch
+    is 0. It is held in shared memory, so that worker processes, persistent ones too, see it.
 
     Args:
         tokenizer: a fast tokenizer with a mask token.
         masking: strategy, rate and split. The rate is constant here: ``initial_rate`` is not read.
         seed: of all masks.
-        segmenter: cuts Chinese text into words, which are then masked as others are; without it, a Chinese
+        segmenter: splits Chinese text into words, which are then masked as others are; without it, a Chinese
             character is a word.
         pad_to_multiple_of: round the padded length up.
 
@@ -68,9 +70,10 @@ class MLMCollator:
         self._multiple = pad_to_multiple_of or 1
         self._seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        _register_callback()
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the masks of this epoch, counted from 0, from now on."""
+        """Use the masks of this epoch, counted from 0, from now on."""
         self._epoch.fill_(epoch)
 
     def evaluation(self) -> MLMCollator:
@@ -82,16 +85,8 @@ class MLMCollator:
         return other
 
     def callback(self) -> TrainerCallback:
-        """Return a callback that tells this collator which epoch a ``Trainer`` is in, also after a resume."""
-        from transformers import TrainerCallback
-
-        collator = self
-
-        class EpochOfMasks(TrainerCallback):
-            def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                collator.set_epoch(int(state.epoch or 0))
-
-        return EpochOfMasks()
+        """Return a callback that sets the epoch of this collator, where a ``Trainer`` cannot find it in its loader."""
+        return _epoch_callback()(self)
 
     def __call__(self, features: Sequence[Mapping[str, Any] | Sequence[int]]) -> dict[str, torch.Tensor]:
         """Mask ``N`` texts.
@@ -144,6 +139,36 @@ class MLMCollator:
         out = np.full((len(lengths), width), fill, dtype=np.int64)
         out[np.arange(width) < lengths[:, None]] = flat
         return out
+
+
+@cache
+def _epoch_callback() -> Callable[..., TrainerCallback]:
+    """Return the callback; it is made when it is needed, because importing transformers' trainer takes a second."""
+    from transformers import TrainerCallback
+
+    class MaskEpochCallback(TrainerCallback):
+        """Sets the epoch of an :class:`MLMCollator`: of one that is given, or of the one that the trainer uses."""
+
+        def __init__(self, collator: MLMCollator | None = None) -> None:
+            self.collator = collator
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            found: Any = self.collator or getattr(kwargs.get("train_dataloader"), "collate_fn", None)
+            while not isinstance(found, MLMCollator) and hasattr(found, "data_collator"):
+                found = found.data_collator  # a trainer wraps it to drop columns
+            if isinstance(found, MLMCollator):
+                found.set_epoch(int(state.epoch or 0))
+
+    return MaskEpochCallback
+
+
+def _register_callback() -> None:
+    """Let every ``Trainer`` that is made from now on have the callback."""
+    from transformers import trainer
+
+    defaults: list[Any] = trainer.DEFAULT_CALLBACKS
+    if _epoch_callback() not in defaults:
+        defaults.append(_epoch_callback())
 
 
 def _row(feature: Mapping[str, Any] | Sequence[int], number: int) -> dict[str, np.ndarray]:
