@@ -30,6 +30,7 @@ from unmask.checking.leakage import LeakIndex, is_test_name, is_train_name
 from unmask.checking.text import DocumentIndex, Place, TextSurvey, chunked, shown
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import is_corpus
+from unmask.data.hub import offline_mode
 from unmask.data.packing import Cut
 from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
 from unmask.data.reading.errors import Log
@@ -129,8 +130,9 @@ def check_data(
         DataError: nothing could be read, or a file of ``test`` could not.
         ConfigError: the model or its tokenizer cannot be loaded.
     """
-    check = _Check(settings, model, max_length, offline, progress)
-    return check.run(_listed(inputs), _listed(test))
+    with offline_mode(offline):
+        check = _Check(settings, model, max_length, offline, progress)
+        return check.run(_listed(inputs), _listed(test))
 
 
 def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Iterable
 from functools import cache
@@ -96,8 +95,10 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         if not shell.mode.debug:
             shell.quiet_libraries()
-        if ctx.params.get("offline"):  # read once, when the libraries that go to the Hub are imported
-            os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+        if ctx.params.get("offline"):
+            from unmask.data.hub import offline_mode
+
+            ctx.with_resource(offline_mode())
         return super().invoke(ctx)
 
 

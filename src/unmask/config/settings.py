@@ -29,6 +29,8 @@ class DocumentSettings(Settings):
     """The split of Hub data sets."""
     strict: bool = False
     """Refuse text with any error, instead of leaving out what is at error, aloud and counted."""
+    offline: bool = False
+    """Read Hub data sets from the local cache only."""
 
 
 class DataSettings(DocumentSettings):
@@ -115,7 +117,7 @@ class ModelSettings(Settings):
     dropout: float | None = Field(0.0, ge=0.0, lt=1.0)
     """Dropout while training; ``null`` keeps the checkpoint's own. The saved config is left as it was."""
     offline: bool = False
-    """Make no network call; everything must be on this machine already."""
+    """Make no network call, neither for the model nor for the text; everything must be on this machine already."""
 
 
 class OptimizerSettings(Settings):
@@ -235,3 +237,9 @@ class RunConfig(Settings):
     data: DataSettings = DataSettings()
     masking: MaskingSettings = MaskingSettings()
     train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _offline_means_the_text_too(self) -> RunConfig:
+        if self.model.offline and not self.data.offline:
+            self.__dict__["data"] = self.data.model_copy(update={"offline": True})
+        return self

@@ -265,13 +265,13 @@ def prepare(
 def _identity(
     inputs: list[str], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """Everything that decides what the shards hold; being strict only decides whether there are any."""
+    """What determines the content of the shards; ``strict`` and ``offline`` only decide whether there are any."""
     return {
         "inputs": describe_inputs(inputs),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "settings": DocumentSettings(
             **settings.model_dump(include=set(DocumentSettings.model_fields))
-        ).model_dump(exclude={"strict"}),
+        ).model_dump(exclude={"strict", "offline"}),
     }
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unmask.data.hub import offline_mode
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
 from unmask.errors import ConfigError, DataError
 from unmask.run_folder import model_folder
@@ -76,9 +77,10 @@ def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBa
         if Path(path).is_file():
             tokenizer = _from_vocabulary_file(Path(path))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                path, revision=revision, local_files_only=offline, trust_remote_code=False
-            )
+            with offline_mode(offline):
+                tokenizer = AutoTokenizer.from_pretrained(
+                    path, revision=revision, local_files_only=offline, trust_remote_code=False
+                )
     except Exception as error:
         raise ConfigError(
             f"no tokenizer could be loaded from '{name}': {_first_line(error)}. Give a folder with tokenizer.json, "

@@ -125,6 +125,7 @@ def compare(
     load = Loader(settings, progress)
     names = model_names([first, second])
     with (
+        offline_mode(settings.offline),
         EvaluationText(data, settings.documents, progress) as text,
         EvaluationText(train_data, settings.documents, progress) as train,
     ):

@@ -190,6 +190,7 @@ def evaluate(
     load = Loader(settings, progress)
     names = model_names(models)
     with (
+        offline_mode(settings.offline),
         EvaluationText(data, settings.documents, progress) as text,
         EvaluationText(train_data, settings.documents, progress) as train,
     ):

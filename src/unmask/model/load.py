@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.cpu.linear import use_onednn_linear
@@ -118,7 +119,7 @@ def read_checkpoint(
 
     path, revision = checkpoint_name(name)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), offline_mode(offline):
             torch.manual_seed(seed)
             model, info = AutoModelForMaskedLM.from_pretrained(
                 path,

@@ -127,6 +127,7 @@ def extend_vocabulary(
     tokenizer = load_tokenizer(model, offline=offline)
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
+    settings = settings.model_copy(update={"offline": settings.offline or offline})
     reader = _Reader(tokenizer, vocabulary, settings, progress)
     sample = _Sample()
     counts = reader.count(data, sample)

@@ -10,7 +10,6 @@ held whole, and nothing is left out without being counted and said (:mod:`unmask
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.config.settings import DocumentSettings
+from unmask.data.hub import hub_records
 from unmask.data.reading.errors import Log, ReadErrors, TextError, undecodable_error, without_controls
 from unmask.data.reading.files import Line, decoded, format_of, opened, readable_stat, text_lines
 from unmask.data.reading.formats import (
@@ -59,8 +59,6 @@ _CHOICES: dict[Mode, str] = {
 }
 _DEFAULTS = DocumentSettings()
 _SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
-_OFFLINE_HINT = "HF_HUB_OFFLINE is set, so only data sets in the local cache can be read"
-_HUB_HINT = "check the name, config, split and the network (private data sets need HF_TOKEN)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +364,7 @@ def _spans(text: str) -> list[tuple[int, int]]:
 
 def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) -> Iterator[Row]:
     column = item.column or settings.text_field
-    records = _hub_records(item, column, item.split or settings.split)
+    records = hub_records(item, column, item.split or settings.split, offline=settings.offline)
     return texts_of(_with_column(records, column, item.address), column, item.address, errors)
 
 
@@ -377,22 +375,3 @@ def _with_column(
         if column not in record:
             raise no_such_field("column", column, record, address, None)
         yield row, record
-
-
-def _hub_records(item: HubInput, column: str, split: str) -> Iterator[dict[str, Any]]:
-    """Stream the records of a Hub data set; whatever goes wrong there is told in one line."""
-    if os.path.isdir(item.name):
-        what = f"the local folder {item.name} would be read instead; to read it, leave out hf://"
-        raise DataError(what, path=item.address)
-    try:
-        from datasets import load_dataset
-
-        data = load_dataset(item.name, item.config, split=split, streaming=True)
-        if column in (data.column_names or ()):
-            data = data.select_columns([column])  # the other columns of Parquet files are not fetched
-        yield from data
-    except Exception as error:
-        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
-        hint = _OFFLINE_HINT if offline else _HUB_HINT
-        raise DataError(f"the data set cannot be read ({what}); {hint}", path=item.address) from None
