@@ -30,11 +30,11 @@ from unmask.scoring.pairs import Pair
 
 HUB_TEXT, HUB_MODEL = "hf://unmask-nobody/absent", "unmask-nobody/absent"
 NO_HUB = {"demo", "init", "report"}  # verbs that read neither text nor models from elsewhere
-TEXTS = {"against", "data", "general", "heldout", "inputs", "replay", "text", "train_data"}
+TEXTS = {"data", "general", "heldout", "inputs", "replay", "test", "text", "train_data"}
 MODELS = {"first", "model", "models", "second", "tokenizer"}
 GIVEN = TEXTS | MODELS | {"file", "out", "texts"}  # also where they may be left out
 SLOW = {"bench", "conformance"}  # with everything on this machine; as these verbs are tested elsewhere
-SENTENCES = {"explain": "text", "fill": "text"}  # verbs whose text is a sentence, not a path
+SENTENCES = {("explain", "text"), ("fill", "text"), ("score", "text")}  # no path
 EXTRA = {"train": ["--max-steps", "1"]}
 
 
@@ -63,7 +63,7 @@ CASES = [
     for verb, command in verbs().items()
     if verb not in NO_HUB
     for name in [None, *sorted((TEXTS | MODELS) & set(parameters(verb)))]
-    if (verb not in SLOW if name is None else SENTENCES.get(verb) != name)
+    if (verb not in SLOW if name is None else (verb, name) not in SENTENCES)
 ]
 
 
@@ -103,14 +103,14 @@ def local(
     pairs.write_text("good\tbad\nThe cats sleep.\tThe cats sleeps.\n", encoding="utf-8")
     return {
         **dict.fromkeys(TEXTS, str(text)),
-        **dict.fromkeys(("against", "general"), str(general)),
+        "general": str(general),
         **dict.fromkeys(MODELS, str(checkpoint("bert"))),
         "out": str(tmp_path / "out"),
         "file": str(lines),
-        "path": str(pairs),
-        "pairs": str(pairs),
+        "pairs data": str(pairs),
         "task": str(labelled),
-        "test": str(tmp_path / "test.tsv"),
+        "probe test": str(tmp_path / "test.tsv"),
+        "fill file": "",
         "vocab_size": "300",
         "texts": "The [MASK] is here.",
         "sentence": "The river is measured.",
@@ -121,17 +121,17 @@ def arguments(verb: str, hub: str | None, values: dict[str, str]) -> list[str]:
     """Return a command line of a verb; its parameter `hub` is something of the Hub."""
     line, positional = verb.split(), []
     for name, parameter in parameters(verb).items():
-        key = "sentence" if SENTENCES.get(verb) == name else name
-        assert key in values, (
-            f"give the parameter '{name}' of 'unmask {verb}' a value in {Path(__file__).name}"
-        )
-        value = values[key] if name != hub else HUB_MODEL if name in MODELS else HUB_TEXT
+        if (value := values.get(f"{verb} {name}", values.get(name))) == "":
+            continue
+        assert value, f"give the parameter '{name}' of 'unmask {verb}' a value in {Path(__file__).name}"
+        if (verb, name) in SENTENCES:
+            value = values["sentence"]
+        elif name == hub:
+            value = HUB_MODEL if name in MODELS else HUB_TEXT
         if parameter.param_type_name == "argument":
             positional.append(value)
         else:
             line += [parameter.opts[0], value]
-    if verb == "probe":
-        line += ["--test", values["test"]]
     return [*line, *positional, *EXTRA.get(verb, []), "--offline"]
 
 
@@ -152,7 +152,7 @@ def test_a_verb_looks_up_no_host(
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False  # as it was
 
 
-@pytest.mark.parametrize("name", ["data", "tokenizer"])
+@pytest.mark.parametrize("name", ["text", "tokenizer"])
 def test_without_the_option_a_host_is_looked_up(
     name: str, local: dict[str, str], lookups: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +172,7 @@ def test_a_fresh_process_looks_up_no_host(local: dict[str, str]) -> None:
         "from unmask.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    line = arguments("prepare", "data", local)
+    line = arguments("prepare", "text", local)
     done = subprocess.run(
         [sys.executable, "-c", code, *line], capture_output=True, encoding="utf-8", timeout=120
     )
@@ -202,7 +202,7 @@ def test_a_public_function_looks_up_no_host(
     for parameter in inspect.signature(function).parameters.values():
         if parameter.default is not parameter.empty and parameter.name not in {"text", "model", "data"}:
             continue
-        key = "sentence" if SENTENCES.get(name) == parameter.name else parameter.name
+        key = "sentence" if (name, parameter.name) in SENTENCES else parameter.name
         if key in TEXTS:
             values[parameter.name] = [HUB_TEXT if hub == "text" else local[key]]
         elif key in {*MODELS, "name"} and hub == "model":

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import load_tokenizer, plain_copy
 from unmask.errors import UnmaskError
 from unmask.evaluation.bootstrap import INTERVAL, Estimate

@@ -18,6 +18,7 @@ import numpy as np
 from unmask.config.settings import DocumentSettings, MaskingSettings, Settings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import token_counts
+from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.evaluation.baselines import BaselineSums, NoBaselines, tally_baselines
