@@ -41,23 +41,21 @@ def scores(model: NGramBaseline, tokens, offsets, positions, vocabulary, **mode)
     return metrics(model.predict(*around, targets), targets)
 
 
-@pytest.mark.parametrize("reach", [1, 2])
-def test_probabilities_sum_to_one_in_every_context(reach):
+def test_probabilities_sum_to_one_in_every_context():
     vocabulary = 4
     tokens, offsets = markov(300, vocabulary)
-    model = NGramBaseline(reach=reach).fit(tokens, offsets, vocabulary)
+    model = NGramBaseline().fit(tokens, offsets, vocabulary)
     symbols = [UNKNOWN, *range(vocabulary + 1)]  # the last is the boundary
-    for around in itertools.product(symbols, repeat=4):
+    for around in itertools.product(symbols, repeat=2):
         given = model.probabilities(*around)
         assert given.sum() == pytest.approx(1.0, abs=1e-12)
         assert (given > 0).all()
 
 
-@pytest.mark.parametrize("reach", [1, 2])
-def test_prediction_is_the_maximum_and_the_logarithm_of_the_whole_distribution(reach):
+def test_prediction_is_the_maximum_and_the_logarithm_of_the_whole_distribution():
     vocabulary = 200
     tokens, offsets = markov(20_000, vocabulary, certainty=0.5)
-    model = NGramBaseline(reach=reach).fit(tokens, offsets, vocabulary)
+    model = NGramBaseline().fit(tokens, offsets, vocabulary)
     heldout, edges = markov(150, vocabulary, seed=1, certainty=0.5)
     for mode in ("true", "masked"):
         positions = np.arange(0, 150, 2) if mode == "true" else np.arange(150)[np.arange(150) % 5 < 2]
@@ -87,27 +85,10 @@ def test_both_neighbours_together_say_what_neither_says_alone():
     left, right = draw.integers(0, vocabulary, (2, 1_000))
     tokens = np.stack([left, (left + right) % vocabulary, right], axis=1).reshape(-1)
     offsets = np.arange(0, len(tokens) + 1, 3)
-    model = NGramBaseline(reach=1).fit(tokens, offsets, vocabulary)
+    model = NGramBaseline().fit(tokens, offsets, vocabulary)
     found = scores(model, tokens[:900], offsets[:301], np.arange(1, 900, 3), vocabulary)
     assert found["accuracy"] == 1.0
     assert found["loss"] < 0.1  # the weights know whom to trust
-
-
-def test_a_reach_of_two_sees_further():
-    vocabulary = 10
-    tokens = np.tile(np.random.default_rng(0).integers(0, vocabulary, 200), 50)
-    offsets = np.array([0, len(tokens)])
-    near, far = (
-        scores(
-            NGramBaseline(reach=reach).fit(tokens, offsets, vocabulary),
-            tokens,
-            offsets,
-            np.arange(5_000),
-            vocabulary,
-        )
-        for reach in (1, 2)
-    )
-    assert far["accuracy"] > near["accuracy"] + 0.1
 
 
 def test_masked_neighbours_are_hidden_and_passed_over():
@@ -130,7 +111,7 @@ def test_without_any_neighbour_only_frequencies_are_left():
     tokens, offsets = markov(2_000, vocabulary)
     model = NGramBaseline().fit(tokens, offsets, vocabulary)
     counts = np.bincount(tokens[: model.tokens], minlength=vocabulary) + 1
-    assert model.probabilities(*[UNKNOWN] * 4) == pytest.approx(counts / counts.sum())
+    assert model.probabilities(*[UNKNOWN] * 2) == pytest.approx(counts / counts.sum())
 
 
 def test_neighbours_end_at_the_document():
@@ -138,14 +119,14 @@ def test_neighbours_end_at_the_document():
     offsets = np.array([0, 2, 2, 5])  # the second document is empty
     positions = np.array([1, 2, 3])
     true = neighbours_at(tokens, offsets, positions, 10)
-    assert np.stack(true).T.tolist() == [[10, 5, 10, 10], [10, 10, 8, 9], [10, 7, 9, 10]]
+    assert np.stack(true).T.tolist() == [[5, 10], [10, 8], [7, 9]]
     masked = neighbours_at(tokens, offsets, positions, 10, neighbours="masked")
-    assert np.stack(masked).T.tolist() == [[10, 5, 10, 10], [10, 10, UNKNOWN, 9], [10, UNKNOWN, 9, 10]]
+    assert np.stack(masked).T.tolist() == [[5, 10], [10, UNKNOWN], [UNKNOWN, 9]]
 
 
 def test_contexts_never_seen_and_tokens_never_seen_are_possible():
     model = NGramBaseline().fit(np.array([0, 1] * 50), np.array([0, 100]), 1000)
-    prediction = model.predict([700], [800], [900], [999], [500])
+    prediction = model.predict([800], [900], [500])
     assert prediction.top1.tolist() == [0]
     assert prediction.log_probability[0] == pytest.approx(np.log(1 / (model.tokens + 1000)))
 
@@ -168,7 +149,7 @@ def test_a_limit_counts_documents_from_the_whole_text():
     offsets = np.arange(0, 10_001, 10)
     model = NGramBaseline(max_tokens=1000).fit(tokens, offsets, 10)
     assert 900 <= model.tokens <= 1000
-    seen = model.probabilities(*[UNKNOWN] * 4)
+    seen = model.probabilities(*[UNKNOWN] * 2)
     assert seen.max() < 0.12  # each of the ten has its share
     assert f"{model.tokens:,} tokens" in model.what
 
@@ -203,8 +184,6 @@ def test_ids_outside_the_vocabulary_are_refused(wrong):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(ConfigError, match="reach must be 1 or 2, not 3"):
-        NGramBaseline(reach=3)
     with pytest.raises(ConfigError, match="vocabulary_size must be 1 to"):
         NGramBaseline().fit(np.array([0, 1]), np.array([0, 2]), 3_000_000)
     with pytest.raises(DataError, match="at least two tokens"):

@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 from unmask.data.batches import Batch, TextSource
 from unmask.evaluation.bootstrap import Floats, resampling_units
 from unmask.evaluation.heldout import evaluation_batches
-from unmask.evaluation.ngram import MostFrequent, Neighbours, NGramBaseline, Prediction, neighbours_at
+from unmask.evaluation.ngram import (
+    MAX_TOKENS,
+    MostFrequent,
+    Neighbours,
+    NGramBaseline,
+    Prediction,
+    neighbours_at,
+)
 from unmask.evaluation.strata import places
 
 NAMES = ("most_frequent_token", "ngram", "ngram_true_neighbours")
 FOLDS = 5
 
-_MOST_TOKENS = 12_000_000
 _SEES = {
     "ngram": "seeing what the model sees",
     "ngram_true_neighbours": "seeing neighbours that the model does not",
@@ -37,7 +43,7 @@ class Baselines:
         self.size = text.vocabulary.size
         tokens, offsets = _training_tokens(text)
         self.frequent = MostFrequent().fit(tokens, self.size)
-        self.ngram = NGramBaseline(reach=1, max_tokens=_MOST_TOKENS).fit(tokens, offsets, self.size)
+        self.ngram = NGramBaseline().fit(tokens, offsets, self.size)
 
     @property
     def what(self) -> dict[str, str]:
@@ -173,7 +179,7 @@ def _training_tokens(text: TextSource) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of the training documents end to end, up to a limit, and where documents begin."""
     lengths = text.corpus.lengths[text.documents]
     order = np.argsort(text.corpus.keys[text.documents], kind="stable")
-    order = np.sort(order[: int(np.searchsorted(np.cumsum(lengths[order]), _MOST_TOKENS)) + 1])
+    order = np.sort(order[: int(np.searchsorted(np.cumsum(lengths[order]), MAX_TOKENS)) + 1])
     lengths = lengths[order]
     tokens = text.corpus.gather(text.documents[order], np.zeros(len(order), dtype=np.int64), lengths)
     return tokens, np.concatenate([[0], np.cumsum(lengths)])

@@ -1,19 +1,15 @@
 """Baseline language models: the most frequent token, and a bidirectional interpolated n-gram model.
 
 Both are counted on the token ids of the training text and give proper probabilities, so that their accuracy and loss
-compare with those of the model. The n-gram model interpolates the relative frequencies of a token in
-
-    (left1, right1)   (left1)   (right1)   ()          and, with a reach of 2,
-    (left2, left1)    (right1, right2)
-
-with weights that depend on how often the contexts were seen, estimated by EM on a slice of the training text
-that is left out of the counts (Jelinek and Mercer, 1980, "Interpolated estimation of Markov source parameters
-from sparse data").
+compare with those of the model. The n-gram model interpolates the relative frequencies of a token between two
+neighbours, after the left one, before the right one, and anywhere, with weights that depend on how often these contexts
+were seen, estimated by EM on a slice of the training text that is left out of the counts (Jelinek and Mercer, 1980,
+"Interpolated estimation of Markov source parameters from sparse data").
 
 Token sequences are flat: document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``. Outside a document is the
 boundary symbol, whose id is the vocabulary's size. :data:`UNKNOWN` marks a neighbour that is masked.
 
-Shapes: T tokens, D documents, M targets, K contexts (6, or 4 with a reach of 1).
+Shapes: T tokens, D documents, M targets, K = 4 components.
 """
 
 from __future__ import annotations
@@ -33,9 +29,13 @@ UNKNOWN = -1
 """A neighbour that is masked: contexts with it are skipped."""
 MAX_VOCABULARY = 2_000_000
 """Three ids are packed into one 63-bit key."""
+MAX_TOKENS = 12_000_000
+"""Tokens to count, at most about this many, to bound time and memory: some 600 MB and a few seconds."""
 
 _LEVELS = np.array([1, 2, 4, 10, 40])
 """Frequency bands of a pair of neighbours, each with its own weights: 0, 1, 2-3, 4-9, 10-39, more."""
+_SHAPE = (len(_LEVELS) + 1, 2, 2)
+"""Buckets of weights: the band of the pair, and whether the left and the right neighbour were seen."""
 _TUNING_SHARE = 20
 _TUNING_TOKENS = 60_000
 _EM_STEPS = 25
@@ -57,10 +57,8 @@ class Prediction(NamedTuple):
 class Neighbours(NamedTuple):
     """The ids around M targets, int64 [M] each: the boundary symbol outside the document, or ``UNKNOWN``."""
 
-    left2: Ids
-    left1: Ids
-    right1: Ids
-    right2: Ids
+    left: Ids
+    right: Ids
 
 
 def neighbours_at(
@@ -86,10 +84,10 @@ def neighbours_at(
     _check(tokens, offsets, vocabulary_size)
     padded = _padded(tokens, offsets, vocabulary_size)
     positions = np.asarray(positions, dtype=np.int64)
-    at = positions + 2 * np.searchsorted(offsets, positions, side="right")
+    at = positions + np.searchsorted(offsets, positions, side="right")
     if neighbours == "masked":
         padded[at] = UNKNOWN
-    return Neighbours(padded[at - 2], padded[at - 1], padded[at + 1], padded[at + 2])
+    return Neighbours(padded[at - 1], padded[at + 1])
 
 
 class MostFrequent:
@@ -113,17 +111,10 @@ class NGramBaseline:
     """An interpolated n-gram model of a token between its neighbours.
 
     Args:
-        reach: neighbours that count on each side, 1 or 2.
-        max_tokens: tokens to count, at most about this many, from documents spread evenly over the text, to bound
-            time and memory (12 million take some 600 MB and a few seconds).
+        max_tokens: tokens to count, at most about this many, from documents spread evenly over the text.
     """
 
-    def __init__(self, *, reach: int = 2, max_tokens: int = 12_000_000) -> None:
-        if reach not in (1, 2):
-            raise ConfigError(f"reach must be 1 or 2, not {reach}")
-        if max_tokens < 1:
-            raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
-        self.reach = reach
+    def __init__(self, *, max_tokens: int = MAX_TOKENS) -> None:
         self.max_tokens = max_tokens
         self.tokens = 0
         """Tokens that were counted."""
@@ -131,8 +122,7 @@ class NGramBaseline:
     @property
     def what(self) -> str:
         """A description in one line."""
-        near = "one neighbour" if self.reach == 1 else "two neighbours"
-        return f"interpolated bidirectional n-gram, {near} on each side, counted on {self.tokens:,} tokens"
+        return f"interpolated bidirectional n-gram, one neighbour on each side, counted on {self.tokens:,} tokens"
 
     def fit(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> Self:
         """Count the training text and tune the weights; the same input gives the same model.
@@ -162,10 +152,8 @@ class NGramBaseline:
 
     def predict(
         self,
-        left2: NDArray[np.integer],
-        left1: NDArray[np.integer],
-        right1: NDArray[np.integer],
-        right2: NDArray[np.integer],
+        left: NDArray[np.integer],
+        right: NDArray[np.integer],
         targets: NDArray[np.integer],
     ) -> Prediction:
         """Return the most probable token and the true one's log-probability at M targets.
@@ -173,42 +161,41 @@ class NGramBaseline:
         The neighbours, [M] each, are ids, the boundary symbol, or ``UNKNOWN`` (see :func:`neighbours_at`).
         The most probable token is sought among the 8 most frequent ones of each context.
         """
-        around = np.stack([np.asarray(ids, dtype=np.int64) for ids in (left2, left1, right1, right2)])
-        wanted: Ids = np.asarray(targets, dtype=np.int64)
+        around = np.stack([np.asarray(ids, dtype=np.int64) for ids in (left, right)])
+        true: Ids = np.asarray(targets, dtype=np.int64)
         top1, log_probability = np.empty(len(targets), np.int64), np.empty(len(targets))
         for start in range(0, len(targets), _BLOCK):
             part = slice(start, start + _BLOCK)
             view = self._view(Neighbours(*around[:, part]))
             top1[part] = self._best(view)
-            given = self._mixture(view, np.arange(len(view.bucket)), wanted[part])
+            given = self._mixture(view, np.arange(len(view.bucket)), true[part])
             log_probability[part] = np.log(given)
         return Prediction(top1, log_probability)
 
-    def probabilities(self, left2: int, left1: int, right1: int, right2: int) -> Floats:
+    def probabilities(self, left: int, right: int) -> Floats:
         """Return the whole distribution [V] at one position; it sums to one."""
-        around = Neighbours(*(np.array([value], dtype=np.int64) for value in (left2, left1, right1, right2)))
+        around = Neighbours(*(np.array([value], dtype=np.int64) for value in (left, right)))
         size = self._base - 1
         return self._mixture(self._view(around), np.zeros(size, np.int64), np.arange(size))
 
     def _count(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
         padded = _padded(tokens, offsets, self._base - 1)
-        middle = padded[2:-2]
+        middle = padded[1:-1]
         self._unigram = _unigram(tokens, self._base - 1)
         self._frequent = np.argsort(-self._unigram, kind="stable")[:_CANDIDATES]
-        around = Neighbours(padded[:-4], padded[1:-3], padded[3:-1], padded[4:])
         self._tables = []
-        for keys in self._contexts(around):  # one after the other: each takes 8 bytes a token
+        for keys in self._contexts(
+            Neighbours(padded[:-2], padded[2:])
+        ):  # one after the other: each takes 8 bytes a token
             keys *= self._base
             keys += middle
             self._tables.append(_Table.count(keys[middle < self._base - 1], self._base))
 
     def _contexts(self, around: Neighbours) -> Iterator[Ids]:
-        """Yield the number of each context, pairs first; with ``UNKNOWN`` in it, a number never counted."""
-        left2, left1, right1, right2 = around
-        pairs = [(left1, right1), (left2, left1), (right1, right2)][: 1 if self.reach == 1 else 3]
-        for a, b in pairs:
-            yield np.where((a < 0) | (b < 0), self._base**2, a * self._base + b)
-        for single in (left1, right1):
+        """Yield the number of each context: the pair, left, right; with ``UNKNOWN`` in it, a number never counted."""
+        left, right = around
+        yield np.where((left < 0) | (right < 0), self._base**2, left * self._base + right)
+        for single in around:
             yield np.where(single < 0, self._base, single)
 
     def _view(self, around: Neighbours) -> _View:
@@ -333,12 +320,11 @@ def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary
 
 
 def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer], boundary: int) -> Ids:
-    """Return the ids with two boundary symbols around each document, int64 [T + 2 (D + 1)]."""
+    """Return the ids with a boundary symbol around each document, int64 [T + D + 1]."""
     offsets = np.asarray(offsets, dtype=np.int64)
-    padded = np.full(len(tokens) + 2 * len(offsets), boundary, dtype=np.int64)
+    padded = np.full(len(tokens) + len(offsets), boundary, dtype=np.int64)
     real = np.ones(len(padded), dtype=bool)
-    edges = offsets + 2 * np.arange(len(offsets))
-    real[edges] = real[edges + 1] = False
+    real[offsets + np.arange(len(offsets))] = False
     padded[real] = tokens
     return padded
 
@@ -369,27 +355,18 @@ def _clipped(offsets: NDArray[np.integer], start: int, end: int) -> NDArray[np.i
 
 
 def _bucket(totals: Ids) -> Ids:
-    """Number the combinations of the frequency band of each pair and whether each single neighbour was seen, [M]."""
-    pairs = np.searchsorted(_LEVELS, totals[:-2], side="right")
-    numbers: Ids = np.ravel_multi_index([*pairs, *(totals[-2:] > 0)], _shape(len(pairs)))
+    """Number the bucket of each target from how often its contexts were seen, [K - 1, M] to [M]."""
+    pair = np.searchsorted(_LEVELS, totals[0], side="right")
+    numbers: Ids = np.ravel_multi_index([pair, *(totals[1:] > 0)], _SHAPE)
     return numbers
-
-
-def _shape(pairs: int) -> tuple[int, ...]:
-    """Return the number of levels of each pair and each single neighbour."""
-    return (len(_LEVELS) + 1,) * pairs + (2, 2)
-
-
-def _seen(pairs: int) -> NDArray[np.bool_]:
-    """Return which contexts were seen in each bucket, bool [K, buckets]."""
-    levels = np.indices(_shape(pairs))
-    seen = levels.reshape(len(levels), -1) > 0
-    return np.concatenate([seen, np.ones((1, seen.shape[1]), bool)])
 
 
 def _interpolation_weights(buckets: Ids, given: Floats) -> Floats:
     """Return weights [K, buckets], columns summing to one, that make ``given`` [K, n] most probable (EM)."""
-    seen = _seen(len(given) - 3)
+    seen = np.indices(_SHAPE).reshape(len(_SHAPE), -1) > 0
+    seen = np.concatenate(
+        [seen, np.ones((1, seen.shape[1]), bool)]
+    )  # [K, buckets]: the unigram always counts
     weights = seen / seen.sum(axis=0)
     for _ in range(_EM_STEPS):
         shares = weights[:, buckets] * given
