@@ -1,4 +1,4 @@
-"""What adapting changed, from made-up answers of two models at the targets of a real text."""
+"""What adapting changed, from made-up predictions of two models at the targets of a real text."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def components(tmp_path: Path, corpus_text: list[str], wordpiece_tokenizer):  # 
     return EvaluatedTargets.of(source, source.evaluation_batches(500), strata), strata, wordpiece_tokenizer
 
 
-def answers(asked: EvaluatedTargets, right: np.ndarray, loss: np.ndarray) -> TargetPredictions:
-    guess = np.where(right, asked.target_ids, asked.target_ids + 1)
-    return TargetPredictions(asked.target_ids, loss, np.where(right, 1, 2), guess, np.full(len(guess), 0.5))
+def predictions(targets: EvaluatedTargets, right: np.ndarray, loss: np.ndarray) -> TargetPredictions:
+    guess = np.where(right, targets.target_ids, targets.target_ids + 1)
+    return TargetPredictions(targets.target_ids, loss, np.where(right, 1, 2), guess, np.full(len(guess), 0.5))
 
 
-def two(asked: EvaluatedTargets, seed: int = 0) -> tuple[TargetPredictions, TargetPredictions]:
-    """A base that has little right, and nothing at all in most documents, and a better model."""
-    draw, count = np.random.default_rng(seed), len(asked.target_ids)
-    base = answers(asked, draw.random(count) < 0.05, draw.uniform(2, 9, count))
-    return base, answers(asked, draw.random(count) < 0.4, draw.uniform(1, 7, count))
+def two(targets: EvaluatedTargets, seed: int = 0) -> tuple[TargetPredictions, TargetPredictions]:
+    """Predictions of a base that is rarely right, and in most documents never, and of a better model."""
+    draw, count = np.random.default_rng(seed), len(targets.target_ids)
+    base = predictions(targets, draw.random(count) < 0.05, draw.uniform(2, 9, count))
+    return base, predictions(targets, draw.random(count) < 0.4, draw.uniform(1, 7, count))
 
 
-def test_figures_are_means_over_the_targets(components) -> None:  # type: ignore[no-untyped-def]
-    asked = components[0]
-    base, adapted = two(asked)
-    found = change(asked, base, adapted)
-    shares = [np.mean(each.guess == asked.target_ids) for each in (base, adapted)]
-    assert found["masked_tokens"] == len(asked.target_ids) > 100
-    assert found["documents"] == len(np.unique(asked.document))
+def test_metrics_are_means_over_the_targets(components) -> None:  # type: ignore[no-untyped-def]
+    targets = components[0]
+    base, adapted = two(targets)
+    found = change(targets, base, adapted)
+    shares = [np.mean(each.guess == targets.target_ids) for each in (base, adapted)]
+    assert found["masked_tokens"] == len(targets.target_ids) > 100
+    assert found["documents"] == len(np.unique(targets.document))
     assert [found[side]["accuracy"] for side in ("before", "after")] == pytest.approx(shares)
     assert found["after"]["loss"] == pytest.approx(adapted.loss.mean())
     assert found["after"]["perplexity"] == pytest.approx(np.exp(adapted.loss.mean()))
@@ -63,41 +63,41 @@ def test_figures_are_means_over_the_targets(components) -> None:  # type: ignore
 
 
 def test_the_interval_of_a_change_is_paired(components) -> None:  # type: ignore[no-untyped-def]
-    asked = components[0]
-    base, _ = two(asked)
+    targets = components[0]
+    base, _ = two(targets)
     lower = base._replace(loss=base.loss - 1)
-    found = change(asked, base, lower)
+    found = change(targets, base, lower)
     assert found["change"]["loss"]["interval"] == pytest.approx([-1, -1])
     low, high = found["before"]["intervals"]["loss"]
     assert high - low > 0.1
 
 
 def test_rows_by_frequency_sum_to_the_whole(components) -> None:  # type: ignore[no-untyped-def]
-    asked, strata, _ = components
-    rows = by_frequency(asked, *two(asked), strata)
-    assert sum(row["masked_tokens"] for row in rows) == len(asked.target_ids)
+    targets, strata, _ = components
+    rows = by_frequency(targets, *two(targets), strata)
+    assert sum(row["masked_tokens"] for row in rows) == len(targets.target_ids)
     assert [row["label"] for row in rows] == sorted(
         {row["label"] for row in rows}, key=strata.tables[0].labels.index
     )
 
 
-def test_a_base_that_has_nothing_right_has_no_ratio(components) -> None:  # type: ignore[no-untyped-def]
-    asked = components[0]
-    base, adapted = two(asked)
-    nothing = answers(asked, np.zeros(len(asked.target_ids), dtype=bool), base.loss)
-    assert change(asked, nothing, adapted)["change"]["relative_accuracy"] is None
+def test_a_base_without_a_right_prediction_has_no_ratio(components) -> None:  # type: ignore[no-untyped-def]
+    targets = components[0]
+    base, adapted = two(targets)
+    nothing = predictions(targets, np.zeros(len(targets.target_ids), dtype=bool), base.loss)
+    assert change(targets, nothing, adapted)["change"]["relative_accuracy"] is None
 
 
 def test_examples_are_the_extremes_with_the_text_around_them(components) -> None:  # type: ignore[no-untyped-def]
-    asked, _, tokenizer = components
-    base, adapted = two(asked)
-    found = differing(asked, base, adapted, tokenizer)
+    targets, _, tokenizer = components
+    base, adapted = two(targets)
+    found = differing(targets, base, adapted, tokenizer)
     gains = [example["change"] for example in found]
     assert len(found) == BETTER + WORSE
     assert gains[:BETTER] == sorted(gains[:BETTER], reverse=True)
     assert min(gains[:BETTER]) > 0 > max(gains[BETTER:])
-    shown = np.concatenate([batch.input_ids[batch.target_index] for batch in asked.batches])
-    masked = (base.loss - adapted.loss)[shown == asked.source.vocabulary.mask_id]
+    shown = np.concatenate([batch.input_ids[batch.target_index] for batch in targets.batches])
+    masked = (base.loss - adapted.loss)[shown == targets.source.vocabulary.mask_id]
     assert gains[0] == pytest.approx(masked.max())
     assert len({example["original"] for example in found}) == len(found)
     for example in found:

@@ -30,32 +30,30 @@ def fitted(source: TextSource, train: TextSource | None = None, most: int | None
 
 
 def accuracy(found: BaselineSums, name: str = "most_frequent_token") -> float:
-    asked, _, right = found.sums[name].sum(axis=0)
-    return float(right / asked)
+    count, _, right = found.sums[name].sum(axis=0)
+    return float(right / count)
 
 
-def test_they_are_asked_for_what_the_model_is_asked_for(
-    loaded: Load, source: Source, documents: list[str]
-) -> None:
+def test_they_predict_the_targets_of_the_model(loaded: Load, source: Source, documents: list[str]) -> None:
     model = loaded("bert")
     text = source(model, documents, max_length=16)
     strata = Strata(np.zeros(text.vocabulary.size, dtype=np.int64), "nothing")
     for most in (None, 300):
-        asked = tally(model, text, strata, most=most).sums[:, 0, 0]
+        count = tally(model, text, strata, most=most).sums[:, 0, 0]
         for name in NAMES:
-            assert (fitted(text, most=most).sums[name][:, 0] == asked).all()
+            assert (fitted(text, most=most).sums[name][:, 0] == count).all()
 
 
-def test_a_training_text_gives_the_figures_of_a_training_run(
+def test_a_training_text_gives_the_metrics_of_a_training_run(
     loaded: Load, source: Source, documents: list[str]
 ) -> None:
     model = loaded("bert")
     train, text = source(model, documents[::2]), source(model, documents[1::2])
     found, old = fitted(text, train), heldout_baselines(train, text.evaluation_batches(5000))
     for name in NAMES:
-        asked, loss, right = found.sums[name].sum(axis=0)
-        assert old[name]["accuracy"] == pytest.approx(right / asked)
-        assert old[name]["loss"] == pytest.approx(loss / asked)
+        count, loss, right = found.sums[name].sum(axis=0)
+        assert old[name]["accuracy"] == pytest.approx(right / count)
+        assert old[name]["loss"] == pytest.approx(loss / count)
         assert found.what[name] == old[name]["what"]
     assert "training text given" in found.fitted_on
 
@@ -77,7 +75,7 @@ def test_two_copies_of_a_document_do_not_score_each_other(loaded: Load, source: 
     assert accuracy(fitted(source(model, letters * 2)), "ngram") == 0
 
 
-def test_one_document_has_nothing_beside_it(loaded: Load, source: Source, documents: list[str]) -> None:
+def test_one_document_has_no_baselines(loaded: Load, source: Source, documents: list[str]) -> None:
     model = loaded("bert")
     for texts in (documents[:1], documents[:1] * 3):
         found = tally_baselines(source(model, texts), None)
@@ -85,7 +83,7 @@ def test_one_document_has_nothing_beside_it(loaded: Load, source: Source, docume
         assert "--train-data" in found.why
 
 
-def test_what_is_counted_on_is_said(loaded: Load, source: Source, documents: list[str]) -> None:
+def test_the_text_counted_on_is_named(loaded: Load, source: Source, documents: list[str]) -> None:
     found = fitted(source(loaded("bert"), documents))
     assert found.fitted_on.startswith("the other documents of the evaluated text (5 parts")
     assert found.what["most_frequent_token"] == "most frequent token of the other documents"

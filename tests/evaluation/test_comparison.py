@@ -68,7 +68,7 @@ def test_a_model_compared_with_itself_differs_by_exactly_nothing(
     assert "are the same on this text" in found.verdict
 
 
-def test_two_models_with_one_tokenizer_are_asked_for_the_same(
+def test_two_models_with_one_tokenizer_predict_the_same_tokens(
     checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
 ) -> None:
     data = [str(jsonl(documents))]
@@ -108,7 +108,7 @@ def changed(found: Evaluation, label: str, loss: float, accuracy: float) -> Eval
 
 
 @pytest.mark.parametrize(
-    ("loss", "accuracy", "said"),
+    ("loss", "accuracy", "text"),
     [
         (-0.5, 0.1, "new predicts this text better than old: its loss is 0.49"),
         (0.5, -0.1, "old predicts this text better than new: its loss is 0.49"),
@@ -119,13 +119,13 @@ def changed(found: Evaluation, label: str, loss: float, accuracy: float) -> Eval
     ],
 )
 def test_the_verdict_says_who_is_better(
-    evaluated: Evaluation, loss: float, accuracy: float, said: str
+    evaluated: Evaluation, loss: float, accuracy: float, text: str
 ) -> None:
     old, new = changed(evaluated, "old", 0, 0), changed(evaluated, "new", loss, accuracy)
-    assert said in compare_evaluations(old, new).verdict
+    assert text in compare_evaluations(old, new).verdict
 
 
-def test_the_verdict_says_where_nothing_can_be_told(evaluated: Evaluation) -> None:
+def test_the_verdict_says_when_there_is_no_difference(evaluated: Evaluation) -> None:
     import dataclasses
 
     sums = evaluated.tally.sums.copy()
@@ -185,27 +185,25 @@ def test_words_come_from_the_text_alone() -> None:
     assert spelt(" \n") == []
 
 
-def cutter(loaded: Load, first: str, second: str, rate: float = 0.5, length: int = 64) -> WordSplitter:
+def splitter(loaded: Load, first: str, second: str, rate: float = 0.5, length: int = 64) -> WordSplitter:
     models = loaded(first), loaded(second)
-    spellers = [UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models]
-    return WordSplitter((spellers[0], spellers[1]), rate)
+    tokenizers = [UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models]
+    return WordSplitter((tokenizers[0], tokenizers[1]), rate)
 
 
 def chosen_words(passage: Passage, model: MaskedLM, which: int) -> list[str]:
     """Return the chosen units of a passage as the text of their tokens, without marks and capitals."""
     side = passage.sides[which]
-    pieces = [
+    subwords = [
         model.tokenizer.decode(side.ids[side.unit == number].tolist()) for number in range(passage.chosen)
     ]
-    return ["".join(piece.split()).lower() for piece in pieces]
+    return ["".join(subword.split()).lower() for subword in subwords]
 
 
 @pytest.mark.parametrize("second", ["roberta", "albert", "modernbert"])
-def test_both_tokenizers_are_asked_for_the_same_words(
-    second: str, loaded: Load, corpus_text: list[str]
-) -> None:
+def test_both_tokenizers_get_the_same_words(second: str, loaded: Load, corpus_text: list[str]) -> None:
     text = " ".join(corpus_text[:60])
-    cut = cutter(loaded, "bert", second)
+    cut = splitter(loaded, "bert", second)
     passages = list(cut.passages(0, text))
     assert sum(passage.chosen for passage in passages) > 100
     for passage in passages:
@@ -222,14 +220,14 @@ def test_both_tokenizers_are_asked_for_the_same_words(
             assert set(side.unit.tolist()) >= set(range(passage.chosen))
 
 
-def test_the_rate_of_words_is_the_rate_asked_and_does_not_depend_on_the_tokenizers(
+def test_the_rate_of_words_is_the_rate_set_and_does_not_depend_on_the_tokenizers(
     loaded: Load, corpus_text: list[str]
 ) -> None:
     text = " ".join(corpus_text)
     words = [word for word, is_word in zip(spelt(text), words_of(text)[1], strict=True) if is_word]
     counts = []
     for second in ("roberta", "albert"):
-        cut = cutter(loaded, "bert", second, rate=0.3)
+        cut = splitter(loaded, "bert", second, rate=0.3)
         counts.append(sum(p.chosen for p in cut.passages(0, text)) + sum(cut.left_out.values()))
     assert counts[0] == pytest.approx(0.3 * len(words), rel=0.1)
     assert counts[1] == pytest.approx(counts[0], rel=0.02)  # but for units where tokens reach over a border
@@ -237,7 +235,7 @@ def test_the_rate_of_words_is_the_rate_asked_and_does_not_depend_on_the_tokenize
 
 def test_a_document_is_cut_at_the_same_words_for_both(loaded: Load, corpus_text: list[str]) -> None:
     text = " ".join(corpus_text[:40])
-    cut = cutter(loaded, "bert", "roberta", rate=1.0, length=24)
+    cut = splitter(loaded, "bert", "roberta", rate=1.0, length=24)
     passages = list(cut.passages(0, text))
     assert len(passages) > 10
     for passage in passages:
@@ -253,17 +251,17 @@ def test_a_document_is_cut_at_the_same_words_for_both(loaded: Load, corpus_text:
 
 
 def test_what_a_tokenizer_cannot_spell_is_left_out_and_counted(loaded: Load) -> None:
-    cut = cutter(loaded, "bert", "roberta", rate=1.0)
+    cut = splitter(loaded, "bert", "roberta", rate=1.0)
     passages = list(cut.passages(0, "the war 北京 village " + "x" * 80))
     assert sum(passage.chosen for passage in passages) == 3
     assert cut.left_out["a tokenizer cannot spell them"] == 2
     assert cut.left_out["of more than 32 subwords"] == 1
 
 
-def test_the_score_of_a_word_is_the_sum_of_its_pieces_masked_together(loaded: Load) -> None:
+def test_the_score_of_a_word_is_the_sum_of_its_subwords_masked_together(loaded: Load) -> None:
     model = loaded("bert")
     text = "the unbelievably patient keeper counterbalanced a telescope in the village"
-    (passage,) = cutter(loaded, "bert", "roberta", rate=0.4).passages(0, text)
+    (passage,) = splitter(loaded, "bert", "roberta", rate=0.4).passages(0, text)
     found = score_words(model, [passage], 0)
     side = passage.sides[0]
     shown = np.where(side.unit >= 0, model.vocabulary.mask_id, side.ids)
@@ -281,7 +279,7 @@ def test_the_score_of_a_word_is_the_sum_of_its_pieces_masked_together(loaded: Lo
 
 
 def test_words_of_passages_of_unequal_lengths_keep_their_order(loaded: Load, corpus_text: list[str]) -> None:
-    cut = cutter(loaded, "bert", "deberta-v2", rate=0.4)
+    cut = splitter(loaded, "bert", "deberta-v2", rate=0.4)
     passages = [
         passage for number, text in enumerate(corpus_text[:12]) for passage in cut.passages(number, text)
     ]
@@ -465,13 +463,13 @@ def test_several_models_share_what_depends_on_the_tokenizer_alone(
 def test_documents_of_the_training_text_are_counted(
     checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
 ) -> None:
-    said: list[str] = []
+    logged: list[str] = []
 
     from unmask.progress import Progress
 
     class Listener(Progress):
         def log(self, text: str) -> None:
-            said.append(text)
+            logged.append(text)
 
     (found,) = evaluate(
         [str(checkpoint("bert"))],
@@ -484,4 +482,4 @@ def test_documents_of_the_training_text_are_counted(
     assert answer["documents_in_train_data"] == 3
     assert "training text given" in answer["baselines_fitted_on"]
     assert answer["tables"]["by_frequency"]["note"] == "times seen in the training text given"
-    assert "3 of 10 documents occur word for word in the training text" in said
+    assert "3 of 10 documents occur word for word in the training text" in logged

@@ -1,4 +1,4 @@
-"""Held-out figures: what is asked, that it never changes, and that sums are what direct computation gives."""
+"""Held-out evaluation: targets never change, and sums equal direct computation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def strata_of(source: TextSource) -> Strata:
     return Strata(counts, "the text", words=source.vocabulary.words is not None)
 
 
-def asked(model: MaskedLM, source: TextSource, **options: Any) -> Tally:
+def tallied(model: MaskedLM, source: TextSource, **options: Any) -> Tally:
     return tally(model, source, strata_of(source), **options)
 
 
@@ -52,7 +52,7 @@ def test_scores_are_those_of_a_sorted_softmax() -> None:
         assert found.confidence[row] == pytest.approx(float(probabilities.max()), abs=1e-6)
 
 
-def test_a_model_that_says_nothing_is_not_right_by_a_tie() -> None:
+def test_constant_logits_are_not_right_by_a_tie() -> None:
     found = score_targets(torch.zeros(5, 10), torch.arange(5))
     assert found.rank.tolist() == [1, 2, 3, 4, 5]
     assert np.allclose(found.confidence, 0.1)
@@ -67,7 +67,7 @@ def test_ties_agree_with_argmax() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_broken_model_is_an_error_and_not_a_figure(bad: float) -> None:
+def test_nan_or_infinite_logits_are_an_error(bad: float) -> None:
     logits = torch.zeros(3, 5)
     logits[1, 2] = bad
     with pytest.raises(DivergedError, match="NaN or infinite"):
@@ -101,26 +101,26 @@ def test_sums_are_those_of_one_sequence_at_a_time(
 ) -> None:
     model = loaded(architecture)
     text = source(model, documents, max_length=32, rate=0.3)
-    assert totals(asked(model, text)) == pytest.approx(directly(model, text), rel=1e-5)
+    assert totals(tallied(model, text)) == pytest.approx(directly(model, text), rel=1e-5)
 
 
-def test_the_figures_of_a_training_run_are_the_same(
+def test_the_metrics_of_a_training_run_are_the_same(
     loaded: Load, source: Source, documents: list[str]
 ) -> None:
     model = loaded("bert")
     text = source(model, documents)
-    found, old = totals(asked(model, text)), evaluate_batches(model, text.evaluation_batches(1000))
+    found, old = totals(tallied(model, text)), evaluate_batches(model, text.evaluation_batches(1000))
     assert old.masked_tokens == found["masked_tokens"]
     assert old.loss == pytest.approx(found["loss"] / old.masked_tokens, rel=1e-5)
     assert old.accuracy == found["accuracy"] / old.masked_tokens
 
 
-# ---- what is asked
+# ---- targets
 
 
 def test_two_evaluations_are_bit_identical(loaded: Load, source: Source, documents: list[str]) -> None:
     model = loaded("bert")
-    first, second = (asked(model, source(model, documents)) for _ in range(2))
+    first, second = (tallied(model, source(model, documents)) for _ in range(2))
     assert (first.sums == second.sums).all()
     assert (first.bins == second.bins).all()
     assert first.positions == second.positions
@@ -130,13 +130,13 @@ def test_positions_do_not_depend_on_batches_model_or_order_but_on_rate_and_text(
     loaded: Load, source: Source, documents: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded("bert")
-    usual = asked(model, source(model, documents)).positions
-    assert asked(model, source(model, documents[::-1])).positions == usual
-    assert asked(loaded("electra"), source(model, documents)).positions == usual
-    assert asked(model, source(model, documents, rate=0.16)).positions != usual
-    assert asked(model, source(model, documents[1:])).positions != usual
+    usual = tallied(model, source(model, documents)).positions
+    assert tallied(model, source(model, documents[::-1])).positions == usual
+    assert tallied(loaded("electra"), source(model, documents)).positions == usual
+    assert tallied(model, source(model, documents, rate=0.16)).positions != usual
+    assert tallied(model, source(model, documents[1:])).positions != usual
     monkeypatch.setattr(heldout, "_BUDGET", (64, 64))
-    assert asked(model, source(model, documents)).positions == usual
+    assert tallied(model, source(model, documents)).positions == usual
 
 
 def test_the_logits_of_a_batch_are_bounded(
@@ -155,16 +155,16 @@ def test_a_limit_of_tokens_takes_documents_by_hash(
     loaded: Load, source: Source, documents: list[str]
 ) -> None:
     model = loaded("bert")
-    some = asked(model, source(model, documents), most=300)
+    some = tallied(model, source(model, documents), most=300)
     assert 200 < some.tokens <= 300
     assert 0 < some.documents < len(documents)
-    again = asked(model, source(model, documents[::-1]), most=300)
+    again = tallied(model, source(model, documents[::-1]), most=300)
     assert again.positions == some.positions
 
 
 def test_a_document_counts_where_it_has_a_target(loaded: Load, source: Source) -> None:
     model = loaded("bert")
-    found = asked(model, source(model, ["the river", *["the old war in the village"] * 3], rate=1.0))
+    found = tallied(model, source(model, ["the river", *["the old war in the village"] * 3], rate=1.0))
     assert found.documents == 4
     assert (found.sums[:, 0, 0] > 0).sum() == 4
 
@@ -172,14 +172,14 @@ def test_a_document_counts_where_it_has_a_target(loaded: Load, source: Source) -
 def test_text_without_a_masked_token_is_an_error(loaded: Load, source: Source) -> None:
     model = loaded("bert")
     with pytest.raises(DataError, match="higher --mask-rate"):
-        asked(model, source(model, ["river"], rate=1e-9))
+        tallied(model, source(model, ["river"], rate=1e-9))
 
 
 def test_the_model_is_left_in_its_mode(loaded: Load, source: Source, documents: list[str]) -> None:
     model = loaded("bert")
     model.model.train()
     try:
-        asked(model, source(model, documents))
+        tallied(model, source(model, documents))
         assert model.model.training
     finally:
         model.model.eval()
@@ -199,7 +199,7 @@ def test_the_rows_of_every_table_sum_to_the_whole(
     assert [table.key for table, _ in strata.spans()] == ["by_frequency", "by_piece", "by_position"]
     for _, span in strata.spans():
         parts = found.sums[:, 1:][:, span].sum(axis=1)
-        assert np.allclose(parts, found.sums[:, 0])  # for every document, every figure
+        assert np.allclose(parts, found.sums[:, 0])  # for every document, every metric
         assert (parts[:, 0] == found.sums[:, 0, 0]).all()
     assert found.bins[:, 0].sum() == found.masked_tokens
 
@@ -236,7 +236,7 @@ def test_the_fifths_of_a_document_are_equal(loaded: Load, source: Source) -> Non
     assert (np.diff(fifth[np.argsort(at.position)]) >= 0).all()
 
 
-def test_frequency_is_counted_where_it_is_asked_to_be(loaded: Load, source: Source) -> None:
+def test_frequency_is_counted_on_the_given_text(loaded: Load, source: Source) -> None:
     model = loaded("bert")
     text = source(model, ["a " * 9 + "b"], rate=1.0)
     batch, at = everything(text)

@@ -1,4 +1,4 @@
-"""Figures with intervals: what they cover, what they do without data, and calibration."""
+"""Bootstrap intervals: their coverage, too little data, and calibration."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from unmask.evaluation.bootstrap import (
 def documents(
     draw: np.random.Generator, count: int, truth: float, spread: float = 0.15
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return right answers and tokens of documents that differ in length and in how hard they are."""
+    """Return right predictions and tokens of documents that differ in length and in how hard they are."""
     tokens = draw.integers(1, 60, size=count)
     share = np.clip(truth + spread * draw.standard_normal(count), 0.01, 0.99)
     return draw.binomial(tokens, share).astype(float), tokens.astype(float)
 
 
-def test_a_figure_is_the_ratio_of_sums_and_not_a_mean_of_ratios() -> None:
+def test_a_metric_is_the_ratio_of_sums_and_not_a_mean_of_ratios() -> None:
     (found,) = ratios(np.array([[1.0], [0.0]] * 5), np.array([[1.0], [9.0]] * 5))
     assert found.value == 0.1
 

@@ -1,4 +1,4 @@
-"""Probing: what can be learned is learned, what cannot is not, and figures are those of scikit-learn and seqeval."""
+"""Probing: separable classes are learned, shuffled labels are not, and metrics are those of scikit-learn and seqeval."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FILLER = "the a in of for her old young and before".split()
 PARTS = {1: 0, 2: 200}
 
 
-class Heard(Progress):
+class Recorded(Progress):
     def __init__(self) -> None:
         self.messages: list[str] = []
 
@@ -139,7 +139,7 @@ def test_entities_are_found(checkpoint: Checkpoint, entities: Path, architecture
 
 
 @pytest.mark.parametrize("layout", ["wordpiece", "byte_level", "modernbert", "unigram"])
-def test_the_first_piece_stands_for_a_word(request: pytest.FixtureRequest, layout: str) -> None:
+def test_the_first_subword_represents_a_word(request: pytest.FixtureRequest, layout: str) -> None:
     tokenizer = request.getfixturevalue(f"{layout}_tokenizer")
     words = ["for", "the", "café", "312", "captain", "."]
     encoding = plain_copy(tokenizer).encode(" ".join(words), add_special_tokens=False)
@@ -180,7 +180,7 @@ def test_the_new_head_learns_ten_times_as_fast(
     assert rates[width, width] == pytest.approx(2e-4)
 
 
-def test_two_runs_say_the_same(checkpoint: Checkpoint, topics: Path) -> None:
+def test_two_runs_give_the_same(checkpoint: Checkpoint, topics: Path) -> None:
     settings = ProbeSettings(
         method="both",
         seeds=2,
@@ -206,13 +206,15 @@ def test_a_model_that_ties_itself_is_not_better(checkpoint: Checkpoint, topics: 
     assert "no clear difference" in str(verdict)
 
 
-def test_texts_that_are_cut_are_counted(checkpoint: Checkpoint, entities: Path) -> None:
-    heard = Heard()
+def test_truncated_texts_are_counted(checkpoint: Checkpoint, entities: Path) -> None:
+    recorded = Recorded()
     settings = ProbeSettings(seeds=1, max_length=6, device="cpu", precision="fp32")
-    result = probe([str(checkpoint("bert"))], entities, settings, progress=heard)
+    result = probe([str(checkpoint("bert"))], entities, settings, progress=recorded)
     assert result.models[0].truncated == {"train": 80, "test": 30}
-    assert any("80 training and 30 test texts were truncated to 6 tokens" in note for note in heard.messages)
-    # What was cut off counts as missed: the person stands at the end of every sentence.
+    assert any(
+        "80 training and 30 test texts were truncated to 6 tokens" in note for note in recorded.messages
+    )
+    # What was truncated counts as missed: the person is at the end of every sentence.
     assert result.models[0].metrics["recall"][0] <= 0.5
 
 
@@ -231,24 +233,24 @@ def test_a_label_that_train_lacks_is_named(checkpoint: Checkpoint, topics: Path)
     assert any("1 label of test never occurs in train (sports)" in note for note in result.notes)
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
+# --- metrics ------------------------------------------------------------------------------------------------------
 
 GOLD = [["B-A", "I-A", "O", "B-B"], ["O", "O"], ["B-B", "O", "B-A", "I-A"]]
 GUESS = [["B-A", "I-A", "O", "B-A"], ["O", "I-B"], ["B-B", "O", "B-A", "O"]]
 
 
-def test_entity_figures_by_hand() -> None:
-    # True: A(0-1) B(3); B(0) A(2-3). Said: A(0-1) A(3); B(1), begun by an I-; B(0) A(2). Two of five are right.
+def test_entity_metrics_by_hand() -> None:
+    # True: A(0-1) B(3); B(0) A(2-3). Predicted: A(0-1) A(3); B(1), begun by an I-; B(0) A(2). Two of five are right.
     found = label_metrics("entities", GOLD, GUESS)
     assert found["precision"] == pytest.approx(2 / 5)
     assert found["recall"] == pytest.approx(2 / 4)
     assert found["f1"] == pytest.approx(2 * 2 / 9)
-    # A: 1 right of 3 said and 2 true; B: 1 right of 2 said and 2 true.
+    # A: 1 right of 3 predicted and 2 true; B: 1 right of 2 predicted and 2 true.
     assert found["macro_f1"] == pytest.approx((2 / 5 + 2 / 4) / 2)
     assert found["accuracy"] == pytest.approx(7 / 10)
 
 
-def test_figures_from_counts_are_those_of_the_libraries() -> None:
+def test_metrics_from_counts_are_those_of_the_libraries() -> None:
     tags = classes_of("entities", ["B-A", "I-A", "B-B", "I-B", "O"])
     counted = counts_of("entities", GOLD, GUESS, tags).sum(axis=0)
     assert main_metric("entities", counted) == pytest.approx(label_metrics("entities", GOLD, GUESS)["f1"])
@@ -365,7 +367,7 @@ def test_other_tags_than_entities_are_read(tmp_path: Path) -> None:
         ("train.tsv", "The\tO\nboat\tB-X\n\nA\tO\nwar\tX\tO\n", r"train\.tsv:5: 3 columns, expected 2"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_errors_of_files_name_the_line(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_task(tmp_path / name, test=tmp_path / name)
