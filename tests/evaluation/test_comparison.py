@@ -68,6 +68,20 @@ def test_a_model_compared_with_itself_differs_by_exactly_nothing(
     assert "are the same on this text" in found.verdict
 
 
+def test_models_and_text_may_be_strings_paths_or_in_memory(
+    checkpoint: Checkpoint, loaded: Load, jsonl: Jsonl, documents: list[str]
+) -> None:
+    path, model, data = checkpoint("bert"), loaded("bert"), jsonl(documents)
+    (by_name,) = evaluate(str(path), [str(data)], CPU)
+    (by_path,) = evaluate(path, data, CPU)
+    (in_memory,) = evaluate([model], data, CPU)
+    assert by_name.to_dict() == by_path.to_dict() == in_memory.to_dict()
+    assert [row["metric"] for row in by_name.to_rows()] == list(by_name.metrics)
+    rows = compare(path, model, data, CPU).to_rows()
+    assert {row["metric"] for row in rows} == {*by_name.metrics} - {"perplexity"}
+    assert all(row["low"] == row["difference"] == row["high"] == 0 for row in rows)
+
+
 def test_two_models_with_one_tokenizer_predict_the_same_tokens(
     checkpoint: Checkpoint, noisy: Callable[..., Path], jsonl: Jsonl, documents: list[str]
 ) -> None:

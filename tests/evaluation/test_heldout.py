@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from unmask.evaluation.metrics import COLUMNS
 from unmask.evaluation.predictions import score_targets
 from unmask.evaluation.strata import Strata, places
 from unmask.model.masked_lm import MaskedLM
+from unmask.progress import Progress
 
 Source = Callable[..., TextSource]
 Load = Callable[[str], MaskedLM]
@@ -160,6 +161,21 @@ def test_a_limit_of_tokens_takes_documents_by_hash(
     assert 0 < some.documents < len(documents)
     again = tallied(model, source(model, documents[::-1]), most=300)
     assert again.positions == some.positions
+
+
+def test_progress_rises_to_one_though_whole_documents_stop_short_of_the_limit(
+    loaded: Load, source: Source, documents: list[str]
+) -> None:
+    shares: list[float | None] = []
+
+    class Shares(Progress):
+        def advance(self, share: float | None, figures: Mapping[str, object]) -> None:
+            shares.append(share)
+
+    model = loaded("bert")
+    assert tallied(model, source(model, documents), most=300, progress=Shares()).tokens < 300
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
 
 
 def test_a_document_counts_where_it_has_a_target(loaded: Load, source: Source) -> None:

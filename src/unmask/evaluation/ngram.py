@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.errors import ConfigError, DataError
-
-Ids = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from unmask.evaluation.bootstrap import Floats
+from unmask.evaluation.strata import Ids
 
 UNKNOWN = -1
 """A neighbour that is masked: contexts with it are skipped."""

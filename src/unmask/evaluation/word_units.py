@@ -27,13 +27,12 @@ from unmask.data.masking.random_bits import EVALUATION_KEY, random_bits, uniform
 from unmask.data.packing import Packed, frame_positions
 from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.evaluation.predictions import predict_targets
+from unmask.evaluation.strata import Ids
 from unmask.model.masked_lm import MaskedLM
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
-
-Ids = NDArray[np.int64]
 
 MOST_SUBWORDS = 32
 """Units of more subwords (addresses, codes, scripts without spaces) are not words, and are left out."""

@@ -27,7 +27,7 @@ from unmask.progress import Progress
 Floats = NDArray[np.float32]
 Codes = list[Ints]
 """E arrays of class numbers, one per unit of an example."""
-Score = Callable[[Codes, Codes], float]
+Metric = Callable[[Codes, Codes], float]
 """The metric of true and predicted classes to choose by."""
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -80,7 +80,7 @@ class Learner:
         lm: the model. tagged: whether units are tokens. pool: how a text becomes one vector.
         classes: class numbers are below this.
         fallback: the class of a token that was truncated.
-        score: the metric to choose the regularisation by.
+        metric: the metric to choose the regularisation by.
         progress: gets progress and messages.
     """
 
@@ -89,7 +89,7 @@ class Learner:
     pool: Pool
     classes: int
     fallback: int
-    score: Score
+    metric: Metric
     progress: Progress = Progress()
 
 
@@ -142,7 +142,7 @@ def _choose(learner: Learner, train: Part, x: Floats, held: Part | None, x_held:
     scores = {}
     for strength in STRENGTHS:
         guess = _fit(x[fitted], y[fitted], strength)(x_held)
-        scores[strength] = learner.score(held.codes, held.whole(guess, learner.fallback))
+        scores[strength] = learner.metric(held.codes, held.whole(guess, learner.fallback))
     return max(STRENGTHS, key=lambda strength: scores[strength])
 
 

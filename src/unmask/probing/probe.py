@@ -310,8 +310,9 @@ class _Prober:
         self.notes: list[str] = []
         for note in task.notes:
             self._note(note)
-        self.precision, why = pick_precision(settings.precision, pick_device(settings.device))
-        progress.log(why)
+        self.precision = ""
+        """Of the last model: ``fp32`` or ``bf16``."""
+        self._wanted_precision: str | None = None
         known = label_set(task.train)
         # Labels that train lacks come last: nothing predicts them.
         parts = (task.test, task.dev) if task.dev else (task.test,)
@@ -323,6 +324,7 @@ class _Prober:
     def probe(self, model: ModelLike, name: str, label: str) -> list[tuple[ModelProbe, list[Floats]]]:
         """Probe a model by each method; return results and the counts of each seed."""
         lm = self._load(model)
+        self.precision = "bf16" if lm.autocast else "fp32"
         train, test = self._part(lm, self.task.train), self._part(lm, self.task.test)
         dev = None if self.task.dev is None else self._part(lm, sample(self.task.dev, _DEV))
         truncated = {"train": train.encoded.truncated, "test": test.encoded.truncated}
@@ -333,7 +335,7 @@ class _Prober:
             )
         tagged, most = self.task.kind != "classification", _most_frequent(self.task.train)
         learner = Learner(
-            lm, tagged, self.settings.pool, self.known, self.labels.index(most), self._score, self.progress
+            lm, tagged, self.settings.pool, self.known, self.labels.index(most), self._metric, self.progress
         )
         return [
             self._by(method, learner, (train, dev, test), (name, label, truncated))
@@ -387,16 +389,23 @@ class _Prober:
         return found
 
     def _load(self, model: ModelLike) -> MaskedLM:
+        if isinstance(model, MaskedLM):
+            return model
+        settings = self.settings
+        if self._wanted_precision is None:  # chosen once, so that all models have the same
+            self._wanted_precision, why = pick_precision(settings.precision, pick_device(settings.device))
+            self.progress.log(why)
         # Only the encoder is used, so a missing LM head is not logged.
-        device, offline = self.settings.device, self.settings.offline
-        return load_for_inference(model, device=device, precision=self.precision, offline=offline)
+        return load_for_inference(
+            model, device=settings.device, precision=self._wanted_precision, offline=settings.offline
+        )
 
     def _part(self, lm: MaskedLM, examples: Examples) -> Part:
         number = {label: code for code, label in enumerate(self.labels)}
         codes = [np.array([number[label] for label in labels]) for labels in examples.labels]
         return Part(encode(lm, examples, self.settings.max_length), codes)
 
-    def _score(self, gold: Codes, predicted: Codes) -> float:
+    def _metric(self, gold: Codes, predicted: Codes) -> float:
         """Return the main metric of predicted class numbers."""
         counts = counts_of(self.task.kind, self._names(gold), self._names(predicted), self.classes)
         return float(main_metric(self.task.kind, counts.sum(axis=0)))
