@@ -102,39 +102,36 @@ def conformance(
         DataError: the tokenizer makes nothing but special tokens of the text.
     """
     model = load_for_inference(model, device="cpu", offline=offline, progress=progress)
-    wanted = _wanted(model, processes, progress)
+    promises = _promises_for(model, processes, progress)
     checks = []
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as folder, _fp32_without_dropout(model):
         case = Case.make(model, Path(folder), seed, masking)
         progress.begin("conformance")
-        for number, (name, promise) in enumerate(wanted.items()):
-            progress.advance(number / len(wanted), {"check": name})
+        for number, (name, promise) in enumerate(promises.items()):
+            progress.advance(number / len(promises), {"check": name})
             checks.append(_check(name, promise, case))
         progress.advance(1.0, {"checks": len(checks)})
         progress.end()
     return checks
 
 
-def _wanted(model: MaskedLM, processes: bool, progress: Progress) -> dict[str, Promise]:
+def _promises_for(model: MaskedLM, processes: bool, progress: Progress) -> dict[str, Promise]:
     """Leave out the checks that start processes, if not wanted or if the model is not on the CPU."""
-    on_cpu = model.device.type == "cpu"
-    if processes and not on_cpu:
+    if processes and model.device.type != "cpu":
         progress.log("skipping the checks with two processes: they need the model on the CPU")
-    single = not (processes and on_cpu)
-    return {name: found for name, found in CHECKS.items() if not (single and name.startswith("process"))}
+        processes = False
+    return {name: found for name, found in CHECKS.items() if processes or not name.startswith("process")}
 
 
 @contextmanager
 def _fp32_without_dropout(model: MaskedLM) -> Iterator[None]:
     """Compute in fp32 and without dropout, then restore the model and drop its gradients."""
-    training, autocast = model.model.training, model.autocast
-    model.model.eval()
-    model.autocast = False
+    autocast, model.autocast = model.autocast, False
     try:
-        yield
+        with model.evaluating():
+            yield
     finally:
         model.autocast = autocast
-        model.model.train(training)
         model.model.zero_grad(set_to_none=True)
 
 
@@ -166,7 +163,7 @@ def _gradient(case: Case, found: Distance, detail: str) -> Measurement:
     """Compare a gradient with a tolerance of 1e-6, or of twice the model's own rounding where that is more."""
     if found.gradient <= _EXACT:
         return Measurement(found.gradient, _EXACT, detail)
-    detail = f"{detail}; transformers' own gradient, padded against alone: {case.rounding:.1e}"
+    detail = f"{detail}; transformers' own gradient, padded and alone, differs by {case.rounding:.1e}"
     return Measurement(found.gradient, max(_EXACT, 2 * case.rounding), detail)
 
 
