@@ -184,3 +184,66 @@ def test_many_texts_are_filled_in_parts_and_told_of(filler: Filler, monkeypatch:
     assert [result.text for result in parts] == texts
     assert [c.tokens for r in parts for c in r.candidates] == [c.tokens for r in whole for c in r.candidates]
     assert heard.told == ["fill", 0.0, 0.4, 0.8, "end"]
+
+
+# --- a list is called exact only if nothing better can be missing -------------------------------------------------
+
+Shares = dict[str, float]
+
+
+@pytest.fixture
+def scripted(small: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Shares, dict[str, Shares]], FillMask]:
+    """Return `make(first, second)`: fills "[MASK] [MASK]" with given probabilities, the second after each first."""
+    import torch
+
+    from unmask.data.batches import Batch
+    from unmask.model.load import load_for_inference
+
+    model = load_for_inference(small, device="cpu")
+
+    def logs(shares: Shares) -> Any:
+        rest = (1 - sum(shares.values())) / (model.vocabulary.size - len(shares))
+        row = torch.full((model.vocabulary.size,), max(rest, 1e-9))
+        row[model.tokenizer.convert_tokens_to_ids(list(shares))] = torch.tensor(list(shares.values()))
+        return row.log()
+
+    def make(first: Shares, second: dict[str, Shares]) -> FillMask:
+        def target_logits(batch: Batch, **_: object) -> Any:
+            rows = []
+            for index in batch.target_index:
+                before = model.tokenizer.convert_ids_to_tokens(int(batch.input_ids[index - 1]))
+                rows.append(logs(first if before == "[CLS]" else second.get(before, {})))
+            return torch.stack(rows)
+
+        monkeypatch.setattr(model, "target_logits", target_logits)
+        return FillMask(model)
+
+    return make
+
+
+def test_a_search_that_kept_too_few_fillings_is_not_exact(scripted: Any) -> None:
+    """b was looked at and not kept, and its filling would have been the best."""
+    fill = scripted(
+        {"a": 0.6, "b": 0.399, "c": 0.001},
+        {"a": {"x": 0.35, "y": 0.33, "z": 0.32}, "b": {"x": 0.99}, "[MASK]": {"x": 0.2, "y": 0.2}},
+    )
+    narrow = fill("[MASK] [MASK]", top_k=3, beam=1)
+    assert [item.tokens for item in narrow.candidates] == [["a", "x"], ["a", "y"], ["a", "z"]]
+    assert not narrow.exact
+    wide = fill("[MASK] [MASK]", top_k=3, beam=8)
+    assert [item.tokens for item in wide.candidates] == [["b", "x"], ["a", "x"], ["a", "y"]]
+    assert wide.exact
+
+
+def test_a_search_that_looked_at_too_few_tokens_is_not_exact(scripted: Any) -> None:
+    """c was never looked at, and its filling would have been the best."""
+    fill = scripted(
+        {"a": 0.4, "b": 0.35, "c": 0.25},
+        {"a": {"x": 0.3, "y": 0.01}, "b": {"x": 0.3}, "c": {"x": 0.99}, "[MASK]": {"x": 0.2, "y": 0.2}},
+    )
+    narrow = fill("[MASK] [MASK]", top_k=1, beam=2)
+    assert [item.tokens for item in narrow.candidates] == [["a", "x"]]
+    assert not narrow.exact
+    wide = fill("[MASK] [MASK]", top_k=1, beam=8)
+    assert [item.tokens for item in wide.candidates] == [["c", "x"]]
+    assert wide.exact
