@@ -390,4 +390,4 @@ def test_no_pairs_at_all_is_an_error(run: Run, folder: Path) -> None:
     found = run("pairs", "--data", "pairs.csv")
     assert (found.code, found.out) == (3, "")
     assert "choose with --good and --bad" in found.err
-    assert "error: pairs.csv: no pair that can be compared" in found.err
+    assert "error: pairs.csv: no pair that can be scored" in found.err

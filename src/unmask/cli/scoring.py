@@ -20,9 +20,8 @@ from unmask.reporting.format import interval, percent, plural
 
 if TYPE_CHECKING:
     from unmask.progress import Progress
-    from unmask.scoring.pair_run import PairFileScorer
+    from unmask.scoring.file_scorer import PairFileScorer, TextFileScorer
     from unmask.scoring.row_file import RowFile
-    from unmask.scoring.score_file import FileScorer
     from unmask.scoring.scorer import Scorer
 
 
@@ -154,17 +153,17 @@ def score(
     stdout, rows = sys.stdout, _rows(out, resume, force)
     with shell.working() as progress:
         from unmask.data.reading.records import RecordReader
-        from unmask.scoring.score_file import FileScorer
+        from unmask.scoring.file_scorer import TextFileScorer
 
         names = _names_or_number(text_field)
         reader = RecordReader(file or "-", kind, has_names=names, log=progress.log)
-        run = FileScorer(
+        run = TextFileScorer(
             reader,
             _scorer(model, method, max_length, device, precision, offline, progress),
             text_field=text_field,
             max_bytes=max_bytes,
             details=details,
-            complain=_report_skipped(),
+            on_skip=_report_skipped(),
             progress=progress,
         )
         _continue_after(run, rows, progress)
@@ -206,13 +205,13 @@ def pairs(
     rows = _rows(out, resume, force)
     answers: list[dict[str, Any]] = []
     with shell.working() as progress:
+        from unmask.scoring.file_scorer import PairFileScorer
         from unmask.scoring.pair_files import PairReader
-        from unmask.scoring.pair_run import PairFileScorer
 
         for model in models:
             reader = PairReader(data, good, bad, by, log=progress.log)
             scorer = _scorer(model, method, max_length, device, precision, offline, progress)
-            run = PairFileScorer(reader, scorer, complain=_report_skipped(), progress=progress)
+            run = PairFileScorer(reader, scorer, on_skip=_report_skipped(), progress=progress)
             _continue_after(run, rows, progress)
             with _resumable(rows):
                 found = run.run(rows.write if rows else lambda row: None)
@@ -286,10 +285,10 @@ def _report_skipped() -> Callable[[DataError], None]:
     return complain
 
 
-def _continue_after(run: FileScorer | PairFileScorer, rows: RowFile | None, progress: Progress) -> None:
+def _continue_after(run: TextFileScorer | PairFileScorer, rows: RowFile | None, progress: Progress) -> None:
     """Count what the file of rows has already."""
     if rows is not None and rows.kept:
-        run.go_on_after(rows.rows())
+        run.resume_after(rows.rows())
         progress.log(f"{rows.path} has {rows.kept:,} rows; continuing behind them")
 
 

@@ -7,7 +7,6 @@ The sides are compared by their pseudo-log-likelihoods, sums over all tokens, as
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from unmask.progress import Progress
 from unmask.reporting.format import percent
 from unmask.reporting.results import Result, Rows
 from unmask.scoring.results import Score
-from unmask.scoring.scorer import Scorer
+from unmask.scoring.scorer import Scorer, score_items
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
@@ -164,6 +163,11 @@ class PairFigures(Result):
         self.overall.add(outcome)
         self.table.setdefault((pair.paradigm, pair.term, pair.source), Tally()).add(outcome)
 
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Count a pair by its :meth:`PairScore.to_dict`."""
+        pair = Pair(row["good"], row["bad"], row["paradigm"], row["term"], row["file"], row["line"])
+        self.add(pair, row["outcome"])
+
     @property
     def terms(self) -> dict[str, Tally]:
         """Counts by term, in the order in which they came; empty where pairs have none."""
@@ -242,17 +246,9 @@ def score_pairs(
         progress: is told how far it is.
         share: says how much of ``pairs`` was taken, 0 to 1.
     """
-    waiting: deque[Pair] = deque()
-
-    def sides() -> Iterator[str]:
-        for pair in pairs:
-            waiting.append(pair)
-            yield pair.good
-            yield pair.bad
-
-    scores = scorer(sides(), progress=progress, share=share)
-    for good in scores:
-        yield PairScore(waiting.popleft(), good, next(scores))
+    found = score_items(pairs, lambda pair: (pair.good, pair.bad), scorer, progress=progress, share=share)
+    for pair, (good, bad) in found:
+        yield PairScore(pair, good, bad)
 
 
 def compare_pairs(

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from unmask.model.masked_lm import MaskedLM
 
+Item = TypeVar("Item")
 _TEXTS_AHEAD, _CHARACTERS_AHEAD = 64, 20_000
 _BATCHES_OF_A_BLOCK = 8
 _LOGITS_AT_ONCE = 1 << 26
@@ -254,6 +256,29 @@ class Scorer:
         unknown = int((tokens.ids == self._unknown).sum())
         total = math.fsum(values)
         return Score(read.text, total, len(values), len(words), size, self.method, unknown, singles, words)
+
+
+def score_items(
+    items: Iterable[Item],
+    texts: Callable[[Item], tuple[str, ...]],
+    scorer: Scorer,
+    *,
+    progress: Progress = Progress(),
+    share: Callable[[], float | None] | None = None,
+) -> Iterator[tuple[Item, list[Score]]]:
+    """Score items of one text or several while they are read; yield each, in order, with the scores of its texts."""
+    waiting: deque[tuple[Item, int]] = deque()
+
+    def all_texts() -> Iterator[str]:
+        for item in items:
+            parts = texts(item)
+            waiting.append((item, len(parts)))
+            yield from parts
+
+    scores = scorer(all_texts(), progress=progress, share=share)
+    for first in scores:
+        item, count = waiting.popleft()
+        yield item, [first, *islice(scores, count - 1)]
 
 
 class _Meter:
