@@ -73,14 +73,14 @@ def _leakage(check: JsonDict) -> Iterator[Finding]:
         where = sorted({PurePath(pair["in"]).name for pair in row["pairs"] if pair["kind"] == "exact"})
         if row["exact"]:
             there = " and ".join(where[:3]) if len(where) <= 3 else f"{len(where)} files"
-            text = f"{name}: {_share(row['exact'], row['documents'], 'text')} occur word for word in {there}"
+            text = f"{name}: {_share(row['exact'], row['documents'], 'text')} word for word in {there}"
             yield Finding("problem", "leakage", f"{text}; {more}" if more else text)
         elif row["overlap"]:
             level: Level = "problem" if row["mostly"] else "warning"
-            some = _share(row["overlap"], row["documents"], "texts")
+            some = _share(row["overlap"], row["documents"], "text")
             mostly = f", {row['mostly']:,} of them at least half of their text" if row["mostly"] else ""
             yield Finding(
-                level, "leakage", f"{name}: {some} share a run of {run} words with the training text{mostly}"
+                level, "leakage", f"{name}: {some} with a run of {run} words of the training text{mostly}"
             )
         else:
             yield Finding(
@@ -122,7 +122,7 @@ def _encoding(check: JsonDict) -> Iterator[Finding]:
         )
         if kind in ("invisible", "control"):
             level = "note" if kind == "invisible" or level == "note" else "warning"
-        text = f"{_share(tally['documents'], documents, 'document')} contain {_KINDS[kind]}"
+        text = f"{_KINDS[kind]} in {_share(tally['documents'], documents, 'document')}"
         yield Finding(level, "encoding", text + _first(tally))
     if clean and not check["unreadable"] and not check["read"]["errors"]:
         yield Finding("ok", "encoding", "no encoding errors, no control characters")
@@ -141,7 +141,7 @@ def _duplicates(check: JsonDict) -> Iterator[Finding]:
         yield Finding(
             level,
             "duplicates",
-            f"{_share(found['exact'], documents, 'document')} are exact duplicates",
+            f"exact duplicates: {_share(found['exact'], documents, 'document')}",
         )
     else:
         yield Finding("ok", "duplicates", "no exact duplicates")
@@ -151,7 +151,7 @@ def _duplicates(check: JsonDict) -> Iterator[Finding]:
         yield Finding("note", "near duplicates", text)
     elif near["documents"]:
         level = "warning" if near["share"] >= _DUPLICATES else "note"
-        text = f"{_share(near['documents'], documents, 'document')} are near duplicates"
+        text = f"near duplicates: {_share(near['documents'], documents, 'document')}"
         yield Finding(
             level, "near duplicates", f"{text} (estimated Jaccard similarity of {near['similarity']} or more)"
         )
@@ -184,7 +184,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
             "problem" if share >= _UNKNOWN_PROBLEM else "warning" if share >= _UNKNOWN_WARNING else "note"
         )
         words = ", ".join(word for word, _ in unknown["words"][:5])
-        text = f"{_share(unknown['tokens'], found['tokens'], 'token')} are unknown to the tokenizer"
+        text = f"unknown to the tokenizer: {_share(unknown['tokens'], found['tokens'], 'token')}"
         yield Finding(level, "unknown tokens", text + (f", for example {words}" if words else ""))
     else:
         yield Finding("ok", "unknown tokens", "no unknown tokens")
@@ -244,7 +244,7 @@ def _sizes(check: JsonDict) -> Iterator[Finding]:
         )
     short = sizes["short"]["documents"]
     if short >= 0.05 * read["documents"]:
-        text = f"{_share(short, read['documents'], 'document')} have fewer than 5 words"
+        text = f"fewer than 5 words in {_share(short, read['documents'], 'document')}"
         yield Finding(
             "warning" if short >= 0.25 * read["documents"] else "note", "sizes", text + _first(sizes["short"])
         )
