@@ -167,7 +167,7 @@ def _write_sections(sections: dict[str, list[Any]], formatter: Any) -> None:
 
 
 def _row(name: str, text: str, name_width: int, width: int) -> str:
-    """Return an option or argument with its help beside it; no word and no default is broken over two lines."""
+    """Return an option or argument with its help; no word and no default is broken over two lines."""
     lines = textwrap.wrap(text, width - name_width - 4, break_on_hyphens=False, break_long_words=False)
     indent = "\n" + " " * (name_width + 4)
     gap = indent if len(name) > name_width else " " * (name_width + 2 - len(name))

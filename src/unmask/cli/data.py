@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from unmask.cli.command import Command
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import count, percent, place, plural, rough_duration
+from unmask.storage import JsonDict
 
 Model = Annotated[
     str | None,
@@ -89,24 +89,23 @@ def check(
             offline=offline,
             progress=progress,
         )
-    answer = found.to_dict()
+    result = found.to_dict()
     if html is not None:
         from unmask.reporting.check_page import render_check
 
-        shell.write_page(html, render_check(answer))
+        shell.write_page(html, render_check(result))
     if as_json:
-        shell.emit(answer)
+        shell.emit(result)
     else:
-        draw_check(shell.page(), answer)
+        draw_check(shell.page(), result)
     return DataError.exit_code if strict and found.verdict == "problem" else 0
 
 
-Found = Mapping[str, Any]
 _STYLES = {"problem": "bold red", "warning": "yellow", "note": "", "ok": "green"}
 _PAIRS = 3
 
 
-def draw_check(page: Page, found: Found) -> None:
+def draw_check(page: Page, found: JsonDict) -> None:
     """Draw a check.
 
     Args:
@@ -123,7 +122,7 @@ def draw_check(page: Page, found: Found) -> None:
     _draw_plan(page, found["plan"])
 
 
-def _facts(found: Found) -> dict[str, object]:
+def _facts(found: JsonDict) -> dict[str, object]:
     read, lengths, tokens = found["read"], found["lengths"], found["plan"]["tokens"]
     quantiles = lengths["quantiles"]
     spread = (
@@ -138,7 +137,7 @@ def _facts(found: Found) -> dict[str, object]:
     }
 
 
-def _draw_leaks(page: Page, found: Found) -> None:
+def _draw_leaks(page: Page, found: JsonDict) -> None:
     for row in (found["leakage"] or {"files": []})["files"]:
         if not row["pairs"]:
             continue
@@ -151,7 +150,7 @@ def _draw_leaks(page: Page, found: Found) -> None:
             page.say(f"  and {left:,} more (--json lists them)", style="dim")
 
 
-def _draw_duplicates(page: Page, found: Found) -> None:
+def _draw_duplicates(page: Page, found: JsonDict) -> None:
     rows = found["duplicates"]["exact_examples"]
     near = (found["duplicates"]["near"] or {"examples": []})["examples"]
     if rows or near:
@@ -167,7 +166,7 @@ def _draw_duplicates(page: Page, found: Found) -> None:
         page.say(f"    {row['second']['text']}", style="dim")
 
 
-def _draw_words(page: Page, found: Found) -> None:
+def _draw_words(page: Page, found: JsonDict) -> None:
     rows = (found["vocabulary"] or {"most_split": []})["most_split"][:8]
     if rows:
         page.say("")
@@ -175,7 +174,7 @@ def _draw_words(page: Page, found: Found) -> None:
         page.table(["words of most subwords", "count", "subwords", "split into"], table, left=(0, 3))
 
 
-def _draw_plan(page: Page, plan: Found) -> None:
+def _draw_plan(page: Page, plan: JsonDict) -> None:
     page.say("")
     near = min(plan["literature"], key=lambda row: abs(math.log(max(row["share"], 1e-12))))
     times = f"{near['share']:.1%} of that" if near["share"] < 1 else f"{near['share']:,.1f} times as many"
@@ -226,10 +225,10 @@ def prepare(
 
         loaded = load_tokenizer(name, offline=config.model.offline)
         manifest = write_shards(config.data.inputs, config.data, loaded, out, progress=progress).manifest
-    _answer_prepare(manifest, out, as_json)
+    _print_prepared(manifest, out, as_json)
 
 
-def _answer_prepare(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
+def _print_prepared(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     """Print what was prepared."""
     if as_json:
         shell.emit({"folder": str(out), **manifest})

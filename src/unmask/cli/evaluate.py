@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -22,6 +22,7 @@ from unmask.reporting.format import (
     percent,
     plural,
 )
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.evaluation.evaluate import EvaluationSettings
@@ -82,15 +83,15 @@ def evaluate(
         from unmask.evaluation.evaluate import evaluate as evaluate_models
 
         found = evaluate_models(models, data, settings, train_data=train_data or (), progress=progress)
-    answers = [evaluation.to_dict() for evaluation in found]
+    results = [evaluation.to_dict() for evaluation in found]
     if html is not None:
         from unmask.reporting.evaluation_page import render_evaluation
 
-        shell.write_page(html, render_evaluation(answers))
+        shell.write_page(html, render_evaluation(results))
     if as_json:
-        shell.emit(answers[0] if len(answers) == 1 else {"models": answers})
+        shell.emit(results[0] if len(results) == 1 else {"models": results})
         return
-    draw_evaluations(shell.page(), answers)
+    draw_evaluations(shell.page(), results)
 
 
 def compare(
@@ -126,18 +127,18 @@ def compare(
         comparison = compare_models(
             first, second, data, settings, train_data=train_data or (), pll_bytes=pll_bytes, progress=progress
         )
-    answer = comparison.to_dict()
+    result = comparison.to_dict()
     if html is not None:
         from unmask.reporting.evaluation_page import render_comparison
 
-        shell.write_page(html, render_comparison(answer))
+        shell.write_page(html, render_comparison(result))
     if as_json:
-        shell.emit(answer)
+        shell.emit(result)
         return
-    draw_comparison(shell.page(), answer)
+    draw_comparison(shell.page(), result)
 
 
-def _settings(given: Mapping[str, Any]) -> EvaluationSettings:
+def _settings(given: JsonDict) -> EvaluationSettings:
     """Check the options of either verb before anything heavy is imported."""
     shell.check_page(given["html"])
     config = options.load_settings(given)
@@ -157,10 +158,7 @@ def _settings(given: Mapping[str, Any]) -> EvaluationSettings:
     )
 
 
-Found = Mapping[str, Any]
-
-
-def draw_evaluations(page: Page, found: Sequence[Found]) -> None:
+def draw_evaluations(page: Page, found: Sequence[JsonDict]) -> None:
     """Draw the metrics of models and baselines in one table; of a single model its own tables too.
 
     Args:
@@ -189,12 +187,12 @@ def draw_evaluations(page: Page, found: Sequence[Found]) -> None:
         )
 
 
-def _masked(row: Found, what: str = "masked token") -> str:
+def _masked(row: JsonDict, what: str = "masked token") -> str:
     key = what.replace(" ", "_") + "s"
     return f"{plural(row[key], what)} of {plural(row['documents'], 'document')}"
 
 
-def _row(name: str, row: Found) -> list[object]:
+def _row(name: str, row: JsonDict) -> list[object]:
     spans = row["intervals"]
     keys = ("accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
     return [
@@ -208,7 +206,7 @@ def _row(name: str, row: Found) -> list[object]:
     ]
 
 
-def _baseline_rows(found: Sequence[Found]) -> Iterator[list[object]]:
+def _baseline_rows(found: Sequence[JsonDict]) -> Iterator[list[object]]:
     """The baselines of each tokenizer, named by it where there are several."""
     seen = {row["tokenizer"]: row for row in reversed(found)}
     for row in reversed(seen.values()):
@@ -217,7 +215,7 @@ def _baseline_rows(found: Sequence[Found]) -> Iterator[list[object]]:
             yield _row(baseline_name(name) + after, baseline)
 
 
-def _draw_tables(page: Page, tables: Found) -> None:
+def _draw_tables(page: Page, tables: JsonDict) -> None:
     for table in tables.values():
         page.say("")
         rows = []
@@ -228,7 +226,7 @@ def _draw_tables(page: Page, tables: Found) -> None:
         page.say(table["note"], style="dim")
 
 
-def draw_comparison(page: Page, found: Found) -> None:
+def draw_comparison(page: Page, found: JsonDict) -> None:
     """Draw a verdict, then what it rests on.
 
     Args:
@@ -248,7 +246,7 @@ def draw_comparison(page: Page, found: Found) -> None:
         page.say(note, style="dim")
 
 
-def _compared(key: str, name: str, sides: Sequence[Found], changes: Found) -> list[object]:
+def _compared(key: str, name: str, sides: Sequence[JsonDict], changes: JsonDict) -> list[object]:
     """A metric of two models, its difference and the interval of that."""
     change = changes.get(key)
     ends = (
@@ -259,7 +257,7 @@ def _compared(key: str, name: str, sides: Sequence[Found], changes: Found) -> li
     return [name, *(metric(key, side[key]) for side in sides), *(ends or (None, None))]
 
 
-def _draw_word_comparison(page: Page, found: Found) -> None:
+def _draw_word_comparison(page: Page, found: JsonDict) -> None:
     words, bits = found["words"], found["bits_per_byte"]
     rows = [_compared(key, name, words["models"], words["difference"]) for key, name in WORD_METRICS.items()]
     rows.append(_compared("value", "bits per byte", bits["models"], {"value": bits["difference"]}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.inference.fill import FillResult
@@ -298,7 +299,7 @@ def _probability(share: float) -> str:
     return f"{share:.4f}" if share >= 1e-4 else f"{share:.1e}"
 
 
-def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
+def draw_explanation(page: Page, explanation: JsonDict) -> None:
     """Draw tokens, masks, predictions and loss of one text.
 
     Args:
@@ -325,7 +326,7 @@ def draw_explanation(page: Page, explanation: Mapping[str, Any]) -> None:
     page.say(_mean_loss(explanation))
 
 
-def _draw_predictions(page: Page, predictions: Sequence[Mapping[str, Any]]) -> None:
+def _draw_predictions(page: Page, predictions: Sequence[JsonDict]) -> None:
     rows = [
         [item["position"], item["original"], item["shown"], _top(item["top"]), item["loss"]]
         for item in predictions
@@ -333,7 +334,7 @@ def _draw_predictions(page: Page, predictions: Sequence[Mapping[str, Any]]) -> N
     page.table(["position", "original", "shown as", "predictions", "loss"], rows, left=(1, 2, 3))
 
 
-def _token_rows(explanation: Mapping[str, Any]) -> list[list[object]]:
+def _token_rows(explanation: JsonDict) -> list[list[object]]:
     """Return a row of the token table for each position."""
     count = len(explanation["tokens"])
     names = ["tokens", "input_ids", "token_type_ids", "attention_mask", "labels", "random_draw", "mask"]
@@ -348,12 +349,12 @@ def _token_rows(explanation: Mapping[str, Any]) -> list[list[object]]:
     return rows
 
 
-def _top(top: Sequence[Mapping[str, Any]]) -> str:
+def _top(top: Sequence[JsonDict]) -> str:
     space = "\N{NO-BREAK SPACE}"  # so that no line ends between a token and its probability
     return "  ".join(f"{item['token']}{space}{item['probability']:.3f}" for item in top)
 
 
-def _mean_loss(explanation: Mapping[str, Any]) -> str:
+def _mean_loss(explanation: JsonDict) -> str:
     scored = sum(loss is not None for loss in explanation["token_loss"])
     if explanation["loss"] is None or not scored:
         return "loss: none, because nothing is masked"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
 from unmask.reporting.format import number, percent, plural
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -61,11 +62,11 @@ def masks(
         vocabulary = _vocabulary(corpus)
         length = config.data.max_length or 512
         source = TextSource(corpus, np.arange(len(corpus)), vocabulary, config.masking, length)
-        answer = survey(source, tokens, seed, epoch) | {"sample": sample(source, seed, epoch)}
+        result = survey(source, tokens, seed, epoch) | {"sample": sample(source, seed, epoch)}
     if as_json:
-        shell.emit(answer)
+        shell.emit(result)
         return
-    draw_masks(shell.page(), answer)
+    draw_masks(shell.page(), result)
 
 
 def terms(
@@ -186,28 +187,28 @@ class _Prepared:
 _STYLES = {"mask": "bold black on yellow", "random": "bold white on red", "keep": "bold black on green"}
 
 
-def draw_masks(page: Page, answer: Mapping[str, Any]) -> None:
-    """Draw a passage with its masks, and the figures below it."""
-    page.text(_passage(answer["sample"]))
+def draw_masks(page: Page, result: JsonDict) -> None:
+    """Draw a passage with its masks, and the rates achieved."""
+    page.text(_passage(result["sample"]))
     page.say("")
-    split = answer["split"]
+    split = result["split"]
     page.pairs(
         {
-            "strategy": answer["strategy"],
-            "rate asked": percent(answer["asked_rate"], 2),
-            "rate achieved": percent(answer["rate"], 2),
-            "tokens looked at": answer["tokens"],
-            "targets": answer["targets"],
-            "became the mask": percent(split["mask"], 2),
-            "became a random token": percent(split["random"], 2),
-            "stayed": percent(split["keep"], 2),
-            "words masked whole": percent(answer["whole_words"], 2),
-            "mean span in tokens": number(answer["mean_span"]["tokens"]),
-            "mean span in words": number(answer["mean_span"]["words"]),
-            "sequences without a target": f"{answer['without_targets']:,} of {answer['sequences']:,}",
+            "strategy": result["strategy"],
+            "mask rate": percent(result["asked_rate"], 2),
+            "rate achieved": percent(result["rate"], 2),
+            "tokens": result["tokens"],
+            "targets": result["targets"],
+            "replaced by the mask": percent(split["mask"], 2),
+            "replaced at random": percent(split["random"], 2),
+            "unchanged": percent(split["keep"], 2),
+            "words masked whole": percent(result["whole_words"], 2),
+            "mean span in tokens": number(result["mean_span"]["tokens"]),
+            "mean span in words": number(result["mean_span"]["words"]),
+            "sequences without a target": f"{result['without_targets']:,} of {result['sequences']:,}",
         }
     )
-    if answer["by_word_length"]:
+    if result["by_word_length"]:
         page.say("")
         page.table(
             ["tokens in the word", "words", "masked whole"],
@@ -217,12 +218,12 @@ def draw_masks(page: Page, answer: Mapping[str, Any]) -> None:
                     row["words"],
                     percent(row["rate"], 2),
                 ]
-                for row in answer["by_word_length"]
+                for row in result["by_word_length"]
             ],
         )
 
 
-def _passage(sample: Sequence[Mapping[str, Any]]) -> Text:
+def _passage(sample: Sequence[JsonDict]) -> Text:
     from rich.text import Text
 
     line = Text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from typer import Option
 
@@ -12,6 +12,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.reporting.format import baseline_name, clock, interval, percent, plural
+from unmask.storage import JsonDict
 
 Task = Annotated[
     str,
@@ -147,14 +148,12 @@ def probe(
             label_field=label_field,
             progress=progress,
         )
-    answer = found.to_dict()
+    result = found.to_dict()
     if as_json:
-        shell.emit(answer)
+        shell.emit(result)
         return
-    draw_probe(shell.page(), answer)
+    draw_probe(shell.page(), result)
 
-
-Found = Mapping[str, Any]
 
 _FIGURES = {
     "classification": {"macro_f1": "macro F1", "accuracy": "accuracy"},
@@ -164,7 +163,7 @@ _FIGURES = {
 _METHODS = {"frozen": "linear probe, model frozen", "finetune": "fine-tuned"}
 
 
-def draw_probe(page: Page, found: Found) -> None:
+def draw_probe(page: Page, found: JsonDict) -> None:
     """Draw a table for each method, verdicts, and what a reader has to know.
 
     Args:
@@ -190,18 +189,18 @@ def draw_probe(page: Page, found: Found) -> None:
         page.say(note, style="dim")
 
 
-def _row(row: Found, columns: Mapping[str, str]) -> list[object]:
+def _row(row: JsonDict, columns: Mapping[str, str]) -> list[object]:
     figures = row["figures"]
     cells: list[object] = [_spread(figures[name]) for name in columns]
     cells.insert(1, interval("accuracy", row["interval"]) or None)
     return [row["label"], *cells, clock(row["seconds"])]
 
 
-def _baseline(name: str, row: Found, columns: Mapping[str, str]) -> list[object]:
+def _baseline(name: str, row: JsonDict, columns: Mapping[str, str]) -> list[object]:
     first, *others = (percent(row[figure]) for figure in columns)
     return [baseline_name(name), first, None, *others, None]
 
 
-def _spread(figure: Found) -> str:
+def _spread(figure: JsonDict) -> str:
     sd = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
     return percent(figure["mean"]) + sd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError, Interrupted
 from unmask.reporting.format import interval, percent, plural
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.progress import Progress
@@ -170,11 +171,11 @@ def score(
         scores: list[dict[str, Any]] = []
         with _resumable(rows):
             totals = run.run(rows.write if rows else scores.append if as_json else _printer(stdout))
-    answer = {"model": model, "method": run.scorer.method, **totals.to_dict()}
+    result = {"model": model, "method": run.scorer.method, **totals.to_dict()}
     if as_json:
-        shell.emit(answer | ({"out": str(out)} if rows else {"scores": scores}))
+        shell.emit(result | ({"out": str(out)} if rows else {"scores": scores}))
     else:
-        _print_totals(answer, out)
+        _print_totals(result, out)
     return _print_skipped(totals.skipped, "text")
 
 
@@ -203,7 +204,7 @@ def pairs(
     if len(models) > 1 and (out is not None or data == "-"):
         raise ConfigError("-o and pairs from standard input go with one model, not with several")
     rows = _rows(out, resume, force)
-    answers: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     with shell.working() as progress:
         from unmask.scoring.file_scorer import PairFileScorer
         from unmask.scoring.pair_files import PairReader
@@ -215,12 +216,12 @@ def pairs(
             _continue_after(run, rows, progress)
             with _resumable(rows):
                 found = run.run(rows.write if rows else lambda row: None)
-            answers.append({"model": model, **found.to_dict()})
+            results.append({"model": model, **found.to_dict()})
     if as_json:
-        shell.emit(answers[0] if len(answers) == 1 else {"models": answers})
+        shell.emit(results[0] if len(results) == 1 else {"models": results})
     else:
-        draw_pairs(shell.page(), answers)
-    return _print_skipped(max(answer["skipped"] for answer in answers), "pair")
+        draw_pairs(shell.page(), results)
+    return _print_skipped(max(result["skipped"] for result in results), "pair")
 
 
 def _rows(out: Path | None, resume: bool, force: bool) -> RowFile | None:
@@ -314,13 +315,13 @@ def _resumable(rows: RowFile | None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _print_totals(answer: dict[str, Any], out: Path | None) -> None:
+def _print_totals(result: dict[str, Any], out: Path | None) -> None:
     where = f" in {out}" if out else ""
     shell.log(
-        f"{plural(answer['texts'], 'text')}{where}; pseudo-log-likelihood per text {answer['per_text']:.4g}, per token "
-        f"{answer['per_token']:.4g}, per word {answer['per_word']:.4g} nats; {answer['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
-        f"{answer['pseudo_perplexity']:.4g}",
-        answer["method"],
+        f"{plural(result['texts'], 'text')}{where}; pseudo-log-likelihood per text {result['per_text']:.4g}, per token "
+        f"{result['per_token']:.4g}, per word {result['per_word']:.4g} nats; {result['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
+        f"{result['pseudo_perplexity']:.4g}",
+        result["method"],
     )
 
 
@@ -333,7 +334,7 @@ def _print_skipped(count: int, what: str) -> int:
 _HEADER = ("accuracy", "95%", "pairs", "ties")
 
 
-def draw_pairs(page: Page, models: Sequence[Mapping[str, Any]]) -> None:
+def draw_pairs(page: Page, models: Sequence[JsonDict]) -> None:
     """Draw the accuracy of one model by paradigm, by term and overall, or of several models in one table.
 
     Args:
@@ -341,19 +342,19 @@ def draw_pairs(page: Page, models: Sequence[Mapping[str, Any]]) -> None:
         models: :meth:`unmask.scoring.pairs.PairFigures.to_dict` of each, and its name as ``model``.
     """
     found = models[0]
-    table: Sequence[Mapping[str, Any]] = found["table"]
+    table: Sequence[JsonDict] = found["table"]
     if len(models) > 1:
-        page.table((found["method"], *_HEADER), [[row["model"], *_figures(row)] for row in models])
+        page.table((found["method"], *_HEADER), [[row["model"], *_metrics(row)] for row in models])
     else:
         if len(table) > 1:
-            page.table(("paradigm", *_HEADER), [[row["paradigm"], *_figures(row)] for row in table])
+            page.table(("paradigm", *_HEADER), [[row["paradigm"], *_metrics(row)] for row in table])
         if len(found["terms"]) > 1:
-            page.table(("term", *_HEADER), [[row["term"], *_figures(row)] for row in found["terms"]])
-        page.table((found["method"], *_HEADER), [["all pairs", *_figures(found)]])
+            page.table(("term", *_HEADER), [[row["term"], *_metrics(row)] for row in found["terms"]])
+        page.table((found["method"], *_HEADER), [["all pairs", *_metrics(found)]])
         if len(table) > 1:
             page.say(f"mean over {len(table)} paradigms {percent(found['mean_of_paradigms'])}")
-    page.say(f"intervals: {found['interval_method']}; a tie is not right", style="dim")
+    page.say(f"intervals: {found['interval_method']}; a tie counts as wrong", style="dim")
 
 
-def _figures(row: Mapping[str, Any]) -> list[object]:
+def _metrics(row: JsonDict) -> list[object]:
     return [percent(row["accuracy"]), interval("accuracy", row["interval"]), row["pairs"], row["ties"]]

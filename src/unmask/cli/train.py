@@ -16,6 +16,7 @@ from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import baseline_name, byte_size, clock, loss, percent, plural
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.config.settings import RunConfig
@@ -122,11 +123,11 @@ def print_result(result: RunResult, as_json: bool, examples: bool = False) -> No
     """Print the metrics of a finished run; of several processes only the main one does."""
     if os.environ.get("RANK", "0") != "0":
         return
-    figures = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
+    metrics = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
     folder = result.folder
     if as_json:
         paths = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}
-        shell.emit({**paths, **figures, "evaluation": result.evaluation})
+        shell.emit({**paths, **metrics, "evaluation": result.evaluation})
         return
     from unmask.storage import read_json
 
@@ -194,16 +195,16 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
         folder = RunFolder(run)
         path = write_report(folder)
         write_missing_card(folder)
-        figures = {"evaluation": read_json(folder.evaluation), "adaptation": read_json(folder.adaptation)}
+        metrics = {"evaluation": read_json(folder.evaluation), "adaptation": read_json(folder.adaptation)}
     if as_json:
-        shell.emit({"report": str(path), **figures})
+        shell.emit({"report": str(path), **metrics})
     else:
         shell.page().command(f"report: {path}")
 
 
-def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
-    """Draw the figures on held-out text beside those of the baselines and of the model before training."""
-    rows = _beside_before(evaluation)
+def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
+    """Draw the metrics on held-out text, with those of baselines and of the model before training."""
+    rows = _model_rows(evaluation)
     for key, baseline in (evaluation.get("baselines") or {}).items():
         rows.append(_accuracy_row(baseline_name(key), baseline))
     page.table(["held-out text", "accuracy", "loss"], rows)
@@ -213,22 +214,22 @@ def draw_evaluation(page: Page, evaluation: Mapping[str, Any]) -> None:
         page.say(f"over {plural(masked, 'masked token')} of {documents}", style="dim")
     if general := evaluation.get("general"):
         page.say("")
-        page.table(["general text", "accuracy", "loss"], _beside_before(general))
+        page.table(["general text", "accuracy", "loss"], _model_rows(general))
 
 
-def _beside_before(figures: Mapping[str, Any]) -> list[list[object]]:
+def _model_rows(metrics: JsonDict) -> list[list[object]]:
     """Return a row for a model, and one for what it was before training."""
-    rows = [_accuracy_row("this model", figures)]
-    if before := figures.get("before"):
+    rows = [_accuracy_row("this model", metrics)]
+    if before := metrics.get("before"):
         rows.append(_accuracy_row("the same before training", before))
     return rows
 
 
-def _accuracy_row(name: str, row: Mapping[str, Any]) -> list[object]:
+def _accuracy_row(name: str, row: JsonDict) -> list[object]:
     return [name, percent(row.get("accuracy")), loss(row.get("loss"))]
 
 
-def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int = 4) -> None:
+def draw_examples(page: Page, examples: Sequence[JsonDict], most: int = 4) -> None:
     """Draw passages with numbered gaps, and what the model put into each.
 
     Args:
@@ -246,11 +247,11 @@ def draw_examples(page: Page, examples: Sequence[Mapping[str, Any]], most: int =
         gaps = {target["index"]: f"[{number}]" for number, target in enumerate(shown, 1)}
         page.say("")
         page.say(_passage(example, begin, end, gaps))
-        answers = [f"{gaps[target['index']]} {_answer(target)}" for target in shown]
-        page.say("    " + "   ".join(answers), style="dim")
+        predictions = [f"{gaps[target['index']]} {_prediction(target)}" for target in shown]
+        page.say("    " + "   ".join(predictions), style="dim")
 
 
-def _passage(example: Mapping[str, Any], begin: int, end: int, gaps: Mapping[int, str]) -> str:
+def _passage(example: JsonDict, begin: int, end: int, gaps: Mapping[int, str]) -> str:
     """Return the tokens from ``begin`` to ``end`` as text, with gaps at the targets."""
     text = "… " if begin else ""
     for index in range(begin, end):
@@ -259,10 +260,10 @@ def _passage(example: Mapping[str, Any], begin: int, end: int, gaps: Mapping[int
     return text + (" …" if end < len(example["tokens"]) else "")
 
 
-def _answer(target: Mapping[str, Any]) -> str:
+def _prediction(target: JsonDict) -> str:
     best = target["predictions"][0]
-    answer = f"{best['token']} {best['probability']:.0%}"
-    return answer if target["rank"] == 1 else f"{answer} (was {target['original']})"
+    prediction = f"{best['token']} {best['probability']:.0%}"
+    return prediction if target["rank"] == 1 else f"{prediction} (was {target['original']})"
 
 
 def draw_dry_run(page: Page, plan: Any) -> None:

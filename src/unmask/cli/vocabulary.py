@@ -139,8 +139,8 @@ def train_tokenizer(
         trained = train_on(chain([first], texts), vocab_size)
         with new_folder(out) as folder:
             trained.save_pretrained(folder)
-    answer = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}
+    result = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}
     if as_json:
-        shell.emit(answer)
+        shell.emit(result)
     else:
-        shell.page().pairs({name.replace("_", " "): value for name, value in answer.items()})
+        shell.page().pairs({name.replace("_", " "): value for name, value in result.items()})
