@@ -18,7 +18,7 @@ from unmask.config.options import OPTIONS
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
-from unmask.reporting.format import clock, count
+from unmask.reporting.format import clock, metric, plural
 from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.lock import is_empty
@@ -64,12 +64,21 @@ class RunResult(Result, FinishedRun):
         return paths | {name: getattr(self, name) for name in names}
 
     def _title(self) -> str:
-        steps = f"{count(self.steps)} steps, {count(self.tokens)} tokens in {clock(self.seconds)}"
+        steps = f"{plural(self.steps, 'step')}, {plural(self.tokens, 'token')} in {clock(self.seconds)}"
         return f"run in {self.folder.root}: {steps}"
 
     def to_rows(self) -> Rows:
         """Return a row for each metric on held-out text: of the base model, and of the trained model."""
         return metric_rows({"before": self.metrics.get("before"), "after": self.evaluation})
+
+    def _shown_rows(self) -> Rows:
+        return [
+            {
+                name: value if name == "metric" else metric(str(row["metric"]), value)
+                for name, value in row.items()
+            }
+            for row in self.to_rows()
+        ]
 
 
 def train(

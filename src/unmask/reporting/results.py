@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Result")
 
 Rows = Sequence[Mapping[str, object]]
-_SHOWN_ROWS, _SHOWN_CHARACTERS = 12, 60
+_SHOWN_ROWS, _SHOWN_CHARACTERS, _LAST_CHARACTERS = 12, 60, 160
 _STYLE = "text-align:left;padding:0.2em 0.8em"
 
 
@@ -135,7 +135,11 @@ def _cells(rows: Rows) -> list[list[str]]:
     names = [
         name for name in dict.fromkeys(_names(rows)) if any(_known(row.get(name)) is not None for row in rows)
     ]
-    body = [[short(cell(_known(row.get(name)))) for name in names] for row in rows[:_SHOWN_ROWS]]
+    widths = [*[_SHOWN_CHARACTERS] * (len(names) - 1), _LAST_CHARACTERS]
+    body = [
+        [short(cell(_known(row.get(name))), most) for name, most in zip(names, widths, strict=True)]
+        for row in rows[:_SHOWN_ROWS]
+    ]
     return [names, *body] if names else []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.progress import Progress
-from unmask.reporting.format import percent
+from unmask.reporting.format import percent, plural
 from unmask.reporting.results import Result, Rows
 from unmask.scoring.results import Score
 from unmask.scoring.scorer import Scorer, score_items
@@ -189,11 +189,13 @@ class PairFigures(Result):
         )
 
     def _title(self) -> str:
-        skipped = f", {self.skipped:,} skipped" if self.skipped else ""
+        rest = f", {plural(self.overall.ties, 'tie')}" + (
+            f", {self.skipped:,} skipped" if self.skipped else ""
+        )
         low, high = self.overall.interval
         return (
-            f"{self.overall.pairs:,} pairs: accuracy {percent(self.overall.accuracy)} "
-            f"({percent(low)} to {percent(high)}), {self.overall.ties:,} ties{skipped}"
+            f"{plural(self.overall.pairs, 'pair')}: accuracy {percent(self.overall.accuracy)} "
+            f"({percent(low)} to {percent(high)}){rest}"
         )
 
     def to_rows(self) -> Rows:
