@@ -55,8 +55,11 @@ def check(
     """
     from unmask.checking.check import check_data
 
-    settings = sections(options, READING).data
-    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+    settings = sections(options, READING, offline).data
+    with (
+        shown(progress, offline) as listener,
+        TextFiles(field=settings.text_field, progress=listener) as files,
+    ):
         return check_data(
             files.inputs(text),
             settings,
@@ -94,9 +97,12 @@ def prepare(
     """
     from unmask.data.corpus import prepare as write_shards
 
-    settings = sections(options, READING).data
+    settings = sections(options, READING, offline).data
     loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline)
-    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+    with (
+        shown(progress, offline) as listener,
+        TextFiles(field=settings.text_field, progress=listener) as files,
+    ):
         return write_shards(files.inputs(text), settings, loaded, Path(out), progress=listener)
 
 
@@ -133,7 +139,7 @@ def masks(
     from unmask.data.tokenizer import vocabulary_of
     from unmask.evaluation.mask_survey import survey
 
-    config = sections(options, (*MASKING, *READING))
+    config = sections(options, (*MASKING, *READING), offline)
     with _corpus(text, tokenizer, config.data, offline, progress) as (corpus, loaded, _):
         source = TextSource(
             corpus, np.arange(len(corpus)), vocabulary_of(loaded), config.masking, max_length or 512
@@ -167,7 +173,7 @@ def terms(
     """
     from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
 
-    settings, counts = sections(options, READING).data, []
+    settings, counts = sections(options, READING, offline).data, []
     for part in (text, general):
         with _corpus(part, tokenizer, settings, offline, progress) as (corpus, loaded, _):
             counts.append(count_words(corpus, _words(loaded)))
@@ -197,7 +203,7 @@ def collocations(
     """
     from unmask.data.masking.collocations import find_collocations, save_collocations
 
-    settings = sections(options, READING).data
+    settings = sections(options, READING, offline).data
     with _corpus(text, tokenizer, settings, offline, progress) as (corpus, loaded, listener):
         found = find_collocations(corpus, _words(loaded), progress=listener)
     if out is not None:
@@ -210,6 +216,7 @@ def train_tokenizer(
     *,
     vocab_size: int,
     out: str | Path | None = None,
+    offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
 ) -> PreTrainedTokenizerBase:
@@ -219,6 +226,7 @@ def train_tokenizer(
         text: paths, or texts in memory.
         vocab_size: entries of the vocabulary.
         out: a folder to save it in.
+        offline: make no network call.
         progress: see :class:`unmask.Progress`.
         options: ``documents``, ``text_field``, ``strict``.
 
@@ -228,8 +236,11 @@ def train_tokenizer(
     from unmask.data.reading.documents import DocumentReader
     from unmask.data.tokenizer import train_tokenizer as train_on
 
-    settings = sections(options, READING).data
-    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+    settings = sections(options, READING, offline).data
+    with (
+        shown(progress, offline) as listener,
+        TextFiles(field=settings.text_field, progress=listener) as files,
+    ):
         reader = DocumentReader(files.inputs(text), settings, log=listener.log)
         trained = train_on((document.text for document in reader), vocab_size)
     if out is not None:
@@ -267,8 +278,11 @@ def extend_tokenizer(
     """
     from unmask.vocabulary.extend import extend_vocabulary
 
-    settings = sections(options, READING).data
-    with shown(progress) as listener, TextFiles(field=settings.text_field, progress=listener) as files:
+    settings = sections(options, READING, offline).data
+    with (
+        shown(progress, offline) as listener,
+        TextFiles(field=settings.text_field, progress=listener) as files,
+    ):
         return extend_vocabulary(
             str(model),
             files.inputs(text),
@@ -288,6 +302,7 @@ def bench(
     model: str | Path | None = None,
     preset: str | None = None,
     seconds: float = 20.0,
+    offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
 ) -> Bench:
@@ -297,23 +312,24 @@ def bench(
         text: text to measure with; by default the documentation of this Python installation.
         model, preset: what to measure; by default the preset ``modernbert-mini``.
         seconds: seconds of training to measure.
+        offline: make no network call.
         progress: see :class:`unmask.Progress`.
-        options: ``tokenizer``, ``device``, ``precision``, ``batch_tokens``, ``max_length``, ``offline``.
+        options: ``tokenizer``, ``device``, ``precision``, ``batch_tokens``, ``max_length``.
 
     Raises:
         ConfigError, DataError: the model or the text cannot be used.
     """
     from unmask.benchmark.bench import run_bench
 
-    known = ("tokenizer", "device", "precision", "batch_tokens", "max_length", "offline")
+    known = ("tokenizer", "device", "precision", "batch_tokens", "max_length")
     sections(options, known)
-    with shown(progress) as listener, TextFiles(progress=listener) as files:
+    with shown(progress, offline) as listener, TextFiles(progress=listener) as files:
         values = options | {
             "text": None if text is None else files.inputs(text),
             "model": None if model is None else str(model),
             "preset": preset or (None if model else "modernbert-mini"),
         }
-        return run_bench(sections(values, values), seconds=seconds, progress=listener)
+        return run_bench(sections(values, values, offline), seconds=seconds, progress=listener)
 
 
 @contextmanager
@@ -328,7 +344,7 @@ def _corpus(
     from unmask.evaluation.text_cache import EvaluationText
 
     with (
-        shown(progress) as listener,
+        shown(progress, offline) as listener,
         TextFiles(field=settings.text_field, progress=listener) as files,
         EvaluationText(files.inputs(text), settings, listener) as inputs,
     ):

@@ -67,7 +67,7 @@ def evaluate(
     """
     models, alone = as_list(model)
     settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
-    with shown(progress) as listener, _files(settings, listener) as files:
+    with shown(progress, offline) as listener, _files(settings, listener) as files:
         found = evaluate_models(
             [_model(one) for one in models],
             files.inputs(data, "data"),
@@ -105,7 +105,7 @@ def compare(
         ConfigError, DataError, DivergedError: as :func:`unmask.evaluate`.
     """
     settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
-    with shown(progress) as listener, _files(settings, listener) as files:
+    with shown(progress, offline) as listener, _files(settings, listener) as files:
         return compare_models(
             _model(first),
             _model(second),
@@ -153,7 +153,7 @@ def pairs(
     from unmask.scoring.pairs import Pair, compare_pairs
 
     models, alone = as_list(model)
-    with shown(progress) as listener, _pair_file(data) as path:
+    with shown(progress, offline) as listener, _pair_file(data) as path:
         read = list(PairReader(path, good, bad, by, log=listener.log))
         errors = [pair for pair in read if isinstance(pair, DataError)]
         if len(errors) == len(read):
@@ -182,6 +182,7 @@ def probe(
     learning_rate: float | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
+    offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
 ) -> ProbeResult:
@@ -194,10 +195,10 @@ def probe(
         test, dev: files of their own.
         epochs, batch, learning_rate: of fine-tuning.
         text_field, label_field: fields or columns.
+        offline: make no network call.
         progress: see :class:`unmask.Progress`.
         options: ``method`` (``frozen``, ``finetune`` or ``both``), ``seeds``, ``limit``, ``pool``, ``max_length``,
-            ``allow_overlap``, ``drop_overlap``, ``device``, ``precision``, ``offline``; see
-            :class:`unmask.ProbeSettings`.
+            ``allow_overlap``, ``drop_overlap``, ``device``, ``precision``.
 
     Raises:
         ConfigError, DataError, DivergedError: a model, the task or the fine-tuning does not work.
@@ -208,11 +209,11 @@ def probe(
 
     models, _ = as_list(model)
     tuning = validated(FineTuningSettings, epochs=epochs, batch=batch, learning_rate=learning_rate)
-    with shown(progress) as listener:
+    with shown(progress, offline) as listener:
         return probe_models(
             [_model(one) for one in models],
             task,
-            validated(ProbeSettings, tuning=tuning, **options),
+            validated(ProbeSettings, tuning=tuning, offline=offline, **options),
             test=test,
             dev=dev,
             text_field=text_field,
@@ -246,7 +247,7 @@ def conformance(
     from unmask.promises.checks import conformance as measure
 
     masking = sections(options, MASKING).masking
-    with shown(progress) as listener:
+    with shown(progress, offline) as listener:
         found = measure(
             _model(model), masking=masking, seed=seed, offline=offline, processes=processes, progress=listener
         )
@@ -260,7 +261,7 @@ def _model(model: ModelLike) -> str | MaskedLM:
 
 
 def _settings(options: Mapping[str, Any], **own: Any) -> EvaluationSettings:
-    config = sections(options, (*MASKING, *READING))
+    config = sections(options, (*MASKING, *READING), own["offline"])
     return validated(EvaluationSettings, documents=_documents(config.data), masking=config.masking, **own)
 
 

@@ -257,7 +257,7 @@ def load(
         return model
     from unmask.model.load import load_for_inference
 
-    with shown(progress) as listener:
+    with shown(progress, offline) as listener:
         lm = load_for_inference(
             model, tokenizer, device=device, precision=precision, offline=offline, progress=listener
         )
@@ -265,26 +265,29 @@ def load(
     return Model(lm, name)
 
 
-def fill(model: ModelLike, text: Text, top_k: int = 5, **options: Any) -> Any:
-    """Fill the masks of a text, or of several: :meth:`Model.fill` of :func:`load`, whose options it takes too."""
-    loaded, rest = _loaded(model, options)
+def fill(
+    model: ModelLike, text: Text, top_k: int = 5, *, offline: bool = False, **options: Any
+) -> FillResult | ResultList[FillResult]:
+    """Fill the masks of a text, or of several: :func:`load` and :meth:`Model.fill`, with the options of both."""
+    loaded, rest = _loaded(model, offline, options)
     return loaded.fill(text, top_k, **rest)
 
 
-def score(model: ModelLike, text: Text, **options: Any) -> Any:
-    """Score a text, or several: :meth:`Model.score` of :func:`load`, whose options it takes too."""
-    loaded, rest = _loaded(model, options)
+def score(
+    model: ModelLike, text: Text, *, offline: bool = False, **options: Any
+) -> Score | ResultList[Score]:
+    """Score a text, or several: :func:`load` and :meth:`Model.score`, with the options of both."""
+    loaded, rest = _loaded(model, offline, options)
     return loaded.score(text, **rest)
 
 
-def explain(model: ModelLike, text: str, **options: Any) -> Explanation:
-    """Explain masked language modelling on a text: :meth:`Model.explain` of :func:`load`, whose options it takes too."""
-    loaded, rest = _loaded(model, options)
+def explain(model: ModelLike, text: str, *, offline: bool = False, **options: Any) -> Explanation:
+    """Explain masked language modelling on a text: :func:`load` and :meth:`Model.explain`, with the options of both."""
+    loaded, rest = _loaded(model, offline, options)
     rest.pop("progress", None)
     return loaded.explain(text, **rest)
 
 
-def _loaded(model: ModelLike, options: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
-    names = ("tokenizer", "device", "precision", "offline")
-    loading = {name: options.pop(name) for name in names if name in options}
-    return load(model, progress=options.get("progress"), **loading), options
+def _loaded(model: ModelLike, offline: bool, options: dict[str, Any]) -> tuple[Model, dict[str, Any]]:
+    loading = {name: options.pop(name) for name in ("tokenizer", "device", "precision") if name in options}
+    return load(model, offline=offline, progress=options.get("progress"), **loading), options

@@ -19,8 +19,8 @@ READING = ("documents", "text_field", "strict")
 MASKING = ("mask_rate", "strategy")
 
 
-def sections(options: Mapping[str, Any], known: Iterable[str]) -> RunConfig:
-    """Return the settings for keyword arguments, of which a function knows ``known``.
+def sections(options: Mapping[str, Any], known: Iterable[str], offline: bool = False) -> RunConfig:
+    """Return the settings for keyword arguments, of which a function knows ``known``; ``offline`` is one more.
 
     Raises:
         TypeError: an argument that the function does not know.
@@ -30,7 +30,8 @@ def sections(options: Mapping[str, Any], known: Iterable[str]) -> RunConfig:
     for name in options:
         if name not in known:
             raise TypeError(unknown(name, known))
-    return load_config(None, (), {OPTIONS[name]: value for name, value in options.items()}, keywords=True)
+    flags = {OPTIONS[name]: value for name, value in options.items()}
+    return load_config(None, (), flags | {"model.offline": offline}, keywords=True)
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
+from unmask.data.hub import offline_mode
 from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.reporting.format import progress_metrics
@@ -140,13 +141,15 @@ class _Html:
 
 
 @contextmanager
-def shown(progress: ProgressLike) -> Iterator[Progress]:
-    """Yield the progress that an argument ``progress=`` stands for, and take down what it draws at the end.
+def shown(progress: ProgressLike, offline: bool = False) -> Iterator[Progress]:
+    """Yield the progress that an argument ``progress=`` stands for, and remove what it draws at the end.
+
+    With ``offline`` no library makes a network call meanwhile.
 
     Raises:
         ConfigError: it is something else.
     """
-    with _without_bars_of_transformers():
+    with offline_mode(offline), _without_bars_of_transformers():
         if isinstance(progress, Progress):
             yield progress
         elif progress is False:

@@ -27,7 +27,7 @@ from unmask.run.train import train as run_training
 from unmask.run_folder import RunFolder
 
 _TEXTS = ("text", "heldout", "replay", "general")
-_OWN = ("model", "preset", "out", "config", "settings", "resume", "checkpoint", "progress")
+_OWN = ("model", "preset", "out", "config", "settings", "resume", "checkpoint", "offline", "progress")
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,6 +91,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     checkpoint: str | Path | None = None,
+    offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
 ) -> RunResult:
@@ -105,6 +106,7 @@ def train(
         settings: any settings by dotted key, such as ``{"train.keep_last": 5}``; they win over ``config``.
         resume: continue the run in ``out`` from its last checkpoint, by default with its own settings and text.
         checkpoint: resume from this one.
+        offline: make no network call.
         progress: see :class:`unmask.Progress`.
         options: the long options of ``unmask train``, such as ``epochs``, ``learning_rate`` or ``mask_rate``; they win over
             ``settings``. ``heldout``, ``replay`` and ``general`` take whatever ``text`` takes.
@@ -125,11 +127,11 @@ def train(
     _require_free(folder, resume)
     if resume and config is None and text is None and folder.config.is_file():
         config = folder.config
-    given = {"text": text, "model": _name(model), "preset": preset, **options}
+    given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
     flags = dict(settings or {}) | {
         OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
     }
-    with shown(progress) as listener:
+    with shown(progress, offline) as listener:
         flags |= _texts(given, _config(config, flags).data.text_field, folder, listener)
         finished = run_training(
             _config(config, flags),
