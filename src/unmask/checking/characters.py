@@ -1,7 +1,7 @@
-"""Characters and words of many documents at once, as arrays: what each character is, and hashes of words and phrases.
+"""Classes of characters and hashes of words and word n-grams, for many documents at once, as arrays.
 
-Nothing here loops over characters in Python. Hashes are polynomials modulo 2^64 over prefix sums, so those of all words,
-or of all runs of n words, of a chunk come out of a few passes; they are the same on every machine.
+Hashes are polynomials modulo 2^64 over prefix sums, so those of all words, or of all n-grams, of a chunk are computed in
+a few vectorised passes; they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unmask.data.masking.random_bits import mix
 from unmask.data.reading.documents import Document
 
 CONTROL, REPLACEMENT, INVISIBLE, MARK, DIGIT = 1, 2, 3, 4, 5
-"""Classes of characters that are no letters; 0 is everything else."""
+"""Classes of characters other than letters; 0 is everything else."""
 FIRST_SCRIPT = 6
 SCRIPTS = (
     "Latin Greek Cyrillic Armenian Hebrew Arabic Devanagari Bengali Gurmukhi Gujarati Tamil Telugu Kannada Malayalam "
@@ -64,12 +64,12 @@ def _powers(size: int, base: int) -> np.ndarray:
 
 
 def span_hashes(values: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return ``uint64 [S]`` hashes of the spans ``[begin, end)`` of ``uint64 [N]`` values, wherever they stand."""
+    """Return ``uint64 [S]`` hashes of the spans ``[begin, end)`` of ``uint64 [N]`` values, independent of their position."""
     size = 1 << max(12, len(values).bit_length())
     sums = np.zeros(len(values) + 1, dtype=np.uint64)
     np.cumsum(values * _powers(size, _BASE)[: len(values)], out=sums[1:])
     shift = _powers(size, pow(_BASE, -1, _WORD_SIZE))[begins]
-    # The length joins in, as leading zeros would not show.
+    # The length is hashed too: leading zeros would not change the sum.
     return mix((sums[ends] - sums[begins]) * shift + (ends - begins).astype(np.uint64))
 
 

@@ -1,7 +1,7 @@
-"""Documents that stand in a corpus more than once: exactly, or nearly.
+"""Find exact and near duplicates among documents.
 
-Exactly: the same text after Unicode NFKC, in lower case, with white space as single spaces. Nearly: an estimated Jaccard
-similarity of at least 0.8 between the sets of three-word phrases, by MinHash (Broder 1997) with locality-sensitive bands;
+Exact: the same text after Unicode NFKC, in lower case, with white space as single spaces. Near: an estimated Jaccard
+similarity of at least 0.8 between the sets of word trigrams, by MinHash (Broder 1997) with locality-sensitive hashing;
 the sketches are made by the package rensa.
 """
 
@@ -39,13 +39,13 @@ def text_keys(chunk: Chunk) -> np.ndarray:
 
 
 def can_compare() -> bool:
-    """Say whether the package for near duplicates is installed."""
+    """Return whether the package for near duplicates is installed."""
     return importlib.util.find_spec("rensa") is not None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Documents that are alike: the first two of them by number, and how many there are."""
+    """Duplicate documents: the numbers of the first two, and how many there are."""
 
     first: int
     second: int
@@ -56,8 +56,8 @@ class Duplicates:
     """Collects a key, and where rensa is installed a sketch, of each document.
 
     Attributes:
-        near: whether near duplicates are looked for.
-        compared: documents that were sketched; ``left_out`` were one too many.
+        near: whether near duplicates are searched for.
+        compared: documents with a sketch; ``left_out`` came after :data:`NEAR_DOCUMENTS`.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Duplicates:
         self._rows: list[np.ndarray] = []
 
     def add(self, chunk: Chunk, keys: np.ndarray) -> None:
-        """Note the documents of a chunk, whose keys are ``uint64 [D]``."""
+        """Add the documents of a chunk, whose keys are ``uint64 [D]``."""
         self._keys.frombytes(keys.tobytes())
         if self.near:
             self._sketch(chunk)
@@ -95,7 +95,7 @@ class Duplicates:
         self.compared += len(chosen)
 
     def found(self, index: DocumentIndex) -> dict[str, Any]:
-        """Return how many documents repeat an earlier one, exactly and nearly, with the largest groups."""
+        """Return how many documents are exact or near duplicates of an earlier one, with the largest groups."""
         keys = np.array(self._keys, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         fresh = np.concatenate([[True], keys[order][1:] != keys[order][:-1]])
@@ -142,7 +142,7 @@ def _group(group: Group, index: DocumentIndex) -> dict[str, Any]:
 
 
 def _similar(rows: np.ndarray, sketches: np.ndarray) -> dict[int, tuple[int, float]]:
-    """Return, for each document that is nearly an earlier one, that one and how similar they are.
+    """Return, for each near duplicate of an earlier document, that document and the similarity.
 
     Args:
         rows: ``int64 [N]`` numbers of the documents, rising.

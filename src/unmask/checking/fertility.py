@@ -1,7 +1,7 @@
-"""What a tokenizer makes of a text: how long documents become, how finely words are cut, and what it cannot spell.
+"""Survey of a tokenizer on text: document lengths, fertility, unknown tokens, words worth adding.
 
-Fertility is pieces per word; a word is a run of letters, and a Chinese character is one. Words are counted, and each
-different one is tokenised once.
+Fertility is subwords per word; a word is a run of letters, or one Chinese character. Words are counted, and each
+distinct one is tokenised once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ADDED = 1000
-"""Words that a vocabulary might be extended by."""
+"""Words that are considered for an extension of the vocabulary."""
 _WORDS = 1_000_000
 _LEAST = 5
 _SHOWN = 12
@@ -30,7 +30,7 @@ _WORD = re.compile("[㐀-鿿]|[^\\W\\d_㐀-鿿]+")
 
 
 class TokenSurvey:
-    """Tokenises text and counts; :meth:`add` takes texts, :meth:`found` says what came out.
+    """Tokenises text and counts; :meth:`add` takes texts, :meth:`found` returns the results.
 
     Attributes:
         lengths: tokens of each document, without special tokens.
@@ -58,7 +58,7 @@ class TokenSurvey:
                 self._forget()
 
     def _forget(self) -> None:
-        """Forget the rarest words, so that memory is bounded; a long tail of them says little."""
+        """Drop the rarest words, so that memory is bounded."""
         while len(self._words) > _WORDS // 2:
             self._forgotten += 1
             kept = Counter({word: count for word, count in self._words.items() if count >= self._forgotten})
@@ -66,10 +66,10 @@ class TokenSurvey:
             self._words = kept
 
     def found(self) -> dict[str, Any]:
-        """Return tokens, the share of unknown ones, fertility, the words that are cut most, and what adding words saves."""
+        """Return tokens, unknown tokens, fertility, the words of most subwords, and the tokens that adding words saves."""
         tokens = int(np.array(self.lengths, dtype=np.int64).sum())
-        pieces: Counter[str] = Counter()  # by word as the tokenizer normalises it: tokens it takes in all
-        spelt: dict[str, tuple[int, list[str]]] = {}
+        extra: Counter[str] = Counter()  # tokens beyond the first, by normalised word
+        split_words: dict[str, tuple[int, list[str]]] = {}
         unknown: Counter[str] = Counter()
         words = total = 0
         for word, count, normal, split, ids in self._split_words():
@@ -77,10 +77,10 @@ class TokenSurvey:
             if self._unknown is not None and self._unknown in ids:
                 unknown[word] += count
                 continue
-            pieces[normal] += count * (len(split) - 1)
-            spelt[normal] = (spelt.get(normal, (0, []))[0] + count, split)
+            extra[normal] += count * (len(split) - 1)
+            split_words[normal] = (split_words.get(normal, (0, []))[0] + count, split)
         saved = sorted(
-            ((n, word) for word, n in pieces.items() if _may_add(word, spelt[word][0])), reverse=True
+            ((n, word) for word, n in extra.items() if _may_add(word, split_words[word][0])), reverse=True
         )
         return {
             "tokens": tokens,
@@ -94,7 +94,7 @@ class TokenSurvey:
             "subwords_per_word": total / words if words else None,
             "words_forgotten": self._lost,
             "most_split": [
-                {"word": word, "count": spelt[word][0], "subwords": spelt[word][1]}
+                {"word": word, "count": split_words[word][0], "subwords": split_words[word][1]}
                 for _, word in saved[:_SHOWN]
             ],
             "added_words": min(ADDED, len(saved)),
@@ -102,7 +102,7 @@ class TokenSurvey:
         }
 
     def _split_words(self) -> Iterator[tuple[str, int, str, list[str], list[int]]]:
-        """Yield each word, its count, how the tokenizer normalises it, and its pieces with their ids."""
+        """Yield each word, its count, how the tokenizer normalises it, and its subwords with their ids."""
         normalizer = self._core.normalizer
         words = iter(self._words.items())
         while batch := list(islice(words, _BATCH)):

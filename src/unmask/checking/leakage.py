@@ -1,6 +1,6 @@
-"""Texts of a test file that stand in the training text: word for word, or in a run of thirteen words (Brown et al. 2020).
+"""Find test texts that occur in the training text: word for word, or in a run of 13 words (Brown et al. 2020).
 
-The test files are read first, as hashes; then the training text passes by and is looked up.
+The test files are read first, as hashes; then the documents of the training text are looked up.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from unmask.checking.characters import Chunk
 from unmask.checking.text import DocumentIndex, shown
 
 RUN = 13
-"""Words of a run that counts as taken over."""
+"""Words of a run that counts as an overlap."""
 MOSTLY = 0.5
-"""Share of its runs found from which a text counts as mostly taken over."""
+"""Share of the runs of a test text that must occur in the training text to be a problem rather than a warning."""
 PAIRS = 1000
-"""Offending lines that are kept for each file."""
+"""Pairs of a test text and a training document that are kept for each file."""
 _BITS = 22
 _PART = r"(?:^|[\W_])(?:{})\d*(?:[\W_]|$)"
 _TRAIN = re.compile(_PART.format("train|training"), re.IGNORECASE)
@@ -44,7 +44,7 @@ def is_test_name(source: str) -> bool:
 
 
 class _Lookup:
-    """A set of ``uint64`` values, where each first stands in the list it came from, and where it was seen elsewhere."""
+    """A set of ``uint64`` values: where each first occurs in the test texts, and where in the training text."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.unique, self.first, self.inverse = np.unique(values, return_index=True, return_inverse=True)
@@ -53,7 +53,7 @@ class _Lookup:
         self._sieve[self.unique & np.uint64((1 << _BITS) - 1)] = True
 
     def match(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which of some values are in the set, ``int64 [M]``, and their places among the unique ones."""
+        """Return the indices of the values in the set, ``int64 [M]``, and their indices among the unique ones."""
         if not len(self.unique):
             return np.empty(0, np.int64), np.empty(0, np.int64)
         maybe = np.flatnonzero(self._sieve[values & np.uint64((1 << _BITS) - 1)])
@@ -62,7 +62,7 @@ class _Lookup:
         return maybe[sure], at[sure]
 
     def see(self, at: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Note rows at which unique values were seen, the first of each; return which of the sightings are first ones."""
+        """Note the first row at which each unique value was seen; return the indices of the first sightings."""
         _, first = np.unique(at, return_index=True)
         first = first[self.seen[at[first]] < 0]
         self.seen[at[first]] = rows[first]
@@ -71,11 +71,11 @@ class _Lookup:
 
 @dataclass
 class LeakIndex:
-    """The texts of test files, to be found in training text.
+    """The texts of test files, to be searched for in training text.
 
     Attributes:
-        index: where the texts stand.
-        looked: training documents that were looked up; ``repeated``: those that are a test text word for word.
+        index: files and lines of the test texts.
+        looked: training documents that were looked up; ``repeated``: those equal to a test text.
     """
 
     index: DocumentIndex = field(default_factory=DocumentIndex)
@@ -87,7 +87,7 @@ class LeakIndex:
     _excerpts: dict[int, str] = field(default_factory=dict)
 
     def add(self, chunk: Chunk, keys: np.ndarray) -> None:
-        """Take in test texts, whose keys are ``uint64 [D]``."""
+        """Add test texts, whose keys are ``uint64 [D]``."""
         base = len(self.index)
         self.index.add(chunk)
         self._keys.frombytes(keys.tobytes())
@@ -96,7 +96,7 @@ class LeakIndex:
         self._rows.append(base + chunk.word_documents[first])
 
     def freeze(self) -> None:
-        """All test texts are in; what follows is looked up."""
+        """Build the lookups, after the last test text."""
         self.texts = _Lookup(np.array(self._keys, dtype=np.uint64))
         self.runs = _Lookup(np.concatenate(self._runs))
         self.run_rows = np.concatenate(self._rows)
@@ -104,7 +104,7 @@ class LeakIndex:
         self._own = set(map(os.path.realpath, self.index.sources))
 
     def look(self, chunk: Chunk, keys: np.ndarray) -> None:
-        """Look up training documents; those of the test files themselves are passed over."""
+        """Look up training documents; those of the test files themselves are skipped."""
         sources = {document.source for document in chunk.documents}
         outside = {source for source in sources if os.path.realpath(source) not in self._own}
         foreign = np.array([document.source in outside for document in chunk.documents])
@@ -136,7 +136,7 @@ class LeakIndex:
             self._excerpts.setdefault(row, shown(text))
 
     def found(self, training: DocumentIndex) -> dict[str, Any]:
-        """Return for each test file how many of its texts stand in the training text, with the lines of both sides."""
+        """Return for each test file how many of its texts occur in the training text, with the lines of both."""
         self._training = training
         total = np.bincount(self.run_rows, minlength=len(self.index))
         hits = self.runs.seen[self.runs.inverse] >= 0

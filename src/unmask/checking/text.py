@@ -1,6 +1,6 @@
-"""What text looks like before anything is trained on it: encoding, scripts, repeated lines, what should not be there.
+"""Survey of text: encoding errors, scripts, boilerplate lines, special tokens, personal data, document sizes.
 
-Documents pass once, in chunks; what stays is counts, a few numbers for each document and a bounded number of examples.
+Documents are read once, in chunks; counts, a few numbers a document and a bounded number of examples are kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2060\
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands: a file, a line of it or ``None``, and a little of the text, if it may be shown."""
+    """A place in the text: a file, a line of it or ``None``, and an excerpt, if it may be shown."""
 
     source: str
     line: int | None
@@ -64,7 +64,7 @@ class Place:
 
 @dataclass
 class Tally:
-    """How often something was seen, in how many documents, and the first places."""
+    """How often something occurs, in how many documents, and the first places."""
 
     documents: int = 0
     count: int = 0
@@ -79,7 +79,7 @@ class Tally:
 
 
 def shown(text: str) -> str:
-    """Return text for one line of a report: control and invisible characters as escapes, cut where it is long."""
+    """Return text for one line of a report: control and invisible characters as escapes, truncated to an excerpt."""
     flat = " ".join(text.replace("\x85", " ").split(" "))
     flat = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], flat.replace("\n", " ").replace("\t", " "))
     return flat if len(flat) <= _EXCERPT else flat[:_EXCERPT].rstrip() + " …"
@@ -111,7 +111,7 @@ def chunked(documents: Iterable[Document]) -> Iterator[Chunk]:
 
 
 class DocumentIndex:
-    """Where each document stands and how long it is, in a few bytes each."""
+    """File, line and length in words of each document, in a few bytes each."""
 
     def __init__(self) -> None:
         self.sources: list[str] = []
@@ -123,7 +123,7 @@ class DocumentIndex:
         return len(self._source)
 
     def add(self, chunk: Chunk) -> None:
-        """Note the documents of a chunk."""
+        """Add the documents of a chunk."""
         for document in chunk.documents:
             number = self._numbers.setdefault(document.source, len(self._numbers))
             if number == len(self.sources):
@@ -148,10 +148,10 @@ class DocumentIndex:
 
 
 class TextSurvey:
-    """Counts what is in the text itself; :meth:`add` takes chunks, the attributes hold what came out.
+    """Counts of the text itself; :meth:`add` takes chunks, the attributes are the results.
 
     Args:
-        specials: special tokens that a text should not hold literally.
+        specials: special tokens that a text should not contain literally.
 
     Attributes:
         encoding: by kind of error (``replacement``, ``mojibake``, ``control``, ``invisible``).
@@ -180,7 +180,7 @@ class TextSurvey:
         self._special = re.compile("|".join(map(re.escape, tokens)))
 
     def add(self, chunk: Chunk) -> None:
-        """Count what the documents of a chunk hold."""
+        """Count the documents of a chunk."""
         self.documents += len(chunk.documents)
         self.characters += len(chunk.codes) - len(chunk.documents)
         self._add_classes(chunk)
@@ -221,7 +221,7 @@ class TextSurvey:
             self.personal["phone"].add(count)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what came out, ready for JSON apart from its tallies."""
+        """Return the counts, ready for JSON apart from tallies and places."""
         letters = int(self.scripts.sum())
         order = sorted(range(len(SCRIPTS)), key=lambda number: -int(self.scripts[number]))
         return {
@@ -243,7 +243,7 @@ class TextSurvey:
 
 
 class _Lines:
-    """Lines and in how many documents each stands; rare ones are forgotten when there are too many (lossy counting)."""
+    """Lines and how many documents contain each; rare ones are dropped when there are too many (lossy counting)."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

@@ -11,6 +11,7 @@ from unmask.reporting.format import as_float
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -35,8 +36,16 @@ def environment() -> Environment:
         loss=text.loss,
         plural=text.plural,
         bar=bar,
+        unbroken=unbroken,
     )
     return found
+
+
+def unbroken(text: str) -> Markup:
+    """``text`` as HTML in which no line breaks within the word n-gram."""
+    from markupsafe import Markup, escape
+
+    return escape(text).replace("n-gram", Markup('<span class="nowrap">n-gram</span>'))
 
 
 def bar(value: object) -> str:
