@@ -193,7 +193,8 @@ def compared(base: str, model: str, length: int, files: list[str]) -> Result:
 
 def probed(task: str, model: str, seeds: int, limit: int) -> Result:
     """Train linear probes for a task on the frozen features of a model."""
-    from unmask.probing.probe import ProbeSettings, probe
+    from unmask.probing.probe import probe
+    from unmask.probing.settings import ProbeSettings
 
     settings = ProbeSettings(seeds=seeds, limit=limit, drop_overlap=True, offline=True)
     found = probe([model], task, settings).to_dict()

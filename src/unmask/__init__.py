@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from unmask.inference.explain import Explanation as Explanation
     from unmask.inference.results import Candidate as Candidate
     from unmask.inference.results import FillResult as FillResult
-    from unmask.probing.probe import ProbeResult as ProbeResult
+    from unmask.probing.results import ProbeResult as ProbeResult
     from unmask.progress import Progress as Progress
     from unmask.run_folder import RunFolder as RunFolder
     from unmask.scoring.pairs import PairFigures as PairFigures

@@ -15,7 +15,6 @@ from unmask.data.tokenizer import plain_copy
 from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
 from unmask.probing.features import _first_subwords
-from unmask.probing.learn import FineTuningSettings
 from unmask.probing.metrics import (
     MAIN,
     classes_of,
@@ -25,7 +24,9 @@ from unmask.probing.metrics import (
     main_metric,
     resampled,
 )
-from unmask.probing.probe import ProbeResult, ProbeSettings, probe
+from unmask.probing.probe import probe
+from unmask.probing.results import ProbeResult
+from unmask.probing.settings import FineTuningSettings, ProbeSettings
 from unmask.probing.tasks import read_task, resolve_overlap
 from unmask.progress import Progress
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from unmask.api.model import ModelLike
     from unmask.model.masked_lm import MaskedLM
-    from unmask.probing.probe import ProbeResult
+    from unmask.probing.results import ProbeResult
     from unmask.scoring.pairs import PairFigures
 
 
@@ -203,9 +203,8 @@ def probe(
     Raises:
         ConfigError, DataError, DivergedError: a model, the task or the fine-tuning does not work.
     """
-    from unmask.probing.learn import FineTuningSettings
-    from unmask.probing.probe import ProbeSettings
     from unmask.probing.probe import probe as probe_models
+    from unmask.probing.settings import FineTuningSettings, ProbeSettings
 
     models, _ = as_list(model)
     tuning = validated(FineTuningSettings, epochs=epochs, batch=batch, learning_rate=learning_rate)

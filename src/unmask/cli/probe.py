@@ -121,9 +121,8 @@ def probe(
         unmask probe runs/notes --task task/ --method finetune --seeds 3
     """
     with shell.working() as progress:
-        from unmask.probing.learn import FineTuningSettings
-        from unmask.probing.probe import ProbeSettings
         from unmask.probing.probe import probe as probe_models
+        from unmask.probing.settings import FineTuningSettings, ProbeSettings
 
         settings = ProbeSettings(
             method=method,
@@ -168,7 +167,7 @@ def draw_probe(page: Page, found: JsonDict) -> None:
 
     Args:
         page: where to draw.
-        found: :meth:`unmask.probing.probe.ProbeResult.to_dict`.
+        found: :meth:`unmask.probing.results.ProbeResult.to_dict`.
     """
     columns = _FIGURES[found["task"]["kind"]]
     first, *others = columns.values()

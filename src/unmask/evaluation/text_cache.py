@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -118,9 +118,15 @@ class LogOnce(Progress):
         self.begin, self.advance, self.end = progress.begin, progress.advance, progress.end  # type: ignore[method-assign]
 
     def log(self, text: str) -> None:
+        self._pass_on(text, self._progress.log)
+
+    def warning(self, text: str) -> None:
+        self._pass_on(text, self._progress.warning)
+
+    def _pass_on(self, text: str, log: Callable[[str], None]) -> None:
         if text not in self._logged:
             self._logged.add(text)
-            self._progress.log(text)
+            log(text)
 
 
 def one_tokenizer(

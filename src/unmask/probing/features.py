@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor
 from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy
 from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
+from unmask.probing.settings import Pool
 from unmask.probing.tasks import Examples
 from unmask.progress import Progress
 
-Pool = Literal["mean", "cls"]
 Ints = NDArray[np.int64]
 
 _SPACES = ("▁", "Ġ")

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unmask.config.settings import Settings
 from unmask.errors import DivergedError
 from unmask.model.masked_lm import MaskedLM
-from unmask.probing.features import Encoded, Ints, Pool, features, length_batches, vectors
+from unmask.probing.features import Encoded, Ints, features, length_batches, vectors
+from unmask.probing.settings import FineTuningSettings, Pool
 from unmask.progress import Progress
 
 Floats = NDArray[np.float32]
@@ -181,18 +181,6 @@ def _fit(
 
 
 # Fine-tuning
-
-
-class FineTuningSettings(Settings):
-    """How an encoder is fine-tuned."""
-
-    epochs: int = 3
-    """Passes over the training examples."""
-    batch: int = 16
-    """Examples per step."""
-    learning_rate: float | None = None
-    """Peak learning rate of the encoder; that of the new head is ten times as high. By default 5e-5 for hidden size 768,
-    and more for a narrower model."""
 
 
 def default_rate(width: int) -> float:

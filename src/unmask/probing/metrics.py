@@ -1,4 +1,4 @@
-"""Accuracy and F1 of predictions, their bootstrap intervals, and the verdict between two models.
+"""Accuracy and F1 of predictions, and their bootstrap intervals.
 
 Metrics are those of scikit-learn and, for entities, of seqeval. Intervals resample test examples and seeds: the metric
 is computed anew from counts per example, ``[E, K, 3]`` true positives, predicted and true ones of each of K classes or
@@ -10,9 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
@@ -147,67 +145,3 @@ def interval(values: Floats, examples: int) -> list[float] | None:
     chosen = np.random.default_rng(1).integers(seeds, size=values.shape)
     means = np.take_along_axis(values, chosen, axis=1).mean(axis=1)
     return list(percentile_interval(means))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One model compared with the first, paired by seed and test example.
-
-    Attributes:
-        method: ``frozen`` or ``finetune``.
-        first, model: their labels.
-        metric: its name.
-        differences: S differences of it, ``model`` minus ``first``, 0 to 1.
-        interval: 95%, over resampled test examples and seeds, or ``None``.
-    """
-
-    method: str
-    first: str
-    model: str
-    metric: str
-    differences: list[float]
-    interval: list[float] | None
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.differences))
-
-    @property
-    def sd(self) -> float | None:
-        """Standard deviation of the differences, ``None`` of a single one."""
-        return spread(self.differences)
-
-    @property
-    def better(self) -> int:
-        """Number of seeds in which ``model`` is better."""
-        return sum(difference > 0 for difference in self.differences)
-
-    @property
-    def decided(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
-
-    def __str__(self) -> str:
-        who = f"{self.model} is {'better' if self.mean > 0 else 'worse'} than {self.first}"
-        if not self.decided:
-            who = f"no clear difference between {self.model} and {self.first}"
-        sd = "" if self.sd is None else f" ± {100 * self.sd:.1f}"
-        seeds = len(self.differences)
-        name = self.metric.replace("_f1", " F1").replace("f1", "entity F1")
-        text = f"{self.method}: {who}: {100 * self.mean:+.1f}{sd} {name} over {seeds} seed{'s' * (seeds > 1)}"
-        text += f", better in {self.better} of {seeds}"
-        if self.interval is None:
-            return f"{text}; too few test examples for an interval"
-        low, high = self.interval
-        return f"{text}; 95% of resamples {100 * low:+.1f} to {100 * high:+.1f}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        names = ("method", "first", "model", "differences", "mean", "sd", "better", "interval", "decided")
-        values = {name: getattr(self, name) for name in names}
-        return values | {"figure": self.metric, "seeds": len(self.differences), "verdict": str(self)}
-
-
-def spread(values: Sequence[float]) -> float | None:
-    """Return the standard deviation of a sample, or ``None`` of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None

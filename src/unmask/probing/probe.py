@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import model_validator
 
-from unmask.config.settings import Settings
 from unmask.errors import ConfigError
 from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
@@ -21,12 +17,11 @@ from unmask.evaluation.evaluate import labels as short_names
 from unmask.model.load import load_for_inference, pick_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
-from unmask.probing.features import Pool, encode
-from unmask.probing.learn import Codes, FineTuningSettings, Learner, Part, finetune, probe_frozen
+from unmask.probing.features import encode
+from unmask.probing.learn import Codes, Learner, Part, finetune, probe_frozen
 from unmask.probing.metrics import (
     MAIN,
     Labels,
-    Verdict,
     check_packages,
     classes_of,
     counts_of,
@@ -34,175 +29,16 @@ from unmask.probing.metrics import (
     label_metrics,
     main_metric,
     resampled,
-    spread,
 )
+from unmask.probing.results import ModelProbe, ProbeResult, Verdict
+from unmask.probing.settings import ProbeSettings
 from unmask.probing.tasks import Examples, Task, label_set, read_task, resolve_overlap, sample
 from unmask.progress import Progress
 from unmask.reporting.format import plural
-from unmask.reporting.results import Result
-
-Method = Literal["frozen", "finetune", "both"]
 
 _DEV = 1_000  # most examples that choose the regularisation
-INTERVAL = (
-    "percentile interval of the mean over seeds; test examples and seeds drawn with replacement, paired"
-)
-SEEDS = {
-    "frozen": "a seed resamples the training examples with replacement, so it sees about 63% of them, and metrics are "
-    "slightly below those of training on all",
-    "finetune": "a seed changes the new head, the order of examples and dropout",
-}
-
-
-class ProbeSettings(Settings):
-    """How models are probed.
-
-    Raises:
-        ConfigError: a value that cannot work.
-    """
-
-    method: Method = "frozen"
-    """``frozen`` (logistic regression on the features of the frozen encoder), ``finetune``, or ``both``."""
-    seeds: int = 5
-    """Repetitions, with seeds 0 to ``seeds - 1``. A seed resamples the training examples with replacement for the frozen
-    probe; in fine-tuning it changes the new head, the order of examples and dropout."""
-    limit: int | None = None
-    """Training examples at most, the same ones for every seed and model."""
-    pool: Pool = "mean"
-    """A text as the ``mean`` over its tokens, or the vector of its first one (``cls``)."""
-    max_length: int | None = None
-    """Tokens of a sequence; by default what the model takes."""
-    tuning: FineTuningSettings = FineTuningSettings()
-    """Epochs, batch size and learning rate of fine-tuning."""
-    allow_overlap: bool = False
-    """Report although test texts occur in train."""
-    drop_overlap: bool = False
-    """Remove such texts from train."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; of a model in memory its own device."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of the computation; of a model in memory its own."""
-    offline: bool = False
-    """Make no network call."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_choices(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name, choices in (("method", get_args(Method)), ("pool", get_args(Pool))):
-            if values.get(name, choices[0]) not in choices:
-                raise ConfigError(f"{name} is '{values[name]}', expected one of {', '.join(choices)}")
-        return values
-
-    @model_validator(mode="after")
-    def _enough(self) -> ProbeSettings:
-        if self.seeds < 1 or (self.limit is not None and self.limit < 2):
-            raise ConfigError("a probe needs at least one seed and two training examples")
-        if self.tuning.epochs < 1 or self.tuning.batch < 1:
-            raise ConfigError("fine-tuning needs at least one epoch and one example per step")
-        return self
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return ("frozen", "finetune") if self.method == "both" else (self.method,)
-
 
 DEFAULTS = ProbeSettings()
-
-
-@dataclass(frozen=True)
-class ModelProbe:
-    """The results of one model by one method.
-
-    Attributes:
-        model: its name. label: a shorter one.
-        method: ``frozen`` or ``finetune``.
-        metrics: S values of each metric, one per seed, 0 to 1.
-        interval: 95% interval of the mean of the main metric, or ``None``.
-        chosen: regularisation strength, or learning rate, epochs and batch size.
-        truncated: number of texts of train and test that were longer than the model takes.
-        seconds: how long it took.
-    """
-
-    model: str
-    label: str
-    method: str
-    metrics: dict[str, list[float]]
-    interval: list[float] | None
-    chosen: dict[str, Any]
-    truncated: dict[str, int]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        metrics = {
-            name: {"mean": float(np.mean(values)), "sd": spread(values), "values": values}
-            for name, values in self.metrics.items()
-        }
-        names = ("model", "label", "method", "interval", "chosen", "seconds")
-        return {name: getattr(self, name) for name in names} | {"cut": self.truncated, "figures": metrics}
-
-
-@dataclass(frozen=True, repr=False)
-class ProbeResult(Result):
-    """The results of models on a task.
-
-    Attributes:
-        task: the task as it was used, after overlap and limit.
-        settings: of the probe.
-        precision: ``fp32`` or ``bf16``.
-        models: one entry for each method and model, in that order.
-        verdicts: each later model compared with the first, by method.
-        baselines: metrics without a model: of the most frequent label.
-        notes: remarks for the reader.
-    """
-
-    task: Task
-    settings: ProbeSettings
-    precision: str
-    models: list[ModelProbe]
-    verdicts: list[Verdict]
-    baselines: dict[str, dict[str, float]]
-    notes: list[str] = field(default_factory=list)
-
-    def _title(self) -> str:
-        sizes = f"{len(self.task.train):,} training and {len(self.task.test):,} test examples"
-        return f"probe of {self.task.name}: {sizes}, {self.settings.seeds} seeds"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON; metrics from 0 to 1."""
-        task = self.task
-        sizes = {"train": len(task.train), "dev": len(task.dev) if task.dev else None, "test": len(task.test)}
-        overlap = {"test_texts_in_train": task.shared, "dropped": self.settings.drop_overlap}
-        return {
-            "task": {
-                "name": task.name,
-                "kind": task.kind,
-                "labels": label_set(task.train),
-                "sizes": sizes,
-                "overlap": overlap,
-            },
-            "figure": MAIN[task.kind],
-            "seeds": self.settings.seeds,
-            "a_seed": {method: SEEDS[method] for method in self.settings.methods},
-            "precision": self.precision,
-            "pool": self.settings.pool if task.kind == "classification" else None,
-            "models": [found.to_dict() for found in self.models],
-            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
-            "baselines": self.baselines,
-            "interval": INTERVAL,
-            "notes": self.notes,
-        }
-
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each model, method and metric: ``mean`` and ``sd`` over seeds, ``low`` and ``high`` of the main one."""
-        rows = []
-        for found in self.models:
-            for name, values in found.metrics.items():
-                span = found.interval if name == MAIN[self.task.kind] and found.interval else [math.nan] * 2
-                row: dict[str, Any] = {"model": found.label, "method": found.method, "metric": name}
-                row |= {"mean": float(np.mean(values)), "sd": spread(values), "low": span[0], "high": span[1]}
-                rows.append(row)
-        return rows
 
 
 def probe(
