@@ -443,7 +443,7 @@ def test_a_signal_can_save_and_go_on(
 @pytest.mark.parametrize(
     ("where", "left"),
     [
-        ("prepare", "nothing is left behind"),
+        ("prepare", "nothing was written"),
         ("make_loop", "the prepared text is kept, continue with --resume"),
     ],
 )
@@ -612,7 +612,7 @@ def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure
     newest.write_bytes(newest.read_bytes()[:-1])
     listener = Listener()
     result = train(load_config(stopped / "config.yaml"), stopped, resume="auto", progress=listener)
-    assert any("passed over a damaged checkpoint" in text for text in listener.heard)
+    assert any("skipped a damaged checkpoint" in text for text in listener.heard)
     assert any("resuming from step 3" in text for text in listener.heard)
     assert_same(result.folder, finished("tiny-bert")[0].folder)
 
@@ -924,7 +924,7 @@ def test_a_second_run_in_the_folder_is_refused(configure: Configure, tmp_path: P
 
     train(config, tmp_path / "run", progress=Listener({1: again}))
     assert "already holds files" in refused[0]
-    assert f"another run is at work in {tmp_path / 'run'} (process {os.getpid()} on " in refused[1]
+    assert f"another run uses {tmp_path / 'run'} (process {os.getpid()} on " in refused[1]
     assert (tmp_path / "run" / "model").is_dir()
 
 

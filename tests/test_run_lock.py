@@ -26,7 +26,7 @@ def test_a_lock_names_its_owner_and_goes(tmp_path: Path) -> None:
         assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
         assert is_empty(tmp_path)
         with (
-            pytest.raises(ConfigError, match=f"another run is at work in .* .process {os.getpid()} on "),
+            pytest.raises(ConfigError, match=f"another run uses .* .process {os.getpid()} on "),
             lock_run(tmp_path, told.append),
         ):
             pytest.fail("two have the lock")
@@ -53,7 +53,7 @@ def test_the_lock_of_a_process_that_was_killed_is_taken_over_aloud(tmp_path: Pat
     with lock_run(tmp_path, told.append):
         pass
     assert len(told) == 1
-    assert told[0].startswith(f"a run in this folder ended without a word (process {os.getpid()} on ")
+    assert told[0].startswith(f"an earlier run in this folder was killed (process {os.getpid()} on ")
     assert list(tmp_path.iterdir()) == []
 
 

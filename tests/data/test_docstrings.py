@@ -208,6 +208,11 @@ def test_files_that_cannot_be_parsed_are_counted_and_said(collect):
     assert listener.shares[-1] == 1.0
 
 
+def test_control_characters_are_left_out(collect):
+    corpus = collect({"odd.py": module(f"{sentence('odd')} a\\x00b\\x08c d\\x7fe")})
+    assert of_module(corpus, "odd")["f0"].endswith("abc de")
+
+
 def test_text_that_utf8_cannot_hold_is_written_all_the_same(collect, tmp_path):
     corpus = collect({"odd.py": module(f"{sentence('odd')} \\ud800 and é 漢")})
     write_jsonl(documents(corpus), tmp_path / "all.jsonl")

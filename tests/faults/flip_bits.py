@@ -38,7 +38,7 @@ def flip_bits(folder: Path, text: Path, whole: RunFolder, flips: int, seed: int)
         kept, progress = path.read_bytes(), Notices()
         path.write_bytes(content)
         chosen = find_checkpoint(newest.parent, "auto", progress)
-        found += len(progress.heard) == 1 and progress.heard[0].startswith("passed over a damaged checkpoint")
+        found += len(progress.heard) == 1 and progress.heard[0].startswith("skipped a damaged checkpoint")
         used += chosen == before
         if number < max(1, flips // 10):
             resumed = folder / f"flipped-{number}"

@@ -665,9 +665,9 @@ def test_new_rows_that_are_not_there_are_refused(configure: Configure, tmp_path:
             "lora_rank adapts a checkpoint with AdamW",
         ),
         ({"train__lora_rank": 2, "train__recipe": "scratch"}, "lora_rank adapts a checkpoint with AdamW"),
-        ({"train__new_embeddings_steps": 2, "train__lora_rank": 2}, "which lora_rank keeps as they are"),
-        ({"train__new_embeddings_steps": 2, "train__freeze": "embeddings"}, "which freeze keeps as they are"),
-        ({"train__new_embeddings_steps": 2, "train__head_warmup_steps": 2}, "both say what moves first"),
+        ({"train__new_embeddings_steps": 2, "train__lora_rank": 2}, "which lora_rank freezes"),
+        ({"train__new_embeddings_steps": 2, "train__freeze": "embeddings"}, "which freeze freezes"),
+        ({"train__new_embeddings_steps": 2, "train__head_warmup_steps": 2}, "exclude each other"),
         ({"train__optimizer__layer_decay": 1.0}, "more than 0 and less than 1"),
     ],
 )

@@ -236,7 +236,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(trained: Any, tmp_path: Path,
     damage(damaged, how)
     assert find_checkpoint(tmp_path, "auto", progress) == whole
     (notice,) = progress.heard
-    assert notice.startswith("passed over a damaged checkpoint")
+    assert notice.startswith("skipped a damaged checkpoint")
     assert str(damaged) in notice
     with pytest.raises(DataError, match="step-00000002"):
         find_checkpoint(tmp_path, str(damaged), progress)

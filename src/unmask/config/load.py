@@ -257,7 +257,7 @@ def _put_mapping(layers: _Layers, node: yaml.MappingNode, section: str, source: 
 
 
 def _put_section(layers: _Layers, node: yaml.Node, section: str, source: _Source) -> None:
-    """Put what stands under the name of a section."""
+    """Put the keys of a section."""
     if isinstance(node, yaml.MappingNode):
         _put_mapping(layers, node, section, source)
     elif not yaml_text.is_null(node):  # `train:` with nothing under it is no error

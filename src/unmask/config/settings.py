@@ -28,13 +28,13 @@ class DocumentSettings(Settings):
     split: str = "train"
     """The split of Hub data sets."""
     strict: bool = False
-    """Refuse text with any error, instead of leaving out what is at error, aloud and counted."""
+    """Refuse text with any error, instead of skipping the record with a warning."""
     offline: bool = False
     """Read Hub data sets from the local cache only."""
 
 
 class DataSettings(DocumentSettings):
-    """What is trained on and what is held out."""
+    """The training text and the held-out text."""
 
     inputs: list[str] = []
     """Files, folders, globs, ``-`` for standard input, ``hf://org/name``, or a folder made by ``unmask prepare``."""
@@ -44,44 +44,44 @@ class DataSettings(DocumentSettings):
     """Share of documents set aside, by a hash of the text: the same documents every time."""
     replay: list[str] = []
     """General text that is mixed into every step so that the model forgets less; a share of it is held out to measure
-    that."""
+    forgetting."""
     replay_share: float = Field(0.05, gt=0, lt=1)
-    """Share of the tokens that come from the general text."""
+    """Share of the training tokens that come from ``replay``."""
     forgetting_eval: list[str] = []
     """General text to measure forgetting on; by default the held-out share of ``replay``."""
     max_length: int | None = Field(None, ge=8)
-    """Tokens of a sequence with its special tokens; longer documents go on in further sequences. By default 512,
-    or what the model takes if that is less."""
+    """Tokens of a sequence with its special tokens; longer documents are split into several. By default 512, or the
+    maximum of the model if that is less."""
     overlap: int = Field(0, ge=0)
-    """Tokens that a continued sequence repeats from the one before."""
+    """Tokens that the sequences of a split document share with the one before."""
 
 
 class MaskingSettings(Settings):
-    """What is masked, and what stands in its place (BERT's 15% and 80/10/10 by default)."""
+    """Which tokens are masked, and what replaces them (BERT's 15% and 80/10/10 by default)."""
 
     strategy: Literal["token", "word", "span", "ngram", "terms"] = "token"
-    """What is drawn as one: a ``token``, a whole ``word``, a ``span`` of words (SpanBERT), an ``ngram``: the words of
-    a collocation (PMI-Masking), or a word with domain ``terms`` more often."""
+    """The unit that is masked as a whole: a ``token``, a ``word``, a ``span`` of words (SpanBERT), an ``ngram``: the
+    words of a collocation (PMI-Masking), or a word, domain ``terms`` more often."""
     rate: float = Field(0.15, gt=0, le=1)
     """Share of the text's tokens that are predicted, whatever the strategy."""
     initial_rate: float | None = Field(None, gt=0, le=1)
-    """Where the rate begins when it changes over the run and ends at ``rate``; by default twice the rate from
-    scratch, and the rate itself to adapt. Evaluation always masks ``rate``."""
+    """Mask rate at the first step, from which it changes linearly to ``rate``; by default twice ``rate`` from scratch,
+    and ``rate`` to adapt. Evaluation always masks ``rate``."""
     count: Literal["bernoulli", "fixed"] = "bernoulli"
-    """``bernoulli`` random_bits by itself for every token, word or span, so that the number of targets of a sequence
-    varies; ``fixed`` takes the same share of every sequence, and at least one target of two tokens or more."""
+    """``bernoulli`` decides independently for every token, word or span, so that the number of targets varies;
+    ``fixed`` masks the same share of every sequence, and at least one target in two tokens or more."""
     mask_share: float = Field(0.8, ge=0, le=1)
     """Share of the targets that become the mask token."""
     random_share: float = Field(0.1, ge=0, le=1)
     """Share of the targets that become a random token; the rest keep their own."""
     span_words: int = Field(10, ge=1)
-    """Words that a span has at most."""
+    """Maximum number of words in a span."""
     collocations: str | None = None
-    """The file of collocations that ``ngram`` needs."""
+    """For ``ngram``: a file of ``unmask collocations``."""
     terms: str | None = None
     """For ``terms``: a file with a term of one or more words on each line, and after a tab its weight, if any."""
     terms_pattern: str | None = None
-    """For ``terms``: a regular expression; a word in which it is found is a term."""
+    """For ``terms``: a regular expression; a word that it matches anywhere is a term."""
 
     @model_validator(mode="after")
     def _shares_fit(self) -> MaskingSettings:
@@ -104,7 +104,7 @@ class MaskingSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Which model is trained, and with which tokenizer."""
+    """The model to train, and its tokenizer."""
 
     name: str | None = None
     """Checkpoint to adapt: a Hub name (``name@revision`` pins one) or a local folder."""
@@ -115,9 +115,9 @@ class ModelSettings(Settings):
     vocab_size: int = Field(8192, ge=100)
     """Entries of a tokenizer that is trained on the data (only used with a preset)."""
     dropout: float | None = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout while training; ``null`` keeps the checkpoint's own. The saved config is left as it was."""
+    """Dropout during training; ``null`` keeps the checkpoint's own. The saved config is not changed."""
     offline: bool = False
-    """Make no network call, neither for the model nor for the text; everything must be on this machine already."""
+    """Make no network call, neither for the model nor for the text; use only files that are on this machine."""
 
 
 class OptimizerSettings(Settings):
@@ -130,12 +130,12 @@ class OptimizerSettings(Settings):
     muon_learning_rate: float = Field(0.02, gt=0)
     """Peak learning rate of Muon."""
     layer_decay: float | None = Field(None, gt=0, lt=1)
-    """Factor of the learning rate from each layer to the one below it, for example 0.9: the head moves at the full rate,
-    the embeddings least."""
+    """Factor of the learning rate from each layer to the one below it, for example 0.9: the head gets the full rate,
+    the embeddings the lowest."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay of matrices; vectors and embeddings get none."""
+    """Decoupled weight decay of matrices; biases, norms and embeddings get none."""
     clip_norm: float = Field(1.0, gt=0)
-    """The gradient is scaled down to this global norm."""
+    """Maximum global norm of the gradient, which is scaled down to it."""
 
 
 class ScheduleSettings(Settings):
@@ -159,20 +159,20 @@ class TrainSettings(Settings):
     minutes: float | None = Field(None, gt=0)
     """Stop after so many minutes of training; the learning rate follows the clock."""
     recipe: Literal["auto", "adapt", "scratch"] = "auto"
-    """What decides where settings are open. ``adapt``: AdamW at the family's rate, a constant mask rate, linear decay, early
-    stop, the best weights kept. ``scratch``: Muon, a falling mask rate, a trapezoid. ``auto``: adapt a checkpoint,
-    scratch for a preset."""
+    """Defaults of open settings. ``adapt``: AdamW at the family's rate, a constant mask rate, linear decay, early
+    stopping, the best weights exported. ``scratch``: Muon, a falling mask rate, a trapezoid. ``auto``: adapt for a
+    checkpoint, scratch for a preset."""
     batch_tokens: int | None = Field(None, ge=8)
     """Tokens in one optimizer step, over all processes; by default 16,384 to adapt, less for small models
     from scratch."""
     micro_batch_tokens: int | None = Field(None, ge=8)
-    """Tokens computed at once on one device; by default what suits the device. Never changes the result."""
+    """Tokens computed at once on one device; by default by the device. Does not change the result."""
     seed: int = Field(0, ge=0)
-    """The seed of order, masks and new weights."""
+    """Seed of order, masks and new weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto`` measures whether bf16 pays on this machine and says which it took."""
+    """``auto`` measures whether bf16 is faster on this machine, and logs its choice."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; by default ten a run."""
     keep_last: int = Field(2, ge=1)
@@ -185,18 +185,18 @@ class TrainSettings(Settings):
     """Stop after so many evaluations in a row without a lower held-out loss; 0 never stops early. By default 3 to adapt
     and 0 from scratch."""
     export_best: bool | None = None
-    """Export the weights with the lowest held-out loss instead of the last ones; by default to adapt."""
+    """Export the weights with the lowest held-out loss instead of the last ones; by default only to adapt."""
     freeze: Literal["none", "embeddings"] = "none"
-    """``embeddings`` leaves them as they are, and with them an output matrix that is tied to them."""
+    """``embeddings`` freezes them, and with them an output matrix that is tied to them."""
     lora_rank: int | None = Field(None, ge=1)
-    """Train LoRA adapters of this rank on the linear layers of the encoder instead of its weights (and the LM head, if
-    it is new); merged into the exported model. Needs the extra ``lora``."""
+    """Train LoRA adapters of this rank in the linear layers of the encoder instead of its weights (and the LM head, if
+    it is new); they are merged into the exported model. Needs the extra ``lora``."""
     head_warmup_steps: int = Field(0, ge=0)
-    """For a checkpoint without an LM head: steps in which only the new head moves."""
+    """For a checkpoint without an LM head: train only the new head for the first N steps."""
     new_embeddings_steps: int = Field(0, ge=0)
-    """For a model of ``unmask tokenizer extend``: steps in which only the rows of the added words move."""
+    """For a model of ``unmask tokenizer extend``: train only the rows of the added words for the first N steps."""
     skip_spikes: bool = False
-    """Do not apply steps whose loss lies more than 6 sigma above its running mean. On CUDA, looking costs some speed."""
+    """Skip steps whose loss is more than 6 sigma above its running mean. On CUDA this costs some speed."""
     log_every: int = Field(10, ge=1)
     """Steps between rows of ``metrics.jsonl``."""
     gradient_checkpointing: bool = False
@@ -213,7 +213,7 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _parts_that_move_agree(self) -> TrainSettings:
+    def _trained_weights_agree(self) -> TrainSettings:
         if self.lora_rank and (self.optimizer.name == "muon" or self.recipe == "scratch"):
             raise ValueError(
                 "lora_rank adapts a checkpoint with AdamW; leave the optimizer and the recipe on auto"
@@ -221,17 +221,17 @@ class TrainSettings(Settings):
         if self.new_embeddings_steps and (self.lora_rank or self.freeze == "embeddings"):
             other = "lora_rank" if self.lora_rank else "freeze"
             raise ValueError(
-                f"new_embeddings_steps moves rows of the embeddings, which {other} keeps as they are; set one of them"
+                f"new_embeddings_steps trains rows of the embeddings, which {other} freezes; set one of them"
             )
         if self.new_embeddings_steps and self.head_warmup_steps:
             raise ValueError(
-                "head_warmup_steps and new_embeddings_steps both say what moves first; set one (a new head goes before new rows)"
+                "head_warmup_steps and new_embeddings_steps exclude each other; set one (a new head before new rows)"
             )
         return self
 
 
 class RunConfig(Settings):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()

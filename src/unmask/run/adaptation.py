@@ -134,8 +134,8 @@ def _added_words(
         return None
     ids = [int(word["id"]) for word in content["words"]]
     chosen = np.isin(asked.target_ids, ids)
-    figures = change(asked, before, after, chosen) if chosen.any() else {"masked_tokens": 0, "documents": 0}
-    return {"words": len(ids)} | figures
+    metrics = change(asked, before, after, chosen) if chosen.any() else {"masked_tokens": 0, "documents": 0}
+    return {"words": len(ids)} | metrics
 
 
 def _hashes(components: RunComponents, folder: RunFolder) -> dict[str, Any]:

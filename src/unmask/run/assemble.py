@@ -1,4 +1,4 @@
-"""How a run is put together: what its settings leave open is decided, and its loop made from what they say."""
+"""Resolve the open settings of a run by its recipe, and make its training loop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
 
 
 def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
-    """Decide what the settings leave open."""
+    """Choose the settings that are left open."""
     model = components.model
     return resolve(
         config.train,
@@ -44,7 +44,7 @@ def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
 
 
 def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) -> RunConfig:
-    """Return the configuration with every open choice filled in."""
+    """Return the configuration with every open setting filled in."""
     optimizer = {"name": recipe.optimizer, "learning_rate": recipe.learning_rate}
     changes = {
         "recipe": recipe.name,
@@ -68,14 +68,14 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
 
 
 def make_stream(config: RunConfig, recipe: Recipe, components: RunComponents) -> TrainingStream:
-    """Make the stream of batches, with general text mixed in where there is some."""
+    """Make the stream of training batches, with general text mixed in if there is any."""
     return TrainingStream(
         components.text, recipe.batch_tokens, config.train.seed, components.replay, config.data.replay_share
     )
 
 
 def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stream: TrainingStream) -> Loop:
-    """Put a training loop together from a resolved configuration."""
+    """Make the training loop from a resolved configuration."""
     settings = config.train
     optimizers = make_optimizers(
         components.model.model, settings.optimizer, recipe.optimizer, recipe.learning_rate

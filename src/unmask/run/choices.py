@@ -1,4 +1,4 @@
-"""What a run chose, said before its first step, and what would help, said after its last."""
+"""The choices of a run, logged before its first step, and advice after its last."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from unmask.data.corpus import Corpus, given_shards, is_corpus, open_corpus, ope
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, train_tokenizer
 from unmask.errors import ConfigError
+from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.lora import add_lora
@@ -85,8 +86,7 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
     settings = config.train
     device = pick_device(settings.device)
     world = World.join(device)
-    if not world.is_main:
-        progress = Progress()
+    progress = LogOnce(progress) if world.is_main else Progress()  # a tokenizer may read the same text first
     tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
     precision, why = pick_precision(settings.precision, device)
     progress.log(why)

@@ -1,7 +1,6 @@
-"""The demo: a small encoder trained from scratch on the documentation text of this Python installation.
+"""The demo: train a small encoder from scratch on the docstrings of this Python installation, without a download.
 
-Nothing is downloaded: the docstrings of the standard library and of the installed packages are a real domain
-with real words. Modules, not sentences, are held out.
+Docstrings are a real domain with its own words. Modules, not sentences, are held out.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 from unmask.progress import Progress
-from unmask.run.docstrings import DocstringCorpus, collect_docstrings, write_jsonl
+from unmask.run.docstrings import collect_docstrings, write_jsonl
 from unmask.run.lock import lock_run
 from unmask.run.train import RunResult, train
 from unmask.run_folder import RunFolder
@@ -39,7 +38,7 @@ def run_demo(
         out: the run folder; an earlier demo there is replaced, anything else refused.
         minutes: minutes of training, without collecting and evaluating.
         seed: of weights, order and masks.
-        progress: who is told.
+        progress: gets counts, choices and metrics.
 
     Raises:
         ConfigError: ``out`` holds something that is not a demo.
@@ -52,7 +51,10 @@ def run_demo(
     try:
         text, heldout = staging / _TEXT, staging / folder.heldout.name
         corpus = collect_docstrings(max_characters=_CHARACTERS, progress=progress)
-        _tell(corpus, progress)
+        progress.log(
+            f"{len(corpus.train):,} docstrings to train on ({corpus.train_characters / 1e6:.1f} million characters) "
+            f"and {len(corpus.heldout):,} held out, from {corpus.modules:,} modules"
+        )
         write_jsonl(corpus.train, text)
         write_jsonl(corpus.heldout, heldout)
         result = train(
@@ -93,11 +95,3 @@ def _clear_earlier(folder: RunFolder, progress: Progress) -> None:
     progress.log(f"replacing the earlier demo in {folder.root}")
     with lock_run(folder.root, progress.log):
         shutil.rmtree(folder.root)
-
-
-def _tell(corpus: DocstringCorpus, progress: Progress) -> None:
-    progress.log(
-        f"{len(corpus.train):,} docstrings to train on ({corpus.train_characters / 1e6:.1f} million characters) and "
-        f"{len(corpus.heldout):,} held out, from {corpus.modules:,} modules; "
-        f"{corpus.duplicates:,} duplicates left out"
-    )

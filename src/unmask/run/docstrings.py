@@ -1,6 +1,6 @@
-"""The text that every Python installation carries: its docstrings, collected, de-duplicated and split.
+"""The docstrings of a Python installation: collected, de-duplicated, and split into training and held-out text.
 
-Source files are parsed, never imported. The way of the text::
+Source files are parsed, never imported. The steps::
 
     folders → files in a stable order → docstrings (worker processes) → train | held-out by module
             → repeated docstrings and repeated paragraphs removed → held-out that train gives away removed
@@ -50,7 +50,7 @@ and transformers this leaves out 5% of the text and 25% of the bytes to parse.""
 MAX_FILE_BYTES = 1_000_000
 """Larger files are generated tables."""
 MAX_REPEATS = 3
-"""How often a paragraph of at least ``GRAM`` words may stand in the corpus; more copies are boilerplate."""
+"""How often a paragraph of at least ``GRAM`` words may occur in the corpus; more copies are boilerplate."""
 GRAM = 8
 """Words of a shingle, by which near-duplicates are found."""
 MAX_SHARED = 0.5
@@ -58,6 +58,7 @@ MAX_SHARED = 0.5
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"})
 
 _FILES_PER_CHUNK = 64
+_CONTROLS = dict.fromkeys(code for code in [*range(32), 127] if not 9 <= code <= 13)
 _WORD = re.compile(r"[^\W_]+")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -78,7 +79,7 @@ class Docstring:
 
 @dataclass
 class DocstringCorpus:
-    """The documents, and what was left out on the way to them."""
+    """The documents, and counts of what was left out."""
 
     train: list[Docstring]
     heldout: list[Docstring]
@@ -93,7 +94,7 @@ class DocstringCorpus:
     boilerplate: int
     """Paragraphs removed because they were kept ``MAX_REPEATS`` times already."""
     near_duplicates: int
-    """Held-out docstrings removed because most of their word 8-grams stand in the training text."""
+    """Held-out docstrings removed because most of their word 8-grams occur in the training text."""
 
     @property
     def train_characters(self) -> int:
@@ -138,8 +139,8 @@ def collect_docstrings(
 ) -> DocstringCorpus:
     """Collect the docstrings below ``roots`` as documents for training and for evaluation.
 
-    Modules, not docstrings, are drawn for the held-out side, by a hash of their names; no text stands on both
-    sides, neither word for word nor for the most part (:data:`MAX_SHARED`).
+    Modules, not docstrings, are held out, by a hash of their names; no text is on both sides, neither word for
+    word nor for the most part (:data:`MAX_SHARED`).
 
     Args:
         roots: folders of Python source; by default the standard library and the installed packages.
@@ -147,7 +148,7 @@ def collect_docstrings(
         heldout_share: share of the modules whose docstrings are held out, between 0 and 1.
         max_characters: stop, in the stable order of the modules, before more characters than this were read
             (counted before de-duplication); by default everything is read.
-        progress: told about the phase ``"collect"`` and about files that could not be parsed.
+        progress: gets the phase ``"collect"`` and about files that could not be parsed.
 
     Raises:
         ConfigError: ``heldout_share`` or ``workers`` is out of range.
@@ -233,10 +234,12 @@ def _read_sources(
         for docstrings in chunk.files:
             size = sum(len(paragraph) for docstring in docstrings for paragraph in docstring.paragraphs)
             if max_characters is not None and characters + size > max_characters:
+                progress.advance(1.0, {"docstrings": len(found), "characters": characters})
                 return found, unreadable
             found += docstrings
             characters += size
-        progress.advance(number / len(chunks), {"docstrings": len(found), "characters": characters})
+        share = max(number / len(chunks), characters / max_characters if max_characters else 0.0)
+        progress.advance(share, {"docstrings": len(found), "characters": characters})
     return found, unreadable
 
 
@@ -296,14 +299,14 @@ def _read_file(source: _Source, hashes: _WordHashes) -> Iterator[_Found]:
 
 
 def _quoted_share(content: bytes) -> float:
-    """Return about what share of the bytes stands between triple quotes (0 for an empty file)."""
+    """Return about what share of the bytes are between triple quotes (0 for an empty file)."""
     quoted = sum(len(part) for quote in (b'"""', b"'''") for part in content.split(quote)[1::2])
     return quoted / max(len(content), 1)
 
 
 def _docstrings_below(node: ast.Module | _Definition, name: str) -> Iterator[tuple[str, str]]:
     """Yield qualified name and cleaned docstring of a module, class or function and of those inside it."""
-    text = ast.get_docstring(node)
+    text = (ast.get_docstring(node) or "").translate(_CONTROLS)
     if text:
         yield name, text if text.isascii() else text.encode("utf-8", "replace").decode()  # lone surrogates
     for child in _definitions(node.body):
@@ -415,7 +418,7 @@ class _Sieve:
 
 
 def _shared_shares(documents: list[bytes], others: list[bytes]) -> list[float]:
-    """Return for each document the share of its shingles that stand in the others (0 if it has none)."""
+    """Return for each document the share of its shingles that occur in the others (0 if it has none)."""
     import numpy as np
 
     mine, owner = _shingles(documents)

@@ -1,4 +1,4 @@
-"""What a run says when it ends before its time: what happened, what is safe, and what to do."""
+"""Errors of a run that ends early: what happened, what is saved, and what to do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from unmask.run_folder import RunFolder
 from unmask.training.checkpoint import list_checkpoints
 
 EARLY_ENDS = (StoppedAtOnce, DivergedError, OSError, SafetensorError)
-"""What :func:`explained` explains. What safetensors raises when it cannot write is no ``OSError``."""
+"""The errors that :func:`explained` takes; safetensors does not raise ``OSError`` where it cannot write."""
 
 
 def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
-    """Whether a run that ends before its time left something to go on from."""
+    """Return whether a run that ended early left a checkpoint or prepared text."""
     if list_checkpoints(folder.checkpoints):
         return True
     return isinstance(error, StoppedAtOnce) and is_corpus(str(folder.shards))
@@ -43,4 +43,4 @@ def _left(folder: RunFolder) -> str:
         return f"{whole[-1].name} is safe, continue with --resume and the same settings"
     if folder.root.is_dir() and is_corpus(str(folder.shards)):
         return "the prepared text is kept, continue with --resume and the same settings"
-    return "nothing is left behind, begin again with the same command"
+    return "nothing was written, start again with the same command"

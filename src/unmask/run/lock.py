@@ -1,4 +1,4 @@
-"""The lock of a run folder: two runs in one folder would write over each other."""
+"""The lock of a run folder, so that two runs do not overwrite each other's files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOCK = ".lock"
 
 @contextmanager
 def lock_run(root: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Hold ``root/.lock`` while a run is at work in ``root``.
+    """Hold ``root/.lock`` while a run uses ``root``.
 
-    The kernel gives the lock back when its process ends, however it ends, so that a lock which is left can be told
-    from one that is held, also where another process has the same number by now.
+    The kernel releases the lock when its process ends, however it ends, so a file that was left behind is not taken
+    for a lock that is held, even where another process has the same id by now.
 
     Raises:
-        ConfigError: another run is at work there.
+        ConfigError: another run uses the folder.
         OSError: the file cannot be written.
     """
     path = root / LOCK
@@ -39,12 +39,12 @@ def lock_run(root: Path, log: Callable[[str], None]) -> Iterator[None]:
         }
         os.ftruncate(handle, 0)
         os.write(handle, json.dumps(owner).encode())
-        for left in root.glob(".*.partial"):  # half a file, of a run that was killed while it wrote
+        for left in root.glob(".*.partial"):  # by a run that was killed while it wrote
             if left.is_file():
                 left.unlink(missing_ok=True)
         yield
     finally:
-        # Removed while it is held: whoever waits for this file finds that it is no longer the one at its place.
+        # Removed while it is held: a process that waits for this file sees that it was replaced.
         path.unlink(missing_ok=True)
         os.close(handle)
 
@@ -65,17 +65,17 @@ def _take(path: Path, log: Callable[[str], None]) -> int:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(handle)
                 raise ConfigError(
-                    f"another run is at work in {path.parent} ({owner}); wait for it, or choose another folder with -o"
+                    f"another run uses {path.parent} ({owner}); wait for it, or choose another folder with -o"
                 ) from None
             log(
-                f"this disk knows no locks ({error.strerror}): take care that no other run uses {path.parent}"
+                f"this file system has no locks ({error.strerror}): make sure that no other run uses {path.parent}"
             )
             return handle
         if not _is_at(path, handle):  # its owner removed it between the two calls
             os.close(handle)
             continue
         if os.fstat(handle).st_size:
-            log(f"a run in this folder ended without a word ({_owner(handle)}); its lock is taken over")
+            log(f"an earlier run in this folder was killed ({_owner(handle)}); its lock is taken over")
         return handle
 
 
@@ -87,9 +87,9 @@ def _is_at(path: Path, handle: int) -> bool:
 
 
 def _owner(handle: int) -> str:
-    """Say who wrote the lock, as far as it can be read."""
+    """Return which process wrote the lock."""
     try:
         owner = json.loads(os.pread(handle, 1000, 0))
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (OSError, ValueError, TypeError, KeyError):
-        return "its lock does not say whose"
+        return "unknown process"

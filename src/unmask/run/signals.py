@@ -1,4 +1,4 @@
-"""Signals to a run: SIGTERM and SIGINT stop it and lose nothing, SIGUSR1 saves and goes on."""
+"""Signals to a run: SIGTERM and SIGINT save and stop it, SIGUSR1 saves a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ _SAVE = signal.SIGUSR1
 
 
 class StoppedAtOnce(BaseException):
-    """A signal came while no step was computed; no ``except Exception`` on the way may take it for a error."""
+    """A signal came while no step was computed; a ``BaseException``, so that no ``except Exception`` catches it."""
 
 
 class Signals:
-    """What signals have asked for since the run began.
+    """The signals that a run has received.
 
-    While steps are computed, the first signal to stop waits for the step that is computed and for what follows on it
-    (evaluation, a checkpoint). Before and after, it raises :class:`StoppedAtOnce` where it finds the run. The second
-    one ends the process at once.
+    During training, the first signal to stop takes effect after the step, with its evaluation and checkpoint. Before
+    and after training it raises :class:`StoppedAtOnce` at once. A second signal ends the process.
 
     Args:
-        log: who is told.
+        log: logs what a signal is going to do.
     """
 
     def __init__(self, log: Callable[[str], None]) -> None:
@@ -34,7 +33,7 @@ class Signals:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle signals; only the main thread may, elsewhere they are not ours."""
+        """Handle signals; Python allows that in the main thread only, elsewhere this does nothing."""
         try:
             kept = {number: signal.signal(number, self._ask) for number in (*_STOP, _SAVE)}
         except ValueError:
@@ -47,7 +46,7 @@ class Signals:
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Let a signal wait until the step is over."""
+        """Delay signals until the step is done."""
         self._stepping = True
         try:
             yield
@@ -55,7 +54,7 @@ class Signals:
             self._stepping = False
 
     def asked(self, world: World) -> tuple[bool, bool]:
-        """Return whether to save and whether to stop, the same on all processes, and forget that a save was asked."""
+        """Return whether to save and whether to stop, the same on all processes, and clear the request to save."""
         asked = int(world.max(2.0 * self.stop + self.save))
         self.save = False
         return asked > 0, asked > 1
@@ -63,7 +62,7 @@ class Signals:
     def _ask(self, number: int, _: Any) -> None:
         if number == _SAVE:
             self.save = self._stepping
-            self.log("saving after this step" if self._stepping else "no step is computed: nothing to save")
+            self.log("saving after this step" if self._stepping else "not training: nothing to save")
             return
         for stop in _STOP:
             signal.signal(stop, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The best weights of a run: which evaluation was the lowest, and its weights beside the checkpoints.
+"""The best weights of a run: those with the lowest held-out loss, next to the checkpoints.
 
 ::
 
@@ -28,8 +28,8 @@ class Best:
     """The lowest held-out loss so far.
 
     Attributes:
-        step: where it was.
-        loss: what it was.
+        step: of that evaluation.
+        loss: in nats.
         since: evaluations after it, none of which was lower.
     """
 
@@ -39,14 +39,14 @@ class Best:
 
     @staticmethod
     def after(best: Best | None, step: int, loss: float) -> Best:
-        """Return what is best after one more evaluation."""
+        """Return the best after one more evaluation."""
         if best is None or loss < best.loss:
             return Best(step, loss)
         return replace(best, since=best.since + 1)
 
 
 def save_best(checkpoints: Path, model: nn.Module, step: int) -> None:
-    """Keep the weights of ``step``, and those that a checkpoint names as its best: a resumed run may need them.
+    """Save the weights of ``step``; keep those that a checkpoint refers to, since a resumed run may need them.
 
     Raises:
         OSError: they could not be written; the earlier ones are untouched.
@@ -62,10 +62,10 @@ def save_best(checkpoints: Path, model: nn.Module, step: int) -> None:
 
 
 def load_best(checkpoints: Path, model: nn.Module, step: int) -> None:
-    """Load the weights that were kept at ``step``.
+    """Load the weights that were saved at ``step``.
 
     Raises:
-        DataError: they are absent or damaged.
+        DataError: they are missing or damaged.
     """
     path = _path(checkpoints, step)
     check(path)

@@ -1,10 +1,10 @@
-"""Checkpoints: a cut through the run, from which it goes on as if nothing had happened.
+"""Checkpoints: everything that a run needs to be resumed bit-identically.
 
 ::
 
     checkpoints/step-00000120/model.safetensors       the weights
     checkpoints/step-00000120/optimizer.safetensors   the state of the optimizers
-    checkpoints/step-00000120/state.json              position in the text, counts, learning rates, identity
+    checkpoints/step-00000120/state.json              position in the text, counts, learning rates, fingerprint
     checkpoints/step-00000120/manifest.json           SHA-256 of each of the files above
 
 A checkpoint is written to a temporary folder, forced to disk and renamed, so one that has its name is whole.
@@ -71,7 +71,7 @@ def _restore_replaced(folder: Path) -> None:
 
 
 def set_aside(folder: Path, step: int) -> list[Path]:
-    """Rename the checkpoints after ``step``, from which a run goes on: it makes them again, and none is lost."""
+    """Rename the checkpoints after ``step``, from which a run is resumed: it writes them again, and none is lost."""
     aside = []
     for path in list_checkpoints(folder):
         if path.name > f"step-{step:08d}":
@@ -87,12 +87,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(folder: Path, wanted: str, progress: Progress) -> Path | None:
-    """Return the checkpoint to go on from.
+    """Return the checkpoint to resume from.
 
     Args:
         folder: the run's checkpoints.
         wanted: ``auto`` for the newest that is whole, or the path of one.
-        progress: hears of damaged ones that are passed over.
+        progress: logs damaged ones that are skipped.
 
     Returns:
         Its path, or ``None`` where ``auto`` finds none at all.
@@ -110,9 +110,9 @@ def find_checkpoint(folder: Path, wanted: str, progress: Progress) -> Path | Non
             check(path)
             return path
         except DataError as error:
-            progress.log(f"passed over a damaged checkpoint: {error}")
+            progress.log(f"skipped a damaged checkpoint: {error}")
     if candidates:
-        raise DataError("every checkpoint here is damaged; start anew in another folder", path=folder)
+        raise DataError("every checkpoint here is damaged; start again in another folder", path=folder)
     return None
 
 
@@ -127,7 +127,7 @@ def check(path: Path) -> None:
     except OSError as error:
         raise DataError(f"cannot be read ({error})", path=path) from None
     if not isinstance(manifest, dict) or set(manifest) != set(_FILES):
-        raise DataError("this is no whole checkpoint: its manifest is absent or incomplete", path=path)
+        raise DataError("this is not a complete checkpoint: its manifest is missing or incomplete", path=path)
     for name, wanted in manifest.items():
         if not (path / name).is_file() or sha256(path / name) != wanted:
             raise DataError("the file is missing or its checksum does not match", path=path / name)
@@ -188,7 +188,7 @@ def _restore_optimizer(
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file; what the disk says comes as the ``OSError`` that it is."""
+    """Write a safetensors file; an error of the disk is raised as the ``OSError`` that it is."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""More than one process: who am I, and sums over all of us. Started by ``torchrun``; alone, all of it is free."""
+"""The processes of a run that ``torchrun`` starts: ranks, sums and barriers; in a single process they cost nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 # One process may prepare a large text while the others wait for it.
-_PATIENCE = timedelta(hours=24)
+_TIMEOUT = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,23 @@ class World:
 
     @staticmethod
     def join(device: torch.device) -> World:
-        """Join the processes that ``torchrun`` started, or be alone."""
+        """Join the processes that ``torchrun`` started, if any."""
         if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return World()
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
         return World(dist.get_rank(), dist.get_world_size())
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this is the main process, which alone writes files and logs."""
         return self.rank == 0
 
     @staticmethod
     def will_be_main() -> bool:
-        """Whether this process will lead once it has joined."""
+        """Whether this process will be the main one once it has joined."""
         return os.environ.get("RANK", "0") == "0"
 
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -56,8 +56,7 @@ class World:
     def sum_gradients(self, model: nn.Module) -> None:
         """Sum all gradients over all processes, in one message.
 
-        A weight that no process has a gradient for is left without one, as it would be in a single process: an
-        optimizer passes it over.
+        A weight without a gradient in every process keeps none, as in a single process, so that optimizers skip it.
         """
         if self.size == 1:
             return
@@ -71,18 +70,18 @@ class World:
             weight.grad = total.view_as(weight) if some else None
 
     def any(self, flag: bool) -> bool:
-        """Return whether any process says yes."""
+        """Return whether ``flag`` is true in any process."""
         return bool(self.max(float(flag)))
 
-    def max(self, seconds: float) -> float:
-        """Return the largest of the processes' numbers."""
+    def max(self, value: float) -> float:
+        """Return the largest of the processes' values."""
         if self.size == 1:
-            return seconds
-        numbers = torch.tensor([seconds], dtype=torch.float64)
+            return value
+        values = torch.tensor([value], dtype=torch.float64)
         if dist.get_backend() == "nccl":
-            numbers = numbers.cuda()
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        return float(numbers)
+            values = values.cuda()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return float(values)
 
     def wait(self) -> None:
         """Wait until every process is here."""

@@ -1,4 +1,4 @@
-"""The training loop: one optimizer step after another, from a cursor, until the run is long enough."""
+"""The training loop: optimizer steps from a cursor until the run has its length."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_SKIPPED_STEPS = 5
 
 @dataclass(frozen=True)
 class Length:
-    """When a run is over: whichever limit is reached first.
+    """The length of a run, which ends at the limit that is reached first.
 
     Attributes:
         steps: optimizer steps.
@@ -51,15 +51,15 @@ class Length:
 
 @dataclass
 class Position:
-    """Where a run stands; together with weights and optimizer state, all there is to know of it.
+    """The state of a run besides weights and optimizer.
 
     Attributes:
         step: optimizer steps done.
-        cursor: where in the stream of text.
+        cursor: position in the stream of text.
         tokens: real tokens seen, over all processes.
         seconds: seconds spent training.
         window: sums since the last row of metrics.
-        skipped_steps: steps up to here, in a row, that were not applied.
+        skipped_steps: how many of the last steps, in a row, were skipped.
         trend: running mean and variance of the loss.
     """
 
@@ -87,7 +87,7 @@ class Position:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step, ready to be computed: this process's micro-batches and what holds for all processes."""
+    """The data of one step: this process's micro-batches, and values that are the same in all processes."""
 
     batches: list[Batch]
     cursor: Cursor
@@ -101,15 +101,15 @@ class StepPlan:
 
 
 class StepResult(NamedTuple):
-    """What one step came to, over all processes.
+    """The result of one step, over all processes.
 
     Attributes:
         loss: scalar on the device.
-        correct: targets filled exactly; scalar on the device.
-        norm: of the gradient, before it was clipped; scalar on the device.
-        targets: how many tokens were predicted.
-        skipped: why the step was not applied, if it was not.
-        spike: standard deviations of the loss above its running mean, or 0 for what is no spike.
+        correct: targets predicted exactly; scalar on the device.
+        norm: of the gradient, before clipping; scalar on the device.
+        targets: number of predicted tokens.
+        skipped: why the step was skipped, or ``None``.
+        spike: standard deviations of the loss above its running mean, or 0 if it is no spike.
     """
 
     loss: Tensor
@@ -125,23 +125,23 @@ class Loop:
     """A run in memory.
 
     Attributes:
-        model: what is trained.
-        stream: where batches come from.
-        optimizers: what moves the weights.
-        length: when it ends.
+        model: the model to train.
+        stream: yields the batches.
+        optimizers: of its weights.
+        length: of the run.
         lr_factor: from progress to the factor of the peak learning rates.
         mask_rate: from progress to the mask rate.
-        micro_batch_tokens: most tokens computed at once.
-        clip_norm: largest norm of the gradient.
-        log_every: steps between rows.
+        micro_batch_tokens: tokens computed at once.
+        clip_norm: the gradient is scaled down to this norm.
+        log_every: steps between rows of metrics.
         world: the processes of the run.
-        position: where it stands.
+        position: of the run.
         on_row: gets every row of metrics.
         after_step: called with the loop after every step, to evaluate, save or stop.
-        staged_start: the first steps, in which only what is new moves.
+        staged_start: the first steps, in which only new weights are trained.
         ended: set by ``after_step`` to end the run before its length.
-        skip_spikes: do not apply a step whose loss is a spike.
-        log: who is told.
+        skip_spikes: skip a step whose loss is a spike.
+        log: logs skipped steps and smaller micro-batches.
     """
 
     model: MaskedLM
@@ -173,11 +173,11 @@ class Loop:
         return self.length.progress(self.position.step, self.epochs, self.position.seconds)
 
     def run(self) -> None:
-        """Train until the run is long enough, or is ended.
+        """Train until the run has its length, or is ended.
 
         Raises:
             ConfigError: a single sequence takes more memory than there is.
-            DivergedError: the loss or the gradient is not finite, step after step.
+            DivergedError: the loss or the gradient is NaN or infinite, several steps in a row.
         """
         clock = time.perf_counter()
         for plan in self._plans():
@@ -188,7 +188,7 @@ class Loop:
             self._count(plan, result, waited)
             self._spend(time.perf_counter() - clock)
             if result.skipped:
-                self._tell_skipped(plan, result.skipped)
+                self._log_skipped(plan, result.skipped)
             if self.position.step % self.log_every == 0 or self.progress >= 1:
                 self._log()
             self.after_step(self)
@@ -197,8 +197,8 @@ class Loop:
             self._log()
 
     def step(self, plan: StepPlan) -> StepResult:
-        """Compute one step: gradients of all micro-batches, one sum over processes, one move of the weights."""
-        if not self.model.model.training:  # else a walk through all modules, which a short step feels
+        """Compute one step: gradients of all micro-batches, one sum over processes, one update of the weights."""
+        if not self.model.model.training:  # train() visits all modules, which costs time in short steps
             self.model.model.train()
         number = self.position.step
         self.staged_start.begin(number)
@@ -219,16 +219,16 @@ class Loop:
         return StepResult(loss, correct, norm, targets, skipped, spike)
 
     def _gradients(self, plan: StepPlan, targets: int) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a step; where memory does not suffice, begin it again with smaller micro-batches.
+        """Add the gradients of a step; out of memory, compute it again in smaller micro-batches.
 
-        How a step is split changes nothing in it, so neither does this.
+        The result does not depend on how a step is split.
         """
         batches = plan.batches
-        if plan.micro_batch_tokens != self.micro_batch_tokens:  # halved while this one was made ready
+        if plan.micro_batch_tokens != self.micro_batch_tokens:  # halved while this step was prepared
             batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
         while True:
             sums = errors.unless_out_of_memory(partial(step_gradients, self.model, batches, targets))
-            # What one process has no memory for, all split anew: the step is theirs together.
+            # If one process has too little memory, all split the step again.
             if not self.world.any(sums is None) and sums is not None:
                 return sums
             self.model.model.zero_grad(set_to_none=True)
@@ -256,8 +256,8 @@ class Loop:
         return int(self.world.sum_(torch.tensor(own, device=self.model.device)))
 
     def _check_step(self, loss: Tensor, norm: Tensor, targets: int) -> tuple[str | None, float]:
-        """Return why a step must not be applied, if it must not, and how much of a spike its loss is."""
-        # On CUDA this look would stop the queue at every step; there the rows of metrics are looked at instead.
+        """Return why a step must be skipped, if it must, and by how many deviations its loss is a spike."""
+        # On CUDA this would synchronise at every step; there the rows of metrics are checked instead.
         if loss.device.type != "cpu" and not self.skip_spikes:
             return None, 0.0
         value = float(loss)
@@ -271,8 +271,8 @@ class Loop:
             return f"the loss is {value:.4g}, {spike:.1f} sigma above its running mean", spike
         return None, spike
 
-    def _tell_skipped(self, plan: StepPlan, why: str) -> None:
-        """Write the row of a step that was not applied, and end the run where too many were not."""
+    def _log_skipped(self, plan: StepPlan, why: str) -> None:
+        """Write the row of a skipped step, and end the run after too many in a row."""
         position, documents = self.position, self.stream.documents(plan.sequences)
         self.on_row({"step": position.step, "skipped": why, "documents": documents})
         shown = ", ".join(map(str, documents[:5])) + (", …" if len(documents) > 5 else "")
@@ -287,10 +287,10 @@ class Loop:
             )
 
     def _plans(self) -> Iterator[StepPlan]:
-        """Yield steps to compute; the next is made ready in the background while one is computed."""
+        """Yield steps; the next one is prepared in the background while one is computed."""
         at, step = self.position.cursor, self.position.step
         with ThreadPoolExecutor(1) as pool:
-            # The clock is read here and not in the background, where it would be another for every process.
+            # The clock is read here, not in the background, where it would differ between processes.
             job = pool.submit(self.plan, at, step, self.position.seconds)
             while (plan := job.result()) is not None:
                 at, step = plan.following, step + 1
@@ -298,7 +298,7 @@ class Loop:
                 yield plan
 
     def plan(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
-        """Make the step at a cursor ready to be computed, or return ``None`` where the run is over."""
+        """Prepare the step at a cursor, or return ``None`` where the run is over."""
         epochs = self._epochs_at(cursor)
         progress = self.length.progress(step, epochs, seconds)
         if progress >= 1.0 - 1e-12:
@@ -320,7 +320,7 @@ class Loop:
         return cursor.epoch + cursor.used / len(self.stream.source.sequences)
 
     def _spend(self, seconds: float) -> None:
-        """Count training time; where the run ends by the clock, all processes go by the slowest one's."""
+        """Count training time; where the run ends by the clock, all processes use the slowest one's."""
         if self.length.seconds:
             seconds = self.world.max(seconds)
         self.position.seconds += seconds
@@ -353,10 +353,10 @@ class Loop:
         window["mask_rate"] = plan.mask_rate
 
     def sync_window(self) -> None:
-        """Bring the sums of the window to plain numbers.
+        """Read the sums of the window from the device.
 
         Raises:
-            DivergedError: they are not finite, so that the weights are not worth a row or a checkpoint.
+            DivergedError: they are NaN or infinite.
         """
         window = self.position.window = {key: float(value) for key, value in self.position.window.items()}
         if not all(math.isfinite(value) for value in window.values()):
@@ -368,7 +368,7 @@ class Loop:
     def _log(self) -> None:
         self.sync_window()
         window, position = self.position.window, self.position
-        if not window["steps"]:  # none was applied, and each has said so in a row of its own
+        if not window["steps"]:  # all were skipped, and each has a row of its own
             position.window = {}
             return
         rare = {"spike": window.get("spike"), "skipped_steps": window.get("skipped")}

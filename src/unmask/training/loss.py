@@ -22,7 +22,7 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
     Args:
         model: in training mode.
         batches: this process's micro-batches.
-        targets: masked tokens of the step over all processes and micro-batches.
+        targets: targets of the step over all processes and micro-batches.
 
     Returns:
         This process's part of the loss, and of the number of targets filled exactly; both scalars on the device.

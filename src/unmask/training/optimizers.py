@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
         lr: step size; every step has about unit spectral norm times ``lr * sqrt(max(1, rows / columns))``.
         momentum: Nesterov momentum.
         weight_decay: decoupled.
-        parts: into how many stacked matrices a weight is cut, by its ``id``.
+        parts: number of matrices that a weight is split into, by its ``id``.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._parts = parts or {}
-        self.grad_scale: Tensor | None = None  # what gradients are divided by, as in torch's fused AdamW
+        self.grad_scale: Tensor | None = None  # gradients are divided by it, as in torch's fused AdamW
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -103,12 +103,12 @@ def make_optimizers(
 
     Args:
         model: a masked-LM model of transformers.
-        settings: weight decay, Muon's rate, and how rates fall towards the embeddings.
+        settings: weight decay, Muon's rate, and the layer-wise decay of rates.
         name: ``adamw`` or ``muon``.
         learning_rate: peak rate of AdamW.
 
     Raises:
-        ConfigError: rates are to fall by depth, and the model's layers cannot be told apart.
+        ConfigError: there is a ``layer_decay``, and the model's layers are not found.
     """
     named = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
     hidden = {key for key, weight in named if name == "muon" and _is_hidden_matrix(model, key, weight)}
@@ -138,17 +138,17 @@ def make_optimizers(
 def clip_gradients(
     optimizers: Iterable[torch.optim.Optimizer], weights: Iterable[Tensor], most: float
 ) -> Tensor:
-    """Let the optimizers of :func:`make_optimizers` scale a gradient down to a norm in their next step.
+    """Have the optimizers of :func:`make_optimizers` clip the gradient norm in their next step.
 
-    They do so in the pass that they make over it anyway; the gradient itself stays as it is.
+    They scale in the pass that they make over the gradient anyway; the gradient itself is not changed.
 
     Args:
-        optimizers: of all the weights that move.
+        optimizers: of all the weights that are trained.
         weights: with their gradients.
         most: largest norm.
 
     Returns:
-        The norm of the gradient as it is; scalar on the device.
+        The norm before clipping; scalar on the device.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -190,7 +190,7 @@ def _is_hidden_matrix(model: nn.Module, key: str, weight: Tensor) -> bool:
 
 
 def _fused_parts(key: str) -> int:
-    """Into how many matrices a fused projection is cut: query, key, value; or the two halves of a gated unit."""
+    """Return the number of matrices in a fused one: query, key and value, or the two halves of a gated unit."""
     if "Wqkv" in key or "qkv" in key:
         return 3
     return 2 if key.endswith("mlp.Wi.weight") else 1

@@ -1,7 +1,7 @@
-"""Recipes: what a run does where its settings leave the choice open.
+"""Recipes: defaults that depend on the kind of run, the model family and the text.
 
 From scratch: the head starts at the frequencies of the tokens; Muon for the hidden matrices, a mask rate that falls to
-the one asked, a trapezoid. To adapt: AdamW at the family's learning rate, a constant mask rate, a linear decay.
+``masking.rate``, a trapezoid. To adapt: AdamW at the family's learning rate, a constant mask rate, a linear decay.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _ADAPT_RATES = {
     "default": 5e-5,  # BioBERT and ClinicalBERT (Lee, Alsentzer et al. 2019)
     "roberta": 5e-5,  # 5e-4 at 1 M tokens a step (Gururangan et al. 2020), by the square root of the batch
     "xlm-roberta": 5e-5,  # RoBERTa with another vocabulary
-    "albert": 2e-5,  # one layer stands for all, so that its gradient is the sum over all
+    "albert": 2e-5,  # all layers share weights, so that their gradient is the sum over all
     "deberta-v2": 3e-5,  # the middle of its authors' range for fine-tuning (He et al. 2021)
-    "modernbert": 2e-4,  # normalises before each layer and stands more: its authors trained at 8e-4
+    "modernbert": 2e-4,  # pre-norm, which tolerates more: its authors trained at 8e-4
     "eurobert": 1e-4,  # as ModernBERT, its authors trained at 1e-4
 }
 _LORA_FACTOR = 10.0  # low-rank factors want about ten times the rate of full weights (Schulman et al. 2025)
@@ -30,7 +30,7 @@ _SCRATCH_BASE_RATE = 5e-4
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a run, made.
+    """The resolved choices of a run.
 
     Attributes:
         name: ``adapt`` or ``scratch``.
@@ -38,8 +38,8 @@ class Recipe:
         learning_rate: peak rate of AdamW.
         schedule: name of the learning-rate schedule.
         batch_tokens: tokens of a step.
-        micro_batch_tokens: most tokens computed at once.
-        initial_rate: where the mask rate begins.
+        micro_batch_tokens: tokens computed at once.
+        initial_rate: the mask rate at the first step.
         epochs: passes over the text, when nothing else ends the run.
         patience: evaluations without a better one that end the run; 0 for never.
         export_best: whether the best weights are exported, not the last.
@@ -75,7 +75,7 @@ def resolve(
     device: str,
     tokens: int,
 ) -> Recipe:
-    """Fill in what the settings leave open.
+    """Choose the settings that are left open.
 
     Args:
         train: settings of training.
@@ -122,5 +122,5 @@ def _scratch_batch(hidden: int, device: str) -> int:
 def _learning_rate(scratch: bool, optimizer: str, family: str, hidden: int) -> float:
     if not scratch:
         return _ADAPT_RATES.get(family, _ADAPT_RATES["default"])
-    # With Muon, AdamW moves only embeddings, head and vectors, which stand a higher rate.
+    # With Muon, AdamW trains only embeddings, head and vectors, which tolerate a higher rate.
     return _SCRATCH_RATE if optimizer == "muon" else _SCRATCH_BASE_RATE * (256 / hidden) ** 0.5

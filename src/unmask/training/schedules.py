@@ -1,4 +1,4 @@
-"""Schedules: what changes over a run, as functions of how much of it is done (0 at the start, 1 at the end)."""
+"""Schedules of learning rate and mask rate, as functions of progress (0 at the start, 1 at the end)."""
 
 from __future__ import annotations
 

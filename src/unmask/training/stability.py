@@ -1,4 +1,4 @@
-"""What can go wrong in a step: a loss that is no number, a spike, memory that does not suffice."""
+"""What can go wrong in a step: a NaN or infinite loss, a loss spike, too little memory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import nn
 from unmask.errors import DivergedError
 
 SIGMAS = 6.0
-"""A loss that lies further above its running mean than so many standard deviations is a spike."""
+"""A loss more than so many standard deviations above its running mean is a spike."""
 
 Result = TypeVar("Result")
 
-_FOLLOW = 0.02  # what one more loss counts in the running mean, once there are many
-_ENOUGH = 50  # losses before any of them is called a spike
+_FOLLOW = 0.02  # weight of one more loss in the running mean, once there are many
+_ENOUGH = 50  # losses before any is called a spike
 
 
 def spike_of(trend: dict[str, float], loss: float) -> float:
-    """Return how many standard deviations a loss lies above the running mean if that is a spike, otherwise 0.
+    """Return by how many standard deviations a loss exceeds the running mean if it is a spike, otherwise 0.
 
     Args:
-        trend: what :func:`follow` keeps.
+        trend: mean, variance and count, as :func:`follow` updates them.
         loss: of one step.
     """
     deviation = math.sqrt(trend.get("variance", 0.0))
@@ -36,7 +36,7 @@ def spike_of(trend: dict[str, float], loss: float) -> float:
 
 
 def follow(trend: dict[str, float], loss: float) -> None:
-    """Count a loss into the running mean and variance; a spike only as the highest loss that is none."""
+    """Update the running mean and variance with a loss; a spike counts as the highest loss that is none."""
     if spike_of(trend, loss):
         loss = trend["mean"] + SIGMAS * math.sqrt(trend["variance"])
     count = trend.get("count", 0.0) + 1
@@ -50,14 +50,14 @@ def follow(trend: dict[str, float], loss: float) -> None:
 
 
 def not_finite(loss: float, norm: float) -> str | None:
-    """Say what of a step is no finite number, if anything is."""
+    """Return which of loss and gradient norm is NaN or infinite, if any."""
     if not math.isfinite(loss):
         return f"the loss is {loss:g}"
     return None if math.isfinite(norm) else f"the gradient's norm is {norm:g}"
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:
-    """Refuse weights that are not worth a checkpoint.
+    """Raise where a weight is NaN or infinite, before a checkpoint is written.
 
     Raises:
         DivergedError: a weight is not finite.
@@ -71,7 +71,7 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
 
 
 def unless_out_of_memory(compute: Callable[[], Result]) -> Result | None:
-    """Compute something, or return ``None`` where the memory of the device, or of the machine, does not suffice."""
+    """Return the result of ``compute``, or ``None`` where it runs out of memory on the device or the machine."""
     try:
         return compute()
     except (torch.OutOfMemoryError, MemoryError):
@@ -79,7 +79,7 @@ def unless_out_of_memory(compute: Callable[[], Result]) -> Result | None:
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for it
             raise
-    # Only here, where no traceback holds on to what was computed, can it be given back.
+    # Only here, where no traceback refers to the tensors any more, can they be freed.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

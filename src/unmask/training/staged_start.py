@@ -1,4 +1,4 @@
-"""The staged_start of a run: steps in which only what is new moves, so that its noise does not reach what is known."""
+"""The staged start of a run: first steps in which only new weights are trained, so that their noise does not spread."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from unmask.training.optimizers import set_learning_rate
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_HEAD_RATE = 1e-3  # that of a small model from scratch, which a head on a still encoder is
-_ROW_FACTOR = 10.0  # Adam moves an entry by about the rate a step, and entries of embeddings are some 0.05
+_HEAD_RATE = 1e-3  # that of a small model from scratch, which a head on a frozen encoder is
+_ROW_FACTOR = 10.0  # Adam changes an entry by about the rate a step, and entries of embeddings are about 0.05
 
 
 @dataclass
@@ -24,9 +24,9 @@ class StagedStart:
 
     Attributes:
         steps: how many there are.
-        rate: the learning rate of what moves in them; it rises over the first tenth of them.
-        frozen_at_first: weights that move only afterwards.
-        tables: weights of which only ``rows`` move, whatever their other dimensions.
+        rate: the learning rate in them; it rises over the first tenth of them.
+        frozen_at_first: weights that are trained only afterwards.
+        tables: weights of which only ``rows`` are trained, whatever their other dimensions.
         rows: ``int64 [R]``.
     """
 
@@ -37,38 +37,38 @@ class StagedStart:
     rows: Tensor | None = None
 
     def begin(self, step: int) -> None:
-        """Say which weights take a gradient in a step, the first of a run being 0."""
+        """Freeze or unfreeze weights for a step, the first of a run being 0."""
         for weight in self.frozen_at_first:
             weight.requires_grad_(step >= self.steps)
 
     def mask(self, step: int) -> None:
-        """Clear the gradient of the rows that wait, so that neither the norm nor a moment hears of them."""
+        """Clear the gradient of the frozen rows, so that it counts in no norm and no moment."""
         if step >= self.steps or self.rows is None:
             return
         for table in self.tables:
             if table.grad is not None:
-                moving = table.grad[self.rows]
+                kept = table.grad[self.rows]
                 table.grad.zero_()
-                table.grad[self.rows] = moving
+                table.grad[self.rows] = kept
 
     def set_rates(self, optimizers: list[torch.optim.Optimizer], step: int, factor: float) -> None:
         """Set the learning rates of a step; ``factor`` is what the schedule says.
 
-        After the staged_start the rates rise again over as many steps: the moments of what waited begin there.
+        After the staged start the rates rise again over as many steps: the moments of the frozen weights begin there.
         """
         over = step >= self.steps
         if over:
             rise = (step + 1 - self.steps) / self.steps if self.steps else 1.0
             set_learning_rate(optimizers, factor * min(1.0, rise))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups if self.steps):
-            # Decay would move the rows that wait, in an output matrix of its own.
+            # Weight decay would change the frozen rows.
             group["weight_decay"] = group["full_decay"] if over or not self.tables else 0.0
             if not over:
                 group["lr"] = self.rate * min(1.0, (step + 1) / max(1, self.steps // 10))
 
 
 def head_first(model: PreTrainedModel, steps: int) -> StagedStart:
-    """Let the LM head move alone for some steps."""
+    """Train only the LM head for some steps."""
     head = {id(weight) for weight in head_weights(model)}
     frozen_at_first = [
         weight for weight in model.parameters() if weight.requires_grad and id(weight) not in head
@@ -77,7 +77,7 @@ def head_first(model: PreTrainedModel, steps: int) -> StagedStart:
 
 
 def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate: float) -> StagedStart:
-    """Let the rows of some tokens move alone for some steps, in the embeddings and in the output matrix and bias.
+    """Train only the rows of some tokens for some steps, in the embeddings and in the output matrix and bias.
 
     Args:
         model: a masked-LM model.
