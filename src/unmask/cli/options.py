@@ -151,7 +151,9 @@ StrategyOption = Annotated[
 ]  # fmt: skip
 
 # Length of a run.
-Epochs = Annotated[float | None, _length("--epochs", help="Stop after N passes over the text.")]
+Epochs = Annotated[
+    float | None, _length("--epochs", help="Stop after N passes over the text; by default by its size.")
+]
 MaxSteps = Annotated[int | None, _length("--max-steps", help="Stop after N optimizer steps.")]
 Minutes = Annotated[float | None, _length("--minutes", help="Stop after N minutes of training.")]
 Patience = Annotated[
