@@ -394,6 +394,17 @@ def test_resume_takes_the_settings_of_the_run(run: Run, training: dict[str, Any]
     assert "settings from out/config.yaml" in outcome.err.splitlines()
 
 
+def test_resume_takes_the_run_and_another_checkpoint(run: Run, training: dict[str, Any]) -> None:
+    config = load_config(None, (), {"model.preset": "bert-tiny", "data.inputs": ["a.txt"]})
+    Path("out").mkdir()
+    Path("out/config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert run("train", "--resume", "out").code == 0
+    assert (training["out"], training["resume"], training["config"]) == (Path("out"), "auto", config)
+    assert run("train", "-o", "out", "--checkpoint", "out/checkpoints/step-1").code == 0
+    assert training["resume"] == "out/checkpoints/step-1"
+    assert run("train", "-o", "out", "--resume", "out/checkpoints/step-1").code == 2
+
+
 def test_only_the_first_of_several_processes_answers(
     run: Run, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

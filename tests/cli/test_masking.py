@@ -54,9 +54,12 @@ def test_terms_are_found_and_used(
     domain, out, model = tmp_path / "domain.txt", tmp_path / "terms.tsv", str(checkpoint("bert"))
     lines = text.read_text(encoding="utf-8").splitlines()
     domain.write_text("\n".join(f"{line} zebra" for line in lines), encoding="utf-8")
-    assert main(["terms", str(domain), "--general", str(text), "--tokenizer", model, "-o", str(out)]) == 0
+    assert (
+        main(["terms", str(domain), "--general", str(text), "--tokenizer", model, "-o", str(out), "--json"])
+        == 0
+    )
     assert out.read_text(encoding="utf-8").splitlines()[1].startswith("zebra\t")
-    capsys.readouterr()
+    assert json.loads(capsys.readouterr().out) == {"file": str(out), "terms": ["zebra"]}
     found = [
         "masks",
         str(domain),
@@ -84,11 +87,10 @@ def test_collocations_are_found_and_used(
         f"{line} quick marmot" if number % 3 == 0 else line for number, line in enumerate(corpus_text)
     )
     text.write_text("\n".join(with_pair), encoding="utf-8")
-    assert main(["collocations", str(text), "--tokenizer", model, "-o", str(out)]) == 0
-    assert any(
-        row["text"] == "quick marmot" for row in json.loads(out.read_text(encoding="utf-8"))["collocations"]
-    )
-    capsys.readouterr()
+    assert main(["collocations", str(text), "--tokenizer", model, "-o", str(out), "--json"]) == 0
+    found = [row["text"] for row in json.loads(out.read_text(encoding="utf-8"))["collocations"]]
+    assert "quick marmot" in found
+    assert json.loads(capsys.readouterr().out) == {"file": str(out), "collocations": found}
     use = [
         "masks",
         str(text),

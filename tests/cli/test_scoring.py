@@ -344,6 +344,23 @@ def test_a_folder_of_pairs_gives_a_table(run: Run, blimp: Path) -> None:
         assert words in drawn.out
 
 
+def test_several_models_are_scored_on_the_same_pairs(
+    run: Run, blimp: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    other = str(checkpoint("roberta"))
+    found = run("pairs", other, "--data", blimp, "--json")
+    assert found.code == 0
+    first, second = found.json["models"]
+    assert second["model"] == other
+    assert first == run("pairs", "--data", blimp, "--json").json
+    assert second == run("pairs", "--data", blimp, "--json", model=other).json
+    drawn = run("pairs", other, "--data", blimp).out
+    assert all(f"{row['accuracy']:.1%}" in drawn for row in (first, second))
+    refused = run("pairs", other, "--data", blimp, "-o", "rows.jsonl")
+    assert refused.code == 2
+    assert not Path("rows.jsonl").exists()
+
+
 def test_the_accuracy_is_that_of_the_scores(run: Run, blimp: Path) -> None:
     run("pairs", "--data", blimp, "-o", "rows.jsonl")
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -63,7 +63,7 @@ def _quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not mode.quiet:
         enable_progress_bars()
 
 
@@ -157,7 +157,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if not sys.stderr.isatty():  # on a terminal, the bar of a download is welcome
+    if mode.quiet or not sys.stderr.isatty():  # on a terminal, the bar of a download is welcome
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
