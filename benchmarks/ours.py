@@ -78,8 +78,8 @@ def prepare_speed(start: str, files: list[str], documents: str) -> Result:
 
 def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Result:
     """Time the tokenizers library alone: the same documents in memory, results discarded."""
-    from unmask.benchmark.bench import in_batches
     from unmask.config.settings import DocumentSettings
+    from unmask.data.batching import in_batches
     from unmask.data.reading.documents import DocumentReader
     from unmask.data.tokenizer import load_tokenizer
 

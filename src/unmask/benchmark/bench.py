@@ -19,6 +19,7 @@ from unmask.benchmark.flops import PRECISIONS, MatmulRate, flops_per_token, matm
 from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream, cut_by_tokens
+from unmask.data.batching import first_characters, in_batches
 from unmask.data.corpus import prepare
 from unmask.data.masking.mask import MaskKey
 from unmask.data.reading.documents import DocumentReader
@@ -36,7 +37,6 @@ SECONDS = 20.0
 """Seconds of training that are measured by default."""
 
 _CHARACTERS = 8_000_000
-_ENCODED_AT_ONCE = 1 << 20
 _MASKED_AT_ONCE = 4096
 _SAMPLED_STEPS = 8
 _PRODUCT_SECONDS = 0.3
@@ -252,23 +252,9 @@ def encode_rate(tokenizer: Any, texts: list[str]) -> float:
     """Return the tokens a second of the tokenizers library alone, on all cores it takes, texts being in memory."""
     core = plain_copy(tokenizer)
     tokens, begin = 0, time.perf_counter()
-    for part in in_batches(texts, _ENCODED_AT_ONCE):
+    for part in in_batches(texts):
         tokens += sum(len(encoding) for encoding in core.encode_batch(part, add_special_tokens=False))
     return tokens / (time.perf_counter() - begin)
-
-
-def in_batches(texts: list[str], characters: int) -> Iterator[list[str]]:
-    """Yield the texts in lists of about so many characters."""
-    part: list[str] = []
-    size = 0
-    for text in texts:
-        part.append(text)
-        size += len(text)
-        if size >= characters:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
 
 
 def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
@@ -281,18 +267,8 @@ def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
         found = collect_docstrings(max_characters=_CHARACTERS, progress=progress)
         texts = (docstring.text for docstring in found.train)
     with path.open("w", encoding="utf-8") as file:
-        for text in _first(texts, _CHARACTERS):
+        for text in first_characters(texts, _CHARACTERS):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-
-
-def _first(texts: Iterator[str], characters: int) -> Iterator[str]:
-    """Yield texts until so many characters have gone by."""
-    before = 0
-    for text in texts:
-        yield text
-        before += len(text)
-        if before >= characters:
-            return
 
 
 def _to_measure(config: RunConfig, text: Path) -> RunConfig:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmask.config.settings import DocumentSettings
+from unmask.data.batching import in_batches
 from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
@@ -316,26 +317,13 @@ def _encoded(
     """Yield batches of texts with their ids; the next batch is read while one is encoded."""
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[list[str], Future[list[np.ndarray]]] | None = None
-        for texts in _batched(documents):
+        for texts in in_batches((document.text for document in documents), _BATCH_CHARACTERS):
             job = (texts, pool.submit(encode, texts))
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = job
         if waiting is not None:
             yield waiting[0], waiting[1].result()
-
-
-def _batched(documents: Iterable[Document]) -> Iterator[list[str]]:
-    texts: list[str] = []
-    size = 0
-    for document in documents:
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield texts
-            texts, size = [], 0
-    if texts:
-        yield texts
 
 
 def document_key(text: str) -> int:

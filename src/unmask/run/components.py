@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from unmask.config.settings import DataSettings, MaskingSettings, ModelSettings, RunConfig, TrainSettings
 from unmask.data.batches import TextSource
+from unmask.data.batching import first_characters
 from unmask.data.corpus import Corpus, given_shards, is_corpus, open_corpus, open_shards, prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, train_tokenizer
@@ -140,22 +140,12 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     assert model.preset is not None
     progress.begin("tokenizer")
     reader = DocumentReader(data.inputs, data, log=progress.log)
-    texts = _first_characters((document.text for document in reader), _TOKENIZER_CHARACTERS)
+    texts = first_characters((document.text for document in reader), _TOKENIZER_CHARACTERS)
     token_types = find_preset(model.preset).family == "bert"
     tokenizer = train_tokenizer(texts, model.vocab_size, token_types=token_types)
     progress.end()
     progress.log(f"trained a WordPiece tokenizer of {len(tokenizer):,} entries on the text")
     return tokenizer
-
-
-def _first_characters(texts: Iterator[str], limit: int) -> Iterator[str]:
-    """Yield texts until ``limit`` characters are reached."""
-    seen = 0
-    for text in texts:
-        yield text
-        seen += len(text)
-        if seen >= limit:
-            return
 
 
 def build_model(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import DocumentSettings
+from unmask.data.batching import in_batches
 from unmask.data.corpus import document_key
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
@@ -23,7 +24,6 @@ from unmask.vocabulary.tokenizer import check_extendable, write_extended
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 1 << 20
 _ONE_IN = 20
 _MOST = 4 << 20
 
@@ -194,24 +194,12 @@ class _Reader:
         reader = DocumentReader(inputs, self.settings, log=self.progress.log)
         self.progress.begin("words")
         texts = (document.text for document in reader)
-        for batch in _batched(text for text in texts if sample is None or not sample.take(text)):
+        for batch in in_batches(text for text in texts if sample is None or not sample.take(text)):
             for input_ids in encode(batch):
                 counts.add(input_ids)
             self.progress.advance(None, {"documents": reader.stats.documents, "words": counts.words})
         self.progress.end()
         return counts
-
-
-def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
-    held: list[str] = []
-    size = 0
-    for text in texts:
-        held.append(text)
-        size += len(text)
-        if size >= _BATCH:
-            yield held
-            held, size = [], 0
-    yield held
 
 
 def _measure(
@@ -226,7 +214,7 @@ def _measure(
     after = changed = size = 0
     encoders = TextEncoder(old), TextEncoder(new)
     pieces = {vocabulary.size + place: list(word.pieces) for place, word in enumerate(words)}
-    for batch in _batched(sample.texts):
+    for batch in in_batches(sample.texts):
         for text, plain, extended in zip(batch, *(encode(batch) for encode in encoders), strict=True):
             counts.add(plain)
             size += len(text.encode("utf-8", "replace"))
