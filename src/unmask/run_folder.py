@@ -37,6 +37,9 @@ class RunFolder:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+
     @property
     def model(self) -> Path:
         return self.root / "model"

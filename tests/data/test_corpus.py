@@ -14,6 +14,7 @@ import pytest
 from unmask.config.settings import DataSettings, DocumentSettings
 from unmask.data import corpus as shards
 from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus, prepare
+from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
@@ -191,6 +192,16 @@ def test_a_failure_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space left"):
         made()
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt"}
+
+
+def test_paths_may_be_strings(
+    source: Path, tmp_path: Path, wordpiece_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = DocumentSettings(documents="line")
+    made = shards.prepare(source.name, settings, wordpiece_tokenizer, "p")
+    assert len(shards.open_corpus("p")) == len(made) == 400
+    assert len(list(DocumentReader(source.name, settings))) == 400
 
 
 # --- damage -------------------------------------------------------------------------------------------------------

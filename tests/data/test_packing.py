@@ -103,5 +103,17 @@ def test_parts_are_consecutive_and_about_even(sizes: np.ndarray, parts: int) -> 
         assert abs(sizes[piece].sum() - sizes.sum() / parts) <= sizes.max()
 
 
+@given(SIZES, st.integers(2, 12))
+def test_parts_end_at_the_border_that_is_nearest_to_even(sizes: np.ndarray, parts: int) -> None:
+    borders = np.concatenate([[0], np.cumsum(sizes)])
+    for number, piece in enumerate(split_evenly(sizes, parts)[:-1], 1):
+        even = borders[-1] * number / parts
+        assert abs(borders[piece.stop] - even) == pytest.approx(np.abs(borders - even).min())
+
+
+def test_of_two_borders_equally_near_the_first_is_taken() -> None:
+    assert split_evenly(np.array([2, 2, 2]), 2) == [slice(0, 1), slice(1, 3)]
+
+
 def test_nothing_is_split_into_nothing() -> None:
     assert split_evenly(np.zeros(0, dtype=np.int64), 3) == [slice(0, 0)] * 3

@@ -34,6 +34,7 @@ from unmask.data.hub import offline_mode
 from unmask.data.packing import Cut
 from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
 from unmask.data.reading.errors import Log
+from unmask.data.reading.inputs import listed
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
@@ -132,11 +133,7 @@ def check_data(
     """
     with offline_mode(offline):
         check = _Check(settings, model, max_length, offline, progress)
-        return check.run(_listed(inputs), _listed(test))
-
-
-def _listed(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [paths] if isinstance(paths, str | Path) else list(paths)
+        return check.run(listed(inputs), listed(test))
 
 
 class _Check:

@@ -27,6 +27,7 @@ import numpy as np
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
 from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
+from unmask.data.reading.inputs import listed
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
@@ -123,17 +124,18 @@ class Corpus:
                 )
 
 
-def open_corpus(folder: Path, *, verify: bool = True, strict: bool = False) -> Corpus:
+def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False) -> Corpus:
     """Open a folder that ``prepare`` made.
 
     Args:
-        folder: where it lies.
+        folder: its path.
         verify: compare every file with its checksum.
         strict: refuse shards whose text had errors.
 
     Raises:
         DataError: it is not one, was made by another version, is damaged, or its text had errors.
     """
+    folder = Path(folder)
     manifest = _read_manifest(folder)
     for name in manifest["files"]:
         if not (folder / name).is_file():
@@ -237,10 +239,10 @@ def open_shards(
 
 
 def prepare(
-    inputs: Iterable[str | Path],
+    inputs: str | Path | Iterable[str | Path],
     settings: DocumentSettings,
     tokenizer: PreTrainedTokenizerBase,
-    out: Path,
+    out: str | Path,
     *,
     progress: Progress = Progress(),
 ) -> Corpus:
@@ -252,7 +254,8 @@ def prepare(
     Raises:
         DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
     """
-    names = [str(item) for item in inputs]
+    out = Path(out)
+    names = [str(item) for item in listed(inputs)]
     identity = _identity(names, settings, tokenizer)
     if is_corpus(out):
         return _reuse(out, identity, settings.strict, progress)

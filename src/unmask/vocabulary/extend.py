@@ -93,10 +93,10 @@ class ExtendedVocabulary:
 
 def extend_vocabulary(
     model: str,
-    data: Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    general: Sequence[str | Path] = (),
+    general: str | Path | Sequence[str | Path] = (),
     add: int = 1000,
     min_count: int = MIN_COUNT,
     settings: DocumentSettings = DocumentSettings(),
@@ -188,7 +188,7 @@ class _Reader:
     settings: DocumentSettings
     progress: Progress
 
-    def count(self, inputs: Sequence[str | Path], sample: _Sample | None = None) -> WordCounts:
+    def count(self, inputs: str | Path | Sequence[str | Path], sample: _Sample | None = None) -> WordCounts:
         """Count the words of some inputs, those of a sample kept apart aside."""
         counts, encode = WordCounts(self.vocabulary), TextEncoder(self.tokenizer)
         reader = DocumentReader(inputs, self.settings, log=self.progress.log)

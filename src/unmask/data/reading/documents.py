@@ -119,7 +119,7 @@ class DocumentReader:
 
     def __init__(
         self,
-        inputs: Sequence[str | Path],
+        inputs: str | Path | Sequence[str | Path],
         settings: DocumentSettings = _DEFAULTS,
         *,
         log: Log | None = None,

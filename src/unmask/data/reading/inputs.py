@@ -68,8 +68,13 @@ class HubInput:
 Input = Path | HubInput | StdinInput
 
 
+def listed(inputs: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """Return inputs as a list; a string is one input, not its letters."""
+    return [inputs] if isinstance(inputs, str | Path) else list(inputs)
+
+
 def expand_inputs(
-    inputs: Iterable[str | Path], *, log: Log | None = None, errors: ReadErrors | None = None
+    inputs: str | Path | Iterable[str | Path], *, log: Log | None = None, errors: ReadErrors | None = None
 ) -> list[Input]:
     """Return what the inputs stand for, in their order; folders and globs become their files, sorted by name.
 
@@ -82,7 +87,7 @@ def expand_inputs(
     """
     say = log or (lambda text: None)
     errors = errors or ReadErrors(log)
-    found = [item for given in inputs for item in _expanded(given, say, errors)]
+    found = [item for given in listed(inputs) for item in _expanded(given, say, errors)]
     if not found:
         raise DataError("no inputs; give files, folders, globs, '-' or hf://org/name")
     if sum(isinstance(item, StdinInput) for item in found) > 1:
@@ -93,12 +98,12 @@ def expand_inputs(
     return found
 
 
-def describe_inputs(inputs: Iterable[str | Path]) -> list[dict[str, str | int]]:
+def describe_inputs(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, str | int]]:
     """Return, ready for JSON, what tells whether inputs are still the same: sizes and times of all their files.
 
     Standard input is never the same twice. The content of a Hub data set is not looked at.
     """
-    return [_described(given) for given in inputs]
+    return [_described(given) for given in listed(inputs)]
 
 
 def _described(given: str | Path) -> dict[str, str | int]:
