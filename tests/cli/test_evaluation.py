@@ -151,7 +151,7 @@ def test_compare_with_different_tokenizers(
     assert not answer["one_tokenizer"]
     assert answer["words"]["masked_words"] > 50
     assert 0 < answer["bits_per_byte"]["bytes"] <= 500
-    assert "On one scale" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Per byte and per word" in (tmp_path / "page.html").read_text(encoding="utf-8")
     drawn = run("compare", *names, *options).out
     assert "bits per byte" in drawn
     assert "nats per masked word" in drawn
