@@ -166,7 +166,9 @@ def test_check_takes_a_string_for_one_path_and_a_list_for_texts(base: Path, corp
     assert found.read["documents"] == 80
     assert {"level", "text"} <= set(found.to_pandas().columns)
     assert "<table>" in found._repr_html_()
-    assert unmask.check(corpus_text[:80]).read["documents"] == 80
+    in_memory = unmask.check(corpus_text[:80], model=base)
+    assert in_memory.read["documents"] == 80
+    assert any("train TEXT --model" in command for command in in_memory.plan["commands"])
     leaked = unmask.check("notes", test=corpus_text[:5])
     assert leaked.verdict == "problem"
     with pytest.raises(unmask.DataError, match="pass a text in a list"):
@@ -210,7 +212,10 @@ def test_pairs_in_memory_are_those_of_a_file(base: Path) -> None:
         Path("pairs.jsonl"),
     ):
         assert unmask.pairs(base, same).overall == found.overall
-    several = unmask.pairs([model, base], [*sides, ("The river.", None)])
+    events: list[unmask.ProgressEvent] = []
+    several = unmask.pairs([model, base], [*sides, ("The river.", None)], progress=events.append)
+    (warning,) = (event.text for event in events if event.kind == "warning")
+    assert warning.startswith("pair 3: ")
     assert [one.overall.pairs for one in several] == [2, 2]
     assert [one.skipped for one in several] == [1, 1]
     assert {"accuracy", "pairs"} <= set(found.to_pandas().columns)
@@ -220,6 +225,7 @@ def test_pairs_in_memory_are_those_of_a_file(base: Path) -> None:
 def test_prepared_text_masks_and_words(base: Path, corpus_text: list[str]) -> None:
     corpus = unmask.prepare(corpus_text, "shards", model=base)
     assert len(corpus) == len(corpus_text)
+    assert repr(corpus) == f"Corpus('shards': {len(corpus)} documents, {corpus.tokens:,} tokens)"
     run = unmask.train("shards", model=base, **QUICK)
     assert run.steps == 2
     counts = unmask.masks("shards", mask_rate=0.2)
@@ -236,3 +242,4 @@ def test_prepared_text_masks_and_words(base: Path, corpus_text: list[str]) -> No
     assert len(tokenizer) == 300
     extended = unmask.extend_tokenizer(corpus_text * 3, model=base, out="extended", add=3)
     assert (extended.folder / "config.json").is_file()
+    assert len(extended.to_pandas()) == len(extended.words)

@@ -60,7 +60,7 @@ def check(
         shown(progress, offline) as listener,
         TextFiles(field=settings.text_field, progress=listener) as files,
     ):
-        return check_data(
+        found = check_data(
             files.inputs(text),
             settings,
             model=None if model is None else _name_of(model),
@@ -69,6 +69,9 @@ def check(
             offline=offline,
             progress=listener,
         )
+    if files.written:  # a command with a file that is gone would be of no use
+        found.plan["commands"] = [_with_names(command, files.written) for command in found.plan["commands"]]
+    return found
 
 
 def prepare(
@@ -390,3 +393,10 @@ def _measures(found: Mapping[str, Any]) -> Iterator[dict[str, object]]:
             yield from ({"measure": f"{name}: {part}", "value": inner} for part, inner in value.items())
         elif not isinstance(value, list):
             yield {"measure": name, "value": value}
+
+
+def _with_names(command: str, written: Mapping[str, str]) -> str:
+    """Return a command with ``TEXT`` in place of a temporary file."""
+    for path in written:
+        command = command.replace(path, written[path].upper())
+    return command

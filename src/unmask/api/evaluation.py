@@ -159,7 +159,8 @@ def pairs(
         if len(errors) == len(read):
             raise errors[0] if errors else DataError("no pairs")
         for error in errors[:5]:
-            listener.warning(str(error))
+            in_memory = path != str(data)
+            listener.warning(str(error).replace(f"{path}:", "pair ", 1) if in_memory else str(error))
         found = []
         for one in models:
             loaded = load(one, device=device, precision=precision, offline=offline, progress=listener)

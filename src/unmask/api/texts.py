@@ -49,10 +49,14 @@ class TextFiles:
         field: the column of tables and records that holds the text, and of the files that are written.
         folder: where to write the files, which then stay; by default a temporary folder.
         progress: is warned of missing values.
+
+    Attributes:
+        written: the argument of each file that was written.
     """
 
     def __init__(self, *, field: str = "text", folder: Path | None = None, progress: Progress) -> None:
         self._field, self._progress = field, progress
+        self.written: dict[str, str] = {}
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="unmask-text-")
         self._folder = folder or Path(self._temporary.name if self._temporary else "")
 
@@ -81,7 +85,9 @@ class TextFiles:
         values = text_values(text, self._field, name)
         if isinstance(values, list) and (paths := _paths(values, name)):
             return paths
-        return [str(self._write(values, name))]
+        path = str(self._write(values, name))
+        self.written[path] = name
+        return [path]
 
     def _write(self, values: Iterable[object], name: str) -> Path:
         """Write texts to ``name.jsonl``, missing ones as null; a file that is there must hold the same."""

@@ -67,6 +67,9 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __repr__(self) -> str:
+        return f"Corpus('{self.folder}': {len(self):,} documents, {self.tokens:,} tokens)"
+
     @property
     def tokens(self) -> int:
         """Text tokens of the corpus."""

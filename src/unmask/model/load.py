@@ -149,7 +149,7 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
         )
     head = [key for key in missing if key not in body and "pooler" not in key]
     if head:
-        progress.log(
+        progress.warning(
             f"'{name}' brings no LM head: {len(head)} of its weights start anew ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
         )

@@ -15,6 +15,7 @@ from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocab
 from unmask.errors import ConfigError
 from unmask.model.load import read_checkpoint
 from unmask.progress import Progress
+from unmask.reporting.results import Result, Rows
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, write_json
 from unmask.vocabulary.choose import MIN_COUNT, AddedWord, WordCounts, choose_words
@@ -43,8 +44,8 @@ class Cut:
     tokens_per_byte: float
 
 
-@dataclass(frozen=True)
-class ExtendedVocabulary:
+@dataclass(frozen=True, repr=False)
+class ExtendedVocabulary(Result):
     """What :func:`extend_vocabulary` did.
 
     Attributes:
@@ -66,6 +67,16 @@ class ExtendedVocabulary:
     after: Cut
     held_out: bool
     changed: int
+
+    def _title(self) -> str:
+        return (
+            f"{len(self.words):,} words added in {self.folder}; the vocabulary has {self.entries:,} entries"
+        )
+
+    def to_rows(self) -> Rows:
+        """Return a row for each new word."""
+        rows: Rows = self.to_dict()["words"]
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``added_words.json`` holds."""
