@@ -9,36 +9,47 @@ from pathlib import Path
 import pytest
 
 from unmask.errors import ConfigError
+from unmask.progress import Progress
 from unmask.run.lock import LOCK, is_empty, lock_run
+
+
+class Log(Progress):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
 
 DYING = """
 import os, sys
 from pathlib import Path
 from unmask.run.lock import lock_run
-with lock_run(Path(sys.argv[1]), print):
+from unmask.progress import Progress
+with lock_run(Path(sys.argv[1]), Progress()):
     os.kill(os.getpid(), 9)
 """
 
 
 def test_a_lock_names_its_owner_and_goes(tmp_path: Path) -> None:
-    told: list[str] = []
-    with lock_run(tmp_path, told.append):
+    told = Log()
+    with lock_run(tmp_path, told):
         assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
         assert is_empty(tmp_path)
         with (
             pytest.raises(ConfigError, match=f"another run uses .* .process {os.getpid()} on "),
-            lock_run(tmp_path, told.append),
+            lock_run(tmp_path, told),
         ):
             pytest.fail("two have the lock")
         assert (tmp_path / LOCK).exists()
     assert list(tmp_path.iterdir()) == []
-    with lock_run(tmp_path, told.append):
+    with lock_run(tmp_path, told):
         pass
-    assert told == []
+    assert told.lines == []
 
 
 def test_a_lock_goes_when_the_run_fails(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), lock_run(tmp_path, print):
+    with pytest.raises(RuntimeError), lock_run(tmp_path, Progress()):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -49,27 +60,27 @@ def test_the_lock_of_a_process_that_was_killed_is_taken_over_aloud(tmp_path: Pat
     owner = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))
     # As if this process had been given the number of the dead one.
     (tmp_path / LOCK).write_text(json.dumps(owner | {"pid": os.getpid()}), encoding="utf-8")
-    told: list[str] = []
-    with lock_run(tmp_path, told.append):
+    told = Log()
+    with lock_run(tmp_path, told):
         pass
-    assert len(told) == 1
-    assert told[0].startswith(f"an earlier run in this folder was killed (process {os.getpid()} on ")
+    assert len(told.lines) == 1
+    assert told.lines[0].startswith(f"an earlier run in this folder was killed (process {os.getpid()} on ")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_half_files_of_a_run_that_was_killed_go(tmp_path: Path) -> None:
     (tmp_path / ".run.json.123.partial").write_text("{", encoding="utf-8")
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
-    with lock_run(tmp_path, print):
+    with lock_run(tmp_path, Progress()):
         assert {path.name for path in tmp_path.iterdir()} == {LOCK, "run.json"}
 
 
 def test_a_lock_that_cannot_be_read_is_one_all_the_same(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("[", encoding="utf-8")
-    told: list[str] = []
-    with lock_run(tmp_path, told.append):
+    told = Log()
+    with lock_run(tmp_path, told):
         pass
-    assert "its lock does not say whose" in told[0]
+    assert "unknown process" in told.lines[0]
 
 
 def test_a_folder_with_something_in_it_is_not_empty(tmp_path: Path) -> None:

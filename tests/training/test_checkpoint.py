@@ -244,13 +244,13 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(trained: Any, tmp_path: Path,
 
 def test_when_all_are_damaged_it_says_so(trained: Any, tmp_path: Path) -> None:
     damage(trained().save(tmp_path, 1), "a missing file")
-    with pytest.raises(DataError, match="every checkpoint here is damaged; start anew in another folder"):
+    with pytest.raises(DataError, match="every checkpoint here is damaged; start again in another folder"):
         find_checkpoint(tmp_path, "auto", Progress())
 
 
 def test_where_there_is_none(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path / "none", "auto", Progress()) is None
-    with pytest.raises(DataError, match="no whole checkpoint"):
+    with pytest.raises(DataError, match="not a complete checkpoint"):
         find_checkpoint(tmp_path, str(tmp_path / "none"), Progress())
 
 

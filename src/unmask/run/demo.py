@@ -93,5 +93,5 @@ def _clear_earlier(folder: RunFolder, progress: Progress) -> None:
     if not isinstance(info, dict) or not info.get("demo"):
         raise ConfigError(f"{folder.root} holds something that is not a demo; choose another folder with -o")
     progress.log(f"replacing the earlier demo in {folder.root}")
-    with lock_run(folder.root, progress.log):
+    with lock_run(folder.root, progress):
         shutil.rmtree(folder.root)

@@ -65,14 +65,14 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
         if saved[part] != current[part]:
             raise ConfigError(
                 f"cannot resume: the {part} of this run changed since its checkpoint was written; "
-                f"restore it, or start anew in another folder"
+                f"restore it, or start again in another folder"
             )
     try:
         before, after = translate(_flat(saved["settings"])), _flat(current["settings"])
     except ConfigError as error:
         raise ConfigError(
             f"cannot resume: {error}; finish this run with the version that began it ('unmask' in run.json), "
-            f"or start anew in another folder"
+            f"or start again in another folder"
         ) from None
     changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     if changed:

@@ -8,18 +8,19 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from unmask.errors import ConfigError
+from unmask.progress import Progress
 from unmask.run_folder import RunFolder
 
 LOCK = ".lock"
 
 
 @contextmanager
-def lock_run(root: Path, log: Callable[[str], None]) -> Iterator[None]:
+def lock_run(root: Path, progress: Progress) -> Iterator[None]:
     """Hold ``root/.lock`` while a run uses ``root``.
 
     The kernel releases the lock when its process ends, however it ends, so a file that was left behind is not taken
@@ -30,7 +31,7 @@ def lock_run(root: Path, log: Callable[[str], None]) -> Iterator[None]:
         OSError: the file cannot be written.
     """
     path = root / LOCK
-    handle = _take(path, log)
+    handle = _take(path, progress)
     try:
         owner = {
             "pid": os.getpid(),
@@ -55,7 +56,7 @@ def is_empty(root: Path) -> bool:
     return root.is_dir() and all(path.name in allowed for path in root.iterdir())
 
 
-def _take(path: Path, log: Callable[[str], None]) -> int:
+def _take(path: Path, progress: Progress) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -67,7 +68,7 @@ def _take(path: Path, log: Callable[[str], None]) -> int:
                 raise ConfigError(
                     f"another run uses {path.parent} ({owner}); wait for it, or choose another folder with -o"
                 ) from None
-            log(
+            progress.log(
                 f"this file system has no locks ({error.strerror}): make sure that no other run uses {path.parent}"
             )
             return handle
@@ -75,7 +76,9 @@ def _take(path: Path, log: Callable[[str], None]) -> int:
             os.close(handle)
             continue
         if os.fstat(handle).st_size:
-            log(f"an earlier run in this folder was killed ({_owner(handle)}); its lock is taken over")
+            progress.log(
+                f"an earlier run in this folder was killed ({_owner(handle)}); its lock is taken over"
+            )
         return handle
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from unmask.progress import Progress
 from unmask.training.distributed import World
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
@@ -24,11 +25,11 @@ class Signals:
     and after training it raises :class:`StoppedAtOnce` at once. A second signal ends the process.
 
     Args:
-        log: logs what a signal is going to do.
+        progress: logs what a signal is going to do.
     """
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self.log = log
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
         self.stop = self.save = self._stepping = False
 
     @contextmanager
@@ -62,11 +63,11 @@ class Signals:
     def _ask(self, number: int, _: Any) -> None:
         if number == _SAVE:
             self.save = self._stepping
-            self.log("saving after this step" if self._stepping else "not training: nothing to save")
+            self.progress.log("saving after this step" if self._stepping else "not training: nothing to save")
             return
         for stop in _STOP:
             signal.signal(stop, signal.SIG_DFL)
         self.stop = True
         if not self._stepping:
             raise StoppedAtOnce
-        self.log("stopping after this step; a second signal stops at once")
+        self.progress.log("stopping after this step; a second signal stops at once")

@@ -113,10 +113,10 @@ def train(
         raise ConfigError(
             f"{folder.root} already holds files; choose another folder with -o, or resume its run with --resume"
         )
-    signals = Signals(progress.log)
+    signals = Signals(progress)
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        with lock_run(folder.root, progress.log) if is_main else nullcontext(), signals.listening():
+        with lock_run(folder.root, progress) if is_main else nullcontext(), signals.listening():
             try:
                 if resume is not None:
                     config = keep_choices(config, folder)
