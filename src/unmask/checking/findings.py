@@ -262,7 +262,7 @@ def _limit(check: JsonDict) -> Iterator[Finding]:
         text = f"no document is longer than a sequence of {found['max_length']:,} tokens"
         yield Finding("ok", "limit", text)
         return
-    longer = _share(found["longer"], check["read"]["documents"], "documents")
+    longer = _share(found["longer"], check["read"]["documents"], "document")
     text = f"{longer} are longer than a sequence of {found['max_length']:,} tokens"
     text += f" and are split into several, {found['sequences']:,} sequences in all"
     lost = f"; a tool that truncates them loses {percent(found['tokens_beyond_share'])} of the tokens"
