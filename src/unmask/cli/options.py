@@ -152,7 +152,8 @@ StrategyOption = Annotated[
 
 # Length of a run.
 Epochs = Annotated[
-    float | None, _length("--epochs", help="Stop after N passes over the text; by default by its size.")
+    float | None,
+    _length("--epochs", show_default="100 (small text) to 1", help="Stop after N passes over the text."),
 ]
 MaxSteps = Annotated[int | None, _length("--max-steps", help="Stop after N optimizer steps.")]
 Minutes = Annotated[float | None, _length("--minutes", help="Stop after N minutes of training.")]
