@@ -148,7 +148,7 @@ def comparison(**changes: Any) -> dict[str, Any]:
 
 def words(**changes: Any) -> dict[str, Any]:
     """What `unmask compare --json` gives for two tokenizers."""
-    side = {"loss_per_word": 6.1, "accuracy": 0.31, "pieces_per_word": 1.2}
+    side = {"loss_per_word": 6.1, "accuracy": 0.31, "subwords_per_word": 1.2}
     side = side | {"intervals": {name: [value, value + 0.1] for name, value in side.items()}}
     bits = {"value": 1.5, "interval": [1.4, 1.6]}
     found = {

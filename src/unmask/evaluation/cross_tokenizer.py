@@ -34,7 +34,7 @@ METHOD = "within_word_l2r"
 PASSAGE_BYTES = 300
 PLL_BYTES = {"cpu": 10_000, "cuda": 200_000}
 
-_METRICS = ("loss_per_word", "accuracy", "pieces_per_word")
+_METRICS = ("loss_per_word", "accuracy", "subwords_per_word")
 _BYTES_PER_TOKEN = 16
 
 
@@ -56,7 +56,7 @@ def compare_words(
 
     Returns:
         A dictionary for JSON: ``masked_words``, ``documents``; ``models``, for each ``loss_per_word`` (nats),
-        ``accuracy`` (all subwords right), ``pieces_per_word`` and ``intervals``; ``difference`` (second minus first)
+        ``accuracy`` (all subwords right), ``subwords_per_word`` and ``intervals``; ``difference`` (second minus first)
         of loss and accuracy; ``left_out``, words that could not be compared, by reason.
 
     Raises:

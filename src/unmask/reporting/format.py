@@ -18,7 +18,7 @@ METRICS = {
 WORD_METRICS = {
     "loss_per_word": "nats per masked word",
     "accuracy": "word accuracy",
-    "pieces_per_word": "subwords per word",
+    "subwords_per_word": "subwords per word",
 }
 """Names of the metrics at masked words, which compare models with different tokenizers."""
 BASELINES = {
