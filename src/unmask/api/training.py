@@ -32,7 +32,7 @@ _OWN = ("model", "preset", "out", "config", "settings", "resume", "checkpoint", 
 
 @dataclass(frozen=True, repr=False)
 class RunResult(Result, FinishedRun):
-    """A finished run; beside its attributes it has the metrics and the model.
+    """A finished run, with its metrics and its model.
 
     Attributes:
         folder: its files, such as ``folder.report``; ``folder.root`` is the run folder itself.
