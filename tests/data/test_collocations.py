@@ -124,7 +124,7 @@ def test_no_collocation_goes_from_one_document_to_the_next(
 
 def test_nothing_found_is_said(planted: Corpus, words: WordTables) -> None:
     with pytest.raises(
-        DataError, match="no words stand together 10 times or more with a score of 50 or more"
+        DataError, match="no words occur together 10 times or more with a score of 50 or more"
     ):
         find_collocations(planted, words, min_score=50.0)
 

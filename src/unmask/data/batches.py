@@ -28,7 +28,7 @@ class Batch:
     Attributes:
         input_ids: ``int64 [T]``, already masked.
         position_ids: ``int64 [T]``, from 0 in every sequence.
-        cu_seqlens: ``int32 [N + 1]``, where sequences begin, and ``T``; sequences stand in order of length,
+        cu_seqlens: ``int32 [N + 1]``, where sequences begin, and ``T``; sequences are in order of length,
             longest first.
         target_index: ``int64 [M]``, positions to predict.
         target_ids: ``int64 [M]``, what stood there.
@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where in the stream of batches a run stands: the epoch, and sequences of it already used.
+    """Position in the stream of batches: the epoch, and sequences of it already used.
 
     Attributes:
         epoch: passes over the text that are done.
@@ -140,7 +140,7 @@ class TextSource:
         return int(self.sizes(np.arange(len(self.sequences))).sum())
 
     def token_counts(self, most: int = _COUNTED) -> np.ndarray:
-        """Return ``int64 [V]``: how often each token stands in the text, or in evenly spread documents of it.
+        """Return ``int64 [V]``: how often each token occurs in the text, or in evenly spread documents of it.
 
         Args:
             most: tokens from which on some of the documents are enough.

@@ -66,7 +66,7 @@ class MLMCollator:
         import torch
 
         vocabulary = vocabulary_of(tokenizer)
-        self._policy = plan_of(with_segmenter(vocabulary, segmenter) if segmenter else vocabulary, masking)
+        self._plan = plan_of(with_segmenter(vocabulary, segmenter) if segmenter else vocabulary, masking)
         self._multiple = pad_to_multiple_of or 1
         self._seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -111,13 +111,13 @@ class MLMCollator:
         packed = _packed(rows)
         self._check_ids(packed.input_ids)
         protected = np.concatenate([row["special_tokens_mask"] for row in rows]).astype(bool)
-        key, rate = MaskKey(self._seed, int(self._epoch)), self._policy.settings.rate
-        masked = mask(packed, self._policy.vocabulary, self._policy, key, rate, protected=protected)
+        key, rate = MaskKey(self._seed, int(self._epoch)), self._plan.settings.rate
+        masked = mask(packed, self._plan.vocabulary, self._plan, key, rate, protected=protected)
         labels = np.full(len(packed.input_ids), IGNORED, dtype=np.int64)
         labels[masked.target_index] = masked.target_ids
         lengths = np.diff(packed.cu_seqlens)
         columns = {
-            "input_ids": (masked.input_ids, self._policy.vocabulary.pad_id),
+            "input_ids": (masked.input_ids, self._plan.vocabulary.pad_id),
             "attention_mask": (np.concatenate([row["attention_mask"] for row in rows]), 0),
             "labels": (labels, IGNORED),
         }
@@ -127,7 +127,7 @@ class MLMCollator:
         return {name: torch.from_numpy(array) for name, array in padded.items()}
 
     def _check_ids(self, input_ids: np.ndarray) -> None:
-        size = self._policy.vocabulary.size
+        size = self._plan.vocabulary.size
         if len(input_ids) and not 0 <= input_ids.min() <= input_ids.max() < size:
             raise DataError(
                 f"token ids go from {input_ids.min()} to {input_ids.max()}, and the tokenizer has {size:,}: were "

@@ -188,7 +188,7 @@ def _sealed(content: dict[str, Any]) -> str:
 
 
 def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray:
-    """Return ``int64 [V]``: how often each token stands in some documents; memory does not grow with them."""
+    """Return ``int64 [V]``: how often each token occurs in some documents; memory does not grow with them."""
     counts = np.zeros(size, dtype=np.int64)
     lengths = corpus.lengths[documents]
     ends = np.cumsum(lengths)

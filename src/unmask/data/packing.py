@@ -1,4 +1,4 @@
-"""Packing: documents are cut into sequences, and sequences laid end to end with nothing between them.
+"""Packing: documents are split into sequences, and sequences laid end to end without padding.
 
 All of it is pure: lengths in, positions out. A batch is any set of sequences whose tokens fit a budget, so no
 token is dropped and none is padding. ``cu_seqlens`` says where each sequence begins; attention keeps to it.
@@ -20,7 +20,7 @@ class Packed:
         input_ids: ``int64 [T]``.
         cu_seqlens: ``int64 [N + 1]``, where sequences begin, and at the end ``T``.
         keys: ``uint64 [N]``, the hash of the document that each sequence is a part of.
-        offsets: ``int64 [N]``, position in its document of what stands at the sequence's first place (the special
+        offsets: ``int64 [N]``, position in its document of the sequence's first token (the special
             tokens in front count as positions before the text).
     """
 
@@ -32,7 +32,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Cut:
-    """How long documents are cut.
+    """How long documents are split.
 
     Attributes:
         body: text tokens of a full sequence (its length without special tokens).
@@ -47,7 +47,7 @@ class Cut:
             raise ValueError(f"a sequence needs room for text, and less overlap than that: {self}")
 
     def counts(self, lengths: np.ndarray) -> np.ndarray:
-        """Return ``int64 [D]``: into how many sequences documents of ``int64 [D]`` tokens are cut."""
+        """Return ``int64 [D]``: into how many sequences documents of ``int64 [D]`` tokens are split."""
         stride = self.body - self.overlap
         return np.where(lengths > 0, 1 + np.maximum(0, -(-(lengths - self.body) // stride)), 0)
 
@@ -57,7 +57,7 @@ class Sequences:
 
     Args:
         lengths: ``int64 [D]`` text tokens of the documents.
-        cut: how long documents are cut.
+        cut: how long documents are split.
     """
 
     def __init__(self, lengths: np.ndarray, cut: Cut) -> None:
@@ -102,7 +102,7 @@ def next_batch(sizes_before: np.ndarray, begin: int, budget: int) -> int:
 
 
 def split_evenly(sizes: np.ndarray, parts: int) -> list[slice]:
-    """Cut ``int64 [N]`` sizes into consecutive parts of about equal sums; a part may be empty."""
+    """Split ``int64 [N]`` sizes into consecutive parts of about equal sums; a part may be empty."""
     ends = np.cumsum(sizes)
     marks = np.arange(1, parts) * (int(ends[-1]) if len(ends) else 0) / parts
     cuts = [0, *np.searchsorted(ends - sizes / 2, marks).tolist(), len(sizes)]

@@ -1,6 +1,6 @@
 """How tokens join to words, read off the vocabulary itself.
 
-The rule is the tokenizer's own mark of a beginning word (no ``##``, a ``Ġ``, a ``▁``), and beside it: punctuation
+The rule is the tokenizer's own mark of a beginning word (no ``##``, a ``Ġ``, a ``▁``), and also: punctuation
 is a word of its own, and a Chinese character is a word of its own. Offsets are not needed, so shards hold token
 ids alone.
 """

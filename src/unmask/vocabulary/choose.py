@@ -122,15 +122,15 @@ def choose_words(
     Raises:
         DataError: no word is worth an entry.
     """
-    speller = _SubwordCounter(tokenizer, vocabulary)
-    weights = {} if general is None else _weights(_texts(speller, counts), _texts(speller, general))
+    counter = _SubwordCounter(tokenizer, vocabulary)
+    weights = {} if general is None else _weights(_texts(counter, counts), _texts(counter, general))
     found = [
-        AddedWord(text, speller.entry(pieces), pieces, count, weights.get(text, 1.0))
+        AddedWord(text, counter.entry(pieces), pieces, count, weights.get(text, 1.0))
         for pieces, count in counts
-        if count >= min_count and len(pieces) > 1 and (text := speller.text(pieces)) and _is_word(text)
+        if count >= min_count and len(pieces) > 1 and (text := counter.text(pieces)) and _is_word(text)
     ]
     found.sort(key=lambda word: (-word.score, word.entry))
-    chosen = list(islice(filter(speller.can_add, found), add))
+    chosen = list(islice(filter(counter.can_add, found), add))
     if not chosen:
         raise DataError(
             f"no word is worth adding: of {counts.words:,} words in the text, none that the tokenizer cuts into "
@@ -139,11 +139,11 @@ def choose_words(
     return chosen
 
 
-def _texts(speller: _SubwordCounter, counts: WordCounts) -> Counter[str]:
+def _texts(counter: _SubwordCounter, counts: WordCounts) -> Counter[str]:
     """Count words by their text."""
     found: Counter[str] = Counter()
     for pieces, count in counts:
-        found[speller.text(pieces)] += count
+        found[counter.text(pieces)] += count
     del found[""]
     return found
 
@@ -168,7 +168,7 @@ def _is_word(text: str) -> bool:
 
 
 class _SubwordCounter:
-    """Says what the pieces of a word spell, and whether the word can stand as one entry."""
+    """Joins the subwords of a word, and checks whether the word can be one entry."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
         assert vocabulary.words is not None

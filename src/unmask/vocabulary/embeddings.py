@@ -17,7 +17,7 @@ def add_rows(model: PreTrainedModel, first: int, pieces: Sequence[Sequence[int]]
     """Give a model rows for new tokens; each starts as the mean of the rows of the tokens that it replaces.
 
     That goes for the input embeddings, the output embeddings and the bias over the vocabulary; what is tied stays
-    tied. transformers' own resizing random_bits new rows around the mean of all rows instead.
+    tied. transformers' own resizing draws new rows around the mean of all rows instead.
 
     Args:
         model: any masked-LM model; it is changed, its config too. Rows that it has to spare are used first.
@@ -45,7 +45,7 @@ def _tables(model: PreTrainedModel) -> Iterator[Tensor]:
     wanted |= {id(weight) for weight in ([] if output is None else output.parameters())}
     encoder = f"{model.base_model_prefix}."
     for name, weight in model.named_parameters():
-        # Some heads add a bias of their own beside the decoder's.
+        # Some heads add a bias of their own to the decoder's.
         bias = weight.dim() == 1 and name.endswith("bias") and not name.startswith(encoder)
         if len(weight) == rows and (id(weight) in wanted or bias):
             yield weight

@@ -127,7 +127,7 @@ def extend_vocabulary(
         min_count: occurrences in the text, at least.
         settings: how text is read.
         offline: make no network call.
-        progress: is told how far it is.
+        progress: called with documents and words read.
 
     Raises:
         ConfigError: a setting, or a model or tokenizer that cannot be extended.

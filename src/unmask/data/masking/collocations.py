@@ -1,4 +1,4 @@
-"""Collocations: runs of words that stand together far more often than chance would have it.
+"""Collocations: runs of words that occur together far more often than by chance.
 
 They are the units of PMI-Masking (Levine et al. 2021, "PMI-Masking: Principled masking of correlated spans"). The
 score of a run of words is its pointwise mutual information, generalised to more than two words as there: the
@@ -70,7 +70,7 @@ def find_collocations(
         words: word tables of the tokenizer that made it.
         documents: ``int64`` numbers of those to use; by default all.
         longest: words of the longest ones.
-        min_count: how often the words must stand together; rare runs have high scores by accident.
+        min_count: occurrences of the run, at least; rare runs have high scores by accident.
         min_score: in nats; 3 means 20 times as often as their parts would meet by chance.
         most: how many to return.
         tokens: how much text is counted at most, of documents drawn at random, the same ones every time.
@@ -94,7 +94,7 @@ def find_collocations(
     progress.end()
     if not found:
         raise DataError(
-            f"no words stand together {min_count} times or more with a score of {min_score:g} or more; give more "
+            f"no words occur together {min_count} times or more with a score of {min_score:g} or more; give more "
             f"text, or lower these bounds",
             path=corpus.folder,
         )
@@ -169,7 +169,7 @@ class _Counted:
     """The frequent runs of ``n`` words.
 
     Attributes:
-        at: ``int64 [G]``, where each stands for the first time.
+        at: ``int64 [G]``, where each occurs first.
         count: ``int64 [G]``.
         number: ``int64 [S]``, the run that begins at each place of the stream, or -1.
     """

@@ -1,8 +1,8 @@
 """Masking: which tokens are predicted, and what the model sees in their place.
 
 Every decision is a pure function of (seed, epoch, document, position in the document): see
-:mod:`unmask.data.masking.random_bits`. What is drawn as one is the strategy's affair (:mod:`unmask.data.masking.units`), and how the
-rate is met that of :mod:`unmask.data.masking.selection`.
+:mod:`unmask.data.masking.random_bits`. Strategies are in :mod:`unmask.data.masking.units`, and how the rate is met in
+:mod:`unmask.data.masking.selection`.
 
 The default is BERT's (Devlin et al. 2019): 15% of the tokens, of which 80% become the mask token, 10% a random
 one and 10% stay. Special tokens are never targets and never replacements.
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 MASK, RANDOM, KEEP = 0, 1, 2
-"""What becomes of a target."""
+"""Replacement kinds: a target becomes the mask token, a random token, or stays."""
 
 
 class Masked(NamedTuple):
@@ -105,7 +105,7 @@ def mask(
             name again; their ``rate`` is not looked at, since a schedule may have moved it.
         key: seed and epoch.
         rate: share of the text's tokens to predict, in (0, 1].
-        protected: ``bool [T]``, tokens that are no targets, beside the special ones.
+        protected: ``bool [T]``, tokens that are no targets, like the special ones.
 
     Raises:
         ConfigError: the rate is out of range, or the strategy does not fit the tokenizer or lacks its file.
@@ -176,9 +176,9 @@ def _replace(
     """Put mask tokens and random tokens where the split says, at the ``int64 [M]`` targets."""
     input_ids = packed.input_ids.copy()
     targets = input_ids[index]
-    fate = replacement_kinds(packed, index, settings, key)
-    input_ids[index[fate == MASK]] = vocabulary.mask_id
-    random = index[fate == RANDOM]
+    kind = replacement_kinds(packed, index, settings, key)
+    input_ids[index[kind == MASK]] = vocabulary.mask_id
+    random = index[kind == RANDOM]
     chosen = random_bits_at(packed, random, key.stream("token"))
     # The high half times the count, over 2**32: unbiased to 1 in 2**32 / R, and no division.
     pick = ((chosen >> np.uint64(32)) * np.uint64(len(vocabulary.replacements))) >> np.uint64(32)

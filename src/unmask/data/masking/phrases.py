@@ -1,4 +1,4 @@
-"""Phrases: where words and runs of words from a list stand in tokenised text.
+"""Phrases: where words and runs of words from a list occur in tokenised text.
 
 Phrases are plain text. Text and tokens are taken apart by one rule, into atoms: a run of letters and digits, one
 Chinese character, or one other sign, without case and accents. So a list fits any tokenizer, whatever it takes for
@@ -73,7 +73,7 @@ def words_in(
 
 
 class Lexicon:
-    """Remembers for every distinct word, told by its token ids, what a function makes of its text.
+    """Remembers, for every distinct word by its token ids, the result of a function of its text.
 
     Args:
         words: spelling of the tokens.

@@ -1,4 +1,4 @@
-"""Draws: random numbers that are a pure function of (seed, epoch, document, position in the document).
+"""Random bits that are a pure function of (seed, epoch, document, position in the document).
 
 The generator is counter-based: a 64-bit hash of those four, with no state between calls. So batch size, packing,
 workers, processes and resuming do not enter. The mixing function is the finaliser of SplitMix64 (Steele, Lea &
@@ -17,7 +17,7 @@ from unmask.data.packing import Packed
 EVALUATION_EPOCH = -1
 """The epoch that is reserved for evaluation, so that its masks never change and never meet those of training."""
 EVALUATION_SEED = 0
-"""The seed of every evaluation, so that two models are asked for the same positions."""
+"""The seed of every evaluation, so that two models predict the same positions."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -26,13 +26,13 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True)
 class MaskKey:
-    """What the masks of one pass are a function of, beside document and position."""
+    """What the masks of one pass are a function of, other than document and position."""
 
     seed: int
     epoch: int
 
     def stream(self, purpose: str) -> np.uint64:
-        """Return the 64-bit start of one independent stream of random_bits."""
+        """Return the 64-bit start of one independent stream of random bits."""
         text = f"unmask masks 1/{self.seed}/{self.epoch}/{purpose}"
         return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
@@ -52,7 +52,7 @@ def random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
 
 
 def random_bits_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.ndarray:
-    """Return ``uint64 [M]``: the random_bits of :func:`random_bits` at ``int64 [M]`` positions only."""
+    """Return ``uint64 [M]``: the values of :func:`random_bits` at ``int64 [M]`` positions only."""
     segment = np.searchsorted(packed.cu_seqlens, index, side="right") - 1
     position = (index - packed.cu_seqlens[segment] + packed.offsets[segment]).astype(np.uint64)
     with np.errstate(over="ignore"):
@@ -102,10 +102,10 @@ def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def threshold(share: float) -> np.uint64:
-    """Return the draw below which a share of all random_bits lies."""
+    """Return the draw below which a share of all draws lies."""
     return np.uint64(min(int(share * 2.0**64), 2**64 - 1))
 
 
 def uniform(draw: np.ndarray) -> np.ndarray:
-    """Return random_bits as ``float64`` in [0, 1), for people to look at."""
+    """Return draws as ``float64`` in [0, 1), for display."""
     return (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53

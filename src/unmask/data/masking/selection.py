@@ -1,9 +1,9 @@
-"""Selection: which units are masked, so that the share of tokens is the rate that was asked.
+"""Selection: which units are masked, so that their share of the tokens is the rate.
 
 Every unit has a chance, and a draw that falls below it or not. The chance is the rate; with weighted units it is
 the weight times a factor that is solved for every sequence, so that the expected tokens are the rate's share.
 
-``bernoulli`` random_bits for each unit by itself. ``fixed`` random_bits once for each sequence: its units are lined up, those of
+``bernoulli`` draws for each unit independently. ``fixed`` draws once for each sequence: its units are lined up, those of
 one length in random order, each as wide as its chance, and every whole number from a random start takes the unit it
 falls into (systematic sampling, Madow 1949). So each unit keeps its chance, and the number of targets keeps to the
 rate's share: to one token where units are tokens, and to about the longest unit in any case.
@@ -76,7 +76,7 @@ def _chances(
     wanted = rate * np.bincount(sequence, sizes, sequences)
     sure = sizes == 0
     while True:
-        # MaskUnits whose weight asks for more than certainty get that, and the others share what is left.
+        # Units whose weight would need a chance above 1 get 1, and the others share what is left.
         left = wanted - np.bincount(sequence, sizes * sure, sequences)
         mass = np.bincount(sequence, sizes * units.weight * ~sure, sequences)
         factor = np.divide(left, mass, out=np.zeros(sequences), where=mass > 0)
@@ -89,7 +89,7 @@ def _chances(
 def _systematic(
     draw: np.ndarray, chance: np.ndarray, sizes: np.ndarray, sequence: np.ndarray, turn: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return random_bits and limits by which the systematic sample is chosen, ``uint64 [U]`` each."""
+    """Return draws and limits by which the systematic sample is chosen, ``uint64 [U]`` each."""
     width = np.round(chance * _ONE).astype(np.uint64)
     order = np.lexsort((draw, sequence * (sizes.max(initial=0) + 1) + sizes))
     ends = np.cumsum(width[order])

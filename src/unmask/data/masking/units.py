@@ -1,8 +1,8 @@
 """Strategies: which tokens are drawn as one, and how likely each such unit is.
 
-A strategy cuts the tokens of every sequence into units. A unit is masked whole, or not at all, by one draw. As
+A strategy groups the tokens of every sequence into units. A unit is masked whole, or not at all, by one draw. As
 every token is in exactly one unit and every unit of a sequence has the same chance (or, with terms, chances that
-are solved for), the rate asked is the rate achieved, whatever the units are.
+are solved for), the rate set is the rate achieved, whatever the units are.
 
 =========  =============================================================================================
 token      each token by itself (Devlin et al. 2019)
@@ -53,7 +53,7 @@ class MaskUnits:
 
     Attributes:
         first: ``int64 [U]``, the first token of each.
-        weight: ``float64 [U]``, how likely each is beside the others; ``None`` where all are alike.
+        weight: ``float64 [U]``, relative chance of each; ``None`` where all are equal.
     """
 
     first: np.ndarray
@@ -140,7 +140,7 @@ def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, k
     """Return where spans begin: the number of words in each is geometric, given that it is at most the limit.
 
     A span ends before a word with a chance that grows with its length so far. Where a draw is below even the
-    smallest of these chances a span ends in any case, so that what stands before it in the document soon does not
+    smallest of these chances a span ends in any case, so that the text before it in the document soon does not
     matter. What lies between such places is followed, all at once, from end to end.
     """
     hazard = _ends_after(SPAN_P, settings.span_words)

@@ -4,8 +4,8 @@
 
     inputs → files (inputs.py) → lines (files.py) or rows (formats.py) → documents of at most DOCUMENT_LIMIT characters
 
-The order is that of the inputs; inside a folder or glob it is that of the names. Nothing is read twice, nothing is
-held whole, and nothing is left out without being counted and said (:mod:`unmask.data.reading.errors`).
+The order is that of the inputs; inside a folder or glob it is that of the names. Files are streamed, and what is
+skipped is counted and logged (:mod:`unmask.data.reading.errors`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 DOCUMENT_LIMIT = 1_000_000
-"""Characters of the longest document; a longer one is cut at white space into several."""
+"""Characters of the longest document; a longer one is split at white space."""
 SNIFF = 1_000_000
 """Characters of a text file within which ``auto`` looks for an empty line."""
 
@@ -104,13 +104,13 @@ class DocumentReader:
 
     Args:
         inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
-        settings: how text files are cut, where the text of records lies, and whether errors are refused.
-        log: is told in the first pass what was left out, what is wrong with it, and what ``auto`` chose.
+        settings: how text files are split into documents, the field of the text, and whether errors are raised.
+        log: called in the first pass with what was skipped and why, and with what ``auto`` chose.
         log_errors: whether errors are logged too; :attr:`stats` counts them in any case.
 
     Attributes:
-        inputs: what the inputs stand for, in the order of reading.
-        stats: counts of the pass that is going on, or of the last one.
+        inputs: files, standard input and Hub data sets, in the order of reading.
+        stats: counts of the current or last pass.
 
     Raises:
         DataError: on construction for inputs that do not exist; while iterating for the first error in the text if

@@ -1,8 +1,7 @@
-"""ReadErrors in text: each is said and counted, and reading goes on; or, when asked to be strict, the first one ends it.
+"""Errors in text: each is logged and counted and reading continues; in strict mode the first is raised.
 
-A error never loses more than what it is in: a document, a record, or the rest of a file that cannot be followed any
-further. What must never pass unseen is raised by others as a plain :class:`DataError`: an input that does not exist,
-or no text at all.
+An error loses no more than its document, its record, or the rest of a file that cannot be parsed further. An input that
+does not exist, or no text at all, is raised as a plain :class:`DataError`.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from os import PathLike
 from unmask.errors import DataError
 
 SHOWN = 3
-"""ReadErrors of one reason that are said and kept as examples; the others are only counted."""
+"""Errors of one reason that are logged and kept as examples; the others are only counted."""
 MAX_ERRORS = 1000
-"""ReadErrors of one file, without any document between, after which the rest of it is left out."""
+"""Errors of one file, without a document between them, after which the rest of the file is skipped."""
 ESCAPE = "unmask-escape"
 """Error handler for decoding: a byte that is no text becomes U+DC00 + byte, which no text holds, to be found later."""
 _NOT_READABLE = "not readable"
@@ -69,7 +68,7 @@ class ReadErrors:
     """Says and counts errors; memory does not grow with their number.
 
     Args:
-        log: is told the first of each reason.
+        log: called with the first of each reason.
         strict: raise the first error instead.
 
     Attributes:
@@ -91,7 +90,7 @@ class ReadErrors:
         return sum(self.counts.values())
 
     def note(self, error: DataError) -> None:
-        """Take a error.
+        """Count and log an error.
 
         Raises:
             DataError: the error itself, when strict.
@@ -143,7 +142,7 @@ class ReadErrors:
 
 
 def undecodable(text: str) -> tuple[int, str] | None:
-    """Return where in a text the first thing that is no text stands, and what it is; ``None`` for proper text."""
+    """Return the position and the name of the first undecodable character; ``None`` if there is none."""
     found = None if text.isascii() else _SURROGATE.search(text)
     if found is None:
         return None
@@ -199,7 +198,7 @@ def without_controls(text: str, source: str, line: int, *, whole_lines: bool) ->
 
 
 def _place(text: str, at: int, what: str, line: int, whole_lines: bool) -> tuple[str, int]:
-    """Say behind how many bytes something stands, and in which line of the file."""
+    """Return the place of a character, in bytes, and its line of the file."""
     begin = text.rfind("\n", 0, at) + 1 if whole_lines else 0
     size = len(text[begin:at].encode("utf-8", "replace"))
     number = line + text.count("\n", 0, at) if whole_lines else line

@@ -1,8 +1,8 @@
 """The formats that hold records: JSON, CSV and Parquet become rows of (line, text) without holding the file.
 
 Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path) and the name of the text field.
-A error of one record is told to :class:`ReadErrors` and the next record comes; one that nothing can be read behind, such as
-a broken JSON list, raises :class:`TextError`. Both name file and line.
+The error of a record goes to :class:`ReadErrors` and reading continues; an error behind which nothing can be read, such as
+in a JSON list, raises :class:`TextError`. Both name file and line.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def jsonl_rows(chunks: Iterable[str], field: str, source: str, errors: ReadError
 def texts_of(
     records: Iterable[tuple[int, Any]], field: str, source: str, errors: ReadErrors
 ) -> Iterator[Row]:
-    """Yield the text field of records; those without a proper one are told to ``errors``."""
+    """Yield the text field of records; the errors of others go to ``errors``."""
     for number, record in records:
         try:
             text = text_of(record, field, source, number)

@@ -1,4 +1,4 @@
-"""What the inputs of a command stand for: files, the files of folders and globs, standard input, Hub data sets."""
+"""Inputs of a command: files, the files of folders and globs, standard input, Hub data sets."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def listed(inputs: str | Path | Iterable[str | Path]) -> list[str | Path]:
 def expand_inputs(
     inputs: str | Path | Iterable[str | Path], *, log: Log | None = None, errors: ReadErrors | None = None
 ) -> list[Input]:
-    """Return what the inputs stand for, in their order; folders and globs become their files, sorted by name.
+    """Return files, standard input and Hub data sets in the order given; folders and globs become their files by name.
 
-    Of a folder, hidden entries and files that hold no text are left out, which ``log`` is told; what can never be
-    read (a device, a loop of links) is left out too, which ``errors`` is told. A :class:`~pathlib.Path` is always a
+    Hidden entries of a folder and files that hold no text are skipped and logged; what cannot be read (a device, a loop
+    of links) is skipped and counted in ``errors``. A :class:`~pathlib.Path` is always a
     file or folder, never a glob.
 
     Raises:
@@ -91,7 +91,7 @@ def expand_inputs(
     if not found:
         raise DataError("no inputs; give files, folders, globs, '-' or hf://org/name")
     if sum(isinstance(item, StdinInput) for item in found) > 1:
-        raise DataError("'-' stands among the inputs more than once; standard input can be read only once")
+        raise DataError("'-' is given more than once; standard input can be read only once")
     repeated = [item for item, count in Counter(found).items() if count > 1]
     if repeated:
         say(f"{repeated[0]} is named more than once and is read each time{_and_more(repeated)}")
