@@ -90,7 +90,7 @@ class TextSource:
         overlap: int = 0,
     ) -> None:
         self.corpus, self.documents, self.vocabulary, self.masking = corpus, documents, vocabulary, masking
-        self.policy = plan_of(vocabulary, masking)
+        self.plan = plan_of(vocabulary, masking)
         cut = Cut(max_length - vocabulary.overhead, overlap)
         self.sequences = Sequences(corpus.lengths[documents], cut)
         if not len(self.sequences):
@@ -115,7 +115,7 @@ class TextSource:
     def batch(self, numbers: np.ndarray, key: MaskKey, rate: float) -> Batch:
         """Make the masked batch of ``int64 [N]`` sequences."""
         packed = self.pack(numbers)
-        masked = mask(packed, self.vocabulary, self.policy, key, rate)
+        masked = mask(packed, self.vocabulary, self.plan, key, rate)
         return Batch(
             masked.input_ids,
             frame_positions(packed.cu_seqlens),

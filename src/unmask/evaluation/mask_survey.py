@@ -72,7 +72,7 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
     # A long one of the first few.
     number = order[:32][np.argmax(np.minimum(source.sizes(order[:32]), length))]
     packed = source.pack(np.array([number]))
-    masked = mask(packed, source.vocabulary, source.policy, key, source.masking.rate)
+    masked = mask(packed, source.vocabulary, source.plan, key, source.masking.rate)
     kind = dict(
         zip(
             masked.target_index.tolist(),
@@ -105,7 +105,7 @@ def _masked(source: TextSource, tokens: int, key: MaskKey) -> Iterator[tuple[Pac
     order = order[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens, side="right")))]
     for part in cut_by_tokens(sizes[: len(order)], _BUDGET):
         packed = source.pack(order[part])
-        yield packed, mask(packed, source.vocabulary, source.policy, key, source.masking.rate)
+        yield packed, mask(packed, source.vocabulary, source.plan, key, source.masking.rate)
 
 
 @dataclass
