@@ -98,7 +98,7 @@ def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterat
     """Yield the rows of CSV or TSV with the line where each begins, all as long as the first; or their errors.
 
     Of a row with broken quotes only its first line is lost. In TSV quotes are often part of the text: where lines split
-    at their tabs into as many fields as the first row has, a quote does not hold them together.
+    at their tabs into as many fields as the first row has, blank lines aside, a quote does not hold them together.
     """
     csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
     table, width = _TableLines(lines), 0
@@ -148,7 +148,7 @@ def _split_at_tabs(taken: Sequence[Line], row: list[str], width: int) -> list[st
     parts = [text.removesuffix("\n").split("\t") for _, text in taken]
     wanted = width or len(parts[0])
     whole = len(parts) == 1 or wanted > 1  # the lines of a single column always have one field
-    if row and (not whole or any(len(part) != wanted for part in parts)):
+    if row and (not whole or any(len(part) != wanted for part in parts if part != [""])):
         return []
     return [_unquoted(part) for part in parts[0]] if parts[0] != [""] else []
 
