@@ -649,7 +649,7 @@ def test_new_rows_move_alone_at_first(
 
 
 def test_new_rows_that_are_not_there_are_refused(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"added_words\.json is not there"):
+    with pytest.raises(ConfigError, match=r"there is no .*added_words\.json"):
         train(configure(train__new_embeddings_steps=3), tmp_path / "run")
 
 
