@@ -83,7 +83,7 @@ def test_words_of_a_phrase_are_one_unit_and_terms_are_likelier(bert: MaskedLM, l
     ("strategy", "said"),
     [
         ("token", "Each token draws a number between 0 and 1. Where it is below the rate of 0.15,"),
-        ("word", "and all pieces of a word share one. Where"),
+        ("word", "and all subwords of a word share one. Where"),
         ("span", "and all tokens of a span of words share one. Where"),
         ("ngram", "and all tokens of a collocation, or else of a word, share one. Where"),
         ("terms", "higher for terms than for other words so that the rate is 0.15, the tick on the bar"),

@@ -50,7 +50,7 @@ def test_what_is_a_blank(text: str, gaps: list[Gap], wordpiece_tokenizer: Any) -
 def test_lengths_that_make_no_sense_are_refused(blank: str, filler: Filler) -> None:
     bad, good = filler("bert").fill([f"the {blank} of", "the {1-2} of"], top_k=2)
     assert f"'{blank}' asks for" in (bad.error or "")
-    assert "1 to 8 pieces" in (bad.error or "")
+    assert "1 to 8 subwords" in (bad.error or "")
     assert len(good.candidates) == 2
 
 

@@ -1,4 +1,4 @@
-"""Filling several masks jointly: a beam search over the places of a form.
+"""Fill several masks jointly by beam search.
 
 The joint probability of tokens ``w_1 ... w_m`` in the ``m`` masks of a text is the chain rule over one order of the
 masks::
@@ -9,11 +9,11 @@ each factor being the softmax of the model, over its whole vocabulary, at that m
 order are filled and those after it still masked. The order is that of confidence: first the mask at which some token
 has the highest probability while all are masked, then the next; equals go from left to right. It is found once for a
 text, so the probabilities of all combinations add up to one. A masked language model promises no more: another order
-gives other figures, since its conditional distributions need not belong to one joint distribution (this one is a
-*pseudo*-joint probability; compare Wang and Cho 2019, Goyal et al. 2022).
+gives other probabilities, since its conditional distributions need not belong to one joint distribution (this one is
+a *pseudo*-joint probability; compare Wang and Cho 2019, Goyal et al. 2022).
 
-The search keeps the best few partial fillings at each step, and knows the best score that it ever dropped: where no
-dropped one could have come in, the list is exact, and says so.
+The search keeps the best few partial fillings at each step, and the best score that it ever dropped: where no dropped
+one could have reached the list, the list is exact.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unmask.inference.predict import Answer, Guess, Row
+from unmask.inference.predict import PredictionRow, RowPredictions, ScoredToken
 
-_MOST_TRIES = 2048  # combinations that are looked at where not every one is possible
+_MOST_TRIES = 2048  # combinations that are tried where not every one is possible
 
 
 class Filling(NamedTuple):
@@ -46,31 +46,31 @@ class Filling(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """A form to be filled.
+class BeamProblem:
+    """A form to be filled: a text with masks.
 
     Attributes:
-        row: the form, asked about at all its masks.
+        row: the form, to be predicted at all its masks.
         weights: what each mask's log-probability counts in the score; above 0.
         keep: fillings wanted.
-        width: tokens that are looked at after each partial filling, at least.
-        possible: says of the tokens of all masks, ``None`` where there is none yet, whether they can go in; by
-            default all can.
+        width: tokens that are tried after each partial filling, at least.
+        possible: whether these tokens of all masks, ``None`` where there is none yet, are allowed; by default all
+            are.
     """
 
-    row: Row
+    row: PredictionRow
     weights: tuple[float, ...]
     keep: int
     width: int
     possible: Callable[[list[int | None]], bool] | None = None
 
     def reach(self, beam: int) -> int:
-        """Return how many tokens are looked at for each mask by a search that keeps so many partial fillings."""
+        """Return how many tokens a search of this beam tries for each mask."""
         return self.width if len(self.weights) == 1 else max(beam, self.width)
 
 
-class Found(NamedTuple):
-    """What a search found.
+class BeamResult(NamedTuple):
+    """The result of a search.
 
     Attributes:
         fillings: best first.
@@ -79,7 +79,7 @@ class Found(NamedTuple):
     """
 
     fillings: list[Filling]
-    alone: Sequence[list[Guess]] = ()
+    alone: Sequence[list[ScoredToken]] = ()
     dropped: float = -math.inf
 
 
@@ -95,14 +95,14 @@ class _Partial(NamedTuple):
 class _Search:
     """The state of one problem's search."""
 
-    problem: Problem
-    alone: list[list[Guess]]
+    problem: BeamProblem
+    alone: list[list[ScoredToken]]
     order: list[int]
     kept: list[_Partial]
     dropped: float = -math.inf
 
-    def rows(self) -> list[Row]:
-        """Return what to ask next: each partial filling, at the next mask of the order."""
+    def rows(self) -> list[PredictionRow]:
+        """Return what to predict next: each partial filling, at the next mask of the order."""
         row, step = self.problem.row, len(self.kept[0].ids)
         done = row.places[self.order[:step]]
         place, kind = row.places[self.order[step]], row.kinds[self.order[step]]
@@ -110,21 +110,21 @@ class _Search:
         for partial in self.kept:
             input_ids = row.input_ids.copy()
             input_ids[done] = partial.ids
-            rows.append(Row(input_ids, np.array([place]), (kind,)))
+            rows.append(PredictionRow(input_ids, np.array([place]), (kind,)))
         return rows
 
-    def take(self, guesses: Sequence[list[Guess]], beam: int) -> None:
-        """Go on with the best of all partial fillings with one token more.
+    def take(self, best: Sequence[list[ScoredToken]], beam: int) -> None:
+        """Extend the partial fillings by one token and keep the best.
 
         Args:
-            guesses: the best tokens after each partial filling.
+            best: the best tokens after each partial filling.
             beam: how many stay, unless these are complete.
         """
         step = len(self.kept[0].ids)
         weight, last = self.problem.weights[self.order[step]], step + 1 == len(self.order)
-        # As many as this problem needs, whatever else was asked for together with it.
+        # As many as this problem needs, whatever else is searched together with it.
         enough = self.problem.reach(beam)
-        pairs = list(zip(self.kept, [tokens[:enough] for tokens in guesses], strict=True))
+        pairs = list(zip(self.kept, [tokens[:enough] for tokens in best], strict=True))
         longer = [
             _Partial(old.score + weight * log, (*old.ids, number), (*old.logs, log))
             for old, tokens in pairs
@@ -152,45 +152,49 @@ class _Search:
         return kept, -math.inf
 
     @property
-    def going_on(self) -> bool:
+    def unfinished(self) -> bool:
         return bool(self.kept) and len(self.kept[0].ids) < len(self.order)
 
-    def found(self) -> Found:
+    def found(self) -> BeamResult:
         """Return the fillings from left to right."""
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         fillings = [
             Filling(score, tuple(ids[turn] for turn in back), tuple(logs[turn] for turn in back))
             for score, ids, logs in self.kept
         ]
-        return Found(fillings, self.alone, self.dropped)
+        return BeamResult(fillings, self.alone, self.dropped)
 
 
-Ask = Callable[[Sequence[Row], int], list[Answer]]
+Predict = Callable[[Sequence[PredictionRow], int], list[RowPredictions]]
 
 
-def search(problems: Sequence[Problem], ask: Ask, beam: int) -> list[Found]:
-    """Fill the masks of many forms, step by step together, so that the model gets large batches.
+def search(problems: Sequence[BeamProblem], predict: Predict, beam: int) -> list[BeamResult]:
+    """Fill the masks of many forms, all in step, so that the model gets large batches.
 
     Args:
         problems: in any order; results do not depend on what else is searched.
-        ask: returns the best tokens at the places of rows (:meth:`unmask.inference.predict.MaskPredictor.best`).
+        predict: returns the best tokens at the places of rows (:meth:`unmask.inference.predict.MaskPredictor.best`).
         beam: partial fillings that stay at each step.
 
     Returns:
-        For each problem what was found; fewer fillings than wanted where there are no more.
+        A result for each problem, with fewer fillings than wanted where there are no more.
     """
     most = max((problem.reach(beam) for problem in problems), default=beam)
     searches = []
-    for problem, answer in zip(problems, ask([problem.row for problem in problems], most), strict=True):
-        searches.append(_Search(problem, answer.best, confident_first(answer.peaks), [_Partial(0.0, (), ())]))
-        searches[-1].take([answer.best[searches[-1].order[0]]], beam)
-    waiting = [one for one in searches if one.going_on]
-    while waiting:
-        rows = [one.rows() for one in waiting]
-        answers = iter(ask([row for part in rows for row in part], most))
-        for one, part in zip(waiting, rows, strict=True):
-            one.take([next(answers).best[0] for _ in part], beam)
-        waiting = [one for one in waiting if one.going_on]
+    for problem, prediction in zip(
+        problems, predict([problem.row for problem in problems], most), strict=True
+    ):
+        searches.append(
+            _Search(problem, prediction.best, confident_first(prediction.peaks), [_Partial(0.0, (), ())])
+        )
+        searches[-1].take([prediction.best[searches[-1].order[0]]], beam)
+    active = [one for one in searches if one.unfinished]
+    while active:
+        rows = [one.rows() for one in active]
+        predictions = iter(predict([row for part in rows for row in part], most))
+        for one, part in zip(active, rows, strict=True):
+            one.take([next(predictions).best[0] for _ in part], beam)
+        active = [one for one in active if one.unfinished]
     return [one.found() for one in searches]
 
 
@@ -199,16 +203,16 @@ def confident_first(peaks: Sequence[float]) -> list[int]:
     return sorted(range(len(peaks)), key=lambda mask: (-peaks[mask], mask))
 
 
-def independent(problem: Problem, answer: Answer) -> Found:
-    """Fill the masks of a form by what each says alone, with nothing filled in between.
+def independent(problem: BeamProblem, prediction: RowPredictions) -> BeamResult:
+    """Fill the masks of a form by the prediction at each, with all the others masked.
 
     Args:
         problem: the form.
-        answer: at each of its masks as many of the best tokens as its width is, or all there are.
+        prediction: at each of its masks as many of the best tokens as its width is, or all there are.
     """
     scores = [
         [weight * log for _, log in tokens[: problem.width]]
-        for weight, tokens in zip(problem.weights, answer.best, strict=True)
+        for weight, tokens in zip(problem.weights, prediction.best, strict=True)
     ]
     fillings: list[Filling] = []
     dropped = -math.inf
@@ -217,14 +221,14 @@ def independent(problem: Problem, answer: Answer) -> Found:
         if len(fillings) == problem.keep or tries == _MOST_TRIES:
             dropped = score
             break
-        chosen = [tokens[rank] for tokens, rank in zip(answer.best, ranks, strict=True)]
+        chosen = [tokens[rank] for tokens, rank in zip(prediction.best, ranks, strict=True)]
         if problem.possible is None or problem.possible([number for number, _ in chosen]):
             fillings.append(
                 Filling(score, tuple(number for number, _ in chosen), tuple(log for _, log in chosen))
             )
     best = math.fsum(tokens[0] for tokens in scores if tokens)
     ends = [best - tokens[0] + tokens[-1] for tokens in scores if len(tokens) == problem.width]
-    return Found(fillings, answer.best, max(dropped, *ends, -math.inf))
+    return BeamResult(fillings, prediction.best, max(dropped, *ends, -math.inf))
 
 
 def combinations(scores: Sequence[Sequence[float]]) -> Iterator[tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Fill masks: the most probable tokens, or words, for one or several gaps in a text.
 
 A gap is a mask token (``[MASK]``, ``<mask>`` or the tokenizer's own), or a blank for a whole word: ``___`` for 1 to 4
-pieces, ``{2}`` or ``{1-4}`` for so many. What several masks mean together is told in :mod:`unmask.inference.beam`.
+subwords, ``{2}`` or ``{1-4}`` for so many. For several masks see :mod:`unmask.inference.beam`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmask.errors import ConfigError, DataError
-from unmask.inference.beam import Filling, Found, independent, search
+from unmask.inference.beam import BeamResult, Filling, independent, search
 from unmask.inference.markers import MarkerEncoder, TokenWriter
-from unmask.inference.plans import Plan, Planner
+from unmask.inference.plans import FillPlan, Planner
 from unmask.inference.predict import MaskPredictor
 from unmask.inference.results import Candidate, FillResult, Ranking, TokenCandidate
 from unmask.inference.targets import score_words
-from unmask.inference.word_pieces import WordSpeller
+from unmask.inference.word_tokenizer import WordTokenizer
 from unmask.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ __all__ = ["Candidate", "FillMask", "FillResult", "Ranking", "TokenCandidate"]
 
 _BEAM = 16
 _TEXTS_AT_ONCE = 1024
-_NO_WORD = "no whole word was among the likeliest fillings of its blanks; look further with a larger beam"
+_NO_WORD = "no whole word was among the most probable fillings of its blanks; try a larger beam"
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What a call asks for."""
+class _FillOptions:
+    """The options of a call."""
 
     top_k: int
     ranking: Ranking
@@ -76,10 +76,12 @@ class FillMask:
         )
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
-        self._asker = MaskPredictor(self.model, _candidate_ids(self.model))
-        self._possible = int(self._asker.candidates.sum())
-        self._speller = WordSpeller(self._encoder, self._writer, self.model.vocabulary, self._asker)
-        self._planner = Planner(self.model, self._encoder, self._speller)
+        self._predictor = MaskPredictor(self.model, _candidate_ids(self.model))
+        self._possible = int(self._predictor.candidates.sum())
+        self._word_tokenizer = WordTokenizer(
+            self._encoder, self._writer, self.model.vocabulary, self._predictor
+        )
+        self._planner = Planner(self.model, self._encoder, self._word_tokenizer)
 
     def __call__(
         self,
@@ -118,22 +120,22 @@ class FillMask:
 
         Control tokens (``[CLS]``, ``[MASK]``, ...) and ids without a token are never candidates;
         probabilities are of the softmax over the whole vocabulary all the same, so they need not add up to 1
-        even over all candidates. A text that is longer than the model takes is cut to as much as fits around
-        its masks.
+        even over all candidates. A text that is longer than the model takes is truncated to as much as fits
+        around its masks.
 
         Args:
             texts: each with one or several masks or blanks.
             top_k: candidates wanted.
             batch_size: most sequences computed at once; by default as many as have 4,096 tokens in all.
-            targets: score these words instead, of any number of pieces, in texts with one gap.
-            ranking: of fillings of several masks: ``joint``, or ``independent``, where each mask is looked at with
-                the others masked.
+            targets: score these words instead, of any number of subwords, in texts with one gap.
+            ranking: of fillings of several masks: ``joint``, or ``independent``, where each mask is predicted
+                with the others masked.
             beam: partial fillings that the joint search keeps; by default 16, or ``top_k`` if that is more.
-            progress: is told how far it is with more than 1,024 texts.
+            progress: reports how far it is with more than 1,024 texts.
 
         Returns:
-            One result per text. A text that cannot be filled has its ``error`` set, a target that cannot be scored
-            stands in ``target_errors``; the others are done.
+            One result per text. A text that cannot be filled has its ``error`` set, a target that cannot be scored is
+            in ``target_errors``; the others are done.
 
         Raises:
             ConfigError: ``top_k`` is not between 1 and the number of possible candidates, ``batch_size`` or ``beam``
@@ -141,15 +143,17 @@ class FillMask:
                 else than strings, or a target is empty.
         """
         self._check(texts, top_k, batch_size, beam)
-        wish = _Wish(top_k, ranking, beam or max(_BEAM, top_k), _checked_targets(targets), batch_size)
+        options = _FillOptions(
+            top_k, ranking, beam or max(_BEAM, top_k), _checked_targets(targets), batch_size
+        )
         _check_ranking(ranking)
         if len(texts) <= _TEXTS_AT_ONCE:
-            return self._fill(texts, wish)
+            return self._fill(texts, options)
         results: list[FillResult] = []
         progress.begin("fill")
         for begin in range(0, len(texts), _TEXTS_AT_ONCE):
             progress.advance(begin / len(texts), {"texts": begin})
-            results += self._fill(texts[begin : begin + _TEXTS_AT_ONCE], wish)
+            results += self._fill(texts[begin : begin + _TEXTS_AT_ONCE], options)
         progress.end()
         return results
 
@@ -169,42 +173,42 @@ class FillMask:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1; got {value}")
 
-    def _fill(self, texts: Sequence[str], wish: _Wish) -> list[FillResult]:
-        results = [FillResult(text, ranking=wish.ranking) for text in texts]
+    def _fill(self, texts: Sequence[str], options: _FillOptions) -> list[FillResult]:
+        results = [FillResult(text, ranking=options.ranking) for text in texts]
         plans = []
         for index, reading in enumerate(self._encoder(texts)):
-            plan = self._planner.plan(index, reading, wish.targets)
-            if isinstance(plan, Plan):
+            plan = self._planner.plan(index, reading, options.targets)
+            if isinstance(plan, FillPlan):
                 plans.append(plan)
             else:
-                results[index] = FillResult(texts[index], error=plan, ranking=wish.ranking)
-        answer = self._fillings if wish.targets is None else self._target_fillings
-        for plan, found in zip(plans, answer(plans, wish), strict=True):
-            results[plan.index] = self._result(texts[plan.index], plan, found, wish)
+                results[index] = FillResult(texts[index], error=plan, ranking=options.ranking)
+        fillings = self._fillings if options.targets is None else self._target_fillings
+        for plan, found in zip(plans, fillings(plans, options), strict=True):
+            results[plan.index] = self._result(texts[plan.index], plan, found, options)
         return results
 
-    def _fillings(self, plans: list[Plan], wish: _Wish) -> Iterator[list[Found]]:
-        """Yield for every text what was found for each of its forms."""
-        problems = [problem for plan in plans for problem in self._planner.problems(plan, wish.top_k)]
-        ask = partial(self._asker.best, batch_size=wish.batch_size)
-        if wish.ranking == "joint":
-            found = search(problems, ask, wish.beam)
+    def _fillings(self, plans: list[FillPlan], options: _FillOptions) -> Iterator[list[BeamResult]]:
+        """Yield for every text the results of its forms."""
+        problems = [problem for plan in plans for problem in self._planner.problems(plan, options.top_k)]
+        predict = partial(self._predictor.best, batch_size=options.batch_size)
+        if options.ranking == "joint":
+            found = search(problems, predict, options.beam)
         else:
             most = max((problem.width for problem in problems), default=1)
-            answers = ask([problem.row for problem in problems], most)
-            found = [independent(*pair) for pair in zip(problems, answers, strict=True)]
+            predictions = predict([problem.row for problem in problems], most)
+            found = [independent(*pair) for pair in zip(problems, predictions, strict=True)]
         every = iter(found)
         for plan in plans:
             yield list(islice(every, len(plan.forms)))
 
-    def _target_fillings(self, plans: list[Plan], wish: _Wish) -> Iterator[list[Found]]:
+    def _target_fillings(self, plans: list[FillPlan], options: _FillOptions) -> Iterator[list[BeamResult]]:
         """Yield for every text the scores of its targets, by form."""
-        questions = [question for plan in plans for question in self._planner.questions(plan)]
-        ask = partial(self._asker.of, batch_size=wish.batch_size)
-        scored = iter(score_words(questions, ask, joint=wish.ranking == "joint"))
+        forms = [form for plan in plans for form in self._planner.target_forms(plan)]
+        predict = partial(self._predictor.log_probabilities, batch_size=options.batch_size)
+        scored = iter(score_words(forms, predict, joint=options.ranking == "joint"))
         for plan in plans:
             yield [
-                Found(
+                BeamResult(
                     [
                         Filling(math.fsum(logs), ids, logs)
                         for ids, logs in zip(words, next(scored), strict=True)
@@ -213,27 +217,29 @@ class FillMask:
                 for words in plan.words
             ]
 
-    def _result(self, text: str, plan: Plan, found: list[Found], wish: _Wish) -> FillResult:
+    def _result(
+        self, text: str, plan: FillPlan, found: list[BeamResult], options: _FillOptions
+    ) -> FillResult:
         window = plan.window
         offset = len(self.model.vocabulary.prefix) + window.begin
-        candidates = (self._ranked if wish.targets is None else self._in_given_order)(plan, found, wish)
+        candidates = (self._ranked if options.targets is None else self._in_given_order)(plan, found, options)
         dropped = max((form.dropped for form in found), default=-math.inf)
-        full = len(candidates) == wish.top_k and candidates[-1].score >= dropped
-        plain = wish.targets is None and not any(plan.contexts)
-        if not candidates and wish.targets is None:
-            return FillResult(text, error=_NO_WORD, ranking=wish.ranking)
+        full = len(candidates) == options.top_k and candidates[-1].score >= dropped
+        plain = options.targets is None and not any(plan.contexts)
+        if not candidates and options.targets is None:
+            return FillResult(text, error=_NO_WORD, ranking=options.ranking)
         return FillResult(
             text=text,
             masks=[offset + place for place in window.places],
             candidates=candidates,
-            per_mask=[self._tokens(mask[: wish.top_k]) for mask in found[0].alone] if plain else [],
-            ranking=wish.ranking,
+            per_mask=[self._tokens(mask[: options.top_k]) for mask in found[0].alone] if plain else [],
+            ranking=options.ranking,
             exact=full or dropped == -math.inf,
             window=None if window.whole else (window.begin, window.begin + len(window.body)),
             target_errors=plan.errors,
         )
 
-    def _ranked(self, plan: Plan, found: list[Found], wish: _Wish) -> list[Candidate]:
+    def _ranked(self, plan: FillPlan, found: list[BeamResult], options: _FillOptions) -> list[Candidate]:
         """Return the best fillings of all forms of a text."""
         every = [
             (filling, form.sizes)
@@ -242,20 +248,27 @@ class FillMask:
         ]
         if len(found) > 1:
             every.sort(key=lambda pair: (-pair[0].score, pair[0].ids))
-        return [self._candidate(plan, *pair, wish) for pair in every[: wish.top_k]]
+        return [self._candidate(plan, *pair, options) for pair in every[: options.top_k]]
 
-    def _in_given_order(self, plan: Plan, found: list[Found], wish: _Wish) -> list[Candidate]:
+    def _in_given_order(
+        self, plan: FillPlan, found: list[BeamResult], options: _FillOptions
+    ) -> list[Candidate]:
         """Return the targets of a text, written as they were given."""
-        assert wish.targets is not None
+        assert options.targets is not None
         placed = [
-            (number, self._candidate(plan, filling, form.sizes, wish, wish.targets[number]))
+            (number, self._candidate(plan, filling, form.sizes, options, options.targets[number]))
             for form, part, numbers in zip(plan.forms, found, plan.targets, strict=True)
             for number, filling in zip(numbers, part.fillings, strict=True)
         ]
         return [candidate for _, candidate in sorted(placed, key=lambda pair: pair[0])]
 
     def _candidate(
-        self, plan: Plan, filling: Filling, sizes: tuple[int, ...], wish: _Wish, word: str | None = None
+        self,
+        plan: FillPlan,
+        filling: Filling,
+        sizes: tuple[int, ...],
+        options: _FillOptions,
+        word: str | None = None,
     ) -> Candidate:
         fills, parts = _divided(filling.ids, sizes), plan.parts
         writer = self._writer
@@ -267,14 +280,14 @@ class FillMask:
             probabilities=[math.exp(log) for log in filling.logs],
             sequence=writer.sequence_of_words(parts, [word]) if word else writer.sequence(parts, fills),
             score=filling.score,
-            ranking=wish.ranking,
+            ranking=options.ranking,
         )
 
-    def _tokens(self, guesses: Sequence[tuple[int, float]]) -> list[TokenCandidate]:
+    def _tokens(self, tokens: Sequence[tuple[int, float]]) -> list[TokenCandidate]:
         writer = self._writer
         return [
             TokenCandidate(writer.token(number), writer.text((number,)), number, math.exp(log))
-            for number, log in guesses
+            for number, log in tokens
         ]
 
 

@@ -1,4 +1,4 @@
-"""Texts with masks in them: read into token ids and what is asked for, and written again with the gaps filled."""
+"""Texts with masks and blanks: read into token ids, and written again with the gaps filled."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARKERS = ("[MASK]", "<mask>")
-"""What stands for a mask whatever the model, beside the tokenizer's own mask token."""
+"""What means a mask whatever the model, as the tokenizer's own mask token does."""
 
-MOST_PIECES = 8
-"""Pieces that a blank may ask for."""
+MAX_SUBWORDS = 8
+"""Most subwords of a blank."""
 
-_BLANK = (1, 4)  # pieces of ___
+_BLANK = (1, 4)  # subwords of ___
 _WITHOUT_SPACES = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # where a word may touch the next one
 _COUNT = r"\{([1-9]\d{0,2})(?:-(\d{1,3}))?\}"
 
 
 class Gap(NamedTuple):
-    """What is asked for at one marker: one token, or a whole word of so many pieces."""
+    """What one marker takes: one token, or a whole word of so many subwords."""
 
     fewest: int = 1
     most: int = 1
@@ -41,7 +41,7 @@ class Reading:
     Attributes:
         body: ``int64 [n]`` token ids without control tokens; one mask token stands for each marker.
         parts: the text around the markers, one part more than there are markers.
-        gaps: what is asked for at each marker.
+        gaps: what each marker takes.
         error: why the text cannot be used, or ``None``.
     """
 
@@ -58,8 +58,8 @@ class MarkerEncoder:
     that other control tokens in the text, such as a literal ``[SEP]``, are taken as text.
 
     Args:
-        tokenizer: of the model to be asked.
-        blanks: whether ``___``, ``{2}`` and ``{1-4}`` are markers too, and ``[MASK]{2}`` is one. An underscore beside
+        tokenizer: of the model.
+        blanks: whether ``___``, ``{2}`` and ``{1-4}`` are markers too, and ``[MASK]{2}`` is one. An underscore next to
             a letter and braces that belong to a formula, as in ``x^{2}``, are text in any case.
     """
 
@@ -112,7 +112,7 @@ class MarkerEncoder:
         if self.blanks:
             return f"{message}, or ___ for a word"
         if self._with_blanks.search(text):
-            return f"{message} (___ and {{1-4}} were asked to be text)"
+            return f"{message} (___ and {{1-4}} are taken as text)"
         return message
 
 
@@ -120,7 +120,7 @@ _NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def _pattern(markers: Sequence[str], *, blanks: bool) -> re.Pattern[str]:
-    """Return the pattern of a marker; its groups are what stands there, and the numbers of pieces."""
+    """Return the pattern of a marker; its groups are the marker and the numbers of subwords."""
     mask = "|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True))
     if not blanks:
         return re.compile(f"({mask})")
@@ -130,15 +130,15 @@ def _pattern(markers: Sequence[str], *, blanks: bool) -> re.Pattern[str]:
 
 
 def _gap(found: re.Match[str]) -> Gap | str:
-    """Return what a marker asks for, or what is wrong with it."""
+    """Return what a marker takes, or what is wrong with it."""
     what, *counts = found.groups()
     numbers = [int(count) for count in counts if count]
     if not numbers:
         return Gap(*_BLANK, word=True) if what.startswith("_") else Gap()
     fewest, most = numbers[0], numbers[-1]
-    if not 1 <= fewest <= most <= MOST_PIECES:
+    if not 1 <= fewest <= most <= MAX_SUBWORDS:
         return (
-            f"'{found[0]}' asks for {fewest} to {most} pieces; a blank is 1 to {MOST_PIECES} pieces, the lower number "
+            f"'{found[0]}' means {fewest} to {most} subwords; a blank is 1 to {MAX_SUBWORDS} subwords, the lower number "
             f"first, as in {{1-4}}"
         )
     return Gap(fewest, most, word=True)
@@ -168,7 +168,7 @@ class TokenWriter:
         self._continuation, self.opening = _word_marks(tokenizer)
         mask = str(tokenizer.mask_token)
         tight, spaced = encoder.encode([f"a{mask}", f"a {mask}"])
-        # Where a space before the mask leaves no trace in the ids, the token itself says whether there is one.
+        # Where a space before the mask leaves no trace in the ids, the token itself shows whether there is one.
         self._space_is_free = np.array_equal(tight, spaced)
         self._known: dict[int, tuple[str, bool, str]] = {}
 
@@ -177,7 +177,7 @@ class TokenWriter:
         return self._read(token_id)[0]
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Return the pieces of one gap as text, without the mark of a beginning or continued word."""
+        """Return the subwords of one gap as text, without the mark of a beginning or continued word."""
         return self._joined(token_ids)[1]
 
     def sequence(self, parts: Sequence[str], fills: Sequence[Sequence[int]]) -> str:

@@ -1,6 +1,6 @@
-"""Asking a model for tokens: rows of any length go through it in packed batches, and the best ids come back.
+"""Predict tokens at masks: sequences of any length go through the model in packed batches, and the best ids come back.
 
-The head runs at the masks that are asked about and nowhere else.
+The LM head runs at the masks and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
 
 ANY = 0
-"""The kind of a place where every token but a control token may stand."""
+"""The kind of a mask that any token but a control token may fill."""
 
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
 _LOGITS_AT_ONCE = 1 << 26
 
-Guess = tuple[int, float]
+ScoredToken = tuple[int, float]
 """A token id, and the natural logarithm of its probability."""
 
 
-class Row(NamedTuple):
-    """What the model is shown, and where it is asked.
+class PredictionRow(NamedTuple):
+    """One sequence, and the positions to predict in it.
 
     Attributes:
         input_ids: ``int64 [n]``.
         places: ``int64 [m]``, ascending.
-        kinds: for each place, what may stand there: an index into the tables of the :class:`MaskPredictor`.
+        kinds: for each place its allowed tokens: a number that :meth:`MaskPredictor.add_kind` returned.
     """
 
     input_ids: np.ndarray
@@ -45,23 +45,23 @@ class Row(NamedTuple):
     kinds: Sequence[int]
 
 
-class Answer(NamedTuple):
-    """What the model says at the places of one row.
+class RowPredictions(NamedTuple):
+    """The predictions at the places of one row.
 
     Attributes:
         peaks: log-probability of the best token of any kind at each place.
-        best: the best tokens of the kind asked for at each place, best first; equals go by id.
+        best: the best tokens of the allowed kind at each place, best first; equals go by id.
     """
 
     peaks: list[float]
-    best: list[list[Guess]]
+    best: list[list[ScoredToken]]
 
 
 class MaskPredictor:
-    """Asks one model.
+    """Predicts tokens with one model.
 
     Args:
-        model: to be asked.
+        model: the model.
         candidates: ``bool [size]``, the tokens of kind :data:`ANY`.
     """
 
@@ -71,11 +71,13 @@ class MaskPredictor:
         self._tables: list[Tensor] = []
 
     def add_kind(self, allowed: np.ndarray) -> int:
-        """Make a kind of place where ``bool [size]`` tokens may stand, and return its number."""
+        """Make a kind of place that only ``bool [size]`` tokens may fill, and return its number."""
         self._kinds.append(allowed & self.candidates)
         return len(self._kinds) - 1
 
-    def best(self, rows: Sequence[Row], most: int, *, batch_size: int | None = None) -> list[Answer]:
+    def best(
+        self, rows: Sequence[PredictionRow], most: int, *, batch_size: int | None = None
+    ) -> list[RowPredictions]:
         """Return the ``most`` best tokens at every place of every row.
 
         Args:
@@ -83,21 +85,21 @@ class MaskPredictor:
             most: tokens wanted at each place.
             batch_size: most rows at once; by default as many as have 4,096 tokens, on a GPU 32,768.
         """
-        answers: list[Answer] = [Answer([], [])] * len(rows)
+        predictions: list[RowPredictions] = [RowPredictions([], [])] * len(rows)
         with torch.inference_mode():
             for group in self._groups(rows, batch_size):
                 logs = self._logs(rows, group)
                 kinds = [kind for number in group for kind in rows[number].kinds]
                 peaks, best = self._top(logs, kinds, min(most, logs.shape[1]))
                 for number, part in _shares(rows, group):
-                    answers[number] = Answer(peaks[part], best[part])
-        return answers
+                    predictions[number] = RowPredictions(peaks[part], best[part])
+        return predictions
 
-    def of(
-        self, rows: Sequence[Row], wanted: Sequence[np.ndarray], *, batch_size: int | None = None
+    def log_probabilities(
+        self, rows: Sequence[PredictionRow], wanted: Sequence[np.ndarray], *, batch_size: int | None = None
     ) -> list[tuple[list[float], np.ndarray]]:
         """Return for every row its peaks, and the log-probabilities ``float64 [m, k]`` of ``int64 [k]`` tokens."""
-        answers: list[tuple[list[float], np.ndarray]] = [([], np.zeros(0))] * len(rows)
+        predictions: list[tuple[list[float], np.ndarray]] = [([], np.zeros(0))] * len(rows)
         with torch.inference_mode():
             for group in self._groups(rows, batch_size):
                 logs = self._logs(rows, group)
@@ -106,17 +108,17 @@ class MaskPredictor:
                 for number, part in _shares(rows, group):
                     ids = torch.from_numpy(wanted[number]).to(logs.device)
                     found = logs[part].index_select(1, ids).double().cpu().numpy()
-                    answers[number] = (peaks[part], found)
-        return answers
+                    predictions[number] = (peaks[part], found)
+        return predictions
 
-    def _logs(self, rows: Sequence[Row], group: list[int]) -> Tensor:
+    def _logs(self, rows: Sequence[PredictionRow], group: list[int]) -> Tensor:
         """Return fp32 ``[M, V]`` log-probabilities at the places of some rows."""
         logits = self.model.target_logits(_batch([rows[number] for number in group], group)).float()
         while len(self._tables) < len(self._kinds):
             self._tables.append(_barred(self._kinds[len(self._tables)], logits))
         return logits.log_softmax(-1)
 
-    def _groups(self, rows: Sequence[Row], batch_size: int | None) -> Iterator[list[int]]:
+    def _groups(self, rows: Sequence[PredictionRow], batch_size: int | None) -> Iterator[list[int]]:
         """Yield row numbers from long rows to short, as a batch wants them, as many at once as memory allows."""
         budget = _TOKENS_AT_ONCE["cpu" if self.model.device.type == "cpu" else "cuda"]
         group: list[int] = []
@@ -131,7 +133,9 @@ class MaskPredictor:
         if group:
             yield group
 
-    def _top(self, logs: Tensor, kinds: Sequence[int], most: int) -> tuple[list[float], list[list[Guess]]]:
+    def _top(
+        self, logs: Tensor, kinds: Sequence[int], most: int
+    ) -> tuple[list[float], list[list[ScoredToken]]]:
         """Return peaks and the best tokens of ``[M, V]`` log-probabilities, which are overwritten."""
         logs.index_fill_(1, self._never, -math.inf)
         peaks = None
@@ -151,7 +155,7 @@ class MaskPredictor:
         return self._tables[ANY].nonzero()[:, 0]
 
 
-def _shares(rows: Sequence[Row], group: list[int]) -> Iterator[tuple[int, slice]]:
+def _shares(rows: Sequence[PredictionRow], group: list[int]) -> Iterator[tuple[int, slice]]:
     """Yield the rows of a group with their share of its places."""
     end = 0
     for number in group:
@@ -160,21 +164,21 @@ def _shares(rows: Sequence[Row], group: list[int]) -> Iterator[tuple[int, slice]
 
 
 def _barred(allowed: np.ndarray, logits: Tensor) -> Tensor:
-    """Return ``bool [V]`` of what may not stand there; rows of the model that no token has are among it."""
+    """Return ``bool [V]``: the tokens that are not allowed, rows of the model without a token among them."""
     barred = torch.ones(logits.shape[1], dtype=torch.bool)
     barred[: len(allowed)] = torch.from_numpy(~allowed)
     return barred.to(logits.device)
 
 
-def _in_order(ids: list[int], values: list[float]) -> list[Guess]:
-    """Return pairs, best first, equals by id, without those that may not stand there."""
+def _in_order(ids: list[int], values: list[float]) -> list[ScoredToken]:
+    """Return pairs, best first, equals by id, without tokens that are not allowed."""
     found = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
     return found if found[-1][1] > -math.inf else [pair for pair in found if pair[1] > -math.inf]
 
 
-def _batch(rows: list[Row], numbers: list[int]) -> Batch:
+def _batch(rows: list[PredictionRow], numbers: list[int]) -> Batch:
     """Lay rows end to end."""
-    if len(rows) == 1:  # quick, for one text after another
+    if len(rows) == 1:  # faster, for one text after another
         ids, places, _ = rows[0]
         cu_seqlens = np.array([0, len(ids)], dtype=np.int32)
         return Batch(ids, np.arange(len(ids)), cu_seqlens, places, ids[places], np.array(numbers))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from unmask.reporting.results import Result, Rows, short
 
 Ranking = Literal["joint", "independent"]
-"""How fillings of several masks are ranked: by the chain rule, or by the product of what each mask says alone."""
+"""How fillings of several masks are ranked: by the chain rule, or by the product of the predictions at each mask alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Candidate:
             space before a token that continues a word goes, and that a word gets one where it would stick to
             the word before it.
         score: what candidates are ranked by: the natural logarithm of ``probability``, except that a word in a
-            blank of several lengths counts with the mean over its pieces, so that long words can stand beside short.
+            blank of several lengths counts with the mean over its subwords, so that long and short words are comparable.
         ranking: ``joint`` or ``independent``.
     """
 
@@ -69,8 +69,8 @@ class FillResult(Result):
         per_mask: the best tokens of each mask while all are masked, best first; empty with blanks or targets.
         error: why the text could not be filled (no mask, masks too far apart), or ``None``.
         ranking: how fillings are ranked.
-        exact: whether no filling can be missing from ``candidates``. If not, the beam dropped something at an early
-            mask that might have got there.
+        exact: whether no filling can be missing from ``candidates``. If not, the list is
+            approximate: beam search may have missed candidates.
         window: the tokens of the text that the model saw, first and behind the last, or ``None`` for all of them.
         target_errors: why a target could not be scored, by target.
     """

@@ -1,7 +1,7 @@
 """The part of a text around its masks that a model can take, and the ways to set masks into it.
 
 A *form* of a text is a sequence of token ids in which every gap holds a certain number of masks. A text whose gaps are
-single masks has one form; a blank of 1 to 4 pieces gives four. All forms of a text show the same part of it.
+single masks has one form; a blank of 1 to 4 subwords gives four. All forms of a text show the same part of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Form:
     Attributes:
         input_ids: ``int64 [n]``, control tokens included.
         masks: ``int64 [m]`` positions of the masks.
-        sizes: pieces of each gap; they add up to ``m``.
+        sizes: subwords of each gap; they add up to ``m``.
     """
 
     input_ids: np.ndarray
@@ -86,14 +86,14 @@ def all_sizes(gaps: Sequence[Gap], most: int) -> list[tuple[int, ...]] | None:
 
 def form(window: Window, sizes: tuple[int, ...], vocabulary: Vocabulary) -> Form:
     """Set so many masks into each gap of a window, and frame it with control tokens."""
-    pieces: list[np.ndarray] = [np.array(vocabulary.prefix, dtype=np.int64)]
+    subwords: list[np.ndarray] = [np.array(vocabulary.prefix, dtype=np.int64)]
     masks: list[int] = []
     end, length = 0, len(vocabulary.prefix)
     for place, size in zip(window.places, sizes, strict=True):
         before = window.body[end:place]
         length += len(before)
         masks.extend(range(length, length + size))
-        pieces += [before, np.full(size, vocabulary.mask_id, dtype=np.int64)]
+        subwords += [before, np.full(size, vocabulary.mask_id, dtype=np.int64)]
         length, end = length + size, place + 1
-    pieces += [window.body[end:], np.array(vocabulary.suffix, dtype=np.int64)]
-    return Form(np.concatenate(pieces), np.array(masks, dtype=np.int64), sizes)
+    subwords += [window.body[end:], np.array(vocabulary.suffix, dtype=np.int64)]
+    return Form(np.concatenate(subwords), np.array(masks, dtype=np.int64), sizes)

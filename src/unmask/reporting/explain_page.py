@@ -13,7 +13,7 @@ from unmask.storage import JsonDict
 ReplacementKind = Literal["", "mask", "random", "kept"]
 _SHARED = {
     "token": "",
-    "word": ", and all pieces of a word share one",
+    "word": ", and all subwords of a word share one",
     "span": ", and all tokens of a span of words share one",
     "ngram": ", and all tokens of a collocation, or else of a word, share one",
     "terms": ", and all tokens of a term, or else of a word, share one",

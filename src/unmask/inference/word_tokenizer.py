@@ -1,8 +1,8 @@
-"""Whole words in a gap: which pieces can make one, how a tokenizer spells it there, and how lengths are compared.
+"""Whole words in a gap: which subwords can make one, how a tokenizer spells it there, and how lengths are compared.
 
-A filling of a blank counts as a word if its first piece begins one and the others go on with it
+A filling of a blank counts as a word if its first subword begins one and the others go on with it
 (:mod:`unmask.data.words`), if it has letters or digits and no punctuation at its ends, and if the tokenizer, given the
-text with the word in it, makes these very pieces of it: ``re ##pair`` is none where the vocabulary has ``repair``.
+text with the word in it, makes these very subwords of it: ``re ##pair`` is none where the vocabulary has ``repair``.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from unmask.data.tokenizer import Vocabulary
 
 LENGTH_POWER = 1.0
-"""The score of a word of ``n`` pieces is its joint log-probability over ``n`` to this power."""
+"""The score of a word of ``n`` subwords is its joint log-probability over ``n`` to this power."""
 
 _BROKEN = "\ufffd"  # what a part of a character is decoded to
-_NEAR = 64  # characters of the text beside a gap that can bear on how a word in it is spelt
+_NEAR = 64  # characters of the text around a gap that can change how a word in it is tokenized
 
 
-def length_weight(pieces: int) -> float:
-    """Return what a log-probability counts in the score of a word of so many pieces."""
-    return float(pieces**-LENGTH_POWER)
+def length_weight(subwords: int) -> float:
+    """Return what a log-probability counts in the score of a word of so many subwords."""
+    return float(subwords**-LENGTH_POWER)
 
 
 class Context(NamedTuple):
-    """What stands beside a gap.
+    """The text around a gap.
 
     Attributes:
         before, after: the text up to the next space, and one space where the gap has one before it.
@@ -49,8 +49,8 @@ class Context(NamedTuple):
     tails: list[list[int]]
 
 
-class WordSpeller:
-    """Knows how words are spelt in gaps.
+class WordTokenizer:
+    """Tokenizes words in gaps.
 
     Args:
         encoder, writer, vocabulary: of the tokenizer.
@@ -60,10 +60,11 @@ class WordSpeller:
     def __init__(
         self, encoder: MarkerEncoder, writer: TokenWriter, vocabulary: Vocabulary, predictor: MaskPredictor
     ) -> None:
-        self._encoder, self._writer, self._vocabulary, self._asker = encoder, writer, vocabulary, predictor
+        self._encoder, self._writer = encoder, writer
+        self._vocabulary, self._predictor = vocabulary, predictor
 
     def context(self, parts: Sequence[str], gap: int) -> Context:
-        """Return what stands beside a gap of a text that is divided into parts at its gaps."""
+        """Return the text around a gap of a text that is divided into parts at its gaps."""
         before, after = _last_word(parts[gap]), _first_word(parts[gap + 1])
         encode = self._encoder.encode_around
         ids = encode(before, None, after)
@@ -74,10 +75,10 @@ class WordSpeller:
             tails.append(longer[len(word) :])
         return Context(before, after, ids[:place], tails)
 
-    def pieces(self, word: str, context: Context) -> tuple[int, ...]:
-        """Return the pieces of a word in a gap.
+    def tokenize(self, word: str, context: Context) -> tuple[int, ...]:
+        """Return the subwords of a word in a gap.
 
-        They are cut out of the pieces of its surroundings; where the word melts into these, it is spelt alone.
+        The text around the gap is tokenized with it. Where the word merges with that text, it is tokenized alone.
         """
         begin = len(context.head)
         ids = self._encoder.encode_around(context.before, word, context.after)
@@ -89,14 +90,14 @@ class WordSpeller:
             self._encoder.encode_around(context.before[-1:] if context.before.isspace() else "", word, "")
         )
 
-    def may_be_word(self, pieces: Sequence[int | None], context: Context) -> bool:
-        """Whether the pieces of a gap are one word, spelt as the tokenizer spells it.
+    def can_be_word(self, subwords: Sequence[int | None], context: Context) -> bool:
+        """Whether the subwords of a gap are one word, as the tokenizer splits it.
 
         Where some are still missing (``None``): whether those in front of them can be the beginning of one. A part of
         what a tokenizer makes of a word is what it makes of that part of the word, be it WordPiece, BPE or Unigram.
         """
-        known = tuple(takewhile(lambda piece: piece is not None, pieces))
-        if len(known) == len(pieces):
+        known = tuple(takewhile(lambda subword: subword is not None, subwords))
+        if len(known) == len(subwords):
             return self._is_word(known, context)  # type: ignore[arg-type]
         return len(known) < 2 or self._begins_word(known, context)  # type: ignore[arg-type]
 
@@ -108,7 +109,7 @@ class WordSpeller:
         text = self._writer.text(token_ids)
         if not text or not (_is_letter(text[0]) and _is_letter(text[-1])) or _BROKEN in text:
             return False
-        return self.pieces(text, context) == token_ids
+        return self.tokenize(text, context) == token_ids
 
     def _begins_word(self, token_ids: tuple[int, ...], context: Context) -> bool:
         text = self._writer.text(token_ids)
@@ -117,43 +118,43 @@ class WordSpeller:
         ids = self._encoder.encode_around(context.before, text, "")
         return tuple(ids[-len(token_ids) :]) == token_ids
 
-    def kinds(self, context: Context, pieces: int) -> list[int]:
-        """Return the kind of place of each piece of a word in a gap.
+    def kinds(self, context: Context, subwords: int) -> list[int]:
+        """Return the kind of place of each subword of a word in a gap.
 
         Raises:
-            ConfigError: the vocabulary does not say where words begin.
+            ConfigError: the vocabulary does not mark where words begin.
         """
         marked = self._is_marked(context)
-        first, rest = self._kinds[(marked, pieces == 1)], self._kinds["rest"]
-        return [first] + [rest] * (pieces - 1)
+        first, rest = self._kinds[(marked, subwords == 1)], self._kinds["rest"]
+        return [first] + [rest] * (subwords - 1)
 
     def _is_marked(self, context: Context) -> bool:
         """Whether a word in this gap begins with the mark of a beginning word."""
         if not self._writer.opening:
             return False
-        pieces = self.pieces("a", context)
-        return bool(pieces) and self._writer.token(pieces[0]).startswith(self._writer.opening)
+        subwords = self.tokenize("a", context)
+        return bool(subwords) and self._writer.token(subwords[0]).startswith(self._writer.opening)
 
     @cached_property
     def _kinds(self) -> dict[object, int]:
         words = self._vocabulary.words
         if words is None:
             raise ConfigError(
-                "the vocabulary of this tokenizer does not say where words begin, so it cannot fill in ___ or {1-4}; "
-                "use the mask token, once for each piece"
+                "the vocabulary of this tokenizer does not mark where words begin, so it cannot fill ___ or {1-4}; "
+                "use the mask token, once for each subword"
             )
-        size = len(self._asker.candidates)
+        size = len(self._predictor.candidates)
         spelt = [raw.decode("utf-8", "replace") for raw in words.spelling]
         bare = np.array([not text for text in spelt])
         wordlike = np.array([bool(text) and (_is_letter(text[0]) or text[0] == _BROKEN) for text in spelt])
         opening = self._writer.opening
         marked = np.array([bool(opening) and self._writer.token(n).startswith(opening) for n in range(size)])
         begins = words.opens if not opening else np.ones(size, dtype=bool)
-        kinds: dict[object, int] = {"rest": self._asker.add_kind(~words.opens & ~words.closes & ~bare)}
+        kinds: dict[object, int] = {"rest": self._predictor.add_kind(~words.opens & ~words.closes & ~bare)}
         for mark in (False, True):
             first = begins & (marked == mark)
-            kinds[(mark, True)] = self._asker.add_kind(first & wordlike)
-            kinds[(mark, False)] = self._asker.add_kind(first & (wordlike | bare) & ~words.closes)
+            kinds[(mark, True)] = self._predictor.add_kind(first & wordlike)
+            kinds[(mark, False)] = self._predictor.add_kind(first & (wordlike | bare) & ~words.closes)
         return kinds
 
 
