@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.cpu.norms import HalfNorm, use_bf16_norms
+from unmask.model.cpu.norms import Bf16LayerNorm, use_bf16_norms
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
 
@@ -28,7 +28,7 @@ def outputs_of_norms(model: MaskedLM, batch: Any) -> list[torch.dtype]:
 def make_whole(model: MaskedLM) -> None:
     """Put torch's own norms back."""
     for module in model.model.modules():
-        if isinstance(module, HalfNorm):
+        if isinstance(module, Bf16LayerNorm):
             module.__class__ = nn.LayerNorm
 
 
@@ -53,7 +53,7 @@ def test_in_fp32_norms_are_as_they_were(load: Load, make_batch: Any) -> None:
     model = load("bert", precision="fp32")
     model.model.train()
     assert set(outputs_of_norms(model, make_batch(model.vocabulary, [9]))) == {torch.float32}
-    assert not any(isinstance(module, HalfNorm) for module in model.model.modules())
+    assert not any(isinstance(module, Bf16LayerNorm) for module in model.model.modules())
 
 
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])
@@ -65,7 +65,7 @@ def test_gradients_stay_near_those_of_fp32(load: Load, make_batch: Any, architec
     found = []
     for model in (half, whole, exact):
         model.model.eval()
-        halved = [module for module in model.model.modules() if isinstance(module, HalfNorm)]
+        halved = [module for module in model.model.modules() if isinstance(module, Bf16LayerNorm)]
         for module in halved:
             module.training = True
         step_gradients(model, [batch], len(batch.target_ids))
@@ -83,7 +83,7 @@ def test_only_plain_norms_are_halved() -> None:
         nn.LayerNorm(4), Own(4), nn.LayerNorm(4, elementwise_affine=False), nn.LayerNorm(4).double()
     )
     assert use_bf16_norms(model) == 1
-    assert [type(layer).__name__ for layer in model] == ["HalfNorm", "Own", "LayerNorm", "LayerNorm"]
+    assert [type(layer).__name__ for layer in model] == ["Bf16LayerNorm", "Own", "LayerNorm", "LayerNorm"]
     assert use_bf16_norms(model) == 1
 
 

@@ -176,7 +176,7 @@ def test_a_checkpoint_without_a_head_is_taken_with_a_notice(headless: Path, chec
     progress = Listener()
     model = read_checkpoint(str(headless), progress=progress).model
     assert len(progress.heard) == 1
-    assert "brings no LM head" in progress.heard[0]
+    assert "has no LM head" in progress.heard[0]
     assert "Expect a high loss at first" in progress.heard[0]
     whole = read_checkpoint(str(checkpoint("bert"))).model
     assert same(model.bert, whole.bert)

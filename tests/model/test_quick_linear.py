@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.cpu.linear import QuickLinear, use_onednn_linear
+from unmask.model.cpu.linear import OneDnnLinear, use_onednn_linear
 from unmask.model.masked_lm import MaskedLM
 
 pytestmark = pytest.mark.skipif(
@@ -52,7 +52,7 @@ def test_all_plain_layers_become_quick_once() -> None:
 
     model = nn.Sequential(Own(4, 4), nn.Linear(4, 4).half(), nn.Linear(4, 4), nn.ReLU())
     assert use_onednn_linear(model) == use_onednn_linear(model) == 1
-    assert [type(layer) for layer in model] == [Own, nn.Linear, QuickLinear, nn.ReLU]
+    assert [type(layer) for layer in model] == [Own, nn.Linear, OneDnnLinear, nn.ReLU]
 
 
 def _scaled(layer: nn.Linear) -> None:
@@ -122,10 +122,10 @@ def test_a_copy_has_weights_of_its_own(
 
 def test_a_loaded_model_can_be_trained(load: Any, make_batch: Any, tiny_model: Any) -> None:
     quick = load("bert", frozen=True)
-    assert not any(isinstance(layer, QuickLinear) for layer in load("bert").model.modules())
+    assert not any(isinstance(layer, OneDnnLinear) for layer in load("bert").model.modules())
     plain = MaskedLM(tiny_model("bert", quick.vocabulary.size), quick.tokenizer)
     plain.model.load_state_dict(quick.model.state_dict())
-    assert any(isinstance(layer, QuickLinear) for layer in quick.model.modules())
+    assert any(isinstance(layer, OneDnnLinear) for layer in quick.model.modules())
     batch = make_batch(quick.vocabulary, [9, 9, 4])
     for model in (quick, plain):
         logits = model.target_logits(batch)

@@ -23,9 +23,8 @@ from unmask.data.batches import Cursor, TextSource, TrainingStream, join
 from unmask.data.corpus import Corpus, open_corpus, prepare
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, Interrupted
-from unmask.model.layers import depths, encoder_layers, head_weights
+from unmask.model.layers import add_lora, depths, encoder_layers, head_weights, merge_lora
 from unmask.model.load import read_checkpoint
-from unmask.model.lora import add_lora, merge_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.run import train as run_module
@@ -689,7 +688,9 @@ def test_settings_that_do_not_go_together(configure: Configure, flags: dict[str,
 )
 def test_new_weights_cannot_be_adapted(configure: Configure, tmp_path: Path, flags: dict[str, Any]) -> None:
     config = configure(model__name=None, model__preset="bert-mini", **flags)
-    with pytest.raises(ConfigError, match="all weights of the preset 'bert-mini' are new and have to move"):
+    with pytest.raises(
+        ConfigError, match="all weights of the preset 'bert-mini' are new and have to be trained"
+    ):
         train(config, tmp_path / "run")
 
 

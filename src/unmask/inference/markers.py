@@ -138,7 +138,7 @@ def _gap(found: re.Match[str]) -> Gap | str:
     fewest, most = numbers[0], numbers[-1]
     if not 1 <= fewest <= most <= MAX_SUBWORDS:
         return (
-            f"'{found[0]}' means {fewest} to {most} subwords; a blank is 1 to {MAX_SUBWORDS} subwords, the lower number "
+            f"'{found[0]}' asks for {fewest} to {most} subwords; a blank is 1 to {MAX_SUBWORDS} subwords, the lower number "
             f"first, as in {{1-4}}"
         )
     return Gap(fewest, most, word=True)

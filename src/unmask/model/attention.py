@@ -1,7 +1,7 @@
 """Attention inside the documents of a packed row, for every model with the attention interface of transformers.
 
-A row holds sequences end to end, and ``PackedLayout`` says where each lies. On CUDA in half precision torch's
-variable-length kernel takes the row as it is. Elsewhere sequences of one length, which stand side by side in a
+A row holds sequences end to end, and ``PackedLayout`` holds where each begins. On CUDA in half precision torch's
+variable-length kernel takes the row as it is. Elsewhere sequences of one length, which are neighbours in a
 row that is in order of length, are computed together; those of rare lengths with their neighbours, where the empty places
 cost less than products of their own, and in round sizes, as :mod:`unmask.model.cpu.shapes` explains.
 """
@@ -23,7 +23,7 @@ _ALONE = 1024  # sequences of one length and so many tokens are computed by them
 _WASTE = 1 << 15  # empty scores (query by key) of a stack that take as long as a stack of their own would
 # Others are stacked to multiples of these, since a product of a new shape begins slowly.
 _WIDTHS, _COUNTS = 16, 4
-_SHORT = 128  # up to here three plain products on a CPU are quicker than its flash kernel
+_SHORT = 128  # up to here three plain products on a CPU are faster than its flash kernel
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
 
@@ -215,7 +215,7 @@ def packed_attention(
         ``[1, T, heads, width]``, and ``None`` for the weights.
     """
     if attention_mask is not None:
-        raise ValueError("packed attention takes no mask: the layout says which tokens belong together")
+        raise ValueError("packed attention takes no mask: the layout holds which tokens belong together")
     if layout is None:
         layout = PackedLayout.of(np.array([0, query.shape[2]]), query.device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

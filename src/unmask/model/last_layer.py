@@ -1,8 +1,7 @@
-"""The last layer, computed where something is to be predicted and nowhere else.
+"""Compute the last layer at the targets only.
 
-What the last layer makes of a place that is not asked about reaches nothing; only the keys and values there do. So the
-places that are asked about are picked between its attention and all that follows, which is most of a layer, and not
-behind it. How a layer is built is not known but found: the layer is handed the chosen rows for what goes around its
+The last layer's output at a position that is no target is not used; only the keys and values there are. So the targets
+are selected inside it, after the keys and values and before everything else, which is most of a layer. How a layer is built is found by trial: the layer is handed the chosen rows for what goes around its
 attention, one module within it, which leads to keys and values, is handed all rows, and the first module behind the
 attention gets the chosen ones of its output. Which module is the one, a trial shows.
 """
@@ -121,7 +120,7 @@ def _holds(works: Callable[[], bool]) -> bool:
     try:
         return works()
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        # The trial is the test: a module that is not the one says so by failing here.
+        # The trial is the test: a module that is not the right one fails here.
         return False
 
 

@@ -1,15 +1,20 @@
-"""How deep in a model a weight lies: embeddings at the bottom, the encoder's layers above them, the head on top."""
+"""The layers of a model: the depth of each weight, and LoRA adapters (Hu et al. 2022, by peft) on the encoder's."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
+    from peft import LoraModel
     from transformers import PreTrainedModel
+
+
+_ALPHA = 2  # the usual scale: the update counts twice, whatever the rank
 
 
 def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -25,7 +30,7 @@ def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         if isinstance(module, nn.ModuleList) and name.startswith(f"{prefix}.")
     ]
     if not found:
-        raise ConfigError(f"{type(model).__name__} keeps its layers in no list, so their depth is not known")
+        raise ConfigError(f"{type(model).__name__} has no list of layers, so their depth is not known")
     # The outermost of lists within each other comes first, and max keeps the first of equals.
     return max(found, key=lambda item: sum(weight.numel() for weight in item[1].parameters()))
 
@@ -74,3 +79,38 @@ def head_weights(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights that are the head's alone: those outside the encoder, without what it shares with it."""
     inside = {id(weight) for weight in model.base_model.parameters()}
     return [weight for weight in model.parameters() if id(weight) not in inside]
+
+
+def add_lora(model: PreTrainedModel, rank: int, *, seed: int, head: bool) -> LoraModel:
+    """Add adapters to the linear layers of the encoder, in place, and freeze everything else.
+
+    Args:
+        model: a masked-LM model; its output stays what it was.
+        rank: of the adapters.
+        seed: of their first factor; the second is zero.
+        head: whether the LM head is trained as well.
+
+    Returns:
+        The model with its adapters, for :func:`merge_lora`.
+
+    Raises:
+        ConfigError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError:
+        raise ConfigError("LoRA needs peft: pip install 'unmask[lora]'") from None
+    stack, layers = encoder_layers(model)
+    linear = [f"{stack}.{name}" for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
+    config = LoraConfig(r=rank, lora_alpha=_ALPHA * rank, target_modules=linear)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tuner = LoraModel(model, config, "default")
+    for weight in head_weights(model):
+        weight.requires_grad_(head)
+    return tuner
+
+
+def merge_lora(tuner: LoraModel) -> None:
+    """Merge the adapters into the weights and remove them, in place."""
+    tuner.merge_and_unload()

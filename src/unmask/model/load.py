@@ -25,7 +25,7 @@ def pick_device(wanted: str) -> torch.device:
     """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: CUDA was asked for and is not there.
+        ConfigError: CUDA is requested and not available.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -150,7 +150,7 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
     head = [key for key in missing if key not in body and "pooler" not in key]
     if head:
         progress.warning(
-            f"'{name}' brings no LM head: {len(head)} of its weights start anew ({', '.join(head[:3])}"
+            f"'{name}' has no LM head: {len(head)} new weights are initialised ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
         )
     return head

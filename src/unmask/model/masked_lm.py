@@ -1,4 +1,4 @@
-"""A masked-LM model of transformers, driven with packed batches and a head that sees only the targets."""
+"""A masked-LM model of transformers that runs on packed batches, its LM head at the targets only."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class MaskedLM:
 
         Args:
             batch: packed, its targets in order.
-            filled: a packed row may be filled up where that is quicker, see :mod:`unmask.model.cpu.shapes`; there may
+            filled: a packed row may be padded where that is faster, see :mod:`unmask.model.cpu.shapes`; there may
                 then be more rows at the end, of which no loss must be computed.
 
         Returns:
@@ -181,7 +181,7 @@ class MaskedLM:
                 if _close(self._trial(), alone):
                     return True
         except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
-            # The trial is the test: an architecture that cannot take a packed row says so by failing here.
+            # The trial is the test: an architecture that cannot take a packed row fails here.
             pass
         finally:
             model.train(training)
@@ -238,7 +238,7 @@ class MaskedLM:
         return torch.cat(pieces)
 
     def _run_padded(self, batch: Batch, first: int, last: int) -> Tensor:
-        """Run sequences ``first`` to ``last`` of a batch, which stand in order of length, as one padded block."""
+        """Run sequences ``first`` to ``last`` of a batch, which is in order of length, as one padded block."""
         cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
         lengths = np.diff(cu)
         width = int(lengths.max())

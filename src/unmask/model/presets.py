@@ -114,17 +114,17 @@ def check_trainable(config: RunConfig) -> None:
 
 
 def _check_new_weights(train: TrainSettings, preset: str) -> None:
-    """Refuse what only makes sense for weights that know something already."""
-    asked = {
+    """Refuse what is only for pretrained weights."""
+    wanted = {
         "train.recipe adapt": train.recipe == "adapt",
         "train.lora_rank": train.lora_rank,
         "train.freeze": train.freeze != "none",
         "train.head_warmup_steps": train.head_warmup_steps,
         "train.new_embeddings_steps": train.new_embeddings_steps,
     }
-    for what, is_asked in asked.items():
-        if is_asked:
+    for what, is_set in wanted.items():
+        if is_set:
             raise ConfigError(
                 f"{what} is for adapting a checkpoint (--model), but all weights of the preset '{preset}' are new and "
-                f"have to move; leave it out, or name a checkpoint"
+                f"have to be trained; leave it out, or name a checkpoint"
             )

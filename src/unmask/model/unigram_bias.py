@@ -1,4 +1,4 @@
-"""A new model that knows, before its first step, how often each token occurs."""
+"""Initialise the output bias of a new model with the frequencies of the tokens."""
 
 from __future__ import annotations
 

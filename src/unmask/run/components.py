@@ -16,9 +16,8 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, train_tokenizer
 from unmask.errors import ConfigError
 from unmask.evaluation.text_cache import LogOnce
-from unmask.model.layers import freeze_embeddings
+from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
-from unmask.model.lora import add_lora
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset

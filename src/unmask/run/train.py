@@ -17,7 +17,7 @@ from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.predictions import TargetPredictions
-from unmask.model.lora import merge_lora
+from unmask.model.layers import merge_lora
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.card import model_card

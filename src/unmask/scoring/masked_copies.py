@@ -1,7 +1,7 @@
-"""Masked copies: which tokens of a text are hidden, which are asked for, and how much of the text is shown with them.
+"""Masked copies of a text: what is masked, what is predicted, and the window of text around it.
 
-Pure: token ids and beginnings of words in, arrays out. Every token of a text is asked for exactly once. A text that
-is longer than the model is seen through windows, one around each masked place, so that as much text stands on either
+Pure: token ids and beginnings of words in, arrays out. Every token of a text is predicted exactly once. A text that is
+longer than the model takes is divided into windows, one around each masked place, so that as much text stands on either
 side as fits.
 """
 
@@ -43,7 +43,7 @@ class Copies:
     Attributes:
         begin, end: the window that is shown.
         mask_begin, mask_end: what is masked in it; nothing where both are equal.
-        target_begin, target_end: what is asked for.
+        target_begin, target_end: what is predicted.
     """
 
     begin: np.ndarray
@@ -63,7 +63,7 @@ class Copies:
 
     @property
     def targets(self) -> np.ndarray:
-        """``int64 [C]``: how many tokens are asked for."""
+        """``int64 [C]``: how many tokens are predicted."""
         return self.target_end - self.target_begin
 
     def take(self, which: np.ndarray | slice) -> Copies:
@@ -93,7 +93,7 @@ def copies_of(starts: np.ndarray, method: Method, room: int, most_targets: int) 
         starts: ``bool [n]``, whether a word begins at each of the text's tokens.
         method: see :mod:`unmask.scoring.scorer`.
         room: text tokens that fit into a window, at least 1.
-        most_targets: tokens that may be asked for at once.
+        most_targets: tokens that may be predicted at once.
     """
     n, places = len(starts), np.arange(len(starts))
     longest = max(1, room // 2)  # what is masked never takes more than half of a window
@@ -115,7 +115,7 @@ def copies_of(starts: np.ndarray, method: Method, room: int, most_targets: int) 
 
 
 def _cut_long(starts: np.ndarray, longest: int) -> np.ndarray:
-    """Return ``bool [n]``: where words begin when those of more than ``longest`` tokens are cut."""
+    """Return ``bool [n]``: where words begin when those of more than ``longest`` tokens are split."""
     places = np.arange(len(starts))
     first = np.maximum.accumulate(np.where(starts, places, 0))
     return (places - first) % longest == 0
@@ -170,7 +170,7 @@ def _spread(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _merged(batch: Batch, places: np.ndarray, same: np.ndarray, copy: np.ndarray) -> tuple[Batch, np.ndarray]:
-    """Drop the copies that repeat an earlier one and ask that one instead.
+    """Drop the copies that repeat an earlier one; their targets move to that one.
 
     Args:
         batch: with all copies.

@@ -29,7 +29,7 @@ _PARADIGM, _TERM = "UID", "linguistics_term"
 class PairReader:
     """Iterates over the pairs of a file, of the files of a folder or glob, or of standard input.
 
-    A pair that cannot be read comes as the :class:`DataError` that says what is wrong with it, and where.
+    In place of a pair that cannot be read comes its :class:`DataError`.
 
     Args:
         given: file, folder, glob, or ``-``.
@@ -37,7 +37,7 @@ class PairReader:
             those of :data:`KNOWN` that are there, or the only two.
         by: field or column that makes the rows of the table; by default ``UID``, or the name of the file.
         max_bytes: pairs with a longer side are not read.
-        log: is told what was chosen.
+        log: called with what was chosen.
 
     Raises:
         DataError: on construction, there is no such file, or no file of pairs in the folder.
@@ -66,7 +66,7 @@ class PairReader:
             )  # complains about what cannot be read at all, before a model is loaded
 
     def share(self) -> float | None:
-        """Return how much was read, 0 to 1, or ``None`` where nobody can tell."""
+        """Return the share that was read, 0 to 1, or ``None`` where it is not known."""
         part = self._current.share() if self._current else 0.0
         return None if part is None else (self._begun - 1 + part) / len(self._files)
 
@@ -132,7 +132,7 @@ class _Sides:
         return named
 
     def pair(self, read: Record | DataError) -> Pair | DataError:
-        """Make a pair of a record, or say what is wrong with it."""
+        """Return the pair of a record, or its error."""
         if isinstance(read, DataError):
             return read
         try:

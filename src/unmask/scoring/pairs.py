@@ -122,7 +122,7 @@ class Tally:
         return wilson(self.right, self.pairs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures, ready for JSON."""
+        """Return the metrics, ready for JSON."""
         interval = [round(bound, 6) for bound in self.interval]
         return {
             "accuracy": round(self.accuracy, 6),
@@ -216,7 +216,7 @@ class PairFigures(Result):
         return list(rows) if len(self.table) > 1 else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures, ready for JSON: ``accuracy``, ``pairs``, ``ties``, ``table`` and the rest."""
+        """Return all metrics, ready for JSON: ``accuracy``, ``pairs``, ``ties``, ``table`` and the rest."""
         return {
             "method": self.method,
             **self.overall.to_dict(),
@@ -245,8 +245,8 @@ def score_pairs(
     Args:
         pairs: any number of them.
         scorer: model and method.
-        progress: is told how far it is.
-        share: says how much of ``pairs`` was taken, 0 to 1.
+        progress: reports how far it is.
+        share: returns the share of ``pairs`` that was taken, 0 to 1.
     """
     found = score_items(pairs, lambda pair: (pair.good, pair.bad), scorer, progress=progress, share=share)
     for pair, (good, bad) in found:

@@ -16,7 +16,7 @@ class TokenScore:
 
     Attributes:
         token: the vocabulary's own spelling, for example ``##ing``.
-        text: the part of the text that it stands for.
+        text: its part of the text.
         word: number of the word that it belongs to, from 0.
         pll: natural logarithm of its probability.
     """
@@ -47,7 +47,7 @@ class Score(Result):
         words: how many words they make.
         bytes: length of the text in UTF-8.
         method: how it was scored.
-        unknown: tokens that stand for what the vocabulary cannot spell; their scores say little.
+        unknown: unknown tokens, for text outside the vocabulary; their scores mean little.
         token_scores: in order; their sum is ``pll``.
         word_scores: in order; their sum is ``pll``.
         error: why the text could not be scored, or ``None``.

@@ -1,4 +1,4 @@
-"""JSON lines that are written while they are computed, and gone on with after a stop."""
+"""A file of JSON lines that is written row by row and can be resumed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _BLOCK = 1 << 16
 
 
 class RowFile:
-    """A file of JSON lines that is written from its beginning or gone on with; a context manager.
+    """A file of JSON lines that is written from its beginning or resumed; a context manager.
 
     Every row is handed to the system as soon as it is written, so that a stop loses the row it cuts and no other.
 
     Args:
-        path: the file; only a line that was cut off is touched before the context is entered.
-        resume: go on behind the whole lines that it has; a last line that was cut off is taken away.
+        path: the file; only an incomplete last line is changed before the context is entered.
+        resume: append to the whole lines that it has; an incomplete last line is removed.
         replace: write over what it has.
 
     Attributes:
         kept: how many lines it had that stay.
 
     Raises:
-        ConfigError: it is there, and neither of the two was asked for; or its folder is not.
+        ConfigError: it exists, and neither of the two is set; or its folder does not.
         DiskError: it cannot be written.
     """
 
@@ -41,7 +41,7 @@ class RowFile:
             )
         if not resume and not replace and path.exists() and (not path.is_file() or path.stat().st_size):
             raise ConfigError(
-                f"{path}: exists already; go on with --resume, replace it with --force, or name another"
+                f"{path}: exists already; continue with --resume, replace it with --force, or name another"
             )
         if resume and path.exists():
             with self._writing():
@@ -74,9 +74,7 @@ class RowFile:
                 except ValueError:
                     row = None
                 if not isinstance(row, dict):
-                    what = (
-                        "not a row of this command, so nothing can be gone on with; name another file with -o"
-                    )
+                    what = "not a row of this command, so it cannot be resumed; name another file with -o"
                     raise DataError(what, path=self.path, line=number)
                 yield row
 

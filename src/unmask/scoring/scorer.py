@@ -5,12 +5,12 @@ Four methods give a token its score:
 ``original`` (Salazar et al. 2020)
     The token alone is masked.
 ``within_word_l2r`` (Kauf & Ivanova 2023)
-    The token and the later pieces of its word are masked, so that a rare word is not given away by its own end.
+    The token and the later subwords of its word are masked, so that a rare word is not given away by its own end.
 ``whole_word``
-    All pieces of the word are masked together, and their log-probabilities added as if they were independent.
+    All subwords of the word are masked together, and their log-probabilities added as if they were independent.
 ``estimate``
-    Nothing is masked, and one pass scores a whole text (Kaneko & Bollegala 2022 call it AUL). The model sees what it is
-    asked for, so this is an estimate that is far too high; it may rank texts, and is no pseudo-log-likelihood.
+    Nothing is masked, and one pass scores a whole text (Kaneko & Bollegala 2022 call it AUL). The model sees what it
+    predicts, so this is an estimate that is far too high; it may rank texts, and is no pseudo-log-likelihood.
 
 Literal control tokens in a text (``[SEP]``) are text. A word is what :mod:`unmask.data.words` says: punctuation and
 Chinese characters are words of their own.
@@ -70,15 +70,15 @@ def score(
         max_length: tokens of a window, special tokens included; by default what the model takes.
         batch_tokens: tokens computed at once.
         device, precision, offline: as for :func:`unmask.model.load.load_for_inference`.
-        progress: is told how far it is, and what was chosen.
-        share: says how much of ``texts`` was taken, 0 to 1, where they have no length.
+        progress: reports how far it is, and logs what was chosen.
+        share: returns the share of ``texts`` that was taken, 0 to 1, where they have no length.
 
     Returns:
         An iterator of results. A text that cannot be scored has its ``error`` set; the others are scored.
 
     Raises:
         ConfigError: the model cannot be used, there is no such method, or ``texts`` is a single string.
-        DivergedError: the model's output is not finite.
+        DivergedError: the model's logits are NaN or infinite.
     """
     from unmask.model.load import load_for_inference
 
@@ -282,7 +282,7 @@ def score_items(
 
 
 class _Meter:
-    """Tells how far scoring is: the share of the texts that is done, within a block that of its copies."""
+    """Reports how far scoring is: the share of the texts that is done, within a block that of its copies."""
 
     def __init__(self, progress: Progress, share: Callable[[], float | None] | None) -> None:
         self.progress, self._share = progress, share
@@ -312,8 +312,8 @@ class _Meter:
         """This part of the block is done."""
         share = self._low + (self._high - self._low) * part
         rate = self.done / max(time.monotonic() - self._began, 1e-9)
-        figures = {"texts": self.done, "texts/s": rate or None}
-        self.progress.advance(None if math.isnan(share) else share, figures)
+        metrics = {"texts": self.done, "texts/s": rate or None}
+        self.progress.advance(None if math.isnan(share) else share, metrics)
 
 
 def _usable_length(model: MaskedLM, wanted: int | None) -> int:

@@ -4,7 +4,7 @@ glibc gives large blocks back to the system when they are freed, and every step 
 page by page: with a vocabulary of 30,522 that can be a third of a step. Kept blocks are used again as they are, unless
 something that stays lies between them. Such are the kernels that oneDNN makes for every shape it meets and keeps, a
 thousand and more of them: those of shapes that hardly come again would come and go everywhere in the heap, which then
-grows with every step (figures in docs/log.md). A step needs some dozens, and what round sizes need
+grows with every step (measured in docs/log.md). A step needs some dozens, and what round sizes need
 (:mod:`unmask.model.cpu.shapes`) are a few hundred.
 """
 

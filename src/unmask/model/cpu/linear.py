@@ -1,9 +1,9 @@
-"""Linear layers of a model that is only asked, on a CPU: weights laid out beforehand as oneDNN wants them.
+"""Linear layers for inference on a CPU: weights reordered once into the layout of oneDNN.
 
 ``torch.nn.functional.linear`` hands fp32 products on a CPU to MKL. With a weight that was reordered once, oneDNN is
 two to three times as fast on an AMD processor with AVX-512, at 1 row as at 4,096, and it is what ``torch.compile``
 takes for frozen weights. bf16 gains by the same means that weights are not cast again in every call. A second copy
-of the weights is the price, so this is for asking, not for training. A weight that is replaced or changed in place is
+of the weights is the price, so this is for inference, not for training. A weight that is replaced or changed in place is
 noticed, except through ``.data``, which keeps no count of changes.
 """
 
@@ -20,7 +20,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 _ROWS = 16  # a hint to oneDNN; what it lays out for few rows is as good for many
 
 
-class QuickLinear(nn.Linear):
+class OneDnnLinear(nn.Linear):
     """A linear layer that keeps its weight a second time, laid out for oneDNN.
 
     Where a gradient may be wanted, or off the CPU, it is ``nn.Linear``. A weight that was changed is laid out anew.
@@ -89,8 +89,8 @@ def use_onednn_linear(model: nn.Module) -> int:
     plain = [layer for layer in model.modules() if type(layer) is nn.Linear and _fits(layer)]
     if plain and _works(torch.float32):
         for layer in plain:
-            layer.__class__ = QuickLinear
-    return sum(isinstance(layer, QuickLinear) for layer in model.modules())
+            layer.__class__ = OneDnnLinear
+    return sum(isinstance(layer, OneDnnLinear) for layer in model.modules())
 
 
 def _fits(layer: nn.Linear) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class HalfNorm(nn.LayerNorm):
+class Bf16LayerNorm(nn.LayerNorm):
     """A layer norm in bf16 while it is trained under bf16 autocast on a CPU, and ``nn.LayerNorm`` otherwise."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -30,5 +30,5 @@ def use_bf16_norms(model: nn.Module) -> int:
     """
     for layer in model.modules():
         if type(layer) is nn.LayerNorm and layer.weight is not None and layer.weight.dtype == torch.float32:
-            layer.__class__ = HalfNorm
-    return sum(isinstance(layer, HalfNorm) for layer in model.modules())
+            layer.__class__ = Bf16LayerNorm
+    return sum(isinstance(layer, Bf16LayerNorm) for layer in model.modules())
