@@ -620,7 +620,7 @@ def test_fill_ranks_words_and_targets(run: Run, model: Path) -> None:
     ] * 2
     assert len(outcome.json[0]["candidates"][0]["tokens"]) > 1
     assert outcome.err.splitlines() == [
-        "error: the target '☃' cannot be spelt by this tokenizer: a part of it becomes [UNK]"
+        "error: the target '☃' cannot be written with this tokenizer: a part of it becomes [UNK]"
     ]
     text = run("fill", model, "a ___ [MASK]", "--no-blanks", "--top-k", 1)
     assert "___" in text.out.splitlines()[-1]

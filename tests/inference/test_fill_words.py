@@ -64,7 +64,7 @@ def test_blanks_can_be_text(filler: Filler) -> None:
     fill = FillMask(filler("bert").model, blanks=False)
     text, mask = fill.fill(["the ___ of {2}", "the ___ [MASK] {9}"], top_k=1)
     assert "no mask in this text" in (text.error or "")
-    assert "asked to be text" in (text.error or "")
+    assert "taken as text" in (text.error or "")
     assert mask.candidates[0].sequence.startswith("the ___")
     assert mask.candidates[0].sequence.endswith(" {9}")
 
@@ -183,7 +183,7 @@ def test_a_vocabulary_without_marks_of_words_cannot_fill_blanks(filler: Filler) 
     model.vocabulary = replace(model.vocabulary, words=None)
     fill = FillMask(model)
     assert fill("the [MASK]").candidates
-    with pytest.raises(ConfigError, match="does not say where words begin"):
+    with pytest.raises(ConfigError, match="does not mark where words begin"):
         fill("the ___")
 
 
@@ -247,12 +247,12 @@ def test_a_target_that_cannot_be_spelt_is_said_and_the_others_are_scored(filler:
     for result in (one, last):
         assert [candidate.text for candidate in result.candidates] == ["the", "and"]
         assert set(result.target_errors) == {"☃", "a☃", "[MASK]"}
-        assert "cannot be spelt" in result.target_errors["a☃"]
+        assert "cannot be written" in result.target_errors["a☃"]
         assert "[UNK]" in result.target_errors["☃"]
         assert "holds a mask" in result.target_errors["[MASK]"]
     assert "one mask, and this one has 2" in (two.error or "")
     assert "no mask" in (none.error or "")
-    with pytest.raises(ConfigError, match="'☃' cannot be spelt"):
+    with pytest.raises(ConfigError, match="'☃' cannot be written"):
         filler("bert")("the [MASK]", targets=["the", "☃"])
     (nothing,) = filler("bert").fill(["the [MASK]"], targets=["☃"])
     assert nothing.candidates == []
