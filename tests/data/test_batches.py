@@ -246,10 +246,9 @@ def test_a_cursor_resumes_exactly(of: Callable[..., TextSource]) -> None:
 
 
 def test_another_size_of_batch_goes_on_where_the_last_ended(of: Callable[..., TextSource]) -> None:
-    stream = TrainingStream(of(), 100, seed=0)
     cursor, seen, size = Cursor(), [], 50
     while cursor.epoch == 0:
-        numbers, cursor = stream.take(cursor, size)
+        numbers, cursor = TrainingStream(of(), size, seed=0).take(cursor)
         seen += numbers.tolist()
         size += 20
     assert sorted(seen) == list(range(len(of().sequences)))
