@@ -179,11 +179,7 @@ def test_evaluate_and_compare_take_names_models_and_texts(base: Path, corpus_tex
     model = unmask.load(base)
     texts = pandas.DataFrame({"text": corpus_text[:60]})
     one = unmask.evaluate(model, texts, max_length=32)
-    assert (
-        one.loss
-        == unmask.evaluate(str(base), corpus_text[:60], max_length=32).loss
-        == model.evaluate(texts, max_length=32).loss
-    )
+    assert one.loss == unmask.evaluate(str(base), corpus_text[:60], max_length=32).loss
     both = unmask.evaluate([base, model], texts, max_length=32)
     assert [evaluation.loss for evaluation in both] == [one.loss, one.loss]
     assert {"model", "metric", "value", "low", "high"} == set(both.to_pandas().columns)

@@ -16,7 +16,6 @@ from unmask.reporting.results import ResultList
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from unmask.evaluation.evaluate import Evaluation
     from unmask.inference.explain import Explanation, Labels
     from unmask.inference.fill import FillMask
     from unmask.inference.results import FillResult, Ranking
@@ -200,14 +199,6 @@ class Model:
         return explain(
             text, self.lm, mask_positions=mask_positions, labels=labels, masking=masking, seed=seed, top_k=top_k
         )  # fmt: skip
-
-    def evaluate(self, data: Text, **options: Any) -> Evaluation:
-        """Evaluate the model on a text; see :func:`unmask.evaluate`."""
-        from unmask.api.evaluation import evaluate
-
-        found = evaluate(self, data, **options)
-        assert not isinstance(found, list)
-        return found
 
 
 def as_list(model: ModelLike | Sequence[ModelLike]) -> tuple[list[ModelLike], bool]:

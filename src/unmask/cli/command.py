@@ -1,4 +1,4 @@
-"""Commands and groups of the command line: the layout of their help, and hints for a wrong option or verb."""
+"""Commands and groups of the command line: the layout of their help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from unmask.cli import runtime as shell
-from unmask.config.options import meant_by
+from unmask.cli.usage import usage
 
 if TYPE_CHECKING:
     Parameter = TyperArgument | TyperOption
@@ -139,12 +139,6 @@ def _verbs(group: TyperGroup) -> Iterable[tuple[str, Any]]:
             yield name, command
 
 
-def usage(argument: Any) -> str:
-    """Return an argument as the usage line has it: ``MODEL``, ``TEXT...`` or ``[FILE]``."""
-    name = argument.metavar + ("..." if argument.nargs != 1 else "")
-    return name if argument.required else f"[{name}]"
-
-
 def _write_help(text: str, formatter: Any) -> None:
     about, _, examples = text.partition("Examples:\n")
     formatter.write_paragraph()
@@ -200,34 +194,3 @@ def _help(param: Parameter) -> str:
         note = f"[default: {f'{shown:,}' if isinstance(shown, int) else shown}]"
     unbroken = note.replace(" ", _UNBROKEN) if len(note) <= _NAME_WIDTH else note
     return f"{param.help} {unbroken}".strip()
-
-
-def usage_message(error: Any) -> str:
-    """Return the message about a wrong verb or option, with what is meant and where help is."""
-    context = getattr(error, "ctx", None)
-    message = error.format_message()
-    if (name := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
-        hint = _hint(name, context) if context else ""
-        message = f"No such option: {name}{f' ({hint})' if hint else ''}"
-    message = message.replace("Value error, ", "").rstrip(".")
-    return message if context is None else f"{message} (see '{context.command_path} --help')"
-
-
-def _hint(name: str, context: Any) -> str:
-    """Return what to write instead of an option that the verb does not have."""
-    command = context.command
-    params = {_key(option): param for param in command.params for option in param.opts if option[:2] == "--"}
-    arguments: dict[str, Any] = {
-        str(param.metavar).lower(): param for param in command.params if isinstance(param, TyperArgument)
-    }
-    meant = meant_by(name.lstrip("-").replace("-", "_"), [*params, *arguments])
-    if meant in params:
-        return f"did you mean {'--' + meant.replace('_', '-')}?"
-    if meant in arguments:
-        call = " ".join(usage(argument) for argument in arguments.values())
-        return f"{arguments[meant].metavar} is an argument: {context.command_path} {call}"
-    return f"did you mean --set {meant}=VALUE?" if meant and "set" in params else ""
-
-
-def _key(option: str) -> str:
-    return option.lstrip("-").replace("-", "_")

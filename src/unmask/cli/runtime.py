@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from unmask.cli.usage import usage_message
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
 
 if TYPE_CHECKING:
@@ -207,8 +208,6 @@ def _report(error: BaseException) -> int:
         print_error(str(error))
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        from unmask.cli.command import usage_message
-
         print_error(usage_message(error))
         return error.exit_code
     if isinstance(error, OSError) and error.errno in _NO_ROOM:

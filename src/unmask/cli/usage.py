@@ -1,0 +1,46 @@
+"""Usage lines, and the message about a wrong verb or option."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperArgument
+
+from unmask.config.options import meant_by
+
+
+def usage(argument: Any) -> str:
+    """Return an argument as the usage line has it: ``MODEL``, ``TEXT...`` or ``[FILE]``."""
+    name = argument.metavar + ("..." if argument.nargs != 1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def usage_message(error: Any) -> str:
+    """Return the message about a wrong verb or option, with what is meant and where help is."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if (name := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
+        hint = _hint(name, context) if context else ""
+        message = f"No such option: {name}{f' ({hint})' if hint else ''}"
+    message = message.replace("Value error, ", "").rstrip(".")
+    return message if context is None else f"{message} (see '{context.command_path} --help')"
+
+
+def _hint(name: str, context: Any) -> str:
+    """Return what to write instead of an option that the verb does not have."""
+    command = context.command
+    params = {_key(option): param for param in command.params for option in param.opts if option[:2] == "--"}
+    arguments: dict[str, Any] = {
+        str(param.metavar).lower(): param for param in command.params if isinstance(param, TyperArgument)
+    }
+    meant = meant_by(name.lstrip("-").replace("-", "_"), [*params, *arguments])
+    if meant in params:
+        return f"did you mean {'--' + meant.replace('_', '-')}?"
+    if meant in arguments:
+        call = " ".join(usage(argument) for argument in arguments.values())
+        return f"{arguments[meant].metavar} is an argument: {context.command_path} {call}"
+    return f"did you mean --set {meant}=VALUE?" if meant and "set" in params else ""
+
+
+def _key(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
