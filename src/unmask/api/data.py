@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.api.options import MASKING, READING, sections
-from unmask.api.progress import ProgressLike, shown
-from unmask.api.texts import Text, TextFiles
+from unmask.api.progress import ProgressLike
+from unmask.api.texts import Text, text_files
 from unmask.config.settings import DocumentSettings
 from unmask.errors import ConfigError
 from unmask.progress import Progress
-from unmask.reporting.results import Table
+from unmask.reporting.results import Result, Rows, Table
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,10 +57,7 @@ def check(
     from unmask.checking.check import check_data
 
     settings = sections(options, READING, offline).data
-    with (
-        shown(progress, offline) as listener,
-        TextFiles(field=settings.text_field, progress=listener) as files,
-    ):
+    with text_files(progress, offline, settings.text_field) as files:
         found = check_data(
             files.inputs(text),
             settings,
@@ -67,7 +65,7 @@ def check(
             test=[] if test is None else files.inputs(test, "test"),
             max_length=max_length,
             offline=offline,
-            progress=listener,
+            progress=files.progress,
         )
     if files.written:  # a command with a file that is gone would be of no use
         found.plan["commands"] = [_with_names(command, files.written) for command in found.plan["commands"]]
@@ -102,11 +100,8 @@ def prepare(
 
     settings = sections(options, READING, offline).data
     loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline)
-    with (
-        shown(progress, offline) as listener,
-        TextFiles(field=settings.text_field, progress=listener) as files,
-    ):
-        return write_shards(files.inputs(text), settings, loaded, Path(out), progress=listener)
+    with text_files(progress, offline, settings.text_field) as files:
+        return write_shards(files.inputs(text), settings, loaded, Path(out), progress=files.progress)
 
 
 def masks(
@@ -120,7 +115,7 @@ def masks(
     offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
-) -> Table:
+) -> MaskSurvey:
     """Mask a text as training does, and count: the rate, the replacements, whole words, spans.
 
     Args:
@@ -131,7 +126,7 @@ def masks(
         max_length: tokens of a sequence.
         offline: make no network call.
         progress: see :class:`unmask.Progress`.
-        options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``.
+        options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``, and a whole ``config``.
 
     Raises:
         ConfigError, DataError: as for :func:`unmask.prepare`.
@@ -140,15 +135,37 @@ def masks(
 
     from unmask.data.batches import TextSource
     from unmask.data.tokenizer import vocabulary_of
-    from unmask.evaluation.mask_survey import survey
+    from unmask.evaluation.mask_survey import sample, survey
 
     config = sections(options, (*MASKING, *READING), offline)
     with _corpus(text, tokenizer, config.data, offline, progress) as (corpus, loaded, _):
         source = TextSource(
             corpus, np.arange(len(corpus)), vocabulary_of(loaded), config.masking, max_length or 512
         )
-        found = survey(source, tokens, seed, epoch)
-    return Table(f"masks of strategy '{found['strategy']}'", list(_measures(found)))
+        return MaskSurvey(survey(source, tokens, seed, epoch) | {"sample": sample(source, seed, epoch)})
+
+
+class MaskSurvey(Result):
+    """What masking does to a text: statistics, and a masked passage."""
+
+    def __init__(self, content: JsonDict) -> None:
+        self._content = content
+
+    def _title(self) -> str:
+        return f"masks of strategy '{self._content['strategy']}'"
+
+    def to_rows(self) -> Rows:
+        rows: list[dict[str, object]] = []
+        for name, value in self._content.items():
+            if isinstance(value, Mapping):
+                rows += [{"measure": f"{name}: {part}", "value": inner} for part, inner in value.items()]
+            elif not isinstance(value, list):
+                rows.append({"measure": name, "value": value})
+        return rows
+
+    def to_dict(self) -> JsonDict:
+        """Return what ``unmask masks --json`` prints; see :mod:`unmask.evaluation.mask_survey`."""
+        return self._content
 
 
 def terms(
@@ -240,11 +257,8 @@ def train_tokenizer(
     from unmask.data.tokenizer import train_tokenizer as train_on
 
     settings = sections(options, READING, offline).data
-    with (
-        shown(progress, offline) as listener,
-        TextFiles(field=settings.text_field, progress=listener) as files,
-    ):
-        reader = DocumentReader(files.inputs(text), settings, log=listener.log)
+    with text_files(progress, offline, settings.text_field) as files:
+        reader = DocumentReader(files.inputs(text), settings, log=files.progress.log)
         trained = train_on((document.text for document in reader), vocab_size)
     if out is not None:
         trained.save_pretrained(Path(out))
@@ -282,10 +296,7 @@ def extend_tokenizer(
     from unmask.vocabulary.extend import extend_vocabulary
 
     settings = sections(options, READING, offline).data
-    with (
-        shown(progress, offline) as listener,
-        TextFiles(field=settings.text_field, progress=listener) as files,
-    ):
+    with text_files(progress, offline, settings.text_field) as files:
         return extend_vocabulary(
             str(model),
             files.inputs(text),
@@ -295,7 +306,7 @@ def extend_tokenizer(
             min_count=min_count,
             settings=settings,
             offline=offline,
-            progress=listener,
+            progress=files.progress,
         )
 
 
@@ -326,13 +337,13 @@ def bench(
 
     known = ("tokenizer", "device", "precision", "batch_tokens", "max_length")
     sections(options, known)
-    with shown(progress, offline) as listener, TextFiles(progress=listener) as files:
+    with text_files(progress, offline) as files:
         values = options | {
             "text": None if text is None else files.inputs(text),
             "model": None if model is None else str(model),
             "preset": preset or (None if model else "modernbert-mini"),
         }
-        return run_bench(sections(values, values, offline), seconds=seconds, progress=listener)
+        return run_bench(sections(values, values, offline), seconds=seconds, progress=files.progress)
 
 
 @contextmanager
@@ -347,18 +358,19 @@ def _corpus(
     from unmask.evaluation.text_cache import EvaluationText
 
     with (
-        shown(progress, offline) as listener,
-        TextFiles(field=settings.text_field, progress=listener) as files,
-        EvaluationText(files.inputs(text), settings, listener) as inputs,
+        text_files(progress, offline, settings.text_field) as files,
+        EvaluationText(files.inputs(text), settings, files.progress) as inputs,
     ):
         shards = inputs.shards
         loaded = _tokenizer(tokenizer if shards is None else shards / "tokenizer", offline)
-        yield inputs.corpus(loaded), loaded, listener
+        yield inputs.corpus(loaded), loaded, files.progress
 
 
 def _tokenizer(given: Any, offline: bool) -> PreTrainedTokenizerBase:
     if given is None:
-        raise ConfigError("no tokenizer: give tokenizer=, or a model that has one")
+        raise ConfigError(
+            "no tokenizer: name one (--tokenizer or tokenizer=), or give a folder of 'unmask prepare'"
+        )
     if not isinstance(given, str | Path):
         found: PreTrainedTokenizerBase = getattr(given, "tokenizer", given)
         return found
@@ -383,16 +395,8 @@ def _words(tokenizer: PreTrainedTokenizerBase) -> Any:
 
     words = vocabulary_of(tokenizer).words
     if words is None:
-        raise ConfigError("the tokenizer does not mark where words begin; take another")
+        raise ConfigError("the tokenizer does not mark where words begin; take another with --tokenizer")
     return words
-
-
-def _measures(found: Mapping[str, Any]) -> Iterator[dict[str, object]]:
-    for name, value in found.items():
-        if isinstance(value, Mapping):
-            yield from ({"measure": f"{name}: {part}", "value": inner} for part, inner in value.items())
-        elif not isinstance(value, list):
-            yield {"measure": name, "value": value}
 
 
 def _with_names(command: str, written: Mapping[str, str]) -> str:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from unmask.api.model import as_list, load
 from unmask.api.options import MASKING, READING, sections, validated
 from unmask.api.progress import ProgressLike, shown
-from unmask.api.texts import Text, TextFiles, is_missing
+from unmask.api.texts import Text, is_missing, text_files
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.compare import Comparison
 from unmask.evaluation.compare import compare as compare_models
 from unmask.evaluation.evaluate import Evaluation, EvaluationSettings
 from unmask.evaluation.evaluate import evaluate as evaluate_models
-from unmask.progress import Progress
 from unmask.reporting.results import ResultList, Table
 
 if TYPE_CHECKING:
@@ -67,13 +66,13 @@ def evaluate(
     """
     models, alone = as_list(model)
     settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
-    with shown(progress, offline) as listener, _files(settings, listener) as files:
+    with text_files(progress, offline, settings.documents.text_field) as files:
         found = evaluate_models(
             [_model(one) for one in models],
             files.inputs(data, "data"),
             settings,
             train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
-            progress=listener,
+            progress=files.progress,
         )
     return found[0] if alone else ResultList(found)
 
@@ -105,7 +104,7 @@ def compare(
         ConfigError, DataError, DivergedError: as :func:`unmask.evaluate`.
     """
     settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
-    with shown(progress, offline) as listener, _files(settings, listener) as files:
+    with text_files(progress, offline, settings.documents.text_field) as files:
         return compare_models(
             _model(first),
             _model(second),
@@ -113,7 +112,7 @@ def compare(
             settings,
             train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
             pll_bytes=pll_bytes,
-            progress=listener,
+            progress=files.progress,
         )
 
 
@@ -269,10 +268,6 @@ def _documents(settings: Any) -> Any:
     from unmask.config.settings import DocumentSettings
 
     return DocumentSettings(**settings.model_dump(include=set(DocumentSettings.model_fields)))
-
-
-def _files(settings: EvaluationSettings, progress: Progress) -> TextFiles:
-    return TextFiles(field=settings.documents.text_field, progress=progress)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,18 +21,35 @@ MASKING = ("mask_rate", "strategy")
 
 
 def sections(options: Mapping[str, Any], known: Iterable[str], offline: bool = False) -> RunConfig:
-    """Return the settings for keyword arguments, of which a function knows ``known``; ``offline`` is one more.
+    """Return the settings for keyword arguments: those that a function knows, ``config`` and ``offline``.
 
     Raises:
         TypeError: an argument that the function does not know.
         ConfigError: a value that a setting does not take.
     """
-    known = list(known)
+    known = [*known, "config"]
     for name in options:
         if name not in known:
             raise TypeError(unknown(name, known))
-    flags = {OPTIONS[name]: value for name, value in options.items()}
-    return load_config(None, (), flags | {"model.offline": offline}, keywords=True)
+    given = {name: value for name, value in options.items() if name != "config" and value is not None}
+    flags = {OPTIONS[name]: value for name, value in given.items()}
+    return configured(options.get("config"), flags | {"model.offline": offline})
+
+
+def configured(config: str | Path | RunConfig | None, flags: Mapping[str, Any]) -> RunConfig:
+    """Return ``config``, a settings file or settings, with the settings ``flags`` (by dotted key) over it."""
+    if isinstance(config, RunConfig):
+        flags = _flat(config.model_dump(exclude_unset=True)) | dict(flags)
+        config = None
+    nulls = [f"{key}=null" for key, value in flags.items() if value is None]
+    return load_config(config, nulls, flags, keywords=True)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

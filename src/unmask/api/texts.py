@@ -19,10 +19,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
+from unmask.api.progress import ProgressLike, shown
 from unmask.data.reading.files import format_of
 from unmask.data.reading.files import missing as missing_file
 from unmask.errors import ConfigError, DataError, DiskError, did_you_mean
@@ -42,6 +44,17 @@ _HELP = (
 )
 
 
+class Paths(list[str]):
+    """Paths, globs and addresses, whether they exist or not: strings in such a list are never texts."""
+
+
+@contextmanager
+def text_files(progress: ProgressLike, offline: bool, field: str = "text") -> Iterator[TextFiles]:
+    """Show progress while texts are read; see :func:`unmask.api.progress.shown` and :class:`TextFiles`."""
+    with shown(progress, offline) as listener, TextFiles(field=field, progress=listener) as files:
+        yield files
+
+
 class TextFiles:
     """Makes inputs of the readers from text of any kind; a context manager. Texts in memory become JSON Lines files.
 
@@ -51,11 +64,12 @@ class TextFiles:
         progress: is warned of missing values.
 
     Attributes:
+        progress: as given.
         written: the argument of each file that was written.
     """
 
     def __init__(self, *, field: str = "text", folder: Path | None = None, progress: Progress) -> None:
-        self._field, self._progress = field, progress
+        self._field, self.progress = field, progress
         self.written: dict[str, str] = {}
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="unmask-text-")
         self._folder = folder or Path(self._temporary.name if self._temporary else "")
@@ -80,6 +94,8 @@ class TextFiles:
             DataError: a string is no path, paths and texts are mixed, or there is nothing.
             ConfigError: an object of another type, or a table without the column.
         """
+        if isinstance(text, Paths):
+            return text
         if isinstance(text, str | os.PathLike):
             return [_one_path(text, name)]
         values = text_values(text, self._field, name)
@@ -121,7 +137,7 @@ class TextFiles:
                 f"{name}: " + (f"all {total:,} texts are missing" if total else f"no text; {_HELP}")
             )
         if missing:
-            self._progress.warning(f"{name}: {missing:,} of {total:,} texts are missing and are skipped")
+            self.progress.warning(f"{name}: {missing:,} of {total:,} texts are missing and are skipped")
 
 
 def text_values(text: Text, field: str, name: str) -> Iterable[object]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.api.model import Model, load
-from unmask.api.options import unknown
+from unmask.api.options import configured, unknown
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, TextFiles
-from unmask.config.load import load_config
 from unmask.config.options import OPTIONS
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError
@@ -132,9 +131,9 @@ def train(
         OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
     }
     with shown(progress, offline) as listener:
-        flags |= _texts(given, _config(config, flags).data.text_field, folder, listener)
+        flags |= _texts(given, configured(config, flags).data.text_field, folder, listener)
         finished = run_training(
-            _config(config, flags),
+            configured(config, flags),
             folder.root,
             resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
             command=sys.argv,
@@ -200,21 +199,6 @@ def _require_free(folder: RunFolder, resume: bool) -> None:
         raise ConfigError(
             f"{folder.root} already holds files; choose another folder with out=, or continue with resume=True"
         )
-
-
-def _config(config: str | Path | RunConfig | None, flags: Mapping[str, Any]) -> RunConfig:
-    if isinstance(config, RunConfig):
-        flags = _flat(config.model_dump(exclude_unset=True)) | dict(flags)
-        config = None
-    nulls = [f"{key}=null" for key, value in flags.items() if value is None]
-    return load_config(config, nulls, flags, keywords=True)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _texts(

@@ -94,10 +94,7 @@ def check(
         from unmask.reporting.check_page import render_check
 
         shell.write_page(html, render_check(result))
-    if as_json:
-        shell.emit(result)
-    else:
-        draw_check(shell.page(), result)
+    shell.show(as_json, result, lambda page: draw_check(page, result))
     return DataError.exit_code if strict and found.verdict == "problem" else 0
 
 
@@ -106,12 +103,7 @@ _PAIRS = 3
 
 
 def draw_check(page: Page, found: JsonDict) -> None:
-    """Draw a check.
-
-    Args:
-        page: where to draw.
-        found: :meth:`unmask.checking.check.DataCheck.to_dict`.
-    """
+    """Draw what :meth:`unmask.checking.check.DataCheck.to_dict` returns."""
     for finding in found["findings"]:
         page.say(f"{finding['level']:<8} {finding['text']}", style=_STYLES[finding["level"]] or None)
     page.say("")
@@ -225,18 +217,13 @@ def prepare(
 
         loaded = load_tokenizer(name, offline=config.model.offline)
         manifest = write_shards(config.data.inputs, config.data, loaded, out, progress=progress).manifest
-    _print_prepared(manifest, out, as_json)
+    shell.show(as_json, {"folder": out, **manifest}, lambda page: _draw_prepared(page, manifest, out))
 
 
-def _print_prepared(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
-    """Print what was prepared."""
-    if as_json:
-        shell.emit({"folder": str(out), **manifest})
-        return
+def _draw_prepared(page: Page, manifest: JsonDict, out: Path) -> None:
     read = manifest.get("read", {})
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
     counts |= {name: manifest.get(name) for name in ("documents", "tokens", "bytes")}
     counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
-    page = shell.page()
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; train on them with 'unmask train {out} ...'")

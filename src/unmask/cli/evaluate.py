@@ -88,10 +88,8 @@ def evaluate(
         from unmask.reporting.evaluation_page import render_evaluation
 
         shell.write_page(html, render_evaluation(results))
-    if as_json:
-        shell.emit(results[0] if len(results) == 1 else {"models": results})
-        return
-    draw_evaluations(shell.page(), results)
+    document = results[0] if len(results) == 1 else {"models": results}
+    shell.show(as_json, document, lambda page: draw_evaluations(page, results))
 
 
 def compare(
@@ -132,10 +130,7 @@ def compare(
         from unmask.reporting.evaluation_page import render_comparison
 
         shell.write_page(html, render_comparison(result))
-    if as_json:
-        shell.emit(result)
-        return
-    draw_comparison(shell.page(), result)
+    shell.show(as_json, result, lambda page: draw_comparison(page, result))
 
 
 def _settings(given: JsonDict) -> EvaluationSettings:
@@ -161,9 +156,7 @@ def _settings(given: JsonDict) -> EvaluationSettings:
 def draw_evaluations(page: Page, found: Sequence[JsonDict]) -> None:
     """Draw the metrics of models and baselines in one table; of a single model its own tables too.
 
-    Args:
-        page: where to draw.
-        found: :meth:`unmask.evaluation.evaluate.Evaluation.to_dict` of each.
+    ``found`` has :meth:`unmask.evaluation.evaluate.Evaluation.to_dict` of each.
     """
     columns = ["loss", "95%", "perplexity", "accuracy", "95%", "@5", "@10", "MRR"]
     page.table(
@@ -227,12 +220,7 @@ def _draw_tables(page: Page, tables: JsonDict) -> None:
 
 
 def draw_comparison(page: Page, found: JsonDict) -> None:
-    """Draw a verdict, then what it rests on.
-
-    Args:
-        page: where to draw.
-        found: :meth:`unmask.evaluation.compare.Comparison.to_dict`.
-    """
+    """Draw what :meth:`unmask.evaluation.compare.Comparison.to_dict` returns, the verdict first."""
     page.say(found["verdict"])
     page.say("")
     if found["one_tokenizer"]:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from typer import Argument, Option
 
@@ -113,15 +113,9 @@ def fill(
         good = [item.text for item in inputs if not item.error]
         done = iter(filler.fill(good, top_k, targets=words, ranking=ranking, beam=beam, progress=progress))
         results = [FillResult(item.text, error=item.error) if item.error else next(done) for item in inputs]
-    if as_json:
-        shell.emit(
-            [
-                {"file": item.file, "line": item.line, **result.to_dict()}
-                for item, result in zip(inputs, results, strict=True)
-            ]
-        )
-    else:
-        draw_fill(shell.page(), results)
+    both = zip(inputs, results, strict=True)
+    rows = [{"file": item.file, "line": item.line, **result.to_dict()} for item, result in both]
+    shell.show(as_json, rows, lambda page: draw_fill(page, results))
     sys.stdout.flush()  # so that the errors come after the results
     return DataError.exit_code if _print_errors(inputs, results) else 0
 
@@ -239,10 +233,8 @@ def explain(
         )
     if html is not None:
         shell.write_page(html, explanation.to_html())
-    if as_json:
-        shell.emit(explanation.to_dict())
-        return
-    draw_explanation(shell.page(), explanation.to_dict())
+    result = explanation.to_dict()
+    shell.show(as_json, result, lambda page: draw_explanation(page, result))
 
 
 def _parse_positions(text: str) -> list[int]:
@@ -257,13 +249,8 @@ def _parse_positions(text: str) -> list[int]:
         raise ConfigError(f"--mask-positions: expected positions such as 4,14,36, not '{text}'") from None
 
 
-def draw_fill(page: Page, results: Sequence[Any]) -> None:
-    """Draw the candidates for the masks of each text.
-
-    Args:
-        page: where to draw.
-        results: :class:`~unmask.inference.fill.FillResult` objects; those that hold an error are left out.
-    """
+def draw_fill(page: Page, results: Sequence[FillResult]) -> None:
+    """Draw the candidates for the masks of each text; results that hold an error are left out."""
     filled = [result for result in results if not result.error]
     for number, result in enumerate(filled):
         if number:
@@ -272,7 +259,7 @@ def draw_fill(page: Page, results: Sequence[Any]) -> None:
         _draw_candidates(page, result)
 
 
-def _draw_candidates(page: Page, result: Any) -> None:
+def _draw_candidates(page: Page, result: FillResult) -> None:
     several = any(len(item.tokens) > 1 for item in result.candidates)
     header = ["filled with", f"{result.ranking} probability" if several else "probability", "text"]
     rows = [[item.text, _probability(item.probability), item.sequence] for item in result.candidates]
@@ -300,12 +287,7 @@ def _probability(share: float) -> str:
 
 
 def draw_explanation(page: Page, explanation: JsonDict) -> None:
-    """Draw tokens, masks, predictions and loss of one text.
-
-    Args:
-        page: where to draw.
-        explanation: :meth:`unmask.inference.explain.Explanation.to_dict`.
-    """
+    """Draw what :meth:`unmask.inference.explain.Explanation.to_dict` returns."""
     page.say(explanation["text"])
     page.say("")
     header = ["position", "token", "input_ids", "token_type_ids", "attention_mask", "labels", "draw", "mask"]

@@ -11,17 +11,13 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError
 from unmask.reporting.format import number, percent, plural
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from unmask.config.settings import DocumentSettings
-    from unmask.data.corpus import Corpus
-    from unmask.progress import Progress
-
+    from unmask.reporting.results import Table
 
 Epoch = Annotated[int, Option("--epoch", help="Epoch whose masks are shown, from 0.", min=0)]
 Tokens = Annotated[int, Option("--tokens", help="Look at N tokens at most.", min=1)]
@@ -53,20 +49,15 @@ def masks(
         unmask masks notes/ --tokenizer bert-base-uncased --strategy span
     """
     config = options.load_settings(locals())
-    with shell.working() as progress, _Prepared(text, config.data, tokenizer, offline, progress) as corpus:
-        import numpy as np
+    length = config.data.max_length
+    with shell.working() as progress:
+        from unmask.api import data, texts
 
-        from unmask.data.batches import TextSource
-        from unmask.evaluation.mask_survey import sample, survey
-
-        vocabulary = _vocabulary(corpus)
-        length = config.data.max_length or 512
-        source = TextSource(corpus, np.arange(len(corpus)), vocabulary, config.masking, length)
-        result = survey(source, tokens, seed, epoch) | {"sample": sample(source, seed, epoch)}
-    if as_json:
-        shell.emit(result)
-        return
-    draw_masks(shell.page(), result)
+        result = data.masks(
+            texts.Paths(text), tokenizer, seed=seed, epoch=epoch, tokens=tokens, max_length=length, offline=offline,
+            progress=progress, config=config,
+        ).to_dict()  # fmt: skip
+    shell.show(as_json, result, lambda page: draw_masks(page, result))
 
 
 def terms(
@@ -88,17 +79,14 @@ def terms(
         unmask train notes/ --model bert-base-uncased --strategy terms \\
             --set masking.terms=terms.tsv
     """
-    settings = options.load_settings({"documents": documents, "text_field": text_field}).data
+    reading: Any = {"documents": documents, "text_field": text_field}
     with shell.working() as progress:
-        from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
+        from unmask.api import data, texts
 
-        counts = []
-        for inputs in (text, general):
-            with _Prepared(inputs, settings, tokenizer, offline, progress) as corpus:
-                counts.append(count_words(corpus, _words(corpus)))
-        found = find_salient_terms(*counts)
-        save_terms(out, found)
-    _print_list("terms", out, [term.text for term in found], "--strategy terms --set masking.terms", as_json)
+        found = data.terms(
+            texts.Paths(text), texts.Paths(general), tokenizer, out=out, offline=offline, progress=progress, **reading
+        )  # fmt: skip
+    _print_list("terms", out, found, "--strategy terms --set masking.terms", as_json)
 
 
 def collocations(
@@ -119,68 +107,25 @@ def collocations(
         unmask train notes/ --model bert-base-uncased --strategy ngram \\
             --set masking.collocations=pairs.json
     """
-    settings = options.load_settings({"documents": documents, "text_field": text_field}).data
-    with shell.working() as progress, _Prepared(text, settings, tokenizer, offline, progress) as corpus:
-        from unmask.data.masking.collocations import find_collocations, save_collocations
+    reading: Any = {"documents": documents, "text_field": text_field}
+    with shell.working() as progress:
+        from unmask.api import data, texts
 
-        found = find_collocations(corpus, _words(corpus), progress=progress)
-        save_collocations(out, found)
-    names = [collocation.text for collocation in found]
-    _print_list("collocations", out, names, "--strategy ngram --set masking.collocations", as_json)
+        found = data.collocations(
+            texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, **reading
+        )
+    _print_list("collocations", out, found, "--strategy ngram --set masking.collocations", as_json)
 
 
-def _print_list(kind: str, out: Path, found: list[str], use: str, as_json: bool) -> None:
+def _print_list(kind: str, out: Path, found: Table, use: str, as_json: bool) -> None:
     """Print how many terms or collocations a file has, and how to use it."""
-    if as_json:
-        shell.emit({"file": out, kind: found})
-        return
-    page = shell.page()
-    page.say(f"{plural(len(found), kind[:-1])} in {out}: {', '.join(found[:8])}")
-    page.command(f"use the file with: unmask train TEXT... {use}={out}")
+    names = [str(row["text"]) for row in found.to_rows()]
 
+    def draw(page: Page) -> None:
+        page.say(f"{plural(len(names), kind[:-1])} in {out}: {', '.join(names[:8])}")
+        page.command(f"use the file with: unmask train TEXT... {use}={out}")
 
-def _vocabulary(corpus: Corpus) -> Any:
-    from unmask.data.tokenizer import load_tokenizer, vocabulary_of
-
-    return vocabulary_of(load_tokenizer(str(corpus.folder / "tokenizer"), offline=True))
-
-
-def _words(corpus: Corpus) -> Any:
-    words = _vocabulary(corpus).words
-    if words is None:
-        raise ConfigError("the tokenizer does not mark where words begin; take another with --tokenizer")
-    return words
-
-
-class _Prepared:
-    """Prepared shards as they are, or text tokenised into a folder that goes away again; a context manager."""
-
-    def __init__(
-        self,
-        inputs: Sequence[str],
-        settings: DocumentSettings,
-        tokenizer: str | None,
-        offline: bool,
-        progress: Progress,
-    ) -> None:
-        from unmask.evaluation.text_cache import EvaluationText
-
-        self._texts = EvaluationText(inputs, settings, progress)
-        self._tokenizer, self._offline = tokenizer, offline
-
-    def __enter__(self) -> Corpus:
-        from unmask.data.tokenizer import load_tokenizer
-
-        texts = self._texts.__enter__()
-        name = self._tokenizer
-        if texts.shards is not None:
-            name = str(texts.shards / "tokenizer")
-        if name is None:
-            raise ConfigError("no tokenizer: name one with --tokenizer, or give a folder of 'unmask prepare'")
-        return texts.corpus(load_tokenizer(name, offline=self._offline))
-
-    def __exit__(self, *error: Any) -> None:
-        self._texts.__exit__(*error)
+    shell.show(as_json, {"file": out, kind: names}, draw)
 
 
 # Not by colour alone: a mask is written as one, a random token carries an arrow, a kept one stands in brackets.

@@ -148,10 +148,7 @@ def probe(
             progress=progress,
         )
     result = found.to_dict()
-    if as_json:
-        shell.emit(result)
-        return
-    draw_probe(shell.page(), result)
+    shell.show(as_json, result, lambda page: draw_probe(page, result))
 
 
 _FIGURES = {
@@ -163,12 +160,7 @@ _METHODS = {"frozen": "linear probe, model frozen", "finetune": "fine-tuned"}
 
 
 def draw_probe(page: Page, found: JsonDict) -> None:
-    """Draw a table for each method, verdicts, and what a reader has to know.
-
-    Args:
-        page: where to draw.
-        found: :meth:`unmask.probing.results.ProbeResult.to_dict`.
-    """
+    """Draw what :meth:`unmask.probing.results.ProbeResult.to_dict` returns: a table for each method, then verdicts."""
     columns = _FIGURES[found["task"]["kind"]]
     first, *others = columns.values()
     for method, seeds in found["a_seed"].items():

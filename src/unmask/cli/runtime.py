@@ -68,11 +68,14 @@ def _quiet_transformers() -> None:
         enable_progress_bars()
 
 
-def page() -> Page:
-    """Return what draws results on stdout."""
-    from unmask.cli.terminal import Page
+def show(as_json: bool, document: Any, draw: Callable[[Page], object]) -> None:
+    """Print a result on stdout: a JSON document with ``--json``, otherwise what ``draw`` draws."""
+    if as_json:
+        emit(document)
+    else:
+        from unmask.cli.terminal import Page
 
-    return Page(sys.stdout)
+        draw(Page(sys.stdout))
 
 
 def emit(document: Any) -> None:

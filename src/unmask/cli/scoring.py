@@ -217,10 +217,8 @@ def pairs(
             with _resumable(rows):
                 found = run.run(rows.write if rows else lambda row: None)
             results.append({"model": model, **found.to_dict()})
-    if as_json:
-        shell.emit(results[0] if len(results) == 1 else {"models": results})
-    else:
-        draw_pairs(shell.page(), results)
+    document = results[0] if len(results) == 1 else {"models": results}
+    shell.show(as_json, document, lambda page: draw_pairs(page, results))
     return _print_skipped(max(result["skipped"] for result in results), "pair")
 
 
@@ -337,9 +335,7 @@ _HEADER = ("accuracy", "95%", "pairs", "ties")
 def draw_pairs(page: Page, models: Sequence[JsonDict]) -> None:
     """Draw the accuracy of one model by paradigm, by term and overall, or of several models in one table.
 
-    Args:
-        page: where to draw.
-        models: :meth:`unmask.scoring.pairs.PairFigures.to_dict` of each, and its name as ``model``.
+    ``models`` has :meth:`unmask.scoring.pairs.PairFigures.to_dict` of each, and its name as ``model``.
     """
     found = models[0]
     table: Sequence[JsonDict] = found["table"]

@@ -65,10 +65,7 @@ def bench(
         from unmask.benchmark.bench import run_bench
 
         result = run_bench(config, seconds=seconds, progress=progress)
-    if as_json:
-        shell.emit(result)
-        return
-    draw_bench(shell.page(), result)
+    shell.show(as_json, result, lambda page: draw_bench(page, result))
 
 
 def draw_bench(page: Page, bench: Bench) -> None:
@@ -141,11 +138,8 @@ def init(
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; choose another name, or replace it with --force")
     shell.write(path, json.dumps(json_schema(), indent=2) + "\n" if schema else starter_yaml())
-    if as_json:
-        shell.emit({"file": path, "schema": schema})
-    else:
-        use = "" if schema else f"; use it with: unmask train TEXT... -c {path}"
-        shell.page().say(f"wrote {path}{use}")
+    use = "" if schema else f"; use it with: unmask train TEXT... -c {path}"
+    shell.show(as_json, {"file": path, "schema": schema}, lambda page: page.say(f"wrote {path}{use}"))
 
 
 def conformance(
@@ -167,10 +161,7 @@ def conformance(
         from unmask.promises.checks import conformance as measure
 
         checks = measure(model, masking=masking, seed=seed, offline=offline, progress=progress)
-    if as_json:
-        shell.emit([check.to_dict() for check in checks])
-    else:
-        draw_checks(shell.page(), checks)
+    shell.show(as_json, checks, lambda page: draw_checks(page, checks))
     return 0 if all(check.passed for check in checks) else 1
 
 

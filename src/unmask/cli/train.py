@@ -19,7 +19,6 @@ from unmask.reporting.format import baseline_name, byte_size, clock, loss, perce
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
-    from unmask.config.settings import RunConfig
     from unmask.run.train import RunResult
 
 Out = Annotated[
@@ -103,7 +102,11 @@ def train(
 
     check_trainable(config)
     if dry_run:
-        _print_dry_run(config, as_json)
+        with shell.working() as progress:
+            from unmask.run.dry_run import dry_run as measure
+
+            found = measure(config, progress=progress)
+        shell.show(as_json, found, lambda page: draw_dry_run(page, found))
         return
     with shell.working() as progress:
         for message in messages:
@@ -123,18 +126,20 @@ def print_result(result: RunResult, as_json: bool, examples: bool = False) -> No
     """Print the metrics of a finished run; of several processes only the main one does."""
     if os.environ.get("RANK", "0") != "0":
         return
-    metrics = {"steps": result.steps, "tokens": result.tokens, "seconds": result.seconds, "loss": result.loss}
     folder = result.folder
-    if as_json:
-        paths = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}
-        shell.emit({**paths, **metrics, "evaluation": result.evaluation})
-        return
-    from unmask.storage import read_json
+    document = {"run": folder.root, "model": folder.model, "report": folder.report}
+    document |= {name: getattr(result, name) for name in ("steps", "tokens", "seconds", "loss", "evaluation")}
+    shell.show(as_json, document, lambda page: draw_result(page, result, examples))
 
-    page = shell.page()
+
+def draw_result(page: Page, result: RunResult, examples: bool = False) -> None:
+    """Draw the metrics of a finished run and where its files are; with ``examples``, passages with predictions."""
+    folder = result.folder
     if result.evaluation is not None:
         draw_evaluation(page, result.evaluation)
     if examples:
+        from unmask.storage import read_json
+
         draw_examples(page, read_json(folder.examples) or [])
     page.say("")
     page.say(
@@ -142,18 +147,6 @@ def print_result(result: RunResult, as_json: bool, examples: bool = False) -> No
     )
     page.command(f"model:  {folder.model}")
     page.command(f"report: {folder.report}")
-
-
-def _print_dry_run(config: RunConfig, as_json: bool) -> None:
-    """Print what a run would need."""
-    with shell.working() as progress:
-        from unmask.run.dry_run import dry_run
-
-        found = dry_run(config, progress=progress)
-    if as_json:
-        shell.emit(found)
-        return
-    draw_dry_run(shell.page(), found)
 
 
 @surviving_viewers()
@@ -196,10 +189,7 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
         path = write_report(folder)
         write_missing_card(folder)
         metrics = {"evaluation": read_json(folder.evaluation), "adaptation": read_json(folder.adaptation)}
-    if as_json:
-        shell.emit({"report": str(path), **metrics})
-    else:
-        shell.page().command(f"report: {path}")
+    shell.show(as_json, {"report": path, **metrics}, lambda page: page.command(f"report: {path}"))
 
 
 def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
@@ -230,13 +220,7 @@ def _accuracy_row(name: str, row: JsonDict) -> list[object]:
 
 
 def draw_examples(page: Page, examples: Sequence[JsonDict], most: int = 4) -> None:
-    """Draw passages with numbered gaps, and what the model put into each.
-
-    Args:
-        page: where to draw.
-        examples: the content of ``examples.json``.
-        most: how many passages.
-    """
+    """Draw the first passages of ``examples.json`` with numbered gaps, and what the model put into each."""
     for example in examples[:most]:
         targets = {target["index"]: target for target in example["targets"]}
         if not targets:

@@ -68,10 +68,8 @@ def extend_tokenizer(
             offline=offline,
             progress=progress,
         )
-    if as_json:
-        shell.emit({"folder": out, **result.to_dict()})
-        return
-    draw_extension(shell.page(), result, model)
+    document = {"folder": out, **result.to_dict()}
+    shell.show(as_json, document, lambda page: draw_extension(page, result, model))
 
 
 _SHOWN = 20
@@ -140,7 +138,5 @@ def train_tokenizer(
         with new_folder(out) as folder:
             trained.save_pretrained(folder)
     result = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}
-    if as_json:
-        shell.emit(result)
-    else:
-        shell.page().pairs({name.replace("_", " "): value for name, value in result.items()})
+    shown = {name.replace("_", " "): value for name, value in result.items()}
+    shell.show(as_json, result, lambda page: page.pairs(shown))
