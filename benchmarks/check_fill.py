@@ -22,6 +22,7 @@ from harness import say, table
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unmask.inference.fill import FillMask
+from unmask.model.load import load_for_inference
 
 TOLERANCE = 1e-4
 TOP_K = 5
@@ -38,7 +39,8 @@ def main() -> int:
     parser.add_argument("--texts", type=int, default=20)
     parser.add_argument("--beam", type=int, default=16)
     arguments = parser.parse_args()
-    ours, direct = FillMask(arguments.model, device="cpu"), Direct(arguments.model)
+    ours = FillMask(load_for_inference(arguments.model, device="cpu"))
+    direct = Direct(arguments.model)
     lines = sentences(arguments.text, arguments.texts)
     checks = {
         "one mask": one_mask(ours, direct, lines),

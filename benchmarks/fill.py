@@ -62,11 +62,12 @@ def measure(model: str, source: str, texts: int, single: int, rounds: int, threa
     from transformers import pipeline
 
     from unmask.inference.fill import FillMask
+    from unmask.model.load import load_for_inference
 
     if threads:
         torch.set_num_threads(threads)
     peer = pipeline("fill-mask", model, device="cpu", dtype=torch.float32)
-    ours = FillMask(model, device="cpu")
+    ours = FillMask(load_for_inference(model, device="cpu"))
     masked_texts = masked(source, texts, str(peer.tokenizer.mask_token))
     few = masked_texts[:single]
     largest = _compare(ours, peer, few)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from unmask.inference.fill import FillMask
+from unmask.model.load import load_for_inference
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def filler(checkpoint: Callable[[str], Path]) -> Callable[[str], FillMask]:
 
     def make(architecture: str) -> FillMask:
         if architecture not in made:
-            made[architecture] = FillMask(checkpoint(architecture), device="cpu")
+            made[architecture] = FillMask(load_for_inference(checkpoint(architecture), device="cpu"))
         return made[architecture]
 
     return make

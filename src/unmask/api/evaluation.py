@@ -178,7 +178,7 @@ def probe(
     test: str | Path | None = None,
     dev: str | Path | None = None,
     epochs: int = 3,
-    batch: int = 16,
+    batch_size: int = 16,
     learning_rate: float | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
@@ -193,7 +193,7 @@ def probe(
         task: a folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train
             file: JSONL, CSV or TSV with text and label, or CoNLL.
         test, dev: files of their own.
-        epochs, batch, learning_rate: of fine-tuning.
+        epochs, batch_size, learning_rate: of fine-tuning.
         text_field, label_field: fields or columns.
         offline: make no network call.
         progress: see :class:`unmask.Progress`.
@@ -207,7 +207,7 @@ def probe(
     from unmask.probing.settings import FineTuningSettings, ProbeSettings
 
     models, _ = as_list(model)
-    tuning = validated(FineTuningSettings, epochs=epochs, batch=batch, learning_rate=learning_rate)
+    tuning = validated(FineTuningSettings, epochs=epochs, batch=batch_size, learning_rate=learning_rate)
     with shown(progress, offline) as listener:
         return probe_models(
             [_model(one) for one in models],

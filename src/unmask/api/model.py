@@ -187,7 +187,7 @@ class Model:
             labels: the loss is over the ``masked`` tokens, as in training, or over ``all``.
             seed: of the random draw.
             top_k: predictions kept of each masked token.
-            options: ``mask_rate`` and ``strategy``.
+            options: ``mask_rate`` and ``strategy``, or a whole ``config``.
 
         Raises:
             DataError: the text is empty or too long.

@@ -15,8 +15,9 @@ from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, TextFiles
 from unmask.config.options import OPTIONS
 from unmask.config.settings import RunConfig
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError
 from unmask.progress import Progress
+from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric, plural
 from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
@@ -171,14 +172,7 @@ def report(run: str | Path | RunResult) -> Path:
         DataError: there is no run in the folder.
     """
     folder = run.folder if isinstance(run, RunResult) else RunFolder(Path(run))
-    if not folder.root.is_dir():
-        raise DataError("no such folder; expected the folder of a run, such as runs/demo", path=folder.root)
-    from unmask.reporting.card import write_missing_card
-    from unmask.reporting.page import write_report
-
-    path = write_report(folder)
-    write_missing_card(folder)
-    return path
+    return rebuild_report(folder)
 
 
 def _name(model: object) -> str | None:

@@ -212,11 +212,12 @@ def prepare(
     if out is None:
         raise ConfigError("no folder to write to: name one with -o, for example -o shards")
     with shell.working() as progress:
-        from unmask.data.corpus import prepare as write_shards
-        from unmask.data.tokenizer import load_tokenizer
+        from unmask.api import data, texts
 
-        loaded = load_tokenizer(name, offline=config.model.offline)
-        manifest = write_shards(config.data.inputs, config.data, loaded, out, progress=progress).manifest
+        inputs = texts.Paths(config.data.inputs)
+        manifest = data.prepare(
+            inputs, out, tokenizer=name, offline=config.model.offline, progress=progress, config=config
+        ).manifest
     shell.show(as_json, {"folder": out, **manifest}, lambda page: _draw_prepared(page, manifest, out))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -23,10 +23,6 @@ from unmask.reporting.format import (
     plural,
 )
 from unmask.storage import JsonDict
-
-if TYPE_CHECKING:
-    from unmask.evaluation.evaluate import EvaluationSettings
-
 
 FirstModel = Annotated[
     str, Argument(metavar="A", help="Model: Hub name, name@revision, folder or run folder.")
@@ -78,12 +74,18 @@ def evaluate(
         unmask eval runs/notes --data heldout/
         unmask eval bert-base-uncased runs/notes --data heldout/ --html eval.html
     """
-    settings = _settings(locals())
+    shell.check_page(html)
+    config = options.load_settings(
+        locals()
+    )  # so that a wrong option is found before anything heavy is imported
     with shell.working() as progress:
-        from unmask.evaluation.evaluate import evaluate as evaluate_models
+        from unmask.api import evaluation, texts
 
-        found = evaluate_models(models, data, settings, train_data=train_data or (), progress=progress)
-    results = [evaluation.to_dict() for evaluation in found]
+        results: Any = evaluation.evaluate(
+            models, texts.Paths(data), train_data=texts.Paths(train_data or ()), tokens=tokens,
+            max_length=config.data.max_length, device=device, precision=precision, offline=offline,
+            progress=progress, config=config,
+        ).to_dict()  # fmt: skip
     if html is not None:
         from unmask.reporting.evaluation_page import render_evaluation
 
@@ -118,39 +120,21 @@ def compare(
     Examples:
         unmask compare bert-base-uncased runs/notes --data heldout/
     """
-    settings = _settings(locals())
+    shell.check_page(html)
+    config = options.load_settings(locals())
     with shell.working() as progress:
-        from unmask.evaluation.compare import compare as compare_models
+        from unmask.api import evaluation, texts
 
-        comparison = compare_models(
-            first, second, data, settings, train_data=train_data or (), pll_bytes=pll_bytes, progress=progress
-        )
-    result = comparison.to_dict()
+        result = evaluation.compare(
+            first, second, texts.Paths(data), train_data=texts.Paths(train_data or ()), tokens=tokens,
+            max_length=config.data.max_length, pll_bytes=pll_bytes, device=device, precision=precision,
+            offline=offline, progress=progress, config=config,
+        ).to_dict()  # fmt: skip
     if html is not None:
         from unmask.reporting.evaluation_page import render_comparison
 
         shell.write_page(html, render_comparison(result))
     shell.show(as_json, result, lambda page: draw_comparison(page, result))
-
-
-def _settings(given: JsonDict) -> EvaluationSettings:
-    """Check the options of either verb before anything heavy is imported."""
-    shell.check_page(given["html"])
-    config = options.load_settings(given)
-    with shell.working():
-        from unmask.config.settings import DocumentSettings
-        from unmask.evaluation.evaluate import EvaluationSettings
-
-    names = set(DocumentSettings.model_fields)
-    return EvaluationSettings(
-        documents=DocumentSettings(**config.data.model_dump(include=names)),
-        masking=config.masking,
-        max_length=config.data.max_length,
-        tokens=given["tokens"],
-        device=given["device"],
-        precision=given["precision"],
-        offline=given["offline"],
-    )
 
 
 def draw_evaluations(page: Page, found: Sequence[JsonDict]) -> None:

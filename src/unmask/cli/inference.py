@@ -17,7 +17,7 @@ from unmask.errors import ConfigError, DataError
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
-    from unmask.inference.fill import FillResult
+    from unmask.inference.results import FillResult
 
 
 TextsWithMasks = Annotated[
@@ -100,18 +100,15 @@ def fill(
     if not inputs:
         raise DataError("no text came in; expected one on each line", path=file)
     with shell.working() as progress:
-        from unmask.inference.fill import FillMask, FillResult
+        from unmask.api.model import load
+        from unmask.inference.results import FillResult
 
-        filler = FillMask(
-            model,
-            blanks=not no_blanks,
-            device=device,
-            precision=precision,
-            offline=offline,
-            progress=progress,
-        )
+        loaded = load(model, device=device, precision=precision, offline=offline, progress=progress)
         good = [item.text for item in inputs if not item.error]
-        done = iter(filler.fill(good, top_k, targets=words, ranking=ranking, beam=beam, progress=progress))
+        found = loaded.fill(
+            good, top_k, targets=words, ranking=ranking, beam=beam, blanks=not no_blanks, progress=progress
+        )
+        done = iter(found)
         results = [FillResult(item.text, error=item.error) if item.error else next(done) for item in inputs]
     both = zip(inputs, results, strict=True)
     rows = [{"file": item.file, "line": item.line, **result.to_dict()} for item, result in both]
@@ -212,24 +209,15 @@ def explain(
         unmask explain runs/notes "The war began in 1861." --html war.html
     """
     shell.check_page(html)
-    masking = options.load_settings({"mask_rate": mask_rate, "strategy": strategy}).masking
+    config = options.load_settings({"mask_rate": mask_rate, "strategy": strategy})
     positions = None if mask_positions is None else _parse_positions(mask_positions)
     text = "\n".join(shell.read_lines(None)) if text == "-" else text
     with shell.working() as progress:
-        from unmask.inference.explain import explain as explain_text
+        from unmask.api.model import load
 
-        explanation = explain_text(
-            text,
-            model,
-            mask_positions=positions,
-            labels=labels,
-            masking=masking,
-            seed=seed,
-            top_k=top_k,
-            device=device,
-            precision=precision,
-            offline=offline,
-            progress=progress,
+        loaded = load(model, device=device, precision=precision, offline=offline, progress=progress)
+        explanation = loaded.explain(
+            text, mask_positions=positions, labels=labels, seed=seed, top_k=top_k, config=config
         )
     if html is not None:
         shell.write_page(html, explanation.to_html())

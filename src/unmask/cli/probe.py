@@ -121,33 +121,14 @@ def probe(
         unmask probe runs/notes --task task/ --method finetune --seeds 3
     """
     with shell.working() as progress:
-        from unmask.probing.probe import probe as probe_models
-        from unmask.probing.settings import FineTuningSettings, ProbeSettings
+        from unmask.api import evaluation
 
-        settings = ProbeSettings(
-            method=method,
-            seeds=seeds,
-            limit=limit,
-            pool=pool,
-            max_length=max_length,
-            tuning=FineTuningSettings(epochs=epochs, batch=batch_size, learning_rate=learning_rate),
-            allow_overlap=allow_overlap,
-            drop_overlap=drop_overlap,
-            device=device,
-            precision=precision,
-            offline=offline,
-        )
-        found = probe_models(
-            models,
-            task,
-            settings,
-            test=test,
-            dev=dev,
-            text_field=text_field,
-            label_field=label_field,
-            progress=progress,
-        )
-    result = found.to_dict()
+        result = evaluation.probe(
+            models, task, test=test, dev=dev, method=method, seeds=seeds, limit=limit, pool=pool, epochs=epochs,
+            batch_size=batch_size, learning_rate=learning_rate, max_length=max_length, text_field=text_field,
+            label_field=label_field, allow_overlap=allow_overlap, drop_overlap=drop_overlap, device=device,
+            precision=precision, offline=offline, progress=progress,
+        ).to_dict()  # fmt: skip
     shell.show(as_json, result, lambda page: draw_probe(page, result))
 
 

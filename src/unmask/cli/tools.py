@@ -15,10 +15,10 @@ from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
 from unmask.reporting.format import plural
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.benchmark.bench import Bench
-    from unmask.promises.checks import Check
 
 _DEFAULT_PRESET = "modernbert-mini"
 
@@ -156,30 +156,33 @@ def conformance(
     Examples:
         unmask conformance runs/notes
     """
-    masking = options.load_settings({"strategy": strategy}).masking
     with shell.working() as progress:
-        from unmask.promises.checks import conformance as measure
+        from unmask.api import evaluation
 
-        checks = measure(model, masking=masking, seed=seed, offline=offline, progress=progress)
+        checks = evaluation.conformance(
+            model, seed=seed, offline=offline, progress=progress, strategy=strategy
+        ).to_dict()
     shell.show(as_json, checks, lambda page: draw_checks(page, checks))
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if all(check["passed"] for check in checks) else 1
 
 
-def draw_checks(page: Page, checks: Sequence[Check]) -> None:
+def draw_checks(page: Page, checks: Sequence[JsonDict]) -> None:
     """Draw a row for each promise, and what was compared where one does not hold."""
     page.table(
         ["promise", "measured", "allowed", "", "compared"],
         [
-            [check.name, f"{check.measured:.1e}", f"{check.tolerance:.0e}", _verdict(check), check.detail]
+            [
+                check["name"],
+                f"{check['measured']:.1e}",
+                f"{check['tolerance']:.0e}",
+                "holds" if check["passed"] else "FAILS",
+                check["detail"],
+            ]
             for check in checks
         ],
         left=(0, 3, 4),
     )
-    failed = [check for check in checks if not check.passed]
+    failed = [check for check in checks if not check["passed"]]
     for check in failed:
-        page.say(f"does not hold: {check.what}")
+        page.say(f"does not hold: {check['what']}")
     page.say(f"{len(checks) - len(failed)} of {plural(len(checks), 'promise')} hold")
-
-
-def _verdict(check: Check) -> str:
-    return "holds" if check.passed else "FAILS"

@@ -14,7 +14,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError
 from unmask.reporting.format import baseline_name, byte_size, clock, loss, percent, plural
 from unmask.storage import JsonDict
 
@@ -177,17 +177,13 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
     Examples:
         unmask report runs/notes
     """
-    if not run.is_dir():
-        raise DataError("no such folder; expected a run folder such as runs/demo", path=run)
     with shell.working(models=False):
-        from unmask.reporting.card import write_missing_card
-        from unmask.reporting.page import write_report
+        from unmask.reporting.card import rebuild_report
         from unmask.run_folder import RunFolder
         from unmask.storage import read_json
 
         folder = RunFolder(run)
-        path = write_report(folder)
-        write_missing_card(folder)
+        path = rebuild_report(folder)
         metrics = {"evaluation": read_json(folder.evaluation), "adaptation": read_json(folder.adaptation)}
     shell.show(as_json, {"report": path, **metrics}, lambda page: page.command(f"report: {path}"))
 

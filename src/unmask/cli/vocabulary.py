@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError
 from unmask.reporting.format import plural
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder
@@ -130,11 +129,7 @@ def train_tokenizer(
         from unmask.data.tokenizer import train_tokenizer as train_on
 
         reader = DocumentReader(settings.inputs, settings, log=progress.log)
-        texts = (document.text for document in reader)
-        first = next(texts, None)
-        if first is None:
-            raise DataError(f"no text in {' '.join(text)}; a tokenizer needs some to learn from")
-        trained = train_on(chain([first], texts), vocab_size)
+        trained = train_on((document.text for document in reader), vocab_size)
         with new_folder(out) as folder:
             trained.save_pretrained(folder)
     result = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}

@@ -23,7 +23,6 @@ from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
-from unmask.progress import Progress
 from unmask.reporting.explain_page import render_explanation
 from unmask.reporting.results import Result, Rows, short
 
@@ -171,10 +170,6 @@ def explain(
     masking: MaskingSettings = MaskingSettings(),
     seed: int = 0,
     top_k: int = 5,
-    device: str = "auto",
-    precision: str = "fp32",
-    offline: bool = False,
-    progress: Progress = Progress(),
 ) -> Explanation:
     """Mask one text, predict the masked tokens, and return every intermediate value.
 
@@ -192,7 +187,6 @@ def explain(
         masking: strategy, rate and split of the draw; unused when positions are given.
         seed: of the draw.
         top_k: predictions for each selected position.
-        device, precision, offline, progress: as for :func:`unmask.model.load.load_for_inference`.
 
     Raises:
         DataError: the text is empty or too long for the model.
@@ -201,7 +195,7 @@ def explain(
     """
     if labels not in ("all", "masked"):
         raise ConfigError(f"labels must be 'all' or 'masked'; got '{labels}'")
-    lm = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
+    lm = load_for_inference(model)
     _check_top_k(top_k, lm)
     packed, spans = _tokenized(text, lm)
     tokens, special = _tokens(packed.input_ids, lm), lm.vocabulary.special[packed.input_ids]

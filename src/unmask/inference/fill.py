@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,29 +50,15 @@ class FillMask:
     """Fills masks with one model.
 
     Args:
-        model: whatever :func:`unmask.model.load.load_for_inference` takes.
+        model: the model.
         blanks: whether ``___``, ``{2}`` and ``{1-4}`` stand for words; otherwise they are text.
-        device, precision, offline, progress: as for :func:`unmask.model.load.load_for_inference`.
 
     Raises:
-        ConfigError: the model or its tokenizer cannot be used.
+        ConfigError: the tokenizer cannot be used.
     """
 
-    def __init__(
-        self,
-        model: str | Path | MaskedLM,
-        *,
-        blanks: bool = True,
-        device: str = "auto",
-        precision: str = "fp32",
-        offline: bool = False,
-        progress: Progress = Progress(),
-    ) -> None:
-        from unmask.model.load import load_for_inference
-
-        self.model = load_for_inference(
-            model, device=device, precision=precision, offline=offline, progress=progress
-        )
+    def __init__(self, model: MaskedLM, *, blanks: bool = True) -> None:
+        self.model = model
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
         self._predictor = MaskPredictor(self.model, _candidate_ids(self.model))

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from unmask.errors import DiskError
+from unmask.errors import DataError, DiskError
 from unmask.reporting.adaptation import section
 from unmask.reporting.page import (
     before_after,
@@ -24,6 +24,7 @@ from unmask.reporting.page import (
     not_finite,
     standing,
     verdict,
+    write_report,
 )
 from unmask.reporting.record import RunRecord, read_record
 from unmask.reporting.render import environment
@@ -69,6 +70,20 @@ def model_card(folder: RunFolder) -> str:
             version=_plain(str(record.info.get("unmask") or "")),
         )
     )
+
+
+def rebuild_report(folder: RunFolder) -> Path:
+    """Write the report of a run again, and a card if its model has none; return the path of the report.
+
+    Raises:
+        DataError: there is no run in the folder.
+        DiskError: a file cannot be written.
+    """
+    if not folder.root.is_dir():
+        raise DataError("no such folder; expected a run folder such as runs/demo", path=folder.root)
+    path = write_report(folder)
+    write_missing_card(folder)
+    return path
 
 
 def write_missing_card(folder: RunFolder) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.progress import Progress
@@ -255,23 +254,19 @@ def score_pairs(
 
 def compare_pairs(
     pairs: Iterable[Pair],
-    model: str | Path | MaskedLM,
+    model: MaskedLM,
     *,
     method: str = "original",
     max_length: int | None = None,
     batch_tokens: int | None = None,
-    device: str = "auto",
-    precision: str = "fp32",
-    offline: bool = False,
     progress: Progress = Progress(),
 ) -> PairFigures:
     """Count how often a model finds the good side of a pair more probable.
 
     Args:
         pairs: the pairs; read them from files with :class:`~unmask.scoring.pair_files.PairReader`.
-        model: a Hub name, a folder, or a model that is loaded already.
-        method, max_length, batch_tokens, device, precision, offline, progress: as for
-            :func:`~unmask.scoring.scorer.score`.
+        model: the model.
+        method, max_length, batch_tokens, progress: as for :func:`~unmask.scoring.scorer.score`.
 
     Returns:
         The counts. Pairs with a side that cannot be scored are counted as skipped.
@@ -279,10 +274,7 @@ def compare_pairs(
     Raises:
         ConfigError, DivergedError: as :func:`~unmask.scoring.scorer.score` does.
     """
-    from unmask.model.load import load_for_inference
-
-    loaded = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
-    scorer = Scorer(loaded, method=method, max_length=max_length, batch_tokens=batch_tokens)
+    scorer = Scorer(model, method=method, max_length=max_length, batch_tokens=batch_tokens)
     figures = PairFigures(scorer.method)
     for found in score_pairs(pairs, scorer, progress=progress):
         if found.error is None:
