@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
@@ -79,12 +79,12 @@ def terms(
         unmask train notes/ --model bert-base-uncased --strategy terms \\
             --set masking.terms=terms.tsv
     """
-    reading: Any = {"documents": documents, "text_field": text_field}
     with shell.working() as progress:
         from unmask.api import data, texts
 
         found = data.terms(
-            texts.Paths(text), texts.Paths(general), tokenizer, out=out, offline=offline, progress=progress, **reading
+            texts.Paths(text), texts.Paths(general), tokenizer, out=out, offline=offline, progress=progress,
+            documents=documents, text_field=text_field,
         )  # fmt: skip
     _print_list("terms", out, found, "--strategy terms --set masking.terms", as_json)
 
@@ -107,13 +107,13 @@ def collocations(
         unmask train notes/ --model bert-base-uncased --strategy ngram \\
             --set masking.collocations=pairs.json
     """
-    reading: Any = {"documents": documents, "text_field": text_field}
     with shell.working() as progress:
         from unmask.api import data, texts
 
         found = data.collocations(
-            texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, **reading
-        )
+            texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, documents=documents,
+            text_field=text_field,
+        )  # fmt: skip
     _print_list("collocations", out, found, "--strategy ngram --set masking.collocations", as_json)
 
 
