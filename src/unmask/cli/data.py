@@ -18,18 +18,12 @@ from unmask.storage import JsonDict
 
 Model = Annotated[
     str | None,
-    Option(
-        "--model", metavar="MODEL", help="Model whose tokenizer and speed are measured: Hub name or folder."
-    ),
-]
+    Option("--model", metavar="MODEL", help="Model whose tokenizer and speed are measured: Hub name or folder."),
+]  # fmt: skip
 Test = Annotated[
     list[str] | None,
-    Option(
-        "--test",
-        metavar="PATH",
-        help="Test text that must not occur in TEXT: file, folder or glob; may be repeated, or list several.",
-    ),
-]
+    Option("--test", metavar="PATH", help="Test text that must not occur in TEXT: file, folder or glob; may be repeated, or list several."),
+]  # fmt: skip
 Shards = Annotated[Path | None, Option("-o", "--out", metavar="FOLDER", help="Folder to write.")]
 Strict = Annotated[bool, Option("--strict", help="Exit with code 3 if a problem was found.")]
 

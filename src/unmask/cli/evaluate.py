@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
@@ -25,26 +25,21 @@ from unmask.reporting.format import (
 from unmask.storage import JsonDict
 
 FirstModel = Annotated[
-    str, Argument(metavar="A", help="Model: Hub name, name@revision, folder or run folder.")
+    str,
+    Argument(metavar="A", help="Model: Hub name, name@revision, folder or run folder."),
 ]
 SecondModel = Annotated[str, Argument(metavar="B", help="The model to compare it with.")]
 Tokens = Annotated[
     int | None,
-    Option(
-        "--tokens",
-        help="Evaluate on at most N tokens, of documents drawn by hash.",
-        min=1,
-        rich_help_panel="Text",
-    ),
+    options.text("--tokens", min=1, help="Evaluate on at most N tokens, of documents drawn by hash."),
 ]
 PllBytes = Annotated[
     int | None,
-    Option(
+    options.text(
         "--pll-bytes",
-        help="Models with different tokenizers: bytes of text to score token by token, for bits per byte.",
         show_default="10000, on a GPU 200000",
         min=1,
-        rich_help_panel="Text",
+        help="Models with different tokenizers: bytes of text to score token by token, for bits per byte.",
     ),
 ]
 

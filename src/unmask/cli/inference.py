@@ -22,16 +22,14 @@ if TYPE_CHECKING:
 
 TextsWithMasks = Annotated[
     list[str] | None,
-    Argument(
-        metavar="TEXT", help="Texts with [MASK], <mask>, ___ or {1-4}; - reads lines of standard input."
-    ),
-]
+    Argument(metavar="TEXT", help="Texts with [MASK], <mask>, ___ or {1-4}; - reads lines of standard input."),
+]  # fmt: skip
 TextToExplain = Annotated[str, Argument(metavar="TEXT", help="The text; - reads it from standard input.")]
 TextFile = Annotated[
     Path | None,
     Option("--file", metavar="FILE", help="File with a text on each line, or JSONL; - is standard input."),
 ]
-TopK = Annotated[int, Option("--top-k", help="Number of predictions to show.", min=1)]
+TopK = Annotated[int, Option("--top-k", min=1, help="Number of predictions to show.")]
 Targets = Annotated[
     list[str] | None,
     Option("--targets", metavar="W1,W2", help="Score these words instead, in this order; may be repeated."),
@@ -42,7 +40,7 @@ RankingOption = Annotated[
 ]
 Beam = Annotated[
     int | None,
-    Option("--beam", show_default="16", help="Width of the beam search for several masks.", min=1),
+    Option("--beam", show_default="16", min=1, help="Width of the beam search for several masks."),
 ]
 NoBlanks = Annotated[bool, Option("--no-blanks", help="Take ___ and {1-4} as text.")]
 MaskPositions = Annotated[
@@ -50,7 +48,8 @@ MaskPositions = Annotated[
     Option("--mask-positions", metavar="4,14,36", help="Mask exactly these positions; the first token is 0."),
 ]
 Labels = Annotated[
-    Literal["masked", "all"], Option("--labels", help="Loss over the masked tokens, or over all tokens.")
+    Literal["masked", "all"],
+    Option("--labels", help="Loss over the masked tokens, or over all tokens."),
 ]
 
 

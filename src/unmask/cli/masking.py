@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from unmask.reporting.results import Table
 
-Epoch = Annotated[int, Option("--epoch", help="Epoch whose masks are shown, from 0.", min=0)]
-Tokens = Annotated[int, Option("--tokens", help="Look at N tokens at most.", min=1)]
+Epoch = Annotated[int, Option("--epoch", min=0, help="Epoch whose masks are shown, from 0.")]
+Tokens = Annotated[int, Option("--tokens", min=1, help="Look at N tokens at most.")]
 GeneralText = Annotated[
     list[str],
     Option("--general", metavar="PATH", help="General text to compare with; may be repeated."),

@@ -23,14 +23,14 @@ Freeze = Literal["none", "embeddings"]
 Strategy = Literal["token", "word", "span", "ngram", "terms"]
 
 # Headings of a long help. A name in brackets after an option's help is its default.
-_model = partial(Option, rich_help_panel="Model")
-_text = partial(Option, rich_help_panel="Text")
-_masking = partial(Option, rich_help_panel="Masking")
-_training = partial(Option, rich_help_panel="Training")
-_length = partial(Option, rich_help_panel="Length of the run")
-_compute = partial(Option, rich_help_panel="Computation")
-_settings = partial(Option, rich_help_panel="Settings")
-_output = partial(Option, rich_help_panel="Output")
+model = partial(Option, rich_help_panel="Model")
+text = partial(Option, rich_help_panel="Text")
+masking = partial(Option, rich_help_panel="Masking")
+training = partial(Option, rich_help_panel="Training")
+length = partial(Option, rich_help_panel="Length of the run")
+compute = partial(Option, rich_help_panel="Computation")
+settings = partial(Option, rich_help_panel="Settings")
+output = partial(Option, rich_help_panel="Output")
 
 _TEXT_HELP = (
     "Text: files, folders, globs, - (standard input), hf://org/name, or a folder of 'unmask prepare'."
@@ -48,80 +48,80 @@ ModelsArgument = Annotated[
 RunArgument = Annotated[Path, Argument(metavar="RUN", help="Run folder.")]
 
 # Where results go.
-Json = Annotated[bool, _output("--json", help="Print one JSON document on stdout.")]
-Html = Annotated[Path | None, _output("--html", metavar="FILE", help="Write an HTML page as well.")]
-NewFolder = Annotated[Path, _output("-o", "--out", metavar="FOLDER", help="Folder to write.")]
+Json = Annotated[bool, output("--json", help="Print one JSON document on stdout.")]
+Html = Annotated[Path | None, output("--html", metavar="FILE", help="Write an HTML page as well.")]
+NewFolder = Annotated[Path, output("-o", "--out", metavar="FOLDER", help="Folder to write.")]
 RowsFile = Annotated[
-    Path | None, _output("-o", "--out", metavar="FILE", help="Write a JSON line for each text or pair here.")
+    Path | None, output("-o", "--out", metavar="FILE", help="Write a JSON line for each text or pair here.")
 ]
-ListFile = Annotated[Path, _output("-o", "--out", metavar="FILE", help="File to write.")]
-Force = Annotated[bool, _output("--force", help="Replace an existing file.")]
-ResumeRows = Annotated[bool, _output("--resume", help="Continue the file of -o behind its last row.")]
+ListFile = Annotated[Path, output("-o", "--out", metavar="FILE", help="File to write.")]
+Force = Annotated[bool, output("--force", help="Replace an existing file.")]
+ResumeRows = Annotated[bool, output("--resume", help="Continue the file of -o behind its last row.")]
 
 # Settings that have no option.
 ConfigFile = Annotated[
     Path | None,
-    _settings("-c", "--config", metavar="FILE", help="Settings file, as 'unmask init' writes it."),
+    settings("-c", "--config", metavar="FILE", help="Settings file, as 'unmask init' writes it."),
 ]
 Overrides = Annotated[
     list[str] | None,
-    _settings("--set", metavar="KEY=VALUE", help="Any setting, such as train.keep_last=5; may be repeated."),
+    settings("--set", metavar="KEY=VALUE", help="Any setting, such as train.keep_last=5; may be repeated."),
 ]
 
 # Model.
 ModelToAdapt = Annotated[
-    str | None, _model("--model", metavar="MODEL", help=f"Checkpoint to adapt: {_MODEL_HELP}")
+    str | None, model("--model", metavar="MODEL", help=f"Checkpoint to adapt: {_MODEL_HELP}")
 ]
-ModelToExtend = Annotated[str, _model("--model", metavar="MODEL", help=_MODEL_HELP)]
+ModelToExtend = Annotated[str, model("--model", metavar="MODEL", help=_MODEL_HELP)]
 ModelWithTokenizer = Annotated[
-    str | None, _model("--model", metavar="MODEL", help="Model whose tokenizer is used.")
+    str | None, model("--model", metavar="MODEL", help="Model whose tokenizer is used.")
 ]
 Preset = Annotated[
     str | None,
-    _model("--preset", metavar="NAME", help="Architecture to train from scratch, for example bert-mini."),
+    model("--preset", metavar="NAME", help="Architecture to train from scratch, for example bert-mini."),
 ]
 Tokenizer = Annotated[
     str | None,
-    _model("--tokenizer", metavar="TOKENIZER", help="Tokenizer: Hub name, tokenizer folder or model folder."),
+    model("--tokenizer", metavar="TOKENIZER", help="Tokenizer: Hub name, tokenizer folder or model folder."),
 ]
 TokenizerOrShards = Annotated[
     str | None,
-    _model(
+    model(
         "--tokenizer",
         "--model",
         metavar="TOKENIZER",
         help="Tokenizer: Hub name or folder; not needed with a folder of 'unmask prepare'.",
     ),
 ]
-Offline = Annotated[bool, _compute("--offline", help="Make no network call.")]
+Offline = Annotated[bool, compute("--offline", help="Make no network call.")]
 
 # Text.
 DocumentsOption = Annotated[
     Documents | None,
-    _text("--documents", show_default="auto", help="What one document of plain text is: a file, a block between blank lines, or a line."),
+    text("--documents", show_default="auto", help="What one document of plain text is: a file, a block between blank lines, or a line."),
 ]  # fmt: skip
 TextField = Annotated[
     str | None,
-    _text("--text-field", metavar="FIELD", show_default="text", help="Field or column that holds the text in JSONL, CSV, TSV and Parquet."),
+    text("--text-field", metavar="FIELD", show_default="text", help="Field or column that holds the text in JSONL, CSV, TSV and Parquet."),
 ]  # fmt: skip
 Strict = Annotated[
-    bool, _text("--strict", help="Stop at the first error in the text instead of skipping the record.")
+    bool, text("--strict", help="Stop at the first error in the text instead of skipping the record.")
 ]
 MaxLength = Annotated[
     int | None,
-    _text("--max-length", show_default="512, or the most the model takes", help="Tokens of a sequence, special tokens included."),
+    text("--max-length", show_default="512, or the most the model takes", help="Tokens of a sequence, special tokens included."),
 ]  # fmt: skip
 Heldout = Annotated[
     list[str] | None,
-    _text("--heldout", metavar="PATH", show_default="5% of the documents", help="Text to evaluate on; may be repeated."),
+    text("--heldout", metavar="PATH", show_default="5% of the documents", help="Text to evaluate on; may be repeated."),
 ]  # fmt: skip
 EvaluatedText = Annotated[
     list[str],
-    _text("--data", metavar="PATH", help="Text to evaluate on, given as TEXT is elsewhere; may be repeated."),
+    text("--data", metavar="PATH", help="Text to evaluate on, given as TEXT is elsewhere; may be repeated."),
 ]
 TrainData = Annotated[
     list[str] | None,
-    _text(
+    text(
         "--train-data",
         metavar="PATH",
         show_default="the other documents of --data",
@@ -130,105 +130,105 @@ TrainData = Annotated[
 ]
 Replay = Annotated[
     list[str] | None,
-    _text("--replay", metavar="PATH", help="General text to mix into every step against forgetting; may be repeated."),
+    text("--replay", metavar="PATH", help="General text to mix into every step against forgetting; may be repeated."),
 ]  # fmt: skip
 ReplayShare = Annotated[
     float | None,
-    _text("--replay-share", show_default="0.05", help="Share of the tokens that come from --replay."),
+    text("--replay-share", show_default="0.05", help="Share of the tokens that come from --replay."),
 ]
 General = Annotated[
     list[str] | None,
-    _text("--general", metavar="PATH", show_default="a held-out share of --replay", help="General text to measure forgetting on; may be repeated."),
+    text("--general", metavar="PATH", show_default="a held-out share of --replay", help="General text to measure forgetting on; may be repeated."),
 ]  # fmt: skip
 
 # Masking.
 MaskRate = Annotated[
-    float | None, _masking("--mask-rate", show_default="0.15", help="Share of the tokens that are masked.")
+    float | None, masking("--mask-rate", show_default="0.15", help="Share of the tokens that are masked.")
 ]
 StrategyOption = Annotated[
     Strategy | None,
-    _masking("--strategy", show_default="token", help="What is masked as one unit: see 'masking' in 'unmask init --stdout'."),
+    masking("--strategy", show_default="token", help="What is masked as one unit: see 'masking' in 'unmask init --stdout'."),
 ]  # fmt: skip
 
 # Length of a run.
 Epochs = Annotated[
     float | None,
-    _length("--epochs", show_default="100 (small text) to 1", help="Stop after N passes over the text."),
+    length("--epochs", show_default="100 (small text) to 1", help="Stop after N passes over the text."),
 ]
-MaxSteps = Annotated[int | None, _length("--max-steps", help="Stop after N optimizer steps.")]
-Minutes = Annotated[float | None, _length("--minutes", help="Stop after N minutes of training.")]
+MaxSteps = Annotated[int | None, length("--max-steps", help="Stop after N optimizer steps.")]
+Minutes = Annotated[float | None, length("--minutes", help="Stop after N minutes of training.")]
 Patience = Annotated[
     int | None,
-    _length(
+    length(
         "--patience",
         show_default="3 to adapt, 0 from scratch",
         help="Stop after N evaluations without a lower held-out loss; 0 turns this off.",
     ),
 ]
 SaveEvery = Annotated[
-    int | None, _length("--save-every", show_default="a tenth of the run", help="Steps between checkpoints.")
+    int | None, length("--save-every", show_default="a tenth of the run", help="Steps between checkpoints.")
 ]
 Resume = Annotated[
-    bool, _length("--resume", help="Continue the run in the folder of -o from its last checkpoint.")
+    bool, length("--resume", help="Continue the run in the folder of -o from its last checkpoint.")
 ]
 CheckpointToResume = Annotated[
     Path | None,
-    _length("--checkpoint", metavar="PATH", show_default="the last", help="Checkpoint to continue from, with --resume."),
+    length("--checkpoint", metavar="PATH", show_default="the last", help="Checkpoint to continue from, with --resume."),
 ]  # fmt: skip
 DryRun = Annotated[
     bool,
-    _length("--dry-run", help="Run two steps only, then print the memory, disk and time the run would need."),
+    length("--dry-run", help="Run two steps only, then print the memory, disk and time the run would need."),
 ]
 
 # Training.
 RecipeOption = Annotated[
     Recipe | None,
-    _training("--recipe", show_default="auto", help="Defaults for adapting a checkpoint, or for training from scratch."),
+    training("--recipe", show_default="auto", help="Defaults for adapting a checkpoint, or for training from scratch."),
 ]  # fmt: skip
 BatchTokens = Annotated[
     int | None,
-    _training("--batch-tokens", show_default="16,384 to adapt, less from scratch", help="Tokens in an optimizer step."),
+    training("--batch-tokens", show_default="16,384 to adapt, less from scratch", help="Tokens in an optimizer step."),
 ]  # fmt: skip
 LearningRate = Annotated[
     float | None,
-    _training("--learning-rate", show_default="by model and recipe", help="Peak learning rate of AdamW."),
+    training("--learning-rate", show_default="by model and recipe", help="Peak learning rate of AdamW."),
 ]
 LayerDecay = Annotated[
     float | None,
-    _training(
+    training(
         "--layer-decay", help="Factor on the learning rate from each layer to the one below, such as 0.9."
     ),
 ]
 FreezeOption = Annotated[
-    Freeze | None, _training("--freeze", show_default="none", help="Weights that are not trained.")
+    Freeze | None, training("--freeze", show_default="none", help="Weights that are not trained.")
 ]
 LoraRank = Annotated[
-    int | None, _training("--lora-rank", help="Train LoRA adapters of rank N and merge them into the model.")
+    int | None, training("--lora-rank", help="Train LoRA adapters of rank N and merge them into the model.")
 ]
 HeadWarmupSteps = Annotated[
     int | None,
-    _training(
+    training(
         "--head-warmup-steps", show_default="0", help="Train only the new LM head for the first N steps."
     ),
 ]
 NewEmbeddingsSteps = Annotated[
     int | None,
-    _training("--new-embeddings-steps", show_default="0", help="Train only the embeddings of added words for the first N steps."),
+    training("--new-embeddings-steps", show_default="0", help="Train only the embeddings of added words for the first N steps."),
 ]  # fmt: skip
 
 # Computation.
 Seed = Annotated[
-    int | None, _compute("--seed", show_default="0", help="Random seed of order, masks and new weights.")
+    int | None, compute("--seed", show_default="0", help="Random seed of order, masks and new weights.")
 ]
-SeedOrZero = Annotated[int, _compute("--seed", help="Random seed.", min=0)]
-DeviceOption = Annotated[Device | None, _compute("--device", show_default="auto", help="Where to compute.")]
+SeedOrZero = Annotated[int, compute("--seed", help="Random seed.", min=0)]
+DeviceOption = Annotated[Device | None, compute("--device", show_default="auto", help="Where to compute.")]
 PrecisionOption = Annotated[
     Precision | None,
-    _compute("--precision", show_default="auto", help="Number format; auto measures whether bf16 is faster."),
+    compute("--precision", show_default="auto", help="Number format; auto measures whether bf16 is faster."),
 ]
-DeviceOrAuto = Annotated[Device, _compute("--device", help="Where to compute.")]
+DeviceOrAuto = Annotated[Device, compute("--device", help="Where to compute.")]
 PrecisionOrFp32 = Annotated[
-    Precision, _compute("--precision", help="Number format; auto measures whether bf16 is faster.")
+    Precision, compute("--precision", help="Number format; auto measures whether bf16 is faster.")
 ]
 
 

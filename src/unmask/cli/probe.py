@@ -25,7 +25,8 @@ Task = Annotated[
     ),
 ]
 Test = Annotated[
-    str | None, Option("--test", metavar="FILE", help="Test file, if the folder has none or several.")
+    str | None,
+    Option("--test", metavar="FILE", help="Test file, if the folder has none or several."),
 ]
 Dev = Annotated[
     str | None,
@@ -50,42 +51,27 @@ Seeds = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    Option("--limit", help="Training examples at most, the same for every seed and model.", min=2),
+    Option("--limit", min=2, help="Training examples at most, the same for every seed and model."),
 ]
 Pool = Annotated[
     Literal["mean", "cls"],
     Option("--pool", help="Features of a text: mean over its tokens, or its first token."),
 ]
 _tuning = partial(Option, rich_help_panel="Fine-tuning")
-Epochs = Annotated[int, _tuning("--epochs", help="Passes over the training examples.", min=1)]
-BatchSize = Annotated[int, _tuning("--batch-size", help="Examples in a step.", min=1)]
+Epochs = Annotated[int, _tuning("--epochs", min=1, help="Passes over the training examples.")]
+BatchSize = Annotated[int, _tuning("--batch-size", min=1, help="Examples in a step.")]
 LearningRate = Annotated[
     float | None,
-    _tuning(
-        "--learning-rate",
-        help="Peak learning rate.",
-        show_default="5e-5 at hidden size 768, higher below",
-        min=0.0,
-    ),
-]
+    _tuning("--learning-rate", show_default="5e-5 at hidden size 768, higher below", min=0.0, help="Peak learning rate."),
+]  # fmt: skip
 TextColumn = Annotated[
     str | None,
-    Option(
-        "--text-field",
-        metavar="FIELD",
-        show_default="text",
-        help="Field of the text, or number of its column.",
-    ),
-]
+    Option("--text-field", metavar="FIELD", show_default="text", help="Field of the text, or number of its column."),
+]  # fmt: skip
 LabelColumn = Annotated[
     str | None,
-    Option(
-        "--label-field",
-        metavar="FIELD",
-        show_default="label",
-        help="Field of the label, or number of its column.",
-    ),
-]
+    Option("--label-field", metavar="FIELD", show_default="label", help="Field of the label, or number of its column."),
+]  # fmt: skip
 Allow = Annotated[bool, Option("--allow-overlap", help="Report even if test texts occur in train.")]
 Drop = Annotated[bool, Option("--drop-overlap", help="Remove texts from train that occur in test.")]
 

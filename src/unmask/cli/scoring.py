@@ -30,20 +30,12 @@ _SHOWN_ERRORS = 20
 
 TextsFile = Annotated[
     str | None,
-    Argument(
-        metavar="FILE",
-        help="A text on each line, JSONL, TSV or CSV, .gz and .zst too; - (the default) is standard input.",
-    ),
-]
+    Argument(metavar="FILE", help="A text on each line, JSONL, TSV or CSV, .gz and .zst too; - (the default) is standard input."),
+]  # fmt: skip
 PairsPath = Annotated[
     str,
-    Option(
-        "--data",
-        metavar="PATH",
-        help="Pairs: JSONL, TSV or CSV, a folder or glob of them, or - for standard input.",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--data", metavar="PATH", help="Pairs: JSONL, TSV or CSV, a folder or glob of them, or - for standard input."),
+]  # fmt: skip
 MethodOption = Annotated[
     str,
     Option(
@@ -55,72 +47,33 @@ MethodOption = Annotated[
 ]
 TextField = Annotated[
     str,
-    Option(
-        "--text-field",
-        metavar="FIELD",
-        help="Field or column of the text, or its number in a table without names.",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--text-field", metavar="FIELD", help="Field or column of the text, or its number in a table without names."),
+]  # fmt: skip
 Format = Annotated[
     str | None,
-    Option(
-        "--format",
-        metavar="NAME",
-        help="Format of FILE: text, jsonl, tsv or csv.",
-        show_default="by its suffix",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--format", metavar="NAME", show_default="by its suffix", help="Format of FILE: text, jsonl, tsv or csv."),
+]  # fmt: skip
 Details = Annotated[bool, Option("--details", help="Add the score of each token and word to the rows.")]
 Window = Annotated[
     int | None,
-    Option(
-        "--max-length",
-        help="Tokens of a window over a long text.",
-        show_default="the most the model takes",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--max-length", show_default="the most the model takes", help="Tokens of a window over a long text."),
+]  # fmt: skip
 MaxBytes = Annotated[
     int,
-    Option(
-        "--max-bytes",
-        help="Skip texts of more than N bytes: each token costs a pass over a window.",
-        min=1,
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--max-bytes", min=1, help="Skip texts of more than N bytes: each token costs a pass over a window."),
+]  # fmt: skip
 Good = Annotated[
     str | None,
-    Option(
-        "--good",
-        metavar="FIELD",
-        help="Field, column or column number of the good side.",
-        show_default="sentence_good",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--good", metavar="FIELD", show_default="sentence_good", help="Field, column or column number of the good side."),
+]  # fmt: skip
 Bad = Annotated[
     str | None,
-    Option(
-        "--bad",
-        metavar="FIELD",
-        help="Field, column or column number of the bad side.",
-        show_default="sentence_bad",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--bad", metavar="FIELD", show_default="sentence_bad", help="Field, column or column number of the bad side."),
+]  # fmt: skip
 By = Annotated[
     str | None,
-    Option(
-        "--by",
-        metavar="FIELD",
-        help="Field that groups the pairs in the table.",
-        show_default="UID, or the file",
-        rich_help_panel="Text",
-    ),
-]
+    options.text("--by", metavar="FIELD", show_default="UID, or the file", help="Field that groups the pairs in the table."),
+]  # fmt: skip
 
 
 def score(

@@ -31,12 +31,14 @@ PresetToMeasure = Annotated[
     Option("--preset", metavar="NAME", show_default=_DEFAULT_PRESET, help="Architecture to measure."),
 ]
 ModelToMeasure = Annotated[
-    str | None, Option("--model", metavar="MODEL", help="Measure this model instead of a preset.")
+    str | None,
+    Option("--model", metavar="MODEL", help="Measure this model instead of a preset."),
 ]
-Seconds = Annotated[float, Option("--seconds", help="Seconds of training to measure.", min=0.1)]
+Seconds = Annotated[float, Option("--seconds", min=0.1, help="Seconds of training to measure.")]
 SettingsFile = Annotated[Path | None, Argument(metavar="FILE", help="File to write [default: run.yaml].")]
 Schema = Annotated[
-    bool, Option("--schema", help="Write the JSON Schema of the file; without FILE, print it.")
+    bool,
+    Option("--schema", help="Write the JSON Schema of the file; without FILE, print it."),
 ]
 Stdout = Annotated[bool, Option("--stdout", help="Print the settings instead of writing a file.")]
 

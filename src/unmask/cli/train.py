@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 
 Out = Annotated[
     Path | None,
-    Option(
-        "-o", "--out", metavar="RUN", show_default="runs/train", rich_help_panel="Output", help="Run folder."
-    ),
+    options.output("-o", "--out", metavar="RUN", show_default="runs/train", help="Run folder."),
 ]
-DemoFolder = Annotated[
-    Path, Option("-o", "--out", metavar="RUN", rich_help_panel="Output", help="Run folder.")
-]
-DemoMinutes = Annotated[float, Option("--minutes", help="Minutes of training.", min=0.01)]
+DemoFolder = Annotated[Path, options.output("-o", "--out", metavar="RUN", help="Run folder.")]
+DemoMinutes = Annotated[float, Option("--minutes", min=0.01, help="Minutes of training.")]
 
 
 @surviving_viewers()

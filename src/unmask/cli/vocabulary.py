@@ -27,8 +27,8 @@ GeneralText = Annotated[
     ),
 ]
 Add = Annotated[int, Option("--add", help="Add at most N words.")]
-MinCount = Annotated[int, Option("--min-count", help="Add only words that occur at least N times.", min=1)]
-VocabSize = Annotated[int, Option("--vocab-size", help="Entries of the vocabulary.", min=100)]
+MinCount = Annotated[int, Option("--min-count", min=1, help="Add only words that occur at least N times.")]
+VocabSize = Annotated[int, Option("--vocab-size", min=100, help="Entries of the vocabulary.")]
 
 
 def extend_tokenizer(
