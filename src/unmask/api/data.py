@@ -46,8 +46,7 @@ def check(
         model: the model to be adapted, whose tokenizer and speed are measured.
         test: test text that must not occur in ``text``.
         max_length: tokens of a sequence; by default 512, or what the model takes if that is less.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``.
 
     Raises:
@@ -88,8 +87,7 @@ def prepare(
         text: paths, or texts in memory.
         out: the folder to write; shards of the same text that are there already are opened.
         model, tokenizer: whose tokenizer is used; one of them.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``.
 
     Raises:
@@ -124,8 +122,7 @@ def masks(
         seed, epoch: of the masks.
         tokens: tokens to look at, at most.
         max_length: tokens of a sequence.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``, and a whole ``config``.
 
     Raises:
@@ -184,8 +181,7 @@ def terms(
         text, general: paths, a folder of :func:`unmask.prepare`, or texts in memory.
         tokenizer: Hub name, folder or object, or a model; not needed with prepared shards.
         out: a file to write them to, for ``settings={"masking.terms": out}``.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``.
 
     Raises:
@@ -246,8 +242,7 @@ def train_tokenizer(
         text: paths, or texts in memory.
         vocab_size: entries of the vocabulary.
         out: a folder to save it in.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``.
 
     Raises:
@@ -286,8 +281,7 @@ def extend_tokenizer(
         general: general text; words count the more, the likelier they are in ``text`` than there.
         add: words to add, at most.
         min_count: occurrences of a word in the text, at least.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``.
 
     Raises:
@@ -326,8 +320,7 @@ def bench(
         text: text to measure with; by default the documentation of this Python installation.
         model, preset: what to measure; by default the preset ``modernbert-mini``.
         seconds: seconds of training to measure.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``tokenizer``, ``device``, ``precision``, ``batch_tokens``, ``max_length``.
 
     Raises:

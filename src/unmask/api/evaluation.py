@@ -52,8 +52,7 @@ def evaluate(
         train_data: text that token frequencies and baselines are counted on; by default the evaluated text itself.
         tokens: tokens to read at most; by default all.
         max_length: tokens of a sequence; by default 512, or what the models take if that is less.
-        device, precision, offline: as for :func:`unmask.load`; unused with a model in memory.
-        progress: see :class:`unmask.Progress`.
+        device, precision, offline, progress: as for :func:`unmask.load`; a model in memory stays where it is.
         options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``.
 
     Returns:
@@ -139,8 +138,7 @@ def pairs(
         good, bad: the columns of the sides; by default known names such as ``sentence_good``, or the only two.
         by: the column that groups pairs; by default ``UID``, or the name of the file.
         method, max_length: as for :meth:`unmask.Model.score`.
-        device, precision, offline: as for :func:`unmask.load`; unused with a model in memory.
-        progress: see :class:`unmask.Progress`.
+        device, precision, offline, progress: as for :func:`unmask.load`; a model in memory stays where it is.
 
     Returns:
         The metrics of one model, or a list of those of several; pairs that cannot be scored are counted as skipped.
@@ -195,8 +193,7 @@ def probe(
         test, dev: files of their own.
         epochs, batch_size, learning_rate: of fine-tuning.
         text_field, label_field: fields or columns.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``method`` (``frozen``, ``finetune`` or ``both``), ``seeds``, ``limit``, ``pool``, ``max_length``,
             ``allow_overlap``, ``drop_overlap``, ``device``, ``precision``.
 
@@ -236,8 +233,7 @@ def conformance(
         model: by name, folder or in memory.
         seed: of texts and masks.
         processes: whether to compare with several processes too.
-        offline: make no network call.
-        progress: see :class:`unmask.Progress`.
+        offline, progress: as for :func:`unmask.load`.
         options: ``mask_rate`` and ``strategy``.
 
     Raises:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -78,10 +78,11 @@ def show(as_json: bool, document: Any, draw: Callable[[Page], object]) -> None:
         draw(Page(sys.stdout))
 
 
-def emit(document: Any) -> None:
+def emit(document: Any, stdout: TextIO | None = None) -> None:
     """Print one JSON document; numbers that JSON does not know (``nan``, ``inf``) become ``null``."""
-    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    sys.stdout.write(json.dumps(_plain(document), ensure_ascii=not is_utf8, allow_nan=False) + "\n")
+    stream = stdout or sys.stdout
+    is_utf8 = (stream.encoding or "").lower().replace("-", "") == "utf8"
+    stream.write(json.dumps(_plain(document), ensure_ascii=not is_utf8, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

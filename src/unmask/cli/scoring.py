@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -109,21 +108,24 @@ def score(
         from unmask.data.reading.records import RecordReader
         from unmask.scoring.file_scorer import TextFileScorer
 
-        names = _names_or_number(text_field)
-        reader = RecordReader(file or "-", kind, has_names=names, log=progress.log)
-        run = TextFileScorer(
-            reader,
-            _scorer(model, method, max_length, device, precision, offline, progress),
-            text_field=text_field,
-            max_bytes=max_bytes,
-            details=details,
-            on_skip=_report_skipped(),
-            progress=progress,
+        def has_names(first: Sequence[str]) -> bool:  # a table whose column is given by number may have none
+            return text_field in first or not text_field.isdigit()
+
+        def show(row: JsonDict) -> None:
+            shell.emit(row, stdout)
+            stdout.flush()  # so that a pipe sees it
+
+        reader = RecordReader(file or "-", kind, has_names=has_names, log=progress.log)
+        scorer = _scorer(
+            model, method, max_length, progress, device=device, precision=precision, offline=offline
         )
-        _continue_after(run, rows, progress)
-        scores: list[dict[str, Any]] = []
-        with _resumable(rows):
-            totals = run.run(rows.write if rows else scores.append if as_json else _printer(stdout))
+        run = TextFileScorer(
+            reader, scorer, text_field=text_field, max_bytes=max_bytes, details=details, on_skip=_report_skipped(),
+            progress=progress,
+        )  # fmt: skip
+        scores: list[JsonDict] = []
+        with _resumable(run, rows):
+            totals = run.run(rows.write if rows else scores.append if as_json else show)
     result = {"model": model, "method": run.scorer.method, **totals.to_dict()}
     if as_json:
         shell.emit(result | ({"out": str(out)} if rows else {"scores": scores}))
@@ -157,17 +159,18 @@ def pairs(
     if len(models) > 1 and (out is not None or data == "-"):
         raise ConfigError("-o and pairs from standard input go with one model, not with several")
     rows = _rows(out, resume, force)
-    results: list[dict[str, Any]] = []
+    results: list[JsonDict] = []
     with shell.working() as progress:
         from unmask.scoring.file_scorer import PairFileScorer
         from unmask.scoring.pair_files import PairReader
 
         for model in models:
             reader = PairReader(data, good, bad, by, log=progress.log)
-            scorer = _scorer(model, method, max_length, device, precision, offline, progress)
+            scorer = _scorer(
+                model, method, max_length, progress, device=device, precision=precision, offline=offline
+            )
             run = PairFileScorer(reader, scorer, on_skip=_report_skipped(), progress=progress)
-            _continue_after(run, rows, progress)
-            with _resumable(rows):
+            with _resumable(run, rows):
                 found = run.run(rows.write if rows else lambda row: None)
             results.append({"model": model, **found.to_dict()})
     document = results[0] if len(results) == 1 else {"models": results}
@@ -186,15 +189,7 @@ def _rows(out: Path | None, resume: bool, force: bool) -> RowFile | None:
     return RowFile(out, resume=resume, replace=force)
 
 
-def _scorer(
-    model: str,
-    method: str,
-    max_length: int | None,
-    device: str,
-    precision: str,
-    offline: bool,
-    progress: Progress,
-) -> Scorer:
+def _scorer(model: str, method: str, max_length: int | None, progress: Progress, **loading: Any) -> Scorer:
     """Check the name of the method, then load the model."""
     from unmask.model.load import load_for_inference
     from unmask.scoring.masked_copies import method_named
@@ -202,24 +197,8 @@ def _scorer(
 
     if method_named(method) == "estimate":
         progress.log("method estimate: the model sees the tokens that it predicts; no pseudo-log-likelihood")
-    loaded = load_for_inference(model, device=device, precision=precision, offline=offline, progress=progress)
+    loaded = load_for_inference(model, progress=progress, **loading)
     return Scorer(loaded, method=method, max_length=max_length)
-
-
-def _names_or_number(field: str) -> Callable[[Sequence[str]], bool]:
-    """Return what says whether a table's first row holds names: it does not where the column has only a number."""
-    return lambda row: field in row or not field.isdigit()
-
-
-def _printer(stdout: Any) -> Callable[[dict[str, Any]], None]:
-    """Return what prints a row on stdout at once, so that a pipe sees it."""
-    is_utf8 = (stdout.encoding or "").lower().replace("-", "") == "utf8"
-
-    def write(row: dict[str, Any]) -> None:
-        stdout.write(json.dumps(row, ensure_ascii=not is_utf8, allow_nan=False) + "\n")
-        stdout.flush()
-
-    return write
 
 
 def _report_skipped() -> Callable[[DataError], None]:
@@ -237,19 +216,15 @@ def _report_skipped() -> Callable[[DataError], None]:
     return complain
 
 
-def _continue_after(run: TextFileScorer | PairFileScorer, rows: RowFile | None, progress: Progress) -> None:
-    """Count what the file of rows has already."""
-    if rows is not None and rows.kept:
-        run.resume_after(rows.rows())
-        progress.log(f"{rows.path} has {rows.kept:,} rows; continuing behind them")
-
-
 @contextmanager
-def _resumable(rows: RowFile | None) -> Iterator[None]:
-    """Open the file of rows, if there is one, and turn a signal into an error that says how to resume."""
+def _resumable(run: TextFileScorer | PairFileScorer, rows: RowFile | None) -> Iterator[None]:
+    """Open the file of rows, if there is one, behind its last row; turn a signal into an error that says how to resume."""
     if rows is None:
         yield
         return
+    if rows.kept:
+        run.resume_after(rows.rows())
+        run.progress.log(f"{rows.path} has {rows.kept:,} rows; continuing behind them")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -266,7 +241,7 @@ def _resumable(rows: RowFile | None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _print_totals(result: dict[str, Any], out: Path | None) -> None:
+def _print_totals(result: JsonDict, out: Path | None) -> None:
     where = f" in {out}" if out else ""
     shell.log(
         f"{plural(result['texts'], 'text')}{where}; pseudo-log-likelihood per text {result['per_text']:.4g}, per token "
