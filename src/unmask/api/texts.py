@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 from unmask.api.progress import ProgressLike, shown
@@ -77,9 +76,7 @@ class TextFiles:
     def __enter__(self) -> TextFiles:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()
 

@@ -117,11 +117,7 @@ def fill(
 
 
 def _split_targets(targets: Sequence[str]) -> list[str]:
-    """Return the words of ``--targets w1,w2``.
-
-    Raises:
-        ConfigError: there is none between two commas.
-    """
+    """Return the words of ``--targets w1,w2``."""
     words = [word.strip() for part in targets for word in part.split(",")]
     if not all(words):
         raise ConfigError(f"--targets: expected words such as Paris,London, not '{','.join(targets)}'")
@@ -132,10 +128,6 @@ def _inputs(texts: Sequence[str], file: Path | None) -> Iterator[_Input]:
     """Yield the texts that were given, with ``-`` as the lines of stdin, then those of a file.
 
     Without either, the lines of stdin are read if it is no terminal.
-
-    Raises:
-        ConfigError: nothing is given.
-        DataError: the file cannot be read at all.
     """
     if not texts and file is None:
         if sys.stdin.isatty():
@@ -210,7 +202,7 @@ def explain(
     shell.check_page(html)
     config = options.load_settings({"mask_rate": mask_rate, "strategy": strategy})
     positions = None if mask_positions is None else _parse_positions(mask_positions)
-    text = "\n".join(shell.read_lines(None)) if text == "-" else text
+    text = shell.read_stdin() if text == "-" else text
     with shell.working() as progress:
         from unmask.api.model import load
 
@@ -225,11 +217,7 @@ def explain(
 
 
 def _parse_positions(text: str) -> list[int]:
-    """Return the numbers of ``"4,14,36"``.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+    """Return the numbers of ``"4,14,36"``."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -111,22 +111,19 @@ def write(path: Path, text: str) -> None:
         raise DiskError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def read_lines(path: Path | None) -> list[str]:
-    """Return the lines of a UTF-8 file, or of stdin. Empty ones stay, so that numbers agree.
+def read_stdin() -> str:
+    """Return standard input without its last line break.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8.
+        DataError: it is not UTF-8.
     """
     try:
-        content = sys.stdin.buffer.read() if path is None else path.read_bytes()
-        lines = content.decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
-        where = path or "standard input"
-        raise DataError(f"expected UTF-8 text, found the byte 0x{byte:02x}", path=where, line=line) from None
-    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+        what = f"expected UTF-8 text, found the byte 0x{byte:02x}"
+        raise DataError(what, path="standard input", line=line) from None
+    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 def check_page(html: Path | None) -> None:

@@ -60,16 +60,7 @@ _SHARES = 10
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a finished run.
-
-    Attributes:
-        folder: its files.
-        steps: optimizer steps.
-        tokens: real tokens seen.
-        seconds: seconds of training.
-        loss: the last training loss that was logged, or ``None``.
-        evaluation: the final metrics, as ``evaluation.json`` holds them; ``None`` without held-out text.
-    """
+    """A finished run; its attributes are those of :class:`unmask.RunResult`."""
 
     folder: RunFolder
     steps: int
