@@ -16,6 +16,7 @@ from unmask.errors import ConfigError, DataError, DivergedError
 from unmask.inference.beam import combinations
 from unmask.inference.fill import FillMask, FillResult
 from unmask.inference.markers import MARKERS, MarkerEncoder
+from unmask.model.load import load_for_inference
 
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2"]
 TOKENIZERS = ["wordpiece", "byte_level", "modernbert", "unigram", "chinese"]
@@ -354,4 +355,4 @@ def test_other_bad_arguments_are_refused(filler: Callable[[str], FillMask], tmp_
     with pytest.raises(ConfigError, match="list of words"):
         filler("bert").fill(["a [MASK]"], targets="the")
     with pytest.raises(ConfigError):
-        FillMask(tmp_path / "absent", offline=True)
+        load_for_inference(tmp_path / "absent", offline=True)

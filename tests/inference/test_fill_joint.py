@@ -81,7 +81,7 @@ Plains = Callable[[str], Plain]
 
 
 def test_two_masks_are_ranked_as_trying_everything_ranks_them(small: Path) -> None:
-    reference, fill = Plain(small), FillMask(small, device="cpu")
+    reference, fill = Plain(small), FillMask(load_for_inference(small, device="cpu"))
     orders = set()
     for text in TEXTS:
         ids = reference.ids(text)
@@ -97,7 +97,7 @@ def test_two_masks_are_ranked_as_trying_everything_ranks_them(small: Path) -> No
 
 
 def test_a_list_that_says_it_is_exact_is_that_of_trying_everything(small: Path) -> None:
-    reference, fill = Plain(small), FillMask(small, device="cpu")
+    reference, fill = Plain(small), FillMask(load_for_inference(small, device="cpu"))
     exact = wrong = 0
     for text in TEXTS:
         wanted = [pair for _, pair in reference.every_pair(reference.ids(text))[:5]]

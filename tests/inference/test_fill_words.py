@@ -16,6 +16,7 @@ from unmask.errors import ConfigError
 from unmask.inference.fill import Candidate, FillMask
 from unmask.inference.markers import Gap, MarkerEncoder
 from unmask.inference.windows import window_around
+from unmask.model.load import load_for_inference
 
 Filler = Callable[[str], FillMask]
 FAMILIES = ["bert", "roberta", "modernbert", "deberta-v2"]
@@ -99,7 +100,7 @@ def test_every_candidate_is_a_word_that_the_tokenizer_spells_so(
 
 def test_a_word_of_two_pieces_is_found_as_by_trying_all(small: Path) -> None:
     """All pairs of a beginning and a continuing piece that the tokenizer makes of the word they spell."""
-    fill = FillMask(small, device="cpu")
+    fill = FillMask(load_for_inference(small, device="cpu"))
     tokenizer = fill.model.tokenizer
     pairs = [
         (first, rest) for first in ["the", "of", "telescope", *ascii_lowercase] for rest in ascii_lowercase
@@ -122,7 +123,7 @@ def _probabilities(candidates: list[Candidate]) -> list[float]:
 
 
 def test_a_blank_without_a_word_is_said(small: Path) -> None:
-    fill = FillMask(small, device="cpu")
+    fill = FillMask(load_for_inference(small, device="cpu"))
     vocabulary = fill.model.vocabulary
     assert vocabulary.words is not None
     vocabulary.words.flags[: len(vocabulary.words.flags)] |= 1  # every piece begins a word: none has two

@@ -149,7 +149,7 @@ def shown(progress: ProgressLike, offline: bool = False) -> Iterator[Progress]:
     Raises:
         ConfigError: it is something else.
     """
-    with offline_mode(offline), _without_bars_of_transformers():
+    with offline_mode(offline), without_bars_of_transformers():
         if isinstance(progress, Progress):
             yield progress
         elif progress is False:
@@ -180,7 +180,7 @@ def _default() -> Iterator[Progress]:
 
 
 @contextmanager
-def _without_bars_of_transformers() -> Iterator[None]:
+def without_bars_of_transformers() -> Iterator[None]:
     """Hide the bars of loading and saving weights, which take no time; those of downloads stay."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils import logging
@@ -192,7 +192,7 @@ def _without_bars_of_transformers() -> Iterator[None]:
     try:
         yield
     finally:
-        if loading:
+        if loading and downloads:  # it enables the bars of downloads too
             logging.enable_progress_bar()
 
 

@@ -53,19 +53,13 @@ def working(*, models: bool = True) -> Iterator[TerminalProgress]:
         stack.enter_context(contextlib.redirect_stdout(stream))
         progress = stack.enter_context(terminal_progress(stream))
         if models and os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
-            _quiet_transformers()
+            from transformers.utils import logging
+
+            from unmask.api.progress import without_bars_of_transformers
+
+            logging.set_verbosity_error()
+            stack.enter_context(without_bars_of_transformers())
         yield progress
-
-
-def _quiet_transformers() -> None:
-    """Take away the bars of transformers; on a terminal that of a download, which may take long, stays."""
-    from huggingface_hub.utils.tqdm import enable_progress_bars
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if sys.stderr.isatty() and not mode.quiet:
-        enable_progress_bars()
 
 
 def show(as_json: bool, document: Any, draw: Callable[[Page], object]) -> None:
