@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from unmask.inference.fill import FillMask, FillResult
+from unmask.model.load import load_for_inference
 
 TWO = "Her grandmother [MASK] the [MASK] telescope."
 TEXTS = [TWO, "[MASK] [MASK]", "the [MASK][MASK] of South Carolina", "Nobody [MASK] in the village, [MASK]."]
