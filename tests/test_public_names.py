@@ -16,7 +16,7 @@ FUNCTIONS = """
 CLASSES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
     Evaluation Explanation ExtendedVocabulary FillResult Interrupted MLMCollator MaskingSettings MissingExtra Model
-    ModelSettings PairFigures ProbeResult Progress ProgressEvent RunConfig RunFolder RunResult Score TrainSettings
+    ModelSettings PairMetrics ProbeResult Progress ProgressEvent RunConfig RunFolder RunResult Score TrainSettings
     UnmaskError
 """.split()
 

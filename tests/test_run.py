@@ -35,7 +35,7 @@ from unmask.run import train as run_module
 from unmask.run.choices import advice_of
 from unmask.run.disk import size_of
 from unmask.run.dry_run import dry_run
-from unmask.run.train import RunResult, train
+from unmask.run.train import FinishedRun, train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
 from unmask.training import checkpoint as checkpoint_module
@@ -115,7 +115,7 @@ def configure(text: Path) -> Configure:
     return make
 
 
-Runs = Callable[[str], tuple[RunResult, Listener]]
+Runs = Callable[[str], tuple[FinishedRun, Listener]]
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +123,9 @@ def finished(
     configure: Configure, checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Runs:
     """Return `run(start)`: a finished run from a tiny preset, or from a tiny checkpoint, made once."""
-    made: dict[str, tuple[RunResult, Listener]] = {}
+    made: dict[str, tuple[FinishedRun, Listener]] = {}
 
-    def run(start: str) -> tuple[RunResult, Listener]:
+    def run(start: str) -> tuple[FinishedRun, Listener]:
         if start not in made:
             model = {"model__preset": start} if start in TINY else {"model__name": str(checkpoint(start))}
             listener = Listener()

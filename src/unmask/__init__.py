@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from unmask.probing.results import ProbeResult as ProbeResult
     from unmask.progress import Progress as Progress
     from unmask.run_folder import RunFolder as RunFolder
-    from unmask.scoring.pairs import PairFigures as PairFigures
+    from unmask.scoring.pairs import PairMetrics as PairMetrics
     from unmask.scoring.results import Score as Score
     from unmask.vocabulary.extend import ExtendedVocabulary as ExtendedVocabulary
 

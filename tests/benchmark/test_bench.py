@@ -81,6 +81,11 @@ def test_a_bench_adds_up(text: Path, checkpoint: Callable[[str], Path]) -> None:
     )
     assert result.masking_tokens_per_second > 0
     assert (result.precision, result.device, result.batch_tokens) == ("fp32", "cpu", 256)
+    table = result.to_pandas().set_index("measure")
+    assert table.loc["training, fp32", "rate"] == training.tokens_per_second
+    assert table.loc["matrix products, bf16", "unit"] == "TFLOP/s"
+    assert json.loads(json.dumps(result.to_dict()))["parameters"] == result.parameters
+    assert "packing and masking" in repr(result)
 
 
 def test_no_more_than_a_beginning_of_the_text_is_read(

@@ -13,7 +13,7 @@ from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.scoring.pair_files import PairReader
-from unmask.scoring.pairs import Pair, PairFigures, compare_pairs, score_pairs, wilson
+from unmask.scoring.pairs import Pair, PairMetrics, compare_pairs, score_pairs, wilson
 from unmask.scoring.scorer import Scorer, score
 
 GOOD = [
@@ -54,36 +54,36 @@ def test_the_good_side_has_to_score_higher(bert: MaskedLM, method: str) -> None:
     assert [pair.outcome for pair in score_pairs([Pair(BAD[0], GOOD[0])], Scorer(bert, method=method))] == [
         "wrong" if outcomes[0] == "right" else "right"
     ]
-    figures = compare_pairs(pairs, bert, method=method)
-    assert (figures.overall.pairs, figures.overall.ties, figures.skipped) == (4, 1, 0)
-    assert figures.overall.accuracy == outcomes.count("right") / 4
+    metrics = compare_pairs(pairs, bert, method=method)
+    assert (metrics.overall.pairs, metrics.overall.ties, metrics.skipped) == (4, 1, 0)
+    assert metrics.overall.accuracy == outcomes.count("right") / 4
 
 
 def test_equal_sides_are_ties_however_many_pairs_there_are(bert: MaskedLM) -> None:
     pairs = [Pair(text := f"Nobody sold {number} boats", text.upper()) for number in range(50)]
-    figures = compare_pairs(pairs, bert, batch_tokens=64)
-    assert (figures.overall.pairs, figures.overall.ties, figures.overall.right) == (50, 50, 0)
+    metrics = compare_pairs(pairs, bert, batch_tokens=64)
+    assert (metrics.overall.pairs, metrics.overall.ties, metrics.overall.right) == (50, 50, 0)
 
 
 def test_a_side_that_cannot_be_scored_skips_the_pair(bert: MaskedLM) -> None:
-    figures = compare_pairs(
+    metrics = compare_pairs(
         [Pair("a\0b", "Nobody"), Pair("Nobody slept", "\u200b"), Pair("It", "rained")], bert
     )
-    assert (figures.overall.pairs, figures.skipped) == (1, 2)
+    assert (metrics.overall.pairs, metrics.skipped) == (1, 2)
     (found,) = score_pairs([Pair("Nobody", "\u200b")], Scorer(bert))
     assert "bad side" in (found.error or "")
 
 
 def test_the_table_and_its_sums() -> None:
-    figures = PairFigures("original")
+    metrics = PairMetrics("original")
     for paradigm, term, outcomes in (
         ("a", "x", ["right", "right", "tie", "wrong"]),
         ("b", "x", ["right"]),
         ("c", "y", ["wrong", "wrong", "tie"]),
     ):
         for outcome in outcomes:
-            figures.add(Pair("", "", paradigm, term, "f.jsonl"), outcome)  # type: ignore[arg-type]
-    found = figures.to_dict()
+            metrics.add(Pair("", "", paradigm, term, "f.jsonl"), outcome)  # type: ignore[arg-type]
+    found = metrics.to_dict()
     assert (found["accuracy"], found["pairs"], found["ties"]) == (3 / 8, 8, 2)
     assert [(row["paradigm"], row["accuracy"], row["pairs"], row["ties"]) for row in found["table"]] == [
         ("a", 0.5, 4, 1),

@@ -29,7 +29,7 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.run import train as run_module
 from unmask.run.dry_run import dry_run
-from unmask.run.train import RunResult, train
+from unmask.run.train import FinishedRun, train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
 from unmask.training.best_weights import Best, load_best, save_best
@@ -114,7 +114,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def rows(result: RunResult, kind: str) -> list[dict[str, Any]]:
+def rows(result: FinishedRun, kind: str) -> list[dict[str, Any]]:
     return [row for row in read_rows(result.folder.metrics) if kind in row]
 
 
@@ -133,7 +133,7 @@ def assert_same(found: RunFolder, wanted: RunFolder) -> None:
         assert (found.root / path).read_bytes() == (wanted.root / path).read_bytes(), path
 
 
-def assert_stops_are_invisible(config: RunConfig, whole: RunResult, folder: Path, stops: list[int]) -> None:
+def assert_stops_are_invisible(config: RunConfig, whole: FinishedRun, folder: Path, stops: list[int]) -> None:
     for number, stop in enumerate(stops):
         with pytest.raises(Interrupted):
             train(config, folder, resume="auto" if number else None, progress=stop_at(stop))
@@ -253,14 +253,14 @@ def test_joined_batches_ask_what_each_asks(mixed: Callable[..., TrainingStream],
 
 
 @pytest.fixture
-def replayed(configure: Configure, general: Path, tmp_path: Path) -> tuple[RunConfig, RunResult]:
+def replayed(configure: Configure, general: Path, tmp_path: Path) -> tuple[RunConfig, FinishedRun]:
     config = configure(
         data__replay=[str(general)], data__replay_share=0.2, train__optimizer__learning_rate=1e-3
     )
     return config, train(config, tmp_path / "whole")
 
 
-def test_a_run_with_general_text_measures_forgetting(replayed: tuple[RunConfig, RunResult]) -> None:
+def test_a_run_with_general_text_measures_forgetting(replayed: tuple[RunConfig, FinishedRun]) -> None:
     _, result = replayed
     found = read(result.folder.evaluation)["general"]
     assert found.keys() >= {"loss", "accuracy", "perplexity", "masked_tokens", "before"}
@@ -275,13 +275,13 @@ def test_a_run_with_general_text_measures_forgetting(replayed: tuple[RunConfig, 
 
 
 def test_a_stopped_run_with_general_text_goes_on_to_the_last_bit(
-    replayed: tuple[RunConfig, RunResult], tmp_path: Path
+    replayed: tuple[RunConfig, FinishedRun], tmp_path: Path
 ) -> None:
     assert_stops_are_invisible(*replayed, tmp_path / "part", [3, 8])
 
 
 def test_other_general_text_is_refused_on_resume(
-    replayed: tuple[RunConfig, RunResult], tmp_path: Path
+    replayed: tuple[RunConfig, FinishedRun], tmp_path: Path
 ) -> None:
     config, result = replayed
     tokenizer = load_tokenizer(str(config.model.name))

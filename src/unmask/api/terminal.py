@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from unmask.progress import Progress
-from unmask.reporting.format import clock, progress_metrics
+from unmask.reporting.format import clock, progress_metrics, share_done
 
 if TYPE_CHECKING:  # rich is imported where something is drawn, so that --help is quick
     import rich.progress
@@ -81,7 +81,7 @@ class TerminalProgress(Progress):
 
     def _print_phase(self, phase: _Phase, last: str, ended: bool = False) -> None:
         unfinished = phase.share is not None and phase.share < 0.995
-        share = "done" if ended and not unfinished else _percent(phase.share)
+        share = "done" if ended and not unfinished else share_done(phase.share)
         parts = [phase.name, share, *progress_metrics(phase.metrics), last]
         self._console.print("  ".join(part for part in parts if part), soft_wrap=True)
 
@@ -138,7 +138,7 @@ class BarProgress(TerminalProgress):
         super().advance(share, metrics)
         if self._bars is not None and self._phases:
             phase = self._phases[-1]
-            parts = [_percent(phase.share), *progress_metrics(metrics), self._time(phase)]
+            parts = [share_done(phase.share), *progress_metrics(metrics), self._time(phase)]
             text = "  ".join(part for part in parts if part)
             total = None if phase.share is None else 1.0
             self._bars.update(self._tasks[-1], total=total, completed=phase.share or 0.0, text=text)
@@ -172,11 +172,6 @@ def terminal_progress(stderr: TextIO, clock: Callable[[], float] = time.monotoni
     if stderr.isatty() and not console.is_dumb_terminal:
         return BarProgress(console, clock)
     return LineProgress(console, clock)
-
-
-def _percent(share: float | None) -> str:
-    """Return a share in per cent, or nothing."""
-    return "" if share is None else f"{int(share * 100)}%"
 
 
 def plain_console(stream: TextIO) -> Console:

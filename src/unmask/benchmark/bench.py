@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
+from unmask.reporting.results import Result, Rows
 from unmask.run.assemble import make_loop, recipe_of, with_recipe
 from unmask.run.components import RunComponents, build_components
 from unmask.run.docstrings import collect_docstrings
@@ -88,8 +89,8 @@ class PreparationRate:
     share: float
 
 
-@dataclass(frozen=True)
-class Bench:
+@dataclass(frozen=True, repr=False)
+class Bench(Result):
     """What ``unmask bench`` measured.
 
     Attributes:
@@ -115,6 +116,29 @@ class Bench:
     training: TrainingRate
     masking_tokens_per_second: float
     preparation: PreparationRate
+
+    def _title(self) -> str:
+        return f"bench of {self.model}, {self.parameters / 1e6:,.1f}M parameters, on {self.device}"
+
+    def to_rows(self) -> Rows:
+        """Return a row for each rate: ``measure``, ``rate`` and its ``unit``."""
+        products = [
+            {"measure": f"matrix products, {name}", "rate": found.teraflops, "unit": "TFLOP/s"}
+            for name, found in self.ceilings.items()
+        ]
+        rates = {
+            f"training, {self.precision}": self.training.tokens_per_second,
+            "packing and masking": self.masking_tokens_per_second,
+            "preparing text": self.preparation.tokens_per_second,
+        }
+        return [
+            *products,
+            *({"measure": name, "rate": rate, "unit": "tokens/s"} for name, rate in rates.items()),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``unmask bench --json`` prints."""
+        return asdict(self)
 
 
 def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress = Progress()) -> Bench:

@@ -263,7 +263,7 @@ _HEADER = ("accuracy", "95%", "pairs", "ties")
 def draw_pairs(page: Page, models: Sequence[JsonDict]) -> None:
     """Draw the accuracy of one model by paradigm, by term and overall, or of several models in one table.
 
-    ``models`` has :meth:`unmask.scoring.pairs.PairFigures.to_dict` of each, and its name as ``model``.
+    ``models`` has :meth:`unmask.scoring.pairs.PairMetrics.to_dict` of each, and its name as ``model``.
     """
     found = models[0]
     table: Sequence[JsonDict] = found["table"]

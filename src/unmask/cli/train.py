@@ -19,7 +19,7 @@ from unmask.reporting.format import baseline_name, byte_size, clock, loss, perce
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
-    from unmask.run.train import RunResult
+    from unmask.run.train import FinishedRun
 
 Out = Annotated[
     Path | None,
@@ -118,7 +118,7 @@ def is_run(paths: Sequence[str]) -> bool:
     return len(paths) == 1 and (Path(paths[0]) / "config.yaml").is_file()
 
 
-def print_result(result: RunResult, as_json: bool, examples: bool = False) -> None:
+def print_result(result: FinishedRun, as_json: bool, examples: bool = False) -> None:
     """Print the metrics of a finished run; of several processes only the main one does."""
     if os.environ.get("RANK", "0") != "0":
         return
@@ -128,7 +128,7 @@ def print_result(result: RunResult, as_json: bool, examples: bool = False) -> No
     shell.show(as_json, document, lambda page: draw_result(page, result, examples))
 
 
-def draw_result(page: Page, result: RunResult, examples: bool = False) -> None:
+def draw_result(page: Page, result: FinishedRun, examples: bool = False) -> None:
     """Draw the metrics of a finished run and where its files are; with ``examples``, passages with predictions."""
     folder = result.folder
     if result.evaluation is not None:

@@ -59,6 +59,11 @@ def percent(value: object, digits: int = 1) -> str:
     return f"<{100 * least:g}%" if 0 < share < least / 2 else f"{100 * share:.{digits}f}%"
 
 
+def share_done(share: float | None) -> str:
+    """How much of a phase is done, rounded down: 100% is its end; nothing where it is unknown."""
+    return "" if share is None else f"{int(share * 100)}%"
+
+
 def points(gap: object, signed: bool = False) -> str:
     """A difference of two shares as ``4.4 points``."""
     return _NOT_FINITE if math.isnan(as_float(gap)) else f"{_point(gap, '+' if signed else '')} points"

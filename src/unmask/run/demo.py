@@ -14,7 +14,7 @@ from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.run.docstrings import collect_docstrings, write_jsonl
 from unmask.run.lock import lock_run
-from unmask.run.train import RunResult, train
+from unmask.run.train import FinishedRun, train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 
@@ -31,7 +31,7 @@ def run_demo(
     minutes: float = TRAINING_MINUTES,
     seed: int = 0,
     progress: Progress = Progress(),
-) -> RunResult:
+) -> FinishedRun:
     """Collect documentation text, train a tokenizer and an encoder on it, evaluate, fill masks, write the report.
 
     Args:

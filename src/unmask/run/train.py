@@ -59,7 +59,7 @@ _SHARES = 10
 
 
 @dataclass(frozen=True)
-class RunResult:
+class FinishedRun:
     """A finished run; its attributes are those of :class:`unmask.RunResult`."""
 
     folder: RunFolder
@@ -78,7 +78,7 @@ def train(
     command: list[str] | None = None,
     extra: dict[str, Any] | None = None,
     progress: Progress = Progress(),
-) -> RunResult:
+) -> FinishedRun:
     """Train or adapt a masked language model and leave a run folder behind.
 
     Args:
@@ -170,7 +170,7 @@ class _TrainingRun:
             info = run_info(self.components, self.config, command) | {"choices": self.choices} | extra
             write_json(self.folder.info, info)
 
-    def run(self) -> RunResult:
+    def run(self) -> FinishedRun:
         """Train to the end, then write the model, its metrics and the report."""
         self._log_choices()
         if self.loop.position.step == 0 and not self.components.scratch:
@@ -193,7 +193,7 @@ class _TrainingRun:
             self._write_results(evaluation, predictions)
         self.components.world.wait()
         position = self.loop.position
-        return RunResult(
+        return FinishedRun(
             self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
         )
 

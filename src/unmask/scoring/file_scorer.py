@@ -16,7 +16,7 @@ from unmask.data.reading.records import Record, RecordReader
 from unmask.errors import DataError
 from unmask.progress import Progress
 from unmask.scoring.pair_files import PairReader
-from unmask.scoring.pairs import Pair, PairFigures, score_pairs
+from unmask.scoring.pairs import Pair, PairMetrics, score_pairs
 from unmask.scoring.scorer import Scorer, score_items
 
 MAX_BYTES = 500_000
@@ -228,7 +228,7 @@ class TextFileScorer(_FileScorer[FileText, TextTotals]):
         return FileText(text, record.line)
 
 
-class PairFileScorer(_FileScorer[Pair, PairFigures]):
+class PairFileScorer(_FileScorer[Pair, PairMetrics]):
     """Compares the pairs of files.
 
     Args:
@@ -246,7 +246,7 @@ class PairFileScorer(_FileScorer[Pair, PairFigures]):
         on_skip: Callable[[DataError], None] = lambda error: None,
         progress: Progress = Progress(),
     ) -> None:
-        super().__init__(scorer, PairFigures(scorer.method), reader.given, on_skip, progress)
+        super().__init__(scorer, PairMetrics(scorer.method), reader.given, on_skip, progress)
         self.reader = reader
 
     def _items(self) -> Iterator[Pair | DataError]:
