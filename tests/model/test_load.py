@@ -215,7 +215,7 @@ def test_weights_of_another_shape_are_refused(copy: Callable[[str], Path]) -> No
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="finds no CUDA device; use --device cpu or auto"):
+    with pytest.raises(ConfigError, match="finds no CUDA device; use --device=cpu or auto"):
         pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.api.options import MASKING, READING, sections
 from unmask.api.progress import ProgressLike
 from unmask.api.texts import Text, text_files
+from unmask.api.wording import without_files
 from unmask.config.settings import DocumentSettings
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -57,17 +58,18 @@ def check(
 
     settings = sections(options, READING, offline).data
     with text_files(progress, offline, settings.text_field) as files:
-        found = check_data(
-            files.inputs(text),
-            settings,
-            model=None if model is None else _name_of(model),
-            test=[] if test is None else files.inputs(test, "test"),
-            max_length=max_length,
-            offline=offline,
-            progress=files.progress,
+        found = without_files(
+            check_data(
+                files.inputs(text),
+                settings,
+                model=None if model is None else _name_of(model),
+                test=[] if test is None else files.inputs(test, "test"),
+                max_length=max_length,
+                offline=offline,
+                progress=files.progress,
+            )
         )
-    if files.written:  # a command with a file that is gone would be of no use
-        found.plan["commands"] = [_with_names(command, files.written) for command in found.plan["commands"]]
+    found.plan["commands"] = [command.replace("<text>", "TEXT") for command in found.plan["commands"]]
     return found
 
 
@@ -95,11 +97,16 @@ def prepare(
         ConfigError: there is no tokenizer, or it cannot be loaded.
     """
     from unmask.data.corpus import prepare as write_shards
+    from unmask.storage import sha256
 
     settings = sections(options, READING, offline).data
     loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline)
     with text_files(progress, offline, settings.text_field) as files:
-        return write_shards(files.inputs(text), settings, loaded, Path(out), progress=files.progress)
+        inputs = files.inputs(text)
+        described: list[dict[str, str | int]] | None = None
+        if files.written:  # a temporary file has another name each time
+            described = [{"input": "<text>", "sha256": sha256(Path(inputs[0]))}]
+        return write_shards(inputs, settings, loaded, Path(out), described=described, progress=files.progress)
 
 
 def masks(
@@ -263,7 +270,7 @@ def train_tokenizer(
 def extend_tokenizer(
     text: Text,
     *,
-    model: str | Path,
+    model: ModelLike,
     out: str | Path,
     general: Text = None,
     add: int = 1000,
@@ -276,7 +283,7 @@ def extend_tokenizer(
 
     Args:
         text: paths, or texts in memory.
-        model: Hub name or folder.
+        model: Hub name or folder, or what :func:`unmask.load` made of one.
         out: the folder to write, absent or empty.
         general: general text; words count the more, the likelier they are in ``text`` than there.
         add: words to add, at most.
@@ -292,7 +299,7 @@ def extend_tokenizer(
     settings = sections(options, READING, offline).data
     with text_files(progress, offline, settings.text_field) as files:
         return extend_vocabulary(
-            str(model),
+            _name_of(model),
             files.inputs(text),
             Path(out),
             general=[] if general is None else files.inputs(general, "general"),
@@ -307,7 +314,7 @@ def extend_tokenizer(
 def bench(
     text: Text = None,
     *,
-    model: str | Path | None = None,
+    model: ModelLike | None = None,
     preset: str | None = None,
     seconds: float = 20.0,
     offline: bool = False,
@@ -333,7 +340,7 @@ def bench(
     with text_files(progress, offline) as files:
         values = options | {
             "text": None if text is None else files.inputs(text),
-            "model": None if model is None else str(model),
+            "model": None if model is None else _name_of(model),
             "preset": preset or (None if model else "modernbert-mini"),
         }
         return run_bench(sections(values, values, offline), seconds=seconds, progress=files.progress)
@@ -390,10 +397,3 @@ def _words(tokenizer: PreTrainedTokenizerBase) -> Any:
     if words is None:
         raise ConfigError("the tokenizer does not mark where words begin; take another with --tokenizer")
     return words
-
-
-def _with_names(command: str, written: Mapping[str, str]) -> str:
-    """Return a command with ``TEXT`` in place of a temporary file."""
-    for path in written:
-        command = command.replace(path, written[path].upper())
-    return command

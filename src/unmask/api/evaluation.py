@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from unmask.api.model import as_list, load
 from unmask.api.options import MASKING, READING, sections, validated
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, is_missing, text_files
+from unmask.api.wording import TEMPORARY, without_files
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.compare import Comparison
 from unmask.evaluation.compare import compare as compare_models
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from unmask.api.model import ModelLike
     from unmask.model.masked_lm import MaskedLM
     from unmask.probing.results import ProbeResult
-    from unmask.scoring.pairs import PairFigures
+    from unmask.scoring.pairs import PairMetrics
 
 
 def evaluate(
@@ -66,12 +67,14 @@ def evaluate(
     models, alone = as_list(model)
     settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
     with text_files(progress, offline, settings.documents.text_field) as files:
-        found = evaluate_models(
-            [_model(one) for one in models],
-            files.inputs(data, "data"),
-            settings,
-            train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
-            progress=files.progress,
+        found = without_files(
+            evaluate_models(
+                [_model(one) for one in models],
+                files.inputs(data, "data"),
+                settings,
+                train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
+                progress=files.progress,
+            )
         )
     return found[0] if alone else ResultList(found)
 
@@ -104,14 +107,16 @@ def compare(
     """
     settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
     with text_files(progress, offline, settings.documents.text_field) as files:
-        return compare_models(
-            _model(first),
-            _model(second),
-            files.inputs(data, "data"),
-            settings,
-            train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
-            pll_bytes=pll_bytes,
-            progress=files.progress,
+        return without_files(
+            compare_models(
+                _model(first),
+                _model(second),
+                files.inputs(data, "data"),
+                settings,
+                train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
+                pll_bytes=pll_bytes,
+                progress=files.progress,
+            )
         )
 
 
@@ -128,7 +133,7 @@ def pairs(
     precision: str = "fp32",
     offline: bool = False,
     progress: ProgressLike = None,
-) -> PairFigures | ResultList[PairFigures]:
+) -> PairMetrics | ResultList[PairMetrics]:
     """Count how often a model finds the good side of minimal pairs more probable than the bad one.
 
     Args:
@@ -152,16 +157,20 @@ def pairs(
     models, alone = as_list(model)
     with shown(progress, offline) as listener, _pair_file(data) as path:
         read = list(PairReader(path, good, bad, by, log=listener.log))
+        in_memory = path != str(data)
         errors = [pair for pair in read if isinstance(pair, DataError)]
         if len(errors) == len(read):
             raise errors[0] if errors else DataError("no pairs")
         for error in errors[:5]:
-            in_memory = path != str(data)
             listener.warning(str(error).replace(f"{path}:", "pair ", 1) if in_memory else str(error))
         found = []
         for one in models:
             loaded = load(one, device=device, precision=precision, offline=offline, progress=listener)
-            usable = (pair for pair in read if isinstance(pair, Pair))
+            usable = (
+                replace(pair, source="" if in_memory else pair.source)
+                for pair in read
+                if isinstance(pair, Pair)
+            )
             found.append(
                 compare_pairs(usable, loaded.lm, method=method, max_length=max_length, progress=listener)
             )
@@ -272,7 +281,7 @@ def _pair_file(data: Text) -> Iterator[str]:
     if isinstance(data, str | PathLike):
         yield str(data)
         return
-    with tempfile.TemporaryDirectory(prefix="unmask-pairs-") as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
         path = Path(folder) / "pairs.jsonl"
         records = (_pair_record(row, number) for number, row in enumerate(_pair_rows(data), 1))
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -195,6 +195,8 @@ class Model:
         """
         from unmask.inference.explain import explain
 
+        if not isinstance(text, str):
+            raise ConfigError(f"text: expected one text, not an object of type {type(text).__name__}")
         masking = sections(options, ("mask_rate", "strategy")).masking
         return explain(
             text, self.lm, mask_positions=mask_positions, labels=labels, masking=masking, seed=seed, top_k=top_k

@@ -39,16 +39,24 @@ def sections(options: Mapping[str, Any], known: Iterable[str], offline: bool = F
 def configured(config: str | Path | RunConfig | None, flags: Mapping[str, Any]) -> RunConfig:
     """Return ``config``, a settings file or settings, with the settings ``flags`` (by dotted key) over it."""
     if isinstance(config, RunConfig):
-        flags = _flat(config.model_dump(exclude_unset=True)) | dict(flags)
+        flags = flat_settings(config.model_dump(exclude_unset=True)) | dict(flags)
         config = None
+    if config is not None and not isinstance(config, str | Path):
+        kind = type(config).__name__
+        raise ConfigError(
+            f"config: expected a YAML file or a RunConfig, not a {kind}; settings= takes a dictionary"
+        )
     nulls = [f"{key}=null" for key, value in flags.items() if value is None]
     return load_config(config, nulls, flags, keywords=True)
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= (
+            flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        )
     return flat
 
 

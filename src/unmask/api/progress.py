@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
+from unmask.api.wording import Reworded, errors_in_python
 from unmask.data.hub import offline_mode
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -144,6 +145,8 @@ class _Html:
 def shown(progress: ProgressLike, offline: bool = False) -> Iterator[Progress]:
     """Yield the progress that an argument ``progress=`` stands for, and remove what it draws at the end.
 
+    Errors and log lines are in words of Python, but for a :class:`Progress`, which the command line gives.
+
     With ``offline`` no library makes a network call meanwhile.
 
     Raises:
@@ -152,23 +155,21 @@ def shown(progress: ProgressLike, offline: bool = False) -> Iterator[Progress]:
     with offline_mode(offline), without_bars_of_transformers():
         if isinstance(progress, Progress):
             yield progress
-        elif progress is False:
-            yield Progress()
-        elif progress is None or progress is True:
-            with _default() as default:
-                yield default
-        elif callable(progress):
-            yield CallbackProgress(progress)
         else:
-            kind = type(progress).__name__
-            raise ConfigError(
-                f"progress must be None, False, a function of an event or a Progress, not {kind}"
-            )
+            with errors_in_python(), _listener(progress) as listener:
+                yield Reworded(listener)
 
 
 @contextmanager
-def _default() -> Iterator[Progress]:
-    if display := _notebook_display():
+def _listener(progress: bool | Callable[[ProgressEvent], object] | None) -> Iterator[Progress]:
+    if progress is False:
+        yield Progress()
+    elif callable(progress):
+        yield CallbackProgress(progress)
+    elif progress is not None and progress is not True:
+        kind = type(progress).__name__
+        raise ConfigError(f"progress must be None, False, a function of an event or a Progress, not {kind}")
+    elif display := _notebook_display():
         yield NotebookProgress(display)
     elif sys.stderr.isatty():
         from unmask.api.terminal import terminal_progress

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from unmask.api.progress import ProgressLike, shown
+from unmask.api.wording import TEMPORARY
+from unmask.data.corpus import Corpus
 from unmask.data.reading.files import format_of
 from unmask.data.reading.files import missing as missing_file
 from unmask.errors import ConfigError, DataError, DiskError, did_you_mean
@@ -64,13 +66,13 @@ class TextFiles:
 
     Attributes:
         progress: as given.
-        written: the argument of each file that was written.
+        written: whether texts in memory became a file.
     """
 
     def __init__(self, *, field: str = "text", folder: Path | None = None, progress: Progress) -> None:
         self._field, self.progress = field, progress
-        self.written: dict[str, str] = {}
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="unmask-text-")
+        self.written = False
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix=TEMPORARY)
         self._folder = folder or Path(self._temporary.name if self._temporary else "")
 
     def __enter__(self) -> TextFiles:
@@ -95,12 +97,13 @@ class TextFiles:
             return text
         if isinstance(text, str | os.PathLike):
             return [_one_path(text, name)]
+        if isinstance(text, Corpus):
+            return [str(text.folder)]
         values = text_values(text, self._field, name)
         if isinstance(values, list) and (paths := _paths(values, name)):
             return paths
-        path = str(self._write(values, name))
-        self.written[path] = name
-        return [path]
+        self.written = True
+        return [str(self._write(values, name))]
 
     def _write(self, values: Iterable[object], name: str) -> Path:
         """Write texts to ``name.jsonl``, missing ones as null; a file that is there must hold the same."""
@@ -152,9 +155,7 @@ def text_values(text: Text, field: str, name: str) -> Iterable[object]:
     if package == "pandas" and hasattr(text, "tolist"):
         return iter(text.tolist())
     if isinstance(text, Mapping | bytes) or not isinstance(text, Iterable):
-        raise ConfigError(
-            f"{name}: expected paths or texts, not an object of type {type(text).__name__}; {_HELP}"
-        )
+        raise ConfigError(f"{name}: expected text, not an object of type {type(text).__name__}; {_HELP}")
     values = list(text)
     if any(isinstance(value, Mapping) for value in values):
         return (_field_of(value, field, number, name) for number, value in enumerate(values, 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.api.model import Model, load
-from unmask.api.options import configured, unknown
+from unmask.api.options import configured, flat_settings, unknown
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, TextFiles
 from unmask.config.options import OPTIONS
@@ -22,7 +22,7 @@ from unmask.reporting.format import clock, metric, plural
 from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.lock import is_empty
-from unmask.run.train import RunResult as FinishedRun
+from unmask.run.train import FinishedRun
 from unmask.run.train import train as run_training
 from unmask.run_folder import RunFolder
 
@@ -122,13 +122,21 @@ def train(
     for name in options:
         if name not in OPTIONS or name in _OWN:
             raise TypeError(unknown(name, [*OPTIONS, *_OWN]))
+    if not isinstance(resume, bool):
+        raise ConfigError(
+            f"resume must be True or False, not {resume!r}; name the run with out=, a checkpoint with checkpoint="
+        )
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ConfigError(f"settings must be a dictionary by dotted key, not {settings!r:.80}")
     folder = RunFolder(Path(out))
     resume = resume or checkpoint is not None
     _require_free(folder, resume)
+    if resume and text is None and config is None and not folder.config.is_file():
+        raise ConfigError(f"{folder.root} holds no run to resume; name the folder of one with out=")
     if resume and config is None and text is None and folder.config.is_file():
         config = folder.config
     given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
-    flags = dict(settings or {}) | {
+    flags = flat_settings(settings or {}) | {
         OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
     }
     with shown(progress, offline) as listener:

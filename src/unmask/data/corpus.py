@@ -247,6 +247,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     out: str | Path,
     *,
+    described: list[dict[str, str | int]] | None = None,
     progress: Progress = Progress(),
 ) -> Corpus:
     """Tokenise documents into shards, or open them where that was done before with the same inputs.
@@ -254,12 +255,15 @@ def prepare(
     Reading, tokenising and writing go on side by side; memory is bounded by a shard and a few batches of text,
     whatever the size of the inputs. The shards appear under ``out`` whole or not at all.
 
+    Args:
+        described: what tells whether the inputs are the same; by default their names, sizes and times.
+
     Raises:
         DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
     """
     out = Path(out)
     names = [str(item) for item in listed(inputs)]
-    identity = _identity(names, settings, tokenizer)
+    identity = _identity(described or describe_inputs(names), settings, tokenizer)
     if is_corpus(out):
         return _reuse(out, identity, settings.strict, progress)
     if out.exists() and any(out.iterdir()):
@@ -270,11 +274,11 @@ def prepare(
 
 
 def _identity(
-    inputs: list[str], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
+    inputs: list[dict[str, str | int]], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     """What determines the content of the shards; ``strict`` and ``offline`` only decide whether there are any."""
     return {
-        "inputs": describe_inputs(inputs),
+        "inputs": inputs,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "settings": DocumentSettings(
             **settings.model_dump(include=set(DocumentSettings.model_fields))

@@ -31,7 +31,7 @@ from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
-from unmask.reporting.format import change_interval, metric_change
+from unmask.reporting.format import METRICS, change_interval, metric_change
 from unmask.reporting.format import metric as metric_text
 from unmask.reporting.results import Result, Rows
 from unmask.storage import JsonDict
@@ -67,7 +67,7 @@ class Comparison(Result):
                 "difference": metric_change(name, row["difference"]),
                 "95% interval": change_interval(name, ends),
             }
-            rows.append({"metric": name} | shown | change)
+            rows.append({"metric": METRICS.get(name, name)} | shown | change)
         return rows
 
     def to_dict(self) -> dict[str, Any]:

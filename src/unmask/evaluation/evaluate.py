@@ -105,7 +105,10 @@ class Evaluation(Result):
         return self.tally.masked_tokens
 
     def _title(self) -> str:
-        return f"evaluation of {self.label} at {self.masked_tokens:,} masked tokens of {self.tally.documents:,} documents"
+        return (
+            f"evaluation of {self.label} at {plural(self.masked_tokens, 'masked token')} of "
+            f"{plural(self.tally.documents, 'document')}"
+        )
 
     def _shown_rows(self) -> Rows:
         return [
@@ -116,6 +119,9 @@ class Evaluation(Result):
             }
             for name, found in self.metrics.items()
         ]
+
+    def _listed_rows(self) -> Rows:
+        return [{"model": self.label, **row} for row in self._shown_rows()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""

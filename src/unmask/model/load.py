@@ -25,11 +25,13 @@ def pick_device(wanted: str) -> torch.device:
     """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: CUDA is requested and not available.
+        ConfigError: there is no such device, or no CUDA device.
     """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"no device '{wanted}'; there are auto, cpu, cuda")
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "device cuda was asked for, but torch finds no CUDA device; use --device cpu or auto"
+            "device cuda was asked for, but torch finds no CUDA device; use --device=cpu or auto"
         )
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,6 +73,10 @@ def load_for_inference(
         loaded = read_checkpoint(str(model), offline=offline, progress=progress).model
         loaded.to(pick_device(device))  # type: ignore[arg-type]
     else:
+        if not isinstance(model, torch.nn.Module):
+            raise ConfigError(
+                f"model: expected a Hub name, a folder or a transformers model, not {type(model).__name__}"
+            )
         if tokenizer is None:
             raise ConfigError(
                 f"a {type(model).__name__} in memory has no tokenizer; give it too, as tokenizer=..."

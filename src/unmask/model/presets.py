@@ -106,9 +106,7 @@ def check_trainable(config: RunConfig) -> None:
             f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}; the presets are {presets}"
         )
     if not config.data.inputs:
-        raise ConfigError(
-            "no text to train on: name files, folders or globs after the verb, or in data.inputs"
-        )
+        raise ConfigError("no text to train on: give files, folders or globs, or set data.inputs")
     if preset is not None:
         _check_new_weights(config.train, preset)
 

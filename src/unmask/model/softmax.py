@@ -49,5 +49,5 @@ def check_finite(values: ArrayLike) -> None:
     if not np.isfinite(values).all():
         raise DivergedError(
             "the model's logits are NaN or infinite: its weights are damaged, or the precision is too low; try "
-            "--precision fp32, or another checkpoint"
+            "--precision=fp32, or another checkpoint"
         )

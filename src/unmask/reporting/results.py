@@ -38,6 +38,10 @@ class Result:
         """Return the rows that repr and notebooks show; numbers may be text already."""
         return self.to_rows()
 
+    def _listed_rows(self) -> Rows:
+        """Return the rows that repr and notebooks show of this result in a list."""
+        return self.to_rows()
+
     def to_dict(self) -> Any:
         """Return plain lists, numbers and strings, ready for JSON."""
         raise NotImplementedError
@@ -101,6 +105,9 @@ class ResultList(list[T], Result):
 
     def to_rows(self) -> Rows:
         return [row for result in self for row in result.to_rows()]
+
+    def _shown_rows(self) -> Rows:
+        return [row for result in self for row in result._listed_rows()]
 
     def to_dict(self) -> list[Any]:
         """Return a list of the results, ready for JSON."""

@@ -142,7 +142,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 @dataclass(repr=False)
-class PairFigures(Result):
+class PairMetrics(Result):
     """What a model makes of some pairs.
 
     Attributes:
@@ -207,12 +207,17 @@ class PairFigures(Result):
         return rows
 
     def _shown_rows(self) -> Rows:
+        return self._listed_rows() if len(self.table) > 1 else ()
+
+    def _listed_rows(self) -> Rows:
         shares = ("accuracy", "low", "high")
-        rows = (
-            {name: percent(row[name]) if name in shares else row[name] or None for name in row}
+        return [
+            {
+                name: percent(row[name]) if name in shares else row[name] if row[name] != "" else None
+                for name in row
+            }
             for row in self.to_rows()
-        )
-        return list(rows) if len(self.table) > 1 else ()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all metrics, ready for JSON: ``accuracy``, ``pairs``, ``ties``, ``table`` and the rest."""
@@ -260,7 +265,7 @@ def compare_pairs(
     max_length: int | None = None,
     batch_tokens: int | None = None,
     progress: Progress = Progress(),
-) -> PairFigures:
+) -> PairMetrics:
     """Count how often a model finds the good side of a pair more probable.
 
     Args:
@@ -275,10 +280,10 @@ def compare_pairs(
         ConfigError, DivergedError: as :func:`~unmask.scoring.scorer.score` does.
     """
     scorer = Scorer(model, method=method, max_length=max_length, batch_tokens=batch_tokens)
-    figures = PairFigures(scorer.method)
+    metrics = PairMetrics(scorer.method)
     for found in score_pairs(pairs, scorer, progress=progress):
         if found.error is None:
-            figures.add(found.pair, found.outcome)
+            metrics.add(found.pair, found.outcome)
         else:
-            figures.skipped += 1
-    return figures
+            metrics.skipped += 1
+    return metrics
