@@ -22,7 +22,7 @@ from unmask.config.settings import MaskingSettings
 from unmask.data import batches as data_batches
 from unmask.data.batches import TextSource
 from unmask.data.masking.mask import MaskKey
-from unmask.data.packing import Cut
+from unmask.data.packing import SequenceSplit
 from unmask.errors import ConfigError, DataError
 from unmask.model import attention, masked_lm
 from unmask.model.load import load_for_inference
@@ -215,8 +215,8 @@ def test_positions_that_go_on_over_a_row_are_found(
 
 def test_lost_tokens_are_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """What group_texts does: the remainder of a document that is too long is dropped."""
-    real = Cut.counts
-    monkeypatch.setattr(Cut, "counts", lambda self, lengths: np.minimum(real(self, lengths), 1))
+    real = SequenceSplit.counts
+    monkeypatch.setattr(SequenceSplit, "counts", lambda self, lengths: np.minimum(real(self, lengths), 1))
     assert failing(model) == {"tokens kept"}
 
 

@@ -13,9 +13,10 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
-from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream, cut_by_tokens
+from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
 from unmask.data.corpus import Corpus, prepare
 from unmask.data.masking.mask import EVALUATION_KEY, MaskKey
+from unmask.data.packing import split_by_tokens
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError, DataError
 
@@ -191,7 +192,7 @@ def test_evaluation_batches_keep_to_their_budget(of: Callable[..., TextSource]) 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 100))
 def test_slices_by_tokens_are_consecutive(sizes: list[int], most: int) -> None:
-    slices = list(cut_by_tokens(np.array(sizes, dtype=np.int64), most))
+    slices = list(split_by_tokens(np.array(sizes, dtype=np.int64), most))
     assert [n for part in slices for n in range(part.start, part.stop)] == list(range(len(sizes)))
     assert all(sum(sizes[part]) <= most or part.stop - part.start == 1 for part in slices)
 

@@ -9,41 +9,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.data.packing import Cut, Sequences, frame_positions, next_batch, split_evenly
+from unmask.data.packing import Sequences, SequenceSplit, frame_positions, next_batch, split_evenly
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=20).map(np.array)
-CUTS = st.integers(1, 15).flatmap(lambda body: st.builds(Cut, st.just(body), st.integers(0, body - 1)))
+SPLITS = st.integers(1, 15).flatmap(
+    lambda body: st.builds(SequenceSplit, st.just(body), st.integers(0, body - 1))
+)
 SIZES = st.lists(st.integers(1, 50), min_size=1, max_size=40).map(np.array)
 
 
-def table(lengths: np.ndarray, cut: Cut) -> list[tuple[int, int, int]]:
+def table(lengths: np.ndarray, split: SequenceSplit) -> list[tuple[int, int, int]]:
     """Return document, beginning and length of every sequence."""
-    sequences = Sequences(lengths, cut)
+    sequences = Sequences(lengths, split)
     return list(zip(*(part.tolist() for part in sequences.locate(np.arange(len(sequences)))), strict=True))
 
 
-@given(LENGTHS, CUTS)
-def test_every_token_is_in_a_sequence_and_only_the_overlap_in_two(lengths: np.ndarray, cut: Cut) -> None:
+@given(LENGTHS, SPLITS)
+def test_every_token_is_in_a_sequence_and_only_the_overlap_in_two(
+    lengths: np.ndarray, split: SequenceSplit
+) -> None:
     seen = [np.zeros(length, dtype=int) for length in lengths]
-    rows = table(lengths, cut)
+    rows = table(lengths, split)
     for document, start, body in rows:
-        assert 1 <= body <= cut.body
+        assert 1 <= body <= split.body
         seen[document][start : start + body] += 1
     for counts in seen:
         assert (counts >= 1).all()
-    if not cut.overlap:
+    if not split.overlap:
         assert sum(body for _, _, body in rows) == lengths.sum()
 
 
-@given(LENGTHS, CUTS)
+@given(LENGTHS, SPLITS)
 def test_a_continued_sequence_repeats_the_overlap_and_all_but_the_last_are_full(
-    lengths: np.ndarray, cut: Cut
+    lengths: np.ndarray, split: SequenceSplit
 ) -> None:
-    rows = table(lengths, cut)
+    rows = table(lengths, split)
     for (document, start, body), (after, next_start, _) in pairwise(rows):
         if document == after:
-            assert body == cut.body
-            assert start + body - next_start == cut.overlap
+            assert body == split.body
+            assert start + body - next_start == split.overlap
             # No sequence is made of repeated tokens alone.
             assert start + body < lengths[document]
         else:
@@ -51,28 +55,28 @@ def test_a_continued_sequence_repeats_the_overlap_and_all_but_the_last_are_full(
             assert start + body == lengths[document]
 
 
-@given(LENGTHS, CUTS)
-def test_sequences_are_counted_and_found_one_by_one(lengths: np.ndarray, cut: Cut) -> None:
-    rows = table(lengths, cut)
-    assert cut.counts(lengths).sum() == len(rows)
+@given(LENGTHS, SPLITS)
+def test_sequences_are_counted_and_found_one_by_one(lengths: np.ndarray, split: SequenceSplit) -> None:
+    rows = table(lengths, split)
+    assert split.counts(lengths).sum() == len(rows)
     assert [document for document, _, _ in rows] == np.repeat(
-        np.arange(len(lengths)), cut.counts(lengths)
+        np.arange(len(lengths)), split.counts(lengths)
     ).tolist()
     for number, row in enumerate(rows):
-        located = Sequences(lengths, cut).locate(np.array([number]))
+        located = Sequences(lengths, split).locate(np.array([number]))
         assert tuple(int(part[0]) for part in located) == row
 
 
 def test_empty_documents_have_no_sequence() -> None:
-    assert table(np.array([0, 3, 0]), Cut(10)) == [(1, 0, 3)]
-    assert len(Sequences(np.array([0, 0]), Cut(10))) == 0
-    assert len(Sequences(np.zeros(0, dtype=np.int64), Cut(10))) == 0
+    assert table(np.array([0, 3, 0]), SequenceSplit(10)) == [(1, 0, 3)]
+    assert len(Sequences(np.array([0, 0]), SequenceSplit(10))) == 0
+    assert len(Sequences(np.zeros(0, dtype=np.int64), SequenceSplit(10))) == 0
 
 
 @pytest.mark.parametrize(("body", "overlap"), [(0, 0), (4, 4), (4, -1)])
-def test_a_cut_without_room_is_refused(body: int, overlap: int) -> None:
-    with pytest.raises(ValueError, match="needs room for text"):
-        Cut(body, overlap)
+def test_a_split_without_text_tokens_is_refused(body: int, overlap: int) -> None:
+    with pytest.raises(ValueError, match="needs 1 text token or more"):
+        SequenceSplit(body, overlap)
 
 
 @given(SIZES)

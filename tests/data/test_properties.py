@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.packing import Cut, Sequences, next_batch
+from unmask.data.packing import Sequences, SequenceSplit, next_batch
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.records import RecordReader
 from unmask.data.tokenizer import TextEncoder
@@ -103,7 +103,7 @@ def test_packing_drops_no_token_and_keeps_documents_apart(
     lengths: list[int], body: int, overlap: int
 ) -> None:
     overlap = min(overlap, body - 1)
-    sequences = Sequences(np.array(lengths, dtype=np.int64), Cut(body, overlap))
+    sequences = Sequences(np.array(lengths, dtype=np.int64), SequenceSplit(body, overlap))
     seen: list[list[int]] = [[] for _ in lengths]
     documents, starts, sizes = sequences.locate(np.arange(len(sequences)))
     for document, start, size in zip(documents.tolist(), starts.tolist(), sizes.tolist(), strict=True):

@@ -18,10 +18,11 @@ import numpy as np
 from unmask.benchmark.flops import PRECISIONS, MatmulRate, flops_per_token, matmul_rate, settle
 from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import RunConfig
-from unmask.data.batches import Cursor, TextSource, TrainingStream, cut_by_tokens
+from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.batching import first_characters, in_batches
 from unmask.data.corpus import prepare
 from unmask.data.masking.mask import MaskKey
+from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
 from unmask.model.presets import check_trainable
@@ -253,7 +254,7 @@ def shape_of_steps(loop: Loop) -> tuple[float, float]:
 def masking_rate(source: TextSource, seconds: float) -> float:
     """Return the tokens a second that are packed and masked on one core, measured for some seconds."""
     numbers = np.arange(len(source.sequences))
-    parts = list(cut_by_tokens(source.sizes(numbers), _MASKED_AT_ONCE))
+    parts = list(split_by_tokens(source.sizes(numbers), _MASKED_AT_ONCE))
     key = MaskKey(0, 0)
     tokens, done, begin = 0, 0, time.perf_counter()
     while (passed := time.perf_counter() - begin) < seconds:

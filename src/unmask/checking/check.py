@@ -31,7 +31,7 @@ from unmask.checking.text import DocumentIndex, Place, TextSurvey, chunked, show
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import is_corpus
 from unmask.data.hub import offline_mode
-from unmask.data.packing import Cut
+from unmask.data.packing import SequenceSplit
 from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
 from unmask.data.reading.errors import Log
 from unmask.data.reading.inputs import listed
@@ -365,7 +365,7 @@ class _Check:
             "longer_share": float(longer.mean()),
             "tokens_beyond": int((lengths[longer] - body).sum()),
             "tokens_beyond_share": float((lengths[longer] - body).sum() / max(1, lengths.sum())),
-            "sequences": int(Cut(body).counts(lengths).sum()),
+            "sequences": int(SequenceSplit(body).counts(lengths).sum()),
         }
 
     def _plan(

@@ -1,7 +1,6 @@
-"""Batches: the order of sequences in an epoch, the cursor in it, and the arrays a model step gets.
+"""Masked batches: the order of sequences in an epoch, the resumable cursor, and the arrays of a step.
 
-A step's batch is a function of the cursor alone. How it is split over processes and micro-batches changes
-nothing in it: the split is made after the sequences, and their masks, are fixed.
+The batch of a step depends on the cursor alone; it is split over processes and micro-batches afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +13,15 @@ import numpy as np
 from unmask.config.settings import MaskingSettings
 from unmask.data.corpus import Corpus, token_counts
 from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, plan_of, shuffled
-from unmask.data.packing import Cut, Packed, Sequences, frame_positions, next_batch, split_evenly
+from unmask.data.packing import (
+    Packed,
+    Sequences,
+    SequenceSplit,
+    frame_positions,
+    next_batch,
+    split_by_tokens,
+    split_evenly,
+)
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError
 
@@ -23,16 +30,15 @@ _COUNTED = 20_000_000
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: ``N`` sequences end to end, ``T`` tokens, ``M`` targets, no padding.
+    """One micro-batch: ``N`` concatenated sequences, ``T`` tokens, ``M`` targets, no padding.
 
     Attributes:
         input_ids: ``int64 [T]``, already masked.
         position_ids: ``int64 [T]``, from 0 in every sequence.
-        cu_seqlens: ``int32 [N + 1]``, where sequences begin, and ``T``; sequences are in order of length,
-            longest first.
-        target_index: ``int64 [M]``, positions to predict.
-        target_ids: ``int64 [M]``, what stood there.
-        sequence_ids: ``int64 [N]``, numbers of the sequences, to name them.
+        cu_seqlens: ``int32 [N + 1]``, the first token of each sequence, then ``T``; the longest sequence is first.
+        target_index: ``int64 [M]``, positions of the targets.
+        target_ids: ``int64 [M]``, their original ids.
+        sequence_ids: ``int64 [N]``, numbers of the sequences, for error messages.
     """
 
     input_ids: np.ndarray
@@ -49,13 +55,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Position in the stream of batches: the epoch, and sequences of it already used.
+    """Position in the stream of batches.
 
     Attributes:
-        epoch: passes over the text that are done.
-        used: sequences of this pass that are.
-        replay_epoch: the same of the general text that is mixed in.
-        replay_used: the same of it.
+        epoch: completed passes over the text.
+        used: sequences of the current pass that were used.
+        replay_epoch: completed passes over the replay text.
+        replay_used: sequences of its current pass that were used.
     """
 
     epoch: int = 0
@@ -65,15 +71,15 @@ class Cursor:
 
 
 class TextSource:
-    """Masked batches from some documents of a corpus.
+    """Masked batches of some documents of a corpus.
 
     Args:
         corpus: the tokenised documents.
         documents: ``int64`` numbers of those to use.
         vocabulary: of the tokenizer that made the corpus.
-        masking: strategy and split.
-        max_length: tokens of a sequence with its special tokens.
-        overlap: text tokens repeated by a continued sequence.
+        masking: masking settings.
+        max_length: most tokens of a sequence, special tokens included.
+        overlap: text tokens that consecutive sequences of a document share.
 
     Raises:
         ConfigError: the strategy does not fit the tokenizer, or lacks the file it needs.
@@ -91,15 +97,15 @@ class TextSource:
     ) -> None:
         self.corpus, self.documents, self.vocabulary, self.masking = corpus, documents, vocabulary, masking
         self.plan = plan_of(vocabulary, masking)
-        cut = Cut(max_length - vocabulary.overhead, overlap)
-        self.sequences = Sequences(corpus.lengths[documents], cut)
+        split = SequenceSplit(max_length - vocabulary.overhead, overlap)
+        self.sequences = Sequences(corpus.lengths[documents], split)
         if not len(self.sequences):
             raise DataError(
                 "there is no text to make batches from: every document is empty", path=corpus.folder
             )
 
     def pack(self, numbers: np.ndarray) -> Packed:
-        """Fetch ``int64 [N]`` sequences and lay them end to end with their special tokens."""
+        """Concatenate ``int64 [N]`` sequences with their special tokens."""
         which, start, body = self.sequences.locate(numbers)
         documents = self.documents[which]
         prefix, suffix = self.vocabulary.prefix, self.vocabulary.suffix
@@ -127,8 +133,7 @@ class TextSource:
 
     def by_length(self, numbers: np.ndarray) -> np.ndarray:
         """Return the numbers, longest sequence first, ties by number."""
-        _, _, body = self.sequences.locate(numbers)
-        return numbers[np.lexsort((numbers, -body))]
+        return numbers[np.lexsort((numbers, -self.sizes(numbers)))]
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         """Return ``int64 [N]``: tokens of sequences with their special tokens."""
@@ -140,20 +145,15 @@ class TextSource:
         return int(self.sizes(np.arange(len(self.sequences))).sum())
 
     def token_counts(self, most: int = _COUNTED) -> np.ndarray:
-        """Return ``int64 [V]``: how often each token occurs in the text, or in evenly spread documents of it.
-
-        Args:
-            most: tokens from which on some of the documents are enough.
-        """
+        """Return ``int64 [V]`` token counts of the text, estimated on every n-th document beyond ``most`` tokens."""
         lengths = self.corpus.lengths[self.documents]
         documents = self.documents[:: max(1, int(lengths.sum()) // most)]
         return token_counts(self.corpus, documents, self.vocabulary.size)
 
     def evaluation_batches(self, budget: int, most: int | None = None) -> Iterator[Batch]:
-        """Yield batches whose masks never change, for at most ``most`` tokens.
+        """Yield batches with fixed masks, of at most ``most`` tokens in all.
 
-        Which sequences are used, when there are more, is decided by their document's hash, so that the choice
-        does not lean to the beginning of the corpus.
+        The sequences used are chosen by the hash of their document, so that no part of the corpus is preferred.
         """
         numbers = np.arange(len(self.sequences))
         which, _, _ = self.sequences.locate(numbers)
@@ -162,21 +162,21 @@ class TextSource:
             total = np.cumsum(self.sizes(numbers))
             numbers = numbers[: max(1, int(np.searchsorted(total, most, side="right")))]
         numbers = self.by_length(numbers)
-        for part in cut_by_tokens(self.sizes(numbers), budget):
+        for part in split_by_tokens(self.sizes(numbers), budget):
             yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate)
 
 
 class TrainingStream:
-    """The endless stream of training batches, each found from a cursor.
+    """The endless stream of training batches, addressed by a cursor.
 
-    Sequences of the general text that is mixed in have numbers after those of the text.
+    Sequences of the replay text are numbered after those of the training text.
 
     Args:
         source: the training text.
         batch_tokens: tokens of one optimizer step.
-        seed: of order and masks.
+        seed: seed of order and masks.
         replay: general text to mix in.
-        replay_share: share of the tokens that come from it.
+        replay_share: its share of the tokens.
     """
 
     def __init__(
@@ -198,12 +198,13 @@ class TrainingStream:
         numbers, (epoch, used) = self._orders[0].take(
             cursor.epoch, cursor.used, left, at_least_one=not len(general)
         )
-        return self._by_length(np.concatenate([numbers, general])), Cursor(epoch, used, *at)
+        numbers = np.concatenate([numbers, general])
+        return numbers[np.lexsort((numbers, -self.sizes(numbers)))], Cursor(epoch, used, *at)
 
     def _take_replay(self, cursor: Cursor, budget: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """Take as much general text as brings its share of all tokens so far, and of this step, to what was asked.
+        """Take as much replay text as brings its share of all tokens up to this step to ``replay_share``.
 
-        What a sequence is too long for is owed to the next steps, so that the share holds however small a step is.
+        A sequence that does not fit is taken in a later step, so the share also holds for small steps.
         """
         at = cursor.replay_epoch, cursor.replay_used
         if self.replay is None:
@@ -222,7 +223,7 @@ class TrainingStream:
         return sizes
 
     def documents(self, numbers: np.ndarray) -> list[int | str]:
-        """Name the documents of ``int64 [N]`` sequences: their numbers in the shards, from 0 in the order of reading."""
+        """Return the documents of ``int64 [N]`` sequences: their numbers in the shards, from 0."""
         found: list[int | str] = []
         for source, _, own in self._parts(numbers):
             which = np.unique(source.documents[source.sequences.locate(own)[0]]).tolist()
@@ -232,21 +233,20 @@ class TrainingStream:
     def micro_batches(
         self, cursor: Cursor, numbers: np.ndarray, rate: float, parts: int, rank: int = 0, world: int = 1
     ) -> list[Batch]:
-        """Make this process's share of a step: ``parts`` micro-batches for each of ``world`` processes."""
-        pieces = split_evenly(self.sizes(numbers), parts * world)[rank::world]
-        return [self._batch(cursor, numbers[piece], rate) for piece in pieces if piece.stop > piece.start]
+        """Return the micro-batches of this process: ``parts`` for each of ``world`` processes."""
+        slices = split_evenly(self.sizes(numbers), parts * world)[rank::world]
+        return [self._batch(cursor, numbers[part], rate) for part in slices if part.stop > part.start]
 
     def _batch(self, cursor: Cursor, numbers: np.ndarray, rate: float) -> Batch:
         batches = []
         for source, here, own in self._parts(numbers):
-            # Masks go by the passes over the text that they are in.
             epoch = cursor.epoch if source is self.source else cursor.replay_epoch
             batch = source.batch(own, MaskKey(self.seed, epoch), rate)
             batches.append(replace(batch, sequence_ids=numbers[here]))
         return batches[0] if len(batches) == 1 else join(batches)
 
     def _parts(self, numbers: np.ndarray) -> Iterator[tuple[TextSource, np.ndarray, np.ndarray]]:
-        """Yield each text that has some of the numbers, ``bool [N]`` which, and their numbers in it."""
+        """Yield each text that has some of the sequences, ``bool [N]`` which, and their numbers in that text."""
         count = len(self.source.sequences)
         of_replay = numbers >= count
         if not of_replay.all():
@@ -254,13 +254,9 @@ class TrainingStream:
         if self.replay is not None and of_replay.any():
             yield self.replay, of_replay, numbers[of_replay] - count
 
-    def _by_length(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the numbers, longest sequence first, ties by number."""
-        return numbers[np.lexsort((numbers, -self.sizes(numbers)))]
-
 
 class _Order:
-    """The order of a text's sequences, which is another one in every epoch."""
+    """The shuffled order of a text's sequences, a new one every epoch."""
 
     def __init__(self, source: TextSource, seed: int) -> None:
         self.source, self.seed, self._epoch = source, seed, -1
@@ -268,7 +264,7 @@ class _Order:
     def take(
         self, epoch: int, used: int, budget: int, *, at_least_one: bool = True
     ) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return the ``int64 [N]`` sequences that come next and fit a budget of tokens, and where the rest begins."""
+        """Return the next ``int64 [N]`` sequences that fit a budget of tokens, and the position after them."""
         self._load(epoch)
         end = next_batch(self._before, used, budget)
         if not at_least_one and self._before[end] - self._before[used] > budget:
@@ -277,7 +273,7 @@ class _Order:
         return self._order[used:end], following
 
     def tokens_before(self, epoch: int, used: int) -> int:
-        """Return how many tokens come before a place."""
+        """Return the number of tokens before a position."""
         self._load(epoch)
         return int(epoch * self._before[-1] + self._before[used])
 
@@ -290,7 +286,7 @@ class _Order:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Make one batch of several, its sequences again in order of length, longest first."""
+    """Concatenate batches, the longest sequence first."""
     lengths = np.concatenate([np.diff(batch.cu_seqlens) for batch in batches]).astype(np.int64)
     order = np.argsort(-lengths, kind="stable")
     begins = np.cumsum(lengths) - lengths
@@ -309,13 +305,3 @@ def join(batches: Sequence[Batch]) -> Batch:
         moved[targets],
         np.concatenate([batch.sequence_ids for batch in batches])[order],
     )
-
-
-def cut_by_tokens(sizes: np.ndarray, budget: int) -> Iterator[slice]:
-    """Yield consecutive slices of ``int64 [N]`` sizes, each of at most ``budget`` tokens."""
-    before = np.concatenate([[0], np.cumsum(sizes)])
-    begin = 0
-    while begin < len(sizes):
-        end = next_batch(before, begin, budget)
-        yield slice(begin, end)
-        begin = end

@@ -1,15 +1,15 @@
-"""Streams of texts: batches of about so many characters, and the first so many characters."""
+"""Split streams of texts into batches by number of characters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 BATCH_CHARACTERS = 1 << 20
-"""Characters of a batch of texts that is tokenised at once."""
+"""Characters of a batch of texts for the tokenizer."""
 
 
 def in_batches(texts: Iterable[str], characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
-    """Yield the texts in lists, each of at least ``characters`` but for the last."""
+    """Yield lists of texts, each but the last of at least ``characters`` characters."""
     batch: list[str] = []
     size = 0
     for text in texts:

@@ -1,14 +1,14 @@
-"""The one durable boundary of the data: tokenised documents in checksummed shards, described by a manifest.
+"""Prepared corpora: tokenised documents in checksummed shards, described by a manifest.
 
 ::
 
     FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, errors, and the SHA-256 of every file
     FOLDER/tokenizer/               the tokenizer that made the ids
-    FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], documents end to end, no special tokens
+    FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], concatenated documents, no special tokens
     FOLDER/shard-00000.lengths.npy  int64 [documents]
     FOLDER/shard-00000.keys.npy     uint64 [documents], a hash of each document's text
 
-Nothing about sequence length, masking or order is fixed here, so other settings need no new preparation.
+Sequence length, masking and order are not part of it, so changing them needs no new preparation.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
+from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
 from unmask.data.reading.inputs import listed
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
@@ -40,8 +41,6 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 _SHARD_TOKENS = 1 << 24
 _BATCH_CHARACTERS = 1 << 20
-_PARTS = ("tokens", "lengths", "keys")
-
 _COUNTED_AT_ONCE = 1 << 20  # tokens
 
 
@@ -49,8 +48,8 @@ class Corpus:
     """A prepared corpus, memory-mapped.
 
     Attributes:
-        folder: where it lies.
-        manifest: what its manifest says.
+        folder: its folder.
+        manifest: the content of ``manifest.json``.
         lengths: ``int64 [D]`` tokens of the documents, without special tokens.
         keys: ``uint64 [D]`` hashes of the documents' text.
     """
@@ -80,16 +79,13 @@ class Corpus:
         return self.gather(np.array([number]), np.array([0]), self.lengths[number : number + 1])
 
     def gather(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Return stretches of documents end to end.
+        """Return ``int64 [sum(lengths)]``: slices of documents, concatenated.
 
         Args:
             documents: ``int64 [N]``.
-            starts: ``int64 [N]`` first position in each; places outside the document, which callers overwrite
+            starts: ``int64 [N]`` first position in each; positions outside the document, which callers overwrite
                 with special tokens, hold arbitrary ids.
-            lengths: ``int64 [N]`` places to return of each.
-
-        Returns:
-            ``int64 [sum(lengths)]``.
+            lengths: ``int64 [N]`` positions to return of each.
         """
         ends = np.cumsum(lengths)
         begins = self._begins[documents]
@@ -105,23 +101,15 @@ class Corpus:
         return out
 
     def split(self, heldout_share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Divide the documents by their hash, the same way every time.
-
-        Returns:
-            ``int64`` numbers of the documents to train on, and of those held out.
-        """
+        """Split the documents by hash; return the ``int64`` numbers of those to train on and of those held out."""
         heldout = self.keys < np.uint64(int(heldout_share * 2.0**64))
         return np.flatnonzero(~heldout), np.flatnonzero(heldout)
 
     def verify(self) -> None:
-        """Compare every file with its checksum.
-
-        Raises:
-            DataError: a file is absent or was changed.
-        """
-        for name, sum_ in self.manifest["files"].items():
+        """Compare every file with its checksum; raise :class:`DataError` where one is missing or was changed."""
+        for name, checksum in self.manifest["files"].items():
             path = self.folder / name
-            if sha256(path) != sum_:
+            if sha256(path) != checksum:
                 raise DataError(
                     "the checksum does not match: the file is damaged; prepare it again", path=path
                 )
@@ -136,7 +124,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False
         strict: refuse shards whose text had errors.
 
     Raises:
-        DataError: it is not one, was made by another version, is damaged, or its text had errors.
+        DataError: it is no such folder, was made by another version, is damaged, or its text had errors.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -157,7 +145,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a manifest and make sure that it is, to the byte, what was written."""
+    """Read a manifest and check that it is, to the byte, what was written."""
     path = folder / MANIFEST
     manifest = read_json(path)
     if manifest is None:
@@ -168,38 +156,32 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"format {found!r} of the shards is not {FORMAT}; prepare them again",
             path=folder,
         )
-    if path.read_bytes() != _sealed(manifest).encode("utf-8"):
+    if path.read_bytes() != _manifest_text(manifest).encode("utf-8"):
         raise DataError(
             "the manifest was changed or is damaged: its checksum does not match; prepare the shards again",
             path=path,
         )
     read = manifest["read"]
-    for now, before in (("errors", "faults"), ("error_examples", "fault_examples")):  # as once written
+    for now, before in (("errors", "faults"), ("error_examples", "fault_examples")):  # older names
         if before in read:
             read[now] = read.pop(before)
     return manifest
 
 
-def _sealed(content: dict[str, Any]) -> str:
-    """Return the text of a manifest, with the checksum of all else that it says as its last entry."""
+def _manifest_text(content: dict[str, Any]) -> str:
+    """Return the JSON of a manifest; its last entry is the checksum of the others."""
     content = {key: value for key, value in content.items() if key != "sha256"}
     digest = sha256(json.dumps(content).encode())
     return json.dumps(content | {"sha256": digest}, indent=2, ensure_ascii=False) + "\n"
 
 
 def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray:
-    """Return ``int64 [V]``: how often each token occurs in some documents; memory does not grow with them."""
+    """Return ``int64 [V]`` token counts of some documents, in bounded memory."""
     counts = np.zeros(size, dtype=np.int64)
     lengths = corpus.lengths[documents]
-    ends = np.cumsum(lengths)
-    begin = 0
-    while begin < len(documents):
-        before = ends[begin] - lengths[begin]
-        end = max(begin + 1, int(np.searchsorted(ends, before + _COUNTED_AT_ONCE, side="right")))
-        part = slice(begin, end)
-        ids = corpus.gather(documents[part], np.zeros(end - begin, dtype=np.int64), lengths[part])
+    for part in split_by_tokens(lengths, _COUNTED_AT_ONCE):
+        ids = corpus.gather(documents[part], np.zeros_like(lengths[part]), lengths[part])
         counts += np.bincount(ids, minlength=size)
-        begin = end
     return counts
 
 
@@ -209,11 +191,7 @@ def is_corpus(path: str | Path) -> bool:
 
 
 def given_shards(inputs: Sequence[str]) -> Path | None:
-    """Return the folder of prepared shards if that is the input, or ``None`` for text.
-
-    Raises:
-        DataError: shards and other inputs together.
-    """
+    """Return the folder if the input is prepared shards, else ``None``; shards and other inputs are a :class:`DataError`."""
     shards = [item for item in inputs if is_corpus(item)]
     if shards and len(inputs) > 1:
         raise DataError(
@@ -225,11 +203,7 @@ def given_shards(inputs: Sequence[str]) -> Path | None:
 def open_shards(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False, progress: Progress = Progress()
 ) -> Corpus:
-    """Open prepared shards for a model.
-
-    Raises:
-        DataError: as :func:`open_corpus`, and where another tokenizer made them.
-    """
+    """Open prepared shards for a tokenizer; as :func:`open_corpus`, and another tokenizer's shards are a :class:`DataError`."""
     corpus = open_corpus(folder, strict=strict)
     if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(tokenizer):
         raise DataError(
@@ -250,33 +224,33 @@ def prepare(
     described: list[dict[str, str | int]] | None = None,
     progress: Progress = Progress(),
 ) -> Corpus:
-    """Tokenise documents into shards, or open them where that was done before with the same inputs.
+    """Tokenise documents into shards, or open the shards that the same inputs gave before.
 
-    Reading, tokenising and writing go on side by side; memory is bounded by a shard and a few batches of text,
-    whatever the size of the inputs. The shards appear under ``out`` whole or not at all.
+    Text is read while the last batch is tokenised; memory is bounded by a shard and a few batches of text. The folder
+    ``out`` appears complete or not at all.
 
     Args:
-        described: what tells whether the inputs are the same; by default their names, sizes and times.
+        described: fingerprint of the inputs; by default their names, sizes and times.
 
     Raises:
         DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
     """
     out = Path(out)
     names = [str(item) for item in listed(inputs)]
-    identity = _identity(described or describe_inputs(names), settings, tokenizer)
+    fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
     if is_corpus(out):
-        return _reuse(out, identity, settings.strict, progress)
+        return _reuse(out, fingerprint, settings.strict, progress)
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     with new_folder(out) as folder:
-        _write(folder, DocumentReader(names, settings, log=progress.log), identity, tokenizer, progress)
+        _write(folder, DocumentReader(names, settings, log=progress.log), fingerprint, tokenizer, progress)
     return open_corpus(out, verify=False)
 
 
-def _identity(
+def _fingerprint(
     inputs: list[dict[str, str | int]], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """What determines the content of the shards; ``strict`` and ``offline`` only decide whether there are any."""
+    """Return what determines the content of shards; ``strict`` and ``offline`` do not."""
     return {
         "inputs": inputs,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
@@ -286,9 +260,9 @@ def _identity(
     }
 
 
-def _reuse(out: Path, identity: dict[str, Any], strict: bool, progress: Progress) -> Corpus:
+def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, progress: Progress) -> Corpus:
     corpus = open_corpus(out, strict=strict)
-    for part, wanted in identity.items():
+    for part, wanted in fingerprint.items():
         if corpus.manifest[part] != wanted:
             raise DataError(
                 f"the folder holds shards made from other {part.replace('_sha256', '')}; "
@@ -302,7 +276,7 @@ def _reuse(out: Path, identity: dict[str, Any], strict: bool, progress: Progress
 def _write(
     folder: Path,
     reader: DocumentReader,
-    identity: dict[str, Any],
+    fingerprint: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     progress: Progress,
 ) -> None:
@@ -315,16 +289,16 @@ def _write(
     progress.end()
     tokenizer.save_pretrained(folder / "tokenizer")
     counts = {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
-    content = {"format": FORMAT, **counts, "read": vars(reader.stats), **identity, "shards": writer.shards}
+    content = {"format": FORMAT, **counts, "read": vars(reader.stats), **fingerprint, "shards": writer.shards}
     made = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): sha256(path) for path in made}
-    write_atomically(folder / MANIFEST, _sealed(content | {"files": files}))
+    write_atomically(folder / MANIFEST, _manifest_text(content | {"files": files}))
 
 
 def _encoded(
     documents: Iterable[Document], encode: TextEncoder
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield batches of texts with their ids; the next batch is read while one is encoded."""
+    """Yield batches of texts with their token ids; the next batch is read while one is encoded."""
     with ThreadPoolExecutor(1) as pool:
         waiting: tuple[list[str], Future[list[np.ndarray]]] | None = None
         for texts in in_batches((document.text for document in documents), _BATCH_CHARACTERS):
@@ -338,14 +312,13 @@ def _encoded(
 
 def document_key(text: str) -> int:
     """Return the 64-bit hash by which a document is masked, ordered and held out."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 @dataclass
 class _ShardWriter:
-    """Collects documents and writes a shard whenever one is full."""
+    """Collects documents and writes full shards."""
 
     folder: Path
     dtype: np.dtype[Any]

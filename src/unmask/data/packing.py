@@ -1,11 +1,12 @@
-"""Packing: documents are split into sequences, and sequences laid end to end without padding.
+"""Packing: split documents into sequences and concatenate sequences into batches without padding.
 
-All of it is pure: lengths in, positions out. A batch is any set of sequences whose tokens fit a budget, so no
-token is dropped and none is padding. ``cu_seqlens`` says where each sequence begins; attention keeps to it.
+A batch is any set of sequences whose tokens fit a budget, so no token is dropped. ``cu_seqlens`` holds the sequence
+boundaries for variable-length attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,14 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Packed:
-    """``N`` sequences end to end, ``T`` tokens with the special tokens of each.
+    """``N`` concatenated sequences of ``T`` tokens, special tokens included.
 
     Attributes:
         input_ids: ``int64 [T]``.
-        cu_seqlens: ``int64 [N + 1]``, where sequences begin, and at the end ``T``.
-        keys: ``uint64 [N]``, the hash of the document that each sequence is a part of.
-        offsets: ``int64 [N]``, position in its document of the sequence's first token (the special
-            tokens in front count as positions before the text).
+        cu_seqlens: ``int64 [N + 1]``, the first token of each sequence, then ``T``.
+        keys: ``uint64 [N]``, hash of the document of each sequence.
+        offsets: ``int64 [N]``, position in its document of the first token of each sequence; a prefix of special
+            tokens makes it smaller.
     """
 
     input_ids: np.ndarray
@@ -31,12 +32,12 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How long documents are split.
+class SequenceSplit:
+    """How long documents are split into sequences.
 
     Attributes:
         body: text tokens of a full sequence (its length without special tokens).
-        overlap: text tokens that a continued sequence repeats.
+        overlap: text tokens that a sequence repeats from the one before it in the document.
     """
 
     body: int
@@ -44,66 +45,69 @@ class Cut:
 
     def __post_init__(self) -> None:
         if self.body < 1 or not 0 <= self.overlap < self.body:
-            raise ValueError(f"a sequence needs room for text, and less overlap than that: {self}")
+            raise ValueError(f"a sequence needs 1 text token or more, and less overlap: {self}")
 
     def counts(self, lengths: np.ndarray) -> np.ndarray:
-        """Return ``int64 [D]``: into how many sequences documents of ``int64 [D]`` tokens are split."""
+        """Return ``int64 [D]``: the number of sequences of documents of ``int64 [D]`` tokens."""
         stride = self.body - self.overlap
         return np.where(lengths > 0, 1 + np.maximum(0, -(-(lengths - self.body) // stride)), 0)
 
 
 class Sequences:
-    """All sequences of a set of documents, numbered from 0, found without holding a table of them.
+    """The sequences of a set of documents, numbered from 0 and located without a table of them.
 
     Args:
         lengths: ``int64 [D]`` text tokens of the documents.
-        cut: how long documents are split.
+        split: how long documents are split.
     """
 
-    def __init__(self, lengths: np.ndarray, cut: Cut) -> None:
-        self.cut = cut
+    def __init__(self, lengths: np.ndarray, split: SequenceSplit) -> None:
+        self.split = split
         self._lengths = lengths
-        self._ends = np.cumsum(cut.counts(lengths))
+        self._ends = np.cumsum(split.counts(lengths))
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Find sequences by number.
-
-        Args:
-            numbers: ``int64 [N]``.
-
-        Returns:
-            ``int64 [N]`` each: the document, the position in it where the sequence begins, and its text tokens.
-        """
+        """Return the document, the start in it and the text tokens of sequences, ``int64 [N]`` each."""
         document = np.searchsorted(self._ends, numbers, side="right")
         before = np.where(document > 0, self._ends[document - 1], 0)
-        start = (numbers - before) * (self.cut.body - self.cut.overlap)
-        return document, start, np.minimum(self.cut.body, self._lengths[document] - start)
+        start = (numbers - before) * (self.split.body - self.split.overlap)
+        return document, start, np.minimum(self.split.body, self._lengths[document] - start)
 
 
 def frame_positions(cu_seqlens: np.ndarray) -> np.ndarray:
-    """Return ``int64 [T]``: positions that begin at 0 in every sequence."""
+    """Return ``int64 [T]`` position ids, from 0 in every sequence."""
     lengths = np.diff(cu_seqlens)
     return np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
 
 
 def next_batch(sizes_before: np.ndarray, begin: int, budget: int) -> int:
-    """Return where the batch that begins at sequence ``begin`` of an order ends.
+    """Return the end of the batch that begins at sequence ``begin``.
 
     Args:
-        sizes_before: ``int64 [N + 1]``, tokens before each sequence of the order, and in all.
+        sizes_before: ``int64 [N + 1]``, tokens before each sequence, then the total.
         begin: first sequence of the batch.
-        budget: tokens that the batch may hold; a single longer sequence is a batch of its own.
+        budget: most tokens of the batch; a longer sequence is a batch of its own.
     """
     end = int(np.searchsorted(sizes_before, sizes_before[begin] + budget, side="right")) - 1
     return max(end, begin + 1)
+
+
+def split_by_tokens(sizes: np.ndarray, budget: int) -> Iterator[slice]:
+    """Yield consecutive slices of ``int64 [N]`` sizes, each of at most ``budget`` tokens."""
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    begin = 0
+    while begin < len(sizes):
+        end = next_batch(before, begin, budget)
+        yield slice(begin, end)
+        begin = end
 
 
 def split_evenly(sizes: np.ndarray, parts: int) -> list[slice]:
     """Split ``int64 [N]`` sizes into consecutive parts of about equal sums; a part may be empty."""
     ends = np.cumsum(sizes)
     marks = np.arange(1, parts) * (int(ends[-1]) if len(ends) else 0) / parts
-    cuts = [0, *np.searchsorted(ends - sizes / 2, marks).tolist(), len(sizes)]
-    return [slice(a, b) for a, b in pairwise(cuts)]
+    bounds = [0, *np.searchsorted(ends - sizes / 2, marks).tolist(), len(sizes)]
+    return [slice(a, b) for a, b in pairwise(bounds)]

@@ -156,7 +156,7 @@ def _folds(source: TextSource) -> list[tuple[TextSource, NDArray[np.bool_] | Non
     parts = [rank % FOLDS == number for number in range(min(FOLDS, int(rank.max()) + 1))]
     if min(lengths[~inside].sum() for inside in parts) < 2:
         return []
-    length = source.sequences.cut.body + source.vocabulary.overhead
+    length = source.sequences.split.body + source.vocabulary.overhead
     corpus, vocabulary, masking = source.corpus, source.vocabulary, source.masking
     return [
         (TextSource(corpus, source.documents[~inside], vocabulary, masking, length), inside)

@@ -47,7 +47,7 @@ def _choose(source: TextSource, count: int) -> np.ndarray:
     numbers = np.arange(len(source.sequences))
     which, start, body = source.sequences.locate(numbers)
     keys = source.corpus.keys[source.documents[which]]
-    short = body < min(16, source.sequences.cut.body)
+    short = body < min(16, source.sequences.split.body)
     return numbers[np.lexsort((start, keys, start > 0, short))][:count]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from unmask.data.batches import TextSource, cut_by_tokens
+from unmask.data.batches import TextSource
 from unmask.data.masking.mask import (
     KEEP,
     MASK,
@@ -21,7 +21,7 @@ from unmask.data.masking.mask import (
     shuffled,
     word_starts,
 )
-from unmask.data.packing import Packed
+from unmask.data.packing import Packed, split_by_tokens
 from unmask.data.tokenizer import load_tokenizer
 
 _BUDGET = 1 << 16
@@ -103,7 +103,7 @@ def _masked(source: TextSource, tokens: int, key: MaskKey) -> Iterator[tuple[Pac
     order = shuffled(len(source.sequences), key)
     sizes = source.sizes(order)
     order = order[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens, side="right")))]
-    for part in cut_by_tokens(sizes[: len(order)], _BUDGET):
+    for part in split_by_tokens(sizes[: len(order)], _BUDGET):
         packed = source.pack(order[part])
         yield packed, mask(packed, source.vocabulary, source.plan, key, source.masking.rate)
 

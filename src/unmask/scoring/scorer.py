@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from unmask.data.batches import cut_by_tokens
+from unmask.data.packing import split_by_tokens
 from unmask.data.tokenizer import plain_copy
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -227,7 +227,7 @@ class Scorer:
         scores = np.empty(len(row))
         # Weights are cast to bf16 once within the outermost autocast, not once a batch.
         with torch.inference_mode(), self.model.precision(), self.model.evaluating():
-            for part in cut_by_tokens(np.maximum(sizes, width), self.batch_tokens):
+            for part in split_by_tokens(np.maximum(sizes, width), self.batch_tokens):
                 batch, places = masked_batch(row, copies.take(part), self.model.vocabulary)
                 logits = self.model.target_logits(batch)
                 targets = torch.from_numpy(batch.target_ids).to(logits.device)
