@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from unmask.progress import Progress
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -41,6 +43,16 @@ hypothesis.settings.register_profile("unmask", derandomize=True, deadline=None, 
 hypothesis.settings.load_profile("unmask")
 
 ModelMaker = Callable[..., "PreTrainedModel"]
+
+
+class Messages(Progress):
+    """Appends what is logged to a list."""
+
+    def __init__(self, messages: list[str] | None) -> None:
+        self._messages = [] if messages is None else messages
+
+    def log(self, text: str) -> None:
+        self._messages.append(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

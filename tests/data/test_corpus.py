@@ -243,7 +243,7 @@ def test_shards_of_an_earlier_version_are_read(made: Callable[..., Corpus]) -> N
     wanted = dict(manifest["read"])
     manifest["read"]["faults"] = manifest["read"].pop("errors")
     manifest["read"]["fault_examples"] = manifest["read"].pop("error_examples")
-    (corpus.folder / "manifest.json").write_text(shards._sealed(manifest), encoding="utf-8")
+    (corpus.folder / "manifest.json").write_text(shards._manifest_text(manifest), encoding="utf-8")
     assert open_corpus(corpus.folder, strict=True).manifest["read"] == wanted
     assert made().folder == corpus.folder
 

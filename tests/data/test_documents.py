@@ -15,6 +15,7 @@ import pyarrow
 import pytest
 from hypothesis import given, strategies
 from pyarrow import parquet
+from tests.conftest import Messages
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import DOCUMENT_LIMIT, Document, DocumentReader, expand_inputs
@@ -31,8 +32,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read(*inputs: str | Path, messages: list[str] | None = None, **settings: Any) -> list[Document]:
-    say = None if messages is None else messages.append
-    return list(DocumentReader(inputs, DocumentSettings(**settings), log=say))
+    return list(DocumentReader(inputs, DocumentSettings(**settings), progress=Messages(messages)))
 
 
 def places(*inputs: str | Path, **settings: Any) -> list[tuple[str, int | None]]:
@@ -120,7 +120,7 @@ def test_auto_decides_for_each_file_and_says_each_choice_once(tmp_path: Path) ->
     for name, text in {"a": "x\n\ny\n", "b": "x\n\ny\n", "c": "\n\nx\ny\n", "d": "x\ny\n\n"}.items():
         write(tmp_path / f"{name}.txt", text)
     messages: list[str] = []
-    reader = DocumentReader([tmp_path], log=messages.append)
+    reader = DocumentReader([tmp_path], progress=Messages(messages))
     assert [document.text for document in reader] == ["x", "y"] * 4
     assert [document.text for document in reader] == ["x", "y"] * 4
     assert [notice.partition(";")[0] for notice in messages] == [

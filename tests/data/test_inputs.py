@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Messages
 
 from unmask.data.reading.documents import (
     Document,
@@ -29,7 +30,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read(*inputs: str | Path, messages: list[str] | None = None) -> list[Document]:
-    return list(DocumentReader(inputs, log=None if messages is None else messages.append))
+    return list(DocumentReader(inputs, progress=Messages(messages)))
 
 
 def test_order_is_that_of_inputs_and_names(tmp_path: Path) -> None:
@@ -62,8 +63,8 @@ def test_a_folder_says_what_it_leaves_out(tmp_path: Path) -> None:
     messages: list[str] = []
     assert [document.text for document in read(tmp_path, messages=messages)] == ["some text"]
     assert messages[:2] == [
-        f"{tmp_path}: left out 2 (hidden): .git, .hidden.txt",
-        f"{tmp_path}: left out 2 (not text, by its first bytes): image.png, old.log",
+        f"{tmp_path}: skipped 2 (hidden): .git, .hidden.txt",
+        f"{tmp_path}: skipped 2 (not text, by its first bytes): image.png, old.log",
     ]
 
 
@@ -71,7 +72,7 @@ def test_an_input_named_twice_is_read_twice_and_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "x")
     messages: list[str] = []
     assert len(read(path, str(tmp_path / "*.txt"), messages=messages)) == 2
-    assert messages[0] == f"{path} is named more than once and is read each time"
+    assert messages[0] == f"{path} is given more than once and is read each time"
 
 
 def test_hub_addresses() -> None:
@@ -100,12 +101,12 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     errors = {
         "data/note.txt": r"no such file \(did you mean 'notes\.txt'\?\); give a file",
         "dta/notes.txt": r"no such file: the folder .*dta does not exist \(did you mean 'data'\?\)",
-        "data/notes.txt/x": r"no such file: .*notes\.txt is no folder",
+        "data/notes.txt/x": r"no such file: .*notes\.txt is not a folder",
         "*.md": "the glob matches no file",
         "nodir/**/*.md": r"no such file",
         "empty": "an empty folder; expected text, JSONL, CSV",
         "binary": "no text among 0 hidden and 1 binary entries",
-        "nowhere.txt": "a symbolic link to nothing",
+        "nowhere.txt": "a broken symbolic link",
         "self.txt": "a loop of symbolic links",
         "pipe.txt": "a pipe, socket or device",
     }
@@ -127,8 +128,8 @@ def test_a_folder_that_lies_inside_itself_is_read_once(tmp_path: Path) -> None:
     for name in ("again", "back"):  # two links: a reader that follows them would never come to an end
         (tmp_path / "a" / name).symlink_to(tmp_path)
     messages: list[str] = []
-    assert expand_inputs([tmp_path], log=messages.append) == [path]
-    assert f"left out: {tmp_path / 'a' / 'back'}: a loop of symbolic links" in messages[1]
+    assert expand_inputs([tmp_path], progress=Messages(messages)) == [path]
+    assert f"skipped: {tmp_path / 'a' / 'back'}: a loop of symbolic links" in messages[1]
 
 
 @pytest.mark.parametrize("form", ["**/*.txt", "**"])
@@ -136,7 +137,7 @@ def test_a_glob_into_a_folder_that_lies_inside_itself_is_refused(tmp_path: Path,
     write(tmp_path / "a" / "x.txt", "x")
     for name in ("again", "back"):  # two links: a reader that follows them would never come to an end
         (tmp_path / "a" / name).symlink_to(tmp_path)
-    with pytest.raises(DataError, match="a loop of symbolic links: the folder lies inside itself"):
+    with pytest.raises(DataError, match="a loop of symbolic links: the folder contains itself"):
         expand_inputs([str(tmp_path / form)])
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.conftest import Messages
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.reading import files
@@ -123,7 +124,7 @@ def test_compressed_files_and_a_damaged_one(tmp_path: Path) -> None:
     assert len(good) > 1000
     assert all(isinstance(item, Record) for item in good)
     assert isinstance(error, DataError)
-    assert "cut off" in str(error)
+    assert "truncated" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_standard_input(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), closed=False))
     told: list[str] = []
-    reader = RecordReader("-", log=told.append)
+    reader = RecordReader("-", progress=Messages(told))
     assert reader.share() is None
     *_, found = reader
     assert isinstance(found, Record)
@@ -226,5 +227,5 @@ def test_text_to_train_on_and_records_are_read_alike(tmp_path: Path, name: str, 
 def test_a_line_that_is_no_text_breaks_the_row_that_it_is_in(tmp_path: Path) -> None:
     error, broken, last = read(tmp_path / "a.csv", b'text,id\n"a\nb\xe4"\nc",1\nd,2\n')[:3]
     assert "0xe4" in error
-    assert "line 3 of it cannot be read" in broken
+    assert "its line 3 cannot be read" in broken
     assert 'c"' in str(last)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Messages
 
 from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
@@ -200,7 +201,7 @@ def test_one_word_sides_can_be_told_from_names(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("went\tgoed\nate\teated\n", encoding="utf-8")
     messages: list[str] = []
-    assert pairs_of(path, log=messages.append) == [("ate", "eated")]
+    assert pairs_of(path, progress=Messages(messages)) == [("ate", "eated")]
     assert "'went' and 'goed', is taken for names (--good 1 --bad 2: not)" in messages[0]
     assert pairs_of(path, good="1", bad="2") == [("went", "goed"), ("ate", "eated")]
 
@@ -210,7 +211,7 @@ def test_a_table_without_sides_is_one_fault_and_other_files_are_read(tmp_path: P
     (tmp_path / "b.jsonl").write_text(blimp_line(1), encoding="utf-8")
     (tmp_path / "notes.md").write_text("pairs", encoding="utf-8")
     messages: list[str] = []
-    error, pair = pairs_of(tmp_path, log=messages.append)
+    error, pair = pairs_of(tmp_path, progress=Messages(messages))
     assert "a.csv:1: the pair has no side 'sentence_good'; there are 'id', 'text', 'other'" in error
     assert pair == ("good 1", "bad 1")
     assert any("notes.md" in text for text in messages)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.conftest import Messages
 
 from unmask.cli.main import main
 from unmask.config.settings import DocumentSettings
@@ -58,7 +59,7 @@ def write(case: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def read(folder: Path) -> tuple[list[Document], list[str], DocumentReader]:
     messages: list[str] = []
-    reader = DocumentReader([folder], LINES, log=messages.append)
+    reader = DocumentReader([folder], LINES, progress=Messages(messages))
     return list(reader), messages, reader
 
 
@@ -85,7 +86,7 @@ def test_the_rest_is_read_and_the_fault_named_and_counted(
     assert reader.stats.errors.get(case.reason, 0) >= 1
     named = re.escape(str(path.parent) + "/") + ".*" + (f":{case.line}: " if case.line else ": |:[0-9]+: ")
     assert any(re.match(named, example) for example in reader.stats.error_examples)
-    assert any(re.match(f"(left out|noticed): {named}", notice) for notice in messages)
+    assert any(re.match(f"(skipped|note): {named}", notice) for notice in messages)
     assert case.reason in messages[-1]
 
 
@@ -218,7 +219,7 @@ def test_prepare_counts_faults_and_strict_ends_with_3(
     assert main(command) == 0
     answer = capsys.readouterr()
     assert json.loads(answer.out)["read"]["errors"] == {"broken JSON": 1}
-    assert f"left out: {texts}:2: broken JSON" in answer.err
+    assert f"skipped: {texts}:2: broken JSON" in answer.err
     assert main([*command, "--strict"]) == 3  # shards that are there already
     assert f"{texts}:2: broken JSON" in capsys.readouterr().err
     for verb in (

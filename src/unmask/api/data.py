@@ -260,7 +260,7 @@ def train_tokenizer(
 
     settings = sections(options, READING, offline).data
     with text_files(progress, offline, settings.text_field) as files:
-        reader = DocumentReader(files.inputs(text), settings, log=files.progress.log)
+        reader = DocumentReader(files.inputs(text), settings, progress=files.progress)
         trained = train_on((document.text for document in reader), vocab_size)
     if out is not None:
         trained.save_pretrained(Path(out))

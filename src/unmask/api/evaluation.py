@@ -156,7 +156,7 @@ def pairs(
 
     models, alone = as_list(model)
     with shown(progress, offline) as listener, _pair_file(data) as path:
-        read = list(PairReader(path, good, bad, by, log=listener.log))
+        read = list(PairReader(path, good, bad, by, progress=listener))
         in_memory = path != str(data)
         errors = [pair for pair in read if isinstance(pair, DataError)]
         if len(errors) == len(read):

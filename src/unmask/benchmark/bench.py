@@ -285,7 +285,7 @@ def encode_rate(tokenizer: Any, texts: list[str]) -> float:
 def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
     """Write what is measured with as JSON lines: the beginning of the inputs, or documentation of this Python."""
     if config.data.inputs:
-        reader = DocumentReader(config.data.inputs, config.data, log=progress.log)
+        reader = DocumentReader(config.data.inputs, config.data, progress=progress)
         texts: Iterator[str] = (document.text for document in reader)
     else:
         progress.log("no text given: taking the documentation of this Python")

@@ -33,8 +33,7 @@ from unmask.data.corpus import is_corpus
 from unmask.data.hub import offline_mode
 from unmask.data.packing import SequenceSplit
 from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
-from unmask.data.reading.errors import Log
-from unmask.data.reading.inputs import listed
+from unmask.data.reading.inputs import as_list
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
@@ -133,7 +132,20 @@ def check_data(
     """
     with offline_mode(offline):
         check = _Check(settings, model, max_length, offline, progress)
-        return check.run(listed(inputs), listed(test))
+        return check.run(as_list(inputs), as_list(test))
+
+
+class _ChoicesOnce(Progress):
+    """Logs each choice of the readers once, not for every file."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._logged = progress, set[str]()
+
+    def log(self, text: str) -> None:
+        choice = text.partition(": ")[2]
+        if choice not in self._logged:
+            self._logged.add(choice)
+            self._progress.log(text)
 
 
 class _Check:
@@ -159,7 +171,7 @@ class _Check:
         self.errors: Counter[str] = Counter()
         self.error_examples: list[str] = []
         self.sample: list[str] = []
-        self._logged: set[str] = set()
+        self._choices = _ChoicesOnce(progress)
         self._sampled = 0
 
     def _load(self, model: str, max_length: int | None) -> list[str]:
@@ -217,7 +229,7 @@ class _Check:
                     raise DataError(
                         "a folder of tokenised shards, which hold no text; give the text itself", path=given
                     )
-                items += expand_inputs([given], log=self.progress.log)
+                items += expand_inputs([given], progress=self.progress)
                 there.append(str(given))
             except DataError as error:
                 self._note(str(given), error)
@@ -228,21 +240,14 @@ class _Check:
     def _note(self, source: str, error: DataError) -> None:
         self.unreadable.append({"source": source, "error": str(error)})
 
-    def _reader(self, item: Input, log: Log | None, *, log_errors: bool) -> DocumentReader:
+    def _reader(self, item: Input, progress: Progress, *, log_errors: bool) -> DocumentReader:
         given = item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
-        return DocumentReader([given], self.settings, log=log, log_errors=log_errors)
-
-    def _log_once(self, text: str) -> None:
-        """Log what the readers choose once, not for each file."""
-        choice = text.partition(": ")[2]
-        if choice not in self._logged:
-            self._logged.add(choice)
-            self.progress.log(text)
+        return DocumentReader([given], self.settings, progress=progress, log_errors=log_errors)
 
     def _documents(self, item: Input) -> Iterator[Document]:
         """Yield the documents of one input; errors are counted and become findings. One that ends the input is noted."""
         try:
-            reader = self._reader(item, self._log_once, log_errors=False)
+            reader = self._reader(item, self._choices, log_errors=False)
         except DataError as error:
             self._note(str(item), error)
             return
@@ -259,7 +264,8 @@ class _Check:
 
     def _add_test(self, item: Input, *, must: bool) -> None:
         try:
-            for chunk in chunked(self._reader(item, self.progress.log if must else None, log_errors=must)):
+            reader = self._reader(item, self.progress if must else Progress(), log_errors=must)
+            for chunk in chunked(reader):
                 self.leaks.add(chunk, text_keys(chunk))
         except DataError:
             if must:

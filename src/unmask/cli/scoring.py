@@ -115,7 +115,7 @@ def score(
             shell.emit(row, stdout)
             stdout.flush()  # so that a pipe sees it
 
-        reader = RecordReader(file or "-", kind, has_names=has_names, log=progress.log)
+        reader = RecordReader(file or "-", kind, has_names=has_names, progress=progress)
         scorer = _scorer(
             model, method, max_length, progress, device=device, precision=precision, offline=offline
         )
@@ -165,7 +165,7 @@ def pairs(
         from unmask.scoring.pair_files import PairReader
 
         for model in models:
-            reader = PairReader(data, good, bad, by, log=progress.log)
+            reader = PairReader(data, good, bad, by, progress=progress)
             scorer = _scorer(
                 model, method, max_length, progress, device=device, precision=precision, offline=offline
             )

@@ -128,7 +128,7 @@ def train_tokenizer(
         from unmask.data.reading.documents import DocumentReader
         from unmask.data.tokenizer import train_tokenizer as train_on
 
-        reader = DocumentReader(settings.inputs, settings, log=progress.log)
+        reader = DocumentReader(settings.inputs, settings, progress=progress)
         trained = train_on((document.text for document in reader), vocab_size)
         with new_folder(out) as folder:
             trained.save_pretrained(folder)

@@ -28,7 +28,7 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
 from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
-from unmask.data.reading.inputs import listed
+from unmask.data.reading.inputs import as_list
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
@@ -236,14 +236,14 @@ def prepare(
         DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
     """
     out = Path(out)
-    names = [str(item) for item in listed(inputs)]
+    names = [str(item) for item in as_list(inputs)]
     fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
     if is_corpus(out):
         return _reuse(out, fingerprint, settings.strict, progress)
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     with new_folder(out) as folder:
-        _write(folder, DocumentReader(names, settings, log=progress.log), fingerprint, tokenizer, progress)
+        _write(folder, DocumentReader(names, settings, progress=progress), fingerprint, tokenizer, progress)
     return open_corpus(out, verify=False)
 
 

@@ -89,7 +89,7 @@ class EvaluationText:
                 "on the text itself; give the text",
                 path=self.shards,
             )
-        yield from DocumentReader(self._readable(), self.settings, log=self.progress.log)
+        yield from DocumentReader(self._readable(), self.settings, progress=self.progress)
 
     def _prepared(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
         out = Path(self._folder.name) / name[:16]
@@ -104,7 +104,7 @@ class EvaluationText:
     def _spool(self) -> str:
         path = Path(self._folder.name) / "stdin.jsonl"
         with path.open("w", encoding="utf-8") as file:
-            for document in DocumentReader(["-"], self.settings, log=self.progress.log):
+            for document in DocumentReader(["-"], self.settings, progress=self.progress):
                 file.write(json.dumps({self.settings.text_field: document.text}) + "\n")
         return str(path)
 

@@ -138,7 +138,7 @@ def open_tokenizer(
 def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progress) -> PreTrainedTokenizerBase:
     assert model.preset is not None
     progress.begin("tokenizer")
-    reader = DocumentReader(data.inputs, data, log=progress.log)
+    reader = DocumentReader(data.inputs, data, progress=progress)
     texts = first_characters((document.text for document in reader), _TOKENIZER_CHARACTERS)
     token_types = find_preset(model.preset).family == "bert"
     tokenizer = train_tokenizer(texts, model.vocab_size, token_types=token_types)

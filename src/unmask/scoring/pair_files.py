@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from unmask.data.reading.formats import text_of
 from unmask.data.reading.inputs import STDIN_NAME, HubInput, StdinInput, expand_inputs
 from unmask.data.reading.records import Record, RecordReader
 from unmask.errors import ConfigError, DataError, did_you_mean
+from unmask.progress import Progress
 from unmask.scoring.pairs import Pair
 
 KNOWN = (
@@ -37,7 +38,7 @@ class PairReader:
             those of :data:`KNOWN` that are there, or the only two.
         by: field or column that makes the rows of the table; by default ``UID``, or the name of the file.
         max_bytes: pairs with a longer side are not read.
-        log: called with what was chosen.
+        progress: gets what was chosen.
 
     Raises:
         DataError: on construction, there is no such file, or no file of pairs in the folder.
@@ -49,7 +50,7 @@ class PairReader:
     bad: str | None = None
     by: str | None = None
     max_bytes: int = 500_000
-    log: Callable[[str], None] = lambda text: None
+    progress: Progress = Progress()
     _files: list[str] = field(default_factory=list, init=False)
     _current: RecordReader | None = field(default=None, init=False)
     _begun: int = field(default=0, init=False)
@@ -74,14 +75,16 @@ class PairReader:
         for number, file in enumerate(self._files, 1):
             sides = _Sides(self, STDIN_NAME if file == "-" else file)
             self._begun = number
-            self._current = RecordReader(file, text_as="tsv", has_names=sides.has_names, log=self.log)
+            self._current = RecordReader(
+                file, text_as="tsv", has_names=sides.has_names, progress=self.progress
+            )
             try:
                 yield from (sides.pair(read) for read in self._current)
             except DataError as error:
                 yield error  # the whole file is at error; the others are read
 
     def _found(self) -> list[str]:
-        found = expand_inputs([self.given], log=self.log)
+        found = expand_inputs([self.given], progress=self.progress)
         if isinstance(found[0], HubInput):
             raise DataError("pairs are read from files; download it first", path=self.given)
         if isinstance(found[0], StdinInput):
@@ -92,7 +95,7 @@ class PairReader:
         fitting = [path for path in paths if format_of(path).kind in ("jsonl", "tsv", "csv")]
         if len(fitting) < len(paths):
             others = ", ".join(path.name for path in paths if path not in fitting)
-            self.log(f"{self.given}: left out {len(paths) - len(fitting)} without pairs: {others}")
+            self.progress.log(f"{self.given}: skipped {len(paths) - len(fitting)} without pairs: {others}")
         if not fitting:
             raise DataError("no file of pairs; expected .jsonl, .tsv or .csv", path=self.given)
         return [str(path) for path in fitting]
@@ -126,7 +129,7 @@ class _Sides:
             return True
         named = all(_NAME.fullmatch(name) for name in row) and row[0] != row[1]
         if named:
-            self.reader.log(
+            self.reader.progress.log(
                 f"the first row, '{row[0]}' and '{row[1]}', is taken for names (--good 1 --bad 2: not)"
             )
         return named
@@ -162,7 +165,7 @@ class _Sides:
         elif self._chosen is None and len(names) == 2:
             self._chosen = names[0], names[1]
             if names != ["1", "2"]:
-                self.reader.log(
+                self.reader.progress.log(
                     f"{self.source}: '{names[0]}' is taken for the good side, '{names[1]}' for the bad"
                 )
         elif self._chosen is None:

@@ -202,7 +202,7 @@ class _Reader:
     def count(self, inputs: str | Path | Sequence[str | Path], sample: _Sample | None = None) -> WordCounts:
         """Count the words of some inputs, those of a sample kept apart aside."""
         counts, encode = WordCounts(self.vocabulary), TextEncoder(self.tokenizer)
-        reader = DocumentReader(inputs, self.settings, log=self.progress.log)
+        reader = DocumentReader(inputs, self.settings, progress=self.progress)
         self.progress.begin("words")
         texts = (document.text for document in reader)
         for batch in in_batches(text for text in texts if sample is None or not sample.take(text)):

@@ -1,11 +1,11 @@
-"""Inputs become documents: files, folders, globs, standard input and Hub data sets, in one streaming reader.
+"""Stream documents from files, folders, globs, standard input and Hub data sets.
 
 ::
 
     inputs → files (inputs.py) → lines (files.py) or rows (formats.py) → documents of at most DOCUMENT_LIMIT characters
 
-The order is that of the inputs; inside a folder or glob it is that of the names. Files are streamed, and what is
-skipped is counted and logged (:mod:`unmask.data.reading.errors`).
+The order is that of the inputs, and by name inside a folder or glob. Skipped text is counted and logged
+(:mod:`unmask.data.reading.errors`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records
-from unmask.data.reading.errors import Log, ReadErrors, TextError, undecodable_error, without_controls
-from unmask.data.reading.files import Line, decoded, format_of, opened, readable_stat, text_lines
+from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error, without_controls
+from unmask.data.reading.files import Line, decode, format_of, open_bytes, readable_stat, text_lines
 from unmask.data.reading.formats import (
-    Row,
+    TextRow,
     csv_rows,
     json_rows,
     jsonl_rows,
@@ -33,6 +33,7 @@ from unmask.data.reading.formats import (
 )
 from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, describe_inputs, expand_inputs
 from unmask.errors import DataError
+from unmask.progress import Progress
 
 __all__ = [
     "Document",
@@ -49,11 +50,11 @@ __all__ = [
 DOCUMENT_LIMIT = 1_000_000
 """Characters of the longest document; a longer one is split at white space."""
 SNIFF = 1_000_000
-"""Characters of a text file within which ``auto`` looks for an empty line."""
+"""Characters of a text file in which ``auto`` looks for an empty line."""
 
 Mode = Literal["file", "block", "line"]
-Part = tuple[int, str, bool]  # line where it begins, text, whether its document goes on in the next part
-_CHOICES: dict[Mode, str] = {
+Part = tuple[int, str, bool]  # line where it begins, text, whether its document continues in the next part
+_MODES: dict[Mode, str] = {
     "block": "has empty lines: one document per block between them",
     "line": "has no empty lines: one document per line",
 }
@@ -66,9 +67,9 @@ class Document:
     """One document, never empty.
 
     Attributes:
-        text: its text, with LF line ends, without empty lines before it and white space behind it.
+        text: its text, with LF line ends, without leading empty lines and trailing white space.
         source: the file, ``<stdin>`` or the address of the Hub data set.
-        line: the line (of Parquet and Hub data sets the row) where it begins, from 1.
+        line: line (in Parquet and Hub data sets: row) where it begins, from 1.
     """
 
     text: str
@@ -78,16 +79,16 @@ class Document:
 
 @dataclass
 class ReadStats:
-    """What the last pass of a reader has seen.
+    """Counts of one pass over the inputs.
 
     Attributes:
-        files: inputs that were read, standard input and Hub data sets among them.
-        documents: documents that came out.
-        empty: documents without text, which did not come out.
-        characters: of the documents that came out.
-        split_documents: documents that were too long and came out in several.
-        errors: how many errors of each reason the text had.
-        error_examples: the first of each reason, with file and line.
+        files: inputs read, including standard input and Hub data sets.
+        documents: documents yielded.
+        empty: documents without text, which are skipped.
+        characters: characters of the documents yielded.
+        split_documents: documents that were split because they were too long.
+        errors: number of errors by reason.
+        error_examples: the first errors of each reason, with file and line.
     """
 
     files: int = 0
@@ -100,21 +101,21 @@ class ReadStats:
 
 
 class DocumentReader:
-    """Iterates over the documents of some inputs, in a fixed order and with bounded memory.
+    """Iterates over the documents of inputs in a fixed order and bounded memory.
 
     Args:
         inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
         settings: how text files are split into documents, the field of the text, and whether errors are raised.
-        log: called in the first pass with what was skipped and why, and with what ``auto`` chose.
-        log_errors: whether errors are logged too; :attr:`stats` counts them in any case.
+        progress: gets, in the first pass, what was skipped and why and the mode that ``auto`` chose.
+        log_errors: whether errors are logged; :attr:`stats` counts them in any case.
 
     Attributes:
-        inputs: files, standard input and Hub data sets, in the order of reading.
+        inputs: files, standard input and Hub data sets, in reading order.
         stats: counts of the current or last pass.
 
     Raises:
-        DataError: on construction for inputs that do not exist; while iterating for the first error in the text if
-            the settings are ``strict``, and at the end if there was no text at all.
+        DataError: on construction, an input does not exist; while iterating, the first error in the text if the
+            settings are ``strict``; at the end, there was no text at all.
     """
 
     def __init__(
@@ -122,19 +123,18 @@ class DocumentReader:
         inputs: str | Path | Sequence[str | Path],
         settings: DocumentSettings = _DEFAULTS,
         *,
-        log: Log | None = None,
+        progress: Progress = Progress(),
         log_errors: bool = True,
     ) -> None:
         self.settings = settings
         self.stats = ReadStats()
-        self._notice: Log = log or (lambda text: None)
-        self._said: set[Mode] = set()
-        self._passes = 0
+        self._progress = progress
+        self._logged_modes: set[Mode] = set()
+        self._log_errors = log_errors  # in the first pass
         self._stdin_read = False
-        self._log_errors = log_errors
-        self._errors = ReadErrors(log if log_errors else None, strict=settings.strict)
-        self.inputs = expand_inputs(inputs, log=log, errors=self._errors)
-        self._found = self._errors
+        self._errors = ReadErrors(progress, strict=settings.strict, log_errors=log_errors)
+        self.inputs = expand_inputs(inputs, errors=self._errors)
+        self._input_errors = self._errors
 
     def __iter__(self) -> Iterator[Document]:
         errors = self._errors = self._next_pass()
@@ -144,7 +144,7 @@ class DocumentReader:
             errors.begin_file()
             before = self.stats.documents, errors.total
             try:
-                # A row is not a line of its file: only in plain text can a place within a document be named.
+                # Only in plain text are the lines of a document lines of its file.
                 is_text = isinstance(item, Path) and format_of(item).kind == "text"
                 yield from self._counted(str(item), self._parts(item), is_text)
             except TextError as error:
@@ -152,25 +152,24 @@ class DocumentReader:
             if before == (self.stats.documents, errors.total):
                 what = "holds no text, expected at least one document"
                 errors.note(TextError("no text", what, path=str(item), kept=True))
-        errors.sum_up()
+        errors.log_summary()
         if self.stats.documents == 0:
             errors.raise_first()
             names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
             raise DataError(f"the inputs hold no text; expected at least one document in {names}")
 
     def _next_pass(self) -> ReadErrors:
-        """Return where errors of a new pass go: those of the inputs themselves are there already."""
-        log = self._notice if self._log_errors and not self._passes else None
-        errors = ReadErrors(log, strict=self.settings.strict)
-        errors.counts |= self._found.counts
-        errors.examples += self._found.examples
-        errors.first = self._found.first
-        self._passes += 1
+        """Return the errors of a new pass, which begin with those of the inputs themselves."""
+        errors = ReadErrors(self._progress, strict=self.settings.strict, log_errors=self._log_errors)
+        errors.counts |= self._input_errors.counts
+        errors.examples += self._input_errors.examples
+        errors.first = self._input_errors.first
+        self._log_errors = False
         return errors
 
     def _counted(self, source: str, parts: Iterator[Part], whole_lines: bool) -> Iterator[Document]:
         stats, within = self.stats, False
-        # The name of a file may hold bytes that are no text, and has to be written somewhere.
+        # The name of a file may hold undecodable bytes.
         name = source.encode("utf-8", "replace").decode("utf-8")
         for begin, raw, more in parts:
             line, text = self._checked(raw, source, begin, whole_lines)
@@ -184,22 +183,22 @@ class DocumentReader:
                 yield Document(text, name, line)
 
     def _checked(self, text: str, source: str, line: int, whole_lines: bool) -> tuple[int, str]:
-        """Return a document as it can be used, and its line; it is empty where it cannot."""
+        """Return the line and the text of a document; the text is empty if it is undecodable."""
         error = undecodable_error(text, "the text", source, line, whole_lines=whole_lines)
         if error is not None:
             self._errors.note(error)
             return line, ""
-        clean, found = without_controls(text, source, line, whole_lines=whole_lines)
-        for control in found:
+        clean, noted = without_controls(text, source, line, whole_lines=whole_lines)
+        for control in noted:
             self._errors.note(control)
         if clean is text:
             return line, text
-        begin, clean = _trimmed(clean, line)
+        begin, clean = _trim(clean, line)
         return begin if whole_lines else line, clean
 
     def _parts(self, item: Input) -> Iterator[Part]:
         if isinstance(item, HubInput):
-            return _parts_of_rows(_hub_rows(item, self.settings, self._errors))
+            return _split_rows(_hub_rows(item, self.settings, self._errors))
         if isinstance(item, StdinInput):
             return self._stdin_parts()
         return self._file_parts(item)
@@ -207,22 +206,22 @@ class DocumentReader:
     def _file_parts(self, path: Path) -> Iterator[Part]:
         kind, source, field = format_of(path).kind, str(path), self.settings.text_field
         errors = self._errors
-        with _watched(path, errors):
+        with _note_changes(path, errors):
             if kind == "parquet":
-                yield from _parts_of_rows(parquet_rows(path, field, errors))
+                yield from _split_rows(parquet_rows(path, field, errors))
                 return
-            with opened(path) as stream:
-                # Rows of a table end in CRLF by its standard, and fields may hold LF.
-                chunks = decoded(stream, source, errors, one_line_end=kind not in ("csv", "tsv"))
+            with open_bytes(path) as stream:
+                # CSV rows end in CRLF by the standard, and fields may hold LF.
+                chunks = decode(stream, source, errors, one_line_end=kind not in ("csv", "tsv"))
                 if kind == "text":
                     yield from self._text_parts(chunks, source)
                 elif kind == "jsonl":
-                    yield from _parts_of_rows(jsonl_rows(chunks, field, source, errors))
+                    yield from _split_rows(jsonl_rows(chunks, field, source, errors))
                 elif kind == "json":
-                    yield from _parts_of_rows(json_rows(chunks, field, source, errors))
+                    yield from _split_rows(json_rows(chunks, field, source, errors))
                 else:
                     delimiter = "\t" if kind == "tsv" else ","
-                    yield from _parts_of_rows(csv_rows(chunks, field, source, delimiter, errors))
+                    yield from _split_rows(csv_rows(chunks, field, source, delimiter, errors))
 
     def _stdin_parts(self) -> Iterator[Part]:
         if sys.stdin is None or sys.stdin.closed:
@@ -230,40 +229,37 @@ class DocumentReader:
         if self._stdin_read:
             raise DataError("standard input can be read only once; save it to a file first", path=STDIN_NAME)
         self._stdin_read = True
-        chunks = decoded(sys.stdin.buffer, STDIN_NAME, self._errors)
+        chunks = decode(sys.stdin.buffer, STDIN_NAME, self._errors)
         begin, size = [""], 0
         while begin[-1].strip() == "" and size < SNIFF and (chunk := next(chunks, "")):
             begin.append(chunk)
             size += len(chunk)
         chunks = chain(begin, chunks)
         if begin[-1].lstrip().startswith("{"):
-            self._notice(f"{STDIN_NAME} begins with '{{': read as JSON Lines")
+            self._progress.log(f"{STDIN_NAME} begins with '{{': read as JSON Lines")
             field = self.settings.text_field
-            return _parts_of_rows(jsonl_rows(chunks, field, STDIN_NAME, self._errors))
+            return _split_rows(jsonl_rows(chunks, field, STDIN_NAME, self._errors))
         return self._text_parts(chunks, STDIN_NAME)
 
     def _text_parts(self, chunks: Iterable[str], source: str) -> Iterator[Part]:
         lines = text_lines(chunks)
         if self.settings.documents != "auto":
-            return _gathered(lines, self.settings.documents)
-        mode, lines = _chosen(lines)
-        if mode not in self._said:
-            self._said.add(mode)
-            self._notice(f"{source} {_CHOICES[mode]}; the same in files like it; change with --documents")
-        return _gathered(lines, mode)
+            return _join_lines(lines, self.settings.documents)
+        mode, lines = _choose_mode(lines)
+        if mode not in self._logged_modes:
+            self._logged_modes.add(mode)
+            self._progress.log(f"{source} {_MODES[mode]}; the same in files like it; change with --documents")
+        return _join_lines(lines, mode)
 
 
 @contextmanager
-def _watched(path: Path, errors: ReadErrors) -> Iterator[None]:
-    """Note it if a file is not the same after reading as before."""
+def _note_changes(path: Path, errors: ReadErrors) -> Iterator[None]:
+    """Note an error if a file changes while it is read."""
     before = readable_stat(path)
     yield
     after = readable_stat(path)
-    if (before.st_size, before.st_mtime_ns, before.st_ino) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ino,
-    ):
+    versions = [(found.st_size, found.st_mtime_ns, found.st_ino) for found in (before, after)]
+    if versions[0] != versions[1]:
         what = (
             f"the file changed while it was read ({before.st_size:,} bytes before, {after.st_size:,} after)"
         )
@@ -274,8 +270,8 @@ def _watched(path: Path, errors: ReadErrors) -> Iterator[None]:
 # -------------------------------------------------------------------------------- lines → documents
 
 
-def _chosen(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
-    """Choose ``block`` where an empty line lies between text near the beginning, else ``line``."""
+def _choose_mode(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
+    """Choose ``block`` if an empty line separates text near the beginning, else ``line``."""
     held: list[Line] = []
     size, text, gap = 0, False, False
     for item in lines:
@@ -292,20 +288,20 @@ def _chosen(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
     return "line", chain(held, lines)
 
 
-def _gathered(lines: Iterable[Line], mode: Mode) -> Iterator[Part]:
-    """Put lines, or pieces of long ones, together to documents; at most about twice the limit is held."""
+def _join_lines(lines: Iterable[Line], mode: Mode) -> Iterator[Part]:
+    """Join lines, or parts of long lines, into documents; at most about twice the limit is in memory."""
     held: list[str] = []
     first, size, fresh = 1, 0, True
-    for number, piece in lines:
-        # An empty line ends a block, and before any text it belongs to no document.
-        between = fresh and piece.isspace() and (mode == "block" or (mode == "file" and not held))
-        fresh = piece.endswith("\n")
+    for number, line in lines:
+        # An empty line ends a block; before any text it is not part of a document.
+        between = fresh and line.isspace() and (mode == "block" or (mode == "file" and not held))
+        fresh = line.endswith("\n")
         if not between:
             first = first if held else number
-            held.append(piece)
-            size += len(piece)
+            held.append(line)
+            size += len(line)
         if held and (between or (mode == "line" and fresh)):
-            yield from _parts_of("".join(held), first)
+            yield from _split_document("".join(held), first)
             held, size = [], 0
         elif size > 2 * DOCUMENT_LIMIT:
             text = "".join(held)
@@ -314,20 +310,20 @@ def _gathered(lines: Iterable[Line], mode: Mode) -> Iterator[Part]:
             first += text.count("\n", 0, begin)
             held, size = [text[begin:]], len(text) - begin
     if held or mode == "file":
-        yield from _parts_of("".join(held), first)
+        yield from _split_document("".join(held), first)
 
 
-def _parts_of_rows(rows: Iterable[Row]) -> Iterator[Part]:
-    """Make documents of rows; all parts of a long one carry the line of the row."""
+def _split_rows(rows: Iterable[TextRow]) -> Iterator[Part]:
+    """Yield the documents of rows; all parts of a long one have the line of its row."""
     for line, text in rows:
         text = (text or "").replace("\r\n", "\n").replace("\r", "\n")
-        for _, part, more in _parts_of(text, 1):
+        for _, part, more in _split_document(text, 1):
             yield line, part, more
 
 
-def _parts_of(text: str, first: int) -> Iterator[Part]:
-    """Yield one document, in as many parts as the limit asks for."""
-    first, text = _trimmed(text, first)
+def _split_document(text: str, first: int) -> Iterator[Part]:
+    """Yield the parts of one document, each within the limit."""
+    first, text = _trim(text, first)
     spans = _spans(text)
     for number, span in enumerate(spans, 1):
         yield _part(text, span, first, number < len(spans))
@@ -335,11 +331,11 @@ def _parts_of(text: str, first: int) -> Iterator[Part]:
 
 def _part(text: str, span: tuple[int, int], first: int, more: bool) -> Part:
     begin, end = span
-    return *_trimmed(text[begin:end], first + text.count("\n", 0, begin)), more
+    return *_trim(text[begin:end], first + text.count("\n", 0, begin)), more
 
 
-def _trimmed(text: str, first: int) -> tuple[int, str]:
-    """Return a text, and the line where it begins, without empty lines before it and white space behind it."""
+def _trim(text: str, first: int) -> tuple[int, str]:
+    """Return the first line and the text without leading empty lines and trailing white space."""
     text = text.rstrip()
     if not text[:1].isspace():
         return first, text
@@ -348,7 +344,7 @@ def _trimmed(text: str, first: int) -> tuple[int, str]:
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    """Return where to cut: stretches of at most the limit that end behind white space, if there is any."""
+    """Return begin and end of the parts of a text: each within the limit, ending after white space if possible."""
     spans, begin = [], 0
     while len(text) - begin > DOCUMENT_LIMIT:
         limit = begin + DOCUMENT_LIMIT
@@ -362,7 +358,7 @@ def _spans(text: str) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------- Hub data sets
 
 
-def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) -> Iterator[Row]:
+def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) -> Iterator[TextRow]:
     column = item.column or settings.text_field
     records = hub_records(item, column, item.split or settings.split, offline=settings.offline)
     return texts_of(_with_column(records, column, item.address), column, item.address, errors)

@@ -1,31 +1,29 @@
-"""Errors in text: each is logged and counted and reading continues; in strict mode the first is raised.
+"""Errors in text: logged and counted while reading continues, or raised in strict mode.
 
-An error loses no more than its document, its record, or the rest of a file that cannot be parsed further. An input that
-does not exist, or no text at all, is raised as a plain :class:`DataError`.
+An error skips its document, its record, or the rest of a file that cannot be parsed further. An input that does not
+exist and inputs without any text raise a plain :class:`DataError`.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
 from os import PathLike
 
 from unmask.errors import DataError
+from unmask.progress import Progress
 
 SHOWN = 3
-"""Errors of one reason that are logged and kept as examples; the others are only counted."""
+"""Errors per reason that are logged and kept as examples; the others are only counted."""
 MAX_ERRORS = 1000
-"""Errors of one file, without a document between them, after which the rest of the file is skipped."""
+"""Errors of a file without any document after which the rest of the file is skipped."""
 ESCAPE = "unmask-escape"
-"""Error handler for decoding: a byte that is no text becomes U+DC00 + byte, which no text holds, to be found later."""
+"""Error handler for decoding: an undecodable byte becomes the lone surrogate U+DC00 + byte, to be reported later."""
 _NOT_READABLE = "not readable"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Without tab, line feed, vertical tab, form feed and carriage return, which are white space.
 _CONTROLS = bytes(code for code in [*range(32), 127] if code not in range(9, 14))
 _CONTROL = re.compile(f"[{re.escape(_CONTROLS.decode('ascii'))}]")
-
-Log = Callable[[str], None]
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -37,14 +35,14 @@ codecs.register_error(ESCAPE, _escape)
 
 
 class TextError(DataError):
-    """Something wrong with text.
+    """An error in text.
 
     Args:
-        reason: what sort of error, in a word or two; errors are counted by it.
-        message: what was expected and what came.
+        reason: kind of error in a word or two; errors are counted by it.
+        message: what was expected and what was found.
         path: the file.
-        line: its line, or row, from 1.
-        kept: whether the text is used all the same.
+        line: line or row, from 1.
+        kept: whether the text is used nevertheless.
     """
 
     def __init__(
@@ -61,29 +59,31 @@ class TextError(DataError):
 
 
 class UnreadableFile(TextError):
-    """A file of which nothing can be read, it seems."""
+    """A file that gave many errors and no text."""
 
 
 class ReadErrors:
-    """Says and counts errors; memory does not grow with their number.
+    """Counts errors and logs the first of each reason.
 
     Args:
-        log: called with the first of each reason.
+        progress: gets log messages.
         strict: raise the first error instead.
+        log_errors: whether errors are logged; they are counted in any case.
 
     Attributes:
-        counts: how many, by reason.
-        examples: the first of each reason, as lines of text.
-        first: the first error with which text was lost, if there is one.
+        counts: number of errors by reason.
+        examples: the first errors of each reason, as text.
+        first: the first error that skipped text, if any.
     """
 
-    def __init__(self, log: Log | None = None, *, strict: bool = False) -> None:
-        self.strict = strict
+    def __init__(
+        self, progress: Progress = Progress(), *, strict: bool = False, log_errors: bool = True
+    ) -> None:
+        self.progress, self.strict, self._log_errors = progress, strict, log_errors
         self.counts: dict[str, int] = {}
         self.examples: list[str] = []
         self.first: DataError | None = None
-        self._notice = log
-        self._alone = 0
+        self._skipped = 0
 
     @property
     def total(self) -> int:
@@ -102,32 +102,32 @@ class ReadErrors:
         reason = error.reason if isinstance(error, TextError) else _NOT_READABLE
         count = self.counts[reason] = self.counts.get(reason, 0) + 1
         if count <= SHOWN:
-            more = "; more of this sort are only counted" if count == SHOWN else ""
+            more = "; more of this kind are only counted" if count == SHOWN else ""
             self.examples.append(str(error))
-            self._say(f"{'noticed' if kept else 'left out'}: {error}{more}")
+            self._log(f"{'note' if kept else 'skipped'}: {error}{more}")
         if not kept:
             self.first = self.first or error
-            self._alone += 1
-        if self._alone == MAX_ERRORS and not isinstance(error, UnreadableFile):
-            what = f"{MAX_ERRORS:,} errors and no text until here; the rest of the file is left out"
+            self._skipped += 1
+        if self._skipped == MAX_ERRORS and not isinstance(error, UnreadableFile):
+            what = f"{MAX_ERRORS:,} errors and no text so far; the rest of the file is skipped"
             raise UnreadableFile("nothing but errors", what, path=error.path or "", line=error.line)
 
     def begin_file(self) -> None:
         """A new file begins."""
-        self._alone = 0
+        self._skipped = 0
 
     def found_text(self) -> None:
-        """The file gave a document, so it is of use."""
-        self._alone = -1 << 60
+        """The file gave a document: its errors no longer count towards ``MAX_ERRORS``."""
+        self._skipped = -1 << 60
 
-    def sum_up(self) -> None:
-        """Say how many there were in all."""
+    def log_summary(self) -> None:
+        """Log the counts."""
         if self.counts:
             listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.items()))
-            self._say(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
+            self._log(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
 
     def raise_first(self) -> None:
-        """Raise the first error by which text was lost, where nothing else is left to say."""
+        """Raise the first error that skipped text, if any."""
         if self.first is None:
             return
         others = self.total - 1
@@ -136,9 +136,9 @@ class ReadErrors:
         error.path, error.line = self.first.path, self.first.line
         raise error
 
-    def _say(self, text: str) -> None:
-        if self._notice is not None:
-            self._notice(text)
+    def _log(self, text: str) -> None:
+        if self._log_errors:
+            self.progress.log(text)
 
 
 def undecodable(text: str) -> tuple[int, str] | None:
@@ -153,14 +153,14 @@ def undecodable(text: str) -> tuple[int, str] | None:
 
 
 def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lines: bool) -> TextError | None:
-    """Return the error of a text that holds something undecodable, or ``None``.
+    """Return the error of an undecodable text, or ``None``.
 
     Args:
         text: the text.
-        what: what it is, for example ``the field 'text'``.
+        what: its name in the message, for example ``the field 'text'``.
         source: its file.
-        line: where it begins.
-        whole_lines: whether its lines are those of the file, so that the place can be named.
+        line: the line where it begins.
+        whole_lines: whether its lines are lines of the file, so that the message can name the exact line.
     """
     found = undecodable(text)
     if found is None:
@@ -170,15 +170,15 @@ def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lin
         reason, hint = "not UTF-8", "; convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
         came += " is not UTF-8"
     else:
-        reason, hint, came = "lone surrogate", "; remove it", came + " is no text"
+        reason, hint, came = "lone surrogate", "; remove it", came + " is not text"
     place, line = _place(text, at, what, line, whole_lines)
     return TextError(reason, f"{came} ({place}){hint}", path=source, line=line)
 
 
 def without_controls(text: str, source: str, line: int, *, whole_lines: bool) -> tuple[str, list[TextError]]:
-    """Return a text without NUL characters, and what is to be said of its control characters.
+    """Return a text without NUL characters, and the errors for its control characters.
 
-    NUL is taken out, since it is never text and ends strings in many a library; the others stay as they are.
+    NUL is removed, since many libraries end strings at it; other control characters are kept.
     """
     data = text.encode("utf-8")
     if len(data.translate(None, _CONTROLS)) == len(data):
@@ -187,18 +187,20 @@ def without_controls(text: str, source: str, line: int, *, whole_lines: bool) ->
     others = len(data) - len(data.translate(None, _CONTROLS)) - nuls
     if nuls:
         place, number = _place(text, text.index("\0"), "the text", line, whole_lines)
-        what = f"{nuls:,} NUL bytes in a document, the first {place}; they are taken out"
+        what = f"{nuls:,} NUL bytes in a document, the first {place}; they are removed"
         errors.append(TextError("NUL bytes", what, path=source, line=number, kept=True))
         text = text.replace("\0", "")
     if others and (found := _CONTROL.search(text)):
         place, number = _place(text, found.start(), "the text", line, whole_lines)
-        what = f"{others:,} control characters in a document, first U+{ord(found[0]):04X} {place}; they stay"
+        what = (
+            f"{others:,} control characters in a document, first U+{ord(found[0]):04X} {place}; they are kept"
+        )
         errors.append(TextError("control characters", what, path=source, line=number, kept=True))
     return text, errors
 
 
 def _place(text: str, at: int, what: str, line: int, whole_lines: bool) -> tuple[str, int]:
-    """Return the place of a character, in bytes, and its line of the file."""
+    """Return the position of a character as text, in bytes, and its line in the file."""
     begin = text.rfind("\n", 0, at) + 1 if whole_lines else 0
     size = len(text[begin:at].encode("utf-8", "replace"))
     number = line + text.count("\n", 0, at) if whole_lines else line

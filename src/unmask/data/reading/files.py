@@ -1,9 +1,8 @@
-"""Files as bytes, text and lines: opened with care, decompressed, decoded, never held whole.
+"""Stream files as bytes, text and lines: open, decompress and decode.
 
-Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark (which is taken off; CRLF and CR become LF); ``.gz`` and
-``.zst`` are decompressed on the way. A file that cannot be read any further raises :class:`DataError` with file and,
-where there is one, line. A byte that is no text goes on as a character that no text has
-(:data:`unmask.data.reading.errors.ESCAPE`): what holds it is left out where documents or records are made.
+Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is removed; CRLF and CR become LF. ``.gz`` and ``.zst``
+files are decompressed. A file that cannot be read any further raises :class:`DataError`. An undecodable byte is escaped
+(:data:`unmask.data.reading.errors.ESCAPE`); documents and records that hold one are skipped later.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from unmask.errors import DataError, did_you_mean
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
 Compression = Literal["gzip", "zstd"]
-Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it goes on in the next item
+Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it continues in the next item
 LineRead = tuple[int, str | TextError]
 
 CHUNK = 1 << 18
-"""Bytes that are read at once; a line longer than this comes in pieces."""
+"""Bytes read at once; a longer line is yielded in parts."""
 RECORD_LIMIT = 32_000_000
-"""Characters of one JSON object or CSV row: those have to be held whole, and memory is bounded."""
+"""Most characters of a JSON object or CSV row, which are held in memory."""
 BOMB_RATIO, BOMB_BYTES = 200, 1 << 26
-"""Data that has grown so many times, to so many bytes, by decompression is no text: text shrinks to a half or a tenth."""
+"""Data that decompression grows to more bytes by more than this ratio is refused; text reaches a ratio of 2 to 10."""
 
 _KINDS: dict[str, Kind] = {
     ".txt": "text",
@@ -60,7 +59,7 @@ _FOREIGN = (
     (b"PK\x03\x04", "holds a zip archive (.zip, .docx, .xlsx …): expected UTF-8 text; export the text first"),
     (b"%PDF-", "holds a PDF: expected UTF-8 text; extract the text first, for example with pdftotext"),
 )
-_WIDE = (  # the mark of UTF-32 begins like that of UTF-16
+_WIDE = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -73,7 +72,7 @@ _LINE_ENDS = {"\n": "LF", "\r": "CR", "\r\n": "CRLF"}
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """What the suffixes of a name say. ``known`` is false for a suffix that is only taken for text."""
+    """The format by the suffixes of a name. ``known`` is false for an unknown suffix, which is read as text."""
 
     kind: Kind
     compression: Compression | None
@@ -81,7 +80,7 @@ class FileFormat:
 
 
 def format_of(path: Path) -> FileFormat:
-    """Return the format that the name says: ``notes.csv.gz`` is gzip of CSV, an unknown suffix is text."""
+    """Return the format by the name: ``notes.csv.gz`` is CSV in gzip, an unknown suffix is text."""
     compression = _COMPRESSIONS.get(path.suffix.lower())
     suffix = (path.with_suffix("") if compression else path).suffix.lower()
     return FileFormat(_KINDS.get(suffix, "text"), compression, suffix in _KINDS)
@@ -91,11 +90,7 @@ def format_of(path: Path) -> FileFormat:
 
 
 def readable_stat(path: Path) -> os.stat_result:
-    """Return the ``stat`` of a file or folder; a FIFO or device is refused here, before anything blocks on it.
-
-    Raises:
-        DataError: it does not exist, is no regular file or folder, or may not be looked at.
-    """
+    """Return the ``stat`` of a file or folder; :class:`DataError` if it does not exist, or is a FIFO or device."""
     try:
         found = os.stat(path)
     except OSError as error:
@@ -107,21 +102,21 @@ def readable_stat(path: Path) -> os.stat_result:
 
 
 def cannot_open(path: Path, error: OSError) -> DataError:
-    """Return the error that says why the system would not open ``path``."""
+    """Return the :class:`DataError` for an ``OSError`` on opening ``path``."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return missing(path)
     if isinstance(error, PermissionError):
         return TextError("no permission", "permission denied; make it readable for this user", path=path)
     if error.errno == errno.ELOOP:
-        what = "a loop of symbolic links; remove the link that leads back"
+        what = "a loop of symbolic links; remove one"
         return TextError("loop of links", what, path=path)
     return TextError("not readable", f"cannot be read ({error.strerror or error})", path=path)
 
 
 def missing(path: Path) -> DataError:
-    """Return the error for a path that is not there, with the nearest name that is."""
+    """Return the error for a path that does not exist, with the most similar name that does."""
     if os.path.islink(path):
-        return TextError("no such file", "a symbolic link to nothing; mend or remove it", path=path)
+        return TextError("no such file", "a broken symbolic link; repair or remove it", path=path)
     parent, name = path.parent, path.name
     while not os.path.isdir(parent) and parent != parent.parent:
         parent, name = parent.parent, parent.name
@@ -129,7 +124,7 @@ def missing(path: Path) -> DataError:
     if parent == path.parent:
         what = f"no such file{near}"
     elif os.path.lexists(parent / name):
-        what = f"no such file: {parent / name} is no folder"
+        what = f"no such file: {parent / name} is not a folder"
     else:
         what = f"no such file: the folder {parent / name} does not exist{near}"
     message = f"{what}; give a file, a folder, a glob, '-' or hf://org/name"
@@ -137,7 +132,7 @@ def missing(path: Path) -> DataError:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return the names in a folder, of a very full one only some: they are for a hint, and comparing is slow."""
+    """Return the names in a folder, at most 2,000: they are for a hint, and comparing is slow."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in islice(entries, 2000)]
@@ -146,12 +141,8 @@ def _names_in(folder: Path) -> list[str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading its bytes, decompressed as its suffix says.
-
-    Raises:
-        DataError: it cannot be opened, or is not what its suffix says.
-    """
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading bytes, decompressed by its suffix; :class:`DataError` if the content does not fit it."""
     compression = format_of(path).compression
     readable_stat(path)
     try:
@@ -172,11 +163,8 @@ def _check_compressed(file: BinaryIO, compression: Compression, path: Path) -> N
     right = head[:2] == _GZIP if compression == "gzip" else head == _ZSTD or head[1:] == _ZSTD_SKIPPABLE
     if not right:
         came = "other data" if head else "an empty file"
-        raise TextError(
-            "wrong suffix",
-            f"not {compression} although its suffix is {path.suffix}: {came}; rename it",
-            path=path,
-        )
+        what = f"not {compression} although its suffix is {path.suffix}: {came}; rename it"
+        raise TextError("wrong suffix", what, path=path)
 
 
 def _decompressed(file: BinaryIO, compression: Compression) -> BinaryIO:
@@ -184,45 +172,45 @@ def _decompressed(file: BinaryIO, compression: Compression) -> BinaryIO:
         return cast(BinaryIO, gzip.GzipFile(fileobj=file))
     import pyarrow
 
-    # pyarrow's stream reads frame after frame and, unlike others, says when the last one is cut off.
+    # pyarrow's stream reads all frames and, unlike others, raises if the last one is truncated.
     return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd"))
 
 
 class _Unpacked:
-    """Decompressed data that is given up when it grows beyond all measure."""
+    """Decompressed data, with a limit on its compression ratio."""
 
     def __init__(self, file: BinaryIO, stream: BinaryIO, path: Path) -> None:
         self._file, self._path, self._size = file, path, 0
-        # Of gzip this gives what was whole before the damage; a full read would lose it.
+        # read1 returns the gzip data before a damaged part, which read would lose.
         self._read = stream.read1 if isinstance(stream, gzip.GzipFile) else stream.read
 
     def read(self, size: int) -> bytes:
         data = self._read(size)
         self._size += len(data)
         if self._size > BOMB_BYTES and self._size > BOMB_RATIO * self._file.tell():
-            what = f"a few bytes became {self._size:,}, more than {BOMB_RATIO} times as many: no text, but a bomb"
+            what = f"a few bytes became {self._size:,}, more than {BOMB_RATIO} times as many: a decompression bomb"
             raise TextError("compression bomb", what, path=self._path)
         return data
 
 
 def read_bytes(stream: BinaryIO, source: str, line: int | None = None, size: int = CHUNK) -> bytes:
-    """Read up to ``size`` bytes; what goes wrong on the way becomes a :class:`DataError` at ``line``."""
+    """Read up to ``size`` bytes; errors become a :class:`DataError` at ``line``."""
     reason = "damaged compression"
     try:
         return stream.read(size)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        what = f"damaged or cut off gzip data ({error}); fetch or compress the file again"
+        what = f"damaged or truncated gzip data ({error}); download or compress the file again"
     except (OSError, ValueError) as error:  # pyarrow reports broken zstd as an OSError
         if source.lower().endswith(".zst"):
-            what = f"damaged or cut off zstd data ({error}); fetch or compress the file again"
+            what = f"damaged or truncated zstd data ({error}); download or compress the file again"
         else:
             reason, what = "not readable", f"cannot be read ({error})"
     raise TextError(reason, what, path=source, line=line)
 
 
 def holds_text(path: Path) -> bool:
-    """Say whether the first 8 KiB of a file (decompressed) are text, as far as one can see."""
-    with opened(path) as stream:
+    """Return whether the first 8 KiB of a file, decompressed, look like text."""
+    with open_bytes(path) as stream:
         head = read_bytes(stream, str(path), size=_HEAD)
     if _wide(head):
         return True
@@ -248,7 +236,7 @@ def _is_utf8(head: bytes) -> bool:
 # ----------------------------------------------------------------------------------------------- text
 
 
-def decoded(
+def decode(
     stream: BinaryIO, source: str, errors: ReadErrors, *, one_line_end: bool = True, binary: bool = False
 ) -> Iterator[str]:
     """Yield the text of a stream in chunks, with LF line ends and without a byte order mark.
@@ -256,11 +244,11 @@ def decoded(
     Args:
         stream: bytes.
         source: the name of the file.
-        errors: gets UTF-16 and, where a file should have ``one_line_end``, mixed line ends.
-        binary: read on where the first bytes look like binary data.
+        errors: gets UTF-16, and mixed line ends if the file should have ``one_line_end``.
+        binary: continue even if the first bytes look like binary data.
 
     Raises:
-        TextError: the file holds no text at all, or its bytes cannot be had.
+        TextError: the file does not hold text, or cannot be read.
     """
     data = _head(stream, source)
     decoder = _decoder(data, source, errors, binary=binary)
@@ -282,7 +270,7 @@ def decoded(
 
 
 def _head(stream: BinaryIO, source: str) -> bytes:
-    """Return the first bytes, enough to know a format by."""
+    """Return the first bytes, at least 4 if there are so many, to detect the format."""
     head = b""
     while len(head) < 4 and (data := read_bytes(stream, source, 1)):
         head += data
@@ -293,7 +281,7 @@ def _decoder(head: bytes, source: str, errors: ReadErrors, *, binary: bool) -> c
     if what := _foreign(head):
         raise TextError("wrong suffix", what, path=source)
     if encoding := _wide(head):
-        what = f"{encoding.upper()} by its byte order mark; it is read as such"
+        what = f"{encoding.upper()} by its byte order mark; it is decoded as that"
         errors.note(TextError(encoding.upper(), what, path=source, line=1, kept=True))
         return codecs.getincrementaldecoder(encoding)(ESCAPE)
     begin = head[:_HEAD]
@@ -304,7 +292,7 @@ def _decoder(head: bytes, source: str, errors: ReadErrors, *, binary: bool) -> c
 
 
 def _mixed(text: str, known: Any, source: str, line: int) -> TextError:
-    """Name the line of the first line end that is unlike those before it."""
+    """Return the error at the first line end that differs from those before it."""
     ends = [match[0] for match in _LINE_END.finditer(text)]
     at = next(number for number, end in enumerate(ends) if end != (known or ends[0]))
     first, other = (_LINE_ENDS[end] for end in (known or ends[0], ends[at]))
@@ -313,7 +301,7 @@ def _mixed(text: str, known: Any, source: str, line: int) -> TextError:
 
 
 def text_lines(chunks: Iterable[str]) -> Iterator[Line]:
-    """Yield the lines of decoded chunks, each with its ``"\\n"``; a long line comes in pieces of one number."""
+    """Yield the lines of decoded chunks, each with its ``"\\n"``; a long line is yielded in parts with the same number."""
     number, rest = 1, ""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split("\n")
@@ -328,7 +316,7 @@ def text_lines(chunks: Iterable[str]) -> Iterator[Line]:
 
 
 def whole_lines(chunks: Iterable[str], source: str) -> Iterator[LineRead]:
-    """Yield whole lines; a last line without ``"\\n"`` gets one. Of a line beyond the limit comes its error."""
+    """Yield whole lines; a last line without ``"\\n"`` gets one. A line beyond the limit is replaced by its error."""
     held: list[str] = []
     size = 0
     for number, part in text_lines(chunks):

@@ -1,8 +1,8 @@
-"""The formats that hold records: JSON, CSV and Parquet become rows of (line, text) without holding the file.
+"""Stream the text field of JSON, CSV and Parquet files as rows of (line, text).
 
-Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path) and the name of the text field.
-The error of a record goes to :class:`ReadErrors` and reading continues; an error behind which nothing can be read, such as
-in a JSON list, raises :class:`TextError`. Both name file and line.
+Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path). An error of one record
+goes to :class:`ReadErrors` and reading continues; an error after which the file cannot be parsed, such as in a JSON
+list, raises :class:`TextError`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
 from unmask.data.reading.files import (
@@ -22,7 +22,7 @@ from unmask.data.reading.files import (
     PARQUET_MAGIC,
     RECORD_LIMIT,
     format_of,
-    opened,
+    open_bytes,
     read_bytes,
     whole_lines,
 )
@@ -36,13 +36,13 @@ from unmask.data.reading.records import (
 )
 from unmask.errors import DataError, DiskError, did_you_mean
 
-Row = tuple[int, str | None]
-"""Line (or row) from 1, and its text; ``None`` where the field holds no value."""
+TextRow = tuple[int, str | None]
+"""Line (or row) from 1 and its text; ``None`` for null."""
 
 # ----------------------------------------------------------------------------------------------- JSON
 
 
-def jsonl_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[Row]:
+def jsonl_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[TextRow]:
     """Yield the text field of each line of JSON Lines; empty lines are skipped."""
     records = json_records(whole_lines(chunks, source), source)
     return texts_of(without_errors(records, errors), field, source, errors)
@@ -50,8 +50,8 @@ def jsonl_rows(chunks: Iterable[str], field: str, source: str, errors: ReadError
 
 def texts_of(
     records: Iterable[tuple[int, Any]], field: str, source: str, errors: ReadErrors
-) -> Iterator[Row]:
-    """Yield the text field of records; the errors of others go to ``errors``."""
+) -> Iterator[TextRow]:
+    """Yield the text field of records; those without one go to ``errors``."""
     for number, record in records:
         try:
             text = text_of(record, field, source, number)
@@ -61,8 +61,8 @@ def texts_of(
             yield number, text
 
 
-def json_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[Row]:
-    """Yield the text fields of a ``.json`` file: a list of objects, or one object a line."""
+def json_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[TextRow]:
+    """Yield the text fields of a ``.json`` file: a list of objects, or one object per line."""
     reader = _ListReader(chunks, source)
     if reader.peek() == "[":
         return texts_of(reader.elements(), field, source, errors)
@@ -73,7 +73,7 @@ _BLANKS = re.compile(r"[ \t\n]*")
 
 
 class _ListReader:
-    """Reads one long JSON list element by element, so that the list never lies in memory."""
+    """Parses a JSON list element by element."""
 
     def __init__(self, chunks: Iterable[str], source: str) -> None:
         self.line = 1  # the line of the reading position
@@ -91,35 +91,35 @@ class _ListReader:
                 return ""
 
     def unread(self) -> Iterator[str]:
-        """Yield all text from the reading position on, behind as many empty lines as were passed."""
+        """Yield the unread text after as many empty lines as were read, so that line numbers stay correct."""
         yield "\n" * (self.line - 1) + self._buffer[self._at :]
         yield from self._chunks
 
     def elements(self) -> Iterator[tuple[int, Any]]:
-        """Yield each element with the line where it begins; nothing may follow the list."""
+        """Yield each element with the line where it begins."""
         self._advance(self._at + 1)
-        mark = ","
+        separator = ","
         if self.peek() == "]":
             self._advance(self._at + 1)
-            mark = "]"
-        while mark == ",":
+            separator = "]"
+        while separator == ",":
             self.peek()
             yield self.line, self._element()
-            mark = self.peek()
-            if mark not in ("]", ","):
-                raise self._broken("expected ',' or ']' after an element")
+            separator = self.peek()
+            if separator not in ("]", ","):
+                raise self._error("expected ',' or ']' after an element")
             self._advance(self._at + 1)
         if self.peek():
-            raise self._broken("text after the end of the list")
+            raise self._error("text after the end of the list")
 
     def _element(self) -> Any:
         while True:
             try:
                 value, end = self._decode(self._buffer, self._at)
             except (ValueError, RecursionError) as error:
-                # It may be broken or only be cut off by the end of the buffer; more text tells.
+                # The element may be broken, or only truncated by the end of the buffer.
                 if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
-                    raise self._broken(json_error(error)) from None
+                    raise self._error(json_error(error)) from None
             else:
                 self._advance(end)
                 return value
@@ -129,7 +129,7 @@ class _ListReader:
         self._at = to
 
     def _more(self) -> bool:
-        """Read on, at least as much again as is unread: an element is tried a few times, not once a chunk."""
+        """Read at least as much again as is unread, so that a long element is parsed a few times, not once per chunk."""
         parts, size = [self._buffer[self._at :]], 0
         wanted = max(CHUNK, len(parts[0]))
         while size < wanted and (chunk := next(self._chunks, "")):
@@ -138,17 +138,13 @@ class _ListReader:
         self._buffer, self._at = "".join(parts), 0
         return size > 0
 
-    def _broken(self, what: str) -> DataError:
-        what = f"broken JSON ({what}); expected a list of objects, or one object a line"
+    def _error(self, what: str) -> DataError:
+        what = f"broken JSON ({what}); expected a list of objects, or one object per line"
         return TextError("broken JSON", what, path=self._source, line=self.line)
 
 
 def text_of(record: Any, field: str, source: str, line: int) -> str | None:
-    """Return the text field of a record; ``None`` where its value is null.
-
-    Raises:
-        DataError: the record is no object, has no such field, or the field holds no proper string.
-    """
+    """Return the text field of a record, ``None`` for null; :class:`DataError` if it has none or no valid string."""
     if not isinstance(record, dict):
         raise not_an_object(record, source, line)
     if field not in record:
@@ -173,7 +169,7 @@ def no_such_field(
     line: int | None,
     option: str = "--text-field",
 ) -> DataError:
-    """Return the error for an absent field or column; it lists those that there are."""
+    """Return the error for a missing field or column; it lists the existing ones."""
     names = [str(name) for name in known]
     listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
     there = f"there are {listed}" if names else "there are none"
@@ -187,8 +183,8 @@ def no_such_field(
 
 def csv_rows(
     chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors
-) -> Iterator[Row]:
-    """Yield the named column of CSV or TSV with the line where each row begins; the first row names the columns."""
+) -> Iterator[TextRow]:
+    """Yield a column of CSV or TSV with the line where each row begins; the first row names the columns."""
     rows = without_errors(table_rows(whole_lines(chunks, source), source, delimiter), errors)
     first, names = next(rows, (1, None))
     if names is None:
@@ -204,31 +200,33 @@ def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataE
     if field in names:
         what = f"{names.count(field)} columns have the name '{field}'; rename all but one"
         return TextError("no such column", what, path=source, line=line)
-    marks = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
-    if marks:
-        what = f"no column '{field}': the separator seems to be {marks[0]!r}"
+    separators = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
+    if separators:
+        what = f"no column '{field}': the separator seems to be {separators[0]!r}"
         what += "; expected ',' in .csv and a tab in .tsv"
         return TextError("no such column", what, path=source, line=line)
     return no_such_field("column", field, names, source, line)
 
 
-def parquet_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[Row]:
-    """Yield the named column of a Parquet file with the number of each row; null comes as ``None``."""
+def parquet_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]:
+    """Yield a column of a Parquet file with the number of each row."""
     import pyarrow
 
     source, row = str(path), 0
-    with opened(path) as stream, _seekable(stream, path) as file:
+    with open_bytes(path) as stream, _seekable(stream, path) as file:
         try:
             table = _open_parquet(file, source)
             _check_column(table.schema_arrow, field, source)
-            # Small batches: a row may be a whole book.
+            # Small batches, since a row may be a whole book.
             for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
                 for value in batch.column(0):
                     row += 1
                     try:
                         text = value.as_py()
                     except UnicodeDecodeError as error:
-                        errors.note(_not_utf8(error, source, row))
+                        byte = f"byte 0x{error.object[error.start]:02x}"
+                        what = f"{byte} is not UTF-8 (after {error.start:,} bytes of the text)"
+                        errors.note(TextError("not UTF-8", what, path=source, line=row))
                     else:
                         yield row, text
         except (pyarrow.ArrowException, OSError) as error:
@@ -236,29 +234,20 @@ def parquet_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[Row]:
             raise TextError("damaged Parquet", what, path=source) from None
 
 
-def _not_utf8(error: UnicodeDecodeError, source: str, row: int) -> TextError:
-    what = f"byte 0x{error.object[error.start]:02x} is not UTF-8 (after {error.start:,} bytes of the text)"
-    return TextError("not UTF-8", what, path=source, line=row)
-
-
 @contextmanager
 def _seekable(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    """Parquet is read from its end: a compressed file is laid out in a temporary one first."""
+    """Parquet needs seeking: decompress a compressed file into a temporary one first."""
     if format_of(path).compression is None:
         yield stream
         return
     with tempfile.TemporaryFile() as file:
         while data := read_bytes(stream, str(path)):
-            _write(file, data, path)
+            try:
+                file.write(data)
+            except OSError as error:
+                what = f"cannot decompress {path} into {tempfile.gettempdir()} ({error.strerror}); set TMPDIR"
+                raise DiskError(what) from None
         yield cast(BinaryIO, file)
-
-
-def _write(file: IO[bytes], data: bytes, path: Path) -> None:
-    try:
-        file.write(data)
-    except OSError as error:
-        folder = tempfile.gettempdir()
-        raise DiskError(f"no room in {folder} to decompress {path} ({error.strerror}); set TMPDIR") from None
 
 
 def _open_parquet(file: BinaryIO, source: str) -> Any:
@@ -271,9 +260,9 @@ def _open_parquet(file: BinaryIO, source: str) -> Any:
         what = "not Parquet although its suffix says so: it does not begin with PAR1"
         raise TextError("wrong suffix", what, path=source)
     if file.read(4) != PARQUET_MAGIC:
-        what = "the Parquet file is cut off: it does not end with PAR1; fetch it again"
+        what = "the Parquet file is truncated: it does not end with PAR1; download it again"
         raise TextError("damaged Parquet", what, path=source)
-    # The defaults would hold a whole row group, which may be the whole file.
+    # The defaults would hold a whole row group in memory, which may be the whole file.
     return parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
 
 

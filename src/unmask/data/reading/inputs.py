@@ -1,4 +1,4 @@
-"""Inputs of a command: files, the files of folders and globs, standard input, Hub data sets."""
+"""Expand inputs: files, folders, globs, standard input and Hub data sets."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from unmask.data.reading.errors import Log, ReadErrors, TextError
+from unmask.data.reading.errors import ReadErrors, TextError
 from unmask.data.reading.files import cannot_open, format_of, holds_text, readable_stat
 from unmask.errors import DataError, did_you_mean, on_one_line
+from unmask.progress import Progress
 
 STDIN_NAME = "<stdin>"
-_Identity = tuple[int, int]
+_FileId = tuple[int, int]  # device and inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,7 @@ class HubInput:
 
     @classmethod
     def parse(cls, address: str) -> HubInput:
-        """Read an address.
-
-        Raises:
-            DataError: it has another shape or an unknown option.
-        """
+        """Parse an address; :class:`DataError` if it is malformed or has an unknown option."""
         path, _, query = address.removeprefix("hf://").partition("?")
         name, _, config = path.removeprefix("datasets/").strip("/").partition(":")
         if not name or name.count("/") > 1:
@@ -68,46 +65,50 @@ class HubInput:
 Input = Path | HubInput | StdinInput
 
 
-def listed(inputs: str | Path | Iterable[str | Path]) -> list[str | Path]:
-    """Return inputs as a list; a string is one input, not its letters."""
+def as_list(inputs: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """Return inputs as a list; a string or path is one input."""
     return [inputs] if isinstance(inputs, str | Path) else list(inputs)
 
 
 def expand_inputs(
-    inputs: str | Path | Iterable[str | Path], *, log: Log | None = None, errors: ReadErrors | None = None
+    inputs: str | Path | Iterable[str | Path],
+    *,
+    progress: Progress = Progress(),
+    errors: ReadErrors | None = None,
 ) -> list[Input]:
-    """Return files, standard input and Hub data sets in the order given; folders and globs become their files by name.
+    """Return files, standard input and Hub data sets in the order given; folders and globs give their files by name.
 
-    Hidden entries of a folder and files that hold no text are skipped and logged; what cannot be read (a device, a loop
-    of links) is skipped and counted in ``errors``. A :class:`~pathlib.Path` is always a
-    file or folder, never a glob.
+    Hidden entries of a folder and files without text are skipped and logged; what cannot be read (a device, a loop of
+    links) is skipped and counted in ``errors``, by default new ones that log to ``progress``. A
+    :class:`~pathlib.Path` is always a file or folder, never a glob.
 
     Raises:
         DataError: an input itself does not exist, matches nothing, or can never be read.
     """
-    say = log or (lambda text: None)
-    errors = errors or ReadErrors(log)
-    found = [item for given in listed(inputs) for item in _expanded(given, say, errors)]
+    errors = errors or ReadErrors(progress)
+    found = [item for given in as_list(inputs) for item in _expanded(given, errors)]
     if not found:
         raise DataError("no inputs; give files, folders, globs, '-' or hf://org/name")
     if sum(isinstance(item, StdinInput) for item in found) > 1:
         raise DataError("'-' is given more than once; standard input can be read only once")
     repeated = [item for item, count in Counter(found).items() if count > 1]
     if repeated:
-        say(f"{repeated[0]} is named more than once and is read each time{_and_more(repeated)}")
+        errors.progress.log(
+            f"{repeated[0]} is given more than once and is read each time{_and_more(repeated)}"
+        )
     return found
 
 
 def describe_inputs(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, str | int]]:
-    """Return, ready for JSON, what tells whether inputs are still the same: sizes and times of all their files.
+    """Return a fingerprint of inputs for JSON, from the names, sizes and times of their files.
 
-    Standard input is never the same twice. The content of a Hub data set is not looked at.
+    Standard input never has the same one twice. The content of a Hub data set is not part of it.
     """
-    return [_described(given) for given in listed(inputs)]
+    return [_described(given) for given in as_list(inputs)]
 
 
 def _described(given: str | Path) -> dict[str, str | int]:
-    files = [item for item in _expanded(given, lambda text: None, ReadErrors()) if isinstance(item, Path)]
+    files = [item for item in _expanded(given, ReadErrors()) if isinstance(item, Path)]
     if str(given) == "-":
         return {"input": "-", "time_ns": time.time_ns()}
     shown = str(given).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -121,7 +122,7 @@ def _described(given: str | Path) -> dict[str, str | int]:
     return {"input": shown, "files": len(files), "bytes": size, "names_sizes_times": digest.hexdigest()}
 
 
-def _expanded(given: str | Path, say: Log, errors: ReadErrors) -> list[Input]:
+def _expanded(given: str | Path, errors: ReadErrors) -> list[Input]:
     if isinstance(given, str):
         if given == "-":
             return [StdinInput()]
@@ -135,28 +136,27 @@ def _expanded(given: str | Path, say: Log, errors: ReadErrors) -> list[Input]:
             raise DataError("a name with a NUL character, which no file can have", path=given)
     path = Path(given).expanduser() if str(given).startswith("~/") else Path(given)
     if not os.path.lexists(path) and isinstance(given, str) and glob.has_magic(given):
-        return list(_glob_files(str(path), say, errors))
-    return list(_files_of(path, say, errors))
+        return list(_glob_files(str(path), errors))
+    return list(_files_of(path, errors))
 
 
-def _files_of(path: Path, say: Log, errors: ReadErrors) -> list[Path]:
-    """Return the file itself, or the files of the folder."""
-    return _folder_files(path, say, errors) if stat.S_ISDIR(readable_stat(path).st_mode) else [path]
+def _files_of(path: Path, errors: ReadErrors) -> list[Path]:
+    return _folder_files(path, errors) if stat.S_ISDIR(readable_stat(path).st_mode) else [path]
 
 
-def _glob_files(pattern: str, say: Log, errors: ReadErrors) -> list[Path]:
+def _glob_files(pattern: str, errors: ReadErrors) -> list[Path]:
     recursive = "**" in pattern
     if recursive:
-        # glob follows a link that leads back to a folder above it for ever: walk there first, which finds it.
+        # glob does not terminate in a loop of links: walk the folder first, which raises on one.
         root = Path(os.path.dirname(re.split(r"[*?[]", pattern, maxsplit=1)[0]))
         _walk(root, [], ReadErrors(strict=True))
     matches = sorted(Path(match) for match in glob.iglob(pattern, recursive=True))
     files: dict[Path, None] = {}
     for match in matches:
-        # What a folder holds is matched by ** itself; elsewhere a folder stands for its files, as in a shell.
+        # ** matches the files of folders itself; without it a matched folder gives its files.
         if not (recursive and os.path.isdir(match)):
             try:
-                files.update(dict.fromkeys(_files_of(match, say, errors)))
+                files.update(dict.fromkeys(_files_of(match, errors)))
             except DataError as error:
                 errors.note(error)
     if not files:
@@ -165,7 +165,7 @@ def _glob_files(pattern: str, say: Log, errors: ReadErrors) -> list[Path]:
     return list(files)
 
 
-def _folder_files(folder: Path, say: Log, errors: ReadErrors) -> list[Path]:
+def _folder_files(folder: Path, errors: ReadErrors) -> list[Path]:
     hidden: list[Path] = []
     files: list[Path] = []
     foreign: list[Path] = []
@@ -175,10 +175,11 @@ def _folder_files(folder: Path, say: Log, errors: ReadErrors) -> list[Path]:
             (files if format_of(path).known or holds_text(path) else foreign).append(path)
         except DataError as error:
             errors.note(error)
-    for left_out, why in ((hidden, "hidden"), (foreign, "not text, by its first bytes")):
-        if left_out:
-            names = ", ".join(on_one_line(str(path.relative_to(folder))) for path in left_out[:5])
-            say(f"{folder}: left out {len(left_out)} ({why}): {names}{_and_more(left_out, 5)}")
+    for skipped, why in ((hidden, "hidden"), (foreign, "not text, by its first bytes")):
+        if skipped:
+            names = ", ".join(on_one_line(str(path.relative_to(folder))) for path in skipped[:5])
+            message = f"{folder}: skipped {len(skipped)} ({why}): {names}{_and_more(skipped, 5)}"
+            errors.progress.log(message)
     if not files:
         errors.raise_first()
         what = f"no text among {len(hidden)} hidden and {len(foreign)} binary entries"
@@ -188,20 +189,16 @@ def _folder_files(folder: Path, say: Log, errors: ReadErrors) -> list[Path]:
 
 
 def _walk(folder: Path, hidden: list[Path], errors: ReadErrors) -> list[Path]:
-    """Return the files below a folder, depth first in the order of the names; links are followed.
-
-    Raises:
-        DataError: the folder itself cannot be listed.
-    """
+    """Return the files below a folder, depth first by name, and add hidden entries to ``hidden``; links are followed."""
     files: list[Path] = []
-    pending: list[tuple[Path, frozenset[_Identity]]] = [(folder, frozenset())]
+    pending: list[tuple[Path, frozenset[_FileId]]] = [(folder, frozenset())]
     while pending:
         path, above = pending.pop()
         if path != folder and not os.path.isdir(path):
             files.append(path)
             continue
         try:
-            inside, names = _entered(path, above)
+            inside, names = _list_folder(path, above)
         except DataError as error:
             if path == folder:
                 raise
@@ -213,11 +210,11 @@ def _walk(folder: Path, hidden: list[Path], errors: ReadErrors) -> list[Path]:
     return files
 
 
-def _entered(folder: Path, above: frozenset[_Identity]) -> tuple[frozenset[_Identity], list[str]]:
-    """Return the folders above what lies in a folder, itself among them, and the names in it, in order."""
+def _list_folder(folder: Path, above: frozenset[_FileId]) -> tuple[frozenset[_FileId], list[str]]:
+    """Return the ids of a folder and those above it, and the sorted names in it; raise on a loop of links."""
     found = readable_stat(folder)
     if (found.st_dev, found.st_ino) in above:
-        what = "a loop of symbolic links: the folder lies inside itself; remove the link"
+        what = "a loop of symbolic links: the folder contains itself; remove the link"
         raise TextError("loop of links", what, path=folder)
     try:
         return above | {(found.st_dev, found.st_ino)}, sorted(os.listdir(folder))

@@ -1,7 +1,7 @@
-"""Records of JSON Lines, CSV and TSV, one by one; where one cannot be read, its error comes in its place.
+"""Parse JSON Lines, CSV and TSV record by record; a record that cannot be read gives an error in its place.
 
-Reading text to train on leaves out what cannot be read (:mod:`unmask.data.reading.formats`). In a file of texts or pairs
-to score, every record gets a result or an error (:class:`RecordReader`). Both parse records here.
+Training text skips such records (:mod:`unmask.data.reading.formats`); a file of texts or pairs to score has a result or
+an error for each (:class:`RecordReader`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast, get_args
 
-from unmask.data.reading.errors import Log, ReadErrors, TextError, undecodable_error
+from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
 from unmask.data.reading.files import (
     RECORD_LIMIT,
     Line,
     LineRead,
-    decoded,
+    decode,
     format_of,
-    opened,
+    open_bytes,
     readable_stat,
     whole_lines,
 )
 from unmask.data.reading.inputs import STDIN_NAME
 from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
 
 RecordKind = Literal["text", "jsonl", "tsv", "csv"]
 KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
@@ -43,7 +44,7 @@ _EMPTY_LINE = "empty line"
 
 
 def json_records(lines: Iterable[LineRead], source: str) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the JSON value of each line, or the :class:`TextError` that says what is wrong with it."""
+    """Yield the number and the JSON value, or the :class:`TextError`, of each line."""
     for number, line in lines:
         yield number, line if isinstance(line, TextError) else _json_value(line, source, number)
 
@@ -55,25 +56,25 @@ def _json_value(line: str, source: str, number: int) -> Any:
         return json.loads(line.rstrip("\n"))
     except (ValueError, RecursionError) as error:
         hint = "; a list of objects belongs in a .json file" if line.startswith("[") else ""
-        what = f"broken JSON ({json_error(error)}); expected one object a line{hint}"
+        what = f"broken JSON ({json_error(error)}); expected one object per line{hint}"
         return TextError("broken JSON", what, path=source, line=number)
 
 
 def json_error(error: Exception) -> str:
-    """Return what is wrong with JSON, and in which column."""
+    """Return the message and column of a JSON error."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, column {error.colno}"
     return str(error)
 
 
 def not_an_object(value: Any, source: str, line: int) -> TextError:
-    """Return the error for a record that is no JSON object."""
+    """Return the error for a record that is not a JSON object."""
     what = f"expected a JSON object, found {json_name(value)}"
     return TextError("not an object", what, path=source, line=line)
 
 
 def json_name(value: Any) -> str:
-    """Return what a value is called in JSON."""
+    """Return the name of the JSON type of a value."""
     names: dict[type, str] = {
         list: "a list",
         str: "a string",
@@ -95,10 +96,10 @@ def _text_records(lines: Iterable[LineRead]) -> Iterator[tuple[int, Any]]:
 
 
 def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterator[RowRead]:
-    """Yield the rows of CSV or TSV with the line where each begins, all as long as the first; or their errors.
+    """Yield rows of CSV or TSV, all of the width of the first, or their errors, with the line where each begins.
 
-    Of a row with broken quotes only its first line is lost. In TSV quotes are often part of the text: where lines split
-    at their tabs into as many fields as the first row has, blank lines aside, a quote does not hold them together.
+    A row with broken quotes loses only its first line. In TSV, quotes are often part of the text: lines that split at
+    their tabs into as many fields as the first row has, empty lines aside, are rows of their own despite open quotes.
     """
     csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
     table, width = _TableLines(lines), 0
@@ -117,7 +118,7 @@ def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterat
         line, lost = table.taken[0][0], 1
         if delimiter == "\t" and (plain := _split_at_tabs(table.taken, row, width)):
             lost = table.give_back()
-            broken, row = "" if lost == 1 else "a quote without its other half", plain
+            broken, row = "" if lost == 1 else "a quote that is not closed", plain
         elif broken:
             lost = table.give_back()
         wrong = _row_error(broken, lost, row, width)
@@ -126,12 +127,12 @@ def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterat
 
 
 def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str, str] | None:
-    """Return the reason and the message of what is wrong with a row."""
+    """Return the reason and the message of the error of a row, or ``None``."""
     if broken:
         what = (
             f'broken quoting in the row that begins here ({broken}); a field that holds " must be in quotes'
         )
-        what += ', with "" for each "' + (f"; {lost:,} lines are lost by it" if lost > 1 else "")
+        what += ', with "" for each "' + (f"; {lost:,} lines are lost" if lost > 1 else "")
         return "broken quoting", what
     if not row:
         return _EMPTY_LINE, "an empty line"
@@ -142,7 +143,7 @@ def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str,
 
 
 def _split_at_tabs(taken: Sequence[Line], row: list[str], width: int) -> list[str]:
-    """Return the fields of the first of some lines of TSV if its quotes are text, else an empty list."""
+    """Return the fields of the first line of a TSV row if its quotes are text, else an empty list."""
     if row and len(taken) == 1 and width in (0, len(row)):
         return []
     parts = [text.removesuffix("\n").split("\t") for _, text in taken]
@@ -161,16 +162,16 @@ def _unquoted(part: str) -> str:
 
 
 class _TableLines:
-    """Lines for the CSV parser; those behind the first of a broken row can be read again.
+    """Lines for the CSV parser; the lines of a broken row after its first can be read again.
 
     Attributes:
         taken: the lines of the current row.
-        errors: of lines that could not be read.
+        errors: the errors of lines that could not be read.
     """
 
     def __init__(self, lines: Iterable[LineRead]) -> None:
         self._lines, self._ahead = iter(lines), deque[Line]()
-        # Characters that may be read again: a file of open quotes must not be read to its end for every line.
+        # Characters that may be read again, or a file of unclosed quotes would take quadratic time.
         self._again = 2 * RECORD_LIMIT
         self.taken: list[Line] = []
         self.errors: deque[tuple[int, TextError]] = deque()
@@ -189,11 +190,11 @@ class _TableLines:
                 return line
             self.errors.append((number, line))
             if self.taken:
-                raise csv.Error(f"line {number:,} of it cannot be read")
+                raise csv.Error(f"its line {number:,} cannot be read")
         raise StopIteration
 
     def give_back(self) -> int:
-        """Give back all lines of the row but its first; return how many lines are lost."""
+        """Unread all lines of the row but its first; return how many lines are lost."""
         size = sum(len(text) for _, text in self.taken[1:])
         if size > self._again:
             return len(self.taken)
@@ -205,7 +206,7 @@ class _TableLines:
 def without_errors(
     records: Iterable[tuple[int, Parsed | TextError]], errors: ReadErrors
 ) -> Iterator[tuple[int, Parsed]]:
-    """Yield the records that could be read; the errors of others, but for empty lines, go to ``errors``."""
+    """Yield the records that could be read; the errors of others, except empty lines, go to ``errors``."""
     for number, record in records:
         if not isinstance(record, TextError):
             yield number, record
@@ -223,8 +224,8 @@ class Record:
     Attributes:
         source: the file, or ``<stdin>``.
         line: the line where it begins, from 1.
-        values: its fields by name. A line of text has the one field ``text``; the columns of a table without names are
-            called ``1``, ``2`` and so on.
+        values: its fields by name. A line of text has the field ``text``; the columns of a table without names are
+            ``1``, ``2`` and so on.
     """
 
     source: str
@@ -234,7 +235,7 @@ class Record:
 
 RecordRead = Record | DataError
 HasNames = Callable[[Sequence[str]], bool]
-"""Says of the first row of a table whether it holds the names of the columns."""
+"""Whether the first row of a table holds the names of the columns."""
 
 
 @dataclass
@@ -245,19 +246,19 @@ class RecordReader:
         given: a path, or ``-``.
         kind: its format; by default its suffix decides, and for standard input its first character.
         has_names: called with the first row of a table; by default it always holds the names.
-        text_as: how a file is read whose suffix says no more than that it is text.
-        log: called with what was chosen.
+        text_as: format of files whose suffix only says that they are text.
+        progress: gets what was chosen.
 
     Raises:
-        DataError: on construction, the file does not exist; while iterating, it holds something else than text.
-        ConfigError: it is of a kind that holds no records.
+        DataError: on construction, the file does not exist; while iterating, it does not hold text.
+        ConfigError: the format has no records.
     """
 
     given: str | Path
     kind: str | None = None
     has_names: HasNames = lambda names: True
     text_as: RecordKind = "text"
-    log: Log = lambda text: None
+    progress: Progress = Progress()
     _bytes: int = field(default=0, init=False)
     _size: int | None = field(default=None, init=False)
 
@@ -276,21 +277,21 @@ class RecordReader:
             self.kind = self._kind_of(path)
 
     def share(self) -> float | None:
-        """Return the share of the file that was read, 0 to 1, or ``None`` where its size is not known."""
+        """Return the share of the file that was read, 0 to 1, or ``None`` if its size is unknown."""
         return min(1.0, self._bytes / self._size) if self._size else None
 
     def __iter__(self) -> Iterator[RecordRead]:
         begun = False
         try:
             with self._opened() as stream:
-                chunks = decoded(stream, self.source, ReadErrors(self.log), binary=True)
+                chunks = decode(stream, self.source, ReadErrors(self.progress), binary=True)
                 for read in self._records(self._checked(whole_lines(chunks, self.source))):
                     begun = True
                     yield read
         except DataError as error:
             if not begun:
                 raise
-            yield error  # damaged further on: the records before it are good
+            yield error  # the records before the damage are valid
 
     def _kind_of(self, path: Path) -> RecordKind:
         kind = format_of(path).kind
@@ -304,7 +305,7 @@ class RecordReader:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         if self.source != STDIN_NAME:
-            with opened(Path(self.given)) as stream:
+            with open_bytes(Path(self.given)) as stream:
                 yield stream
         elif sys.stdin is None or sys.stdin.closed:
             raise DataError("standard input is closed; expected records there", path=STDIN_NAME)
@@ -312,7 +313,7 @@ class RecordReader:
             yield sys.stdin.buffer
 
     def _checked(self, lines: Iterable[LineRead]) -> Iterator[LineRead]:
-        """Count the bytes of lines, and replace those that hold no text by their errors."""
+        """Count the bytes of lines, and replace undecodable lines by their errors."""
         for number, line in lines:
             if isinstance(line, TextError):
                 yield number, line
@@ -329,7 +330,7 @@ class RecordReader:
     def _records(self, lines: Iterator[LineRead]) -> Iterator[RecordRead]:
         kind = self.kind
         if kind is None:
-            lines, kind = self._sniffed(lines)
+            lines, kind = self._detect_kind(lines)
         if kind in ("tsv", "csv"):
             yield from self._named(table_rows(lines, self.source, "\t" if kind == "tsv" else ","))
             return
@@ -341,8 +342,8 @@ class RecordReader:
             else:
                 yield Record(self.source, number, values)
 
-    def _sniffed(self, lines: Iterator[LineRead]) -> tuple[Iterator[LineRead], RecordKind]:
-        """Look at the first line of standard input that is not empty."""
+    def _detect_kind(self, lines: Iterator[LineRead]) -> tuple[Iterator[LineRead], RecordKind]:
+        """Detect the format of standard input from its first line that is not empty."""
         held = []
         for item in lines:
             held.append(item)
@@ -350,11 +351,11 @@ class RecordReader:
                 break
         is_json = bool(held) and isinstance(held[-1][1], str) and held[-1][1].lstrip().startswith("{")
         if is_json:
-            self.log(f"{self.source} begins with '{{': read as JSON Lines")
+            self.progress.log(f"{self.source} begins with '{{': read as JSON Lines")
         return chain(held, lines), "jsonl" if is_json else self.text_as
 
     def _named(self, rows: Iterator[RowRead]) -> Iterator[RecordRead]:
-        """Give the fields of rows their names."""
+        """Yield the records of rows, with their fields by name."""
         names: list[str] | None = None
         for number, row in rows:
             if isinstance(row, TextError):
