@@ -303,10 +303,10 @@ def test_a_copy_masks_alike(wordpiece_tokenizer: Any, features: Features) -> Non
         ),
         (
             [{"input_ids": [5, 6], "attention_mask": [1]}],
-            "the parts of feature 0 must be flat and of one length",
+            "the columns of feature 0 must be flat and of one length",
         ),
-        ([{"input_ids": [[5, 6]]}], "the parts of feature 0 must be flat and of one length"),
-        (["a text"], "feature 0 must hold whole numbers only"),
+        ([{"input_ids": [[5, 6]]}], "the columns of feature 0 must be flat and of one length"),
+        (["a text"], "feature 0 must hold integers only"),
         ([[5, 10**6]], "token ids go from 5 to 1000000, and the tokenizer has"),
         ([[-1]], "token ids go from -1"),
     ],

@@ -1,4 +1,4 @@
-"""Tokenizers: the same one from the same text, control tokens that text cannot write, and clear refusals."""
+"""Tokenizers: the same one from the same text, special tokens that text cannot write, and clear refusals."""
 
 from __future__ import annotations
 

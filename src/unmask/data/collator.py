@@ -1,12 +1,12 @@
-"""A drop-in ``data_collator`` for a Hugging Face ``Trainer`` that masks as training here does.
+"""A ``data_collator`` for a Hugging Face ``Trainer`` with the masking of this package.
 
 ::
 
     collator = MLMCollator(tokenizer, MaskingSettings(strategy="word"), seed=1)
     trainer = Trainer(model, args, train_dataset=data, data_collator=collator)
 
-The masks are a function of the seed, the epoch and the token ids of a text, so they are the same for any batch
-size, order and number of workers, and after a resume.
+The masks depend on the seed, the epoch and the input_ids of a text, so they are the same for any batch size, order and
+number of workers, and after a resume.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that is not predicted, as in torch and transformers."""
-_TAKEN = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
+_COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
 
 
 class MLMCollator:
-    """Pads texts to one length and masks them.
+    """Pads and masks texts.
 
-    Every epoch of a ``Trainer`` has new masks: the trainer's epoch is taken over by a default callback, which
-    creating a collator registers. In a loop of your own, call :meth:`set_epoch` before each epoch; until then the epoch
-    is 0. It is held in shared memory, so that worker processes, persistent ones too, see it.
+    Every epoch of a ``Trainer`` has new masks: creating a collator registers a default callback that sets its epoch. In
+    a loop of your own, call :meth:`set_epoch` before each epoch; it is 0 at first. The epoch is in shared memory, so
+    persistent workers see it too.
 
     Args:
         tokenizer: a fast tokenizer with a mask token.
-        masking: strategy, rate and split. The rate is constant here: ``initial_rate`` is not read.
-        seed: of all masks.
-        segmenter: splits Chinese text into words, which are then masked as others are; without it, a Chinese
-            character is a word.
-        pad_to_multiple_of: round the padded length up.
+        masking: masking settings; the rate is constant, ``initial_rate`` is ignored.
+        seed: seed of all masks.
+        segmenter: splits Chinese text into words; without it, each Chinese character is a word.
+        pad_to_multiple_of: the padded length is a multiple of this.
 
     Raises:
         ConfigError: the tokenizer has no mask token, or the strategy does not fit it or lacks its file.
@@ -73,11 +72,11 @@ class MLMCollator:
         _register_callback()
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the masks of this epoch, counted from 0, from now on."""
+        """Use the masks of this epoch, from 0."""
         self._epoch.fill_(epoch)
 
     def evaluation(self) -> MLMCollator:
-        """Return a collator whose masks are those of evaluation and never change."""
+        """Return a collator with the fixed masks of evaluation."""
         import torch
 
         other = copy.copy(self)
@@ -85,30 +84,30 @@ class MLMCollator:
         return other
 
     def callback(self) -> TrainerCallback:
-        """Return a callback that sets the epoch of this collator, where a ``Trainer`` cannot find it in its loader."""
+        """Return a callback that sets the epoch of this collator, for a ``Trainer`` whose loader does not hold it."""
         return _epoch_callback()(self)
 
     def __call__(self, features: Sequence[Mapping[str, Any] | Sequence[int]]) -> dict[str, torch.Tensor]:
         """Mask ``N`` texts.
 
         Args:
-            features: each with ``input_ids``, special tokens in place or not, and perhaps ``attention_mask``,
-                ``token_type_ids`` and ``special_tokens_mask``, whose tokens are no targets; or bare token ids.
+            features: each with ``input_ids``, with or without special tokens, and optionally ``attention_mask``,
+                ``token_type_ids`` and ``special_tokens_mask``, whose tokens are not masked; or only token ids.
 
         Returns:
             ``int64 [N, L]`` tensors: ``input_ids``, ``attention_mask``, ``labels`` (-100 where nothing is
-            predicted), and ``token_type_ids`` where there were any.
+            predicted), and ``token_type_ids`` if all features have them.
 
         Raises:
-            DataError: there are no features, one has no ``input_ids``, holds something else, or its parts differ
-                in length.
+            DataError: there are no features, or one lacks ``input_ids``, has an unknown column, or columns of
+                different lengths.
         """
         import torch
 
         rows = [_row(feature, number) for number, feature in enumerate(features)]
         if not rows:
             raise DataError("MLMCollator got an empty list of features")
-        packed = _packed(rows)
+        packed = _pack(rows)
         self._check_ids(packed.input_ids)
         protected = np.concatenate([row["special_tokens_mask"] for row in rows]).astype(bool)
         key, rate = MaskKey(self._seed, int(self._epoch)), self._plan.settings.rate
@@ -143,11 +142,11 @@ class MLMCollator:
 
 @cache
 def _epoch_callback() -> Callable[..., TrainerCallback]:
-    """Return the callback; it is made when it is needed, because importing transformers' trainer takes a second."""
+    """Return the callback class; importing transformers' trainer takes a second, so it is defined on first use."""
     from transformers import TrainerCallback
 
     class MaskEpochCallback(TrainerCallback):
-        """Sets the epoch of an :class:`MLMCollator`: of one that is given, or of the one that the trainer uses."""
+        """Sets the epoch of a given :class:`MLMCollator`, or of the trainer's."""
 
         def __init__(self, collator: MLMCollator | None = None) -> None:
             self.collator = collator
@@ -163,7 +162,7 @@ def _epoch_callback() -> Callable[..., TrainerCallback]:
 
 
 def _register_callback() -> None:
-    """Let every ``Trainer`` that is made from now on have the callback."""
+    """Add the callback to every ``Trainer`` created from now on."""
     from transformers import trainer
 
     defaults: list[Any] = trainer.DEFAULT_CALLBACKS
@@ -172,32 +171,32 @@ def _register_callback() -> None:
 
 
 def _row(feature: Mapping[str, Any] | Sequence[int], number: int) -> dict[str, np.ndarray]:
-    """Return the columns of one feature as ``int64 [n]``, with those that every feature needs."""
+    """Return the columns of a feature as ``int64 [n]``, with defaults for the masks."""
     content = feature if isinstance(feature, Mapping) else {"input_ids": feature}
     if "input_ids" not in content:
         raise DataError(
             f"feature {number} has no input_ids, it has {', '.join(map(str, content)) or 'nothing'}"
         )
-    unknown = [name for name in content if name not in _TAKEN]
+    unknown = [name for name in content if name not in _COLUMNS]
     if unknown:
         raise DataError(
-            f"feature {number} has '{unknown[0]}'; MLMCollator takes {', '.join(_TAKEN)}: drop the others from the "
+            f"feature {number} has '{unknown[0]}'; MLMCollator takes {', '.join(_COLUMNS)}: drop the others from the "
             f"data set"
         )
     try:
         row = {name: np.asarray(value, dtype=np.int64) for name, value in content.items()}
     except (TypeError, ValueError) as error:
-        raise DataError(f"feature {number} must hold whole numbers only ({error})") from None
+        raise DataError(f"feature {number} must hold integers only ({error})") from None
     row.setdefault("attention_mask", np.ones_like(row["input_ids"]))
     row.setdefault("special_tokens_mask", np.zeros_like(row["input_ids"]))
     if any(column.shape != (len(row["input_ids"]),) for column in row.values()):
         shapes = ", ".join(f"{name} {column.shape}" for name, column in row.items())
-        raise DataError(f"the parts of feature {number} must be flat and of one length, not {shapes}")
+        raise DataError(f"the columns of feature {number} must be flat and of one length, not {shapes}")
     return row
 
 
-def _packed(rows: list[dict[str, np.ndarray]]) -> Packed:
-    """Lay texts end to end; each is a document that is known by its token ids, padding left out."""
+def _pack(rows: list[dict[str, np.ndarray]]) -> Packed:
+    """Concatenate texts; each is a document whose key is a hash of its token ids without padding."""
     texts = [row["input_ids"] for row in rows]
     keys = [_key(text[row["attention_mask"] != 0]) for text, row in zip(texts, rows, strict=True)]
     return Packed(

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: data sets, streamed record by record, and work without a network."""
+"""Stream data sets of the Hugging Face Hub, and offline mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HUB_HINT = "check the name, config, split and the network (private data sets ne
 
 
 class _Offline:
-    """How many :func:`offline_mode` blocks are open, in all threads, and what undoes the first."""
+    """Number of open :func:`offline_mode` blocks in all threads, and what restores the state before the first."""
 
     lock = threading.Lock()
     blocks = 0
@@ -27,9 +27,9 @@ class _Offline:
 
 @contextmanager
 def offline_mode(offline: bool = True) -> Iterator[None]:
-    """Let no Hugging Face library make a network call while the block runs, in this process or one that it starts.
+    """Prevent network calls of the Hugging Face libraries in this process and those it starts.
 
-    The libraries read their environment variables once, when they are imported, so the values they read are set too.
+    The libraries read their environment variables on import, so the values they have read are set too.
     """
     if not offline:
         yield
@@ -48,8 +48,8 @@ def offline_mode(offline: bool = True) -> Iterator[None]:
 
 
 def _go_offline() -> Callable[[], None]:
-    """Set the state of the libraries; return what sets it back."""
-    from huggingface_hub import constants  # transformers asks huggingface_hub
+    """Set the libraries offline; return a function that restores their state."""
+    from huggingface_hub import constants  # transformers reads it too
 
     hub, data = constants.HF_HUB_OFFLINE, _datasets_state()
     environment = {name: os.environ.get(name) for name in _VARIABLES}
@@ -73,16 +73,12 @@ def _set(hub: bool, data: bool) -> None:
 
 
 def _datasets_state() -> bool | None:
-    """Return what `datasets` has read; ``None`` if it is not imported, which takes a second."""
+    """Return the offline flag of `datasets`; ``None`` if it is not imported, which takes a second."""
     return getattr(sys.modules.get("datasets.config"), "HF_HUB_OFFLINE", None)
 
 
 def hub_records(item: HubInput, column: str, split: str, *, offline: bool) -> Iterator[dict[str, Any]]:
-    """Stream the records of a Hub data set.
-
-    Raises:
-        DataError: it cannot be read, for whatever reason.
-    """
+    """Stream the records of a Hub data set; :class:`DataError` if it cannot be read."""
     if os.path.isdir(item.name):
         what = f"the local folder {item.name} would be read instead; to read it, leave out hf://"
         raise DataError(what, path=item.address)
@@ -92,7 +88,7 @@ def hub_records(item: HubInput, column: str, split: str, *, offline: bool) -> It
 
             data = load_dataset(item.name, item.config, split=split, streaming=True)
             if column in (data.column_names or ()):
-                data = data.select_columns([column])  # the other columns of Parquet files are not fetched
+                data = data.select_columns([column])  # other columns of Parquet files are not downloaded
             yield from data
         except Exception as error:
             from huggingface_hub import is_offline_mode

@@ -1,8 +1,7 @@
-"""Tokenizers: load one, train one, and know its vocabulary.
+"""Load and train tokenizers, encode text, and read the special tokens and words of a vocabulary.
 
-Text is always tokenised with literal special tokens taken as text: a document that says ``[SEP]`` holds the
-characters, not the control token. The control tokens of a sequence are added by packing, from
-:class:`Vocabulary`.
+Special tokens in a text are encoded as plain text: ``[SEP]`` in a document gives its characters, not the special token.
+Packing adds the special tokens of a sequence, from :class:`Vocabulary`.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PLACEHOLDER = re.compile(r"^(\[unused\d+\]|<unused_?\d+>|madeupword\d+|<extra_id_\d+>)$")
-_OPENING = "▁"
-_SPARE = 4096
-_MOST_CHARACTERS = 1000
+_WORD_MARK = "▁"
+_SPARE_MERGES = 4096
+_MAX_CHARACTERS = 1000
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What masking and packing need to know of a tokenizer; plain arrays, no tokenizer inside.
+    """What masking and packing need of a tokenizer, as plain arrays.
 
     Attributes:
-        size: number of token ids, the largest id plus one.
+        size: the largest token id plus one.
         mask_id: id of the mask token.
-        pad_id: id that fills padded batches.
-        prefix: ids that open a sequence, for example ``([CLS],)``.
-        suffix: ids that close a sequence, for example ``([SEP],)``.
-        special: ``bool [size]``, true for ids that are never a target nor a replacement.
-        replacements: ``int64 [R]``, the real vocabulary from which random replacements are drawn.
-        words: how tokens join to words, or ``None`` where the tokenizer does not say.
+        pad_id: id of the padding token.
+        prefix: special tokens before a sequence, for example ``([CLS],)``.
+        suffix: special tokens after it, for example ``([SEP],)``.
+        special: ``bool [size]``, ids that are never targets nor replacements.
+        replacements: ``int64 [R]``, the ids from which random replacements are drawn.
+        words: how tokens form words, or ``None`` if the tokenizer does not mark words.
     """
 
     size: int
@@ -60,7 +59,7 @@ class Vocabulary:
 
     @cached_property
     def overhead(self) -> int:
-        """Tokens that every sequence spends on its prefix and suffix."""
+        """Special tokens of every sequence."""
         return len(self.prefix) + len(self.suffix)
 
 
@@ -91,13 +90,10 @@ def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBa
 
 
 def checkpoint_name(name: str) -> tuple[str, str | None]:
-    """Resolve the name of a model or tokenizer: divide ``name@revision``, and find the model of a run folder.
-
-    Returns:
-        The path or Hub name, and the revision or ``None``.
+    """Return the path or Hub name of a model or tokenizer, and its revision or ``None``; resolve run folders.
 
     Raises:
-        ConfigError: a path that does not exist, or a run folder without a model.
+        ConfigError: a path does not exist, or a run folder has no model.
     """
     if Path(name).exists():
         return model_folder(name), None
@@ -108,7 +104,7 @@ def checkpoint_name(name: str) -> tuple[str, str | None]:
 
 
 def _from_vocabulary_file(path: Path) -> PreTrainedTokenizerBase:
-    """Read BERT's own format: one WordPiece entry a line; text is lower-cased if no entry has a capital."""
+    """Load a ``vocab.txt``, one WordPiece entry per line; text is lower-cased if no entry has a capital."""
     from transformers import BertTokenizer
 
     entries = path.read_text(encoding="utf-8").splitlines()
@@ -143,11 +139,11 @@ def train_tokenizer(
 
     Args:
         texts: the training text, read once.
-        vocab_size: entries wanted; a small text may give fewer.
-        token_types: whether calls of the tokenizer return ``token_type_ids``.
+        vocab_size: most entries; a small text may give fewer.
+        token_types: whether the tokenizer returns ``token_type_ids``.
 
     Raises:
-        DataError: the text gave no entries beside the special tokens.
+        DataError: the text gave no entries but the special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -166,9 +162,7 @@ def train_tokenizer(
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
         special_tokens=[(cls, core.token_to_id(cls)), (sep, core.token_to_id(sep))],
     )
-    names = (
-        ["input_ids", "token_type_ids", "attention_mask"] if token_types else ["input_ids", "attention_mask"]
-    )
+    names = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=pad,
@@ -181,64 +175,59 @@ def train_tokenizer(
 
 
 def _wordpiece_entries(texts: Iterator[str], vocab_size: int) -> list[str]:
-    """Learn the entries of a WordPiece vocabulary, the same for the same texts.
+    """Learn the entries of a WordPiece vocabulary deterministically.
 
-    The library's own WordPiece trainer numbers equal counts in another order in every process; its byte-pair
-    trainer does not. So merges are learned with a mark at the beginning of words, and written as pieces.
+    The library's WordPiece trainer orders equal counts differently in every process; its BPE trainer does not. So
+    merges are learned by BPE with a mark at word starts, and converted to WordPiece entries.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
-    marked = pre_tokenizers.Metaspace(replacement=_OPENING, prepend_scheme="always", split=False)
+    marked = pre_tokenizers.Metaspace(replacement=_WORD_MARK, prepend_scheme="always", split=False)
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), marked])
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size + _SPARE, show_progress=False, min_frequency=2)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size + _SPARE_MERGES, show_progress=False, min_frequency=2)
     core.train_from_iterator(texts, trainer)
     merged = [entry for entry, _ in sorted(core.get_vocab().items(), key=lambda item: item[1])]
-    characters = sorted({character for entry in merged for character in entry} - {_OPENING})
-    # Rare characters would fill the vocabulary; those of the earliest merges are the frequent ones.
+    characters = sorted({character for entry in merged for character in entry} - {_WORD_MARK})
+    # Rare characters would fill the vocabulary; the frequent ones are in the earliest merges.
     common = dict.fromkeys(character for entry in merged if len(entry) > 1 for character in entry)
-    kept = sorted([c for c in common if c != _OPENING][:_MOST_CHARACTERS]) or characters[:_MOST_CHARACTERS]
-    words = (e[1:] if e.startswith(_OPENING) else f"##{e}" for e in merged if set(e) <= {*kept, _OPENING})
+    kept = sorted([c for c in common if c != _WORD_MARK][:_MAX_CHARACTERS]) or characters[:_MAX_CHARACTERS]
+    words = (e[1:] if e.startswith(_WORD_MARK) else f"##{e}" for e in merged if set(e) <= {*kept, _WORD_MARK})
     entries = [*BERT_SPECIALS, *kept, *(f"##{character}" for character in kept), *words]
     return list(dict.fromkeys(entry for entry in entries if entry not in ("", "##")))[:vocab_size]
 
 
 class TextEncoder:
-    """Turns text into token ids, without control tokens and without a limit of length.
-
-    It works on a copy of the tokenizer, so that neither its truncation nor its handling of special tokens
-    depends on who used it before.
-    """
+    """Encodes texts without special tokens and truncation, on a copy of the tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._core = plain_copy(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return one ``int64 [n]`` array of token ids per text."""
+        """Return the token ids of each text, ``int64 [n]``."""
         encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
 def plain_copy(tokenizer: PreTrainedTokenizerBase, *, read_mask: bool = False) -> Tokenizer:
-    """Return a copy of the backing tokenizer that neither cuts, nor pads, nor reads control tokens in text.
+    """Return a copy of the backing tokenizer that does not truncate, pad or parse special tokens in text.
 
     Args:
-        tokenizer: the tokenizer to copy; it is left as it is.
-        read_mask: read the mask token in a text as a mask, and still no other control token.
+        tokenizer: the tokenizer to copy; it is not changed.
+        read_mask: parse the mask token in text, and no other special token.
     """
     from tokenizers import Tokenizer
 
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     model = definition["model"]
-    shown = tokenizer.mask_token_id if read_mask else None
-    hidden = _hide_control_tokens(definition["added_tokens"], shown, model.get("unk_token"))
-    # A Unigram model finds "</s>" in a text by itself, as a piece like any other: so it goes by a name that no
-    # text has. The ids stay, and sequences are framed by id.
+    mask_id = tokenizer.mask_token_id if read_mask else None
+    hidden = _hide_special_tokens(definition["added_tokens"], mask_id, model.get("unk_token"))
+    # A Unigram model would find "</s>" in a text like any other entry: rename it to what no text holds. Ids stay.
     if isinstance(model["vocab"], dict):
         model["vocab"] = {hidden.get(token, token): number for token, number in model["vocab"].items()}
     else:
-        model["vocab"] = [[hidden.get(piece, piece), score] for piece, score in model["vocab"]]
+        model["vocab"] = [[hidden.get(token, token), score] for token, score in model["vocab"]]
     core = Tokenizer.from_str(json.dumps(definition))
     core.no_truncation()
     core.no_padding()
@@ -246,14 +235,14 @@ def plain_copy(tokenizer: PreTrainedTokenizerBase, *, read_mask: bool = False) -
     return core
 
 
-def _hide_control_tokens(
+def _hide_special_tokens(
     added: list[dict[str, Any]], mask_id: int | None, unknown: str | None
 ) -> dict[str, str]:
-    """Rename control tokens in place, all but a mask to be read and the unknown; return new names by old."""
+    """Rename special tokens in place, except ``mask_id`` and the unknown token; return new names by old."""
     hidden = {}
     for token in added:
         if token["id"] == mask_id:
-            # An added token that is not special is found in the text even while special ones are text.
+            # An added token that is not special is parsed in text although special ones are not.
             token["special"] = False
         elif token["special"] and token["content"] != unknown:
             hidden[token["content"]] = token["content"] = f"\0{token['id']}"
@@ -261,19 +250,15 @@ def _hide_control_tokens(
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a SHA-256 over everything that decides which ids a text gets."""
+    """Return a SHA-256 of everything that determines the ids of a text."""
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    for passing in ("truncation", "padding"):
-        definition.pop(passing, None)
+    for key in ("truncation", "padding"):
+        definition.pop(key, None)
     return sha256(json.dumps(definition, sort_keys=True).encode())
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Read off a tokenizer what masking and packing need.
-
-    Raises:
-        ConfigError: there is no mask token.
-    """
+    """Return the vocabulary of a tokenizer; :class:`ConfigError` if it has no mask token."""
     _require_usable(tokenizer, str(tokenizer.name_or_path or type(tokenizer).__name__))
     tokens = tokenizer.get_vocab()
     size = max(tokens.values()) + 1
@@ -293,14 +278,10 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
 
 def with_segmenter(vocabulary: Vocabulary, segment: Segmenter) -> Vocabulary:
-    """Return a vocabulary in which Chinese characters are joined to words.
-
-    Args:
-        vocabulary: of any tokenizer that marks words.
-        segment: cuts a text of Chinese characters into its words, for example ``jieba.lcut``.
+    """Return a vocabulary in which Chinese characters form the words of a segmenter, for example ``jieba.lcut``.
 
     Raises:
-        ConfigError: the tokenizer does not mark words at all.
+        ConfigError: the tokenizer does not mark words.
     """
     if vocabulary.words is None:
         raise ConfigError(
@@ -318,13 +299,13 @@ def _special_flags(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, int], s
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     unknown = _unknown_id(definition["model"], tokens)
     if unknown is not None:
-        # Some tokenizers leave it out of their special tokens; there is nothing to learn from it all the same.
+        # Not a special token of some tokenizers, but never a useful target.
         flags[unknown] = True
     return flags
 
 
 def _unknown_id(model: dict[str, Any], tokens: dict[str, int]) -> int | None:
-    """Return the id that stands for text outside the vocabulary: Unigram gives its number, the others its name."""
+    """Return the id of the unknown token: Unigram defines it by id, other models by name."""
     return model["unk_id"] if model.get("unk_id") is not None else tokens.get(model.get("unk_token") or "")
 
 
@@ -335,14 +316,14 @@ def _real(tokens: dict[str, int], size: int) -> np.ndarray:
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return what the tokenizer puts before and after a text."""
+    """Return the special tokens that the tokenizer adds before and after a text."""
     encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
-    # Some checkpoints bring a tokenizer that pads whatever it is given.
+    # Some tokenizers are saved with padding enabled.
     real = [position for position, attended in enumerate(encoded.attention_mask) if attended]
     ids = [encoded.ids[position] for position in real]
     special = [encoded.special_tokens_mask[position] for position in real]
-    body = [position for position, control in enumerate(special) if not control]
+    body = [position for position, is_special in enumerate(special) if not is_special]
     if not body:
-        # The tokenizer has no piece for the probe and no unknown token: one token in front, the rest behind.
+        # "a" has no token and there is no unknown token: assume a prefix of one special token.
         return tuple(ids[:1]), tuple(ids[1:])
     return tuple(ids[: body[0]]), tuple(ids[body[-1] + 1 :])

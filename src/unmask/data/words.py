@@ -1,8 +1,7 @@
-"""How tokens join to words, read off the vocabulary itself.
+"""Word boundaries of token ids, derived from the vocabulary.
 
-The rule is the tokenizer's own mark of a beginning word (no ``##``, a ``Ġ``, a ``▁``), and also: punctuation
-is a word of its own, and a Chinese character is a word of its own. Offsets are not needed, so shards hold token
-ids alone.
+A word begins where the tokenizer marks it (no ``##``, a ``Ġ``, a ``▁``); punctuation and each Chinese character are
+words of their own. Character offsets are not needed, so shards hold only token ids.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ import numpy as np
 from unmask.errors import ConfigError
 
 Segmenter = Callable[[str], Iterable[str]]
-"""A function that cuts a text without spaces, such as Chinese, into its words."""
+"""A function that splits a text without spaces, such as Chinese, into words."""
 
-_OPENS, _CLOSES, _GLUED, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE = 1, 2, 4, 8, 16, 32, 64
+_OPENS, _CLOSES, _CONTINUES, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE = 1, 2, 4, 8, 16, 32, 64
 _BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
 _CJK = (
     (0x4E00, 0x9FFF),
@@ -36,27 +35,27 @@ _CJK = (
 
 @dataclass(frozen=True, eq=False)
 class WordTables:
-    """What each token id says about words.
+    """Word flags and spelling of each token id.
 
     Attributes:
-        flags: ``uint8 [size]``, one bit each: the token opens a word, closes one, is glued to the token before,
-            begins with a Chinese character, is special, has the mark of a beginning word, is nothing but that mark.
-        spelling: the UTF-8 bytes of each token's text without the tokenizer's marks; empty for special tokens.
+        flags: ``uint8 [size]``, bits: the token begins a word, ends one, continues the token before it, begins with a
+            Chinese character, is special, has the mark of a word start, is only that mark.
+        spelling: the UTF-8 bytes of each token without marks; empty for special tokens.
     """
 
     flags: np.ndarray
     spelling: tuple[bytes, ...] = field(repr=False)
 
     def starts(self, input_ids: np.ndarray) -> np.ndarray:
-        """Return ``bool [T]``: whether a word begins at each of the ``int [T]`` token ids of one text."""
+        """Return ``bool [T]``: whether a word begins at each of ``int [T]`` token ids of one text."""
         if not len(input_ids):
             return np.zeros(0, dtype=bool)
         flags = self.flags[input_ids]
         before = flags[:-1]
         starts = (flags & _OPENS) != 0
         starts[1:] |= (before & _CLOSES) != 0
-        starts &= (flags & _GLUED) == 0
-        # A bare mark is part of the word that follows, be it punctuation or Chinese, unless that has its own.
+        starts &= (flags & _CONTINUES) == 0
+        # A bare mark is part of the next word, also of punctuation or Chinese, unless that has its own mark.
         starts[1:] &= ((before & _BARE) == 0) | ((flags[1:] & (_MARKED | _SPECIAL)) != 0)
         starts[1:] |= (before & _SPECIAL) != 0
         starts[0] = True
@@ -64,25 +63,22 @@ class WordTables:
 
     @property
     def opens(self) -> np.ndarray:
-        """``bool [size]``: tokens that begin a word wherever they stand."""
-        return ((self.flags & _OPENS) != 0) & ((self.flags & _GLUED) == 0)
+        """``bool [size]``: tokens that begin a word wherever they occur."""
+        return ((self.flags & _OPENS) != 0) & ((self.flags & _CONTINUES) == 0)
 
     @property
     def closes(self) -> np.ndarray:
-        """``bool [size]``: tokens after which a word begins, unless the next one is glued to them."""
+        """``bool [size]``: tokens after which a word begins, unless the next token continues them."""
         return (self.flags & _CLOSES) != 0
 
     def text(self, input_ids: Iterable[int]) -> str:
-        """Return the text of tokens end to end, without spaces between words."""
+        """Return the text of tokens without spaces between words."""
         return b"".join([self.spelling[number] for number in input_ids]).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentedWords(WordTables):
-    """Word tables that join Chinese characters to the words that a segmenter finds.
-
-    Stretches of Chinese characters are spelt out and handed to the segmenter, so that token ids are all it takes.
-    """
+    """Word tables in which Chinese characters form the words of a segmenter."""
 
     segment: Segmenter
 
@@ -94,17 +90,17 @@ class SegmentedWords(WordTables):
         edges = np.flatnonzero(np.diff(chinese, prepend=False, append=False))
         for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             stop = int(first[end]) if end < len(first) else len(input_ids)
-            stretch = slice(int(first[begin]), stop)
-            starts[stretch] &= self._word_starts(input_ids[stretch].tolist())
+            run = slice(int(first[begin]), stop)
+            starts[run] &= self._word_starts(input_ids[run].tolist())
         return starts
 
     def _word_starts(self, input_ids: list[int]) -> np.ndarray:
-        """Return ``bool [n]``: the tokens of a stretch of Chinese at which a word of the segmenter begins."""
+        """Return ``bool [n]``: the tokens of a run of Chinese at which a word of the segmenter begins."""
         text = self.text(input_ids)
         words = list(self.segment(text))
         if "".join(words) != text:
             raise ConfigError(
-                f"the word segmenter must return the text it was given, cut into words; of '{text}' it made {words}"
+                f"the word segmenter must split its text without changing it; of '{text}' it made {words}"
             )
         # In bytes, as a character may be several tokens.
         begins = np.cumsum([0] + [len(self.spelling[number]) for number in input_ids[:-1]])
@@ -113,78 +109,74 @@ class SegmentedWords(WordTables):
 
 
 def word_tables(definition: str, tokens: dict[str, int], special: np.ndarray) -> WordTables | None:
-    """Build the tables from a tokenizer's JSON definition and vocabulary.
+    """Return the word tables of a tokenizer, or ``None`` if its vocabulary does not mark words.
 
     Args:
         definition: the JSON of the backing tokenizer.
         tokens: every entry with its id.
-        special: ``bool [size]``, ids that are words of their own whatever they are called.
-
-    Returns:
-        The tables, or ``None`` for a tokenizer whose vocabulary carries no mark of words.
+        special: ``bool [size]``, special tokens, which are words of their own.
     """
-    style = _Style.of(json.loads(definition))
-    if style is None:
+    marks = _WordMarks.of(json.loads(definition))
+    if marks is None:
         return None
     flags = np.full(len(special), _OPENS | _CLOSES | _SPECIAL, dtype=np.uint8)
     spelling = [b""] * len(special)
     for token, number in tokens.items():
         if not special[number]:
-            flags[number], spelling[number] = style.read(token)
+            flags[number], spelling[number] = marks.read(token)
     return WordTables(flags, tuple(spelling))
 
 
 @dataclass(frozen=True)
-class _Style:
-    """How one family of vocabularies marks words."""
+class _WordMarks:
+    """How a family of tokenizers marks words."""
 
     continuation: str = ""
-    opening: str = ""
-    ending: str = ""
+    start: str = ""
+    end: str = ""
     byte_level: bool = False
     byte_fallback: bool = False
 
     @staticmethod
-    def of(definition: dict[str, Any]) -> _Style | None:
+    def of(definition: dict[str, Any]) -> _WordMarks | None:
         model = definition["model"]
         fallback = bool(model.get("byte_fallback"))
         kinds = {part["type"] for key in ("pre_tokenizer", "decoder") for part in _parts(definition.get(key))}
         if model.get("continuing_subword_prefix"):
-            return _Style(continuation=model["continuing_subword_prefix"])
+            return _WordMarks(continuation=model["continuing_subword_prefix"])
         if "ByteLevel" in kinds:
-            return _Style(opening="Ġ", byte_level=True)
+            return _WordMarks(start="Ġ", byte_level=True)
         if "Metaspace" in kinds or any(token.startswith("▁") for token in _sample(model)):
-            return _Style(opening="▁", byte_fallback=fallback)
+            return _WordMarks(start="▁", byte_fallback=fallback)
         if model.get("end_of_word_suffix"):
-            return _Style(ending=model["end_of_word_suffix"], byte_fallback=fallback)
+            return _WordMarks(end=model["end_of_word_suffix"], byte_fallback=fallback)
         return None
 
     def read(self, token: str) -> tuple[int, bytes]:
         """Return the flags of a vocabulary entry, and the bytes of its text without marks."""
-        leads, ends, text = self._strip(token)
+        starts, ends, text = self._strip(token)
         byte = _BYTE.match(token) if self.byte_fallback else None
         raw = bytes([int(byte[1], 16)]) if byte else _bytes_of(text) if self.byte_level else text.encode()
         if self.byte_level or byte:
             first, last = _byte_classes(raw)
         else:
             first, last = (_class(text[0]), _class(text[-1])) if text else ("space", "letter")
-        opens = leads or (bool(text) and first in ("punctuation", "ideograph", "space"))
+        opens = starts or (bool(text) and first in ("punctuation", "ideograph", "space"))
         closes = ends or (bool(text) and last in ("punctuation", "ideograph", "space"))
-        flags = _OPENS * opens | _CLOSES * closes | _GLUED * (first == "glued" and not leads)
-        flags |= _MARKED * leads | _BARE * (leads and not text)
+        flags = _OPENS * opens | _CLOSES * closes | _CONTINUES * (first == "continuation" and not starts)
+        flags |= _MARKED * starts | _BARE * (starts and not text)
         return flags | _IDEOGRAPH * (first == "ideograph"), raw
 
     def _strip(self, token: str) -> tuple[bool, bool, str]:
         """Return whether the token begins a word, whether it ends one, and its text without the marks."""
         if self.continuation:
-            leads = not token.startswith(self.continuation)
-            return leads, False, token if leads else token[len(self.continuation) :]
-        if self.ending:
-            ends = token.endswith(self.ending)
-            return False, ends, token[: -len(self.ending)] if ends else token
-        leads = token.startswith(self.opening)
-        text = token.lstrip(self.opening)
-        return leads, False, text if self.byte_level else text.replace(self.opening, " ")
+            text = token.removeprefix(self.continuation)
+            return text == token, False, text
+        if self.end:
+            text = token.removesuffix(self.end)
+            return False, text != token, text
+        text = token.lstrip(self.start)
+        return text != token, False, text if self.byte_level else text.replace(self.start, " ")
 
 
 def _parts(node: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -209,11 +201,11 @@ def _class(character: str) -> str:
 
 
 def _byte_classes(raw: bytes) -> tuple[str, str]:
-    """Return the classes of the first and the last character of bytes that may cut characters in two."""
+    """Return the classes of the first and last character of bytes that may split characters."""
     if not raw:
         return "space", "letter"
     if 0x80 <= raw[0] < 0xC0:
-        return "glued", "letter"
+        return "continuation", "letter"
     text = raw.decode("utf-8", errors="replace")
     return _class_or_part(text[0], raw), _class_or_part(text[-1], raw)
 
@@ -221,13 +213,13 @@ def _byte_classes(raw: bytes) -> tuple[str, str]:
 def _class_or_part(character: str, raw: bytes) -> str:
     if character != "\ufffd":
         return _class(character)
-    # A lone lead byte: two-byte letters are alphabets, longer ones are ideographs or emoji.
+    # A lone lead byte: two-byte characters are letters, longer ones are ideographs or emoji.
     return "letter" if max(raw) < 0xE0 else "ideograph"
 
 
 @lru_cache(maxsize=1)
 def _byte_alphabet() -> dict[str, int]:
-    """The visible characters by which byte-level tokenizers write the 256 bytes (Radford et al. 2019)."""
+    """Return the byte of each character of byte-level vocabularies (Radford et al. 2019)."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
