@@ -1,11 +1,11 @@
-"""Masking: which tokens are predicted, and what the model sees in their place.
+"""Masking: select target tokens and replace them.
 
-Every decision is a pure function of (seed, epoch, document, position in the document): see
-:mod:`unmask.data.masking.random_bits`. Strategies are in :mod:`unmask.data.masking.units`, and how the rate is met in
+All masks are a pure function of (seed, epoch, document, position in the document), see
+:mod:`unmask.data.masking.random_bits`. Strategies are in :mod:`unmask.data.masking.units`, sampling at the mask rate in
 :mod:`unmask.data.masking.selection`.
 
-The default is BERT's (Devlin et al. 2019): 15% of the tokens, of which 80% become the mask token, 10% a random
-one and 10% stay. Special tokens are never targets and never replacements.
+The default is BERT's (Devlin et al. 2019): of 15% of the tokens, 80% become the mask token, 10% a random token and 10%
+stay. Special tokens are never targets and never replacements.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ MASK, RANDOM, KEEP = 0, 1, 2
 
 
 class Masked(NamedTuple):
-    """What masking made of ``T`` tokens, of which ``M`` are to be predicted.
+    """``T`` masked tokens with ``M`` targets.
 
     Attributes:
-        input_ids: ``int64 [T]``, with replacements in place.
+        input_ids: ``int64 [T]``, with mask tokens and random tokens.
         target_index: ``int64 [M]``, positions of the targets, ascending.
-        target_ids: ``int64 [M]``, the tokens that stood there.
+        target_ids: ``int64 [M]``, their original ids.
     """
 
     input_ids: np.ndarray
@@ -73,13 +73,12 @@ class Masked(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What decided each of ``T`` tokens.
+    """How the targets among ``T`` tokens were selected.
 
     Attributes:
-        unit: ``int64 [T]``, the number of the unit that the token is part of.
-        draw: ``float64 [T]`` in [0, 1), the same for all tokens of a unit.
-        chance: ``float64 [T]``: the unit is chosen when its draw is below its chance, and then its tokens are
-            targets, but for special ones.
+        unit: ``int64 [T]``, the number of each token's unit.
+        draw: ``float64 [T]`` in [0, 1), the random number of the unit.
+        chance: ``float64 [T]``: a unit whose draw is below its chance is masked, except its special tokens.
     """
 
     unit: np.ndarray
@@ -100,15 +99,15 @@ def mask(
 
     Args:
         packed: the sequences, ``T`` tokens with their special tokens.
-        vocabulary: ids of special tokens, replacements and word tables.
-        settings: strategy and split, or what :func:`plan_of` made of them, which saves reading the files they
-            name again; their ``rate`` is not looked at, since a schedule may have moved it.
+        vocabulary: special tokens, replacements and word tables.
+        settings: masking settings, or their :func:`plan_of`, which has read the files they name. Their ``rate`` is
+            not used.
         key: seed and epoch.
-        rate: share of the text's tokens to predict, in (0, 1].
-        protected: ``bool [T]``, tokens that are no targets, like the special ones.
+        rate: share of the maskable tokens to predict, in (0, 1].
+        protected: ``bool [T]``, tokens that are not masked, like special tokens.
 
     Raises:
-        ConfigError: the rate is out of range, or the strategy does not fit the tokenizer or lacks its file.
+        ConfigError: the rate is out of range, or the strategy does not fit the tokenizer, or its file is missing.
     """
     _check_rate(rate)
     plan = settings if isinstance(settings, MaskingPlan) else plan_of(vocabulary, settings)
@@ -117,7 +116,7 @@ def mask(
         selected = random_bits(packed, key.stream("select")) < threshold(rate)
     else:
         selection = select(packed, plan, key, rate, maskable)
-        selected = _spread(packed, selection, selection.chosen)
+        selected = _per_token(packed, selection, selection.selected)
     selected &= maskable
     return _replace(packed, np.flatnonzero(selected), vocabulary, plan.settings, key)
 
@@ -139,22 +138,22 @@ def mask_at(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> Ma
 def mask_decisions(
     packed: Packed, vocabulary: Vocabulary, settings: MaskingSettings | MaskingPlan, key: MaskKey, rate: float
 ) -> Decisions:
-    """Return what decides each token when :func:`mask` is called with the same arguments."""
+    """Return how :func:`mask` selects the targets with the same arguments."""
     _check_rate(rate)
     plan = settings if isinstance(settings, MaskingPlan) else plan_of(vocabulary, settings)
     selection = select(packed, plan, key, rate, _maskable(packed, vocabulary, None))
     limit = np.broadcast_to(np.asarray(selection.limit), selection.draw.shape)
     return Decisions(
-        _spread(packed, selection, np.arange(len(selection.first))),
-        _spread(packed, selection, uniform(selection.draw)),
-        _spread(packed, selection, limit.astype(np.float64) * 2.0**-64),
+        _per_token(packed, selection, np.arange(len(selection.first))),
+        _per_token(packed, selection, uniform(selection.draw)),
+        _per_token(packed, selection, limit.astype(np.float64) * 2.0**-64),
     )
 
 
 def replacement_kinds(
     packed: Packed, index: np.ndarray, settings: MaskingSettings, key: MaskKey
 ) -> np.ndarray:
-    """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask (0), random (1), or stay (2)."""
+    """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask token (0), a random token (1), or stay (2)."""
     draw = random_bits_at(packed, index, key.stream("kind"))
     not_mask = draw >= threshold(settings.mask_share)
     return not_mask.astype(np.int8) + (draw >= threshold(settings.mask_share + settings.random_share))
@@ -165,15 +164,15 @@ def _maskable(packed: Packed, vocabulary: Vocabulary, protected: np.ndarray | No
     return ~special if protected is None else ~(special | protected)
 
 
-def _spread(packed: Packed, selection: Selection, values: np.ndarray) -> np.ndarray:
-    """Give every token the value of its unit."""
+def _per_token(packed: Packed, selection: Selection, values: np.ndarray) -> np.ndarray:
+    """Repeat the values of units for their tokens."""
     return np.repeat(values, np.diff(selection.first, append=len(packed.input_ids)))
 
 
 def _replace(
     packed: Packed, index: np.ndarray, vocabulary: Vocabulary, settings: MaskingSettings, key: MaskKey
 ) -> Masked:
-    """Put mask tokens and random tokens where the split says, at the ``int64 [M]`` targets."""
+    """Replace the ``int64 [M]`` targets by mask tokens and random tokens."""
     input_ids = packed.input_ids.copy()
     targets = input_ids[index]
     kind = replacement_kinds(packed, index, settings, key)

@@ -1,10 +1,10 @@
-"""Phrases: where words and runs of words from a list occur in tokenised text.
+"""Find phrases from a list, of one or more words, in tokenised text.
 
-Phrases are plain text. Text and tokens are taken apart by one rule, into atoms: a run of letters and digits, one
-Chinese character, or one other sign, without case and accents. So a list fits any tokenizer, whatever it takes for
-a word; a phrase is found only where it begins and ends with a word of the tokenizer, signs aside.
+Phrases are plain text. Phrases and tokens are split by one rule into atoms: a run of letters and digits, one Chinese
+character, or one other sign, without case and accents. So a list fits any tokenizer; a phrase matches only from the
+beginning of a word of the tokenizer to the end of one, apart from signs.
 
-There is no loop over tokens: each distinct word is spelt out once and remembered.
+Each distinct word is decoded once and cached, so no Python loop runs over tokens.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from unmask.data.words import WordTables
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus
 
-_PORTION = 1 << 21
+_PORTION = 1 << 21  # tokens
 _IDEOGRAPHS = "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
 _ATOM = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+|[^\s]")
 _UNKNOWN = -1
-_NONE = 0
+_OTHER_ATOM = 0
 _ATOM_BITS = np.uint64(32)
 
 
 class Matches(NamedTuple):
-    """``P`` stretches of text that are phrases; none overlaps another.
+    """``P`` matches of phrases, which do not overlap.
 
     Attributes:
-        word: ``int64 [P]``, number of the first word, ascending.
-        words: ``int64 [P]``, how many words.
-        weight: ``float64 [P]``, of the phrase.
+        word: ``int64 [P]``, index of the first word, ascending.
+        words: ``int64 [P]``, number of words.
+        weight: ``float64 [P]``, weight of the phrase.
     """
 
     word: np.ndarray
@@ -45,7 +45,7 @@ class Matches(NamedTuple):
 
 
 def atoms_of(text: str) -> tuple[str, ...]:
-    """Take a text apart into runs of letters and digits, Chinese characters and signs, without case and accents."""
+    """Split a text into runs of letters and digits, Chinese characters and signs, without case and accents."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     return tuple(_ATOM.findall("".join(c for c in plain if not unicodedata.combining(c))))
 
@@ -55,13 +55,13 @@ def words_in(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield the words of documents, a few million tokens at a time.
 
-    Returns:
-        ``int64 [T]`` token ids of some whole documents end to end, ``int64 [W]`` where words begin among them, and
-        ``int64 [W]`` the document of each word, counted from 0 in each portion.
+    Yields:
+        ``int64 [T]`` token ids of concatenated documents, ``int64 [W]`` where words begin among them, and ``int64 [W]``
+        the document of each word, from 0 in each portion.
     """
     documents = documents[corpus.lengths[documents] > 0]
-    cuts = np.flatnonzero(np.diff(np.cumsum(corpus.lengths[documents]) // _PORTION)) + 1
-    for portion in np.split(documents, cuts):
+    bounds = np.flatnonzero(np.diff(np.cumsum(corpus.lengths[documents]) // _PORTION)) + 1
+    for portion in np.split(documents, bounds):
         sizes = corpus.lengths[portion]
         if not len(sizes):
             continue
@@ -72,12 +72,12 @@ def words_in(
         yield input_ids, first, np.repeat(np.arange(len(sizes)), sizes)[first]
 
 
-class Lexicon:
-    """Remembers, for every distinct word by its token ids, the result of a function of its text.
+class WordCache:
+    """Caches a function of the text of words by their token ids.
 
     Args:
-        words: spelling of the tokens.
-        resolve: from the text of a word to one or more numbers; it must be pure.
+        words: word tables of the tokenizer.
+        resolve: a pure function from the text of a word to one or more numbers.
     """
 
     def __init__(self, words: WordTables, resolve: Callable[[str], list[int]]) -> None:
@@ -90,22 +90,19 @@ class Lexicon:
         self._table = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
     def rows(self, input_ids: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Return ``int64 [W]``: one row for each of the words that begin at ``first`` among ``int64 [T]`` ids.
-
-        Words with the same numbers share a row.
-        """
+        """Return ``int64 [W]`` rows of :meth:`table` for the words that begin at ``first`` among ``int64 [T]`` ids."""
         rows = self._single[input_ids[first]]
         several = np.flatnonzero(np.diff(first, append=len(input_ids)) > 1)
         hashes = run_hashes(input_ids, first)[several] if len(several) else np.zeros(0, dtype=np.uint64)
         rows[several] = self._known(hashes)
         unknown = np.flatnonzero(rows == _UNKNOWN)
         if len(unknown):
-            self._learn(input_ids, first, unknown, hashes[np.isin(several, unknown)])
+            self._add(input_ids, first, unknown, hashes[np.isin(several, unknown)])
             return self.rows(input_ids, first)
         return rows
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of all rows end to end, and ``int64 [rows + 1]`` where each row begins."""
+        """Return the concatenated numbers of all rows, and ``int64 [rows + 1]`` where each row begins."""
         if len(self._table[1]) != len(self._begins):
             self._table = np.array(self._flat, dtype=np.int64), np.array(self._begins)
         return self._table
@@ -117,10 +114,8 @@ class Lexicon:
         place = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)
         return np.where(keys[place] == hashes, rows[place], _UNKNOWN)
 
-    def _learn(
-        self, input_ids: np.ndarray, first: np.ndarray, unknown: np.ndarray, hashes: np.ndarray
-    ) -> None:
-        """Spell out words that were never seen; ``hashes`` are of those among them with several tokens."""
+    def _add(self, input_ids: np.ndarray, first: np.ndarray, unknown: np.ndarray, hashes: np.ndarray) -> None:
+        """Resolve unknown words; ``hashes`` are those of the words of several tokens among them."""
         ends = np.append(first[1:], len(input_ids))
         single = ends[unknown] - first[unknown] == 1
         for number in np.unique(input_ids[first[unknown[single]]]).tolist():
@@ -141,14 +136,35 @@ class Lexicon:
         return self._rows[numbers]
 
 
+class WordNumbers:
+    """Numbers words by their text without case and accents; words without text, such as special tokens, are 0."""
+
+    def __init__(self, words: WordTables) -> None:
+        self._numbers = {"": 0}
+        self._cache = WordCache(words, self._resolve)
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each number."""
+        return list(self._numbers)
+
+    def __call__(self, input_ids: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Return ``int64 [W]`` numbers of the words that begin at ``first`` among ``int64 [T]`` ids."""
+        rows = self._cache.rows(input_ids, first)
+        return self._cache.table()[0][rows]
+
+    def _resolve(self, text: str) -> list[int]:
+        return [self._numbers.setdefault(" ".join(atoms_of(text)), len(self._numbers))]
+
+
 class Phrases:
     """Finds phrases in tokenised text.
 
     Args:
-        weights: the phrases by their atoms (see :func:`atoms_of`), with a weight each; none may be empty.
+        weights: weight of each phrase by its atoms (see :func:`atoms_of`), of which it has at least one.
         words: word tables of the tokenizer.
-        pattern: a word in which this is found is a phrase as well.
-        pattern_weight: its weight.
+        pattern: words that it matches are phrases too.
+        pattern_weight: their weight.
     """
 
     def __init__(
@@ -159,39 +175,37 @@ class Phrases:
         pattern_weight: float = 1.0,
     ) -> None:
         atoms = sorted({atom for phrase in weights for atom in phrase})
-        # Atoms are numbered from 1, and what no phrase holds is 0.
         self._numbers = {atom: number for number, atom in enumerate(atoms, start=1)}
         self._pattern, self._pattern_weight = pattern, pattern_weight
-        self._lexicon = Lexicon(words, self._resolve)
+        self._cache = WordCache(words, self._resolve)
         numbered = [([self._numbers[atom] for atom in phrase], weight) for phrase, weight in weights.items()]
         self._trie = _Trie(numbered, len(atoms))
 
     def find(self, input_ids: np.ndarray, first: np.ndarray, sequence: np.ndarray) -> Matches:
-        """Find phrases, the longest from left to right.
+        """Match phrases from left to right, the longest first.
 
         Args:
             input_ids: ``int64 [T]``.
             first: ``int64 [W]`` where words begin.
-            sequence: ``int64 [W]`` the sequence that each word is in; a phrase lies in one.
+            sequence: ``int64 [W]`` the sequence of each word; a phrase lies in one.
         """
-        rows = self._lexicon.rows(input_ids, first)
-        flat, begins = self._lexicon.table()
-        counts = (begins[1:] - begins[:-1])[rows]
-        ends = np.cumsum(counts)
+        rows = self._cache.rows(input_ids, first)
+        flat, begins = self._cache.table()
+        counts = np.diff(begins)[rows]
         word = np.repeat(np.arange(len(first)), counts)
-        place = np.arange(len(word)) - np.repeat(ends - counts, counts)
+        place = _ramp(counts)
         atoms = flat[begins[rows[word]] + place]
-        # The last number of a row says whether the pattern is found in the word, and is no atom.
+        # The last number of a row is not an atom, but whether the pattern matches the word.
         is_atom = place < counts[word] - 1
         found = self._match(atoms[is_atom], word[is_atom], sequence)
         hits = np.flatnonzero(atoms[~is_atom])
         return found if not len(hits) else self._with_pattern(found, hits)
 
     def _match(self, numbers: np.ndarray, word: np.ndarray, sequence: np.ndarray) -> Matches:
-        """Match atoms as :meth:`_resolve` numbers them, given the word and thereby the sequence of each.
+        """Match numbers of :meth:`_resolve`, given the word of each.
 
-        A phrase may leave out signs at the edges of its first and last word, as some tokenizers have the full stop in
-        one piece with letters; it may not leave out letters.
+        A match may omit signs, but not letters, at the edges of its first and last word, since some tokenizers join a
+        full stop to letters in one token.
         """
         letters = np.cumsum(np.append(0, ~numbers & 1))
         edge = np.flatnonzero(np.diff(word, prepend=-1, append=-1))
@@ -204,7 +218,7 @@ class Phrases:
         return Matches(first[kept], (end - first)[kept], weight[kept])
 
     def _with_pattern(self, found: Matches, hits: np.ndarray) -> Matches:
-        """Add single words in which the pattern is found, where they are not part of a phrase."""
+        """Add words that the pattern matches and that are not part of a phrase."""
         covered = np.repeat(found.word, found.words) + _ramp(found.words)
         alone = np.setdiff1d(hits, covered)
         word = np.append(found.word, alone)
@@ -214,13 +228,15 @@ class Phrases:
         return Matches(word[order], words[order], weight[order])
 
     def _resolve(self, text: str) -> list[int]:
-        """Return two times the number of each atom of a word, plus one for a sign; then whether the pattern is in it."""
-        numbers = [self._numbers.get(atom, _NONE) << 1 | (not atom[0].isalnum()) for atom in atoms_of(text)]
-        return [*(numbers or [_NONE]), int(bool(text and self._pattern and self._pattern.search(text)))]
+        """Return twice the number of each atom of a word, plus one for signs; then whether the pattern matches."""
+        numbers = [
+            self._numbers.get(atom, _OTHER_ATOM) << 1 | (not atom[0].isalnum()) for atom in atoms_of(text)
+        ]
+        return [*(numbers or [_OTHER_ATOM]), int(bool(text and self._pattern and self._pattern.search(text)))]
 
 
 class _Trie:
-    """All phrases, as states that one atom leads from one to the next; 0 is where they begin."""
+    """A trie of phrases over atoms; state 0 is the root."""
 
     def __init__(self, phrases: list[tuple[list[int], float]], atoms: int) -> None:
         steps: dict[tuple[int, int], int] = {}
@@ -236,7 +252,7 @@ class _Trie:
         self._states = np.array(list(steps.values()), dtype=np.int64)[order]
         self._weights = np.full(len(steps) + 1, np.nan)
         self._weights[list(weights)] = list(weights.values())
-        # Most words are told apart by these two tables, without a search.
+        # These two tables rule out most words without a search.
         self._first = np.full(atoms + 1, _UNKNOWN)
         self._later = np.zeros(atoms + 1, dtype=bool)
         for (state, atom), follows in steps.items():
@@ -248,17 +264,17 @@ class _Trie:
     def longest(
         self, atoms: np.ndarray, opens: np.ndarray, closes: np.ndarray, sequence: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return where phrases begin among ``int64 [A]`` atoms, and of the longest there the length and weight."""
+        """Return where phrases begin among ``int64 [A]`` atoms, and length and weight of the longest one there."""
         length = np.zeros(len(atoms), dtype=np.int64)
         weight = np.zeros(len(atoms))
-        goes_on = np.append(self._later[atoms[1:]] & (sequence[1:] == sequence[:-1]), False)
+        continues = np.append(self._later[atoms[1:]] & (sequence[1:] == sequence[:-1]), False)
         begin = np.flatnonzero(opens & (self._first[atoms] != _UNKNOWN))
         at, state = begin, self._first[atoms[begin]]
         while len(begin):
             done = closes[at] & ~np.isnan(self._weights[state])
             length[begin[done]] = (at - begin + 1)[done]
             weight[begin[done]] = self._weights[state[done]]
-            on = goes_on[at]
+            on = continues[at]
             begin, at, state = begin[on], at[on] + 1, self._step(state[on], atoms[at[on] + 1])
             alive = state != _UNKNOWN
             begin, at, state = begin[alive], at[alive], state[alive]
@@ -272,22 +288,21 @@ class _Trie:
 
 
 def _leftmost(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Choose among intervals in order of their beginning, from left to right, those that overlap none chosen before.
+    """Return the intervals, sorted by beginning, that a greedy choice of non-overlapping ones takes from left to right.
 
-    Each interval leads to the first that begins after its end. Following all chains at once, with steps that double,
-    marks those on the chain of the first interval.
+    Each interval points to the first one that begins after its end. Pointer doubling marks the chain of the first.
     """
     count = len(begin)
     follows = np.append(np.searchsorted(begin, end), count)
-    chosen = np.zeros(count + 1, dtype=bool)
-    chosen[0] = True
+    taken = np.zeros(count + 1, dtype=bool)
+    taken[0] = True
     for _ in range(count.bit_length()):
-        chosen[follows[np.flatnonzero(chosen)]] = True
+        taken[follows[np.flatnonzero(taken)]] = True
         follows = follows[follows]
-    return np.flatnonzero(chosen[:count])
+    return np.flatnonzero(taken[:count])
 
 
 def _ramp(lengths: np.ndarray) -> np.ndarray:
-    """Return 0 to n - 1 for each n of ``lengths``, end to end."""
+    """Return 0 to n - 1 for each n of ``lengths``, concatenated."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)

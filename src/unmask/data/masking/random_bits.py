@@ -1,8 +1,7 @@
 """Random bits that are a pure function of (seed, epoch, document, position in the document).
 
-The generator is counter-based: a 64-bit hash of those four, with no state between calls. So batch size, packing,
-workers, processes and resuming do not enter. The mixing function is the finaliser of SplitMix64 (Steele, Lea &
-Flood 2014).
+The generator is counter-based: a stateless 64-bit hash, so random bits do not depend on batch size, packing, workers,
+processes or resuming. The mixing function is the finaliser of SplitMix64 (Steele, Lea & Flood 2014).
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import numpy as np
 from unmask.data.packing import Packed
 
 EVALUATION_EPOCH = -1
-"""The epoch that is reserved for evaluation, so that its masks never change and never meet those of training."""
+"""The epoch reserved for evaluation, so that its masks are fixed and differ from those of training."""
 EVALUATION_SEED = 0
-"""The seed of every evaluation, so that two models predict the same positions."""
+"""The seed of every evaluation, so that all models predict the same positions."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -26,13 +25,13 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True)
 class MaskKey:
-    """What the masks of one pass are a function of, other than document and position."""
+    """Seed and epoch of the masks of one pass."""
 
     seed: int
     epoch: int
 
     def stream(self, purpose: str) -> np.uint64:
-        """Return the 64-bit start of one independent stream of random bits."""
+        """Return the 64-bit key of an independent stream of random bits."""
         text = f"unmask masks 1/{self.seed}/{self.epoch}/{purpose}"
         return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
@@ -41,7 +40,7 @@ EVALUATION_KEY = MaskKey(EVALUATION_SEED, EVALUATION_EPOCH)
 
 
 def random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
-    """Return ``uint64 [T]``: one uniform draw per token, a function of stream, document and position alone."""
+    """Return ``uint64 [T]``: random bits of each token, by stream, document and position."""
     lengths = np.diff(packed.cu_seqlens)
     starts = packed.cu_seqlens[:-1].astype(np.uint64)
     with np.errstate(over="ignore"):
@@ -60,20 +59,20 @@ def random_bits_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.n
 
 
 def sequence_random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
-    """Return ``uint64 [N]``: one draw per sequence, a function of stream, document and where in it it begins."""
+    """Return ``uint64 [N]``: random bits of each sequence, by stream, document and first position."""
     with np.errstate(over="ignore"):
         return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * _GOLDEN)
 
 
 def shuffled(count: int, key: MaskKey) -> np.ndarray:
-    """Return ``int64 [count]``: the numbers below ``count`` in an order drawn from the key."""
+    """Return ``int64 [count]``: a permutation determined by the key."""
     with np.errstate(over="ignore"):
         counters = np.arange(count, dtype=np.uint64) * _GOLDEN + key.stream("order")
     return np.argsort(mix(counters), kind="stable")
 
 
 def mix(counters: np.ndarray) -> np.ndarray:
-    """Scramble ``uint64`` counters in place and return them: neighbours become independent uniform numbers."""
+    """Hash ``uint64`` counters in place and return them."""
     scratch = np.empty_like(counters)
     for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
         np.right_shift(counters, np.uint64(shift), out=scratch)
@@ -85,15 +84,7 @@ def mix(counters: np.ndarray) -> np.ndarray:
 
 
 def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Hash runs of numbers.
-
-    Args:
-        numbers: ``int64 [T]``.
-        first: ``int64 [W]`` where runs begin, ascending and from 0; each ends where the next begins.
-
-    Returns:
-        ``uint64 [W]``, equal for equal runs.
-    """
+    """Return ``uint64 [W]`` hashes of consecutive runs of ``int64 [T]`` numbers, which begin at ``int64 [W]`` ``first``."""
     lengths = np.diff(first, append=len(numbers))
     place = np.arange(len(numbers)) - np.repeat(first, lengths)
     with np.errstate(over="ignore"):
@@ -102,10 +93,10 @@ def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def threshold(share: float) -> np.uint64:
-    """Return the draw below which a share of all draws lies."""
+    """Return the threshold below which a share of all random bits lies."""
     return np.uint64(min(int(share * 2.0**64), 2**64 - 1))
 
 
 def uniform(draw: np.ndarray) -> np.ndarray:
-    """Return draws as ``float64`` in [0, 1), for display."""
+    """Return random bits as ``float64`` in [0, 1), for display."""
     return (draw >> np.uint64(11)).astype(np.float64) * 2.0**-53

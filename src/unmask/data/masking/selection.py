@@ -1,12 +1,12 @@
-"""Selection: which units are masked, so that their share of the tokens is the rate.
+"""Select the units to mask at the mask rate.
 
-Every unit has a chance, and a draw that falls below it or not. The chance is the rate; with weighted units it is
-the weight times a factor that is solved for every sequence, so that the expected tokens are the rate's share.
+A unit is selected if its random draw is below its chance. The chance is the mask rate; for weighted units it is the
+weight times a factor, solved for every sequence so that the expected share of masked tokens is the mask rate.
 
-``bernoulli`` draws for each unit independently. ``fixed`` draws once for each sequence: its units are lined up, those of
-one length in random order, each as wide as its chance, and every whole number from a random start takes the unit it
-falls into (systematic sampling, Madow 1949). So each unit keeps its chance, and the number of targets keeps to the
-rate's share: to one token where units are tokens, and to about the longest unit in any case.
+``bernoulli`` draws for each unit independently. ``fixed`` is systematic sampling (Madow 1949) with one draw per sequence:
+units are ordered by length, in random order within a length, and laid on a line with their chances as widths; every
+whole number from a random start selects the unit it falls into. Each unit keeps its chance, and the number of targets
+differs from the mask rate's share by at most one token for single tokens, and by about the longest unit otherwise.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from unmask.data.masking.random_bits import MaskKey, random_bits, sequence_rando
 from unmask.data.masking.units import MaskingPlan, MaskUnits, sequence_of, units_of
 from unmask.data.packing import Packed
 
-# Chances in whole numbers: sums do not depend on what else is in the batch, as sums of floats would.
+# Chances as integers: unlike sums of floats, their sums do not depend on the rest of the batch.
 _ONE = 1 << 40
 _SHIFT = np.uint64(24)
 _ROUNDING = 1e-12
 
 
 class Selection(NamedTuple):
-    """``U`` units, each chosen when its draw is below its limit.
+    """``U`` units, selected where the draw is below the limit.
 
     Attributes:
-        first: ``int64 [U]``, the first token of each.
+        first: ``int64 [U]``, the first token of each unit.
         draw: ``uint64 [U]``.
-        limit: ``uint64 [U]``, or one for all.
+        limit: ``uint64 [U]``, or one for all units.
     """
 
     first: np.ndarray
@@ -39,21 +39,13 @@ class Selection(NamedTuple):
     limit: np.ndarray | np.uint64
 
     @property
-    def chosen(self) -> np.ndarray:
-        """``bool [U]``."""
+    def selected(self) -> np.ndarray:
+        """``bool [U]``: the selected units."""
         return self.draw < self.limit
 
 
 def select(packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float, maskable: np.ndarray) -> Selection:
-    """Choose units.
-
-    Args:
-        packed: ``N`` sequences of ``T`` tokens.
-        plan: strategy and count.
-        key: seed and epoch.
-        rate: share of the maskable tokens to choose.
-        maskable: ``bool [T]``.
-    """
+    """Select the units of packed sequences so that the expected share of ``bool [T]`` maskable tokens is the rate."""
     units = units_of(packed, plan, key)
     draw = random_bits(packed, key.stream("select"))[units.first]
     if units.weight is None and plan.settings.count == "bernoulli":
@@ -63,20 +55,20 @@ def select(packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float, maskabl
     chance = _chances(units, sizes, sequence, len(packed.keys), rate)
     if plan.settings.count == "bernoulli":
         return Selection(units.first, draw, _thresholds(chance))
-    turn = sequence_random_bits(packed, key.stream("count"))
-    return Selection(units.first, *_systematic(draw, chance, sizes, sequence, turn))
+    offset = sequence_random_bits(packed, key.stream("count"))
+    return Selection(units.first, *_systematic(draw, chance, sizes, sequence, offset))
 
 
 def _chances(
     units: MaskUnits, sizes: np.ndarray, sequence: np.ndarray, sequences: int, rate: float
 ) -> np.ndarray:
-    """Return ``float64 [U]``: the chance of each unit, 0 where nothing in it can be masked."""
+    """Return ``float64 [U]``: the chance of each unit, 0 if none of its tokens is maskable."""
     if units.weight is None:
         return np.where(sizes > 0, rate, 0.0)
     wanted = rate * np.bincount(sequence, sizes, sequences)
     sure = sizes == 0
     while True:
-        # Units whose weight would need a chance above 1 get 1, and the others share what is left.
+        # Chances above 1 become 1, and the other units share the rest.
         left = wanted - np.bincount(sequence, sizes * sure, sequences)
         mass = np.bincount(sequence, sizes * units.weight * ~sure, sequences)
         factor = np.divide(left, mass, out=np.zeros(sequences), where=mass > 0)
@@ -87,22 +79,22 @@ def _chances(
 
 
 def _systematic(
-    draw: np.ndarray, chance: np.ndarray, sizes: np.ndarray, sequence: np.ndarray, turn: np.ndarray
+    draw: np.ndarray, chance: np.ndarray, sizes: np.ndarray, sequence: np.ndarray, offset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return draws and limits by which the systematic sample is chosen, ``uint64 [U]`` each."""
+    """Return draws and limits of a systematic sample, ``uint64 [U]`` each."""
     width = np.round(chance * _ONE).astype(np.uint64)
     order = np.lexsort((draw, sequence * (sizes.max(initial=0) + 1) + sizes))
     ends = np.cumsum(width[order])
     before = ends - width[order]
-    counts = np.bincount(sequence, minlength=len(turn))
+    counts = np.bincount(sequence, minlength=len(offset))
     occupied = counts > 0
     begins = np.repeat(before[(np.cumsum(counts) - counts)[occupied]], counts[occupied])
-    # A unit is taken when a whole number lies in it, which is to say: close enough behind its beginning.
-    place = (before - begins + (turn >> _SHIFT)[sequence[order]]) & np.uint64(_ONE - 1)
+    # A unit is selected if a whole number lies within its width.
+    place = (before - begins + (offset >> _SHIFT)[sequence[order]]) & np.uint64(_ONE - 1)
     decided = np.empty_like(draw)
     decided[order] = (np.uint64(_ONE - 1) - place) << _SHIFT
     limit = np.where(width >= _ONE, ~np.uint64(0), width << _SHIFT)
-    _take_at_least_one(decided, limit, draw, sizes, sequence, len(turn))
+    _take_at_least_one(decided, limit, draw, sizes, sequence, len(offset))
     return decided, limit
 
 
@@ -114,11 +106,11 @@ def _take_at_least_one(
     sequence: np.ndarray,
     count: int,
 ) -> None:
-    """Choose the unit with the lowest draw in sequences of two tokens or more in which none is chosen."""
+    """Select the unit of the lowest draw in sequences of two or more tokens without a selected unit."""
     tokens = np.bincount(sequence, sizes, count)
-    chosen = np.bincount(sequence, (decided < limit) & (sizes > 0), count)
-    open_ = np.flatnonzero((sizes > 0) & ((chosen == 0) & (tokens > 1))[sequence])
-    ranked = open_[np.lexsort((draw[open_], sequence[open_]))]
+    selected = np.bincount(sequence, (decided < limit) & (sizes > 0), count)
+    candidates = np.flatnonzero((sizes > 0) & ((selected == 0) & (tokens > 1))[sequence])
+    ranked = candidates[np.lexsort((draw[candidates], sequence[candidates]))]
     lowest = ranked[np.diff(sequence[ranked], prepend=-1) > 0]
     decided[lowest], limit[lowest] = 0, np.maximum(limit[lowest], 1)
 

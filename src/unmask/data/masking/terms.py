@@ -1,10 +1,8 @@
-"""Terms: the words of a domain, which masking can prefer.
+"""Domain terms: load, save and find the terms that masking prefers.
 
-A file of terms is plain text, one term of one or more words on each line. A tab and a number give a term a weight of
-its own: how many times likelier than another word it is masked. Empty lines, and lines that begin with ``# ``, say
-nothing; what follows a second tab is for people.
-
-:func:`find_salient_terms` makes such a file from text of a domain and general text.
+A file of terms is plain text with one term, of one or more words, per line. A number after a tab is the weight of the
+term: its chance of being masked relative to other words. Empty lines, lines that begin with ``# `` and text after a
+second tab are ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.data.masking.phrases import Lexicon, atoms_of, words_in
+from unmask.data.masking.phrases import WordNumbers, atoms_of, words_in
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError, DataError
 from unmask.storage import write_atomically
@@ -29,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Term:
-    """A word that is salient in a domain.
+    """A salient word of a domain.
 
     Attributes:
         text: the word, in lower case and without accents.
-        weight: how many times likelier than in general text it is, bounded; for masking.
-        log_odds: the logarithm of the odds ratio, domain over general.
-        z: the same in standard deviations; 1.96 is the usual bound of chance.
+        weight: odds ratio of the word, domain to general text, bounded; for masking.
+        log_odds: logarithm of the odds ratio.
+        z: ``log_odds`` in standard deviations.
     """
 
     text: str
@@ -45,18 +43,18 @@ class Term:
 
 
 def load_terms(path: Path, weight: float) -> dict[tuple[str, ...], float]:
-    """Read a file of terms.
+    """Load a file of terms.
 
     Args:
         path: the file.
-        weight: of terms without one of their own.
+        weight: weight of terms without their own.
 
     Returns:
-        The weight of each term, by its atoms (see :func:`~unmask.data.masking.phrases.atoms_of`); of a term that is there
-        twice, the higher one.
+        The weight of each term by its atoms (see :func:`~unmask.data.masking.phrases.atoms_of`); the higher weight of a
+        term that occurs twice.
 
     Raises:
-        ConfigError: the file cannot be read or holds no term, or a weight is no positive number.
+        ConfigError: the file cannot be read or has no terms, or a weight is not a positive number.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -92,29 +90,29 @@ def find_salient_terms(
     most: int = 10_000,
     most_weight: float = 10.0,
 ) -> list[Term]:
-    """Find words that are more frequent in a domain than elsewhere, the surest first.
+    """Find words that are more frequent in domain text than in general text, by descending z score.
 
-    The score is the log-odds ratio with an informative Dirichlet prior, which is the two texts together, and its
-    standard deviation ("Fightin' Words", Monroe, Colaresi & Quinn 2008).
+    The score is the log-odds ratio with an informative Dirichlet prior, from both texts together, over its standard
+    deviation ("Fightin' Words", Monroe, Colaresi & Quinn 2008).
 
     Args:
-        domain: word counts of the domain's text; see :func:`count_words`.
+        domain: word counts of domain text; see :func:`count_words`.
         general: word counts of general text.
-        min_count: occurrences in the domain, at least.
-        min_z: standard deviations, at least.
-        most: how many to return.
-        most_weight: the bound of their weights.
+        min_count: fewest occurrences in the domain.
+        min_z: lowest z score; 1.96 is the 95% level.
+        most: most terms to return.
+        most_weight: highest weight.
 
     Raises:
-        DataError: no word stands out.
+        DataError: there are no salient words.
     """
     words = [word for word, count in domain.items() if count >= min_count and any(map(str.isalpha, word))]
     here = np.array([domain[word] for word in words], dtype=np.float64)
     there = np.array([general.get(word, 0) for word in words], dtype=np.float64)
     here_all, there_all = sum(domain.values()), sum(general.values())
     if not words or not there_all:
-        raise DataError("salient terms need words of the domain's text and of general text")
-    # The prior weighs a tenth of the smaller text.
+        raise DataError("salient terms need words in the domain text and in the general text")
+    # The prior counts as much as a tenth of the smaller text.
     strength = 0.1 * min(here_all, there_all)
     prior = strength * (here + there) / (here_all + there_all)
     odds = _log_odds(here, prior, here_all + strength) - _log_odds(there, prior, there_all + strength)
@@ -122,7 +120,7 @@ def find_salient_terms(
     order = [int(place) for place in np.lexsort((words, -z)) if z[place] >= min_z][:most]
     if not order:
         raise DataError(
-            f"no word of the domain stands out from general text by {min_z:g} standard deviations"
+            f"no word is more frequent in the domain than in general text by {min_z:g} standard deviations"
         )
     weights = np.minimum(np.exp(np.minimum(odds, math.log(most_weight))), most_weight)
     return [Term(words[i], float(weights[i]), float(odds[i]), float(z[i])) for i in order]
@@ -133,21 +131,18 @@ def count_words(corpus: Corpus, words: WordTables, documents: np.ndarray | None 
 
     Args:
         corpus: the tokenised documents.
-        words: word tables of the tokenizer that made it.
+        words: word tables of its tokenizer.
         documents: ``int64`` numbers of those to count; by default all.
     """
-    texts: dict[str, int] = {}
-    lexicon = Lexicon(words, lambda text: [texts.setdefault(" ".join(atoms_of(text)), len(texts))])
+    numbers = WordNumbers(words)
     totals = np.zeros(0, dtype=np.int64)
-    for input_ids, first, _ in words_in(
-        corpus, words, np.arange(len(corpus)) if documents is None else documents
-    ):
-        rows = lexicon.rows(input_ids, first)
-        counts = np.bincount(lexicon.table()[0][rows], minlength=len(totals))
+    chosen = np.arange(len(corpus)) if documents is None else documents
+    for input_ids, first, _ in words_in(corpus, words, chosen):
+        counts = np.bincount(numbers(input_ids, first), minlength=len(totals))
         counts[: len(totals)] += totals
         totals = counts
-    names = list(texts)
-    return Counter({names[number]: int(count) for number, count in enumerate(totals) if names[number]})
+    counted = zip(numbers.texts[1:], totals[1:].tolist(), strict=True)
+    return Counter(dict(counted))
 
 
 def _log_odds(count: np.ndarray, prior: np.ndarray, total: float) -> np.ndarray:

@@ -1,15 +1,14 @@
-"""Strategies: which tokens are drawn as one, and how likely each such unit is.
+"""Masking strategies: group the tokens of sequences into units, which are masked as a whole or not at all.
 
-A strategy groups the tokens of every sequence into units. A unit is masked whole, or not at all, by one draw. As
-every token is in exactly one unit and every unit of a sequence has the same chance (or, with terms, chances that
-are solved for), the rate set is the rate achieved, whatever the units are.
+Every token is in exactly one unit, and all units of a sequence have the same chance (with terms, chances solved from
+weights), so the expected share of masked tokens is the mask rate for every strategy.
 
 =========  =============================================================================================
-token      each token by itself (Devlin et al. 2019)
-word       the tokens of a word
-span       runs of words whose number is geometric, from 1 to 10 (SpanBERT, Joshi et al. 2020)
-ngram      the words of a collocation, else single words (PMI-Masking, Levine et al. 2021)
-terms      the words of a domain term, which is likelier than others, else single words
+token      single tokens (Devlin et al. 2019)
+word       whole words
+span       runs of words, of geometric length from 1 to 10 (SpanBERT, Joshi et al. 2020)
+ngram      collocations, else single words (PMI-Masking, Levine et al. 2021)
+terms      domain terms, which have a higher chance, else single words
 =========  =============================================================================================
 """
 
@@ -33,14 +32,14 @@ from unmask.data.words import WordTables
 from unmask.errors import ConfigError
 
 SPAN_P = 0.2
-"""Probability that a span ends after each of its words (Joshi et al. 2020)."""
+"""Parameter of the geometric span length (Joshi et al. 2020)."""
 TERM_WEIGHT = 5.0
-"""How many times likelier than other words a term is masked, where its file gives no weight."""
+"""Chance of a term relative to other words, unless its file gives a weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaskingPlan:
-    """Settings of masking made ready for a vocabulary; see :func:`plan_of`."""
+    """Masking settings with their vocabulary and phrases; see :func:`plan_of`."""
 
     settings: MaskingSettings
     vocabulary: Vocabulary
@@ -49,11 +48,11 @@ class MaskingPlan:
 
 @dataclass(frozen=True, eq=False)
 class MaskUnits:
-    """``U`` units, end to end over all tokens.
+    """``U`` consecutive units that cover all tokens.
 
     Attributes:
-        first: ``int64 [U]``, the first token of each.
-        weight: ``float64 [U]``, relative chance of each; ``None`` where all are equal.
+        first: ``int64 [U]``, the first token of each unit.
+        weight: ``float64 [U]``, relative chance of each unit, or ``None`` if all are equal.
     """
 
     first: np.ndarray
@@ -61,11 +60,11 @@ class MaskUnits:
 
 
 def plan_of(vocabulary: Vocabulary, settings: MaskingSettings) -> MaskingPlan:
-    """Make settings ready: read what they name, and see that they fit the vocabulary.
+    """Check masking settings against a vocabulary, and load their collocations or terms.
 
     Raises:
-        ConfigError: the strategy needs words and the tokenizer does not say where they begin, or a file of
-            collocations or terms is not named, cannot be read or is empty.
+        ConfigError: the strategy needs words and the tokenizer does not mark them, or the file of collocations or
+            terms is not set, cannot be read or is empty.
     """
     if settings.strategy == "token":
         return MaskingPlan(settings, vocabulary)
@@ -78,7 +77,7 @@ def plan_of(vocabulary: Vocabulary, settings: MaskingSettings) -> MaskingPlan:
 
 
 def units_of(packed: Packed, plan: MaskingPlan, key: MaskKey) -> MaskUnits:
-    """Cut packed sequences into the units of the plan's strategy."""
+    """Group the tokens of packed sequences into the units of the strategy."""
     strategy = plan.settings.strategy
     if strategy == "token":
         return MaskUnits(np.arange(len(packed.input_ids)))
@@ -92,18 +91,14 @@ def units_of(packed: Packed, plan: MaskingPlan, key: MaskKey) -> MaskUnits:
 
 
 def word_starts(packed: Packed, vocabulary: Vocabulary) -> np.ndarray:
-    """Return ``bool [T]``: where words begin; a sequence always begins one.
-
-    Raises:
-        ConfigError: the tokenizer's vocabulary carries no mark of words.
-    """
+    """Return ``bool [T]``: where words and sequences begin; :class:`ConfigError` if the tokenizer does not mark words."""
     starts = _words_of(vocabulary, "word").starts(packed.input_ids)
     starts[packed.cu_seqlens[:-1][np.diff(packed.cu_seqlens) > 0]] = True
     return starts
 
 
 def sequence_of(packed: Packed, index: np.ndarray) -> np.ndarray:
-    """Return ``int64 [U]``: the sequences that the tokens at ``int64 [U]`` ascending positions are in."""
+    """Return ``int64 [U]``: the sequences of the tokens at ``int64 [U]`` ascending positions."""
     return np.repeat(np.arange(len(packed.keys)), np.diff(np.searchsorted(index, packed.cu_seqlens)))
 
 
@@ -137,11 +132,11 @@ def _terms(settings: MaskingSettings, words: WordTables) -> Phrases:
 
 
 def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, key: MaskKey) -> np.ndarray:
-    """Return where spans begin: the number of words in each is geometric, given that it is at most the limit.
+    """Return where spans begin; their number of words follows a truncated geometric distribution.
 
-    A span ends before a word with a chance that grows with its length so far. Where a draw is below even the
-    smallest of these chances a span ends in any case, so that the text before it in the document soon does not
-    matter. What lies between such places is followed, all at once, from end to end.
+    The chance that a span ends before a word grows with its length so far. Where a draw is below the smallest of these
+    chances, a span ends whatever came before, so spans depend on little of the text before them. The text between such
+    positions is processed in parallel, one word per step.
     """
     hazard = _ends_after(SPAN_P, settings.span_words)
     draw = random_bits(packed, key.stream("span"))[first]
@@ -159,7 +154,7 @@ def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, k
 
 
 def _ends_after(p: float, limit: int) -> np.ndarray:
-    """Return ``uint64 [limit]``: the thresholds under which a span ends after 1, 2, … words."""
+    """Return ``uint64 [limit]``: thresholds of the draws that end a span after 1, 2, … words."""
     left = math.log1p(-p)
     return np.array([threshold(-p / math.expm1((limit - words) * left)) for words in range(limit)])
 
