@@ -55,8 +55,8 @@ def test_words_that_save_most_come_first(tokenizer: PreTrainedTokenizerFast) -> 
     assert {word.word for word in words} == {"cardiomyopathy", "diclofenac", "echocardiogramme"}
     assert [word.score for word in words] == sorted((word.score for word in words), reverse=True)
     for word in words:
-        assert word.tokens_saved == (len(word.pieces) - 1) * word.count
-        assert cut_by(tokenizer, f" {word.word}") == list(word.pieces)
+        assert word.tokens_saved == (len(word.subwords) - 1) * word.count
+        assert cut_by(tokenizer, f" {word.word}") == list(word.subwords)
 
 
 def test_only_as_many_as_asked_and_frequent_enough(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -69,7 +69,7 @@ def test_digits_specials_and_broken_text_are_no_words(tokenizer: PreTrainedToken
     text = "31415926 x\ufffdy 春天 e-mailing " * 3
     found = chosen(tokenizer, [text, f" {tokenizer.unk_token} {tokenizer.mask_token}" * 3, *DOMAIN])
     assert all(word.word.isalpha() and word.word.isascii() for word in found)
-    assert not set(tokenizer.all_special_ids) & {piece for word in found for piece in word.pieces}
+    assert not set(tokenizer.all_special_ids) & {piece for word in found for piece in word.subwords}
 
 
 def test_general_text_pulls_general_words_down(wordpiece_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -107,7 +107,7 @@ def test_plain_transformers_loads_it_and_each_word_is_one_token(
     for place, word in enumerate(words):
         ids = plain(f"a {word.word}, so", add_special_tokens=False)["input_ids"]
         assert ids.count(size + place) == 1
-        assert not set(word.pieces) & set(ids) - set(cut_by(tokenizer, "a , so"))
+        assert not set(word.subwords) & set(ids) - set(cut_by(tokenizer, "a , so"))
         assert size + place not in plain.all_special_ids
 
 
@@ -133,7 +133,7 @@ def test_text_with_new_words_differs_in_those_words_alone(
 ) -> None:
     words, extended = written(tokenizer, tmp_path)
     size = 1 + max(tokenizer.get_vocab().values())
-    pieces = {size + place: list(word.pieces) for place, word in enumerate(words)}
+    pieces = {size + place: list(word.subwords) for place, word in enumerate(words)}
     texts = [
         *DOMAIN,
         "diclofenac",

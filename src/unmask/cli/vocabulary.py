@@ -79,7 +79,7 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
     page.table(
         ["word", "count", "subwords", "tokens saved", "times likelier"],
         [
-            [word.word, word.count, len(word.pieces), word.tokens_saved, f"{word.weight:.1f}"]
+            [word.word, word.count, len(word.subwords), word.tokens_saved, f"{word.weight:.1f}"]
             for word in found.words[:_SHOWN]
         ],
     )

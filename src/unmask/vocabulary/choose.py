@@ -1,8 +1,7 @@
-"""Which words of a domain are worth an entry of their own in a vocabulary.
+"""Choose the words of a domain to add to a vocabulary.
 
-A word that the tokenizer cuts into k pieces costs k - 1 tokens more than it need, every time that it occurs. Words
-are counted as the runs of token ids that the tokenizer itself makes of them, so its normalisation, its borders of
-words and the number of pieces come for nothing.
+Adding a word that the tokenizer splits into k subwords saves k - 1 tokens per occurrence. Words are counted by their
+subword ids, so normalisation, word boundaries and the number of subwords are those of the tokenizer.
 """
 
 from __future__ import annotations
@@ -26,43 +25,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MIN_COUNT = 5
-_ANY = -math.inf
 
 
 @dataclass(frozen=True)
 class AddedWord:
-    """A word that gets an entry of its own.
+    """A word to add to a vocabulary.
 
     Attributes:
-        word: its text, as the tokenizer's normalisation leaves it.
-        entry: the vocabulary entry, with the tokenizer's mark of a beginning word.
-        pieces: ids of the tokens that it replaces, two or more.
-        count: how often it occurs in the text.
-        weight: how many times likelier it is there than in general text, at most 10; 1 without general text.
+        word: its normalised text.
+        entry: the vocabulary entry, with the tokenizer's mark of a word start.
+        subwords: ids of the two or more tokens that it replaces.
+        count: occurrences in the text.
+        weight: odds ratio of the word, domain to general text, at most 10; 1 without general text.
     """
 
     word: str
     entry: str
-    pieces: tuple[int, ...]
+    subwords: tuple[int, ...]
     count: int
     weight: float = 1.0
 
     @property
     def tokens_saved(self) -> int:
-        """Tokens that the text it was counted in becomes shorter by."""
-        return (len(self.pieces) - 1) * self.count
+        """Tokens that it saves in the text it was counted in."""
+        return (len(self.subwords) - 1) * self.count
 
     @property
     def score(self) -> float:
-        """What it is ranked by."""
+        """Weighted tokens saved, by which words are ranked."""
         return self.tokens_saved * self.weight
 
 
 class WordCounts:
-    """Counts the words of texts, each known by its token ids.
+    """Counts words by their token ids.
 
     Args:
-        vocabulary: of the tokenizer that makes the ids.
+        vocabulary: vocabulary of the tokenizer.
 
     Raises:
         ConfigError: the tokenizer does not mark where words begin.
@@ -83,7 +81,7 @@ class WordCounts:
         first = np.flatnonzero(self._tables.starts(input_ids))
         raw, width = input_ids.tobytes(), input_ids.itemsize
         ends = [*(first[1:] * width).tolist(), len(raw)]
-        # A slice of bytes for each word: several times quicker than tuples of numbers.
+        # Keys are slices of bytes, which are several times faster than tuples of integers.
         self._counts.update(
             raw[begin:end] for begin, end in zip((first * width).tolist(), ends, strict=True) if end
         )
@@ -91,7 +89,7 @@ class WordCounts:
         self.words += len(first)
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], int]]:
-        """Yield the token ids of every word and how often it occurred."""
+        """Yield the token ids and the count of every word."""
         for raw, count in self._counts.items():
             yield tuple(np.frombuffer(raw, dtype=np.int64).tolist()), count
 
@@ -105,59 +103,46 @@ def choose_words(
     general: WordCounts | None = None,
     min_count: int = MIN_COUNT,
 ) -> list[AddedWord]:
-    """Choose the words that save the most tokens, the best first.
+    """Return the words that save the most tokens, the best first.
 
-    Whole words alone are replaced, so the saving of one does not depend on which others are chosen, and taking the
-    best ones is the greedy choice.
+    Only whole words are replaced, so what one word saves does not depend on the others.
 
     Args:
-        tokenizer: the one to extend.
+        tokenizer: the tokenizer to extend.
         vocabulary: its vocabulary.
-        counts: words of the domain's text.
-        add: how many, at most.
-        general: words of general text; a word's saving is then weighted by how many times likelier it is in the
-            domain, from the log-odds with a Dirichlet prior (Monroe, Colaresi & Quinn 2008).
-        min_count: occurrences in the domain, at least.
+        counts: word counts of domain text.
+        add: most words to return.
+        general: word counts of general text, to weight words by their odds ratio from log-odds with a Dirichlet prior
+            (Monroe, Colaresi & Quinn 2008).
+        min_count: fewest occurrences in the domain.
 
     Raises:
-        DataError: no word is worth an entry.
+        DataError: no word can be added.
     """
-    counter = _SubwordCounter(tokenizer, vocabulary)
-    weights = {} if general is None else _weights(_texts(counter, counts), _texts(counter, general))
+    joiner = _SubwordJoiner(tokenizer, vocabulary)
+    weights = {} if general is None else _weights(joiner.count(counts), joiner.count(general))
     found = [
-        AddedWord(text, counter.entry(pieces), pieces, count, weights.get(text, 1.0))
-        for pieces, count in counts
-        if count >= min_count and len(pieces) > 1 and (text := counter.text(pieces)) and _is_word(text)
+        AddedWord(text, joiner.entry(subwords), subwords, count, weights.get(text, 1.0))
+        for subwords, count in counts
+        if count >= min_count and len(subwords) > 1 and (text := joiner.text(subwords)) and _is_word(text)
     ]
     found.sort(key=lambda word: (-word.score, word.entry))
-    chosen = list(islice(filter(counter.can_add, found), add))
+    chosen = list(islice(filter(joiner.can_add, found), add))
     if not chosen:
         raise DataError(
-            f"no word is worth adding: of {counts.words:,} words in the text, none that the tokenizer cuts into "
-            f"pieces occurs {min_count} times or more; give more text, or a lower --min-count"
+            f"no word is worth adding: of {counts.words:,} words in the text, none that the tokenizer splits "
+            f"into subwords occurs {min_count} times or more; give more text, or a lower --min-count"
         )
     return chosen
 
 
-def _texts(counter: _SubwordCounter, counts: WordCounts) -> Counter[str]:
-    """Count words by their text."""
-    found: Counter[str] = Counter()
-    for pieces, count in counts:
-        found[counter.text(pieces)] += count
-    del found[""]
-    return found
-
-
 def _weights(domain: Mapping[str, int], general: Mapping[str, int]) -> dict[str, float]:
-    terms = find_salient_terms(domain, general, min_count=1, min_z=_ANY, most=len(domain))
+    terms = find_salient_terms(domain, general, min_count=1, min_z=-math.inf, most=len(domain))
     return {term.text: term.weight for term in terms}
 
 
 def _is_word(text: str) -> bool:
-    """Say whether a text is of letters, marks and digits, not of digits alone, and not Chinese.
-
-    Chinese characters are words of their own here (:mod:`unmask.data.words`).
-    """
+    """Return whether a text has only letters, marks and digits, at least one letter, and no Chinese."""
     categories = [unicodedata.category(character) for character in text]
     return (
         all(category[0] in "LM" or category == "Nd" for category in categories)
@@ -167,8 +152,8 @@ def _is_word(text: str) -> bool:
     )
 
 
-class _SubwordCounter:
-    """Joins the subwords of a word, and checks whether the word can be one entry."""
+class _SubwordJoiner:
+    """Joins the subwords of words, and checks whether a word can be one entry."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
         assert vocabulary.words is not None
@@ -178,28 +163,34 @@ class _SubwordCounter:
         self._names = {number: token for token, number in tokenizer.get_vocab().items()}
         self._prefix: str = getattr(self._core.model, "continuing_subword_prefix", None) or ""
 
-    def text(self, pieces: tuple[int, ...]) -> str:
-        """Return the text of a word, or nothing for one that does not open as words do or has special tokens."""
-        if not self._opens[pieces[0]] or any(self._special[number] for number in pieces):
+    def text(self, subwords: tuple[int, ...]) -> str:
+        """Return the text of a word; empty if its first subword does not begin words or one is a special token."""
+        if not self._opens[subwords[0]] or any(self._special[number] for number in subwords):
             return ""
-        return self._tables.text(pieces)
+        return self._tables.text(subwords)
 
-    def entry(self, pieces: Iterable[int]) -> str:
-        """Return the vocabulary entry of a word, in the tokenizer's own spelling."""
-        first, *rest = [self._names[number] for number in pieces]
-        return first + "".join(piece.removeprefix(self._prefix) for piece in rest)
+    def count(self, counts: WordCounts) -> Counter[str]:
+        """Count words by their text."""
+        found: Counter[str] = Counter()
+        for subwords, count in counts:
+            found[self.text(subwords)] += count
+        del found[""]
+        return found
+
+    def entry(self, subwords: Iterable[int]) -> str:
+        """Return the vocabulary entry of a word."""
+        first, *rest = [self._names[number] for number in subwords]
+        return first + "".join(token.removeprefix(self._prefix) for token in rest)
 
     def can_add(self, word: AddedWord) -> bool:
-        """Say whether the tokenizer takes the word alone for one word, and cuts it as it did in the text."""
+        """Return whether the word alone is one pre-token of the same subwords as in the text."""
         text = f" {word.word}"
-        units = pre_tokens(self._core, text)
-        return units == [word.entry] and self._core.encode(text, add_special_tokens=False).ids == list(
-            word.pieces
-        )
+        ids = self._core.encode(text, add_special_tokens=False).ids
+        return pre_tokens(self._core, text) == [word.entry] and ids == list(word.subwords)
 
 
 def pre_tokens(core: Tokenizer, text: str) -> list[str]:
-    """Return what a tokenizer hands to its model, one by one."""
+    """Return the pre-tokens of a text."""
     if core.normalizer is not None:
         text = core.normalizer.normalize_str(text)
-    return [text] if core.pre_tokenizer is None else [u for u, _ in core.pre_tokenizer.pre_tokenize_str(text)]
+    return [text] if core.pre_tokenizer is None else [t for t, _ in core.pre_tokenizer.pre_tokenize_str(text)]

@@ -1,4 +1,4 @@
-"""Extend the vocabulary of a model by the words of a domain: choose them, tokenizer, embeddings, figures."""
+"""Extend the vocabulary of a model by words of a domain, and measure the fertility before and after."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from unmask.vocabulary.tokenizer import check_extendable, write_extended
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ONE_IN = 20
-_MOST = 4 << 20
+_HELDOUT_ONE_IN = 20
+_MAX_CHARACTERS = 4 << 20
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How finely a tokenizer cuts a text.
+class Fertility:
+    """Token counts of a tokenizer on a text.
 
     Attributes:
-        tokens: tokens it makes.
-        fertility: tokens per word; words as the old tokenizer sees them.
+        tokens: number of tokens.
+        fertility: tokens per word of the old tokenizer.
         tokens_per_byte: tokens per byte of UTF-8.
     """
 
@@ -46,25 +46,25 @@ class Cut:
 
 @dataclass(frozen=True, repr=False)
 class ExtendedVocabulary(Result):
-    """What :func:`extend_vocabulary` did.
+    """The result of :func:`extend_vocabulary`.
 
     Attributes:
-        folder: model and tokenizer.
+        folder: folder of the model and tokenizer.
         words: the new words, the best first.
-        first: id of the first; the others follow in order.
-        entries: the vocabulary's size now.
-        before: how finely the old tokenizer cuts the text.
-        after: how finely the new one does.
-        held_out: whether that was measured on text from which no word was chosen; else there was too little.
-        changed: documents of that text whose cut differs in more than new words.
+        first: id of the first word; the others follow in order.
+        entries: size of the new vocabulary.
+        before: fertility of the old tokenizer.
+        after: fertility of the new tokenizer.
+        held_out: whether it was measured on text from which no word was chosen; a short text has too little.
+        changed: documents of that text whose tokens differ in more than new words.
     """
 
     folder: Path
     words: list[AddedWord]
     first: int
     entries: int
-    before: Cut
-    after: Cut
+    before: Fertility
+    after: Fertility
     held_out: bool
     changed: int
 
@@ -93,7 +93,7 @@ class ExtendedVocabulary(Result):
                     "id": self.first + place,
                     "entry": word.entry,
                     "count": word.count,
-                    "pieces": list(word.pieces),
+                    "pieces": list(word.subwords),
                     "tokens_saved": word.tokens_saved,
                     "weight": word.weight,
                 }
@@ -116,22 +116,22 @@ def extend_vocabulary(
 ) -> ExtendedVocabulary:
     """Add words of a domain to the vocabulary of a model.
 
-    The new rows of the model start as the mean of the pieces they replace (IndoBERTweet, Koto et al. 2021).
+    New embeddings are initialised to the mean of the subwords they replace (IndoBERTweet, Koto et al. 2021).
 
     Args:
         model: Hub name or folder of a masked language model with its tokenizer.
-        data: text of the domain.
-        out: the folder to write, absent or empty; it appears whole or not at all.
-        general: general text; with it, words are weighted by how much likelier they are in the domain.
-        add: how many words, at most.
-        min_count: occurrences in the text, at least.
+        data: domain text.
+        out: the folder to write, which must not exist or be empty; it appears complete or not at all.
+        general: general text, to weight words by their odds ratio.
+        add: most words to add.
+        min_count: fewest occurrences in the text.
         settings: how text is read.
-        offline: make no network call.
-        progress: called with documents and words read.
+        offline: make no network calls.
+        progress: gets documents and words read.
 
     Raises:
-        ConfigError: a setting, or a model or tokenizer that cannot be extended.
-        DataError: the text cannot be read, or no word of it is worth an entry.
+        ConfigError: a setting is invalid, or the model or tokenizer cannot be extended.
+        DataError: the text cannot be read, or none of its words can be added.
     """
     out = Path(out)
     _check(add, out)
@@ -139,20 +139,25 @@ def extend_vocabulary(
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     settings = settings.model_copy(update={"offline": settings.offline or offline})
-    reader = _Reader(tokenizer, vocabulary, settings, progress)
-    sample = _Sample()
-    counts = reader.count(data, sample)
-    background = reader.count(general) if general else None
-    words = choose_words(tokenizer, vocabulary, counts, add, general=background, min_count=min_count)
+    encode, sample = TextEncoder(tokenizer), _Sample()
+    domain, background = WordCounts(vocabulary), WordCounts(vocabulary) if general else None
+    _count_words(DocumentReader(data, settings, progress=progress), encode, domain, progress, sample)
+    if background is not None:
+        _count_words(DocumentReader(general, settings, progress=progress), encode, background, progress)
+    words = choose_words(tokenizer, vocabulary, domain, add, general=background, min_count=min_count)
     if len(words) < add:
-        progress.log(f"only {len(words):,} words occur {min_count} times or more in pieces; all are added")
+        progress.log(
+            f"only {len(words):,} words of several subwords occur {min_count} times or more; all are added"
+        )
     with new_folder(out) as folder:
         extended = write_extended(tokenizer, words, folder)
         loaded = read_checkpoint(model, offline=offline, progress=progress).model
-        add_rows(loaded, vocabulary.size, [word.pieces for word in words])
+        add_rows(loaded, vocabulary.size, [word.subwords for word in words])
         loaded.save_pretrained(folder)
-        figures = _measure(sample, tokenizer, vocabulary, extended, words)
-        result = ExtendedVocabulary(out, words, vocabulary.size, len(extended), *figures)
+        before, after, changed = _measure(sample.texts, tokenizer, vocabulary, extended, words)
+        result = ExtendedVocabulary(
+            out, words, vocabulary.size, len(extended), before, after, sample.held_out, changed
+        )
         write_json(folder / ADDED_WORDS, result.to_dict())
     return result
 
@@ -165,74 +170,69 @@ def _check(add: int, out: Path) -> None:
 
 
 class _Sample:
-    """Some text to measure on: documents that no word is chosen from, or of a short text its beginning."""
+    """Text to measure fertility on: documents held out from choosing words, or the beginning of a short text."""
 
     def __init__(self) -> None:
-        self._apart: list[str] = []
-        self._rest: list[str] = []
+        self._heldout: list[str] = []
+        self._others: list[str] = []
         self._size = [0, 0]
 
     def take(self, text: str) -> bool:
-        """Keep a text if it is wanted; return whether it is kept apart from those that words are chosen from."""
-        apart = document_key(text) % _ONE_IN == 0
-        if self._size[apart] < _MOST:
-            self._size[apart] += len(text)
-            (self._apart if apart else self._rest).append(text)
-            return apart
+        """Keep a text up to the limit; return whether it is held out."""
+        heldout = document_key(text) % _HELDOUT_ONE_IN == 0
+        if self._size[heldout] < _MAX_CHARACTERS:
+            self._size[heldout] += len(text)
+            (self._heldout if heldout else self._others).append(text)
+            return heldout
         return False
 
     @property
     def held_out(self) -> bool:
-        return bool(self._apart)
+        return bool(self._heldout)
 
     @property
     def texts(self) -> list[str]:
-        return self._apart or self._rest
+        return self._heldout or self._others
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Reads text and counts its words."""
-
-    tokenizer: PreTrainedTokenizerBase
-    vocabulary: Vocabulary
-    settings: DocumentSettings
-    progress: Progress
-
-    def count(self, inputs: str | Path | Sequence[str | Path], sample: _Sample | None = None) -> WordCounts:
-        """Count the words of some inputs, those of a sample kept apart aside."""
-        counts, encode = WordCounts(self.vocabulary), TextEncoder(self.tokenizer)
-        reader = DocumentReader(inputs, self.settings, progress=self.progress)
-        self.progress.begin("words")
-        texts = (document.text for document in reader)
-        for batch in in_batches(text for text in texts if sample is None or not sample.take(text)):
-            for input_ids in encode(batch):
-                counts.add(input_ids)
-            self.progress.advance(None, {"documents": reader.stats.documents, "words": counts.words})
-        self.progress.end()
-        return counts
+def _count_words(
+    reader: DocumentReader,
+    encode: TextEncoder,
+    counts: WordCounts,
+    progress: Progress,
+    sample: _Sample | None = None,
+) -> None:
+    """Count the words of documents, except those that the sample holds out."""
+    progress.begin("words")
+    texts = (document.text for document in reader)
+    for batch in in_batches(text for text in texts if sample is None or not sample.take(text)):
+        for input_ids in encode(batch):
+            counts.add(input_ids)
+        progress.advance(None, {"documents": reader.stats.documents, "words": counts.words})
+    progress.end()
 
 
 def _measure(
-    sample: _Sample,
+    texts: Sequence[str],
     old: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
     new: PreTrainedTokenizerBase,
     words: Sequence[AddedWord],
-) -> tuple[Cut, Cut, bool, int]:
-    """Cut the sample with both tokenizers; see the last attributes of :class:`ExtendedVocabulary`."""
+) -> tuple[Fertility, Fertility, int]:
+    """Return ``before``, ``after`` and ``changed`` of :class:`ExtendedVocabulary` for texts."""
     counts = WordCounts(vocabulary)
     after = changed = size = 0
     encoders = TextEncoder(old), TextEncoder(new)
-    pieces = {vocabulary.size + place: list(word.pieces) for place, word in enumerate(words)}
-    for batch in in_batches(sample.texts):
+    subwords = {vocabulary.size + place: list(word.subwords) for place, word in enumerate(words)}
+    for batch in in_batches(texts):
         for text, plain, extended in zip(batch, *(encode(batch) for encode in encoders), strict=True):
             counts.add(plain)
             size += len(text.encode("utf-8", "replace"))
             after += len(extended)
-            spelt = [piece for number in extended.tolist() for piece in pieces.get(number, (number,))]
-            changed += spelt != plain.tolist()
-    cuts = [
-        Cut(tokens, tokens / max(1, counts.words), tokens / max(1, size)) for tokens in (counts.tokens, after)
+            expanded = [part for number in extended.tolist() for part in subwords.get(number, (number,))]
+            changed += expanded != plain.tolist()
+    before_after = [
+        Fertility(tokens, tokens / max(1, counts.words), tokens / max(1, size))
+        for tokens in (counts.tokens, after)
     ]
-    return cuts[0], cuts[1], sample.held_out, changed
+    return before_after[0], before_after[1], changed

@@ -1,17 +1,15 @@
-"""Give a tokenizer words of its own, and change nothing else.
+"""Add words to a tokenizer without changing how it tokenises other words.
 
-What a new word may change is the cut of that word alone. Each kind of model has its own way to that:
-
-- **WordPiece** takes the longest entry that a word begins with, so an entry ``heart`` would also change
-  ``heartbeat`` and all that follows in it. An added token that matches whole words of the normalised text only
-  (``single_word``, ``normalized``, not special) does not; BERT's pre-tokenisation knows no context beyond a word, so
-  the text around it is cut as before, and decoding puts the spaces where they belong.
-- **BPE** gets an entry ``Ġheart`` without merges, and ``ignore_merges``: a pre-token that is an entry is taken whole,
-  every other goes through the merges as before. Added tokens are no way here: they stand behind the space, so ``Ġ``
-  is left over as a token, and with ``lstrip`` the space is gone from decoded text.
-- **Unigram** gets a piece ``▁heart`` that scores by a hair more than its pieces together. It is taken where these were
-  and nowhere else, which includes the front of a longer word that was cut there; the rest of that word stays as it
-  was. Added tokens put a ``▁`` before whatever follows them, a full stop for example.
+- **WordPiece** matches the longest entry at the beginning of a word, so an entry ``heart`` would also change
+  ``heartbeat``. Words are therefore added tokens that match only whole words of the normalised text (``single_word``,
+  ``normalized``, not special). BERT's pre-tokenisation has no context beyond a word, so the text around them is
+  tokenised as before, and decoding keeps the spaces.
+- **BPE** gets an entry ``Ġheart`` without merges, and ``ignore_merges``: a pre-token that is an entry is one token, and
+  merges apply to all others as before. Added tokens would match after the space and leave ``Ġ`` as a token, or with
+  ``lstrip`` drop the space in decoded text.
+- **Unigram** gets an entry ``▁heart`` with a score slightly above the sum of its subwords' scores, so it replaces exactly
+  these subwords, also at the beginning of a longer word that has them. Added tokens would put a ``▁`` before what
+  follows them, such as a full stop.
 """
 
 from __future__ import annotations
@@ -29,16 +27,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-# For each piece less, so that of two new words that begin alike the longer one is taken; far above rounding.
-_HAIR = 1e-6
-_GENERIC = "PreTrainedTokenizerFast"
+# Per subword replaced, so that the longer of two new words with the same beginning wins; far above rounding errors.
+_SCORE_MARGIN = 1e-6
 
 
 def check_extendable(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make sure that words can be added.
+    """Check that words can be added.
 
     Raises:
-        ConfigError: the model is none of WordPiece, BPE and Unigram, or it would cut old text in another way.
+        ConfigError: the model is not WordPiece, BPE or Unigram, or words would change how it tokenises other text.
     """
     definition = _definition(tokenizer)
     model = definition["model"]
@@ -52,29 +49,21 @@ def check_extendable(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _check_merges(core: Tokenizer, vocab: dict[str, int]) -> None:
-    """Make sure that every entry that can be a pre-token is what its merges give."""
+    """Check that every entry that can be a pre-token is the result of its merges."""
     for entry in vocab:
         if [token.value for token in core.model.tokenize(entry)] != [entry]:
             text = core.decoder.decode([entry]) if core.decoder is not None else entry
             if pre_tokens(core, text) == [entry]:
                 raise ConfigError(
                     f"the merges of the tokenizer never give its entry '{entry}', so words cannot be added without "
-                    f"changing how it cuts that one"
+                    f"changing how it tokenises that one"
                 )
 
 
 def write_extended(
     tokenizer: PreTrainedTokenizerBase, words: Sequence[AddedWord], folder: Path
 ) -> PreTrainedTokenizerBase:
-    """Write a tokenizer with new words into a folder, as plain transformers loads it.
-
-    Args:
-        tokenizer: the old one; it is left as it is.
-        words: the new words; their ids follow on the largest id there is.
-        folder: where to write.
-
-    Returns:
-        The tokenizer, loaded from the folder.
+    """Save a tokenizer with new words, whose ids follow the largest id, and load it.
 
     Raises:
         ConfigError: the tokenizer cannot be extended.
@@ -101,7 +90,7 @@ def _add_tokens(folder: Path, words: Sequence[AddedWord]) -> None:
 
 
 def _add_entries(folder: Path, words: Sequence[AddedWord], first: int) -> None:
-    """Edit the files: the vocabulary, and for BPE the class, as those of single models would drop the switch."""
+    """Edit the saved vocabulary, and for BPE the class: model-specific ones would drop ``ignore_merges``."""
     path, settings_path = folder / "tokenizer.json", folder / "tokenizer_config.json"
     definition = json.loads(path.read_text(encoding="utf-8"))
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
@@ -109,20 +98,24 @@ def _add_entries(folder: Path, words: Sequence[AddedWord], first: int) -> None:
     names = {token["id"]: token["content"] for token in definition["added_tokens"]}
     if model["type"] == "BPE":
         taken = set(model["vocab"].values())
-        # A vocabulary with holes is called corrupt by the library.
-        holes = {
+        # The library refuses a vocabulary with unused ids.
+        unused = {
             names.get(number, f"<unused_{number}>"): number for number in range(first) if number not in taken
         }
         new = {word.entry: first + place for place, word in enumerate(words)}
-        model["vocab"] = model["vocab"] | holes | new
+        model["vocab"] = model["vocab"] | unused | new
         model["ignore_merges"] = True
-        settings["tokenizer_class"] = _GENERIC
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     else:
         vocab = model["vocab"]
         least = min(score for _, score in vocab)
         vocab += [[names.get(number, f"<unused_{number}>"), least] for number in range(len(vocab), first)]
         vocab += [
-            [word.entry, sum(vocab[piece][1] for piece in word.pieces) + _HAIR * (len(word.pieces) - 1)]
+            [
+                word.entry,
+                sum(vocab[subword][1] for subword in word.subwords)
+                + _SCORE_MARGIN * (len(word.subwords) - 1),
+            ]
             for word in words
         ]
     for file, content in ((path, definition), (settings_path, settings)):
@@ -132,7 +125,7 @@ def _add_entries(folder: Path, words: Sequence[AddedWord], first: int) -> None:
 def _verify(
     extended: PreTrainedTokenizerBase, old: PreTrainedTokenizerBase, words: Sequence[AddedWord]
 ) -> None:
-    """Make sure that old entries have kept their ids and that every new word is one token."""
+    """Check that old entries have kept their ids and that every new word is one token."""
     before, after = old.get_vocab(), extended.get_vocab()
     moved = [token for token, number in before.items() if after.get(token) != number]
     first = 1 + max(before.values())
@@ -143,9 +136,9 @@ def _verify(
         if core.encode(f" {word.word}", add_special_tokens=False).ids != [first + place]
     ]
     if moved or split:
-        what = f"moves its entry '{moved[0]}'" if moved else f"does not take '{split[0]}' for one token"
+        what = f"moves its entry '{moved[0]}'" if moved else f"does not tokenise '{split[0]}' as one token"
         raise ConfigError(
-            f"words cannot be added to a {type(old).__name__}: written out and read again, it {what}"
+            f"words cannot be added to a {type(old).__name__}: saved and loaded again, it {what}"
         )
 
 
