@@ -154,7 +154,7 @@ def test_a_file_of_nothing_but_faults_is_given_up(tmp_path: Path) -> None:
     documents, messages, reader = read(tmp_path)
     assert [document.text for document in documents] == ["good"]
     assert reader.stats.errors == {"broken JSON": 1000, "nothing but errors": 1}
-    assert any("a.jsonl:1000: 1,000 errors and no text until here" in notice for notice in messages)
+    assert any("a.jsonl:1000: 1,000 errors and no text so far" in notice for notice in messages)
 
 
 def test_where_nothing_can_be_read_the_first_fault_is_the_error(tmp_path: Path) -> None:
