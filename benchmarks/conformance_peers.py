@@ -434,7 +434,7 @@ def _our_accumulation(place: str, family: str) -> list[Result]:
     import numpy as np
     import torch
 
-    from unmask.data.masking.mask import MaskKey
+    from unmask.data.masking.random_bits import MaskKey
     from unmask.training.loss import step_gradients
 
     model = _ready(place, family)
@@ -461,7 +461,7 @@ def _our_batch(source: Any, model: Any) -> float:
 def _our_targets(source: Any, epoch: int, rows: int) -> list[Any]:
     import numpy as np
 
-    from unmask.data.masking.mask import MaskKey
+    from unmask.data.masking.random_bits import MaskKey
 
     found = []
     for part in np.array_split(np.arange(256), 256 // rows):
@@ -515,7 +515,7 @@ def _our_resume(place: str) -> float:
 def _our_whole(place: str) -> float:
     import numpy as np
 
-    from unmask.data.masking.mask import MaskKey
+    from unmask.data.masking.random_bits import MaskKey
 
     source = _source(place, _bytes(place), "bytes", strategy="word")
     batches = [
@@ -529,7 +529,7 @@ def _our_whole(place: str) -> float:
 def _our_special(source: Any, model: Any) -> float:
     import numpy as np
 
-    from unmask.data.masking.mask import MaskKey
+    from unmask.data.masking.random_bits import MaskKey
 
     wrong = replaced = 0
     for epoch in range(40):

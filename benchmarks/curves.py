@@ -125,7 +125,7 @@ def _unfused(loop: Loop, model: Any) -> torch.optim.Optimizer:
 
 def _whole(loop: Loop, cursor: Any, rate: float) -> Batch:
     """Return the batch of a whole step, not split into micro-batches."""
-    from unmask.data.masking.mask import MaskKey
+    from unmask.data.masking.random_bits import MaskKey
 
     numbers, _ = loop.stream.take(cursor)
     return loop.stream.source.batch(numbers, MaskKey(loop.stream.seed, cursor.epoch), rate)

@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from unmask.config.settings import MaskingSettings
 from unmask.data import batches as data_batches
 from unmask.data.batches import TextSource
-from unmask.data.masking.mask import MaskKey
+from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import SequenceSplit
 from unmask.errors import ConfigError, DataError
 from unmask.model import attention, masked_lm

@@ -18,7 +18,8 @@ from pyarrow import parquet
 from tests.conftest import Messages
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.reading.documents import DOCUMENT_LIMIT, Document, DocumentReader, expand_inputs
+from unmask.data.reading.documents import DOCUMENT_LIMIT, Document, DocumentReader
+from unmask.data.reading.inputs import expand_inputs
 from unmask.errors import DataError
 
 TEXTS = ["Grüße aus Köln", 'a "quoted", word\tand\na second line', "日本語 \U0001f600"]

@@ -12,14 +12,8 @@ from typing import Any
 import pytest
 from tests.conftest import Messages
 
-from unmask.data.reading.documents import (
-    Document,
-    DocumentReader,
-    HubInput,
-    StdinInput,
-    describe_inputs,
-    expand_inputs,
-)
+from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.reading.inputs import HubInput, StdinInput, describe_inputs, expand_inputs
 from unmask.errors import DataError
 
 

@@ -23,22 +23,17 @@ from unmask.config.settings import MaskingSettings
 from unmask.data.masking import units as units_module
 from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.data.masking.mask import (
-    EVALUATION_KEY,
     KEEP,
     MASK,
     RANDOM,
     Masked,
-    MaskKey,
     mask,
     mask_at,
     mask_decisions,
-    plan_of,
-    random_bits,
-    random_bits_at,
     replacement_kinds,
-    shuffled,
 )
-from unmask.data.masking.units import word_starts
+from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey, random_bits, random_bits_at, shuffled
+from unmask.data.masking.units import plan_of, word_starts
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import TextEncoder, Vocabulary, vocabulary_of
 from unmask.data.words import word_tables

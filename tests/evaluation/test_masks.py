@@ -14,7 +14,7 @@ import pytest
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import prepare
-from unmask.data.masking.mask import MaskKey
+from unmask.data.masking.random_bits import MaskKey
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.evaluation.mask_survey import sample, survey
 

@@ -32,8 +32,8 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import is_corpus
 from unmask.data.hub import offline_mode
 from unmask.data.packing import SequenceSplit
-from unmask.data.reading.documents import Document, DocumentReader, HubInput, Input, StdinInput, expand_inputs
-from unmask.data.reading.inputs import as_list
+from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.reading.inputs import HubInput, Input, StdinInput, as_list, expand_inputs
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows

@@ -12,7 +12,9 @@ import numpy as np
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.corpus import Corpus, token_counts
-from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, plan_of, shuffled
+from unmask.data.masking.mask import mask
+from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey, shuffled
+from unmask.data.masking.units import plan_of
 from unmask.data.packing import (
     Packed,
     Sequences,

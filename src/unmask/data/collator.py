@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmask.config.settings import MaskingSettings
-from unmask.data.masking.mask import EVALUATION_KEY, MaskKey, mask, plan_of
+from unmask.data.masking.mask import mask
+from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
+from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import vocabulary_of, with_segmenter
 from unmask.data.words import Segmenter

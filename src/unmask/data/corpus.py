@@ -27,8 +27,8 @@ import numpy as np
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
 from unmask.data.packing import split_by_tokens
-from unmask.data.reading.documents import Document, DocumentReader, describe_inputs
-from unmask.data.reading.inputs import as_list
+from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.reading.inputs import as_list, describe_inputs
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress

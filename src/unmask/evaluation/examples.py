@@ -9,7 +9,7 @@ import torch
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, TextSource
-from unmask.data.masking.mask import EVALUATION_KEY
+from unmask.data.masking.random_bits import EVALUATION_KEY
 from unmask.model.masked_lm import MaskedLM
 
 _ATTACHED = set(".,;:!?)]}%'’”»")

@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 
 from unmask.data.batches import TextSource
-from unmask.data.masking.mask import (
-    KEEP,
-    MASK,
-    RANDOM,
-    Masked,
-    MaskKey,
-    mask,
-    replacement_kinds,
-    shuffled,
-    word_starts,
-)
+from unmask.data.masking.mask import KEEP, MASK, RANDOM, Masked, mask, replacement_kinds
+from unmask.data.masking.random_bits import MaskKey, shuffled
+from unmask.data.masking.units import word_starts
 from unmask.data.packing import Packed, split_by_tokens
 from unmask.data.tokenizer import load_tokenizer
 

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.corpus import document_key
-from unmask.data.masking.mask import Decisions, Masked, MaskKey, mask, mask_at, mask_decisions, plan_of
+from unmask.data.masking.mask import Decisions, Masked, mask, mask_at, mask_decisions
+from unmask.data.masking.random_bits import MaskKey
+from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.errors import ConfigError, DataError

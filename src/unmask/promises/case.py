@@ -22,7 +22,7 @@ from torch import Tensor
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
 from unmask.data.corpus import open_corpus, prepare
-from unmask.data.masking.mask import MaskKey
+from unmask.data.masking.random_bits import MaskKey
 from unmask.errors import DataError
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, Cursor, TrainingStream
-from unmask.data.masking.mask import MaskKey
+from unmask.data.masking.random_bits import MaskKey
 from unmask.data.tokenizer import TextEncoder
 from unmask.evaluation.heldout import evaluate_batches
 from unmask.model.load import load_for_inference

@@ -15,44 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from unmask.config.settings import MaskingSettings
-from unmask.data.masking.random_bits import (
-    EVALUATION_EPOCH,
-    EVALUATION_KEY,
-    EVALUATION_SEED,
-    MaskKey,
-    mix,
-    random_bits,
-    random_bits_at,
-    shuffled,
-    threshold,
-    uniform,
-)
+from unmask.data.masking.random_bits import MaskKey, random_bits, random_bits_at, threshold, uniform
 from unmask.data.masking.selection import Selection, select
-from unmask.data.masking.units import MaskingPlan, plan_of, word_starts
+from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import ConfigError
-
-__all__ = [
-    "EVALUATION_EPOCH",
-    "EVALUATION_KEY",
-    "EVALUATION_SEED",
-    "Decisions",
-    "MaskKey",
-    "Masked",
-    "MaskingPlan",
-    "mask",
-    "mask_at",
-    "mask_decisions",
-    "mix",
-    "plan_of",
-    "random_bits",
-    "random_bits_at",
-    "replacement_kinds",
-    "shuffled",
-    "uniform",
-    "word_starts",
-]
 
 MASK, RANDOM, KEEP = 0, 1, 2
 """Replacement kinds: a target becomes the mask token, a random token, or stays."""

@@ -31,21 +31,9 @@ from unmask.data.reading.formats import (
     parquet_rows,
     texts_of,
 )
-from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, describe_inputs, expand_inputs
+from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, expand_inputs
 from unmask.errors import DataError
 from unmask.progress import Progress
-
-__all__ = [
-    "Document",
-    "DocumentReader",
-    "DocumentSettings",
-    "HubInput",
-    "Input",
-    "ReadStats",
-    "StdinInput",
-    "describe_inputs",
-    "expand_inputs",
-]
 
 DOCUMENT_LIMIT = 1_000_000
 """Characters of the longest document; a longer one is split at white space."""
