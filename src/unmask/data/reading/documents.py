@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records
@@ -349,13 +349,7 @@ def _spans(text: str) -> list[tuple[int, int]]:
 def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) -> Iterator[TextRow]:
     column = item.column or settings.text_field
     records = hub_records(item, column, item.split or settings.split, offline=settings.offline)
-    return texts_of(_with_column(records, column, item.address), column, item.address, errors)
-
-
-def _with_column(
-    records: Iterable[dict[str, Any]], column: str, address: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
     for row, record in enumerate(records, 1):
         if column not in record:
-            raise no_such_field("column", column, record, address, None)
-        yield row, record
+            raise no_such_field("column", column, record, item.address, None)
+        yield from texts_of([(row, record)], column, item.address, errors)

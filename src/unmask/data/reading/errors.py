@@ -141,17 +141,6 @@ class ReadErrors:
             self.progress.log(text)
 
 
-def undecodable(text: str) -> tuple[int, str] | None:
-    """Return the position and the name of the first undecodable character; ``None`` if there is none."""
-    found = None if text.isascii() else _SURROGATE.search(text)
-    if found is None:
-        return None
-    code = ord(found[0])
-    if 0xDC00 <= code < 0xDD00:
-        return found.start(), f"byte 0x{code - 0xDC00:02x}"
-    return found.start(), f"half of a surrogate pair (\\u{code:04x})"
-
-
 def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lines: bool) -> TextError | None:
     """Return the error of an undecodable text, or ``None``.
 
@@ -162,17 +151,18 @@ def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lin
         line: the line where it begins.
         whole_lines: whether its lines are lines of the file, so that the message can name the exact line.
     """
-    found = undecodable(text)
+    found = None if text.isascii() else _SURROGATE.search(text)
     if found is None:
         return None
-    at, came = found
-    if came.startswith("byte"):
-        reason, hint = "not UTF-8", "; convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
-        came += " is not UTF-8"
+    code = ord(found[0])
+    if 0xDC00 <= code < 0xDD00:  # see ESCAPE
+        reason, cause = "not UTF-8", f"byte 0x{code - 0xDC00:02x} is not UTF-8"
+        hint = "convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
     else:
-        reason, hint, came = "lone surrogate", "; remove it", came + " is not text"
-    place, line = _place(text, at, what, line, whole_lines)
-    return TextError(reason, f"{came} ({place}){hint}", path=source, line=line)
+        reason, cause = "lone surrogate", f"half of a surrogate pair (\\u{code:04x}) is not text"
+        hint = "remove it"
+    place, line = _place(text, found.start(), what, line, whole_lines)
+    return TextError(reason, f"{cause} ({place}); {hint}", path=source, line=line)
 
 
 def without_controls(text: str, source: str, line: int, *, whole_lines: bool) -> tuple[str, list[TextError]]:
