@@ -204,9 +204,9 @@ class TrainingStream:
         return numbers[np.lexsort((numbers, -self.sizes(numbers)))], Cursor(epoch, used, *at)
 
     def _take_replay(self, cursor: Cursor, budget: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """Take as much replay text as brings its share of all tokens up to this step to ``replay_share``.
+        """Take as much replay text as makes ``replay_share`` of all tokens up to and including this step.
 
-        A sequence that does not fit is taken in a later step, so the share also holds for small steps.
+        A sequence that does not fit is used in a later step, so the share also holds for small steps.
         """
         at = cursor.replay_epoch, cursor.replay_used
         if self.replay is None:

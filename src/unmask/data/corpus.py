@@ -186,7 +186,7 @@ def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray
 
 
 def is_corpus(path: str | Path) -> bool:
-    """Say whether a path is a folder made by ``prepare``."""
+    """Return whether a path is a folder made by :func:`prepare`."""
     return (Path(path) / MANIFEST).is_file()
 
 
@@ -233,7 +233,7 @@ def prepare(
         described: fingerprint of the inputs; by default their names, sizes and times.
 
     Raises:
-        DataError: the text cannot be read, holds nothing, or ``out`` holds something else.
+        DataError: the text cannot be read or is empty, or ``out`` is a folder of other files.
     """
     out = Path(out)
     names = [str(item) for item in as_list(inputs)]

@@ -135,7 +135,7 @@ def _span_starts(packed: Packed, first: np.ndarray, settings: MaskingSettings, k
     """Return where spans begin; their number of words follows a truncated geometric distribution.
 
     The chance that a span ends before a word grows with its length so far. Where a draw is below the smallest of these
-    chances, a span ends whatever came before, so spans depend on little of the text before them. The text between such
+    chances, a span ends in any case, so spans depend on little of the text before them. The text between such
     positions is processed in parallel, one word per step.
     """
     hazard = _ends_after(SPAN_P, settings.span_words)

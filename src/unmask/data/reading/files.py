@@ -162,8 +162,8 @@ def _check_compressed(file: BinaryIO, compression: Compression, path: Path) -> N
     file.seek(0)
     right = head[:2] == _GZIP if compression == "gzip" else head == _ZSTD or head[1:] == _ZSTD_SKIPPABLE
     if not right:
-        came = "other data" if head else "an empty file"
-        what = f"not {compression} although its suffix is {path.suffix}: {came}; rename it"
+        content = "other data" if head else "an empty file"
+        what = f"not {compression} although its suffix is {path.suffix}: {content}; rename it"
         raise TextError("wrong suffix", what, path=path)
 
 
