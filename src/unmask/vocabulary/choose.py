@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -120,7 +120,11 @@ def choose_words(
         DataError: no word can be added.
     """
     joiner = _SubwordJoiner(tokenizer, vocabulary)
-    weights = {} if general is None else _weights(joiner.count(counts), joiner.count(general))
+    weights: dict[str, float] = {}
+    if general is not None:
+        domain, elsewhere = joiner.count(counts), joiner.count(general)
+        terms = find_salient_terms(domain, elsewhere, min_count=1, min_z=-math.inf, most=len(domain))
+        weights = {term.text: term.weight for term in terms}
     found = [
         AddedWord(text, joiner.entry(subwords), subwords, count, weights.get(text, 1.0))
         for subwords, count in counts
@@ -134,11 +138,6 @@ def choose_words(
             f"into subwords occurs {min_count} times or more; give more text, or a lower --min-count"
         )
     return chosen
-
-
-def _weights(domain: Mapping[str, int], general: Mapping[str, int]) -> dict[str, float]:
-    terms = find_salient_terms(domain, general, min_count=1, min_z=-math.inf, most=len(domain))
-    return {term.text: term.weight for term in terms}
 
 
 def _is_word(text: str) -> bool:

@@ -66,14 +66,14 @@ def plan_of(vocabulary: Vocabulary, settings: MaskingSettings) -> MaskingPlan:
         ConfigError: the strategy needs words and the tokenizer does not mark them, or the file of collocations or
             terms is not set, cannot be read or is empty.
     """
-    if settings.strategy == "token":
-        return MaskingPlan(settings, vocabulary)
-    words = _words_of(vocabulary, settings.strategy)
-    if settings.strategy == "ngram":
-        return MaskingPlan(settings, vocabulary, _collocations(settings, words))
-    if settings.strategy == "terms":
-        return MaskingPlan(settings, vocabulary, _terms(settings, words))
-    return MaskingPlan(settings, vocabulary)
+    phrases = None
+    if settings.strategy != "token":
+        words = _words_of(vocabulary, settings.strategy)
+        if settings.strategy == "ngram":
+            phrases = _collocations(settings, words)
+        elif settings.strategy == "terms":
+            phrases = _terms(settings, words)
+    return MaskingPlan(settings, vocabulary, phrases)
 
 
 def units_of(packed: Packed, plan: MaskingPlan, key: MaskKey) -> MaskUnits:

@@ -248,10 +248,8 @@ def _note_changes(path: Path, errors: ReadErrors) -> Iterator[None]:
     after = readable_stat(path)
     versions = [(found.st_size, found.st_mtime_ns, found.st_ino) for found in (before, after)]
     if versions[0] != versions[1]:
-        what = (
-            f"the file changed while it was read ({before.st_size:,} bytes before, {after.st_size:,} after)"
-        )
-        what += "; what was read is kept, another run may read something else"
+        sizes = f"{before.st_size:,} bytes before, {after.st_size:,} after"
+        what = f"the file changed while it was read ({sizes}); another run may read other text"
         errors.note(TextError("changed while read", what, path=path, kept=True))
 
 

@@ -19,7 +19,6 @@ MAX_ERRORS = 1000
 """Errors of a file without any document after which the rest of the file is skipped."""
 ESCAPE = "unmask-escape"
 """Error handler for decoding: an undecodable byte becomes the lone surrogate U+DC00 + byte, to be reported later."""
-_NOT_READABLE = "not readable"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Without tab, line feed, vertical tab, form feed and carriage return, which are white space.
 _CONTROLS = bytes(code for code in [*range(32), 127] if code not in range(9, 14))
@@ -99,7 +98,7 @@ class ReadErrors:
         if self.strict:
             raise error
         kept = isinstance(error, TextError) and error.kept
-        reason = error.reason if isinstance(error, TextError) else _NOT_READABLE
+        reason = error.reason if isinstance(error, TextError) else "not readable"
         count = self.counts[reason] = self.counts.get(reason, 0) + 1
         if count <= SHOWN:
             more = "; more of this kind are only counted" if count == SHOWN else ""
