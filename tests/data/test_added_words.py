@@ -42,7 +42,7 @@ def chosen(tokenizer: Any, texts: list[str], add: int = 10, **options: Any) -> l
     )
 
 
-def cut_by(tokenizer: Any, text: str) -> list[int]:
+def token_ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = TextEncoder(tokenizer)([text])[0].tolist()
     return ids
 
@@ -56,7 +56,7 @@ def test_words_that_save_most_come_first(tokenizer: PreTrainedTokenizerFast) -> 
     assert [word.score for word in words] == sorted((word.score for word in words), reverse=True)
     for word in words:
         assert word.tokens_saved == (len(word.subwords) - 1) * word.count
-        assert cut_by(tokenizer, f" {word.word}") == list(word.subwords)
+        assert token_ids(tokenizer, f" {word.word}") == list(word.subwords)
 
 
 def test_only_as_many_as_asked_and_frequent_enough(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -69,7 +69,7 @@ def test_digits_specials_and_broken_text_are_no_words(tokenizer: PreTrainedToken
     text = "31415926 x\ufffdy 春天 e-mailing " * 3
     found = chosen(tokenizer, [text, f" {tokenizer.unk_token} {tokenizer.mask_token}" * 3, *DOMAIN])
     assert all(word.word.isalpha() and word.word.isascii() for word in found)
-    assert not set(tokenizer.all_special_ids) & {piece for word in found for piece in word.subwords}
+    assert not set(tokenizer.all_special_ids) & {subword for word in found for subword in word.subwords}
 
 
 def test_general_text_pulls_general_words_down(wordpiece_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -107,7 +107,7 @@ def test_plain_transformers_loads_it_and_each_word_is_one_token(
     for place, word in enumerate(words):
         ids = plain(f"a {word.word}, so", add_special_tokens=False)["input_ids"]
         assert ids.count(size + place) == 1
-        assert not set(word.subwords) & set(ids) - set(cut_by(tokenizer, "a , so"))
+        assert not set(word.subwords) & set(ids) - set(token_ids(tokenizer, "a , so"))
         assert size + place not in plain.all_special_ids
 
 
@@ -124,7 +124,7 @@ def test_old_text_is_cut_as_before(
         "x\u200dy",
     ]
     for text in texts:
-        assert cut_by(extended, text) == cut_by(tokenizer, text)
+        assert token_ids(extended, text) == token_ids(tokenizer, text)
         assert extended(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
@@ -133,7 +133,7 @@ def test_text_with_new_words_differs_in_those_words_alone(
 ) -> None:
     words, extended = written(tokenizer, tmp_path)
     size = 1 + max(tokenizer.get_vocab().values())
-    pieces = {size + place: list(word.subwords) for place, word in enumerate(words)}
+    subwords = {size + place: list(word.subwords) for place, word in enumerate(words)}
     texts = [
         *DOMAIN,
         "diclofenac",
@@ -141,10 +141,12 @@ def test_text_with_new_words_differs_in_those_words_alone(
         "diclofenacs prediclofenac diclofenac2 diclofenac\u00b2 cardiomyopathycardiomyopathy",
     ]
     for text in texts:
-        spelt = [piece for number in cut_by(extended, text) for piece in pieces.get(number, [number])]
+        expanded = [
+            subword for number in token_ids(extended, text) for subword in subwords.get(number, [number])
+        ]
         if "\u00b2" not in text:  # neither letter nor punctuation: see unmask.vocabulary.tokenizer
-            assert spelt == cut_by(tokenizer, text)
-        assert extended.decode(cut_by(extended, text)) == tokenizer.decode(spelt)
+            assert expanded == token_ids(tokenizer, text)
+        assert extended.decode(token_ids(extended, text)) == tokenizer.decode(expanded)
 
 
 @pytest.mark.parametrize("name", FAMILIES[:3])
@@ -154,7 +156,7 @@ def test_longer_words_that_begin_alike_stay_as_they_were(
     tokenizer = request.getfixturevalue(name)
     _, extended = written(tokenizer, tmp_path)
     text = "the diclofenacs and cardiomyopathyless"
-    assert cut_by(extended, text) == cut_by(tokenizer, text)
+    assert token_ids(extended, text) == token_ids(tokenizer, text)
 
 
 def test_new_words_are_ordinary_words_for_masking(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_a_second_extension_keeps_the_first(tokenizer: PreTrainedTokenizerFast, 
     again = write_extended(extended, more, tmp_path / "two")
     assert [word.word for word in more] == ["horseradishes"]
     assert len(again) == len(tokenizer) + len(words) + 1
-    assert len(cut_by(again, " diclofenac horseradishes")) == 2
+    assert len(token_ids(again, " diclofenac horseradishes")) == 2
 
 
 def test_the_same_text_gives_the_same_files(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_ids_above_the_unigram_list_stay_where_they_are(
     tokenizer.add_tokens(["<extra>"])
     _, extended = written(tokenizer, tmp_path / "new")
     assert extended.get_vocab().items() >= tokenizer.get_vocab().items()
-    assert cut_by(extended, "the <extra> boats") == cut_by(tokenizer, "the <extra> boats")
+    assert token_ids(extended, "the <extra> boats") == token_ids(tokenizer, "the <extra> boats")
 
 
 def test_other_models_are_refused(byte_level_tokenizer: PreTrainedTokenizerFast) -> None:

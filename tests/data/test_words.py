@@ -29,10 +29,10 @@ def words_of(tokenizer: Any, text: str) -> list[str]:
     """Return the words that the word map makes of a text's ids."""
     tables = vocabulary_of(tokenizer).words
     assert tables is not None
-    return cut(tables, TextEncoder(tokenizer)([text])[0])
+    return split_words(tables, TextEncoder(tokenizer)([text])[0])
 
 
-def cut(tables: WordTables, ids: np.ndarray) -> list[str]:
+def split_words(tables: WordTables, ids: np.ndarray) -> list[str]:
     starts = np.flatnonzero(tables.starts(ids)).tolist()
     return [tables.text(ids[a:b].tolist()) for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)]
 
@@ -174,21 +174,21 @@ def test_bytes_of_a_vocabulary_with_byte_fallback_are_read_as_bytes() -> None:
     tables, tokens = made(*entries, model=model, pre_tokenizer={"type": "Metaspace"})
     assert tables is not None
     ids = np.array([tokens[entry] for entry in ["▁caf", *spread[:2], "▁the", "<0x2C>", *spread[2:]]])
-    assert cut(tables, ids) == ["café", "the", ",", "春"]
+    assert split_words(tables, ids) == ["café", "the", ",", "春"]
 
 
 def test_a_suffix_that_ends_words_is_read() -> None:
     model = {"type": "BPE", "vocab": {}, "end_of_word_suffix": "</w>"}
     tables, _ = made("hou", "se</w>", "the</w>", ".</w>", model=model)
     assert tables is not None
-    assert cut(tables, np.array([2, 0, 1, 3])) == ["the", "house", "."]
+    assert split_words(tables, np.array([2, 0, 1, 3])) == ["the", "house", "."]
 
 
 def test_a_prefix_that_continues_words_is_read_with_any_model() -> None:
     model = {"type": "BPE", "vocab": {}, "continuing_subword_prefix": "@@"}
     tables, _ = made("hou", "@@se", "the", model=model)
     assert tables is not None
-    assert cut(tables, np.array([2, 0, 1])) == ["the", "house"]
+    assert split_words(tables, np.array([2, 0, 1])) == ["the", "house"]
 
 
 def test_a_space_inside_a_piece_is_a_space() -> None:
@@ -233,7 +233,7 @@ def segmented(tokenizer: Any, segment: Any = by_list) -> SegmentedWords:
 def test_a_segmenter_joins_characters_to_words(chinese_tokenizer: Any, byte_level_tokenizer: Any) -> None:
     for tokenizer in (chinese_tokenizer, byte_level_tokenizer):
         ids = TextEncoder(tokenizer)(["春天来了，花园里的花都开了。 the river 花园里"])[0]
-        assert cut(segmented(tokenizer), ids) == [*CHINESE_WORDS, "the", "river", "花园", "里"]
+        assert split_words(segmented(tokenizer), ids) == [*CHINESE_WORDS, "the", "river", "花园", "里"]
 
 
 def test_a_segmenter_sees_chinese_only(chinese_tokenizer: Any) -> None:
@@ -244,7 +244,7 @@ def test_a_segmenter_sees_chinese_only(chinese_tokenizer: Any) -> None:
         return [text]
 
     ids = TextEncoder(chinese_tokenizer)(["the 春天, a 花园"])[0]
-    assert cut(segmented(chinese_tokenizer, listen), ids) == ["the", "春天", ",", "a", "花园"]
+    assert split_words(segmented(chinese_tokenizer, listen), ids) == ["the", "春天", ",", "a", "花园"]
     assert seen == ["春天", "花园"]
 
 
