@@ -40,3 +40,9 @@ def test_without_pandas_the_error_says_how_to_install_it(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtra, match=r"to_pandas\(\) needs the package 'pandas': pip install pandas"):
         Table("one", [{"a": 1}]).to_pandas()
+
+
+def test_a_text_that_cannot_be_encoded_is_shown_all_the_same() -> None:
+    table = Table("one", [{"text": "half \ud800"}])
+    assert repr(table).encode().splitlines()[-1] == rb"half \ud800"
+    assert r"half \ud800" in table._repr_html_()

@@ -130,8 +130,8 @@ def metric_rows(columns: Mapping[str, Mapping[str, object] | None]) -> Rows:
 
 
 def short(text: str, most: int = _SHOWN_CHARACTERS) -> str:
-    """Return a text on one line, cut to so many characters."""
-    line = " ".join(text.split())
+    """Return a text on one line, cut to so many characters; a lone surrogate, which cannot be printed, is escaped."""
+    line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
