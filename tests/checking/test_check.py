@@ -280,6 +280,7 @@ def test_unknown_tokens_are_counted(modelled: Callable[..., DataCheck]) -> None:
     assert (unknown["tokens"], unknown["documents"]) == (8, 4)
     assert unknown["words"] == [["ΩΩΩ", 4]]
     assert levels(found, "unknown tokens") == ["problem"]
+    assert "no word is frequent enough" in next(f.text for f in found.findings if f.about == "fertility")
 
 
 def test_what_the_limit_does(modelled: Callable[..., DataCheck]) -> None:

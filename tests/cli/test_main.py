@@ -394,6 +394,13 @@ def test_resume_takes_the_settings_of_the_run(run: Run, training: dict[str, Any]
     assert "settings from out/config.yaml" in outcome.err.splitlines()
 
 
+def test_resume_of_a_folder_without_a_run_says_so(run: Run, training: dict[str, Any]) -> None:
+    outcome = run("train", "-o", "out", "--resume")
+    assert outcome.code == 2
+    assert "config" not in training
+    assert "out: no run to resume" in outcome.err
+
+
 def test_resume_takes_the_run_and_another_checkpoint(run: Run, training: dict[str, Any]) -> None:
     config = load_config(None, (), {"model.preset": "bert-tiny", "data.inputs": ["a.txt"]})
     Path("out").mkdir()

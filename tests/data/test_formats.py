@@ -106,7 +106,7 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "csv separator": ("a.csv", "id;text\n1;x\n", r":1: no column 'text': the separator seems to be ';'"),
     "tsv separator": ("a.tsv", "id,text\n1,x\n", r":1: no column 'text': the separator seems to be ','"),
     "csv ragged": ("a.csv", 'id,text\n1,"x\ny"\n2,x,y\n', r":4: the row has 3 fields, expected 2 "),
-    "csv short": ("a.csv", "id,text\n1,x\n\n2\n", r":4: the row has 1 fields, expected 2 "),
+    "csv short": ("a.csv", "id,text\n1,x\n\n2\n", r":4: the row has 1 field, expected 2 "),
     "csv open quote": ("a.csv", 'text\nx\n"y\nz\n', r":3: broken quoting in the row that begins here"),
     "csv stray quote": ("a.csv", 'text\n"x" y\n', r":2: broken quoting .* with \"\" for each"),
     "empty": ("a.txt", "", r": holds no text, expected at least one document"),

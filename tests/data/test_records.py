@@ -79,7 +79,7 @@ def test_tsv_with_names(tmp_path: Path) -> None:
         (3, {"text": 'a "b" c', "id": "2"}),
         (4, {"text": '"no" and "no"', "id": "3"}),
     ]
-    assert "1 fields, expected 2" in found[3]
+    assert "1 field, expected 2" in found[3]
     assert "an empty line" in found[4]
     assert "3 fields, expected 2" in found[5]
     assert found[6] == (8, {"text": "last", "id": "4"})

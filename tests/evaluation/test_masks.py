@@ -50,7 +50,7 @@ def test_the_figures_are_what_was_asked(strategy: str, count: str, of: Of) -> No
         "random": pytest.approx(0.1, abs=0.02),
         "keep": pytest.approx(0.1, abs=0.02),
     }
-    assert (told["strategy"], told["count"], told["asked_rate"]) == (strategy, count, 0.2)
+    assert (told["strategy"], told["count"], told["mask_rate"]) == (strategy, count, 0.2)
     assert told["sequences"] == len(of().sequences)
     assert json.loads(json.dumps(told)) == told
 

@@ -213,7 +213,7 @@ def test_truncated_texts_are_counted(checkpoint: Checkpoint, entities: Path) -> 
     result = probe([str(checkpoint("bert"))], entities, settings, progress=recorded)
     assert result.models[0].truncated == {"train": 80, "test": 30}
     assert any(
-        "80 training and 30 test texts were truncated to 6 tokens" in note for note in recorded.messages
+        "texts truncated to 6 tokens: 80 of training, 30 of test" in note for note in recorded.messages
     )
     # What was truncated counts as missed: the person is at the end of every sentence.
     assert result.models[0].metrics["recall"][0] <= 0.5
@@ -353,7 +353,7 @@ def test_other_tags_than_entities_are_read(tmp_path: Path) -> None:
         ("train.jsonl", '{"text": "a", "label": null}\n', r"train\.jsonl:1: the label in 'label' is empty"),
         ("train.jsonl", '{"text": " ", "label": 1}\n', r"train\.jsonl:1: the text in 'text' is empty"),
         ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n', r"train\.jsonl:2: broken JSON"),
-        ("train.csv", "text,label\na,1\nb\n", r"train\.csv:3: the row has 1 fields"),
+        ("train.csv", "text,label\na,1\nb\n", r"train\.csv:3: the row has 1 field,"),
         (
             "train.jsonl",
             '{"text": "a", "label": 1}\n{"text": "b", "label": 1}\n',

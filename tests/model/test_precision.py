@@ -12,7 +12,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_was_asked_is_taken(wanted: str, device: torch.device) -> None:
-    assert pick_precision(wanted, device) == (wanted, f"computing in {wanted}, as asked")
+    assert pick_precision(wanted, device) == (wanted, f"computing in {wanted}")
 
 
 @pytest.mark.parametrize(("half", "taken"), [(0.25, "bf16"), (0.9, "fp32"), (4.0, "fp32")])
@@ -20,7 +20,7 @@ def test_on_a_cpu_it_is_measured(monkeypatch: pytest.MonkeyPatch, half: float, t
     monkeypatch.setattr(precision, "_ratio", lambda: 1.0 / half)
     found, why = pick_precision("auto", CPU)
     assert found == taken
-    assert f"{1 / half:.1f} times as fast" in why
+    assert ("slower here" if half > 1 else f"{1 / half:.1f} times as fast") in why
 
 
 def test_the_measurement_itself_ends_with_one_of_both() -> None:

@@ -190,13 +190,11 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
         yield Finding("ok", "unknown tokens", "no unknown tokens")
     if found["subwords_per_word"] is None:
         return
-    saved = f"adding {plural(found['added_words'], 'word')} would save {percent(found['saved_share'])} of the tokens"
-    worth = (
-        "worth extending the vocabulary" if check["plan"]["extend"] else "not worth extending the vocabulary"
-    )
-    yield Finding(
-        "note", "fertility", f"{found['subwords_per_word']:.2f} subwords per word; {saved}: {worth}"
-    )
+    saved = "no word is frequent enough to be added to the vocabulary"
+    if found["added_words"]:
+        saved = f"adding {plural(found['added_words'], 'word')} would save {percent(found['saved_share'])} of the tokens: "
+        saved += ("" if check["plan"]["extend"] else "not ") + "worth extending the vocabulary"
+    yield Finding("note", "fertility", f"{found['subwords_per_word']:.2f} subwords per word; {saved}")
 
 
 def _specials(check: JsonDict) -> Iterator[Finding]:

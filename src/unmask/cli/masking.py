@@ -140,7 +140,7 @@ def draw_masks(page: Page, result: JsonDict) -> None:
     page.pairs(
         {
             "strategy": result["strategy"],
-            "mask rate": percent(result["asked_rate"], 2),
+            "mask rate": percent(result["mask_rate"], 2),
             "rate achieved": percent(result["rate"], 2),
             "tokens": result["tokens"],
             "targets": result["targets"],

@@ -224,7 +224,7 @@ def _resumable(run: TextFileScorer | PairFileScorer, rows: RowFile | None) -> It
         return
     if rows.kept:
         run.resume_after(rows.rows())
-        run.progress.log(f"{rows.path} has {rows.kept:,} rows; continuing behind them")
+        run.progress.log(f"{rows.path} has {plural(rows.kept, 'row')}; continuing after them")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -247,7 +247,7 @@ def _print_totals(result: JsonDict, out: Path | None) -> None:
         f"{plural(result['texts'], 'text')}{where}; pseudo-log-likelihood per text {result['per_text']:.4g}, per token "
         f"{result['per_token']:.4g}, per word {result['per_word']:.4g} nats; {result['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
         f"{result['pseudo_perplexity']:.4g}",
-        result["method"],
+        f"method {result['method']}",
     )
 
 
@@ -268,13 +268,15 @@ def draw_pairs(page: Page, models: Sequence[JsonDict]) -> None:
     found = models[0]
     table: Sequence[JsonDict] = found["table"]
     if len(models) > 1:
-        page.table((found["method"], *_HEADER), [[row["model"], *_metrics(row)] for row in models])
+        page.table(
+            (f"method {found['method']}", *_HEADER), [[row["model"], *_metrics(row)] for row in models]
+        )
     else:
         if len(table) > 1:
             page.table(("paradigm", *_HEADER), [[row["paradigm"], *_metrics(row)] for row in table])
         if len(found["terms"]) > 1:
             page.table(("term", *_HEADER), [[row["term"], *_metrics(row)] for row in found["terms"]])
-        page.table((found["method"], *_HEADER), [["all pairs", *_metrics(found)]])
+        page.table((f"method {found['method']}", *_HEADER), [["all pairs", *_metrics(found)]])
         if len(table) > 1:
             page.say(f"mean over {len(table)} paradigms {percent(found['mean_of_paradigms'])}")
     page.say(f"intervals: {found['interval_method']}; a tie counts as wrong", style="dim")

@@ -93,6 +93,10 @@ def train(
     if continued and not (config_file or text or model or preset) and is_run([str(folder)]):
         given["config_file"] = folder / "config.yaml"
         messages.append(f"settings from {folder / 'config.yaml'}")
+    elif continued and not (config_file or text):
+        raise ConfigError(
+            f"{folder}: no run to resume (it has no config.yaml); name the folder of a run with -o"
+        )
     config = options.load_settings(given)
     from unmask.model.presets import check_trainable
 

@@ -31,7 +31,7 @@ _KEYS = Keys(RunConfig, SYNONYMS)
 
 _STARTER_HEADER = """\
 # The settings of a run, all at their defaults; keep the lines that you change.
-#     unmask train DATA... --model bert-base-uncased -c run.yaml -o runs/mine
+#     unmask train TEXT... --model bert-base-uncased -c run.yaml -o runs/mine
 # Flags win over --set a.b=value, which wins over this file. null means: not set.
 """
 

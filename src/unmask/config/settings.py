@@ -225,7 +225,7 @@ class TrainSettings(Settings):
             )
         if self.new_embeddings_steps and self.head_warmup_steps:
             raise ValueError(
-                "head_warmup_steps and new_embeddings_steps exclude each other; set one (a new head before new rows)"
+                "head_warmup_steps and new_embeddings_steps exclude each other; set one (train a new head before new embeddings)"
             )
         return self
 

@@ -82,7 +82,7 @@ def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBa
                 )
     except Exception as error:
         raise ConfigError(
-            f"no tokenizer could be loaded from '{name}': {_first_line(error)}. Give a folder with tokenizer.json, "
+            f"no tokenizer could be loaded from '{name}': {_first_line(error)}. Give a model folder, a run folder, "
             f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
         ) from error
     _require_usable(tokenizer, name)

@@ -31,7 +31,7 @@ def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: in
         epoch: of the masks, counted from 0.
 
     Returns:
-        A dictionary for JSON: ``strategy``, ``count``, ``asked_rate``, ``seed``, ``epoch``; ``sequences`` and those
+        A dictionary for JSON: ``strategy``, ``count``, ``mask_rate``, ``seed``, ``epoch``; ``sequences`` and those
         ``without_targets``; ``tokens`` that can be masked, ``targets``, ``rate``; ``split`` into ``mask``,
         ``random`` and ``keep``; ``by_word_length``, a row for words of 1, 2, … tokens (``or_more`` in the last)
         with ``words`` and the ``rate`` of those that are masked; ``whole_words``, the share of the words with a
@@ -43,7 +43,7 @@ def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: in
     for packed, masked in _masked(source, tokens, key):
         tally.add(packed, masked, source, key)
     settings = source.masking
-    about = {"strategy": settings.strategy, "count": settings.count, "asked_rate": settings.rate}
+    about = {"strategy": settings.strategy, "count": settings.count, "mask_rate": settings.rate}
     return about | {"seed": seed, "epoch": epoch} | tally.statistics()
 
 

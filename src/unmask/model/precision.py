@@ -30,7 +30,7 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted not in _PRECISIONS:
         raise ConfigError(f"no precision '{wanted}'; there are {', '.join(_PRECISIONS)}")
     if wanted != "auto":
-        return wanted, f"computing in {wanted}, as asked"
+        return wanted, f"computing in {wanted}"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "computing in bf16 with fp32 weights: the GPU has it"
@@ -41,6 +41,8 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
             "bf16",
             f"computing in bf16 with fp32 weights: matrix products are {ratio:.1f} times as fast here",
         )
+    if ratio < 1:
+        return "fp32", "computing in fp32: bf16 matrix products are slower here"
     return "fp32", f"computing in fp32: bf16 matrix products are only {ratio:.1f} times as fast here"
 
 

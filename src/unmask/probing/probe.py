@@ -166,8 +166,8 @@ class _Prober:
         truncated = {"train": train.encoded.truncated, "test": test.encoded.truncated}
         if any(truncated.values()):
             self._note(
-                f"{label}: {truncated['train']:,} training and {truncated['test']:,} test texts were truncated to "
-                f"{min(self.settings.max_length or lm.max_length, lm.max_length)} tokens"
+                f"{label}: texts truncated to {min(self.settings.max_length or lm.max_length, lm.max_length)} tokens: "
+                f"{truncated['train']:,} of training, {truncated['test']:,} of test"
             )
         tagged, most = self.task.kind != "classification", _most_frequent(self.task.train)
         learner = Learner(

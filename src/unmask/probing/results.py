@@ -81,7 +81,7 @@ class Verdict:
         """Return everything, ready for JSON."""
         names = ("method", "first", "model", "differences", "mean", "sd", "better", "interval", "decided")
         values = {name: getattr(self, name) for name in names}
-        return values | {"figure": self.metric, "seeds": len(self.differences), "verdict": str(self)}
+        return values | {"metric": self.metric, "seeds": len(self.differences), "verdict": str(self)}
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -161,7 +161,7 @@ class ProbeResult(Result):
                 "sizes": sizes,
                 "overlap": overlap,
             },
-            "figure": MAIN[task.kind],
+            "metric": MAIN[task.kind],
             "seeds": self.settings.seeds,
             "a_seed": {method: SEEDS[method] for method in self.settings.methods},
             "precision": self.precision,

@@ -137,7 +137,7 @@ def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str,
     if not row:
         return _EMPTY_LINE, "an empty line"
     if width and len(row) != width:
-        what = f"the row has {len(row)} fields, expected {width} as in the first row"
+        what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {width} as in the first row"
         return "ragged row", what + "; put quotes around fields that hold the separator"
     return None
 
