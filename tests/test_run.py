@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -654,7 +655,8 @@ def test_a_run_says_what_it_chose_and_shows_its_first_batch(finished: Runs) -> N
     lines = {line[:14].strip(): line[14:] for line in block.splitlines()}
     assert lines["objective"] == "masked language modelling of 15% of the tokens"
     assert lines["masking"] == "strategy token (80% mask token, 10% random token, 10% unchanged)"
-    assert lines["length"] == "12 steps"
+    passes = f"{12 / choices['steps_per_epoch']:.2g} passes over {choices['tokens_per_epoch']:,} tokens"
+    assert lines["length"] == f"12 steps, about {passes}"
     assert lines["learning rate"] == "5e-05 (adamw), linear schedule, 6% warm-up"
     assert lines["batch"] == "256 tokens a step"
     assert lines["held-out text"].startswith(f"{choices['heldout']['documents']} documents, ")
@@ -674,7 +676,15 @@ def test_a_run_says_what_it_chose_and_shows_its_first_batch(finished: Runs) -> N
 def test_the_default_length_follows_from_the_size_of_the_text(configure: Configure) -> None:
     """A hundred passes over a few thousand tokens, which is what `unmask check` recommends, and not one."""
     planned = dry_run(configure(model__preset="tiny-bert", train__max_steps=None))
-    assert planned.steps == pytest.approx(100 * planned.tokens_per_epoch / 256, abs=1)
+    assert planned.steps == 100 * math.ceil(planned.tokens_per_epoch / 256)
+
+
+def test_the_announced_steps_are_those_of_the_run(
+    configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    config = configure(model__preset="tiny-bert", train__max_steps=None, train__epochs=2)
+    result = train(config, tmp_path / "run")
+    assert read(result.folder.info)["choices"]["steps"] == result.steps
 
 
 @pytest.mark.parametrize(

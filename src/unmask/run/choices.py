@@ -22,11 +22,17 @@ _STILL_FALLING = 0.005  # of the loss, over the last two evaluations
 
 def planned_steps(config: RunConfig, components: RunComponents) -> int | None:
     """Return the optimizer steps until ``max_steps`` or ``epochs`` ends the run; ``None`` where only the clock does."""
-    train, share = config.train, config.data.replay_share if components.replay else 0.0
+    train = config.train
     limits = [float(train.max_steps)] if train.max_steps else []
-    if train.epochs and train.batch_tokens:
-        limits.append(train.epochs * max(1.0, components.text.tokens / (train.batch_tokens * (1 - share))))
+    if train.epochs:
+        limits.append(train.epochs * _steps_per_epoch(config, components))
     return max(1, round(min(limits))) if limits else None
+
+
+def _steps_per_epoch(config: RunConfig, components: RunComponents) -> int:
+    """Return the steps of one pass over the text; the last one is smaller where the text does not fill it."""
+    share = config.data.replay_share if components.replay else 0.0
+    return math.ceil(components.text.tokens / (config.train.batch_tokens * (1 - share)))  # type: ignore[operator]
 
 
 def choices_of(config: RunConfig, components: RunComponents, *, default_length: bool) -> dict[str, Any]:
@@ -48,6 +54,7 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
         "max_steps": train.max_steps,
         "minutes": train.minutes,
         "steps": planned_steps(config, components),
+        "steps_per_epoch": _steps_per_epoch(config, components),
         "default_length": default_length,
         "tokens_per_epoch": components.text.tokens,
         "optimizer": train.optimizer.name,
@@ -104,8 +111,11 @@ def _length(choices: Mapping[str, Any]) -> str:
         f"{choices['minutes']:g} minutes" if choices["minutes"] else "",
     ]
     text = " or ".join(filter(None, limits))
-    if choices["epochs"] and choices["steps"]:
+    if choices["epochs"]:
         text += f", about {plural(choices['steps'], 'step')}"
+    elif choices["steps"]:
+        passes = choices["steps"] / choices["steps_per_epoch"]
+        text += f", about {passes:.2g} passes over {plural(choices['tokens_per_epoch'], 'token')}"
     return text + (
         " (chosen by the size of the text; --epochs or --minutes sets it)"
         if choices["default_length"]
