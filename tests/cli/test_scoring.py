@@ -265,9 +265,15 @@ def test_a_signal_ends_with_what_is_written_and_how_to_go_on(
             signal.raise_signal(number)
 
     handler = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(RowFile, "write", stopped)
-        found = run("score", "texts.txt", "-o", "rows.jsonl")
+    ctrl_c = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for jobs in the background
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(RowFile, "write", stopped)
+            found = run("score", "texts.txt", "-o", "rows.jsonl")
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
     assert found.code == 75
     assert "--resume" in found.err
     assert Path("rows.jsonl").read_text(encoding="utf-8").count("\n") == 2
