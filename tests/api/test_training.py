@@ -228,7 +228,7 @@ def test_prepared_text_masks_and_words(base: Path, corpus_text: list[str]) -> No
     assert "rate" in set(counts.to_pandas()["measure"])
     config = unmask.load_config(None, ["masking.rate=0.3"])
     surveys = [unmask.masks("shards", config=config, mask_rate=rate).to_dict() for rate in (None, 0.2)]
-    assert [one["asked_rate"] for one in surveys] == [0.3, 0.2]
+    assert [one["mask_rate"] for one in surveys] == [0.3, 0.2]
     assert surveys[1] == counts.to_dict()
     domain, general = [*corpus_text[:99], *["The telescope."] * 99], ["The general text is here."] * 200
     found = unmask.terms(domain, general, unmask.load(base), out="terms.tsv")
