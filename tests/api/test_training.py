@@ -143,6 +143,14 @@ def test_a_model_in_memory_has_to_be_saved_first(base: Path) -> None:
         unmask.train("notes", model=loaded.lm.model, **QUICK)  # type: ignore[arg-type]
 
 
+def test_keys_of_earlier_versions_are_named(base: Path) -> None:
+    Path("old.yaml").write_text("train:\n  keep_best: true\n", encoding="utf-8")
+    events: list[unmask.ProgressEvent] = []
+    unmask.train("notes/", model=base, config="old.yaml", progress=events.append, **QUICK)
+    (line,) = (event.text for event in events if "keep_best" in event.text)
+    assert line == "renamed settings: old.yaml:2: train.keep_best is now train.export_best"
+
+
 def test_missing_values_are_skipped_with_a_warning(base: Path, corpus_text: list[str]) -> None:
     events: list[unmask.ProgressEvent] = []
     texts = [*corpus_text[:60], None, float("nan")]

@@ -12,6 +12,7 @@ from unmask.config.load import load_config
 from unmask.config.options import OPTIONS, hint
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
+from unmask.progress import Progress
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -36,8 +37,13 @@ def sections(options: Mapping[str, Any], known: Iterable[str], offline: bool = F
     return configured(options.get("config"), flags | {"model.offline": offline})
 
 
-def configured(config: str | Path | RunConfig | None, flags: Mapping[str, Any]) -> RunConfig:
-    """Return ``config``, a settings file or settings, with the settings ``flags`` (by dotted key) over it."""
+def configured(
+    config: str | Path | RunConfig | None, flags: Mapping[str, Any], progress: Progress = Progress()
+) -> RunConfig:
+    """Return ``config``, a settings file or settings, with the settings ``flags`` (by dotted key) over it.
+
+    ``progress`` gets the warnings about keys of earlier versions.
+    """
     if isinstance(config, RunConfig):
         flags = flat_settings(config.model_dump(exclude_unset=True)) | dict(flags)
         config = None
@@ -47,7 +53,7 @@ def configured(config: str | Path | RunConfig | None, flags: Mapping[str, Any]) 
             f"config: expected a YAML file or a RunConfig, not a {kind}; settings= takes a dictionary"
         )
     nulls = [f"{key}=null" for key, value in flags.items() if value is None]
-    return load_config(config, nulls, flags, keywords=True)
+    return load_config(config, nulls, flags, keywords=True, progress=progress)
 
 
 def flat_settings(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

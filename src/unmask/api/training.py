@@ -140,7 +140,8 @@ def train(
         OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
     }
     with shown(progress, offline) as listener:
-        flags |= _texts(given, configured(config, flags).data.text_field, folder, listener)
+        field = configured(config, flags, listener).data.text_field
+        flags |= _texts(given, field, folder, listener)
         finished = run_training(
             configured(config, flags),
             folder.root,
