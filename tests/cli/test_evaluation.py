@@ -3,49 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from unmask.cli.main import main
+from tests.cli.conftest import Run
 
 Checkpoint = Callable[[str], Path]
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.out.count("\n") == 1, "one document, and nothing else, belongs on stdout"
-        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Return `run(*arguments) -> Outcome`, in an empty folder; the environment is put back afterwards."""
-    before = dict(os.environ)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return Outcome(code, *capsys.readouterr())
-
-    yield call
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

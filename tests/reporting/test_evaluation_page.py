@@ -4,54 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from tests.reporting.conftest import Outline
 
 from unmask.reporting.evaluation_page import evaluation_verdict, render_comparison, render_evaluation
 from unmask.reporting.evaluation_plots import Series, ranges, short, tick_text
 
 NASTY = "<script>alert('x & y')</script>"
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 FIGURES = ("loss", "perplexity", "accuracy", "accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
 TABLES = {
     "by_frequency": ("By frequency of the token", ["never", "1–9", "1,000–9,999"]),
     "by_piece": ("By place in the word", ["word-initial", "continuation"]),
 }
-
-
-class Outline(HTMLParser):
-    """Tags, attributes and text of a page; fails on a tag that is not closed in its place."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
 
 
 def figures(accuracy: float, *names: str) -> dict[str, Any]:

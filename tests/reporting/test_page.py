@@ -8,11 +8,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reporting.conftest import Outline
 
 from unmask.errors import DataError, DiskError
 from unmask.reporting.page import write_report
@@ -21,44 +21,7 @@ from unmask.run_folder import RunFolder
 from unmask.storage import read_rows, write_json
 
 Rewrite = Callable[[RunFolder, list[dict[str, Any]]], None]
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 NASTY = "<script>alert('x & y')</script>"
-
-
-class Outline(HTMLParser):
-    """Tags, attributes and text of a page; fails on a tag that is not closed in its place."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
-
-    def values(self, attribute: str) -> list[str]:
-        return [attrs[attribute] or "" for _, attrs in self.elements if attribute in attrs]
 
 
 def page_of(folder: RunFolder) -> tuple[str, Outline]:
