@@ -25,7 +25,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
-from unmask.data.batches import TextSource
+from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import open_corpus
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import ConfigError, DataError, DiskError, DivergedError, Interrupted, UnmaskError
@@ -33,7 +33,7 @@ from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import components as material_module
 from unmask.run import train as run_module
-from unmask.run.choices import advice_of
+from unmask.run.choices import advice_of, masked_excerpt
 from unmask.run.disk import size_of
 from unmask.run.dry_run import dry_run
 from unmask.run.train import FinishedRun, train
@@ -671,6 +671,18 @@ def test_a_run_says_what_it_chose_and_shows_its_first_batch(finished: Runs) -> N
     assert listener.heard.index(block) < next(
         place for place, text in enumerate(listener.heard) if text.startswith("step ")
     )
+
+
+def test_a_byte_level_batch_is_shown_as_text(byte_level_tokenizer: Any) -> None:
+    text = "ยา à la carte"
+    ids = byte_level_tokenizer(text, add_special_tokens=False)["input_ids"]
+    place = len(ids) - 1
+    masked = np.array([*ids[:-1], byte_level_tokenizer.mask_token_id])
+    ends = np.array([0, len(ids)], dtype=np.int32)
+    batch = Batch(masked, np.arange(len(ids)), ends, np.array([place]), np.array(ids[-1:]), np.array([0]))
+    shown = masked_excerpt(batch, byte_level_tokenizer)
+    mask, last = byte_level_tokenizer.mask_token, byte_level_tokenizer.decode(ids[-1:])
+    assert shown == f"{text.removesuffix(last)}{mask}({last})"
 
 
 def test_the_default_length_follows_from_the_size_of_the_text(configure: Configure) -> None:

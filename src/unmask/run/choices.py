@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import RunConfig
@@ -125,18 +125,40 @@ def _length(choices: Mapping[str, Any]) -> str:
 
 def masked_excerpt(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the beginning of a batch as the model sees it, the original behind each target: ``[MASK](river)``."""
-    end = int(batch.cu_seqlens[1])
+    ids = batch.input_ids[: int(batch.cu_seqlens[1])].tolist()
     targets = dict(zip(batch.target_index.tolist(), batch.target_ids.tolist(), strict=True))
-    names = tokenizer.convert_ids_to_tokens(batch.input_ids[:end].tolist())
+    pieces = (_decoded if '"ByteLevel"' in tokenizer.backend_tokenizer.to_str() else _spelled)(
+        ids, targets, tokenizer
+    )
     text = ""
-    for index, name in enumerate(names):
+    for piece in pieces:
+        room = _EXCERPT - len(text)
+        if len(piece) > room:
+            return f"{text or piece[:room]} …"
+        text += piece
+    return text
+
+
+def _spelled(ids: list[int], targets: Mapping[int, int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Yield each token with the space before it."""
+    for index, name in enumerate(tokenizer.convert_ids_to_tokens(ids)):
         space, shown = readable(str(name))
         if index in targets:
             shown += f"({readable(str(tokenizer.convert_ids_to_tokens(targets[index])))[1]})"
-        if len(text) + len(shown) > _EXCERPT:
-            return f"{text} …"
-        text += (" " if space and text else "") + shown
-    return text
+        yield (" " if space and index else "") + shown
+
+
+def _decoded(ids: list[int], targets: Mapping[int, int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Yield targets, and the text between them decoded as a whole: a byte-level token may be a part of a character."""
+    begin = 0
+    for index in [*sorted(place for place in targets if place < len(ids)), len(ids)]:
+        if index > begin:
+            yield str(tokenizer.decode(ids[begin:index]))
+        if index < len(ids):
+            original = str(tokenizer.decode([targets[index]]))
+            space = " " if original.startswith(" ") else ""
+            yield f"{space}{str(tokenizer.decode([ids[index]])).strip()}({original.strip() or original})"
+        begin = index + 1
 
 
 def advice_of(
