@@ -137,16 +137,25 @@ def test_bare_lists_and_other_sequences_are_taken(wordpiece_tokenizer: Any, feat
         assert "token_type_ids" not in bare
 
 
-def test_padding_that_is_there_changes_no_mask(wordpiece_tokenizer: Any, features: Features) -> None:
-    collator = MLMCollator(wordpiece_tokenizer)
+@pytest.mark.parametrize("strategy", ["token", "word", "span"])
+@pytest.mark.parametrize(("before", "after"), [(0, 5), (5, 0), (2, 3)])
+def test_padding_that_is_there_changes_no_mask(
+    before: int, after: int, strategy: Any, wordpiece_tokenizer: Any, features: Features
+) -> None:
+    collator = MLMCollator(wordpiece_tokenizer, MaskingSettings(strategy=strategy))
+    pad = wordpiece_tokenizer.pad_token_id
     padded = [
         {
-            "input_ids": [*feature["input_ids"], *[wordpiece_tokenizer.pad_token_id] * 5],
-            "attention_mask": [1] * len(feature["input_ids"]) + [0] * 5,
+            "input_ids": [*[pad] * before, *feature["input_ids"], *[pad] * after],
+            "attention_mask": [0] * before + [1] * len(feature["input_ids"]) + [0] * after,
         }
         for feature in features
     ]
-    assert list(rows(collator(padded))) == list(rows(collator(features)))
+    batch = collator(padded)
+    assert list(rows(batch)) == list(rows(collator(features)))
+    padding = batch["attention_mask"] == 0
+    assert (batch["input_ids"][padding] == pad).all()
+    assert (batch["labels"][padding] == IGNORED).all()
 
 
 def test_the_width_is_rounded_up(wordpiece_tokenizer: Any, features: Features) -> None:
@@ -163,6 +172,23 @@ def test_tokens_that_are_called_special_are_no_targets(wordpiece_tokenizer: Any)
     )
     assert (batch["labels"][0] == IGNORED).int().tolist() == called
     assert "special_tokens_mask" not in batch
+
+
+def test_copies_of_a_text_have_masks_of_their_own_by_their_ids(wordpiece_tokenizer: Any) -> None:
+    collator, copies = MLMCollator(wordpiece_tokenizer), 2000
+    ids = [int(number) for number in wordpiece_tokenizer("the harbour")["input_ids"]]
+    same = collator([ids] * copies)
+    assert len(set(rows(same))) == 1
+    numbered = [{"input_ids": ids, "id": number} for number in range(copies)]
+    batch = collator(numbered)
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert float((batch["labels"] != IGNORED).sum() / (copies * (len(ids) - 2))) == pytest.approx(
+        0.15, abs=0.03
+    )
+    again = collator([{"input_ids": ids, "id": np.int64(7)}, {"input_ids": ids, "id": torch.tensor(8)}])
+    assert torch.equal(again["labels"], batch["labels"][7:9])
+    named = collator([{"input_ids": ids, "id": f"note-{number}"} for number in range(copies)])
+    assert not torch.equal(named["labels"], batch["labels"])
 
 
 # --- determinism --------------------------------------------------------------------------------------------------
@@ -309,6 +335,7 @@ def test_a_copy_masks_alike(wordpiece_tokenizer: Any, features: Features) -> Non
         (["a text"], "feature 0 must hold integers only"),
         ([[5, 10**6]], "token ids go from 5 to 1000000, and the tokenizer has"),
         ([[-1]], "token ids go from -1"),
+        ([{"input_ids": [5], "id": 1.5}], "the id of feature 0 must be an integer or a string, not 1.5"),
     ],
 )
 def test_features_that_cannot_be_masked_are_refused(

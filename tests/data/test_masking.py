@@ -163,6 +163,22 @@ def test_any_rate_is_met(rate: float, strategy: str, of: Callable[..., MaskingSe
 
 @pytest.mark.parametrize("count", ["bernoulli", "fixed"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_rate_is_met_in_texts_of_every_length(
+    count: str, strategy: str, of: Callable[..., MaskingSettings]
+) -> None:
+    """In texts of 1 to 20 tokens too, each of which has more or fewer targets than the rate asks for."""
+    plan, copies = plan_of(vocabulary(), of(strategy, count)), 4000
+    for length in (1, 2, 3, 4, 6, 10, 20):
+        packed = framed(vocabulary(), [OPENING[np.arange(length) * 7]] * copies, keys=[*range(1, copies + 1)])
+        masked = mask(packed, vocabulary(), plan, MaskKey(0, 0), 0.15)
+        # A span of up to ten words is one draw.
+        draws = copies * length / (min(length, 10) if strategy == "span" else 1)
+        share = len(masked.target_index) / (copies * length)
+        assert share == pytest.approx(0.15, abs=4 * math.sqrt(0.15 * 0.85 / draws)), length
+
+
+@pytest.mark.parametrize("count", ["bernoulli", "fixed"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_rate_of_one_masks_every_token_but_special_ones(
     strategy: str, count: str, of: Callable[..., MaskingSettings]
 ) -> None:
@@ -217,7 +233,9 @@ def test_targets_become_80_percent_mask_10_percent_random_and_10_percent_stay() 
     same_by_chance = 0.1 / (WORDS + PIECES)
     assert (shown == MASK_ID).mean() == pytest.approx(0.8, abs=0.003)
     assert (shown == masked.target_ids).mean() == pytest.approx(0.1 + same_by_chance, abs=0.003)
-    fate = replacement_kinds(packed, masked.target_index, MaskingSettings(), MaskKey(1, 0))
+    fate = replacement_kinds(
+        packed, masked.target_index, plan_of(vocabulary(), MaskingSettings()), MaskKey(1, 0)
+    )
     assert [round(float((fate == kind).mean()), 2) for kind in (MASK, RANDOM, KEEP)] == [0.8, 0.1, 0.1]
     assert np.array_equal(shown[fate == MASK], np.full((fate == MASK).sum(), MASK_ID))
     assert np.array_equal(shown[fate == KEEP], masked.target_ids[fate == KEEP])
@@ -421,6 +439,25 @@ def test_protected_tokens_are_no_targets(of: Callable[..., MaskingSettings]) -> 
             assert np.array_equal(chosen, ~protected & ~vocabulary().special[packed.input_ids])
 
 
+def test_a_span_is_replaced_as_a_whole_and_the_tokens_of_a_word_each_by_itself() -> None:
+    packed, key = text(400_000), MaskKey(1, 0)
+    mixed = {}
+    for strategy in ("span", "word"):
+        plan = plan_of(vocabulary(), MaskingSettings.model_validate({"strategy": strategy}))
+        masked = mask(packed, vocabulary(), plan, key, 0.15)
+        unit = mask_decisions(packed, vocabulary(), plan, key, 0.15).unit[masked.target_index]
+        kinds = replacement_kinds(packed, masked.target_index, plan, key)
+        first = np.flatnonzero(np.diff(unit, prepend=-1))
+        mixed[strategy] = (np.minimum.reduceat(kinds, first) < np.maximum.reduceat(kinds, first)).any()
+        shares = [float((kinds == kind).mean()) for kind in (MASK, RANDOM, KEEP)]
+        assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+        shown = masked.input_ids[masked.target_index]
+        assert np.array_equal(shown == MASK_ID, kinds == MASK)
+        assert np.array_equal(shown[kinds == KEEP], masked.target_ids[kinds == KEEP])
+        assert len(set(shown[kinds == RANDOM].tolist())) > 100
+    assert mixed == {"span": False, "word": True}
+
+
 # --- a fixed count ------------------------------------------------------------------------------------------------
 
 
@@ -449,22 +486,6 @@ def test_a_fixed_count_of_units_is_off_by_no_more_than_about_the_longest(
     wanted = 0.15 * per_sequence(packed, ~vocabulary().special[packed.input_ids])
     # With terms the chances differ within a length, which leaves some play more.
     assert (np.abs(per_sequence(packed, hits(packed, masked)) - wanted) <= 2 * longest).all()
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_fixed_count_finds_a_target_in_every_text_of_two_tokens(
-    strategy: str, of: Callable[..., MaskingSettings]
-) -> None:
-    rows = [OPENING[np.arange(size) + size] for size in range(1, 8)] * 20
-    packed = framed(vocabulary(), rows)
-    policy = plan_of(vocabulary(), of(strategy, "fixed"))
-    seen = np.zeros(len(rows), dtype=np.int64)
-    for epoch in range(20):
-        chosen = hits(packed, mask(packed, vocabulary(), policy, MaskKey(0, epoch), 0.02))
-        seen += per_sequence(packed, chosen) > 0
-    sizes = np.array([len(row) for row in rows])
-    assert (seen[sizes >= 2] == 20).all()
-    assert (seen[sizes == 1] < 20).all()
 
 
 @pytest.mark.parametrize("strategy", ["token", "word", "ngram", "span"])

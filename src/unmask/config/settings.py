@@ -69,9 +69,10 @@ class MaskingSettings(Settings):
     and ``rate`` to adapt. Evaluation always masks ``rate``."""
     count: Literal["bernoulli", "fixed"] = "bernoulli"
     """``bernoulli`` decides independently for every token, word or span, so that the number of targets varies;
-    ``fixed`` masks the same share of every sequence, and at least one target in two tokens or more."""
+    ``fixed`` masks the same share of every sequence, rounded up or down at random."""
     mask_share: float = Field(0.8, ge=0, le=1)
-    """Share of the targets that become the mask token."""
+    """Share of the targets that become the mask token. With ``span`` the replacement is drawn once for a whole span, as
+    in SpanBERT, otherwise for every token, as in BERT."""
     random_share: float = Field(0.1, ge=0, le=1)
     """Share of the targets that become a random token; the rest keep their own."""
     span_words: int = Field(10, ge=1)

@@ -5,8 +5,8 @@
     collator = MLMCollator(tokenizer, MaskingSettings(strategy="word"), seed=1)
     trainer = Trainer(model, args, train_dataset=data, data_collator=collator)
 
-The masks depend on the seed, the epoch and the input_ids of a text, so they are the same for any batch size, order and
-number of workers, and after a resume.
+The masks depend on the seed, the epoch, and the input_ids and id of a text, so they are the same for any batch size,
+order, padding and number of workers, and after a resume. Without ids, texts of the same tokens have the same masks.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 IGNORED = -100
 """The label of a token that is not predicted, as in torch and transformers."""
 _COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
+ID = "id"
+"""The column of features that names a text."""
 
 
 class MLMCollator:
@@ -94,32 +96,41 @@ class MLMCollator:
 
         Args:
             features: each with ``input_ids``, with or without special tokens, and optionally ``attention_mask``,
-                ``token_type_ids`` and ``special_tokens_mask``, whose tokens are not masked; or only token ids.
+                ``token_type_ids`` and ``special_tokens_mask``, whose tokens are not masked; or only token ids. An
+                ``id``, an integer or a string, gives a text masks of its own even if another one has the same tokens; a
+                ``Trainer`` hands it over only with ``remove_unused_columns=False``.
 
         Returns:
             ``int64 [N, L]`` tensors: ``input_ids``, ``attention_mask``, ``labels`` (-100 where nothing is
             predicted), and ``token_type_ids`` if all features have them.
 
         Raises:
-            DataError: there are no features, or one lacks ``input_ids``, has an unknown column, or columns of
-                different lengths.
+            DataError: there are no features, or one lacks ``input_ids``, has an unknown column, an ``id`` that is
+                no integer or string, or columns of different lengths.
         """
         import torch
 
         rows = [_row(feature, number) for number, feature in enumerate(features)]
         if not rows:
             raise DataError("MLMCollator got an empty list of features")
-        packed = _pack(rows)
-        self._check_ids(packed.input_ids)
-        protected = np.concatenate([row["special_tokens_mask"] for row in rows]).astype(bool)
+        input_ids, attended, special = (
+            np.concatenate([row[name] for row in rows])
+            for name in ("input_ids", "attention_mask", "special_tokens_mask")
+        )
+        self._check_ids(input_ids)
+        # Padding is left out, so that it has no influence on the masks on either side of the text.
+        text = np.flatnonzero(attended)
+        packed = _pack(rows, [_id(feature, number) for number, feature in enumerate(features)])
         key, rate = MaskKey(self._seed, int(self._epoch)), self._plan.settings.rate
+        protected = special[text].astype(bool)
         masked = mask(packed, self._plan.vocabulary, self._plan, key, rate, protected=protected)
-        labels = np.full(len(packed.input_ids), IGNORED, dtype=np.int64)
-        labels[masked.target_index] = masked.target_ids
-        lengths = np.diff(packed.cu_seqlens)
+        labels = np.full(len(input_ids), IGNORED, dtype=np.int64)
+        labels[text[masked.target_index]] = masked.target_ids
+        input_ids[text] = masked.input_ids
+        lengths = np.array([len(row["input_ids"]) for row in rows])
         columns = {
-            "input_ids": (masked.input_ids, self._plan.vocabulary.pad_id),
-            "attention_mask": (np.concatenate([row["attention_mask"] for row in rows]), 0),
+            "input_ids": (input_ids, self._plan.vocabulary.pad_id),
+            "attention_mask": (attended, 0),
             "labels": (labels, IGNORED),
         }
         if all("token_type_ids" in row for row in rows):
@@ -179,14 +190,14 @@ def _row(feature: Mapping[str, Any] | Sequence[int], number: int) -> dict[str, n
         raise DataError(
             f"feature {number} has no input_ids, it has {', '.join(map(str, content)) or 'nothing'}"
         )
-    unknown = [name for name in content if name not in _COLUMNS]
+    unknown = [name for name in content if name not in (*_COLUMNS, ID)]
     if unknown:
         raise DataError(
-            f"feature {number} has '{unknown[0]}'; MLMCollator takes {', '.join(_COLUMNS)}: drop the others from the "
-            f"data set"
+            f"feature {number} has '{unknown[0]}'; MLMCollator takes {', '.join(_COLUMNS)} and {ID}: drop the others "
+            f"from the data set"
         )
     try:
-        row = {name: np.asarray(value, dtype=np.int64) for name, value in content.items()}
+        row = {name: np.asarray(content[name], dtype=np.int64) for name in _COLUMNS if name in content}
     except (TypeError, ValueError) as error:
         raise DataError(f"feature {number} must hold integers only ({error})") from None
     row.setdefault("attention_mask", np.ones_like(row["input_ids"]))
@@ -197,10 +208,10 @@ def _row(feature: Mapping[str, Any] | Sequence[int], number: int) -> dict[str, n
     return row
 
 
-def _pack(rows: list[dict[str, np.ndarray]]) -> Packed:
-    """Concatenate texts; each is a document whose key is a hash of its token ids without padding."""
-    texts = [row["input_ids"] for row in rows]
-    keys = [_key(text[row["attention_mask"] != 0]) for text, row in zip(texts, rows, strict=True)]
+def _pack(rows: list[dict[str, np.ndarray]], ids: list[int | str | None]) -> Packed:
+    """Concatenate texts without padding; each is a document whose key is a hash of its token ids and its ``id``."""
+    texts = [row["input_ids"][row["attention_mask"] != 0] for row in rows]
+    keys = [_key(text, id) for text, id in zip(texts, ids, strict=True)]
     return Packed(
         input_ids=np.concatenate(texts),
         cu_seqlens=np.cumsum([0] + [len(text) for text in texts]),
@@ -209,5 +220,18 @@ def _pack(rows: list[dict[str, np.ndarray]]) -> Packed:
     )
 
 
-def _key(input_ids: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(input_ids.tobytes(), digest_size=8).digest(), "little")
+def _key(input_ids: np.ndarray, id: int | str | None) -> int:
+    found = hashlib.blake2b(input_ids.tobytes(), digest_size=8)
+    if id is not None:
+        found.update(f"id {id}".encode(errors="surrogatepass"))
+    return int.from_bytes(found.digest(), "little")
+
+
+def _id(feature: Mapping[str, Any] | Sequence[int], number: int) -> int | str | None:
+    """Return the ``id`` of a feature, also where a data set holds it as a tensor or a number of NumPy."""
+    found = feature.get(ID) if isinstance(feature, Mapping) else None
+    if found is not None and getattr(found, "shape", None) == ():
+        found = found.item()
+    if found is None or isinstance(found, int | str):
+        return found
+    raise DataError(f"the id of feature {number} must be an integer or a string, not {found!r}")

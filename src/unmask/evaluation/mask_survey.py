@@ -68,7 +68,7 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
     kind = dict(
         zip(
             masked.target_index.tolist(),
-            replacement_kinds(packed, masked.target_index, source.masking, key),
+            replacement_kinds(packed, masked.target_index, source.plan, key),
             strict=True,
         )
     )
@@ -120,7 +120,7 @@ class _Tally:
         self.count["tokens"] += int(maskable.sum())
         self.count["targets"] += len(masked.target_index)
         self.count["spans"] += int((target & ~follows).sum())
-        kind = replacement_kinds(packed, masked.target_index, source.masking, key)
+        kind = replacement_kinds(packed, masked.target_index, source.plan, key)
         for number, name in _REPLACEMENT_KINDS.items():
             self.count[name] += int((kind == number).sum())
         if source.vocabulary.words is not None:

@@ -5,7 +5,8 @@ All masks are a pure function of (seed, epoch, document, position in the documen
 :mod:`unmask.data.masking.selection`.
 
 The default is BERT's (Devlin et al. 2019): of 15% of the tokens, 80% become the mask token, 10% a random token and 10%
-stay. Special tokens are never targets and never replacements.
+stay. This is drawn for every token (so too in BERT's whole word masking), but once for a whole span (SpanBERT, Joshi et
+al. 2020). Special tokens are never targets and never replacements.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from unmask.config.settings import MaskingSettings
 from unmask.data.masking.random_bits import MaskKey, random_bits, random_bits_at, threshold, uniform
 from unmask.data.masking.selection import Selection, select
-from unmask.data.masking.units import MaskingPlan, plan_of
+from unmask.data.masking.units import MaskingPlan, plan_of, units_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import ConfigError
@@ -86,7 +87,7 @@ def mask(
         selection = select(packed, plan, key, rate, maskable)
         selected = _per_token(packed, selection, selection.selected)
     selected &= maskable
-    return _replace(packed, np.flatnonzero(selected), vocabulary, plan.settings, key)
+    return _replace(packed, np.flatnonzero(selected), plan, key)
 
 
 def mask_at(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> Masked:
@@ -118,10 +119,12 @@ def mask_decisions(
     )
 
 
-def replacement_kinds(
-    packed: Packed, index: np.ndarray, settings: MaskingSettings, key: MaskKey
-) -> np.ndarray:
+def replacement_kinds(packed: Packed, index: np.ndarray, plan: MaskingPlan, key: MaskKey) -> np.ndarray:
     """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask token (0), a random token (1), or stay (2)."""
+    settings = plan.settings
+    if settings.strategy == "span":
+        first = units_of(packed, plan, key).first
+        index = first[np.searchsorted(first, index, side="right") - 1]
     draw = random_bits_at(packed, index, key.stream("kind"))
     not_mask = draw >= threshold(settings.mask_share)
     return not_mask.astype(np.int8) + (draw >= threshold(settings.mask_share + settings.random_share))
@@ -137,13 +140,12 @@ def _per_token(packed: Packed, selection: Selection, values: np.ndarray) -> np.n
     return np.repeat(values, np.diff(selection.first, append=len(packed.input_ids)))
 
 
-def _replace(
-    packed: Packed, index: np.ndarray, vocabulary: Vocabulary, settings: MaskingSettings, key: MaskKey
-) -> Masked:
+def _replace(packed: Packed, index: np.ndarray, plan: MaskingPlan, key: MaskKey) -> Masked:
     """Replace the ``int64 [M]`` targets by mask tokens and random tokens."""
+    vocabulary = plan.vocabulary
     input_ids = packed.input_ids.copy()
     targets = input_ids[index]
-    kind = replacement_kinds(packed, index, settings, key)
+    kind = replacement_kinds(packed, index, plan, key)
     input_ids[index[kind == MASK]] = vocabulary.mask_id
     random = index[kind == RANDOM]
     chosen = random_bits_at(packed, random, key.stream("token"))

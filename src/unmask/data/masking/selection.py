@@ -5,8 +5,9 @@ weight times a factor, solved for every sequence so that the expected share of m
 
 ``bernoulli`` draws for each unit independently. ``fixed`` is systematic sampling (Madow 1949) with one draw per sequence:
 units are ordered by length, in random order within a length, and laid on a line with their chances as widths; every
-whole number from a random start selects the unit it falls into. Each unit keeps its chance, and the number of targets
-differs from the mask rate's share by at most one token for single tokens, and by about the longest unit otherwise.
+whole number from a random start selects the unit it falls into. Each unit keeps its chance, so the expected share is the
+mask rate in texts of any length, and the number of targets differs from it by less than one for single tokens, and by
+about the longest unit otherwise. A short text can have no target.
 """
 
 from __future__ import annotations
@@ -93,26 +94,7 @@ def _systematic(
     place = (before - begins + (offset >> _SHIFT)[sequence[order]]) & np.uint64(_ONE - 1)
     decided = np.empty_like(draw)
     decided[order] = (np.uint64(_ONE - 1) - place) << _SHIFT
-    limit = np.where(width >= _ONE, ~np.uint64(0), width << _SHIFT)
-    _take_at_least_one(decided, limit, draw, sizes, sequence, len(offset))
-    return decided, limit
-
-
-def _take_at_least_one(
-    decided: np.ndarray,
-    limit: np.ndarray,
-    draw: np.ndarray,
-    sizes: np.ndarray,
-    sequence: np.ndarray,
-    count: int,
-) -> None:
-    """Select the unit of the lowest draw in sequences of two or more tokens without a selected unit."""
-    tokens = np.bincount(sequence, sizes, count)
-    selected = np.bincount(sequence, (decided < limit) & (sizes > 0), count)
-    candidates = np.flatnonzero((sizes > 0) & ((selected == 0) & (tokens > 1))[sequence])
-    ranked = candidates[np.lexsort((draw[candidates], sequence[candidates]))]
-    lowest = ranked[np.diff(sequence[ranked], prepend=-1) > 0]
-    decided[lowest], limit[lowest] = 0, np.maximum(limit[lowest], 1)
+    return decided, np.where(width >= _ONE, ~np.uint64(0), width << _SHIFT)
 
 
 def _thresholds(chance: np.ndarray) -> np.ndarray:
