@@ -61,7 +61,11 @@ def main() -> int:
 
 def sentences(files: list[Path], count: int) -> list[list[str]]:
     """Return the words of some lines of text files."""
-    lines = [line.split() for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.split()
+        for path in files
+        for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    ]
     lines = [line[:25] for line in lines if len(line) > 6 and "[MASK]" not in line]
     return random.Random(1860).sample(lines, min(count, len(lines)))
 

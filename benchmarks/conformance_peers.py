@@ -149,7 +149,7 @@ def _load(place: str, family: str) -> tuple[Any, Any]:
 
 
 def _lines(place: str) -> list[str]:
-    return Path(place, "text.txt").read_text(encoding="utf-8").splitlines()
+    return Path(place, "text.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 # ---------------------------------------------------------------- transformers

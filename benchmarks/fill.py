@@ -95,7 +95,7 @@ def measure(model: str, source: str, texts: int, single: int, rounds: int, threa
 def masked(source: str, count: int, mask: str) -> list[str]:
     """Return random sentences of a file with one word masked in each."""
     draw = random.Random(1860)
-    lines = Path(source).read_text(encoding="utf-8").splitlines()
+    lines = Path(source).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     chosen = []
     for line in draw.sample(lines, min(len(lines), 4 * count)):
         words = line.split()

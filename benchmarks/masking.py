@@ -199,11 +199,15 @@ def _tokenizer(vocabulary: Path, files: list[str]) -> Any:
     if vocabulary.is_file():
         from transformers import BertTokenizer
 
-        entries = vocabulary.read_text(encoding="utf-8").splitlines()
+        entries = vocabulary.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return BertTokenizer(vocab={entry: number for number, entry in enumerate(entries)})
     from unmask.data.tokenizer import train_tokenizer
 
-    texts = (line for name in files for line in Path(name).read_text(encoding="utf-8").splitlines())
+    texts = (
+        line
+        for name in files
+        for line in Path(name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    )
     return train_tokenizer(texts, 8_192)
 
 

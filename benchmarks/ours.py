@@ -30,7 +30,7 @@ def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: An
     import torch
     from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-    entries = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+    entries = Path(vocabulary).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     tokenizer = BertTokenizer(
         vocab={entry: number for number, entry in enumerate(entries)}, model_max_length=512
     )

@@ -80,7 +80,9 @@ def blimp(folder: Path, count: int) -> list[str]:
         raise harness.Failure(
             f"no .jsonl in {folder}; name the folder of BLiMP with --pairs (github.com/alexwarstadt/blimp)"
         )
-    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line for file in files for line in file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    ]
     rows = [json.loads(line) for line in random.Random(1860).sample(lines, min(len(lines), (count + 1) // 2))]
     return [row[side] for row in rows for side in ("sentence_good", "sentence_bad")][:count]
 

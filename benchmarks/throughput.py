@@ -93,7 +93,7 @@ def sentences(files: list[str]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         found: list[str] = []
         for name in files:
-            for line in Path(name).read_text(encoding="utf-8").splitlines():
+            for line in Path(name).read_text(encoding="utf-8").removesuffix("\n").split("\n"):
                 found += [part.strip() for part in _SENTENCE_END.split(line) if len(part.split()) > 3]
             if len(found) >= _SENTENCES:
                 break

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,3 +106,34 @@ def test_prepared_shards_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     assert main(["check", str(tmp_path)]) == 3
     assert "shards" in capsys.readouterr().err
+
+
+def test_no_verb_takes_a_model_without_its_tokenizer(
+    files: dict[str, str], checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(checkpoint("bert") / name, model)
+    for command in (
+        ["check", files["corpus"], "--model", str(model)],
+        ["train", files["corpus"], "--model", str(model), "-o", str(tmp_path / "run")],
+        ["score", str(model), files["corpus"]],
+        ["fill", str(model), "A [MASK]."],
+    ):
+        assert main([*command, "--offline"]) == 2
+        found = capsys.readouterr()
+        assert "holds no tokenizer files" in found.err
+        assert "unmask train" not in found.out
+
+
+def test_a_model_that_cannot_be_loaded_is_no_advice(
+    files: dict[str, str], checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(checkpoint("bert"), tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    assert main(["check", files["corpus"], "--model", str(model), "--offline"]) == 2
+    assert "unmask train" not in capsys.readouterr().out
+    (model / "config.json").unlink()
+    assert main(["check", files["corpus"], "--model", str(model), "--offline"]) == 0
+    assert f"--preset modernbert-mini --tokenizer {model}" in capsys.readouterr().out

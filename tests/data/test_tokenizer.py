@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from unmask.data.tokenizer import (
     vocabulary_of,
 )
 from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
 
 FAMILIES = ["wordpiece", "byte_level", "modernbert", "unigram", "chinese"]
 LITERALS = ["[SEP]", "[CLS]", "[MASK]", "[PAD]", "<s>", "</s>", "<pad>", "<mask>"]
@@ -199,3 +201,116 @@ def test_the_hash_tells_tokenizers_apart_but_not_their_limits(
     after = tokenizer_hash(family)
     family.backend_tokenizer.no_truncation()
     assert before == after
+
+
+# --- what a folder lacks, and what it does not say ----------------------------------------------------------------
+
+CONFIG_ONLY = ["bert", "roberta", "distilbert", "electra", "albert", "deberta-v2", "modernbert", "eurobert"]
+CASED = ["The", "Paris", "Madame", "Wien", "the", "river", "##s", "##ing", "naïve", "café", "Über", "über"]
+
+
+class Listener(Progress):
+    """Remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def vocabulary_folder(folder: Path, entries: list[str], **stated: Any) -> Path:
+    """A BERT folder with a `vocab.txt`, and a `tokenizer_config.json` if anything is stated."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (folder / "vocab.txt").write_bytes("\n".join([*specials, *entries, ""]).encode())
+    (folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    if stated:
+        (folder / "tokenizer_config.json").write_text(json.dumps(stated), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("model_type", CONFIG_ONLY)
+def test_a_folder_without_tokenizer_files_is_refused(tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"holds no tokenizer files \(tokenizer.json, vocab.txt") as caught:
+        load_tokenizer(str(tmp_path), offline=True)
+    assert "\n" not in str(caught.value)
+    assert "tokenizer.save_pretrained(" in str(caught.value)
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it has 5 special tokens and no entries for text"):
+        load_tokenizer(str(vocabulary_folder(tmp_path, [])), offline=True)
+
+
+@pytest.mark.parametrize("alphabet", ["ACGT", "ACDEFGHIKLMNPQRSTVWY"])
+def test_a_vocabulary_of_a_few_letters_is_one(tmp_path: Path, alphabet: str) -> None:
+    tokenizer = load_tokenizer(str(vocabulary_folder(tmp_path, list(alphabet))), offline=True)
+    assert tokenizer.tokenize("A C") == ["A", "C"]
+
+
+def test_a_vocabulary_far_smaller_than_the_model_is_refused(tmp_path: Path) -> None:
+    folder = vocabulary_folder(tmp_path, CASED)
+    config = {"model_type": "bert", "vocab_size": 30522}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"has 17 entries but the model 30,522 rows of embeddings"):
+        load_tokenizer(str(folder), offline=True)
+
+
+def test_a_cased_vocabulary_is_cased_in_a_folder_and_by_itself(tmp_path: Path) -> None:
+    folder = vocabulary_folder(tmp_path, CASED)
+    progress = Listener()
+    loaded = load_tokenizer(str(folder), offline=True, progress=progress)
+    assert loaded.tokenize("The naïve Über") == ["The", "naïve", "Über"]
+    assert tokenizer_hash(loaded) == tokenizer_hash(load_tokenizer(str(folder / "vocab.txt")))
+    assert len(progress.heard) == 1
+    assert "by its vocabulary, text keeps its case" in progress.heard[0]
+    loaded.save_pretrained(tmp_path / "saved")
+    assert tokenizer_hash(load_tokenizer(str(tmp_path / "saved"), offline=True)) == tokenizer_hash(loaded)
+
+
+def test_tokenizer_json_says_whether_a_vocabulary_is_cased(tmp_path: Path) -> None:
+    made = load_tokenizer(str(vocabulary_folder(tmp_path, CASED) / "vocab.txt"))
+    made.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    (tmp_path / "saved" / "tokenizer_config.json").unlink()
+    assert load_tokenizer(str(tmp_path / "saved"), offline=True).tokenize("The Über") == ["The", "Über"]
+
+
+def test_an_uncased_vocabulary_with_accents_keeps_them(tmp_path: Path) -> None:
+    entries = ["möchte", "mochte", "fluss", "में", "म", "##े", "##ं"]
+    for name in (".", "vocab.txt"):
+        tokenizer = load_tokenizer(str(vocabulary_folder(tmp_path, entries) / name), offline=True)
+        assert tokenizer.tokenize("Möchte FLUSS में") == ["möchte", "fluss", "में"]
+
+
+def test_what_the_folder_states_stands_and_lost_entries_are_a_warning(tmp_path: Path) -> None:
+    folder = vocabulary_folder(tmp_path, CASED, do_lower_case=True)
+    progress = Listener()
+    tokenizer = load_tokenizer(str(folder), offline=True, progress=progress)
+    assert tokenizer.tokenize("The river") == ["the", "river"]
+    (heard,) = progress.heard
+    assert "warning: 73% of the vocabulary" in heard
+    assert "can never occur in text, for example" in heard
+
+
+def test_a_usual_vocabulary_is_no_warning(family: Any, tmp_path: Path) -> None:
+    family.save_pretrained(tmp_path)
+    progress = Listener()
+    load_tokenizer(str(tmp_path), offline=True, progress=progress)
+    assert progress.heard == []
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d"])
+def test_only_line_feeds_end_the_entries_of_a_vocabulary(tmp_path: Path, separator: str) -> None:
+    entries = ["a", f"##{separator}", separator, "river", "boat"]
+    folder = vocabulary_folder(tmp_path, entries)
+    alone, whole = load_tokenizer(str(folder / "vocab.txt")), load_tokenizer(str(folder), offline=True)
+    assert alone.convert_tokens_to_ids(["river", "boat"]) == [8, 9]
+    assert tokenizer_hash(alone) == tokenizer_hash(whole)
+
+
+def test_another_file_than_a_vocabulary_is_refused_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"give the folder {tmp_path} of tokenizer.json"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"))

@@ -100,8 +100,8 @@ def prepare(
     from unmask.storage import sha256
 
     settings = sections(options, READING, offline).data
-    loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline)
     with text_files(progress, offline, settings.text_field) as files:
+        loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline, files.progress)
         inputs = files.inputs(text)
         described: list[dict[str, str | int]] | None = None
         if files.written:  # a temporary file has another name each time
@@ -362,11 +362,11 @@ def _corpus(
         EvaluationText(files.inputs(text), settings, files.progress) as inputs,
     ):
         shards = inputs.shards
-        loaded = _tokenizer(tokenizer if shards is None else shards / "tokenizer", offline)
+        loaded = _tokenizer(tokenizer if shards is None else shards / "tokenizer", offline, files.progress)
         yield inputs.corpus(loaded), loaded, files.progress
 
 
-def _tokenizer(given: Any, offline: bool) -> PreTrainedTokenizerBase:
+def _tokenizer(given: Any, offline: bool, progress: Progress) -> PreTrainedTokenizerBase:
     if given is None:
         raise ConfigError(
             "no tokenizer: name one (--tokenizer or tokenizer=), or give a folder of 'unmask prepare'"
@@ -376,7 +376,7 @@ def _tokenizer(given: Any, offline: bool) -> PreTrainedTokenizerBase:
         return found
     from unmask.data.tokenizer import load_tokenizer
 
-    return load_tokenizer(str(given), offline=offline)
+    return load_tokenizer(str(given), offline=offline, progress=progress)
 
 
 def _name_of(model: ModelLike) -> str:

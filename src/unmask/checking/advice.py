@@ -85,21 +85,29 @@ def measured_rate(model: str, texts: Sequence[str], *, offline: bool) -> tuple[f
 
 
 def train_command(
-    inputs: Sequence[str], model: str | None, epochs: int, settings: dict[str, Any], *, extend: bool
+    inputs: Sequence[str],
+    model: str | None,
+    epochs: int,
+    settings: dict[str, Any],
+    *,
+    extend: bool,
+    tokenizer_only: bool = False,
 ) -> list[str]:
-    """Return the commands to run next, the last of which trains."""
+    """Return the commands to run next, the last of which trains; from scratch if ``model`` is a tokenizer only."""
     text = [f"--text-field {shlex.quote(settings['text_field'])}"] if settings["text_field"] != "text" else []
     text += [f"--documents {settings['documents']}"] if settings["documents"] != "auto" else []
     data, name = " ".join(map(shlex.quote, inputs)), model or "bert-base-uncased"
     commands = []
-    if extend and model:
+    if extend and model and not tokenizer_only:
         base, name = name, "runs/extended"
         parts = ["unmask tokenizer extend", f"--model {shlex.quote(base)}"]
         parts += [*(f"--data {shlex.quote(item)}" for item in inputs), "--add 1000", f"-o {name}"]
         commands.append(" ".join([*parts, *text]))
     parts = [
         f"unmask train {data}",
-        f"--model {shlex.quote(name)}",
+        f"--preset modernbert-mini --tokenizer {shlex.quote(name)}"
+        if tokenizer_only
+        else f"--model {shlex.quote(name)}",
         f"--epochs {epochs}",
         *text,
         "-o runs/adapted",

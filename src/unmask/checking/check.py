@@ -179,7 +179,7 @@ class _Check:
         from unmask.checking.fertility import TokenSurvey
         from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 
-        tokenizer = load_tokenizer(model, offline=self.offline)
+        tokenizer = load_tokenizer(model, offline=self.offline, progress=self.progress)
         self.tokens = TokenSurvey(tokenizer)
         self.overhead = vocabulary_of(tokenizer).overhead
         self.trainable = True
@@ -188,6 +188,8 @@ class _Check:
 
             longest = load_for_inference(model, device="cpu", offline=self.offline).max_length
         except ConfigError as error:
+            if Path(model, "config.json").is_file():
+                raise  # a model that cannot be trained
             self.trainable, longest = False, int(tokenizer.model_max_length)
             self.progress.log(f"only the tokenizer of '{model}' is used: {error}")
         if max_length is not None and max_length > longest:
@@ -398,7 +400,14 @@ class _Check:
             "tokens_per_second": speed,
             "seconds": epochs * tokens / speed,
             "time_from": how,
-            "commands": train_command(chosen, self.model, epochs, self.settings.model_dump(), extend=extend),
+            "commands": train_command(
+                chosen,
+                self.model,
+                epochs,
+                self.settings.model_dump(),
+                extend=extend,
+                tokenizer_only=self.model is not None and not self.trainable and Path(self.model).exists(),
+            ),
         }
 
 

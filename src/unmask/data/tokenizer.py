@@ -17,8 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmask.data.hub import offline_mode
+from unmask.data.tokenizer_files import (
+    SHARE,
+    case_of,
+    not_loaded,
+    require_entries,
+    unreachable_entries,
+    unstated_case,
+)
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
 from unmask.errors import ConfigError, DataError
+from unmask.progress import Progress
 from unmask.run_folder import model_folder
 from unmask.storage import sha256
 
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 
 _PLACEHOLDER = re.compile(r"^(\[unused\d+\]|<unused_?\d+>|madeupword\d+|<extra_id_\d+>)$")
 _WORD_MARK = "▁"
+_WHITE_SPACE = " \t\r\x0b\x0c\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPARE_MERGES = 4096
 _MAX_CHARACTERS = 1000
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -63,29 +73,50 @@ class Vocabulary:
         return len(self.prefix) + len(self.suffix)
 
 
-def load_tokenizer(name: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, *, offline: bool = False, progress: Progress = Progress()
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer by Hub name (``name@revision`` pins one), model folder, run folder, or WordPiece ``vocab.txt``.
 
-    Raises:
-        ConfigError: it cannot be loaded, is not backed by the ``tokenizers`` library, or has no mask token.
-    """
-    from transformers import AutoTokenizer
+    Whether a ``vocab.txt`` is cased is taken from its entries, where no ``tokenizer_config.json`` says it.
 
+    Args:
+        name: what to load.
+        offline: make no network call.
+        progress: warned of a vocabulary with entries that no text can produce.
+
+    Raises:
+        ConfigError: it cannot be loaded, is not backed by the ``tokenizers`` library, has no entries for text or no
+            mask token, or is far smaller than the model in its folder.
+    """
     path, revision = checkpoint_name(name)
     try:
-        if Path(path).is_file():
-            tokenizer = _from_vocabulary_file(Path(path))
-        else:
-            with offline_mode(offline):
-                tokenizer = AutoTokenizer.from_pretrained(
-                    path, revision=revision, local_files_only=offline, trust_remote_code=False
-                )
+        with offline_mode(offline):
+            tokenizer = _read(path, {"revision": revision, "local_files_only": offline}, progress)
     except Exception as error:
-        raise ConfigError(
-            f"no tokenizer could be loaded from '{name}': {_first_line(error)}. Give a model folder, a run folder, "
-            f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
-        ) from error
+        raise not_loaded(name, path, error) from error
     _require_usable(tokenizer, name)
+    require_entries(tokenizer, name, path)
+    share, lost = unreachable_entries(tokenizer)
+    if share > SHARE:
+        progress.warning(
+            f"{share:.0%} of the vocabulary of '{name}' can never occur in text, for example {', '.join(lost)}: the "
+            f"tokenizer changes case or accents before it looks words up. If that is wrong, set do_lower_case and "
+            f"strip_accents to false in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _read(path: str, hub: dict[str, Any], progress: Progress) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if Path(path).is_file():
+        return _from_vocabulary_file(Path(path))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **hub)
+    if case := unstated_case(tokenizer, path, hub):
+        does = "is lower-cased" if case.get("do_lower_case") else "keeps its case"
+        progress.log(f"'{path}' has no tokenizer_config.json that says so; by its vocabulary, text {does}")
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **hub, **case)
     return tokenizer
 
 
@@ -104,16 +135,20 @@ def checkpoint_name(name: str) -> tuple[str, str | None]:
 
 
 def _from_vocabulary_file(path: Path) -> PreTrainedTokenizerBase:
-    """Load a ``vocab.txt``, one WordPiece entry per line; text is lower-cased if no entry has a capital."""
+    """Load a ``vocab.txt``, one WordPiece entry per line."""
     from transformers import BertTokenizer
 
-    entries = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix != ".txt":
+        raise ValueError(
+            f"only a vocab.txt is loaded by itself; give the folder {path.parent} of {path.name}"
+        )
+    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    # As transformers reads them: other line separators do not end an entry.
+    entries = [line.rstrip(_WHITE_SPACE) for line in lines]
     missing = [special for special in BERT_SPECIALS if special not in entries]
     if missing:
         raise ValueError(f"the vocabulary lacks {', '.join(missing)}")
-    cased = any(entry != entry.lower() for entry in entries if entry[:1] != "[")
-    vocab = {entry: number for number, entry in enumerate(entries)}
-    return BertTokenizer(vocab=vocab, do_lower_case=not cased)
+    return BertTokenizer(vocab={entry: number for number, entry in enumerate(entries)}, **case_of(entries))
 
 
 def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -124,12 +159,8 @@ def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if tokenizer.mask_token_id is None:
         raise ConfigError(
             f"the tokenizer of '{name}' has no mask token; masked language modelling needs one "
-            f"(a BERT-family tokenizer, or one made by 'unmask tokenizer train')"
+            f"(a BERT-family tokenizer with its tokenizer_config.json, or one made by 'unmask tokenizer train')"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def train_tokenizer(

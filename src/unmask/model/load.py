@@ -69,7 +69,7 @@ def load_for_inference(
     if isinstance(model, (str, Path)):
         # The tokenizer first: a wrong name is then found before the weights are read.
         tokenizer = str(model) if tokenizer is None else tokenizer
-        loaded_tokenizer = _tokenizer(tokenizer, offline)
+        loaded_tokenizer = _tokenizer(tokenizer, offline, progress)
         loaded = read_checkpoint(str(model), offline=offline, progress=progress).model
         loaded.to(pick_device(device))  # type: ignore[arg-type]
     else:
@@ -81,7 +81,7 @@ def load_for_inference(
             raise ConfigError(
                 f"a {type(model).__name__} in memory has no tokenizer; give it too, as tokenizer=..."
             )
-        loaded_tokenizer, loaded = _tokenizer(tokenizer, offline), model
+        loaded_tokenizer, loaded = _tokenizer(tokenizer, offline, progress), model
         if device != "auto":
             loaded.to(pick_device(device))  # type: ignore[arg-type]
     chosen, why = pick_precision(precision, loaded.device)
@@ -91,8 +91,12 @@ def load_for_inference(
     return MaskedLM(loaded.eval(), loaded_tokenizer, autocast=chosen == "bf16")
 
 
-def _tokenizer(given: str | Path | PreTrainedTokenizerBase, offline: bool) -> PreTrainedTokenizerBase:
-    return load_tokenizer(str(given), offline=offline) if isinstance(given, (str, Path)) else given
+def _tokenizer(
+    given: str | Path | PreTrainedTokenizerBase, offline: bool, progress: Progress
+) -> PreTrainedTokenizerBase:
+    if isinstance(given, (str, Path)):
+        return load_tokenizer(str(given), offline=offline, progress=progress)
+    return given
 
 
 class Checkpoint(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unmask.data.batches import Batch
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
-from unmask.errors import ConfigError
+from unmask.data.tokenizer_files import check_size
 from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.norms import use_bf16_norms
@@ -125,11 +125,7 @@ class MaskedLM:
 
     def _check_vocabulary(self) -> None:
         rows = len(self.model.get_input_embeddings().weight)  # type: ignore[arg-type]
-        if rows < self.vocabulary.size:
-            raise ConfigError(
-                f"the tokenizer has {self.vocabulary.size:,} entries but the model only {rows:,} rows of embeddings; "
-                f"use the model's own tokenizer, or a model whose embeddings were extended for this one"
-            )
+        check_size(self.vocabulary.size, rows, "the tokenizer")
 
     def _probe(self, length: int) -> Tensor:
         ids = self.vocabulary.replacements[: max(length, 1)]

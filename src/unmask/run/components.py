@@ -126,7 +126,7 @@ def open_tokenizer(
         name = str(Path(data.inputs[0]) / "tokenizer")
         progress.log(f"using the tokenizer of the shards: {name}")
     if name is not None:
-        return load_tokenizer(name, offline=model.offline)
+        return load_tokenizer(name, offline=model.offline, progress=progress)
     saved = folder.root / "tokenizer"
     if world.is_main and not (saved / "tokenizer.json").is_file():
         with new_folder(saved) as partial:

@@ -135,7 +135,7 @@ def extend_vocabulary(
     """
     out = Path(out)
     _check(add, out)
-    tokenizer = load_tokenizer(model, offline=offline)
+    tokenizer = load_tokenizer(model, offline=offline, progress=progress)
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     settings = settings.model_copy(update={"offline": settings.offline or offline})

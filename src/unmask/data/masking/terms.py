@@ -57,7 +57,7 @@ def load_terms(path: Path, weight: float) -> dict[tuple[str, ...], float]:
         ConfigError: the file cannot be read or has no terms, or a weight is not a positive number.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise ConfigError(f"{path}: the terms cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -1,0 +1,157 @@
+"""Tokenizer files: what a folder lacks, whether a vocabulary is cased, and entries that no text can produce."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.errors import ConfigError, MissingExtra
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARE = 0.01
+"""Share of the entries of a vocabulary that counts: as capitals of a cased one, as accents, as unreachable."""
+_SAMPLE = 5000
+_SPARE_ROWS = 1000
+_PATTERNS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.vocab", "tokenizer.*")
+
+
+def not_loaded(name: str, path: str, error: Exception | str) -> ConfigError:
+    """Return the error for a tokenizer that could not be loaded: what its folder lacks, where that is the cause."""
+    folder = Path(path)
+    # Transformers falls back to tiktoken where it lacks sentencepiece.
+    if "`tiktoken` is required" in str(error) and not (
+        find_spec("sentencepiece") and find_spec("google.protobuf")
+    ):
+        what = f"the tokenizer of '{name}' (a SentencePiece model without tokenizer.json)"
+        return MissingExtra("sentencepiece", "sentencepiece", what)
+    if folder.is_dir() and not any(found for pattern in _PATTERNS for found in folder.glob(pattern)):
+        return ConfigError(
+            f"'{name}' holds no tokenizer files (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a "
+            f"SentencePiece *.model). Copy those of its tokenizer there, or write them with "
+            f"tokenizer.save_pretrained({str(folder)!r})"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    return ConfigError(
+        f"no tokenizer could be loaded from '{name}': {reason}. Give a model folder, a run folder, "
+        f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
+    )
+
+
+def require_entries(tokenizer: PreTrainedTokenizerBase, name: str, path: str) -> None:
+    """Refuse a tokenizer that cannot spell text, or is far smaller than the model in its folder.
+
+    Transformers returns a tokenizer of special tokens alone for some folders without tokenizer files.
+
+    Raises:
+        ConfigError: it is such a tokenizer.
+    """
+    entries = tokenizer.get_vocab()
+    special = {str(token) for token in tokenizer.all_special_tokens}
+    if not any(entry not in special and any(map(str.isalnum, entry)) for entry in entries):
+        raise not_loaded(name, path, f"it has {len(entries)} special tokens and no entries for text")
+    try:
+        config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
+        rows = int(config["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # no folder, or a config that does not say
+    check_size(max(entries.values()) + 1, rows, f"the tokenizer of '{name}'")
+
+
+def check_size(entries: int, rows: int, what: str) -> None:
+    """Compare the entries of a tokenizer with the embeddings of a model.
+
+    Raises:
+        ConfigError: the model has fewer rows, or more than twice as many.
+    """
+    if rows < entries:
+        raise ConfigError(
+            f"{what} has {entries:,} entries but the model only {rows:,} rows of embeddings; "
+            f"use the model's own tokenizer, or a model whose embeddings were extended for this one"
+        )
+    if rows > 2 * entries and rows - entries > _SPARE_ROWS:
+        raise ConfigError(
+            f"{what} has {entries:,} entries but the model {rows:,} rows of embeddings, so it is not the tokenizer "
+            f"that the model was trained with, or part of it is missing; give the model's own. If the other rows "
+            f"were never used, cut them off with model.resize_token_embeddings({entries})"
+        )
+
+
+def case_of(entries: Iterable[str]) -> dict[str, Any]:
+    """Return the options of a BERT tokenizer that fit a vocabulary: cased if 1% of its entries have capitals."""
+    words = [entry.removeprefix("##") for entry in entries if entry[:1] != "["]
+    plain = [word for word in words if len(word) > 1] or words  # an alphabet has both cases
+    few = SHARE * len(plain)
+    cased = sum(entry != entry.lower() for entry in plain) > few
+    accents = not cased and sum(_without_marks(entry) != entry for entry in plain) > few
+    return {"do_lower_case": not cased, "strip_accents": False if accents else None}
+
+
+def _without_marks(text: str) -> str:
+    if text.isascii():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+
+
+def unstated_case(
+    tokenizer: PreTrainedTokenizerBase, path: str, hub: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return options for a BERT tokenizer whose ``tokenizer_config.json`` does not say whether it is cased.
+
+    Transformers lower-cases then. ``tokenizer.json`` is followed where there is one, and the vocabulary elsewhere.
+
+    Args:
+        tokenizer: as transformers loads it.
+        path: its folder or Hub name.
+        hub: ``revision`` and ``local_files_only``.
+
+    Returns:
+        ``None`` if transformers' own choice stands.
+    """
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+    from transformers.utils.hub import cached_file
+
+    if not getattr(tokenizer, "do_lower_case", False):
+        return None
+    stated = get_tokenizer_config(path, **hub)
+    if "do_lower_case" in stated:
+        return None
+    wanted = case_of(tokenizer.get_vocab())
+    file = cached_file(path, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **hub)
+    if file is not None:
+        normalizer = json.loads(Path(file).read_text(encoding="utf-8")).get("normalizer") or {}
+        if normalizer.get("type") != "BertNormalizer":
+            return None
+        wanted = {"do_lower_case": normalizer["lowercase"], "strip_accents": normalizer["strip_accents"]}
+    wanted = {key: value for key, value in wanted.items() if key not in stated}
+    return wanted if any(getattr(tokenizer, key, None) != value for key, value in wanted.items()) else None
+
+
+def unreachable_entries(tokenizer: PreTrainedTokenizerBase) -> tuple[float, list[str]]:
+    """Return which share of a vocabulary the normalizer makes unreachable, such as capitals, and a few entries.
+
+    Entries of byte-level tokenizers are not text, so none is counted.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    kind = type(tokenizer.backend_tokenizer.model).__name__
+    if normalizer is None or kind not in ("WordPiece", "Unigram"):
+        return 0.0, []
+    special = {str(token) for token in tokenizer.all_special_tokens}
+    mark = "##" if kind == "WordPiece" else "▁"
+    entries = [entry.removeprefix(mark) for entry in sorted(tokenizer.get_vocab()) if entry not in special]
+    entries = [
+        entry for entry in entries if len(entry) > 1 and any(map(str.isalnum, entry)) and entry[0] not in "[<"
+    ]
+    entries = entries[:: max(1, len(entries) // _SAMPLE)]
+    lost = [
+        entry
+        for entry in entries
+        if not (entry.isascii() and entry == entry.lower())
+        and "".join(normalizer.normalize_str(entry).split()).strip("▁") != entry
+    ]
+    return len(lost) / max(1, len(entries)), lost[:: max(1, len(lost) // 3)][:3]
