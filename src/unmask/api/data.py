@@ -90,7 +90,7 @@ def prepare(
         out: the folder to write; shards of the same text that are there already are opened.
         model, tokenizer: whose tokenizer is used; one of them.
         offline, progress: as for :func:`unmask.load`.
-        options: ``documents``, ``text_field``, ``strict``.
+        options: ``documents``, ``text_field``, ``strict``, ``allow_unknown``.
 
     Raises:
         DataError: the text cannot be used, or ``out`` holds something else.
@@ -99,7 +99,7 @@ def prepare(
     from unmask.data.corpus import prepare as write_shards
     from unmask.storage import sha256
 
-    settings = sections(options, READING, offline).data
+    settings = sections(options, (*READING, "allow_unknown"), offline).data
     with text_files(progress, offline, settings.text_field) as files:
         loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline, files.progress)
         inputs = files.inputs(text)

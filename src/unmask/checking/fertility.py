@@ -39,7 +39,7 @@ class TokenSurvey:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._encode = TextEncoder(tokenizer)
         self._core = plain_copy(tokenizer)
-        self._unknown = tokenizer.unk_token_id
+        self._unknown = self._encode.unknown
         self.lengths = array("q")
         self._unknown_tokens = self._unknown_documents = 0
         self._words: Counter[str] = Counter()

@@ -183,6 +183,7 @@ def prepare(
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     strict: options.Strict = False,
+    allow_unknown: options.AllowUnknown = False,
     max_length: options.MaxLength = None,
     config_file: options.ConfigFile = None,
     overrides: options.Overrides = None,
@@ -218,7 +219,7 @@ def prepare(
 def _draw_prepared(page: Page, manifest: JsonDict, out: Path) -> None:
     read = manifest.get("read", {})
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
-    counts |= {name: manifest.get(name) for name in ("documents", "tokens", "bytes")}
+    counts |= {name: manifest.get(name) for name in ("documents", "tokens", "unknown_tokens", "bytes")}
     counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; train on them with 'unmask train {out} ...'")

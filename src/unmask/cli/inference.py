@@ -14,6 +14,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
+from unmask.reporting.format import plural
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
@@ -171,6 +172,12 @@ def _print_errors(inputs: Sequence[_Input], results: Sequence[FillResult]) -> bo
             begin, end = result.window
             seen = f"the model saw tokens {begin + 1:,} to {end:,} of this long text, around its masks"
             shell.log(f"{item.name}: {seen}", "note")
+        if result.unknown:
+            count = plural(result.unknown, "unknown token")
+            shell.log(
+                f"{item.name}: {count} around its masks, for text outside the vocabulary, which the model cannot read",
+                "warning",
+            )
     for error in errors:
         shell.print_error(error)
     return bool(errors)

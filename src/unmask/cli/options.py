@@ -107,6 +107,10 @@ TextField = Annotated[
 Strict = Annotated[
     bool, text("--strict", help="Stop at the first error in the text instead of skipping the record.")
 ]
+AllowUnknown = Annotated[
+    bool,
+    text("--allow-unknown", help="Take text of which more than a fifth of the tokens are unknown to the tokenizer."),
+]  # fmt: skip
 MaxLength = Annotated[
     int | None,
     text("--max-length", show_default="512, or the most the model takes", help="Tokens of a sequence, special tokens included."),

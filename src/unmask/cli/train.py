@@ -41,6 +41,7 @@ def train(
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     strict: options.Strict = False,
+    allow_unknown: options.AllowUnknown = False,
     max_length: options.MaxLength = None,
     heldout: options.Heldout = None,
     replay: options.Replay = None,

@@ -14,6 +14,7 @@ OPTIONS = {
     "documents": "data.documents",
     "text_field": "data.text_field",
     "strict": "data.strict",
+    "allow_unknown": "data.allow_unknown",
     "max_length": "data.max_length",
     "model": "model.name",
     "preset": "model.preset",

@@ -29,6 +29,8 @@ class DocumentSettings(Settings):
     """The split of Hub data sets."""
     strict: bool = False
     """Refuse text with any error, instead of skipping the record with a warning."""
+    allow_unknown: bool = False
+    """Take text of which more than a fifth of the tokens are unknown to the tokenizer, instead of refusing it."""
     offline: bool = False
     """Read Hub data sets from the local cache only."""
 

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ from unmask.data.batching import in_batches
 from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.reading.inputs import as_list, describe_inputs
-from unmask.data.tokenizer import TextEncoder, tokenizer_hash
+from unmask.data.tokenizer import TextEncoder, tokenizer_hash, unknown_id
+from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import DataError
 from unmask.progress import Progress
 from unmask.storage import new_folder, read_json, sha256, write_atomically
@@ -73,6 +75,13 @@ class Corpus:
     def tokens(self) -> int:
         """Text tokens of the corpus."""
         return int(self._begins[-1])
+
+    def unknown(self, tokenizer: PreTrainedTokenizerBase) -> UnknownTokens:
+        """Return the unknown tokens of the tokenizer that made the ids; shards of an earlier version are counted."""
+        token, count = unknown_id(tokenizer), self.manifest.get("unknown_tokens")
+        if count is None:
+            count = sum(int((tokens == token).sum()) for tokens in self._tokens) if token is not None else 0
+        return UnknownTokens(token, self.tokens, count, self.manifest.get("unknown_examples", []))
 
     def document(self, number: int) -> np.ndarray:
         """Return the ``int64 [n]`` token ids of one document."""
@@ -201,7 +210,12 @@ def given_shards(inputs: Sequence[str]) -> Path | None:
 
 
 def open_shards(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False, progress: Progress = Progress()
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    strict: bool = False,
+    allow_unknown: bool = False,
+    progress: Progress = Progress(),
 ) -> Corpus:
     """Open prepared shards for a tokenizer; as :func:`open_corpus`, and another tokenizer's shards are a :class:`DataError`."""
     corpus = open_corpus(folder, strict=strict)
@@ -212,6 +226,7 @@ def open_shards(
             path=folder,
         )
     progress.log(f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {folder}")
+    require_known(corpus.unknown(tokenizer), str(folder), allow_unknown, progress)
     return corpus
 
 
@@ -233,30 +248,36 @@ def prepare(
         described: fingerprint of the inputs; by default their names, sizes and times.
 
     Raises:
-        DataError: the text cannot be read or is empty, or ``out`` is a folder of other files.
+        DataError: the text cannot be read or is empty, a fifth of its tokens are unknown (unless
+            ``settings.allow_unknown``), or ``out`` is a folder of other files.
     """
     out = Path(out)
     names = [str(item) for item in as_list(inputs)]
     fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
+    what = ", ".join(names)[:200]
     if is_corpus(out):
-        return _reuse(out, fingerprint, settings.strict, progress)
+        corpus = _reuse(out, fingerprint, settings.strict, progress)
+        require_known(corpus.unknown(tokenizer), what, settings.allow_unknown, progress)
+        return corpus
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     with new_folder(out) as folder:
         _write(folder, DocumentReader(names, settings, progress=progress), fingerprint, tokenizer, progress)
+        found = open_corpus(folder, verify=False).unknown(tokenizer)
+        require_known(found, what, settings.allow_unknown, progress)
     return open_corpus(out, verify=False)
 
 
 def _fingerprint(
     inputs: list[dict[str, str | int]], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """Return what determines the content of shards; ``strict`` and ``offline`` do not."""
+    """Return what determines the content of shards; ``strict``, ``offline`` and ``allow_unknown`` do not."""
     return {
         "inputs": inputs,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "settings": DocumentSettings(
             **settings.model_dump(include=set(DocumentSettings.model_fields))
-        ).model_dump(exclude={"strict", "offline"}),
+        ).model_dump(exclude={"strict", "offline", "allow_unknown"}),
     }
 
 
@@ -280,16 +301,22 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     progress: Progress,
 ) -> None:
+    encode = TextEncoder(tokenizer)
     writer = _ShardWriter(folder, np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32))
+    unknown = UnknownTokens(encode.unknown)
     progress.begin("prepare")
-    for texts, arrays in _encoded(reader, TextEncoder(tokenizer)):
+    for texts, arrays in _encoded(reader, encode):
         writer.add(texts, arrays)
+        for text, array in zip(texts, arrays, strict=True):
+            unknown.add(array, partial(encode.unknown_parts, text))
         progress.advance(None, {"documents": writer.documents, "tokens": writer.tokens})
     writer.close()
     progress.end()
     tokenizer.save_pretrained(folder / "tokenizer")
     counts = {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
-    content = {"format": FORMAT, **counts, "read": vars(reader.stats), **fingerprint, "shards": writer.shards}
+    counts |= {"unknown_tokens": unknown.unknown}
+    content = {"format": FORMAT, **counts, "unknown_examples": unknown.examples, "read": vars(reader.stats),
+               **fingerprint, "shards": writer.shards}  # fmt: skip
     made = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): sha256(path) for path in made}
     write_atomically(folder / MANIFEST, _manifest_text(content | {"files": files}))

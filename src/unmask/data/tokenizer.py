@@ -234,11 +234,18 @@ class TextEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._core = plain_copy(tokenizer)
+        self.unknown = unknown_id(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, ``int64 [n]``."""
         encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def unknown_parts(self, text: str) -> list[str]:
+        """Return the parts of a text that become unknown tokens, each once."""
+        encoding = self._core.encode(text, add_special_tokens=False)
+        parts = zip(encoding.ids, encoding.offsets, strict=True)
+        return list(dict.fromkeys(text[begin:end] for token, (begin, end) in parts if token == self.unknown))
 
 
 def plain_copy(tokenizer: PreTrainedTokenizerBase, *, read_mask: bool = False) -> Tokenizer:
@@ -327,17 +334,23 @@ def _special_flags(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, int], s
     flags[list(tokenizer.all_special_ids)] = True
     added: dict[int, Any] = tokenizer.added_tokens_decoder
     flags[[number for number, token in added.items() if token.special]] = True
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    unknown = _unknown_id(definition["model"], tokens)
+    unknown = unknown_id(tokenizer)
     if unknown is not None:
         # Not a special token of some tokenizers, but never a useful target.
         flags[unknown] = True
     return flags
 
 
-def _unknown_id(model: dict[str, Any], tokens: dict[str, int]) -> int | None:
-    """Return the id of the unknown token: Unigram defines it by id, other models by name."""
-    return model["unk_id"] if model.get("unk_id") is not None else tokens.get(model.get("unk_token") or "")
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id that text outside the vocabulary gets, or ``None`` where all text is in it (byte-level BPE).
+
+    Unigram defines it by id, other models by name; some tokenizers do not list it as a special token.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    found: int | None = tokenizer.backend_tokenizer.token_to_id(model.get("unk_token") or "")
+    return found
 
 
 def _real(tokens: dict[str, int], size: int) -> np.ndarray:

@@ -314,6 +314,10 @@ class Evaluator:
         self.progress.end()
         baselines = self._score_baselines(source, counted, model, length)
         facts, notes = self._facts(model, length), list(_notes(found, strata, baselines))
+        unknown = corpus.unknown(model.tokenizer)
+        facts["unknown_tokens"] = unknown.unknown
+        if message := unknown.message():
+            notes.append(f"unknown tokens are never targets: {message}")
         if counted is not None:
             seen = int(np.isin(corpus.keys, counted.keys).sum())
             facts |= {"train_data": self.train.inputs if self.train else [], "documents_in_train_data": seen}

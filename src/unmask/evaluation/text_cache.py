@@ -71,7 +71,7 @@ class EvaluationText:
         name = tokenizer_hash(tokenizer)
         if name not in self._corpora:
             self._corpora[name] = (
-                open_shards(self.shards, tokenizer, progress=self.progress)
+                open_shards(self.shards, tokenizer, allow_unknown=True, progress=self.progress)
                 if self.shards
                 else self._prepared(name, tokenizer)
             )
@@ -93,7 +93,10 @@ class EvaluationText:
 
     def _prepared(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
         out = Path(self._folder.name) / name[:16]
-        return prepare(self._readable(), self.settings, tokenizer, out, progress=self.progress)
+        settings = self.settings.model_copy(
+            update={"allow_unknown": True}
+        )  # a model may be evaluated on any text
+        return prepare(self._readable(), settings, tokenizer, out, progress=self.progress)
 
     def _readable(self) -> list[str]:
         """Return inputs that can be read more than once: standard input is written to a file first."""

@@ -25,7 +25,7 @@ from unmask.data.batches import Batch
 from unmask.data.corpus import document_key
 from unmask.data.masking.random_bits import EVALUATION_KEY, random_bits, uniform
 from unmask.data.packing import Packed, frame_positions
-from unmask.data.tokenizer import Vocabulary, plain_copy
+from unmask.data.tokenizer import Vocabulary, plain_copy, unknown_id
 from unmask.evaluation.predictions import predict_targets
 from unmask.evaluation.strata import Ids
 from unmask.model.masked_lm import MaskedLM
@@ -92,7 +92,8 @@ class UnitTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int) -> None:
         self.core = plain_copy(tokenizer)
-        self.unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
+        unknown = unknown_id(tokenizer)
+        self.unknown = -1 if unknown is None else unknown
         bare = self.core.token_to_id(_BARE)
         self.bare = -1 if bare is None else int(bare)
         self.body = max_length - vocabulary.overhead

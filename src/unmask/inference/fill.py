@@ -222,6 +222,7 @@ class FillMask:
             exact=full or dropped == -math.inf,
             window=None if window.whole else (window.begin, window.begin + len(window.body)),
             target_errors=plan.errors,
+            unknown=int((window.body == self._encoder.unknown_id).sum()),
         )
 
     def _ranked(self, plan: FillPlan, found: list[BeamResult], options: _FillOptions) -> list[Candidate]:

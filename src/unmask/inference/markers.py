@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from unmask.data.tokenizer import plain_copy
+from unmask.data.tokenizer import plain_copy, unknown_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ class MarkerEncoder:
         self._mask = str(tokenizer.mask_token)
         self._core = plain_copy(tokenizer, read_mask=True)
         self.mask_id = int(tokenizer.mask_token_id)
-        self.unknown_id = tokenizer.unk_token_id
+        self.unknown_id = unknown_id(tokenizer)
         self.markers = tuple(dict.fromkeys((*MARKERS, self._mask)))
         self._with_blanks = _pattern(self.markers, blanks=True)
         self._pattern = self._with_blanks if blanks else _pattern(self.markers, blanks=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from unmask.reporting.format import plural
 from unmask.reporting.results import Result, Rows, short
 
 Ranking = Literal["joint", "independent"]
@@ -73,6 +74,8 @@ class FillResult(Result):
             approximate: beam search may have missed candidates.
         window: the tokens of the text that the model saw, first and behind the last, or ``None`` for all of them.
         target_errors: why a target could not be scored, by target.
+        unknown: unknown tokens among those that the model saw, for text outside the vocabulary; the more there are,
+            the less the model knows of the text.
     """
 
     text: str
@@ -84,13 +87,15 @@ class FillResult(Result):
     exact: bool = True
     window: tuple[int, int] | None = None
     target_errors: dict[str, str] = field(default_factory=dict)
+    unknown: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, ready for JSON."""
         return asdict(self)
 
     def _title(self) -> str:
-        return f"fill of '{short(self.text)}'" + (f": {self.error}" if self.error else "")
+        unknown = f" ({plural(self.unknown, 'unknown token')} around its masks)" if self.unknown else ""
+        return f"fill of '{short(self.text)}'{unknown}" + (f": {self.error}" if self.error else "")
 
     def to_rows(self) -> Rows:
         """Return a row for each candidate, or one with the error."""

@@ -91,7 +91,9 @@ class Case:
         with (folder / "text.jsonl").open("w", encoding="utf-8") as file:
             for text in _texts(model, length, seed):
                 file.write(json.dumps({"text": text}) + "\n")
-        prepare([folder / "text.jsonl"], DocumentSettings(), model.tokenizer, folder / "shards")
+        prepare(
+            [folder / "text.jsonl"], DocumentSettings(allow_unknown=True), model.tokenizer, folder / "shards"
+        )
         case = Case(model, folder, length, seed, masking)
         if not len(case.batch(case.few).target_ids):
             raise DataError(

@@ -23,6 +23,7 @@ from unmask.reporting.page import (
     ngram_note,
     not_finite,
     standing,
+    unknown_tokens,
     verdict,
     write_report,
 )
@@ -62,7 +63,7 @@ def model_card(folder: RunFolder) -> str:
             evaluation=record.evaluation,
             before_after=list(before_after(record)),
             adaptation=_adaptation(record),
-            warnings=[_plain(warning) for warning in not_finite(record)],
+            warnings=[_plain(warning) for warning in (*unknown_tokens(record), *not_finite(record))],
             facts=[(_plain(name), _plain(value)) for name, value in _public_facts(record)],
             settings=_fenced(_public_settings(record), "yaml"),
             max_length=data.get("max_length"),

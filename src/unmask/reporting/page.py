@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unmask.data.unknown import MANY
 from unmask.errors import DiskError
 from unmask.reporting import adaptation, plots
 from unmask.reporting.format import (
@@ -152,13 +153,26 @@ def _sampling_error(accuracy: float, masked_tokens: object) -> float:
 
 
 def warnings(record: RunRecord) -> list[str]:
-    """What is unfinished or NaN, one sentence each."""
+    """What is unfinished, unknown to the tokenizer or NaN, one sentence each."""
     found = list(record.remarks)
     if not record.finished:
         found.append(
             "This run had not finished when this page was written: it was still running, or it was stopped."
         )
-    return [*found, *not_finite(record)]
+    return [*found, *unknown_tokens(record), *not_finite(record)]
+
+
+def unknown_tokens(record: RunRecord) -> Iterator[str]:
+    """Say which texts have many tokens that are unknown to the tokenizer."""
+    corpus = record.info.get("corpus") or {}
+    for key, name in (
+        ("", "training text"),
+        ("heldout_", "held-out text"),
+        ("replay_", "replayed text"),
+        ("general_", "general text"),
+    ):
+        if as_float(share := corpus.get(f"{key}unknown_share")) > MANY:
+            yield f"{percent(share)} of the tokens of the {name} are unknown to the tokenizer."
 
 
 def not_finite(record: RunRecord) -> Iterator[str]:

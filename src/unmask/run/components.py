@@ -287,7 +287,9 @@ def _open_corpus(
     """Open the shards that are given, or prepare the text in ``out``, in the main process only."""
     shards = given_shards(inputs)
     if shards is not None:
-        return open_shards(shards, model.tokenizer, strict=data.strict, progress=progress)
+        return open_shards(
+            shards, model.tokenizer, strict=data.strict, allow_unknown=data.allow_unknown, progress=progress
+        )
     if world.is_main:
         corpus = prepare(inputs, data, model.tokenizer, out, progress=progress)
     world.wait()

@@ -22,7 +22,7 @@ from unmask.storage import sha256
 # Settings that a resume may change: they affect no step that is done, or only when the run ends.
 _FREE = {
     "model": {"offline"},
-    "data": {"strict", "offline", "inputs", "heldout", "replay", "forgetting_eval"},
+    "data": {"strict", "offline", "allow_unknown", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
               "epochs", "minutes", "gradient_checkpointing", "patience", "export_best"},
 }  # fmt: skip

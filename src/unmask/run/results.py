@@ -88,11 +88,20 @@ def run_info(components: RunComponents, config: RunConfig, command: list[str]) -
     }
 
 
-def _counts(components: RunComponents) -> dict[str, int]:
-    """Return documents and text tokens of each text."""
-    counts = _count("", components.text) | _count("heldout_", components.heldout)
-    for name, text in (("replay_", components.replay), ("general_", components.general)):
-        counts |= _count(name, text) if text else {}
+def _counts(components: RunComponents) -> dict[str, int | float]:
+    """Return documents and text tokens of each text, and the share of unknown tokens in what it was split from."""
+    counts: dict[str, int | float] = {}
+    texts = {
+        "": components.text,
+        "heldout_": components.heldout,
+        "replay_": components.replay,
+        "general_": components.general,
+    }
+    for name, text in texts.items():
+        if text or name == "heldout_":
+            counts |= _count(name, text)
+        if text:
+            counts[f"{name}unknown_share"] = round(text.corpus.unknown(components.model.tokenizer).share, 6)
     return counts
 
 

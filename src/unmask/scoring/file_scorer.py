@@ -148,17 +148,18 @@ class TextTotals:
     tokens: int = 0
     words: int = 0
     bytes: int = 0
+    unknown: int = 0
 
     def add_row(self, row: Row) -> None:
         """Count a row."""
         self.texts += 1
-        for name in ("pll", "tokens", "words", "bytes"):
+        for name in ("pll", "tokens", "words", "bytes", "unknown"):
             setattr(self, name, getattr(self, name) + row[name])
 
     def to_dict(self) -> Row:
         """Return the sums and their means, ready for JSON; ``pseudo_perplexity`` is the exponential per token."""
         sums = {"texts": self.texts, "skipped": self.skipped, "pll": round(self.pll, 6)}
-        sums |= {"tokens": self.tokens, "words": self.words, "bytes": self.bytes}
+        sums |= {"tokens": self.tokens, "words": self.words, "bytes": self.bytes, "unknown": self.unknown}
         if not self.texts:
             return sums
         means = {f"per_{name}": self.pll / sums[f"{name}s"] for name in ("text", "token", "word", "byte")}

@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from unmask.data.packing import split_by_tokens
-from unmask.data.tokenizer import plain_copy
+from unmask.data.tokenizer import plain_copy, unknown_id
+from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.scoring.masked_copies import Copies, copies_of, masked_batch, method_named
@@ -138,7 +139,7 @@ class Scorer:
         if self.batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         self._core = plain_copy(model.tokenizer)
-        self._unknown = model.tokenizer.unk_token_id
+        self._unknown = unknown_id(model.tokenizer)
 
     def __call__(
         self,
@@ -153,15 +154,18 @@ class Scorer:
         return self._scores(texts, _Meter(progress, share))
 
     def _scores(self, texts: Iterable[str], meter: _Meter) -> Iterator[Score]:
+        unknown = UnknownTokens(self._unknown)
         meter.progress.begin("score")
         try:
             for block in self._blocks(meter.counted(texts)):
                 meter.enter_block()
                 scores = self._token_scores(block, meter)
                 meter.leave_block(len(block))
-                yield from (self._result(read, scores) for read in block)
+                yield from (self._result(read, scores, unknown) for read in block)
         finally:
             meter.progress.end()
+            if message := unknown.message():
+                meter.progress.warning(f"{message}, and their scores mean little")
 
     # Reading
 
@@ -235,7 +239,7 @@ class Scorer:
                 meter.advance(int(sizes[: part.stop].sum()) / int(sizes.sum()))
         return scores
 
-    def _result(self, read: _Read, scores: dict[bytes, np.ndarray]) -> Score:
+    def _result(self, read: _Read, scores: dict[bytes, np.ndarray], unknown: UnknownTokens) -> Score:
         size = len(read.text.encode("utf-8", "surrogatepass"))
         if read.tokens is None:
             return Score(read.text, math.nan, 0, 0, size, self.method, error=read.error)
@@ -253,9 +257,16 @@ class Scorer:
             TokenScore(token, read.text[a:b].strip(), int(word), float(value))
             for token, (a, b), word, value in columns
         )
-        unknown = int((tokens.ids == self._unknown).sum())
+        count = unknown.add(
+            tokens.ids,
+            lambda: (
+                read.text[a:b]
+                for (a, b), token in zip(offsets, tokens.ids, strict=True)
+                if token == self._unknown
+            ),
+        )
         total = math.fsum(values)
-        return Score(read.text, total, len(values), len(words), size, self.method, unknown, singles, words)
+        return Score(read.text, total, len(values), len(words), size, self.method, count, singles, words)
 
 
 def score_items(

@@ -1,0 +1,75 @@
+"""Unknown tokens: text that a tokenizer has no entries for, counted, warned of, and refused where it is much of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unmask.errors import DataError, on_one_line
+from unmask.progress import Progress
+
+MANY, MOST = 0.01, 0.2
+"""Shares of the tokens above which unknown ones are a warning, and above which a training text is refused."""
+
+_EXAMPLES, _SHOWN_CHARACTERS = 5, 30
+
+
+@dataclass
+class UnknownTokens:
+    """The unknown tokens of a text.
+
+    Attributes:
+        id: of the unknown token, ``None`` for a tokenizer without one.
+        tokens: tokens of the text.
+        unknown: how many of them are unknown.
+        examples: some of the text that they stand for.
+    """
+
+    id: int | None
+    tokens: int = 0
+    unknown: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """Share of the tokens."""
+        return self.unknown / max(1, self.tokens)
+
+    def add(self, ids: np.ndarray, parts: Callable[[], Iterable[str]]) -> int:
+        """Count ``int64 [n]`` ids and return how many are unknown; ``parts`` returns the text of those."""
+        unknown = int((ids == self.id).sum()) if self.id is not None else 0
+        self.tokens += len(ids)
+        self.unknown += unknown
+        if unknown and len(self.examples) < _EXAMPLES:
+            self.examples = list(dict.fromkeys([*self.examples, *parts()]))[:_EXAMPLES]
+        return unknown
+
+    def message(self, where: str = "") -> str | None:
+        """Return a sentence about them, or ``None`` where they are few; ``where`` is such as `` of FILE``."""
+        if self.share <= MANY:
+            return None
+        shown = ", ".join(f"'{on_one_line(example[:_SHOWN_CHARACTERS])}'" for example in self.examples)
+        return (
+            f"{self.share:.1%} of the tokens{where} are unknown to the tokenizer ({self.unknown:,} of "
+            f"{self.tokens:,}{', such as ' if shown else ''}{shown}): its vocabulary has no entries for them"
+        )
+
+
+def require_known(found: UnknownTokens, name: str, allowed: bool, progress: Progress) -> None:
+    """Warn of many unknown tokens; ``name`` is what messages call the text.
+
+    Raises:
+        DataError: they are more than a fifth of the text, and that is not ``allowed``.
+    """
+    message = found.message(f" of {on_one_line(name)}")
+    if message is None:
+        return
+    if found.share > MOST and not allowed:
+        raise DataError(
+            f"{message}, and the model sees the same unknown token for all of them. Choose a model whose tokenizer covers "
+            f"this text ('unmask check' counts unknown tokens), train a new one with --preset, or use the text all "
+            f"the same with --allow-unknown"
+        )
+    progress.warning(message)
