@@ -28,7 +28,7 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.errors import ConfigError, DataError, UnmaskError
 
 HUB_TEXT, HUB_MODEL = "hf://unmask-nobody/absent", "unmask-nobody/absent"
-NO_HUB = {"demo", "init", "report"}  # verbs that read neither text nor models from elsewhere
+NO_HUB = {"convert", "demo", "init", "report"}  # verbs that read neither text nor models from elsewhere
 TEXTS = {"data", "general", "heldout", "inputs", "replay", "test", "text", "train_data"}
 MODELS = {"first", "model", "models", "second", "tokenizer"}
 GIVEN = TEXTS | MODELS | {"file", "out", "texts"}  # also where they may be left out

@@ -10,8 +10,8 @@ import sys
 import unmask
 
 FUNCTIONS = """
-    bench check collocations compare conformance demo evaluate explain extend_tokenizer fill load load_config masks pairs
-    prepare probe report score terms train train_tokenizer
+    bench check collocations compare conformance convert demo evaluate explain extend_tokenizer fill load load_config
+    masks pairs prepare probe report score terms train train_tokenizer
 """.split()
 CLASSES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings

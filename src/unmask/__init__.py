@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unmask.api.evaluation import pairs as pairs
     from unmask.api.evaluation import probe as probe
     from unmask.api.model import Model as Model
+    from unmask.api.model import convert as convert
     from unmask.api.model import explain as explain
     from unmask.api.model import fill as fill
     from unmask.api.model import load as load

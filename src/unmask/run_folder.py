@@ -97,10 +97,13 @@ def model_folder(name: str) -> str:
     """Return the model folder of a run folder, and any other name of a model unchanged.
 
     Raises:
-        ConfigError: the run has no model yet.
+        ConfigError: the run has no model yet, or the model is in a folder below.
     """
     run = RunFolder(Path(name))
-    if not run.info.is_file() or (run.root / "config.json").is_file():
+    if not run.root.is_dir() or (run.root / "config.json").is_file():
+        return name
+    if not run.info.is_file():
+        _refuse_other_folder(run.root)
         return name
     if not (run.model / "config.json").is_file():
         raise ConfigError(
@@ -108,3 +111,26 @@ def model_folder(name: str) -> str:
             f"'unmask train -o {name} --resume', or give the folder of a model"
         )
     return str(run.model)
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """Refuse a folder in which only folders below it can be a model, or that is something else by its files."""
+    found = [
+        path for path in folder.glob("*/config.json") if '"model_type"' in path.read_text("utf-8", "replace")
+    ]
+    below = sorted(
+        (path.parent for path in [*found, *folder.glob("*/run.json")]),
+        key=lambda path: (int("0" + path.name.rpartition("-")[2]) if path.name[-1:].isdigit() else 0, path),
+    )
+    if below:
+        listed = ", ".join(path.name for path in below[:5]) + (", …" if len(below) > 5 else "")
+        raise ConfigError(
+            f"'{folder}' is no model: config.json is missing. There are models in folders below it ({listed}); give "
+            f"one of them, for example {below[-1]}"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"'{folder}' holds an adapter without its model; merge it into the model first (merge_and_unload of peft)"
+        )
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        raise ConfigError(f"'{folder}' holds a data set of the datasets library, not a model")

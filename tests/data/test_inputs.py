@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, DatasetDict
 from tests.conftest import Messages
 
+from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.reading.inputs import HubInput, StdinInput, describe_inputs, expand_inputs
 from unmask.errors import DataError
@@ -171,3 +173,36 @@ def test_descriptions_change_with_the_files_only(tmp_path: Path) -> None:
     first = describe_inputs(["-"])
     time.sleep(0.001)
     assert describe_inputs(["-"]) != first
+
+
+# --- data sets saved by the datasets library ----------------------------------------------------------------------
+
+
+def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
+    rows = {"text": ["A first text.", "春天来了。", "A third."], "label": [0, 1, 0]}
+    Dataset.from_dict(rows).save_to_disk(tmp_path / "saved", num_shards=2)
+    (tmp_path / "saved" / "cache-0123.arrow").write_bytes(b"a part of another computation")
+    reader = DocumentReader([str(tmp_path / "saved")])
+    assert [document.text for document in reader] == rows["text"]
+    assert reader.stats.errors == {}
+
+
+def test_a_saved_data_set_needs_the_field(tmp_path: Path) -> None:
+    Dataset.from_dict({"body": ["A text."]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="no column 'text'; there are 'body'; choose with --text-field"):
+        list(DocumentReader([str(tmp_path / "saved")], DocumentSettings(strict=True)))
+
+
+def test_a_saved_data_set_of_several_splits_names_them(tmp_path: Path) -> None:
+    one = Dataset.from_dict({"text": ["A text."]})
+    DatasetDict({"train": one, "test": one}).save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=r"2 splits; give one of them: .*test, .*train$"):
+        DocumentReader([str(tmp_path)])
+    assert [document.text for document in DocumentReader([str(tmp_path / "train")])] == ["A text."]
+
+
+def test_a_damaged_arrow_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.arrow"
+    path.write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="damaged Arrow data after row 0"):
+        list(DocumentReader([str(path)], DocumentSettings(strict=True)))

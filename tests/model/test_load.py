@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForMaskedLM
 
+import unmask
+from unmask.cli.main import main
 from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError
 from unmask.model.load import load_for_inference, new_model, pick_device, read_checkpoint
@@ -81,7 +84,7 @@ def test_pickled_weights_are_not_read(copy: Callable[[str], Path]) -> None:
     folder = copy("bert")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"weights in pytorch_model\.bin"):
         read_checkpoint(str(folder), offline=True)
 
 
@@ -241,3 +244,138 @@ def test_a_new_model_knows_the_special_tokens(wordpiece_tokenizer: Any) -> None:
     )
     assert len(tokenizer) <= config.vocab_size < len(tokenizer) + 64
     assert config.vocab_size % 64 == 0
+
+
+# --- folders that are something else, and what can be done with them ----------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["deberta", "deberta-v2"])
+def test_a_head_under_debertas_own_names_is_a_head(
+    unigram_tokenizer: Any, tmp_path: Path, architecture: str
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    rows = len(unigram_tokenizer)
+    config = AutoConfig.for_model(architecture, vocab_size=rows, legacy=False, **sizes)
+    whole = AutoModelForMaskedLM.from_config(config).eval()
+    torch.nn.init.normal_(whole.lm_predictions.lm_head.bias)
+    whole.save_pretrained(tmp_path)
+    unigram_tokenizer.save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    del stated["legacy"]  # as published
+    (tmp_path / "config.json").write_text(json.dumps(stated), encoding="utf-8")
+    progress = Listener()
+    loaded = load_for_inference(str(tmp_path), device="cpu", progress=progress)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    assert progress.heard == []
+    assert torch.equal(loaded.model(input_ids=ids).logits, whole(input_ids=ids).logits)
+    loaded.model.save_pretrained(tmp_path / "saved")
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "saved").config.legacy is False
+
+
+@pytest.mark.parametrize("architecture", ["bart", "mbart", "mvp"])
+def test_a_model_with_a_decoder_is_refused(unigram_tokenizer: Any, tmp_path: Path, architecture: str) -> None:
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "d_model": 16}
+    config = AutoConfig.for_model(architecture, vocab_size=len(unigram_tokenizer), **layers, **heads)
+    model = AutoModelForMaskedLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    for load in (
+        lambda: read_checkpoint(str(tmp_path)),
+        lambda: load_for_inference(model, unigram_tokenizer),
+    ):
+        with pytest.raises(ConfigError, match=r"has an encoder and a decoder: .* needs an encoder"):
+            load()
+
+
+def test_a_model_that_looks_back_only_is_refused(copy: Callable[[str], Path]) -> None:
+    folder = copy("bert")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"is_decoder": True}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="attention that looks back only"):
+        load_for_inference(str(folder), device="cpu")
+
+
+def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
+    AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match="transformers has no masked language model of the architecture in its config"
+    ):
+        read_checkpoint(str(tmp_path), offline=True)
+
+
+def test_a_folder_of_checkpoints_names_them(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for step in (500, 1000, 90):
+        shutil.copytree(checkpoint("bert"), tmp_path / f"checkpoint-{step}")
+    for load in (load_tokenizer, read_checkpoint):
+        with pytest.raises(
+            ConfigError, match=r"models in folders below it .* for example .*checkpoint-1000$"
+        ):
+            load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("adapter_config.json", "holds an adapter without its model"),
+        ("dataset_info.json", "holds a data set"),
+    ],
+)
+def test_a_folder_of_another_kind_is_named(tmp_path: Path, file: str, message: str) -> None:
+    (tmp_path / file).write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_tokenizer(str(tmp_path))
+
+
+# --- weights in pytorch_model.bin ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pickled(copy: Callable[[str], Path]) -> Callable[[int], Path]:
+    """Return `make(files)`: a tiny BERT whose weights lie in pytorch_model*.bin only, the tied decoder among them."""
+
+    def make(files: int) -> Path:
+        folder = copy("bert")
+        weights = load_file(folder / "model.safetensors")
+        weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
+        (folder / "model.safetensors").unlink()
+        names = sorted(weights)
+        for number in range(files):
+            part = {name: weights[name] for name in names[number::files]}
+            name = "pytorch_model.bin" if files == 1 else f"pytorch_model-{number + 1:05d}-of-00002.bin"
+            torch.save(part, folder / name)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_pickled_weights_are_converted(
+    pickled: Callable[[int], Path], checkpoint: Checkpoint, tmp_path: Path, files: int
+) -> None:
+    folder, out = pickled(files), tmp_path / "new"
+    with pytest.raises(ConfigError, match=rf"Convert them once with 'unmask convert {folder} -o NEW'"):
+        read_checkpoint(str(folder), offline=True)
+    assert main(["convert", str(folder), "-o", str(out)]) == 0
+    assert same(read_checkpoint(str(out)).model, read_checkpoint(str(checkpoint("bert"))).model)
+    assert len(load_tokenizer(str(out))) == len(load_tokenizer(str(folder)))
+    assert not list(out.glob("*.bin"))
+
+
+def test_pickled_code_is_not_run(
+    pickled: Callable[[int], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    folder, out = pickled(1), tmp_path / "new"
+    torch.save({"weight": Attack()}, folder / "pytorch_model.bin")
+    assert main(["convert", str(folder), "-o", str(out)]) == 2
+    assert "the weights hold more than tensors" in capfd.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert not out.exists()
+
+
+def test_nothing_to_convert_is_said(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no pytorch_model\.bin"):
+        unmask.convert(checkpoint("bert"), tmp_path / "new")

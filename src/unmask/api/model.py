@@ -274,6 +274,26 @@ def score(
     return loaded.score(text, **rest)
 
 
+def convert(folder: str | Path, out: str | Path, *, progress: ProgressLike = None) -> Path:
+    """Write a copy of a model folder with its ``pytorch_model.bin`` as safetensors; return ``out``.
+
+    The weights are read in a process of their own that takes tensors only.
+
+    Args:
+        folder: a model folder with ``pytorch_model.bin``, in one file or several.
+        out: the folder to write, absent or empty.
+        progress: as for :func:`unmask.load`.
+
+    Raises:
+        ConfigError: there are no such weights, they hold more than tensors, or they are no masked language model.
+    """
+    from unmask.model.convert import convert_weights
+
+    with shown(progress) as listener:
+        convert_weights(Path(folder), Path(out), listener)
+    return Path(out)
+
+
 def explain(model: ModelLike, text: str, *, offline: bool = False, **options: Any) -> Explanation:
     """Explain masked language modelling on a text: :func:`load` and :meth:`Model.explain`, with the options of both."""
     loaded, rest = _loaded(model, offline, options)

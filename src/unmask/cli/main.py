@@ -44,7 +44,7 @@ _VERBS: dict[str, dict[str, Callable[..., Any]]] = {
         "terms": masking.terms,
         "collocations": masking.collocations,
     },
-    "Tools": {"bench": tools.bench},
+    "Tools": {"bench": tools.bench, "convert": tools.convert},
 }
 for _panel, _verbs in _VERBS.items():
     for _name, _verb in _verbs.items():

@@ -1,4 +1,4 @@
-"""The verbs ``bench``, ``conformance`` and ``init``."""
+"""The verbs ``bench``, ``conformance``, ``convert`` and ``init``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ Schema = Annotated[
     bool,
     Option("--schema", help="Write the JSON Schema of the file; without FILE, print it."),
 ]
+ModelFolder = Annotated[Path, Argument(metavar="FOLDER", help="Model folder with a pytorch_model.bin.")]
 Stdout = Annotated[bool, Option("--stdout", help="Print the settings instead of writing a file.")]
 
 
@@ -142,6 +143,21 @@ def init(
     shell.write(path, json.dumps(json_schema(), indent=2) + "\n" if schema else starter_yaml())
     use = "" if schema else f"; use it with: unmask train TEXT... -c {path}"
     shell.show(as_json, {"file": path, "schema": schema}, lambda page: page.say(f"wrote {path}{use}"))
+
+
+def convert(folder: ModelFolder, out: options.NewFolder, as_json: options.Json = False) -> None:
+    """Convert a model's pytorch_model.bin to safetensors.
+
+    The weights are read in a process of their own that takes tensors only, and runs no code that came with them.
+
+    Examples:
+        unmask convert downloads/biobert -o biobert
+    """
+    with shell.working() as progress:
+        from unmask.api.model import convert as convert_folder
+
+        made = convert_folder(folder, out, progress=progress)
+    shell.show(as_json, {"folder": made}, lambda page: page.command(f"converted model: {made}"))
 
 
 def conformance(

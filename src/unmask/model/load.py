@@ -12,7 +12,7 @@ from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.cpu.linear import use_onednn_linear
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.masked_lm import MaskedLM, require_encoder
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
@@ -128,25 +128,37 @@ def read_checkpoint(
     from transformers import AutoModelForMaskedLM
 
     path, revision = checkpoint_name(name)
+    options: dict[str, Any] = {"revision": revision, "local_files_only": offline, "trust_remote_code": False}
+    options |= {"dtype": torch.float32, "output_loading_info": True}
     try:
         with torch.random.fork_rng(devices=[]), offline_mode(offline):
             torch.manual_seed(seed)
-            model, info = AutoModelForMaskedLM.from_pretrained(
-                path,
-                revision=revision,
-                local_files_only=offline,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+            model, info = AutoModelForMaskedLM.from_pretrained(path, use_safetensors=True, **options)
+            if any(key.startswith("lm_predictions.lm_head.") for key in info["unexpected_keys"]):
+                # DeBERTa's own name of its LM head, which transformers reads with this setting only.
+                model, info = AutoModelForMaskedLM.from_pretrained(
+                    path, use_safetensors=True, legacy=False, **options
+                )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ConfigError(
-            f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
-            f"model.safetensors, or a Hub name that this machine can reach"
-        ) from error
+        raise _not_loaded(name, path, error) from error
+    require_encoder(model, name)
     return Checkpoint(model, _new_head(name, model, info, progress))
+
+
+def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
+    pickled = sorted(file.name for file in Path(path).glob("pytorch_model*.bin"))
+    if pickled and not list(Path(path).glob("*.safetensors*")):
+        return ConfigError(
+            f"'{name}' has its weights in {pickled[0]}, which is read by pickle and can run code that came with it. "
+            f"Convert them once with 'unmask convert {path} -o NEW', which reads tensors only, and give NEW"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if reason.startswith("Unrecognized configuration class"):
+        reason = "transformers has no masked language model of the architecture in its config.json"
+    return ConfigError(
+        f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
+        f"model.safetensors, or a Hub name that this machine can reach"
+    )
 
 
 def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress: Progress) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unmask.data.batches import Batch
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.data.tokenizer_files import check_size
+from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.norms import use_bf16_norms
@@ -47,12 +48,13 @@ class MaskedLM:
         short_last_layer: whether the last layer is computed at the targets alone.
 
     Raises:
-        ConfigError: the tokenizer has ids that the model has no rows for.
+        ConfigError: the tokenizer and the model's embeddings do not fit, or the model is no encoder.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False
     ) -> None:
+        require_encoder(model, type(model).__name__)
         self.model, self.tokenizer, self.autocast = model, tokenizer, autocast
         self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
         if self.device.type == "cpu":
@@ -257,6 +259,25 @@ class MaskedLM:
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def require_encoder(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model in which a mask is not predicted from the text on both sides of it.
+
+    Raises:
+        ConfigError: the model has a decoder, or its attention looks back only.
+    """
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        why = "an encoder and a decoder: the decoder predicts each token from those before it"
+    elif getattr(config, "is_decoder", False) or getattr(config, "causal", False):
+        why = "attention that looks back only (is_decoder or causal in its config.json)"
+    else:
+        return
+    raise ConfigError(
+        f"'{name}' ({config.model_type}) has {why}. Masked language modelling needs an encoder with an LM head, such "
+        f"as BERT, RoBERTa, DeBERTa or ModernBERT"
+    )
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:

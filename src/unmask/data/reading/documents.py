@@ -24,11 +24,11 @@ from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error,
 from unmask.data.reading.files import Line, decode, format_of, open_bytes, readable_stat, text_lines
 from unmask.data.reading.formats import (
     TextRow,
+    column_rows,
     csv_rows,
     json_rows,
     jsonl_rows,
     no_such_field,
-    parquet_rows,
     texts_of,
 )
 from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, expand_inputs
@@ -195,8 +195,8 @@ class DocumentReader:
         kind, source, field = format_of(path).kind, str(path), self.settings.text_field
         errors = self._errors
         with _note_changes(path, errors):
-            if kind == "parquet":
-                yield from _split_rows(parquet_rows(path, field, errors))
+            if kind in ("parquet", "arrow"):
+                yield from _split_rows(column_rows(path, field, errors))
                 return
             with open_bytes(path) as stream:
                 # CSV rows end in CRLF by the standard, and fields may hold LF.

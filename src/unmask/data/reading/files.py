@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Literal, cast
 from unmask.data.reading.errors import ESCAPE, ReadErrors, TextError
 from unmask.errors import DataError, did_you_mean
 
-Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
+Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 Compression = Literal["gzip", "zstd"]
 Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it continues in the next item
 LineRead = tuple[int, str | TextError]
@@ -47,6 +47,7 @@ _KINDS: dict[str, Kind] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
 PARQUET_MAGIC = b"PAR1"

@@ -208,18 +208,15 @@ def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataE
     return no_such_field("column", field, names, source, line)
 
 
-def parquet_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]:
-    """Yield a column of a Parquet file with the number of each row."""
+def column_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]:
+    """Yield a column of a Parquet or Arrow file with the number of each row."""
     import pyarrow
 
     source, row = str(path), 0
     with open_bytes(path) as stream, _seekable(stream, path) as file:
         try:
-            table = _open_parquet(file, source)
-            _check_column(table.schema_arrow, field, source)
-            # Small batches, since a row may be a whole book.
-            for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
-                for value in batch.column(0):
+            for column in _columns(file, path, field):
+                for value in column:
                     row += 1
                     try:
                         text = value.as_py()
@@ -230,8 +227,24 @@ def parquet_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow
                     else:
                         yield row, text
         except (pyarrow.ArrowException, OSError) as error:
-            what = f"damaged Parquet data after row {row} ({str(error).partition(chr(10))[0]})"
-            raise TextError("damaged Parquet", what, path=source) from None
+            kind = format_of(path).kind.title()
+            what = f"damaged {kind} data after row {row} ({str(error).partition(chr(10))[0]})"
+            raise TextError(f"damaged {kind}", what, path=source) from None
+
+
+def _columns(file: BinaryIO, path: Path, field: str) -> Iterator[Any]:
+    """Yield a column in parts; small ones of Parquet, since a row may be a whole book."""
+    if format_of(path).kind == "arrow":
+        from pyarrow import ipc
+
+        stream = ipc.open_stream(file)
+        _check_column(stream.schema, field, str(path))
+        yield from (batch.column(field) for batch in stream)
+        return
+    table = _open_parquet(file, str(path))
+    _check_column(table.schema_arrow, field, str(path))
+    for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
+        yield batch.column(0)
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def _folder_files(folder: Path, errors: ReadErrors) -> list[Path]:
     hidden: list[Path] = []
     files: list[Path] = []
     foreign: list[Path] = []
-    for path in _walk(folder, hidden, errors):
+    for path in _without_metadata(_walk(folder, hidden, errors)):
         try:
             readable_stat(path)
             (files if format_of(path).known or holds_text(path) else foreign).append(path)
@@ -184,8 +184,34 @@ def _folder_files(folder: Path, errors: ReadErrors) -> list[Path]:
         errors.raise_first()
         what = f"no text among {len(hidden)} hidden and {len(foreign)} binary entries"
         what = what if hidden or foreign else "an empty folder"
-        raise DataError(f"{what}; expected text, JSONL, CSV, TSV or Parquet files", path=folder)
+        raise DataError(f"{what}; expected text, JSONL, CSV, TSV, Parquet or Arrow files", path=folder)
     return files
+
+
+def _without_metadata(files: list[Path]) -> list[Path]:
+    """Leave out what ``save_to_disk`` of the datasets library writes beside the text.
+
+    Raises:
+        DataError: it saved several splits, and none was chosen.
+    """
+    names = set(files)
+    for path in files:
+        if path.name == "dataset_dict.json" and (splits := _splits(path.parent, names)):
+            what = (
+                f"a saved data set with {len(splits)} splits; give one of them: {', '.join(map(str, splits))}"
+            )
+            raise DataError(what, path=path.parent)
+    saved = {path.parent for path in files if path.name == "state.json"}
+    saved = {path for path in saved if path / "dataset_info.json" in names}
+    return [
+        path
+        for path in files
+        if path.parent not in saved or (path.suffix == ".arrow" and not path.name.startswith("cache-"))
+    ]
+
+
+def _splits(folder: Path, names: set[Path]) -> list[Path]:
+    return sorted(path.parent for path in names if path.name == "state.json" and path.parent.parent == folder)
 
 
 def _walk(folder: Path, hidden: list[Path], errors: ReadErrors) -> list[Path]:

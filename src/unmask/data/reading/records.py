@@ -295,9 +295,9 @@ class RecordReader:
 
     def _kind_of(self, path: Path) -> RecordKind:
         kind = format_of(path).kind
-        if kind in ("json", "parquet"):
+        if kind in ("json", "parquet", "arrow"):
             what = (
-                f"a {kind} file cannot be read record by record; write it as JSON Lines (.jsonl), TSV or CSV"
+                f"{kind} files cannot be read record by record; write it as JSON Lines (.jsonl), TSV or CSV"
             )
             raise ConfigError(f"{path}: {what}")
         return self.text_as if kind == "text" else cast(RecordKind, kind)
