@@ -29,6 +29,8 @@ from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import open_corpus
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import ConfigError, DataError, DiskError, DivergedError, Interrupted, UnmaskError
+from unmask.evaluation.heldout import MASKS
+from unmask.evaluation.predictions import TargetPredictions
 from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import components as material_module
@@ -208,7 +210,20 @@ def test_the_evaluation_is_that_of_plain_transformers_one_at_a_time(
     assert evaluation["masked_tokens"] == asked
     assert evaluation["perplexity"] == pytest.approx(np.exp(evaluation["loss"]))
     assert evaluation["mask_rate"] == 0.15
+    assert evaluation["masks"] == "every target replaced by the mask token"
     assert evaluation == result.evaluation
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_targets_replaced_as_in_training_have_rows_of_their_own(finished: Runs, start: str) -> None:
+    evaluation = read(finished(start)[0].folder.evaluation)
+    *kinds, every = evaluation["by_replacement"]["rows"]
+    assert [row["label"] for row in kinds] == ["mask token", "random token", "unchanged"]
+    assert every["masked_tokens"] == sum(row["masked_tokens"] for row in kinds) == evaluation["masked_tokens"]
+    for name in ("loss", "accuracy"):
+        mean = sum(row[name] * row["masked_tokens"] for row in kinds) / every["masked_tokens"]
+        assert every[name] == pytest.approx(mean)
+    assert "80% of the targets replaced by the mask token" in evaluation["by_replacement"]["masks"]
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -305,7 +320,9 @@ def test_what_the_base_answered_must_be_whole_and_to_the_same_questions(
 
     flipped = spoil(lambda path: path.write_bytes(path.read_bytes()[:-100]), "torn")
     assert "does not compare base and adapted model" in flipped
-    other = {f"heldout.{name}": np.zeros(3) for name in ("target_ids", "loss", "guess", "confidence")}
+    earlier = {f"heldout.{name}": np.zeros(3) for name in TargetPredictions._fields}
+    assert "other text or other masks" in spoil(lambda path: np.savez(path, **earlier), "earlier")
+    other = earlier | {"masks": np.array(MASKS)}
     assert "other text or other masks" in spoil(lambda path: np.savez(path, **other), "other")
     assert "no predictions of the base model" in spoil(lambda path: path.unlink(), "absent")
 
@@ -572,6 +589,7 @@ def as_written_before(run: Path, **settings: Any) -> None:
             "bad_steps": state.pop("skipped_steps"),
             "joules": None,
         }
+        del state["evaluation"]
         masking, own = (state["identity"]["settings"][section] for section in ("masking", "train"))
         masking["rate_start"] = masking.pop("initial_rate")
         masking |= {"rate_schedule": "linear", "span_p": 0.2, "term_weight": 5.0}
@@ -589,8 +607,10 @@ def test_a_run_of_an_earlier_version_is_resumed(
     stopped: Path, configure: Configure, finished: Runs, no_report: None
 ) -> None:
     as_written_before(stopped)
-    result = train(configure(model__preset="tiny-bert"), stopped, resume="auto")
+    listener = Listener()
+    result = train(configure(model__preset="tiny-bert"), stopped, resume="auto", progress=listener)
     assert_same(result.folder, finished("tiny-bert")[0].folder)
+    assert any("evaluated it at other masks" in text for text in listener.heard)
 
 
 def test_a_run_of_an_earlier_version_that_cannot_be_resumed_says_why(

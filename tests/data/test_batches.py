@@ -165,10 +165,27 @@ def test_evaluation_masks_never_change(of: Callable[..., TextSource]) -> None:
     first = evaluated(of(), 100)
     assert len(first) == len(of().sequences)
     assert evaluated(of(), 2000) == first
-    assert first == sequences(of().batch(np.arange(len(first)), EVALUATION_KEY, 0.15))
+    assert first == sequences(of().batch(np.arange(len(first)), EVALUATION_KEY, 0.15, hidden=True))
     # Nor does training, at whatever rate it stands.
     assert evaluated(of(initial_rate=0.5), 100) == first
     assert sequences(of().batch(np.arange(len(first)), KEY, 0.15)) != first
+
+
+@pytest.mark.parametrize("strategy", ["token", "word", "span"])
+def test_evaluation_hides_the_targets_that_training_would_replace(
+    of: Callable[..., TextSource], strategy: str
+) -> None:
+    source = of(strategy=strategy)
+    for hidden, trained in zip(
+        source.evaluation_batches(500), source.evaluation_batches(500, hidden=False), strict=True
+    ):
+        assert (hidden.input_ids[hidden.target_index] == source.vocabulary.mask_id).all()
+        assert hidden.target_index.tolist() == trained.target_index.tolist()
+        assert hidden.target_ids.tolist() == trained.target_ids.tolist()
+        shown = trained.input_ids[trained.target_index]
+        assert 0.6 < (shown == source.vocabulary.mask_id).mean() < 0.97
+        rest = np.delete(np.arange(hidden.tokens), hidden.target_index)
+        assert (hidden.input_ids[rest] == trained.input_ids[rest]).all()
 
 
 def test_evaluation_on_a_part_takes_documents_by_their_hash(

@@ -237,6 +237,15 @@ def test_evaluation_does_not_follow_the_epoch(wordpiece_tokenizer: Any, features
     assert list(rows(collator(features))) != first
 
 
+def test_evaluation_replaces_every_target_by_the_mask_token(
+    wordpiece_tokenizer: Any, features: Features
+) -> None:
+    batch = MLMCollator(wordpiece_tokenizer).evaluation()(features)
+    shown = batch["input_ids"][batch["labels"] != -100]
+    assert len(shown) > 10
+    assert (shown == wordpiece_tokenizer.mask_token_id).all()
+
+
 def test_the_callback_tells_the_epoch_of_a_trainer(wordpiece_tokenizer: Any, features: Features) -> None:
     collator = MLMCollator(wordpiece_tokenizer)
     expected = MLMCollator(wordpiece_tokenizer)

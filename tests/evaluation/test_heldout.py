@@ -13,7 +13,7 @@ from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import token_counts
 from unmask.errors import DataError, DivergedError
 from unmask.evaluation import heldout
-from unmask.evaluation.heldout import Tally, evaluate_batches, evaluation_batches, tally
+from unmask.evaluation.heldout import Tally, by_replacement, evaluate_batches, evaluation_batches, tally
 from unmask.evaluation.metrics import COLUMNS
 from unmask.evaluation.predictions import score_targets
 from unmask.evaluation.strata import Strata, places
@@ -218,6 +218,48 @@ def test_the_rows_of_every_table_sum_to_the_whole(
         assert np.allclose(parts, found.sums[:, 0])  # for every document, every metric
         assert (parts[:, 0] == found.sums[:, 0, 0]).all()
     assert found.bins[:, 0].sum() == found.masked_tokens
+
+
+def test_a_token_in_plain_sight_counts_in_a_row_of_its_own_and_not_in_the_metrics(
+    loaded: Load, source: Source, documents: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("bert")
+
+    def copied(batch: Batch) -> torch.Tensor:
+        """Logits of a model that says the token it sees."""
+        seen = torch.from_numpy(batch.input_ids[batch.target_index])
+        return 20.0 * torch.nn.functional.one_hot(seen, model.vocabulary.size)
+
+    monkeypatch.setattr(model, "target_logits", copied)
+    text = source(model, documents, rate=0.5)
+    masking = text.masking
+    strata = Strata(np.zeros(text.vocabulary.size, np.int64), "nothing", masking=masking)
+    found = tally(model, text, strata)
+    assert totals(found)["accuracy"] == 0
+    (_, span) = strata.spans()[-1]
+    count, _, right = found.sums[:, 1:][:, span, :3].sum(axis=0).T
+    assert right.tolist() == [0, 0, count[2], count[2]]
+    assert count[3] == count[:3].sum() == found.masked_tokens
+    assert count[:3] / count[3] == pytest.approx([0.8, 0.1, 0.1], abs=0.05)
+    assert [row["accuracy"] for row in by_replacement(model, text.evaluation_batches(500, hidden=False))] == [
+        *(0, 0, 1),
+        pytest.approx(count[2] / count[3]),
+    ]
+    # Where training replaces all by the mask token too, there is nothing to tell apart.
+    assert not Strata(
+        np.zeros(5, np.int64), "nothing", masking=masking.model_copy(update={"mask_share": 1})
+    ).replaced
+
+
+def test_metrics_do_not_depend_on_the_replacements_of_training(
+    loaded: Load, source: Source, documents: list[str]
+) -> None:
+    model = loaded("bert")
+    usual, other = (
+        tallied(model, source(model, documents, **masking))
+        for masking in ({}, {"mask_share": 0.2, "random_share": 0.5})
+    )
+    assert (usual.sums == other.sums).all()
 
 
 def everything(source: TextSource) -> tuple[Batch, Any]:

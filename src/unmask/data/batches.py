@@ -120,10 +120,10 @@ class TextSource:
             input_ids[cu_seqlens[1:] - len(suffix) + place] = token
         return Packed(input_ids, cu_seqlens, self.corpus.keys[documents], start - len(prefix))
 
-    def batch(self, numbers: np.ndarray, key: MaskKey, rate: float) -> Batch:
-        """Make the masked batch of ``int64 [N]`` sequences."""
+    def batch(self, numbers: np.ndarray, key: MaskKey, rate: float, *, hidden: bool = False) -> Batch:
+        """Make the masked batch of ``int64 [N]`` sequences; ``hidden`` replaces every target by the mask token."""
         packed = self.pack(numbers)
-        masked = mask(packed, self.vocabulary, self.plan, key, rate)
+        masked = mask(packed, self.vocabulary, self.plan.hidden if hidden else self.plan, key, rate)
         return Batch(
             masked.input_ids,
             frame_positions(packed.cu_seqlens),
@@ -152,10 +152,17 @@ class TextSource:
         documents = self.documents[:: max(1, int(lengths.sum()) // most)]
         return token_counts(self.corpus, documents, self.vocabulary.size)
 
-    def evaluation_batches(self, budget: int, most: int | None = None) -> Iterator[Batch]:
+    def evaluation_batches(
+        self, budget: int, most: int | None = None, *, hidden: bool = True
+    ) -> Iterator[Batch]:
         """Yield batches with fixed masks, of at most ``most`` tokens in all.
 
         The sequences used are chosen by the hash of their document, so that no part of the corpus is preferred.
+
+        Args:
+            budget: tokens of a batch.
+            most: tokens of all batches.
+            hidden: replace every target by the mask token; otherwise the same targets are replaced as in training.
         """
         numbers = np.arange(len(self.sequences))
         which, _, _ = self.sequences.locate(numbers)
@@ -165,7 +172,7 @@ class TextSource:
             numbers = numbers[: max(1, int(np.searchsorted(total, most, side="right")))]
         numbers = self.by_length(numbers)
         for part in split_by_tokens(self.sizes(numbers), budget):
-            yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate)
+            yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate, hidden=hidden)
 
 
 class TrainingStream:

@@ -80,10 +80,11 @@ class MLMCollator:
         self._epoch.fill_(epoch)
 
     def evaluation(self) -> MLMCollator:
-        """Return a collator with the fixed masks of evaluation."""
+        """Return a collator with the fixed masks of evaluation, which replace every target by the mask token."""
         import torch
 
         other = copy.copy(self)
+        other._plan = self._plan.hidden
         other._seed, other._epoch = EVALUATION_KEY.seed, torch.tensor(EVALUATION_KEY.epoch)
         return other
 

@@ -128,8 +128,7 @@ def differing(
 ) -> list[dict[str, Any]]:
     """Return the masks at which the two models differ most in the log-probability of the true token.
 
-    Only targets shown as the mask token count, at most one per document and per token: the :data:`BETTER` at which the
-    adapted model gained most, then the :data:`WORSE` at which it lost most.
+    At most one per document and per token counts: the :data:`BETTER` at which the adapted model gained most, then the :data:`WORSE` at which it lost most.
 
     Returns:
         A dictionary each: ``text_before`` and ``text_after`` (the input around the mask), ``original``, ``change``
@@ -137,8 +136,6 @@ def differing(
         probability of the true token).
     """
     gain = before.loss - after.loss
-    shown = np.concatenate([batch.input_ids[batch.target_index] for batch in targets.batches])
-    gain = np.where(shown == targets.source.vocabulary.mask_id, gain, 0.0)
     order = np.argsort(-gain, kind="stable")
     taken = _pick(targets, order[gain[order] > 0], BETTER, [])
     losses = order[::-1]

@@ -23,7 +23,7 @@ from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.evaluation.baselines import BaselineSums, NoBaselines, tally_baselines
 from unmask.evaluation.bootstrap import FEWEST_UNITS, INTERVAL, Estimate, calibration, flat
-from unmask.evaluation.heldout import Tally, tally
+from unmask.evaluation.heldout import MASKS, Tally, tally
 from unmask.evaluation.metrics import group_metrics, metrics_of, perplexity, with_perplexity
 from unmask.evaluation.strata import Strata, Table
 from unmask.evaluation.text_cache import EvaluationText, LogOnce, TextInputs, sequence_length
@@ -47,7 +47,8 @@ class EvaluationSettings(Settings):
     documents: DocumentSettings = DocumentSettings()
     """How files become documents."""
     masking: MaskingSettings = MaskingSettings()
-    """Strategy and rate; the masks themselves never change."""
+    """Strategy and rate; the targets never change, and are replaced by the mask token. ``mask_share`` and
+    ``random_share`` are those of the table by replacement."""
     max_length: int | None = None
     """Tokens of a sequence; by default 512, or what the models take if that is less."""
     tokens: int | None = None
@@ -87,7 +88,7 @@ class Evaluation(Result):
 
     @cached_property
     def metrics(self) -> dict[str, Estimate]:
-        """Loss (nats), perplexity, accuracy at 1, 5 and 10 and mean reciprocal rank, over all targets."""
+        """Loss (nats), perplexity, accuracy at 1, 5 and 10 and mean reciprocal rank, over all targets, hidden by the mask token."""
         return with_perplexity(metrics_of(self.tally.sums[:, 0]))
 
     @property
@@ -107,7 +108,7 @@ class Evaluation(Result):
     def _title(self) -> str:
         return (
             f"evaluation of {self.label} at {plural(self.masked_tokens, 'masked token')} of "
-            f"{plural(self.tally.documents, 'document')}"
+            f"{plural(self.tally.documents, 'document')}, {MASKS}"
         )
 
     def _shown_rows(self) -> Rows:
@@ -308,7 +309,7 @@ class Evaluator:
         corpus = self.text.corpus(model.tokenizer)
         source = self._source(corpus, model, length)
         counted = None if self.train is None else self.train.corpus(model.tokenizer)
-        strata = _strata(corpus, counted, model)
+        strata = _strata(corpus, counted, model, self.settings.masking)
         self.progress.begin("evaluate")
         found = tally(model, source, strata, most=self.settings.tokens, progress=self.progress)
         self.progress.end()
@@ -345,6 +346,7 @@ class Evaluator:
         masking = self.settings.masking
         return {
             "data": self.text.inputs,
+            "masks": MASKS,
             "mask_rate": masking.rate,
             "strategy": masking.strategy,
             "mask_share": masking.mask_share,
@@ -357,11 +359,11 @@ class Evaluator:
         }
 
 
-def _strata(corpus: Corpus, counted: Corpus | None, model: MaskedLM) -> Strata:
+def _strata(corpus: Corpus, counted: Corpus | None, model: MaskedLM, masking: MaskingSettings) -> Strata:
     base = corpus if counted is None else counted
     counts = token_counts(base, np.arange(len(base)), model.vocabulary.size)
     where = "the evaluated text itself" if counted is None else "the training text given"
-    return Strata(counts, where, words=model.vocabulary.words is not None)
+    return Strata(counts, where, words=model.vocabulary.words is not None, masking=masking)
 
 
 def _notes(found: Tally, strata: Strata, baselines: BaselineSums | NoBaselines) -> Iterator[str]:
@@ -370,7 +372,7 @@ def _notes(found: Tally, strata: Strata, baselines: BaselineSums | NoBaselines) 
         yield f"no baselines: {baselines.why}"
     else:
         yield f"baselines counted on {baselines.fitted_on}"
-    if len(strata.tables) < 3:
+    if all(table.key != "by_piece" for table in strata.tables):
         yield "no table by place in the word: this tokenizer does not mark where words begin"
     documents = plural(found.documents, "document")
     if found.documents < FEWEST_UNITS:

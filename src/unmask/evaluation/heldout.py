@@ -1,5 +1,8 @@
 """Held-out evaluation on frozen masks: metrics of a run, and sums by document and stratum for ``unmask eval``.
 
+Every target is replaced by the mask token. With the masks of training a tenth of the targets would be shown to the model
+and another tenth would be another word; those have rows of their own (:func:`by_replacement`), on part of the text.
+
 Shapes: M targets, U resampling units, R bins.
 """
 
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +21,15 @@ from unmask.errors import DataError
 from unmask.evaluation.bootstrap import BINS, Floats, reliability_bins, resampling_units
 from unmask.evaluation.metrics import COLUMNS, perplexity, target_columns
 from unmask.evaluation.predictions import TargetPredictions, predict_targets
-from unmask.evaluation.strata import Places, Strata, places
+from unmask.evaluation.strata import REPLACEMENTS, Places, Strata, places, replacements
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 
+MASKS = "every target replaced by the mask token"
+"""How the targets of all metrics are shown to the model; those by replacement say so themselves."""
+
 _MOST_LOGITS = 1 << 25
+_REPLACED_SHARE, _REPLACED_TOKENS = 4, 20_000
 _BUDGET = (256, 8_192)
 
 
@@ -70,6 +78,29 @@ def evaluate_batches(model: MaskedLM, batches: Iterable[Batch]) -> HeldoutMetric
     return HeldoutMetrics(loss / count, correct / count, count, tokens, TargetPredictions.join(parts))
 
 
+def replaced_tokens(tokens: int) -> int:
+    """Return how many tokens to read for the metrics by replacement, where an evaluation reads so many."""
+    return max(tokens // _REPLACED_SHARE, _REPLACED_TOKENS)
+
+
+def by_replacement(model: MaskedLM, batches: Iterable[Batch]) -> list[dict[str, Any]]:
+    """Evaluate a model on batches that are masked as in training, by what it sees at the target.
+
+    Returns:
+        Rows with ``label``, ``masked_tokens``, ``loss`` and ``accuracy``, the last one of all targets; without those
+        that have no target.
+    """
+    sums = np.zeros((len(REPLACEMENTS), 3))
+    for batch, predictions in predict_targets(model, batches):
+        np.add.at(sums, replacements(batch, model.vocabulary.mask_id), target_columns(predictions)[:, :3])
+    sums[-1] = sums.sum(axis=0)
+    return [
+        {"label": label, "masked_tokens": int(count), "loss": loss / count, "accuracy": right / count}
+        for label, (count, loss, right) in zip(REPLACEMENTS, sums.tolist(), strict=True)
+        if count
+    ]
+
+
 @dataclass(frozen=True)
 class Tally:
     """Sums over the targets of an evaluation.
@@ -100,14 +131,18 @@ def batch_budget(vocabulary_size: int, rate: float) -> int:
     return int(min(max(_MOST_LOGITS / (vocabulary_size * rate), _BUDGET[0]), _BUDGET[1]))
 
 
-def evaluation_batches(source: TextSource, most: int | None = None) -> Iterator[Batch]:
+def evaluation_batches(
+    source: TextSource, most: int | None = None, *, hidden: bool = True
+) -> Iterator[Batch]:
     """Yield the batches of an evaluation, see :func:`batch_budget`.
 
     Args:
         source: the text.
         most: tokens to read, special ones included; which documents these are is decided by their hash.
+        hidden: replace every target by the mask token; otherwise as in training.
     """
-    yield from source.evaluation_batches(batch_budget(source.vocabulary.size, source.masking.rate), most)
+    budget = batch_budget(source.vocabulary.size, source.masking.rate)
+    yield from source.evaluation_batches(budget, most, hidden=hidden)
 
 
 def tally(
@@ -132,11 +167,17 @@ def tally(
         DivergedError: the model's probabilities are NaN or infinite.
     """
     counter = _Counter(source, strata)
-    total = min(source.tokens, most or source.tokens)
-    for batch, predictions in predict_targets(model, evaluation_batches(source, most)):
-        counter.add(batch, predictions.require_finite())
-        progress.advance(min(1.0, counter.tokens / total), {"tokens": counter.tokens})
-    progress.advance(1.0, {"tokens": counter.tokens})  # whole documents may stop short of the limit
+    wanted = min(source.tokens, most or source.tokens)
+    replaced = min(source.tokens, replaced_tokens(wanted)) if strata.replaced else 0
+    total, read = wanted + replaced, 0
+    for hidden, limit in ((True, most), (False, replaced)):
+        if limit == 0:
+            continue
+        for batch, predictions in predict_targets(model, evaluation_batches(source, limit, hidden=hidden)):
+            counter.add(batch, predictions.require_finite(), hidden)
+            read += batch.tokens
+            progress.advance(min(1.0, read / total), {"tokens": read})
+    progress.advance(1.0, {"tokens": read})  # whole documents may stop short of the limit
     return counter.tally()
 
 
@@ -153,14 +194,21 @@ class _Counter:
         self.with_target = np.zeros(len(self.keys), dtype=bool)
         self.hash = np.uint64(0)
 
-    def add(self, batch: Batch, predictions: TargetPredictions) -> None:
-        self.tokens += batch.tokens
+    def add(self, batch: Batch, predictions: TargetPredictions, hidden: bool) -> None:
         at = places(self.source, batch)
         values = target_columns(predictions)
         unit = self.unit[at.document]
-        np.add.at(self.sums[:, 0], unit, values)
-        for row in self.strata.rows_of(at, batch.target_ids):
+        rows = (
+            self.strata.rows_of(at, batch.target_ids)
+            if hidden
+            else self.strata.replaced_rows(batch, self.source.vocabulary.mask_id)
+        )
+        for row in rows:
             np.add.at(self.sums, (unit, 1 + row), values)
+        if not hidden:
+            return
+        self.tokens += batch.tokens
+        np.add.at(self.sums[:, 0], unit, values)
         self.bins += reliability_bins(predictions.confidence, predictions.rank == 1)
         self.with_target[at.document] = True
         with np.errstate(over="ignore"):

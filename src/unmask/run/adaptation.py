@@ -3,6 +3,7 @@
 ::
 
     base              name of the checkpoint, as it was given
+    masks             how the targets of all metrics are shown to both models
     domain, general   metrics on held-out text: masked_tokens, documents, before, after and change; general is null
                       without general text. before and after: loss (nats), perplexity, accuracy, and their intervals;
                       change: loss, accuracy (after minus before) and relative_accuracy (their ratio minus one), each
@@ -35,6 +36,7 @@ from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import DataError
 from unmask.evaluation.adaptation import EvaluatedTargets, by_frequency, change, differing
 from unmask.evaluation.bootstrap import INTERVAL
+from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import Strata
 from unmask.run.components import RunComponents
@@ -43,7 +45,7 @@ from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import read_json, sha256, write_atomically
 
 _COUNTED_ON = "the training text"
-_STORED = ("target_ids", "loss", "guess", "confidence")
+_OTHER_TARGETS = "the base model was evaluated on other text or other masks"
 
 
 def save_base(folder: RunFolder, predictions: dict[str, TargetPredictions]) -> None:
@@ -54,7 +56,7 @@ def save_base(folder: RunFolder, predictions: dict[str, TargetPredictions]) -> N
         for name, each in predictions.items()
         for field, column in each._asdict().items()
     }
-    np.savez(content, **arrays)
+    np.savez(content, masks=np.array(MASKS), **arrays)
     write_atomically(folder.base, content.getvalue())
 
 
@@ -66,14 +68,13 @@ def _read_base(folder: RunFolder, name: str) -> TargetPredictions:
     """
     try:
         with folder.base.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {field: file[f"{name}.{field}"] for field in _STORED}
-            # Earlier versions stored no ranks; only whether each is 1 is needed here.
-            rank = file.get(f"{name}.rank", np.where(found["guess"] == found["target_ids"], 1, 2))
-            return TargetPredictions(rank=rank, **found)
+            if str(file.get("masks")) == MASKS:
+                return TargetPredictions(*(file[f"{name}.{field}"] for field in TargetPredictions._fields))
     except Exception as error:  # a damaged archive may raise nearly anything
         raise DataError(
             f"no predictions of the base model ({type(error).__name__})", path=folder.base
         ) from None
+    raise DataError(_OTHER_TARGETS, path=folder.base)
 
 
 def adaptation_of(
@@ -96,7 +97,7 @@ def adaptation_of(
     for name, source in final_texts(components).items():
         base, ours = _read_base(folder, name), predictions[name]
         if not np.array_equal(base.target_ids, ours.target_ids):
-            raise DataError("the base model was evaluated on other text or other masks", path=folder.base)
+            raise DataError(_OTHER_TARGETS, path=folder.base)
         asked = EvaluatedTargets.of(source, final_batches(source, config), strata)
         changes[name] = change(asked, base, ours)
         if name == "heldout":
@@ -108,6 +109,7 @@ def adaptation_of(
     general = changes.get("general")
     return {
         "base": config.model.name,
+        "masks": MASKS,
         "mask_rate": config.masking.rate,
         "domain": changes["heldout"],
         "general": general,

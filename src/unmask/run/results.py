@@ -8,8 +8,15 @@ from typing import Any
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.evaluation.baselines import heldout_baselines
-from unmask.evaluation.heldout import HeldoutMetrics, evaluate_batches
+from unmask.evaluation.heldout import (
+    MASKS,
+    HeldoutMetrics,
+    by_replacement,
+    evaluate_batches,
+    replaced_tokens,
+)
 from unmask.evaluation.predictions import TargetPredictions
+from unmask.evaluation.strata import replaced_as
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.run_folder import RunFolder
@@ -55,15 +62,26 @@ def evaluation_of(
 ) -> dict[str, Any]:
     """Return the metrics of a trained model, of the baselines, and of the model before training."""
     batches = final_batches(heldout, config)
-    content = metrics["heldout"] | {
+    content = metrics["heldout"]
+    content |= {
         "documents": len(heldout.documents),
+        "masks": MASKS,
         "mask_rate": config.masking.rate,
         "baselines": heldout_baselines(components.text, batches),
         "before": before.get("heldout"),
+        "by_replacement": _by_replacement(components, heldout, content["tokens"]),
     }
     if "general" in metrics:
         content["general"] = metrics["general"] | {"before": before.get("general")}
     return content
+
+
+def _by_replacement(components: RunComponents, heldout: TextSource, tokens: int) -> dict[str, Any] | None:
+    """Return the metrics at targets that are replaced as in training, on part of the text; ``None`` if all are masked."""
+    if heldout.masking.mask_share == 1:
+        return None
+    batches = heldout.evaluation_batches(_EVALUATION_BUDGET, replaced_tokens(tokens), hidden=False)
+    return {"masks": replaced_as(heldout.masking), "rows": by_replacement(components.model, batches)}
 
 
 def run_info(components: RunComponents, config: RunConfig, command: list[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
 from unmask.evaluation.examples import fill_examples
+from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.layers import merge_lora
 from unmask.model.presets import check_trainable
@@ -291,7 +292,10 @@ class _TrainingRun:
         metrics = metrics_on(self.components, self.components.heldout, tokens)
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
         row |= {"eval_loss": metrics.loss, "eval_accuracy": metrics.accuracy}
-        line = f"step {position.step}: held-out loss {metrics.loss:.3f}, accuracy {metrics.accuracy:.1%}"
+        line = (
+            f"step {position.step}: held-out loss {metrics.loss:.3f}, accuracy {metrics.accuracy:.1%}, "
+            f"all targets {self.components.model.tokenizer.mask_token}"
+        )
         if self.components.general is not None:
             row["general_loss"] = metrics_on(self.components, self.components.general, tokens).loss
             line += f"; general loss {row['general_loss']:.3f}"
@@ -329,6 +333,7 @@ class _TrainingRun:
         if self.is_main:
             state = self.loop.position.to_dict() | {
                 "fingerprint": self.fingerprint,
+                "evaluation": MASKS,
                 "before": self.before,
                 "tenths": self._tenths,
                 "last_loss": self._last_loss,
@@ -364,6 +369,12 @@ class _TrainingRun:
         self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
         self.best = Best(**state["best"]) if state["best"] else None
+        if state.get("evaluation") != MASKS:
+            self.before, self.best = {}, None
+            self.progress.warning(
+                "an earlier version of unmask began this run and evaluated it at other masks: its held-out metrics up to "
+                f"here are compared with nothing, and the best weights are sought from step {state['step']} on"
+            )
         self.components.world.wait()  # until all have read it
         if self.is_main:
             keep_rows(self.folder.metrics, state["step"])

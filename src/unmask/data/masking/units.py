@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,12 @@ class MaskingPlan:
     settings: MaskingSettings
     vocabulary: Vocabulary
     phrases: Phrases | None = None
+
+    @property
+    def hidden(self) -> MaskingPlan:
+        """The plan with the same targets, all of them replaced by the mask token."""
+        shares = {"mask_share": 1.0, "random_share": 0.0}
+        return replace(self, settings=self.settings.model_copy(update=shares))
 
 
 @dataclass(frozen=True, eq=False)
