@@ -30,7 +30,7 @@ def test_eval_answers_with_one_json_document(run: Run, checkpoint: Checkpoint, t
         answer
     )
     assert answer["documents"] == 30
-    assert set(answer["tables"]) == {"by_frequency", "by_piece", "by_position"}
+    assert set(answer["tables"]) == {"by_frequency", "by_piece", "by_position", "by_replacement"}
     assert set(answer["baselines"]) == {"most_frequent_token", "ngram", "ngram_true_neighbours"}
     low, high = answer["intervals"]["loss"]
     assert low < answer["loss"] < high

@@ -67,7 +67,7 @@ class Baselines:
         yield NAMES[0], _columns(self.frequent.predict(targets), targets)
         for name, mode in zip(NAMES[1:], ("masked", "true"), strict=True):
             around = neighbours_at(tokens, starts, positions, self.size, neighbours=mode)  # type: ignore[arg-type]
-            prediction = self.ngram.predict(*Neighbours(*(ids[rows] for ids in around)), targets)
+            prediction = self.ngram.predict(Neighbours(*(ids[rows] for ids in around)), targets)
             yield name, _columns(prediction, targets)
 
 

@@ -1,15 +1,18 @@
 """Baseline language models: the most frequent token, and a bidirectional interpolated n-gram model.
 
 Both are counted on the token ids of the training text and give proper probabilities, so that their accuracy and loss
-compare with those of the model. The n-gram model interpolates the relative frequencies of a token between two
-neighbours, after the left one, before the right one, and anywhere, with weights that depend on how often these contexts
-were seen, estimated by EM on a slice of the training text that is left out of the counts (Jelinek and Mercer, 1980,
-"Interpolated estimation of Markov source parameters from sparse data").
+compare with those of the model. The n-gram model interpolates the relative frequencies of a token in six contexts
+
+    (left1, right1)   (left2, left1)   (right1, right2)   (left1)   (right1)   ()
+
+with weights that depend on what was seen in them, estimated by EM on a slice of the training text that is left out of
+the counts, with some tokens masked (Jelinek and Mercer, 1980, "Interpolated estimation of Markov source parameters from
+sparse data"). On a small text wide contexts are rarely seen and get little weight.
 
 Token sequences are flat: document ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``. Outside a document is the
 boundary symbol, whose id is the vocabulary's size. :data:`UNKNOWN` marks a neighbour that is masked.
 
-Shapes: T tokens, D documents, M targets, K = 4 components.
+Shapes: T tokens, D documents, M targets, K = 6 contexts.
 """
 
 from __future__ import annotations
@@ -31,10 +34,14 @@ MAX_VOCABULARY = 2_000_000
 MAX_TOKENS = 12_000_000
 """Tokens to count, at most about this many, to bound time and memory: some 600 MB and a few seconds."""
 
-_LEVELS = np.array([1, 2, 4, 10, 40])
-"""Frequency bands of a pair of neighbours, each with its own weights: 0, 1, 2-3, 4-9, 10-39, more."""
-_SHAPE = (len(_LEVELS) + 1, 2, 2)
-"""Buckets of weights: the band of the pair, and whether the left and the right neighbour were seen."""
+_LEVELS = np.array([0.15, 0.3, 0.5, 0.8])
+"""Bands of a pair of neighbours, each with its own weights: by the share of its most frequent token, where a pair that was
+seen seldom counts less (:data:`_DOUBT`); a pair that was never seen has a band of its own."""
+_DOUBT = 2.0
+_SHAPE = (*[len(_LEVELS) + 2] * 3, 2, 2)
+"""Buckets of weights: the bands of the three pairs, and whether the left and the right neighbour were seen."""
+_MASKED_IN_TUNING = 6
+"""One of so many tokens is masked where the weights are tuned."""
 _TUNING_SHARE = 20
 _TUNING_TOKENS = 60_000
 _EM_STEPS = 25
@@ -56,8 +63,10 @@ class Prediction(NamedTuple):
 class Neighbours(NamedTuple):
     """The ids around M targets, int64 [M] each: the boundary symbol outside the document, or ``UNKNOWN``."""
 
-    left: Ids
-    right: Ids
+    left2: Ids
+    left1: Ids
+    right1: Ids
+    right2: Ids
 
 
 def neighbours_at(
@@ -83,10 +92,10 @@ def neighbours_at(
     _check(tokens, offsets, vocabulary_size)
     padded = _padded(tokens, offsets, vocabulary_size)
     positions = np.asarray(positions, dtype=np.int64)
-    at = positions + np.searchsorted(offsets, positions, side="right")
+    at = positions + 2 * np.searchsorted(offsets, positions, side="right")
     if neighbours == "masked":
         padded[at] = UNKNOWN
-    return Neighbours(padded[at - 1], padded[at + 1])
+    return Neighbours(padded[at - 2], padded[at - 1], padded[at + 1], padded[at + 2])
 
 
 class MostFrequent:
@@ -121,7 +130,7 @@ class NGramBaseline:
     @property
     def what(self) -> str:
         """A description in one line."""
-        return f"interpolated bidirectional n-gram, one neighbour on each side, counted on {self.tokens:,} tokens"
+        return f"interpolated bidirectional n-gram, two neighbours on each side, counted on {self.tokens:,} tokens"
 
     def fit(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> Self:
         """Count the training text and tune the weights; the same input gives the same model.
@@ -151,50 +160,48 @@ class NGramBaseline:
 
     def predict(
         self,
-        left: NDArray[np.integer],
-        right: NDArray[np.integer],
+        around: Neighbours,
         targets: NDArray[np.integer],
     ) -> Prediction:
         """Return the most probable token and the true one's log-probability at M targets.
 
-        The neighbours, [M] each, are ids, the boundary symbol, or ``UNKNOWN`` (see :func:`neighbours_at`).
         The most probable token is sought among the 8 most frequent ones of each context.
         """
-        around = np.stack([np.asarray(ids, dtype=np.int64) for ids in (left, right)])
-        true: Ids = np.asarray(targets, dtype=np.int64)
+        around_ids = np.stack([np.asarray(ids, dtype=np.int64) for ids in around])
+        wanted: Ids = np.asarray(targets, dtype=np.int64)
         top1, log_probability = np.empty(len(targets), np.int64), np.empty(len(targets))
         for start in range(0, len(targets), _BLOCK):
             part = slice(start, start + _BLOCK)
-            view = self._view(Neighbours(*around[:, part]))
+            view = self._view(Neighbours(*around_ids[:, part]))
             top1[part] = self._best(view)
-            given = self._mixture(view, np.arange(len(view.bucket)), true[part])
+            given = self._mixture(view, np.arange(len(view.bucket)), wanted[part])
             log_probability[part] = np.log(given)
         return Prediction(top1, log_probability)
 
-    def probabilities(self, left: int, right: int) -> Floats:
-        """Return the whole distribution [V] at one position; it sums to one."""
-        around = Neighbours(*(np.array([value], dtype=np.int64) for value in (left, right)))
+    def probabilities(self, *around: int) -> Floats:
+        """Return the whole distribution [V] at one position between four neighbours; it sums to one."""
+        view = self._view(Neighbours(*(np.array([value], dtype=np.int64) for value in around)))
         size = self._base - 1
-        return self._mixture(self._view(around), np.zeros(size, np.int64), np.arange(size))
+        return self._mixture(view, np.zeros(size, np.int64), np.arange(size))
 
     def _count(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
         padded = _padded(tokens, offsets, self._base - 1)
-        middle = padded[1:-1]
+        middle = padded[2:-2]
         self._unigram = _unigram(tokens, self._base - 1)
         self._frequent = np.argsort(-self._unigram, kind="stable")[:_CANDIDATES]
+        around = Neighbours(padded[:-4], padded[1:-3], padded[3:-1], padded[4:])
         self._tables = []
-        for keys in self._contexts(
-            Neighbours(padded[:-2], padded[2:])
-        ):  # one after the other: each takes 8 bytes a token
+        for keys in self._contexts(around):  # one after the other: each takes 8 bytes a token
             keys *= self._base
             keys += middle
             self._tables.append(_Table.count(keys[middle < self._base - 1], self._base))
 
     def _contexts(self, around: Neighbours) -> Iterator[Ids]:
-        """Yield the number of each context: the pair, left, right; with ``UNKNOWN`` in it, a number never counted."""
-        left, right = around
-        yield np.where((left < 0) | (right < 0), self._base**2, left * self._base + right)
-        for single in around:
+        """Yield the number of each context, pairs first; with ``UNKNOWN`` in it, a number never counted."""
+        left2, left1, right1, right2 = around
+        for a, b in ((left1, right1), (left2, left1), (right1, right2)):
+            yield np.where((a < 0) | (b < 0), self._base**2, a * self._base + b)
+        for single in (left1, right1):
             yield np.where(single < 0, self._base, single)
 
     def _view(self, around: Neighbours) -> _View:
@@ -202,7 +209,8 @@ class NGramBaseline:
         contexts = list(self._contexts(around))
         spans = [table.span(context) for table, context in zip(self._tables, contexts, strict=True)]
         totals = np.stack([table.totals(span) for table, span in zip(self._tables, spans, strict=True)])
-        return _View(contexts, spans, totals, _bucket(totals))
+        peaks = np.stack([table.peaks(span) for table, span in zip(self._tables[:3], spans[:3], strict=True)])
+        return _View(contexts, spans, totals, _bucket(totals, peaks))
 
     def _component_probabilities(self, view: _View, rows: Ids, tokens: Ids) -> Floats:
         """Return what each component gives to ``tokens`` at ``rows`` of the view, [K, len(rows)]."""
@@ -234,9 +242,12 @@ class NGramBaseline:
 
     def _tune(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
         """Fit the weights on a slice that was not counted."""
-        everywhere = np.arange(len(tokens))
-        view = self._view(neighbours_at(tokens, offsets, everywhere, self._base - 1))
-        given = self._component_probabilities(view, everywhere, tokens.astype(np.int64))
+        drawn = np.random.default_rng(0).integers(_MASKED_IN_TUNING, size=len(tokens))
+        parts = [np.flatnonzero(drawn == number) for number in range(_MASKED_IN_TUNING)]
+        around = [neighbours_at(tokens, offsets, part, self._base - 1, neighbours="masked") for part in parts]
+        view = self._view(Neighbours(*map(np.concatenate, zip(*around, strict=True))))
+        targets = tokens[np.concatenate(parts)].astype(np.int64)
+        given = self._component_probabilities(view, np.arange(len(targets)), targets)
         self._weights = _interpolation_weights(view.bucket, given)
 
 
@@ -282,6 +293,13 @@ class _Table:
         """Return how often the context of each row was seen, [M]."""
         return (self._sums[span.end] - self._sums[span.start])[span.of_row]
 
+    def peaks(self, span: _Span) -> Ids:
+        """Return how often the most frequent token was seen in the context of each row, [M]."""
+        counts = np.append(np.diff(self._sums), 0)
+        ends = np.stack([span.start, span.end], axis=1).reshape(-1)
+        highest = np.maximum.reduceat(counts, ends)[::2]
+        return np.where(span.end > span.start, highest, 0)[span.of_row]
+
     def counts_of(self, contexts: Ids, tokens: Ids) -> Ids:
         """Return how often each token was seen in its context."""
         keys = contexts * self._base + tokens
@@ -319,11 +337,12 @@ def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary
 
 
 def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer], boundary: int) -> Ids:
-    """Return the ids with a boundary symbol around each document, int64 [T + D + 1]."""
+    """Return the ids with two boundary symbols around each document, int64 [T + 2 (D + 1)]."""
     offsets = np.asarray(offsets, dtype=np.int64)
-    padded = np.full(len(tokens) + len(offsets), boundary, dtype=np.int64)
+    padded = np.full(len(tokens) + 2 * len(offsets), boundary, dtype=np.int64)
     real = np.ones(len(padded), dtype=bool)
-    real[offsets + np.arange(len(offsets))] = False
+    edges = offsets + 2 * np.arange(len(offsets))
+    real[edges] = real[edges + 1] = False
     padded[real] = tokens
     return padded
 
@@ -353,25 +372,32 @@ def _clipped(offsets: NDArray[np.integer], start: int, end: int) -> NDArray[np.i
     return np.unique(np.clip(offsets, start, end)) - start
 
 
-def _bucket(totals: Ids) -> Ids:
-    """Number the bucket of each target from how often its contexts were seen, [K - 1, M] to [M]."""
-    pair = np.searchsorted(_LEVELS, totals[0], side="right")
-    numbers: Ids = np.ravel_multi_index([pair, *(totals[1:] > 0)], _SHAPE)
+def _bucket(totals: Ids, peaks: Ids) -> Ids:
+    """Number the bucket of each target, [M], from how often its contexts were seen, [K - 1, M], and the pairs' most
+    frequent tokens in them, [3, M]."""
+    pairs = np.where(
+        totals[:3] > 0, 1 + np.searchsorted(_LEVELS, peaks / (totals[:3] + _DOUBT), side="right"), 0
+    )
+    numbers: Ids = np.ravel_multi_index([*pairs, *(totals[-2:] > 0)], _SHAPE)
     return numbers
 
 
 def _interpolation_weights(buckets: Ids, given: Floats) -> Floats:
-    """Return weights [K, buckets], columns summing to one, that make ``given`` [K, n] most probable (EM)."""
-    seen = np.indices(_SHAPE).reshape(len(_SHAPE), -1) > 0
-    seen = np.concatenate(
-        [seen, np.ones((1, seen.shape[1]), bool)]
-    )  # [K, buckets]: the unigram always counts
+    """Return weights [K, buckets], columns summing to one, that make ``given`` [K, n] most probable (EM).
+
+    They are fitted for all buckets together, then for those with the same contexts seen, then for each, and every time
+    the ones before are the prior.
+    """
+    levels = np.indices(_SHAPE).reshape(len(_SHAPE), -1)
+    seen = np.concatenate([levels > 0, np.ones((1, levels.shape[1]), bool)])  # the unigram always counts
     weights = seen / seen.sum(axis=0)
-    for _ in range(_EM_STEPS):
-        shares = weights[:, buckets] * given
-        shares /= shares.sum(axis=0)
-        credit = np.stack([np.bincount(buckets, row, seen.shape[1]) for row in shares])
-        prior = np.where(seen, credit.sum(axis=1, keepdims=True) + 1e-3, 0.0)
-        weights = credit + _PRIOR * prior / prior.sum(axis=0)
-        weights /= weights.sum(axis=0)
+    alike = 2 ** np.arange(len(_SHAPE)) @ (levels > 0)
+    for group in (np.zeros_like(alike), alike, np.arange(len(alike))):
+        prior = _PRIOR * weights
+        for _ in range(_EM_STEPS):
+            shares = weights[:, buckets] * given
+            shares /= shares.sum(axis=0)
+            credit = np.stack([np.bincount(group[buckets], row, len(group))[group] for row in shares])
+            weights = np.where(seen, credit, 0) + prior
+            weights /= weights.sum(axis=0)
     return weights
