@@ -250,7 +250,7 @@ def test_a_target_that_cannot_be_spelt_is_said_and_the_others_are_scored(filler:
         assert set(result.target_errors) == {"☃", "a☃", "[MASK]"}
         assert "cannot be written" in result.target_errors["a☃"]
         assert "[UNK]" in result.target_errors["☃"]
-        assert "holds a mask" in result.target_errors["[MASK]"]
+        assert "holds a special token" in result.target_errors["[MASK]"]
     assert "one mask, and this one has 2" in (two.error or "")
     assert "no mask" in (none.error or "")
     with pytest.raises(ConfigError, match="'☃' cannot be written"):

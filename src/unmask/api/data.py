@@ -371,11 +371,11 @@ def _tokenizer(given: Any, offline: bool, progress: Progress) -> PreTrainedToken
         raise ConfigError(
             "no tokenizer: name one (--tokenizer or tokenizer=), or give a folder of 'unmask prepare'"
         )
-    if not isinstance(given, str | Path):
-        found: PreTrainedTokenizerBase = getattr(given, "tokenizer", given)
-        return found
+    from unmask.data.conversion import converted
     from unmask.data.tokenizer import load_tokenizer
 
+    if not isinstance(given, str | Path):
+        return converted(getattr(given, "tokenizer", given))
     return load_tokenizer(str(given), offline=offline, progress=progress)
 
 

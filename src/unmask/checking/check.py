@@ -162,10 +162,8 @@ class _Check:
         self.settings, self.model, self.offline, self.progress = settings, model, offline, progress
         self.index, self.duplicates, self.leaks = DocumentIndex(), Duplicates(), LeakIndex()
         self.tokens: TokenSurvey | None = None
-        self.limit, self.overhead, specials = max_length or _LONGEST, 2, []
-        if model is not None:
-            specials = self._load(model, max_length)
-        self.text = TextSurvey(specials)
+        self.limit, self.overhead = max_length or _LONGEST, 2
+        self.text = TextSurvey() if model is None else TextSurvey(*self._load(model, max_length))
         self.read = dict.fromkeys(("files", "documents", "empty", "split_documents", "characters"), 0)
         self.unreadable: list[dict[str, str]] = []
         self.errors: Counter[str] = Counter()
@@ -174,9 +172,10 @@ class _Check:
         self._choices = _ChoicesOnce(progress)
         self._sampled = 0
 
-    def _load(self, model: str, max_length: int | None) -> list[str]:
-        """Load the tokenizer and find what the model takes; return its special tokens."""
+    def _load(self, model: str, max_length: int | None) -> tuple[list[str], list[str]]:
+        """Load the tokenizer and find what the model takes; return its control and its other special tokens."""
         from unmask.checking.fertility import TokenSurvey
+        from unmask.data.special_tokens import control_ids, text_specials
         from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 
         tokenizer = load_tokenizer(model, offline=self.offline, progress=self.progress)
@@ -197,7 +196,8 @@ class _Check:
         self.limit = max_length or min(_LONGEST, longest)
         if self.limit <= self.overhead:
             raise ConfigError(f"--max-length is {self.limit}; {self.overhead} of that are special tokens")
-        return [str(token) for token in tokenizer.all_special_tokens]
+        control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
+        return [str(token) for token in control], text_specials(tokenizer)
 
     def run(self, inputs: list[str | Path], test: list[str | Path]) -> DataCheck:
         tests = expand_inputs(test) if test else []

@@ -198,12 +198,15 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
 
 
 def _specials(check: JsonDict) -> Iterator[Finding]:
-    found = check["text"]["special_tokens"]
-    if found:
-        listed = ", ".join(f"{token} ({tally['count']:,}×)" for token, tally in list(found.items())[:5])
-        first = _first(next(iter(found.values())))
-        text = f"literal special tokens in the text: {listed}{first}; unmask reads them as plain text, other tools may not"
-        yield Finding("warning", "special tokens", text)
+    kinds: tuple[tuple[str, Level, str, str], ...] = (
+        ("special_tokens", "warning", "literal special tokens in", "unmask reads them as plain text, other tools may not"),
+        ("added_special_tokens", "note", "special tokens added to the tokenizer, in", "read as one token each, never masked"),
+    )  # fmt: skip
+    for key, level, what, how in kinds:
+        if found := check["text"][key]:
+            listed = ", ".join(f"{token} ({tally['count']:,}×)" for token, tally in list(found.items())[:5])
+            first = _first(next(iter(found.values())))
+            yield Finding(level, "special tokens", f"{what} the text: {listed}{first}; {how}")
 
 
 def _personal(check: JsonDict) -> Iterator[Finding]:

@@ -151,12 +151,13 @@ class TextSurvey:
     """Counts of the text itself; :meth:`add` takes chunks, the attributes are the results.
 
     Args:
-        specials: special tokens that a text should not contain literally.
+        control: control tokens, which a text should not contain literally.
+        read: other special tokens, which are read as themselves.
 
     Attributes:
         encoding: by kind of error (``replacement``, ``mojibake``, ``control``, ``invisible``).
         sizes: ``huge`` and ``short`` documents.
-        specials: literal special tokens, by token.
+        specials: special tokens in the text, by token.
         personal: ``email`` and ``phone``; without examples.
         scripts: letters of each script; ``script_documents``: documents by the script of most of their letters.
     """
@@ -167,7 +168,7 @@ class TextSurvey:
         ("invisible", characters.INVISIBLE),
     )
 
-    def __init__(self, specials: Sequence[str] = ()) -> None:
+    def __init__(self, control: Sequence[str] = (), read: Sequence[str] = ()) -> None:
         self.documents = self.characters = 0
         self.encoding = {kind: Tally() for kind in ("replacement", "mojibake", "control", "invisible")}
         self.sizes = {"huge": Tally(), "short": Tally()}
@@ -176,8 +177,9 @@ class TextSurvey:
         self.scripts = np.zeros(len(SCRIPTS), dtype=np.int64)
         self.script_documents = np.zeros(len(SCRIPTS), dtype=np.int64)
         self.lines = _Lines()
-        tokens = sorted({*(specials or DEFAULT_SPECIALS)}, key=lambda token: (-len(token), token))
-        self._special = re.compile("|".join(map(re.escape, tokens)))
+        tokens = sorted({*(control or DEFAULT_SPECIALS), *read}, key=lambda token: (-len(token), token))
+        self._special, self._begins = re.compile("|".join(map(re.escape, tokens))), {t[0] for t in tokens}
+        self._read = {*read}
 
     def add(self, chunk: Chunk) -> None:
         """Count the documents of a chunk."""
@@ -211,7 +213,7 @@ class TextSurvey:
         text = document.text
         if not text.isascii() and (found := list(_MOJIBAKE.finditer(text))):
             self.encoding["mojibake"].add(len(found), document, found[0].start())
-        if ("[" in text or "<" in text) and (found := list(self._special.finditer(text))):
+        if any(first in text for first in self._begins) and (found := list(self._special.finditer(text))):
             for token, count in Counter(match[0] for match in found).items():
                 first = next(match.start() for match in found if match[0] == token)
                 self.specials.setdefault(token, Tally()).add(count, document, first)
@@ -223,11 +225,13 @@ class TextSurvey:
     def to_dict(self) -> dict[str, Any]:
         """Return the counts, ready for JSON apart from tallies and places."""
         letters = int(self.scripts.sum())
+        specials = sorted(self.specials.items(), key=lambda item: -item[1].count)
         order = sorted(range(len(SCRIPTS)), key=lambda number: -int(self.scripts[number]))
         return {
             "encoding": self.encoding,
             "sizes": self.sizes,
-            "special_tokens": dict(sorted(self.specials.items(), key=lambda item: -item[1].count)),
+            "special_tokens": {token: tally for token, tally in specials if token not in self._read},
+            "added_special_tokens": {token: tally for token, tally in specials if token in self._read},
             "personal": self.personal,
             "scripts": [
                 {

@@ -30,7 +30,8 @@ from unmask.data.batching import in_batches
 from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.reading.inputs import as_list, describe_inputs
-from unmask.data.tokenizer import TextEncoder, tokenizer_hash, unknown_id
+from unmask.data.special_tokens import unknown_id
+from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import DataError
 from unmask.progress import Progress

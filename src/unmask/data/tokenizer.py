@@ -1,13 +1,13 @@
 """Load and train tokenizers, encode text, and read the special tokens and words of a vocabulary.
 
-Special tokens in a text are encoded as plain text: ``[SEP]`` in a document gives its characters, not the special token.
-Packing adds the special tokens of a sequence, from :class:`Vocabulary`.
+Control tokens in a text are encoded as plain text: ``[SEP]`` in a document gives its characters, not the token. Packing
+adds those of a sequence, from :class:`Vocabulary`. Other special tokens, such as ``[ANON]``, are read as themselves
+(:mod:`unmask.data.special_tokens`).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unmask.data.conversion import PLACEHOLDER, converted
 from unmask.data.hub import offline_mode
+from unmask.data.special_tokens import control_ids, frame, special_flags, text_specials, unknown_id
 from unmask.data.tokenizer_files import (
     SHARE,
     case_of,
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-_PLACEHOLDER = re.compile(r"^(\[unused\d+\]|<unused_?\d+>|madeupword\d+|<extra_id_\d+>)$")
 _WORD_MARK = "▁"
 _WHITE_SPACE = " \t\r\x0b\x0c\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPARE_MERGES = 4096
@@ -95,7 +96,8 @@ def load_tokenizer(
             tokenizer = _read(path, {"revision": revision, "local_files_only": offline}, progress)
     except Exception as error:
         raise not_loaded(name, path, error) from error
-    _require_usable(tokenizer, name)
+    _require_mask(tokenizer, name)
+    tokenizer = converted(tokenizer)
     require_entries(tokenizer, name, path)
     share, lost = unreachable_entries(tokenizer)
     if share > SHARE:
@@ -151,11 +153,7 @@ def _from_vocabulary_file(path: Path) -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab={entry: number for number, entry in enumerate(entries)}, **case_of(entries))
 
 
-def _require_usable(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ConfigError(
-            f"the tokenizer of '{name}' is not backed by the tokenizers library (no tokenizer.json)"
-        )
+def _require_mask(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if tokenizer.mask_token_id is None:
         raise ConfigError(
             f"the tokenizer of '{name}' has no mask token; masked language modelling needs one "
@@ -249,18 +247,18 @@ class TextEncoder:
 
 
 def plain_copy(tokenizer: PreTrainedTokenizerBase, *, read_mask: bool = False) -> Tokenizer:
-    """Return a copy of the backing tokenizer that does not truncate, pad or parse special tokens in text.
+    """Return a copy of the backing tokenizer that does not truncate, pad or parse control tokens in text.
 
     Args:
         tokenizer: the tokenizer to copy; it is not changed.
-        read_mask: parse the mask token in text, and no other special token.
+        read_mask: parse the mask token in text, and no other control token.
     """
     from tokenizers import Tokenizer
 
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     model = definition["model"]
-    mask_id = tokenizer.mask_token_id if read_mask else None
-    hidden = _hide_special_tokens(definition["added_tokens"], mask_id, model.get("unk_token"))
+    control = control_ids(tokenizer) - ({tokenizer.mask_token_id} if read_mask else set())
+    hidden = _hide_control_tokens(definition["added_tokens"], control, model.get("unk_token"))
     # A Unigram model would find "</s>" in a text like any other entry: rename it to what no text holds. Ids stay.
     if isinstance(model["vocab"], dict):
         model["vocab"] = {hidden.get(token, token): number for token, number in model["vocab"].items()}
@@ -273,17 +271,19 @@ def plain_copy(tokenizer: PreTrainedTokenizerBase, *, read_mask: bool = False) -
     return core
 
 
-def _hide_special_tokens(
-    added: list[dict[str, Any]], mask_id: int | None, unknown: str | None
+def _hide_control_tokens(
+    added: list[dict[str, Any]], control: set[int], unknown: str | None
 ) -> dict[str, str]:
-    """Rename special tokens in place, except ``mask_id`` and the unknown token; return new names by old."""
+    """Rename control tokens in place, except the unknown token; return new names by old."""
     hidden = {}
     for token in added:
-        if token["id"] == mask_id:
+        if not token["special"] or token["content"] == unknown:
+            continue
+        if token["id"] in control:
+            hidden[token["content"]] = token["content"] = f"\0{token['id']}"
+        else:
             # An added token that is not special is parsed in text although special ones are not.
             token["special"] = False
-        elif token["special"] and token["content"] != unknown:
-            hidden[token["content"]] = token["content"] = f"\0{token['id']}"
     return hidden
 
 
@@ -292,16 +292,19 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     for key in ("truncation", "padding"):
         definition.pop(key, None)
+    if read := text_specials(tokenizer):
+        definition["read_in_text"] = read
     return sha256(json.dumps(definition, sort_keys=True).encode())
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Return the vocabulary of a tokenizer; :class:`ConfigError` if it has no mask token."""
-    _require_usable(tokenizer, str(tokenizer.name_or_path or type(tokenizer).__name__))
+    """Return the vocabulary of a tokenizer; :class:`ConfigError` if it has no mask token, or runs in Python."""
+    _require_mask(tokenizer, str(tokenizer.name_or_path or type(tokenizer).__name__))
+    tokenizer = converted(tokenizer)
     tokens = tokenizer.get_vocab()
     size = max(tokens.values()) + 1
-    special = _special_flags(tokenizer, tokens, size)
-    prefix, suffix = _frame(tokenizer)
+    special = special_flags(tokenizer, size)
+    prefix, suffix = frame(tokenizer)
     pad = tokenizer.pad_token_id
     return Vocabulary(
         size=size,
@@ -329,45 +332,7 @@ def with_segmenter(vocabulary: Vocabulary, segment: Segmenter) -> Vocabulary:
     return replace(vocabulary, words=words)
 
 
-def _special_flags(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, int], size: int) -> np.ndarray:
-    flags = np.zeros(size, dtype=bool)
-    flags[list(tokenizer.all_special_ids)] = True
-    added: dict[int, Any] = tokenizer.added_tokens_decoder
-    flags[[number for number, token in added.items() if token.special]] = True
-    unknown = unknown_id(tokenizer)
-    if unknown is not None:
-        # Not a special token of some tokenizers, but never a useful target.
-        flags[unknown] = True
-    return flags
-
-
-def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id that text outside the vocabulary gets, or ``None`` where all text is in it (byte-level BPE).
-
-    Unigram defines it by id, other models by name; some tokenizers do not list it as a special token.
-    """
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    found: int | None = tokenizer.backend_tokenizer.token_to_id(model.get("unk_token") or "")
-    return found
-
-
 def _real(tokens: dict[str, int], size: int) -> np.ndarray:
     real = np.zeros(size, dtype=bool)
-    real[[number for token, number in tokens.items() if not _PLACEHOLDER.match(token)]] = True
+    real[[number for token, number in tokens.items() if not PLACEHOLDER.match(token)]] = True
     return real
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the special tokens that the tokenizer adds before and after a text."""
-    encoded = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
-    # Some tokenizers are saved with padding enabled.
-    real = [position for position, attended in enumerate(encoded.attention_mask) if attended]
-    ids = [encoded.ids[position] for position in real]
-    special = [encoded.special_tokens_mask[position] for position in real]
-    body = [position for position, is_special in enumerate(special) if not is_special]
-    if not body:
-        # "a" has no token and there is no unknown token: assume a prefix of one special token.
-        return tuple(ids[:1]), tuple(ids[1:])
-    return tuple(ids[: body[0]]), tuple(ids[body[-1] + 1 :])

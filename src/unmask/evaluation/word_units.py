@@ -25,7 +25,7 @@ from unmask.data.batches import Batch
 from unmask.data.corpus import document_key
 from unmask.data.masking.random_bits import EVALUATION_KEY, random_bits, uniform
 from unmask.data.packing import Packed, frame_positions
-from unmask.data.tokenizer import Vocabulary, plain_copy, unknown_id
+from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.evaluation.predictions import predict_targets
 from unmask.evaluation.strata import Ids
 from unmask.model.masked_lm import MaskedLM
@@ -88,12 +88,11 @@ class Passage(NamedTuple):
 
 
 class UnitTokenizer:
-    """A tokenizer with the ids that units need: the unknown token and the bare word mark."""
+    """A tokenizer with the ids that units need: special tokens, the unknown one among them, and the bare word mark."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int) -> None:
         self.core = plain_copy(tokenizer)
-        unknown = unknown_id(tokenizer)
-        self.unknown = -1 if unknown is None else unknown
+        self.special = vocabulary.special
         bare = self.core.token_to_id(_BARE)
         self.bare = -1 if bare is None else int(bare)
         self.body = max_length - vocabulary.overhead
@@ -244,7 +243,7 @@ def _wrong(
     for tokens, unit, tokenizer in zip(ids, token_unit, tokenizers, strict=True):
         subwords = np.bincount(unit[unit >= 0], minlength=units)
         unknown |= subwords == 0
-        unknown[unit[(tokens == tokenizer.unknown) & (unit >= 0)]] = True
+        unknown[unit[tokenizer.special[tokens] & (unit >= 0)]] = True
         long |= subwords > min(MOST_SUBWORDS, tokenizer.body)
     return {"a tokenizer cannot spell them": unknown, f"of more than {MOST_SUBWORDS} subwords": long}
 

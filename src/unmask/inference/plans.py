@@ -155,8 +155,6 @@ class Planner:
         return FillPlan(index, reading.parts, window, forms, [context], words, numbers, errors)
 
     def _target_error(self, target: str, subwords: tuple[int, ...]) -> str | None:
-        if self._encoder.mask_id in subwords:
-            return f"the target '{target}' holds a mask; a target is a word"
         if not subwords:
             return f"the target '{target}' has no tokens"
         if self._encoder.unknown_id in subwords:
@@ -164,6 +162,8 @@ class Planner:
             return (
                 f"the target '{target}' cannot be written with this tokenizer: a part of it becomes {unknown}"
             )
+        if self._model.vocabulary.special[list(subwords)].any():
+            return f"the target '{target}' holds a special token, which no model learns to predict; a target is a word"
         return None
 
     def _window(self, body: np.ndarray, places: list[int], sizes: tuple[int, ...]) -> Window | str:

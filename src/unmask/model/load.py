@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from unmask.data.conversion import converted
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
@@ -96,7 +97,7 @@ def _tokenizer(
 ) -> PreTrainedTokenizerBase:
     if isinstance(given, (str, Path)):
         return load_tokenizer(str(given), offline=offline, progress=progress)
-    return given
+    return converted(given)
 
 
 class Checkpoint(NamedTuple):

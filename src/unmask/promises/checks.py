@@ -22,6 +22,7 @@ from torch import Tensor
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.data.masking.random_bits import MaskKey
+from unmask.data.special_tokens import control_ids, text_specials
 from unmask.data.tokenizer import TextEncoder
 from unmask.evaluation.heldout import evaluate_batches
 from unmask.model.load import load_for_inference
@@ -348,9 +349,12 @@ def _special_tokens(case: Case) -> Measurement:
 def _literal_tokens(case: Case) -> Measurement:
     tokenizer = case.model.tokenizer
     names = list(dict.fromkeys(str(token) for token in tokenizer.all_special_tokens))
-    control = {*map(int, tokenizer.all_special_ids)} - {tokenizer.unk_token_id}
+    control = control_ids(tokenizer) - {tokenizer.unk_token_id}
     encoded = TextEncoder(tokenizer)([f"a {name} b{name}" for name in names])
     wrong = sum(int(number) in control for ids in encoded for number in ids)
+    own = zip(names, encoded, strict=True)
+    read = text_specials(tokenizer)
+    wrong += sum(tokenizer.convert_tokens_to_ids(name) not in ids for name, ids in own if name in read)
     return Measurement(wrong, 0, " ".join(names))
 
 
@@ -395,7 +399,9 @@ CHECKS: dict[str, Promise] = {
     "masks and resuming": Promise("masks are the same after a resume", _masks_resumed),
     "masks and epochs": Promise("another epoch, or seed, has independent masks", _masks_fresh),
     "special tokens": Promise("special tokens are never targets nor replacements", _special_tokens),
-    "literal tokens": Promise("the name of a special token in a text is text", _literal_tokens),
+    "literal tokens": Promise(
+        "the name of a control token in a text is text, an added special token is itself", _literal_tokens
+    ),
     "evaluation again": Promise("a second evaluation gives the same loss to the last bit", _evaluation_twice),
     "evaluation alone": Promise(
         "the held-out loss equals that of transformers, one sequence at a time", _evaluation_alone

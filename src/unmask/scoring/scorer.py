@@ -12,7 +12,7 @@ Four methods give a token its score:
     Nothing is masked, and one pass scores a whole text (Kaneko & Bollegala 2022 call it AUL). The model sees what it
     predicts, so this is an estimate that is far too high; it may rank texts, and is no pseudo-log-likelihood.
 
-Literal control tokens in a text (``[SEP]``) are text. A word is what :mod:`unmask.data.words` says: punctuation and
+Literal control tokens in a text (``[SEP]``) are text; other special tokens (``[ANON]``) are seen and not scored. A word is what :mod:`unmask.data.words` says: punctuation and
 Chinese characters are words of their own.
 """
 
@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from unmask.data.packing import split_by_tokens
-from unmask.data.tokenizer import plain_copy, unknown_id
+from unmask.data.special_tokens import unknown_id
+from unmask.data.tokenizer import plain_copy
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -140,6 +141,9 @@ class Scorer:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
         self._core = plain_copy(model.tokenizer)
         self._unknown = unknown_id(model.tokenizer)
+        self._scored = ~model.vocabulary.special
+        if self._unknown is not None:
+            self._scored[self._unknown] = True
 
     def __call__(
         self,
@@ -195,6 +199,8 @@ class Scorer:
         ids = np.array(encoding.ids, dtype=np.int64)
         if not len(ids):
             return _Read(text, None, _NO_COPIES, "the tokenizer finds no token in this text")
+        if not self._scored[ids].any():
+            return _Read(text, None, _NO_COPIES, "this text has only special tokens, which are not scored")
         tables = self.model.vocabulary.words
         if tables is None:  # the vocabulary does not mark words: take what the tokenizer split the text into
             starts = np.array([True, *(a != b for a, b in pairwise(encoding.word_ids))])
@@ -244,15 +250,18 @@ class Scorer:
         if read.tokens is None:
             return Score(read.text, math.nan, 0, 0, size, self.method, error=read.error)
         tokens = read.tokens
-        values = scores[tokens.key]
-        first = np.flatnonzero(tokens.starts)
+        scored = np.flatnonzero(self._scored[tokens.ids])
+        values, starts = scores[tokens.key][scored], tokens.starts[scored]
+        starts[0] = True
+        first = np.flatnonzero(starts)
         spans = [*zip(first.tolist(), [*first[1:].tolist(), len(values)], strict=True)]
-        offsets = tokens.encoding.offsets
+        offsets = [tokens.encoding.offsets[place] for place in scored]
+        names = [tokens.encoding.tokens[place] for place in scored]
         words = tuple(
             WordScore(read.text[offsets[a][0] : offsets[b - 1][1]].strip(), b - a, float(values[a:b].sum()))
             for a, b in spans
         )
-        columns = zip(tokens.encoding.tokens, offsets, np.cumsum(tokens.starts) - 1, values, strict=True)
+        columns = zip(names, offsets, np.cumsum(starts) - 1, values, strict=True)
         singles = tuple(
             TokenScore(token, read.text[a:b].strip(), int(word), float(value))
             for token, (a, b), word, value in columns
