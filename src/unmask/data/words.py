@@ -23,6 +23,12 @@ Segmenter = Callable[[str], Iterable[str]]
 
 _OPENS, _CLOSES, _CONTINUES, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE = 1, 2, 4, 8, 16, 32, 64
 _BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
+WITHOUT_SPACES = (
+    "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u9fff"
+    "\ua980-\ua9ff\uaa60-\uaadf\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b2ff\U00020000-\U0003ffff"
+)
+"""Scripts in which a word may touch the next one, as ranges of a regular expression: Han, kana, Thai, Lao, Tibetan,
+Myanmar, Khmer, Tai, Balinese and Javanese."""
 _CJK = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),

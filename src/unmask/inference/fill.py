@@ -264,7 +264,9 @@ class FillMask:
             token_ids=list(filling.ids),
             probability=math.exp(math.fsum(filling.logs)),
             probabilities=[math.exp(log) for log in filling.logs],
-            sequence=writer.sequence_of_words(parts, [word]) if word else writer.sequence(parts, fills),
+            sequence=writer.sequence_of_word(parts, word, fills[0])
+            if word
+            else writer.sequence(parts, fills),
             score=filling.score,
             ranking=options.ranking,
         )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from unmask.data.tokenizer import plain_copy, unknown_id
+from unmask.data.special_tokens import unknown_id
+from unmask.data.tokenizer import plain_copy
+from unmask.data.words import WITHOUT_SPACES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +24,6 @@ MAX_SUBWORDS = 8
 """Most subwords of a blank."""
 
 _BLANK = (1, 4)  # subwords of ___
-_WITHOUT_SPACES = "\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # where a word may touch the next one
 _COUNT = r"\{([1-9]\d{0,2})(?:-(\d{1,3}))?\}"
 
 
@@ -109,6 +110,8 @@ class MarkerEncoder:
 
     def _no_mask(self, text: str) -> str:
         message = f"no mask in this text: write {' or '.join(self.markers)} where a token is wanted"
+        if self.blanks and "___" in text:
+            return f"{message}, once for each; ___ between letters is taken as text: for a whole word, put spaces around it"
         if self.blanks:
             return f"{message}, or ___ for a word"
         if self._with_blanks.search(text):
@@ -124,7 +127,7 @@ def _pattern(markers: Sequence[str], *, blanks: bool) -> re.Pattern[str]:
     mask = "|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True))
     if not blanks:
         return re.compile(f"({mask})")
-    letter = rf"[^\W{_WITHOUT_SPACES}]"
+    letter = rf"[^\W{WITHOUT_SPACES}]"
     alone = rf"(?<![\\$^{{}})\]])(?<!{letter}){_COUNT}(?![{{}}])(?!{letter})"
     return re.compile(rf"({mask}|(?<!{letter})_{{3,}}(?!{letter}))(?:{_COUNT})?|{alone}")
 
@@ -170,6 +173,14 @@ class TokenWriter:
         tight, spaced = encoder.encode([f"a{mask}", f"a {mask}"])
         # Where a space before the mask leaves no trace in the ids, the token itself shows whether there is one.
         self._space_is_free = np.array_equal(tight, spaced)
+        after = tokenizer.convert_ids_to_tokens(encoder.encode([f"{mask}a"])[0].tolist())[1:]
+        # After a mask, a word may begin though the text has no space there.
+        self._next_begins = bool(
+            self._continuation or (self.opening and "".join(after[:1]).startswith(self.opening))
+        )
+        letter = next((entry for entry in tokenizer.get_vocab() if _one_word(entry, entry)), "a")
+        joined, apart = encoder.encode([letter * 2, f"{letter} {letter}"])
+        self._without_spaces = np.array_equal(joined, apart)
         self._known: dict[int, tuple[str, bool, str]] = {}
 
     def token(self, token_id: int) -> str:
@@ -187,17 +198,22 @@ class TokenWriter:
             waiting.extend(token_ids)
             if after or self._continuation:
                 # Bytes of one character may be split between neighbours, so those are decoded together.
-                whole, waiting = self._append(whole, *self._joined(waiting)) + after, []
+                whole, waiting = self._followed(self._append(whole, *self._joined(waiting)), after), []
         return self._append(whole, *self._joined(waiting)) if waiting else whole
 
-    def sequence_of_words(self, parts: Sequence[str], words: Sequence[str]) -> str:
-        """Return the text with a word, as it is written, between each two of its parts."""
-        whole = parts[0]
-        for word, after in zip(words, parts[1:], strict=True):
-            whole = self._append(whole, True, word) + after
-        return whole
+    def sequence_of_word(self, parts: Sequence[str], word: str, token_ids: Sequence[int]) -> str:
+        """Return the text with a word, as it is written, between its two parts; its tokens say whether it begins one."""
+        before, after = parts
+        return self._followed(self._append(before, self._joined(token_ids)[0], word), after)
+
+    def _followed(self, before: str, after: str) -> str:
+        """Return two texts as one; where the model saw the beginning of a word, a space keeps them apart."""
+        sticks = self._next_begins and not self._without_spaces and _one_word(before[-1:], after[:1])
+        return before + (" " if sticks else "") + after
 
     def _append(self, before: str, opens: bool, text: str) -> str:
+        if self._without_spaces:
+            return before + text
         if not opens:
             return (before.rstrip() if self._space_is_free else before) + text
         sticks = bool(before) and not before[-1].isspace()
@@ -248,9 +264,10 @@ def _word_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def _one_word(left: str, right: str) -> bool:
-    """Whether two characters, side by side, would read as one word; Chinese characters never do."""
-    return left.isalnum() and right.isalnum() and not (_ideograph(left) or _ideograph(right))
+    """Whether two characters, side by side, would read as one word; those of scripts without spaces never do."""
+    return len(left) == len(right) == 1 and all(
+        character.isalnum() and not _UNSPACED.match(character) for character in (left, right)
+    )
 
 
-def _ideograph(character: str) -> bool:
-    return "㐀" <= character <= "鿿" or "豈" <= character <= "\ufaff" or character >= "\U00020000"
+_UNSPACED = re.compile(f"[{WITHOUT_SPACES}]")

@@ -42,7 +42,7 @@ class Candidate:
         probabilities: of each token: for ``joint`` at its turn in the chain, for ``independent`` with all masked.
         sequence: the whole text with the gaps filled; around them it is the original text, except that the
             space before a token that continues a word goes, and that a word gets one where it would stick to
-            the word before it.
+            the word before or behind it although its tokens begin or end one.
         score: what candidates are ranked by: the natural logarithm of ``probability``, except that a word in a
             blank of several lengths counts with the mean over its subwords, so that long and short words are comparable.
         ranking: ``joint`` or ``independent``.

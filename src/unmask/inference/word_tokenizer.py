@@ -71,8 +71,9 @@ class WordTokenizer:
         place = ids.index(self._encoder.mask_id)
         tails = [ids[place + 1 :]]
         word, longer = encode("", "a", ""), encode("", "a", after)
-        if longer[: len(word)] == word and longer[len(word) :] not in tails:
-            tails.append(longer[len(word) :])
+        tail = longer[len(word) :]  # empty where the text behind merges with the word
+        if longer[: len(word)] == word and tail and tail not in tails:
+            tails.append(tail)
         return Context(before, after, ids[:place], tails)
 
     def tokenize(self, word: str, context: Context) -> tuple[int, ...]:
