@@ -338,3 +338,57 @@ def test_the_result_does_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytes
     for key in ("read", "text", "lengths", "duplicates", "leakage"):
         assert parts[key] == whole[key], key
     assert whole["leakage"]["files"][0]["exact"] == 5
+
+
+UNSPACED = {
+    "dna": ("ACGT", ""),
+    "dna, spaced": ("ACGT", " "),
+    "protein": ("ACDEFGHIKLMNPQRSTVWY", ""),
+    "protein, spaced": ("ACDEFGHIKLMNPQRSTVWY", " "),
+    "thai": ("กขคงจชซณดตถทนบปผพภมยรลวสหอ", ""),
+    "khmer": ("កខគឃងចឆជឈញដឋឌឍណតថទធន", ""),
+    "hiragana": ("あいうえおかきくけこさしすせそたちつてとなにぬねの", ""),
+    "chinese": ("春天来了花园里的都开他每早上七点去学校我们在北京住年", ""),
+}
+unspaced = pytest.mark.parametrize(("letters", "space"), UNSPACED.values(), ids=UNSPACED)
+
+
+def sequences(letters: str, space: str, count: int, size: int = 400) -> list[str]:
+    draw = random.Random(7)
+    return [space.join(draw.choices(letters, k=size)) for _ in range(count)]
+
+
+@unspaced
+def test_leaks_are_found_in_text_without_words(tmp_path: Path, letters: str, space: str) -> None:
+    *training, foreign, other = sequences(letters, space, 22)
+    wide = 1 + len(space)
+    part = training[5][40 * wide : 340 * wide]  # behind another beginning, and before another end
+    mixed = foreign[: 50 * wide] + part + other[: 50 * wide]
+    train = write(tmp_path / "train.txt", *training)
+    found = check_data([train], test=[write(tmp_path / "test.txt", mixed, other, training[3])])
+    assert found.leakage is not None
+    (row,) = found.leakage["files"]
+    assert (row["documents"], row["exact"], row["overlap"], row["mostly"], row["short"]) == (3, 1, 1, 1, 0)
+    assert row["pairs"][1]["in_line"] == 6
+
+
+@unspaced
+def test_near_duplicates_are_found_in_text_without_words(tmp_path: Path, letters: str, space: str) -> None:
+    texts = sequences(letters, space, 20)
+    wide = 1 + len(space)
+    changed = texts[4][: 200 * wide] + texts[7][0] + texts[4][201 * wide - len(space) :]
+    near = check_data([write(tmp_path / "a.txt", *texts, changed)]).duplicates["near"]
+    assert near["documents"] == 1
+    assert near["short"] == 0
+    assert near["examples"][0]["similarity"] > 0.8
+    assert [near["examples"][0][side].line for side in ("first", "second")] == [5, 21]
+
+
+def test_what_is_too_short_to_compare_is_said(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.txt", *(sentence(seed) for seed in range(4)))
+    test = write(tmp_path / "test.txt", "Only a few words here.", "And some here.", sentence(9))
+    found = check_data([train, write(tmp_path / "more.txt", "Short.")], test=[test])
+    (leak,) = (finding for finding in found.findings if finding.about == "leakage")
+    assert leak.level == "note"
+    assert leak.text.endswith("; 2 have fewer than 13 words and were compared only as a whole")
+    assert "1 of 5 documents (20.0%) have fewer than 10 words" in str(found.findings)

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from unmask.data.masking.random_bits import mix
+from unmask.data.overlap import span_hashes
 from unmask.data.reading.documents import Document
 
 CONTROL, REPLACEMENT, INVISIBLE, MARK, DIGIT = 1, 2, 3, 4, 5
@@ -29,8 +30,11 @@ CLASSES = FIRST_SCRIPT + len(SCRIPTS)
 _HAN = FIRST_SCRIPT + SCRIPTS.index("Han")
 _TABLE_SIZE = 0x20000
 _INVISIBLE = (0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF)
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-_WORD_SIZE = 1 << 64
+_UNSPACED = [
+    FIRST_SCRIPT + SCRIPTS.index(name) for name in "Thai Lao Myanmar Khmer Hiragana Katakana".split()
+]
+_LONG, _LONG_UNSPACED = 32, 8
+_PIECE = np.uint64(4)
 
 
 @lru_cache(maxsize=1)
@@ -55,22 +59,10 @@ def class_table() -> np.ndarray:
     return table
 
 
-@lru_cache(maxsize=2)
-def _powers(size: int, base: int) -> np.ndarray:
-    """Return ``uint64 [size]`` powers of a base modulo 2^64."""
-    factors = np.full(size, base, dtype=np.uint64)
-    factors[0] = 1
-    return np.cumprod(factors, dtype=np.uint64)
-
-
-def span_hashes(values: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return ``uint64 [S]`` hashes of the spans ``[begin, end)`` of ``uint64 [N]`` values, independent of their position."""
-    size = 1 << max(12, len(values).bit_length())
-    sums = np.zeros(len(values) + 1, dtype=np.uint64)
-    np.cumsum(values * _powers(size, _BASE)[: len(values)], out=sums[1:])
-    shift = _powers(size, pow(_BASE, -1, _WORD_SIZE))[begins]
-    # The length is hashed too: leading zeros would not change the sum.
-    return mix((sums[ends] - sums[begins]) * shift + (ends - begins).astype(np.uint64))
+def _ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the numbers of all ranges ``[begin, end)``, concatenated."""
+    lengths = ends - begins
+    return np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,16 +119,49 @@ class Chunk:
 
     @cached_property
     def word_spans(self) -> tuple[np.ndarray, np.ndarray]:
-        """``int64 [W]`` each: where words (runs of letters, marks and digits; a Chinese character) begin and end."""
+        """``int64 [W]`` each: where words (runs of letters, marks and digits; a Chinese character) begin and end.
+
+        Text without spaces, and text of single letters, such as proteins, is cut into pieces of about 4 letters, at
+        places that depend on the letters before them: the same text has the same pieces wherever it stands.
+        """
         inside = np.concatenate([[False], self.classes >= MARK, [False]])
         apart = np.concatenate([[False], self.classes == _HAN, [False]])
         edge = inside[1:] != inside[:-1]
         if apart.any():
             edge |= inside[1:] & inside[:-1] & (apart[1:] | apart[:-1])
         marks = np.flatnonzero(edge)
-        begins = marks[inside[marks + 1]]
-        ends = marks[inside[marks]]
-        return begins, ends
+        return self._long_cut(*self._letters_joined(marks[inside[marks + 1]], marks[inside[marks]]))
+
+    def _letters_joined(self, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Join words of one letter into pieces, where many of them follow one another."""
+        letter = (ends - begins == 1) & (self.classes[begins] != _HAN)
+        joint = letter[:-1] & letter[1:] & (begins[1:] - ends[:-1] == 1) & (self.codes[ends[:-1]] != 10)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], joint, [False]]).astype(np.int8)))
+        first, last = edges[::2], edges[1::2]
+        many = last - first >= _LONG
+        if not many.any():
+            return begins, ends
+        joined = np.zeros(len(joint), dtype=bool)  # a word with the next
+        joined[_ranges(first[many], last[many])] = True
+        at = _ranges(first[many] + 2, last[many])
+        joined[at[self._ends_piece(begins[at], begins[at - 1], begins[at - 2])]] = False
+        return begins[np.append(True, ~joined)], ends[np.append(~joined, True)]
+
+    def _long_cut(self, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cut long words, which are text without spaces, into pieces."""
+        unspaced = np.isin(self.classes[begins], _UNSPACED)
+        long = ends - begins > np.where(unspaced, _LONG_UNSPACED, _LONG)
+        if not long.any():
+            return begins, ends
+        at = _ranges(begins[long] + 2, ends[long] - 1)
+        cuts = at[self._ends_piece(at, at - 1, at - 2)] + 1
+        return np.sort(np.concatenate([begins, cuts])), np.sort(np.concatenate([ends, cuts]))
+
+    def _ends_piece(self, *places: np.ndarray) -> np.ndarray:
+        """Return ``bool [N]``: whether a piece ends after a letter, from it and the two before it."""
+        last, *before = (self.codes[place].astype(np.uint64) for place in places)
+        mixed: np.ndarray = mix(mix(mix(before[1]) + before[0]) + last) % _PIECE == 0
+        return mixed
 
     @cached_property
     def words(self) -> np.ndarray:

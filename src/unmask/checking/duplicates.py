@@ -130,6 +130,7 @@ class Duplicates:
             "share": len(pairs) / documents,
             "compared": self.compared,
             "left_out": self.left_out,
+            "short": documents - self.compared - self.left_out,
             "similarity": SIMILARITY,
             "examples": [
                 {"similarity": value, **_group(Group(other, row, 2), index)} for row, (other, value) in best

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+from unmask.checking.duplicates import NEAR_WORDS
 from unmask.reporting.format import percent, place, plural
 from unmask.storage import JsonDict
 
@@ -83,11 +84,12 @@ def _leakage(check: JsonDict) -> Iterator[Finding]:
                 level, "leakage", f"{name}: {some} with a run of {run} words of the training text{mostly}"
             )
         else:
-            yield Finding(
-                "ok",
-                "leakage",
-                f"{name}: none of {plural(row['documents'], 'text')} occurs in the training text, nor a run of {run} words",
-            )
+            text = f"{name}: none of {plural(row['documents'], 'text')} occurs in the training text"
+            if row["short"] < row["documents"]:
+                text += f", nor a run of {run} words"
+            if row["short"]:
+                text += f"; {row['short']:,} have fewer than {run} words and were compared only as a whole"
+            yield Finding("note" if 2 * row["short"] > row["documents"] else "ok", "leakage", text)
 
 
 def _unreadable(check: JsonDict) -> Iterator[Finding]:
@@ -155,8 +157,11 @@ def _duplicates(check: JsonDict) -> Iterator[Finding]:
         yield Finding(
             level, "near duplicates", f"{text} (estimated Jaccard similarity of {near['similarity']} or more)"
         )
-    else:
+    elif near["compared"]:
         yield Finding("ok", "near duplicates", "no near duplicates")
+    if near is not None and near["short"]:
+        text = f"{_share(near['short'], documents, 'document')} have fewer than {NEAR_WORDS} words and were compared only for exact duplicates"
+        yield Finding("note", "near duplicates", text)
     if near is not None and near["left_out"]:
         text = f"only the first {near['compared']:,} documents were compared, {near['left_out']:,} were not"
         yield Finding("note", "near duplicates", text)

@@ -147,6 +147,7 @@ class LeakIndex:
         sources = self.index.source_numbers
         files = [
             self._of_file(name, np.flatnonzero(sources == number), exact, covered, run)
+            | {"short": int((total[sources == number] == 0).sum())}
             for number, name in enumerate(self.index.sources)
         ]
         return {"files": files, "searched": self.looked, "training_documents": self.repeated, "run": RUN}
