@@ -16,6 +16,7 @@ from unmask.evaluation.bootstrap import (
     reliability_bins,
     resampling_units,
 )
+from unmask.evaluation.metrics import metrics_of, paired_sums
 
 
 def documents(
@@ -56,7 +57,8 @@ def test_the_interval_narrows_with_documents() -> None:
 def test_the_same_sums_give_the_same_bits_and_another_seed_another_interval() -> None:
     right, tokens = (part[:, None] for part in documents(np.random.default_rng(3), 100, 0.3))
     assert ratios(right, tokens) == ratios(right, tokens)
-    assert ratios(right, tokens, seed=1)[0].low != ratios(right, tokens)[0].low
+    skewed = tokens**3
+    assert ratios(skewed, tokens, seed=1)[0].high != ratios(skewed, tokens)[0].high
 
 
 def test_a_paired_difference_is_surer_than_its_parts() -> None:
@@ -126,8 +128,46 @@ def test_many_documents_are_resampled_in_groups_with_the_same_interval() -> None
     assert parts.high - parts.low == pytest.approx(whole.high - whole.low, rel=0.15)
 
 
-def test_a_few_documents_are_their_own_units_whatever_their_keys() -> None:
-    assert resampling_units(np.zeros(3, dtype=np.uint64)).tolist() == [0, 1, 2]
+@pytest.mark.parametrize("most", [4, 5_000])
+def test_copies_of_a_document_are_one_unit_however_many_documents_there_are(most: int) -> None:
+    keys = np.random.default_rng(8).integers(0, 2**63, size=12).astype(np.uint64)
+    unit = resampling_units(np.tile(keys, 50), most=most)
+    assert (unit.reshape(50, 12) == unit[:12]).all()
+    assert len(np.unique(unit)) == 12 if most > 12 else unit.max() < most
+
+
+def test_copies_do_not_narrow_an_interval() -> None:
+    right, tokens = documents(np.random.default_rng(9), 12, 0.4)
+    keys = np.arange(12, dtype=np.uint64)
+    (once,) = ratios(right[:, None], tokens[:, None])
+    unit = resampling_units(np.tile(keys, 50))
+    (copied,) = ratios(*(np.bincount(unit, np.tile(part, 50))[:, None] for part in (right, tokens)))
+    assert copied == pytest.approx(once)
+
+
+def test_a_document_that_is_most_of_the_text_gives_a_wide_interval() -> None:
+    right, tokens = documents(np.random.default_rng(10), 20, 0.4)
+    (alike,) = ratios(right[:, None], tokens[:, None])
+    right[0], tokens[0] = 900, 3_000
+    (unequal,) = ratios(right[:, None], tokens[:, None])
+    assert unequal.high - unequal.low > 2 * (alike.high - alike.low)
+
+
+def test_documents_that_are_all_wrong_leave_the_accuracy_of_others_open() -> None:
+    sums = np.stack([np.full(30, 10.0), np.full(30, 20.0), np.zeros(30)], axis=1)
+    found = metrics_of(sums)
+    assert found["accuracy"].value == 0
+    assert found["accuracy"].interval is None
+    same = metrics_of(paired_sums(sums, sums), difference=True)
+    assert same["loss"] == same["accuracy"] == Estimate(0.0, 0.0, 0.0)
+
+
+def test_intervals_stay_where_a_metric_can_be() -> None:
+    draw = np.random.default_rng(11)
+    right, tokens = documents(draw, 5, 0.1, spread=0.3)
+    loss = draw.exponential(size=5) ** 2 * tokens
+    found = metrics_of(np.stack([tokens, loss, right], axis=1))
+    assert found["loss"].low == found["accuracy"].low == 0 < found["accuracy"].high <= 1 < found["loss"].high
 
 
 def test_a_calibrated_model_has_no_error_and_a_boastful_one_has() -> None:

@@ -97,10 +97,12 @@ def change(
     chosen = np.ones(len(targets.target_ids), dtype=bool) if chosen is None else chosen
     base, adapted = (targets.sums(predictions, chosen) for predictions in (before, after))
     # The count is a second denominator, so that units in which the base has nothing right are resampled too.
-    ratio = ratios(adapted[:, [2, 2]], base[:, [2, 0]])[0].map(lambda value: value - 1)
+    ratio = ratios(adapted[:, [2, 2]], base[:, [2, 0]])[0].map(lambda value: max(value, 0.0) - 1)
     difference = {
         name: metric.to_dict()
-        for name, metric in (metrics_of(paired_sums(base, adapted)) | {"relative_accuracy": ratio}).items()
+        for name, metric in (
+            metrics_of(paired_sums(base, adapted), difference=True) | {"relative_accuracy": ratio}
+        ).items()
     }
     return {
         "masked_tokens": int(chosen.sum()),

@@ -1,9 +1,13 @@
 """Bootstrap confidence intervals over documents, and calibration (ECE, reliability bins).
 
 Every metric is a ratio of two sums over documents, for example the summed loss over the number of masked tokens.
-Its 95% interval is the percentile interval of the bootstrap over documents (Efron & Tibshirani 1993): tokens of one
-document are not independent, documents are. The resamples depend only on the seed and the number of units, so two
-models on the same documents share them, and the interval of their difference is paired.
+Tokens of one document are not independent, documents are, and copies of a text are one unit. The 95% interval is that of
+the bootstrap-t over these units (Efron & Tibshirani 1993, chapter 12) with the standard error of the jackknife, and at
+least as wide as the t interval whose degrees of freedom follow from how unequal the documents are in length. Percentiles
+of the bootstrap would be too narrow for few documents: ``tests/evaluation/test_intervals.py`` simulates it.
+
+The resamples depend only on the seed and the number of units, so two models on the same documents share them, and the
+interval of their difference is paired.
 
 Shapes: D documents, U resampling units, B resamples, K metrics, M targets, R bins.
 """
@@ -26,21 +30,26 @@ RESAMPLES = 1_000
 SEED = 0
 LEVEL = 0.95
 FEWEST_UNITS = 5
-"""With fewer units no interval is given: a percentile interval of so few means nothing."""
+"""With fewer units no interval is given."""
 MOST_UNITS = 5_000
 """More documents than this are resampled in as many groups, by their hash: same variance, bounded work."""
 BINS = 15
 """Bins of the calibration error, as in Guo et al. (2017), "On Calibration of Modern Neural Networks"."""
 
-INTERVAL = f"{LEVEL:.0%}, percentiles of the bootstrap over documents, {RESAMPLES:,} resamples, seed {SEED}"
+INTERVAL = (
+    f"{LEVEL:.0%}, bootstrap-t over documents ({RESAMPLES:,} resamples, seed {SEED}), at least as wide as the t interval; "
+    "copies of a text count as one document"
+)
 
 _BLOCK = 1 << 21
+_ROUNDING = 1e-12
+"""Units whose ratios differ by less than this, relative to the largest, do not differ."""
 _MOST_EMPTY = 0.05
 """Share of resamples in which a denominator may be 0; with more, no interval is given."""
 
 
 class Estimate(NamedTuple):
-    """A metric with its 95% interval; the ends are NaN where there are too few documents for one."""
+    """A metric with its interval; the ends are NaN where the documents are too few, or too alike, for one."""
 
     value: float
     low: float
@@ -49,6 +58,15 @@ class Estimate(NamedTuple):
     def map(self, function: Callable[[float], float]) -> Estimate:
         """Apply an increasing function to value and ends."""
         return Estimate(*(float(function(part)) for part in self))
+
+    def within(self, least: float, most: float) -> Estimate:
+        """Clip the interval to the values that the metric can have.
+
+        One without width becomes none: documents that are all alike do not say how far others may differ.
+        """
+        if self.low == self.high:
+            return self._replace(low=math.nan, high=math.nan)
+        return self._replace(low=max(self.low, least), high=min(self.high, most))
 
     @property
     def interval(self) -> list[float] | None:
@@ -73,20 +91,26 @@ def flat(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def resampling_units(keys: NDArray[np.uint64], most: int = MOST_UNITS) -> NDArray[np.int64]:
-    """Return ``int64 [D]``: the unit that each document is resampled with.
+    """Return ``int64 [D]``: the unit that each document is resampled with; copies of a text share one.
 
     Args:
         keys: ``uint64 [D]`` hashes of the documents.
-        most: with more documents than this, units are groups of documents, drawn by their hash.
+        most: with more texts than this, units are groups of documents, drawn by their hash.
     """
-    if len(keys) <= most:
-        return np.arange(len(keys))
+    distinct, unit = np.unique(keys, return_inverse=True)
+    if len(distinct) <= most:
+        return unit.astype(np.int64)
     # The hash decides the order of evaluation too, so that its plain remainder would not be independent of it.
     return (mix(keys + np.uint64(1)) % np.uint64(most)).astype(np.int64)
 
 
 def ratios(
-    numerators: Floats, denominators: Floats, *, resamples: int = RESAMPLES, seed: int = SEED
+    numerators: Floats,
+    denominators: Floats,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> list[Estimate]:
     """Return ratios of two sums over units, each with its interval.
 
@@ -94,6 +118,7 @@ def ratios(
         numerators: ``[U, K]`` sums of each unit.
         denominators: ``[U, K]``, not negative; ``[U, 1]`` stands for all K. Units whose denominators are all 0 are
             not resampled.
+        level: coverage of the intervals.
         resamples: how often the units are drawn, with replacement.
         seed: of the resampling.
 
@@ -102,22 +127,67 @@ def ratios(
         or over 5% of the resamples have none of them.
     """
     counted = denominators.any(axis=1)
-    numerators = numerators[counted]
-    denominators = np.broadcast_to(denominators[counted], numerators.shape)
+    numerators, denominators = numerators[counted], denominators[counted]
     with np.errstate(invalid="ignore", divide="ignore"):
-        values = numerators.sum(axis=0) / denominators.sum(axis=0)
-        resampled = np.concatenate(
-            [
-                counts @ numerators / (counts @ denominators)
-                for counts in resample_counts(len(numerators), resamples, seed)
-            ]
-        )
-    enough = (denominators > 0).sum(axis=0) >= FEWEST_UNITS
-    enough &= np.isnan(resampled).mean(axis=0) <= _MOST_EMPTY
-    return [
-        Estimate(float(value), *(percentile_interval(column) if known else (math.nan, math.nan)))
-        for value, column, known in zip(values, resampled.T, enough, strict=True)
+        total = denominators.sum(axis=0)
+        values = numerators.sum(axis=0) / total
+        residuals = numerators - values * denominators
+        residuals[np.abs(residuals) <= _ROUNDING * np.abs(numerators).max(axis=0, initial=0.0)] = 0.0
+        error = _jackknife_error(residuals, denominators)
+        scores = _resampled_scores(residuals, denominators, resamples, seed)
+        effective = np.broadcast_to(total**2 / (denominators**2).sum(axis=0), values.shape)
+    units = np.broadcast_to((denominators > 0).sum(axis=0), values.shape)
+    known = (units >= FEWEST_UNITS) & (np.isnan(scores).mean(axis=0) <= _MOST_EMPTY)
+    reach = [
+        _reach(scores[:, k], int(units[k]), float(effective[k]), level) if known[k] else (math.nan, math.nan)
+        for k in range(len(values))
     ]
+    return [
+        Estimate(float(value), float(value - size * below), float(value + size * above))
+        for value, size, (below, above) in zip(values, error, reach, strict=True)
+    ]
+
+
+def _jackknife_error(residuals: Floats, denominators: Floats) -> Floats:
+    """Return ``[K]`` standard errors of ratios: each unit is left out in its turn."""
+    units = (denominators > 0).sum(axis=0)
+    change = residuals / (denominators.sum(axis=0) - denominators)
+    return np.asarray(np.sqrt((units - 1) / units * (change**2).sum(axis=0)))
+
+
+def _resampled_scores(residuals: Floats, denominators: Floats, resamples: int, seed: int) -> Floats:
+    """Return ``[B, K]``: how far each resampled ratio is from the true one, in its own standard errors.
+
+    NaN where nothing of the denominator was drawn.
+    """
+    products = (residuals, denominators, residuals**2, residuals * denominators, denominators**2)
+    units = (denominators > 0).sum(axis=0)
+    parts = []
+    for counts in resample_counts(len(residuals), resamples, seed):
+        sums, total, squares, mixed, weights = (counts @ product for product in products)
+        change = sums / total
+        variance = np.maximum(squares - 2 * change * mixed + change**2 * weights, 0) * units / (units - 1)
+        scores = change / (np.sqrt(variance) / total)
+        parts.append(np.where(change == 0, 0.0, scores))
+    return np.concatenate(parts)
+
+
+def _reach(scores: Floats, units: int, effective: float, level: float) -> tuple[float, float]:
+    """Return how many standard errors an interval reaches below and above its value.
+
+    Args:
+        scores: ``[B]`` of :func:`_resampled_scores`. Infinite ones come from resamples of units that do not differ.
+        units: number of units.
+        effective: number of units of equal size with the same variance.
+        level: coverage of the interval.
+    """
+    tail = (1 - level) / 2
+    share = tail * (1 - 2 / units)  # the scores of few units have shorter tails
+    with np.errstate(invalid="ignore"):
+        ends = np.nanquantile(scores, [1 - share, share]) * [1, -1]
+    least = t_quantile(1 - tail, max(effective - 1, 1.0))
+    below, above = np.maximum(np.where(np.isfinite(ends), ends, 0.0), least).tolist()
+    return below, above
 
 
 def percentile_interval(resampled: Floats) -> tuple[float, float]:
@@ -125,6 +195,15 @@ def percentile_interval(resampled: Floats) -> tuple[float, float]:
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.nanpercentile(resampled, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def t_quantile(share: float, freedom: float) -> float:
+    """Return a quantile above the median of Student's t, whose ``freedom`` of at least 1 need not be whole."""
+    # t = √freedom · tan(angle), where the angle has the density cos^(freedom - 1).
+    angle = np.linspace(0, math.pi / 2, 4_097)
+    below = np.cumsum(np.cos(angle[1:] - angle[1] / 2) ** (freedom - 1))
+    place = np.interp((2 * share - 1) * below[-1], below, angle[1:])
+    return float(math.sqrt(freedom) * math.tan(place))
 
 
 def resample_counts(units: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[Floats]:

@@ -199,14 +199,14 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         raise UnmaskError("the two models were evaluated on different tokens; use the same settings for both")
     left, right = first.tally.sums, second.tally.sums
     change = paired_sums(left, right)
-    difference = metrics_of(change[:, 0])
+    difference = metrics_of(change[:, 0], difference=True)
     tables = {
         table.key: {
             "title": table.title,
             "note": table.note,
             "rows": [
                 row | {name: metric.to_dict() for name, metric in metrics.items()}
-                for row, metrics in group_metrics(table.labels, change[:, 1:][:, span])
+                for row, metrics in group_metrics(table.labels, change[:, 1:][:, span], difference=True)
             ],
         }
         for table, span in first.tables

@@ -114,7 +114,7 @@ class _WordCounter:
             )
         sums = _added(resampling_units(np.array(self.keys, dtype=np.uint64)), np.stack(self.rows))
         first, second = sums[:, :4], sums[:, [0, 4, 5, 6]]
-        difference = metrics_of(paired_sums(first, second), _METRICS[:2])
+        difference = metrics_of(paired_sums(first, second), _METRICS[:2], difference=True)
         return {
             "masked_words": self.words,
             "documents": int((np.stack(self.rows)[:, 0] > 0).sum()),
@@ -162,12 +162,12 @@ def compare_bits(
         )
     _, document = np.unique(np.array(kept, dtype=np.uint64), return_inverse=True)
     sums = _added(document, np.array(rows))
-    difference = metrics_of(paired_sums(sums[:, :2], sums[:, [0, 2]]), ["bits"])
+    difference = metrics_of(paired_sums(sums[:, :2], sums[:, [0, 2]]), ["bits"], difference=True)
     return {
         "bytes": round(float(sums[:, 0].sum()) / math.log(2)),
         "passages": len(rows),
         "method": METHOD,
-        "models": [metric.to_dict() for metric in ratios(sums[:, 1:], sums[:, :1])],
+        "models": [metric.within(0, math.inf).to_dict() for metric in ratios(sums[:, 1:], sums[:, :1])],
         "difference": difference["bits"].to_dict(),
         "left_out": len(passages) - len(rows),
     }

@@ -63,6 +63,8 @@ class EvaluationSettings(Settings):
 
 DEFAULTS = EvaluationSettings()
 
+_FEW_UNITS = 20
+
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Result):
@@ -374,10 +376,25 @@ def _notes(found: Tally, strata: Strata, baselines: BaselineSums | NoBaselines) 
         yield f"baselines counted on {baselines.fitted_on}"
     if all(table.key != "by_piece" for table in strata.tables):
         yield "no table by place in the word: this tokenizer does not mark where words begin"
-    documents = plural(found.documents, "document")
-    if found.documents < FEWEST_UNITS:
-        yield f"no intervals: {documents} with a masked token, and intervals need {FEWEST_UNITS}"
-    elif found.documents < 20:
-        yield f"intervals are rough: they rest on {documents}"
+    yield from interval_notes(found.documents, found.texts)
     if math.isinf(perplexity(found.sums[:, 0, 1].sum() / max(found.masked_tokens, 1))):
         yield "the perplexity is too large for a number"
+
+
+def interval_notes(documents: int, texts: int, what: str = "document") -> Iterator[str]:
+    """Yield what limits intervals: documents that are copies, and too few of them.
+
+    Args:
+        documents: number of documents with a target.
+        texts: the same, copies of a text counted once.
+        what: name of a document.
+    """
+    if texts < documents:
+        yield (
+            f"{documents - texts:,} of {plural(documents, what)} are copies of others; copies count as one {what} in the "
+            f"intervals"
+        )
+    if texts < FEWEST_UNITS:
+        yield f"no intervals: {plural(texts, what)} with a masked token, and intervals need {FEWEST_UNITS}"
+    elif texts < _FEW_UNITS:
+        yield f"intervals are wide: they rest on {plural(texts, what)}"

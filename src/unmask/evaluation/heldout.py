@@ -110,6 +110,7 @@ class Tally:
             all targets (group 0) and over those of each row of the tables.
         bins: ``float64 [R, 3]``, see :func:`~unmask.evaluation.bootstrap.reliability_bins`.
         documents: documents with a target.
+        texts: the same, copies of a text counted once.
         tokens: tokens read, special ones included.
         positions: a hash of the documents, positions and tokens of the targets: equal for two models that were
             evaluated on the same ones.
@@ -118,6 +119,7 @@ class Tally:
     sums: Floats
     bins: Floats
     documents: int
+    texts: int
     tokens: int
     positions: str
 
@@ -219,8 +221,10 @@ class _Counter:
             raise DataError(
                 "no token of the text is masked, so there is nothing to predict; give more text, or a higher --mask-rate"
             )
-        documents = int(self.with_target.sum())
-        return Tally(self.sums, self.bins, documents, self.tokens, f"{int(self.hash):016x}")
+        keys = self.keys[self.with_target]
+        return Tally(
+            self.sums, self.bins, len(keys), len(np.unique(keys)), self.tokens, f"{int(self.hash):016x}"
+        )
 
 
 def position_hash(keys: NDArray[np.uint64], at: Places, target_ids: NDArray[np.int64]) -> np.uint64:

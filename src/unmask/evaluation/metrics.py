@@ -6,7 +6,8 @@ Shapes: M targets, U resampling units, G groups of targets, C columns of sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from unmask.evaluation.predictions import TargetPredictions
 
 COLUMNS = ("masked_tokens", "loss", "accuracy", "accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
 """What is summed over targets: their number, and what is divided by it."""
+
+SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank"}
+"""Metrics that are between 0 and 1."""
 
 _TOP = (1, 5, 10)
 
@@ -31,14 +35,25 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else loss if math.isnan(loss) else math.inf
 
 
-def metrics_of(sums: Floats, names: Sequence[str] = COLUMNS[1:]) -> dict[str, Estimate]:
+def metrics_of(
+    sums: Floats, names: Sequence[str] = COLUMNS[1:], *, difference: bool = False
+) -> dict[str, Estimate]:
     """Return the metrics of ``[U, C]`` sums, the first column of which counts targets.
 
     Args:
         sums: of each resampling unit.
         names: of the other columns; those without a column are left out.
+        difference: the sums are those of a difference, which may be negative.
     """
-    return dict(zip(names, ratios(sums[:, 1:], sums[:, :1]), strict=False))
+    return _named(names, ratios(sums[:, 1:], sums[:, :1]), difference)
+
+
+def _named(names: Sequence[str], found: Iterable[Estimate], difference: bool) -> dict[str, Estimate]:
+    """Return metrics by name, their intervals clipped to the values that each can have."""
+    return {
+        name: metric if difference else metric.within(0.0, 1.0 if name in SHARES else math.inf)
+        for name, metric in zip(names, found, strict=False)
+    }
 
 
 def with_perplexity(metrics: dict[str, Estimate]) -> dict[str, Estimate]:
@@ -47,13 +62,14 @@ def with_perplexity(metrics: dict[str, Estimate]) -> dict[str, Estimate]:
 
 
 def group_metrics(
-    labels: Sequence[str], groups: Floats
+    labels: Sequence[str], groups: Floats, *, difference: bool = False
 ) -> Iterator[tuple[dict[str, Any], dict[str, Estimate]]]:
     """Yield label and number of targets, and metrics, of each group that has a target.
 
     Args:
         labels: of the G groups.
         groups: ``[U, G, C]`` sums.
+        difference: as for :func:`metrics_of`.
     """
     units, _, columns = groups.shape
     estimates = iter(
@@ -63,7 +79,7 @@ def group_metrics(
         )
     )
     for label, count in zip(labels, groups[:, :, 0].sum(axis=0), strict=True):
-        metrics = dict(zip(COLUMNS[1:columns], estimates, strict=False))
+        metrics = _named(COLUMNS[1:columns], islice(estimates, columns - 1), difference)
         if count:
             yield {"label": label, "masked_tokens": int(count)}, metrics
 
