@@ -139,6 +139,16 @@ EVALUATION: dict[str, Any] = {
     "perplexity": 51.47,
     "accuracy": 0.3642,
     "masked_tokens": 23412,
+    "masks": "every target replaced by the mask token",
+    "by_replacement": {
+        "masks": "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged",
+        "rows": [
+            {"label": "mask token", "masked_tokens": 4683, "loss": 3.962, "accuracy": 0.3601},
+            {"label": "random token", "masked_tokens": 586, "loss": 4.871, "accuracy": 0.2611},
+            {"label": "unchanged", "masked_tokens": 587, "loss": 0.612, "accuracy": 0.8922},
+            {"label": "all, as in training", "masked_tokens": 5856, "loss": 3.717, "accuracy": 0.4035},
+        ],
+    },
     "documents": 1196,
     "mask_rate": 0.15,
     "baselines": {
@@ -158,6 +168,7 @@ INFO: dict[str, Any] = {
     "python": "3.11.9",
     "machine": {"cpu": "AMD EPYC 9554", "cores": 2, "memory_gb": 15.6, "gpu": None},
     "command": ["unmask", "demo", "-o", "runs/my demo"],
+    "masks": "every target replaced by the mask token",
     "started": "2026-11-23T06:41:07.123456+00:00",
     "finished": "2026-11-23T06:44:31+00:00",
     "precision": "bf16",

@@ -48,7 +48,13 @@ def test_front_matter_of_an_adapted_checkpoint(adapted: RunFolder) -> None:
 
 def test_figures_are_those_of_the_run(adapted: RunFolder) -> None:
     _, body = front_and_body(model_card(adapted))
-    assert "The model predicts 55.7% of 23,412 masked tokens in held-out text correctly" in body
+    assert (
+        "The model predicts 55.7% of 23,412 masked tokens in held-out text (every target replaced by the mask token) "
+        "correctly, with a loss of 2.064." in body
+    )
+    assert "15.0% of the text masked, every target replaced by the mask token. Every row" in body
+    assert "| unchanged | 587 | 89.2% | 0.612 |" in body
+    assert "run_mlm.py prints" in body
     assert "| bidirectional n-gram | 32.0% | 4.702 | 110.2 |" in body
     assert "| **this model** | 55.7% | 2.064 | 7.88 |" in body
     assert "| accuracy | 46.4% | 55.7% | +9.3 points |" in body

@@ -10,7 +10,7 @@ import pytest
 from tests.reporting.conftest import Outline
 
 from unmask.reporting.evaluation_page import evaluation_verdict, render_comparison, render_evaluation
-from unmask.reporting.evaluation_plots import Series, ranges, short, tick_text
+from unmask.reporting.evaluation_plots import Series, legend, ranges, short, tick_text
 
 NASTY = "<script>alert('x & y')</script>"
 FIGURES = ("loss", "perplexity", "accuracy", "accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
@@ -59,6 +59,7 @@ def evaluation(label: str = "bert", accuracy: float = 0.45, **changes: Any) -> d
         "tokens": 82_000,
         "documents": 210,
         "data": ["texts/held-out.jsonl"],
+        "masks": "every target replaced by the mask token",
         "mask_rate": 0.15,
         "strategy": "token",
         "mask_share": 0.8,
@@ -173,8 +174,10 @@ def test_every_page_is_one_safe_file_and_the_same_every_time(name: str) -> None:
 def test_figures_stand_with_their_intervals_beside_the_baselines() -> None:
     text = Outline(render_evaluation([evaluation()])).text
     assert (
-        "bert predicts 45.0% of 12,345 masked tokens in 210 documents correctly (95% interval 40.5–49.5%). "
-        "Compared with: most frequent token 5.1%, bidirectional n-gram 32.0%." in text
+        "bert predicts 45.0% of 12,345 masked tokens in 210 documents (every target replaced by the mask token) "
+        "correctly (95% interval 40.5–49.5%), with a loss of 3.250. "
+        "Compared with: most frequent token 5.1% (loss 3.250), bidirectional n-gram 32.0% (loss 3.250)."
+        in text
     )
     for part in (
         "45.0%40.5–49.5%",
@@ -185,7 +188,7 @@ def test_figures_stand_with_their_intervals_beside_the_baselines() -> None:
         "texts/held-out.jsonl",
         "0123456789abcdef",
         "times seen in the evaluated text itself",
-        "80.0% replaced by the mask token, 10.0% by a random one",
+        "15.0% of the tokens, strategy token, every target replaced by the mask token",
         "continuation100",
     ):
         assert part in text, part
@@ -217,6 +220,12 @@ def test_models_that_cannot_be_compared_by_token_are_said_not_to_be() -> None:
 def test_models_with_one_tokenizer_have_a_best_one() -> None:
     found = [evaluation("a"), evaluation("b", 0.5)]
     assert "b has the highest accuracy: 50.0%" in evaluation_verdict(found)
+    assert evaluation_verdict(found).endswith("; a has the lowest loss: 3.250.")
+
+
+def test_marks_of_many_models_differ_by_colour_or_shape() -> None:
+    marks = legend([f"model {number}" for number in range(12)])
+    assert len({(mark.glyph, mark.colour) for mark in marks}) == 12
 
 
 def test_a_comparison_shows_both_their_difference_and_where_it_lies() -> None:
@@ -255,7 +264,8 @@ def test_what_is_absent_is_shown_as_absent() -> None:
         for row in table["rows"]:
             row["intervals"] = dict.fromkeys(row["intervals"])
     text = Outline(render_evaluation([bare])).text
-    assert "bert predicts 45.0% of 12,345 masked tokens in 210 documents correctly." in text
+    assert "bert predicts 45.0% of 12,345 masked tokens in 210 documents (" in text
+    assert " correctly, with a loss of " in text
     assert "Compared with" not in text
     assert "Baselinesnone" in text
 

@@ -39,10 +39,70 @@ def change_json(path: Path, **changes: Any) -> None:
 def test_headline_holds_the_figures_and_how_they_stand(run: RunFolder) -> None:
     text = page_of(run)[1].text
     assert (
-        "The model predicts 36.4% of 23,412 masked tokens in held-out text correctly. "
-        "Compared with: most frequent token 5.1%, bidirectional n-gram 32.0%." in text
+        "The model predicts 36.4% of 23,412 masked tokens in held-out text (every target replaced by the mask token) "
+        "correctly, with a loss of 3.941. "
+        "Compared with: most frequent token 5.1% (loss 6.910), bidirectional n-gram 32.0% (loss 4.702)."
+        in text
     )
+    assert (
+        "4.4 points above the best of these (bidirectional n-gram), "
+        "and the loss is 0.761 nats below the lowest (bidirectional n-gram)." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "said"),
+    [
+        (0.40, 7.5, "8.0 points above the best of these (bidirectional n-gram), but the loss is 2.798 nats above the lowest"),
+        (0.30, 4.0, "2.0 points below the best of these (bidirectional n-gram), but the loss is 0.702 nats below the lowest"),
+        (0.30, 5.0, "2.0 points below the best of these (bidirectional n-gram), and the loss is 0.298 nats above the lowest"),
+        (0.3215, 4.0, "within the sampling error, and the loss is 0.702 nats below the lowest (bidirectional n-gram)."),
+    ],
+)  # fmt: skip
+def test_the_headline_weighs_the_loss_too(run: RunFolder, accuracy: float, loss: float, said: str) -> None:
+    change_json(run.evaluation, accuracy=accuracy, loss=loss)
+    assert said in page_of(run)[1].text
+
+
+def test_a_baseline_that_sees_more_than_the_model_is_a_row_and_no_bar(run: RunFolder) -> None:
+    baselines = json.loads(run.evaluation.read_text(encoding="utf-8"))["baselines"]
+    more = {"ngram_true_neighbours": {"accuracy": 0.5, "loss": 3.0}}
+    change_json(run.evaluation, baselines=baselines | more)
+    text = page_of(run)[1].text
     assert "4.4 points above the best of these (bidirectional n-gram)" in text
+    assert "n-gram with true neighbours 50.0%3.000" in text
+
+
+def test_targets_replaced_as_in_training_have_rows_of_their_own(run: RunFolder) -> None:
+    text = page_of(run)[1].text
+    assert "15.0% of the text masked, every target replaced by the mask token. Every row" in text
+    assert "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged" in text
+    assert "random token58626.1%4.871" in text
+    assert "unchanged58789.2%0.612" in text
+
+
+def test_an_earlier_evaluation_is_said_to_have_other_masks(run: RunFolder) -> None:
+    evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+    write_json(
+        run.evaluation,
+        {key: value for key, value in evaluation.items() if "mask" not in key or key == "masked_tokens"}
+        | {"by_replacement": None},
+    )
+    text = page_of(run)[1].text
+    assert "in held-out text (80% of the targets replaced by the mask token, 10% by a random token" in text
+
+
+def test_no_two_lines_of_the_accuracy_chart_share_colour_and_dash(run: RunFolder) -> None:
+    names = ("most frequent token", "bidirectional n-gram", "n-gram with true neighbours", "before training")
+    levels = {name: {"accuracy": 0.1 * place, "loss": 5.0} for place, name in enumerate(names, 1)}
+    rows = [row for row in read_rows(run.metrics) if "eval_loss" in row]
+    chart = main_charts([], rows, levels)[1]
+    styles = re.findall(r"style=\"[^\"]*stroke-dasharray: ([\d., ]+)[^\"]*stroke: (var\(--\w+\))", chart.svg)
+    assert len(styles) >= 4
+    assert len(set(styles)) == len(styles)
+    assert len({entry.role for entry in chart.legend}) == len(chart.legend) == 5
+    css = write_report(run).read_text(encoding="utf-8")
+    assert all(f".key-{entry.role}::before" in css for entry in chart.legend)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +257,7 @@ def test_a_final_evaluation_without_numbers_is_said(run: RunFolder) -> None:
     change_json(run.evaluation, accuracy=math.nan, loss=math.nan)
     text = page_of(run)[1].text
     assert (
-        "The model's accuracy on 23,412 masked tokens in held-out text is NaN or infinite. Compared with: most frequent token 5.1%"
+        "held-out text (every target replaced by the mask token) is NaN or infinite. Compared with: most frequent token 5.1%"
         in text
     )
     assert "NaN or infinite in the final evaluation: accuracy, loss." in text
@@ -214,7 +274,10 @@ def test_a_run_half_way_says_what_is_not_there_yet(run: RunFolder, rewrite: Rewr
     run.examples.unlink()
     change_json(run.info, finished=None)
     text = page_of(run)[1].text
-    assert "At step 400 the model predicts 31.6% of the masked tokens in held-out text correctly." in text
+    assert (
+        "At step 400 the model predicts 31.6% of the masked tokens in held-out text correctly "
+        "(every target replaced by the mask token), with a loss of" in text
+    )
     assert "had not finished" in text
     assert "metrics.jsonl is incomplete and was skipped" in text
     assert "There is no final evaluation yet" in text
@@ -225,7 +288,8 @@ def test_a_run_half_way_says_what_is_not_there_yet(run: RunFolder, rewrite: Rewr
 def test_an_evaluation_of_the_least_figures(run: RunFolder) -> None:
     write_json(run.evaluation, {"accuracy": 0.25, "loss": 4.0, "perplexity": 54.6, "masked_tokens": 100})
     text = page_of(run)[1].text
-    assert "The model predicts 25.0% of 100 masked tokens in held-out text correctly." in text
+    assert "The model predicts 25.0% of 100 masked tokens in held-out text (" in text
+    assert " correctly, with a loss of 4.000." in text
     assert "best of these" not in text
 
 

@@ -16,6 +16,7 @@ from unmask.reporting.format import (
     baseline_name,
     change_interval,
     interval,
+    masks,
     metric,
     metric_change,
     number,
@@ -63,7 +64,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on held-out text, at fixed masks.
 
-    The masks never change. Prints loss, perplexity, accuracy and mean reciprocal rank with 95% intervals over documents, and two baselines.
+    The masks never change, and every target is replaced by the mask token. Prints loss, perplexity, accuracy and mean reciprocal rank with 95% intervals over documents, and two baselines.
 
     Examples:
         unmask eval runs/notes --data heldout/
@@ -143,7 +144,7 @@ def draw_evaluations(page: Page, found: Sequence[JsonDict]) -> None:
     )
     one = found[0]
     page.say(
-        f"{_masked(one)}; {percent(one['mask_rate'])} of the text masked (strategy {one['strategy']}); "
+        f"{_masked(one)}; {percent(one['mask_rate'])} of the text masked (strategy {one['strategy']}), {masks(one)}; "
         f"sequences of up to {one['max_length']:,} tokens"
     )
     for row in found:
@@ -206,7 +207,7 @@ def draw_comparison(page: Page, found: JsonDict) -> None:
         sides = [found["a"], found["b"]]
         rows = [_compared(key, name, sides, found["difference"]) for key, name in METRICS.items()]
         page.table(["identical positions", *found["labels"], "difference", "95%"], rows)
-        page.say(_masked(found))
+        page.say(f"{_masked(found)}, {masks(found['a'])}")
     else:
         _draw_word_comparison(page, found)
     for note in found["notes"]:

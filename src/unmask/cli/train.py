@@ -15,7 +15,7 @@ from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
-from unmask.reporting.format import baseline_name, byte_size, clock, loss, percent, plural
+from unmask.reporting.format import baseline_name, byte_size, clock, loss, masks, percent, plural
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
@@ -198,7 +198,12 @@ def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
     masked = evaluation.get("masked_tokens")
     if masked is not None:
         documents = plural(evaluation.get("documents", 0), "document")
-        page.say(f"over {plural(masked, 'masked token')} of {documents}", style="dim")
+        page.say(f"over {plural(masked, 'masked token')} of {documents}, {masks(evaluation)}", style="dim")
+    if replaced := evaluation.get("by_replacement"):
+        page.say("")
+        rows = [[row["label"], row["masked_tokens"], *_accuracy_row("", row)[1:]] for row in replaced["rows"]]
+        page.table(["the model sees", "masked", "accuracy", "loss"], rows)
+        page.say(f"over part of the text, {replaced['masks']}", style="dim")
     if general := evaluation.get("general"):
         page.say("")
         page.table(["general text", "accuracy", "loss"], _model_rows(general))

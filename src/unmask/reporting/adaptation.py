@@ -10,7 +10,17 @@ from typing import Any
 from unmask.reporting import plots
 from unmask.reporting.cells import Cell, change_cell, metric_cell
 from unmask.reporting.drawing import Chart, Role
-from unmask.reporting.format import METRICS, as_float, change_interval, count, loss, percent, plural, points
+from unmask.reporting.format import (
+    METRICS,
+    as_float,
+    change_interval,
+    count,
+    loss,
+    masks,
+    percent,
+    plural,
+    points,
+)
 from unmask.reporting.record import RunRecord
 from unmask.storage import JsonDict
 
@@ -205,6 +215,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
     texts = [("Domain text", found["domain"]), ("General text", found["general"])]
     return {
         "found": found,
+        "masks": masks(found),
         "texts": [(name, part, lines(part)) for name, part in texts if part is not None],
         "forgetting": forgetting(found),
         "groups": list(groups(found)),

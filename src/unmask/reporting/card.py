@@ -15,6 +15,7 @@ import yaml
 
 from unmask.errors import DataError, DiskError
 from unmask.reporting.adaptation import section
+from unmask.reporting.format import masks
 from unmask.reporting.page import (
     before_after,
     comparison,
@@ -59,6 +60,8 @@ def model_card(folder: RunFolder) -> str:
             level=_plain(standing(record) or "") if record.adaptation else "",
             rows=[(_plain(name), row) for name, row in comparison(record)],
             ngram=_plain(ngram_note(record)),
+            masks=masks(record.evaluation or record.info),
+            replaced=(record.evaluation or {}).get("by_replacement"),
             mask_rate=(record.evaluation or {}).get("mask_rate"),
             evaluation=record.evaluation,
             before_after=list(before_after(record)),

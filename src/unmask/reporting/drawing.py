@@ -28,10 +28,11 @@ _VARIABLES = {
     "#a00007": "--bad",
     "#a00008": "--axis",
     "#a00009": "--grid",
+    "#a00010": "--baseline3",
 }
 COLOUR = {name.removeprefix("--"): colour for colour, name in _VARIABLES.items()}
 """Colours to draw in, each replaced by the CSS variable of its name."""
-Role = Literal["train", "heldout", "before", "baseline", "baseline2", "quiet", "bad"]
+Role = Literal["train", "heldout", "before", "baseline", "baseline2", "baseline3", "quiet", "bad"]
 
 
 @dataclass(frozen=True)

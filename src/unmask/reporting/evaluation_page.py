@@ -11,12 +11,14 @@ from unmask.reporting.drawing import Chart
 from unmask.reporting.evaluation_plots import Scale, Series, calibration_chart, legend, ranges
 from unmask.reporting.format import (
     METRICS,
+    MORE_SIGHT,
     WORD_METRICS,
     as_float,
     baseline_name,
     count,
     interval,
     loss,
+    masks,
     number,
     percent,
     plural,
@@ -118,12 +120,17 @@ def _parts(found: Sequence[JsonDict]) -> dict[str, Any]:
 def evaluation_verdict(found: Sequence[JsonDict]) -> str:
     """The main result in one sentence."""
     first = found[0]
-    masked = f"{plural(first['masked_tokens'], 'masked token')} in {plural(first['documents'], 'document')}"
+    masked = f"{plural(first['masked_tokens'], 'masked token')} in {plural(first['documents'], 'document')} ({masks(first)})"
     if len(found) == 1:
         names = first["baselines"] or {}
-        others = ", ".join(f"{baseline_name(name)} {percent(row['accuracy'])}" for name, row in names.items())
+        others = ", ".join(
+            f"{baseline_name(name)} {percent(row['accuracy'])} (loss {loss(row['loss'])})"
+            for name, row in names.items()
+            if name != MORE_SIGHT
+        )
         said = (
-            f"{first['label']} predicts {percent(first['accuracy'])} of {masked} correctly{_between(first)}."
+            f"{first['label']} predicts {percent(first['accuracy'])} of {masked} correctly{_between(first)}, "
+            f"with a loss of {loss(first['loss'])}."
         )
         return f"{said} Compared with: {others}." if others else said
     if len({row["positions"] for row in found}) > 1:
@@ -132,8 +139,10 @@ def evaluation_verdict(found: Sequence[JsonDict]) -> str:
             f"'unmask compare' does, on whole words and bytes."
         )
     best = max(found, key=lambda row: as_float(row["accuracy"]))
+    lowest = min(found, key=lambda row: as_float(row["loss"]))
+    which = "it" if lowest is best else lowest["label"]
     accuracy = f"{percent(best['accuracy'])} of {masked}{_between(best)}"
-    return f"{best['label']} has the highest accuracy: {accuracy}."
+    return f"{best['label']} has the highest accuracy: {accuracy}; {which} has the lowest loss: {loss(lowest['loss'])}."
 
 
 def _between(row: JsonDict) -> str:
@@ -183,11 +192,13 @@ def _facts(rows: Sequence[JsonDict]) -> list[tuple[str, str]]:
         f"{count(row['masked_tokens'])} masked tokens of {plural(row['documents'], 'document')}"
         for row in (rows[:1] if alike else rows)
     )
-    shares = f"{percent(found['mask_share'])} replaced by the mask token, {percent(found['random_share'])} by a random one, the rest unchanged"
     return [
         ("Text", ", ".join(found["data"])),
         ("Targets", targets),
-        ("Masked", f"{percent(found['mask_rate'])} of the tokens, strategy {found['strategy']}: {shares}"),
+        (
+            "Masked",
+            f"{percent(found['mask_rate'])} of the tokens, strategy {found['strategy']}, {masks(found)}",
+        ),
         ("Sequences", f"up to {count(found['max_length'])} tokens"),
         ("Precision", found["precision"]),
         ("Mask fingerprint", found["positions"] if alike else "differs between the tokenizers"),

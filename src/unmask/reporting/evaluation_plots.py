@@ -1,6 +1,6 @@
 """Charts of an evaluation: metrics with their intervals by row, and calibration.
 
-Models differ by colour and by the shape of their marks.
+Models differ by colour or by the shape of their marks, and the first five by both.
 """
 
 from __future__ import annotations
@@ -48,10 +48,15 @@ class Series:
     intervals: Sequence[Sequence[float] | None]
 
 
+def _shape(place: int) -> int:
+    """The shape of a model's mark: a second round of the colours begins with the next shape."""
+    return (place + place // len(_ROLES)) % len(_MARKS)
+
+
 def legend(labels: Sequence[str]) -> list[Mark]:
     """Return the marks of some models, in the order of their series."""
     return [
-        Mark(_GLYPHS[place % len(_GLYPHS)], f"--{_ROLES[place % len(_ROLES)]}", label)
+        Mark(_GLYPHS[_shape(place)], f"--{_ROLES[place % len(_ROLES)]}", label)
         for place, label in enumerate(labels)
     ]
 
@@ -94,7 +99,7 @@ def _paint_series(axes: Axes, place: int, found: Series, offset: float) -> None:
         (value, height) for value, height in zip(found.values, heights, strict=True) if math.isfinite(value)
     ]
     xs, ys = [value for value, _ in known], [height for _, height in known]
-    axes.plot(xs, ys, linestyle="none", marker=_MARKS[place % len(_MARKS)], markersize=6, color=colour)
+    axes.plot(xs, ys, linestyle="none", marker=_MARKS[_shape(place)], markersize=6, color=colour)
 
 
 def _dress_rows(axes: Axes, rows: Sequence[str], scale: Scale) -> None:
@@ -162,7 +167,7 @@ def _paint_bins(axes: Axes, place: int, bins: Sequence[JsonDict]) -> None:
     most = max((row["masked_tokens"] for row in bins), default=1)
     for x, y, row in zip(xs, ys, bins, strict=True):
         size = 3 + 6 * math.sqrt(row["masked_tokens"] / most)
-        axes.plot([x], [y], marker=_MARKS[place % len(_MARKS)], markersize=size, color=colour)
+        axes.plot([x], [y], marker=_MARKS[_shape(place)], markersize=size, color=colour)
 
 
 def short(label: str) -> str:

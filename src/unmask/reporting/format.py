@@ -29,6 +29,9 @@ BASELINES = {
     "most_frequent_label_of_token": "most frequent label of the token",
 }
 """Names of the baselines, by their keys in JSON."""
+MORE_SIGHT = "ngram_true_neighbours"
+"""The baseline that sees masked neighbours, which the model does not: no bar for the model."""
+_EARLIER_MASKS = "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged"
 _SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall"}
 _MISSING, _NOT_FINITE = "–", "not finite"
 
@@ -48,6 +51,11 @@ def as_float(value: object) -> float:
 def baseline_name(key: str) -> str:
     """Return the name of a baseline by its key in JSON."""
     return BASELINES.get(key, key.replace("_", " "))
+
+
+def masks(found: Mapping[str, Any]) -> str:
+    """Return how the targets of an evaluation are shown to the model; earlier versions did not record it."""
+    return str(found.get("masks") or _EARLIER_MASKS)
 
 
 def percent(value: object, digits: int = 1) -> str:

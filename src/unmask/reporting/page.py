@@ -17,11 +17,13 @@ from unmask.errors import DiskError
 from unmask.reporting import adaptation, plots
 from unmask.reporting.format import (
     METRICS,
+    MORE_SIGHT,
     as_float,
     baseline_name,
     count,
     duration,
     loss,
+    masks,
     metric,
     metric_change,
     number,
@@ -69,6 +71,8 @@ def render_report(record: RunRecord) -> str:
         before_after=list(before_after(record)),
         adaptation=adaptation.section(record),
         ngram=ngram_note(record),
+        masks=masks(record.evaluation or record.info),
+        replaced=(record.evaluation or {}).get("by_replacement"),
         charts=plots.main_charts(record.training, record.heldout, levels),
         small=plots.small_charts(record.training),
         passages=passages,
@@ -109,7 +113,11 @@ def verdict(record: RunRecord) -> str:
         step, accuracy = count(row["step"]), row.get("eval_accuracy")
         if math.isnan(as_float(accuracy)):
             return f"At step {step} the model's accuracy on held-out text is NaN or infinite."
-        return f"At step {step} the model predicts {percent(accuracy)} of the masked tokens in held-out text correctly."
+        value = loss(row["eval_loss"])
+        return (
+            f"At step {step} the model predicts {percent(accuracy)} of the masked tokens in held-out text correctly "
+            f"({masks(record.info)}), with a loss of {value}."
+        )
     if record.training:
         row = record.training[-1]
         return f"At step {count(row['step'])} the training loss is {loss(row['loss'])}; there is no evaluation yet."
@@ -117,12 +125,23 @@ def verdict(record: RunRecord) -> str:
 
 
 def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
-    masked = f"{plural(found['masked_tokens'], 'masked token')} in held-out text"
-    others = ", ".join(f"{name} {percent(row.get('accuracy'))}" for name, row in levels.items())
+    masked = f"{plural(found['masked_tokens'], 'masked token')} in held-out text ({masks(found)})"
+    others = ", ".join(
+        f"{name} {percent(row.get('accuracy'))} (loss {loss(row.get('loss'))})"
+        for name, row in _same_sight(levels).items()
+    )
     others = f" Compared with: {others}." if others else ""
     if math.isnan(as_float(found["accuracy"])):
         return f"The model's accuracy on {masked} is NaN or infinite.{others}"
-    return f"The model predicts {percent(found['accuracy'])} of {masked} correctly.{others}"
+    return (
+        f"The model predicts {percent(found['accuracy'])} of {masked} correctly, with a loss of {loss(found['loss'])}."
+        f"{others}"
+    )
+
+
+def _same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
+    """The levels that see no more than the model."""
+    return {name: row for name, row in levels.items() if name != baseline_name(MORE_SIGHT)}
 
 
 def course_of(record: RunRecord) -> str | None:
@@ -132,19 +151,40 @@ def course_of(record: RunRecord) -> str | None:
 
 
 def standing(record: RunRecord) -> str | None:
-    """The accuracy compared with the best of :func:`accuracy_levels`, in points."""
+    """Accuracy and loss compared with the best of :func:`accuracy_levels` that see no more than the model."""
     evaluation = record.evaluation
-    accuracy = as_float(evaluation["accuracy"]) if evaluation else math.nan
-    gaps = {name: accuracy - as_float(row.get("accuracy")) for name, row in accuracy_levels(record).items()}
-    gaps = {name: gap for name, gap in gaps.items() if not math.isnan(gap)}
-    if evaluation is None or not gaps:
+    if evaluation is None:
         return None
-    name, gap = min(gaps.items(), key=lambda item: item[1])
-    if abs(gap) <= _sampling_error(accuracy, evaluation["masked_tokens"]):
-        return f"That is level with the best of these ({name}): the difference is within the sampling error."
-    if gap < 0:
-        return f"That is {points(-gap)} below the best of these ({name})."
-    return f"That is {points(gap)} above the best of these ({name})."
+    levels = _same_sight(accuracy_levels(record))
+    behind = _closest(evaluation, levels, "accuracy", 1)
+    if behind is None:
+        return None
+    name, gap = behind
+    if abs(gap) <= _sampling_error(as_float(evaluation["accuracy"]), evaluation["masked_tokens"]):
+        said = f"That is level with the best of these ({name}): the difference is within the sampling error"
+    else:
+        said = f"That is {points(abs(gap))} {'above' if gap > 0 else 'below'} the best of these ({name})"
+    return f"{said}{_loss_clause(_closest(evaluation, levels, 'loss', -1), gap)}."
+
+
+def _closest(
+    found: JsonDict, levels: Mapping[str, JsonDict], key: str, better: int
+) -> tuple[str, float] | None:
+    """The level that is best by a metric, and how much better the model is than it; ``better`` is the sign of a gain."""
+    gaps = {name: better * (as_float(found[key]) - as_float(row.get(key))) for name, row in levels.items()}
+    known = [(name, gap) for name, gap in gaps.items() if not math.isnan(gap)]
+    return min(known, key=lambda item: item[1], default=None)
+
+
+def _loss_clause(found: tuple[str, float] | None, gain: float) -> str:
+    """How the loss stands, after what was said of the accuracy."""
+    if found is None:
+        return ""
+    name, gap = found
+    joint = "and" if (gap >= 0) == (gain >= 0) else "but"
+    return (
+        f", {joint} the loss is {loss(abs(gap))} nats {'below' if gap >= 0 else 'above'} the lowest ({name})"
+    )
 
 
 def _sampling_error(accuracy: float, masked_tokens: object) -> float:

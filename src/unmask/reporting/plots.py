@@ -23,6 +23,7 @@ _DASH: dict[str, Any] = {
     "before": (0, (1.2, 2.2)),
     "baseline": (0, (6, 2.5)),
     "baseline2": (0, (6, 2.5, 1.2, 2.5)),
+    "baseline3": (0, (6, 2.5, 1.2, 2.5, 1.2, 2.5)),
     "quiet": (0, (3, 2)),
     "train": "solid",
 }
@@ -77,10 +78,10 @@ def main_charts(
         The charts for which there is at least one row.
     """
     axis = _axis([*training, *heldout])
-    roles: list[Role] = ["baseline", "baseline2"]
-    accuracies = [
-        (name, "before" if name == "before training" else roles[place % 2], as_float(row.get("accuracy")))
-        for place, (name, row) in enumerate(levels.items())
+    roles: Iterator[Role] = iter(("baseline", "baseline2", "baseline3"))
+    accuracies: list[tuple[str, Role, float]] = [
+        (name, "before" if name == "before training" else next(roles, "quiet"), as_float(row.get("accuracy")))
+        for name, row in levels.items()
     ]
     before = as_float(levels.get("before training", {}).get("loss"))
     loss = _Sketch(

@@ -90,6 +90,7 @@ def run_info(components: RunComponents, config: RunConfig, command: list[str]) -
     weights = list(model.model.parameters())
     return machine_info() | {
         "command": command,
+        "masks": MASKS,
         "started": now(),
         "finished": None,
         "precision": components.precision,
