@@ -287,6 +287,7 @@ def test_a_result_is_json(filler: Callable[[str], FillMask]) -> None:
     content = json.loads(json.dumps(filler("bert")("a [MASK]").to_dict()))
     assert set(content) == {
         "text", "masks", "candidates", "per_mask", "error", "ranking", "exact", "window", "target_errors",
+        "unknown",
     }  # fmt: skip
     assert content["ranking"] == content["candidates"][0]["ranking"] == "joint"
     assert {"text", "tokens", "probability", "probabilities", "sequence", "score"} <= set(

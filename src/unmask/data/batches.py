@@ -5,6 +5,7 @@ The batch of a step depends on the cursor alone; it is split over processes and 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -151,6 +152,24 @@ class TextSource:
         lengths = self.corpus.lengths[self.documents]
         documents = self.documents[:: max(1, int(lengths.sum()) // most)]
         return token_counts(self.corpus, documents, self.vocabulary.size)
+
+    def can_have_targets(self) -> bool:
+        """Return whether there is a token that may be masked."""
+        return any(
+            self.token_counts(most)[~self.vocabulary.special].any() for most in (_COUNTED, sys.maxsize)
+        )
+
+    def why_no_target(self, what: str) -> str:
+        """Return why no token of this text is masked, for a message that calls it ``what``."""
+        if not self.can_have_targets():
+            return (
+                f"every token of {what} is unknown to the tokenizer, or special, and these are never masked; use a model "
+                f"whose tokenizer covers this text ('unmask check' counts unknown tokens)"
+            )
+        return (
+            f"no token of {what} ({self.tokens:,} tokens) is masked at a rate of {self.masking.rate:g}; give more text, or "
+            f"a higher --mask-rate"
+        )
 
     def evaluation_batches(
         self, budget: int, most: int | None = None, *, hidden: bool = True

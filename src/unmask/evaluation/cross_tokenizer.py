@@ -109,9 +109,13 @@ class _WordCounter:
 
     def to_dict(self) -> dict[str, Any]:
         if not self.words:
-            raise DataError(
-                "no word of the text is masked, so there is nothing to compare; give more text, or a higher --mask-rate"
+            left_out = [f"{count:,} words: {why}" for why, count in self.splitter.left_out.items() if count]
+            why = (
+                f"left out were {'; '.join(left_out)}"
+                if left_out
+                else "give more text, or a higher --mask-rate"
             )
+            raise DataError(f"no word of the text is masked, so there is nothing to compare; {why}")
         sums = _added(resampling_units(np.array(self.keys, dtype=np.uint64)), np.stack(self.rows))
         first, second = sums[:, :4], sums[:, [0, 4, 5, 6]]
         difference = metrics_of(paired_sums(first, second), _METRICS[:2], difference=True)

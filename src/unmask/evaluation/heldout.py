@@ -218,9 +218,7 @@ class _Counter:
 
     def tally(self) -> Tally:
         if not self.with_target.any():
-            raise DataError(
-                "no token of the text is masked, so there is nothing to predict; give more text, or a higher --mask-rate"
-            )
+            raise DataError(f"there is nothing to predict: {self.source.why_no_target('the text')}")
         keys = self.keys[self.with_target]
         return Tally(
             self.sums, self.bins, len(keys), len(np.unique(keys)), self.tokens, f"{int(self.hash):016x}"

@@ -60,7 +60,7 @@ class _Sketch:
 
 def not_finite_steps(rows: Iterable[JsonDict], key: str) -> list[int]:
     """Return the steps of the rows whose value of ``key`` is NaN or infinite."""
-    return [int(row["step"]) for row in rows if key in row and math.isnan(as_float(row[key]))]
+    return [int(row["step"]) for row in rows if row.get(key) is not None and math.isnan(as_float(row[key]))]
 
 
 def main_charts(
@@ -165,7 +165,7 @@ def _line(
     label: str, role: Role, axis: _Axis, rows: Sequence[JsonDict], key: str, *, smooth: bool = False
 ) -> list[_Line]:
     """The line of one key, or nothing where no row has it."""
-    rows = [row for row in rows if key in row]
+    rows = [row for row in rows if row.get(key) is not None]
     xs = [float(row[axis.key]) / axis.scale for row in rows]
     return [_Line(label, role, xs, [as_float(row[key]) for row in rows], smooth)] if rows else []
 

@@ -14,7 +14,7 @@ from unmask.data.batching import first_characters
 from unmask.data.corpus import Corpus, given_shards, is_corpus, open_corpus, open_shards, prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer, train_tokenizer
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, DataError
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
@@ -100,6 +100,8 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         set_dropout(raw, config.model.dropout)
     length = sequence_length(config.data, model)
     texts = open_texts(config.data, config.masking, model, length, folder, world, progress)
+    if not texts.text.can_have_targets():
+        raise DataError(texts.text.why_no_target("the training text"))
     if config.model.preset and set_unigram_bias(raw, texts.text.token_counts()):
         progress.log("the output bias of the new model starts at the log frequencies of the tokens")
     return RunComponents(
@@ -277,7 +279,7 @@ def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Pro
     """Return a text if its first ``tokens`` have a target: a text of a few words may have none."""
     if text is None or any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
         return text
-    progress.log(f"no token of {what} is masked, so nothing can be evaluated; hold out more text")
+    progress.warning(f"nothing is evaluated: {text.why_no_target(what)}")
     return None
 
 

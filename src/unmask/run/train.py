@@ -22,6 +22,7 @@ from unmask.model.layers import merge_lora
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.card import model_card
+from unmask.reporting.format import cell, plural
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
 from unmask.run.assemble import keep_choices, make_loop, make_stream, recipe_of, with_recipe
@@ -259,6 +260,9 @@ class _TrainingRun:
     def _train(self) -> None:
         """Train to the end, and save: what comes after may take long, or fail."""
         self.loop.run()
+        if self._last_loss is None:
+            why = self.components.text.why_no_target("the training text")
+            raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
         if self._saved != self.loop.position.step:
             self._save()
         if self.signals.asked(self.components.world)[1]:
@@ -282,8 +286,9 @@ class _TrainingRun:
             append_row(self.folder.metrics, row)
         if "loss" not in row:  # the row of a skipped step
             return
-        self._last_loss = row["loss"]
-        self._shown_metrics = {"loss": row["loss"], "tokens/s": row["tokens_per_second"]}
+        if row["loss"] is not None:
+            self._last_loss = row["loss"]
+        self._shown_metrics = {"loss": cell(row["loss"]), "tokens/s": row["tokens_per_second"]}
 
     def _evaluate_now(self) -> None:
         if self.components.heldout is None:
