@@ -201,14 +201,15 @@ def _tokenizer(vocabulary: Path, files: list[str]) -> Any:
 
         entries = vocabulary.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return BertTokenizer(vocab={entry: number for number, entry in enumerate(entries)})
-    from unmask.data.tokenizer import train_tokenizer
+    from unmask.config.settings import TokenizerSettings
+    from unmask.vocabulary.new_tokenizer import train_tokenizer
 
     texts = (
         line
         for name in files
         for line in Path(name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     )
-    return train_tokenizer(texts, 8_192)
+    return train_tokenizer(texts, TokenizerSettings(vocab_size=8_192)).tokenizer
 
 
 def _rate(tokens: int, seconds: float) -> Result:

@@ -1,11 +1,8 @@
-"""Tokenizers: the same one from the same text, special tokens that text cannot write, and clear refusals."""
+"""Tokenizers: special tokens that text cannot write, and clear refusals."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,9 @@ from unmask.data.tokenizer import (
     load_tokenizer,
     plain_copy,
     tokenizer_hash,
-    train_tokenizer,
     vocabulary_of,
 )
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError
 from unmask.progress import Progress
 
 FAMILIES = ["wordpiece", "byte_level", "modernbert", "unigram", "chinese"]
@@ -31,55 +27,6 @@ LITERALS = ["[SEP]", "[CLS]", "[MASK]", "[PAD]", "<s>", "</s>", "<pad>", "<mask>
 def family(request: pytest.FixtureRequest) -> Any:
     """A tokenizer of every family."""
     return request.getfixturevalue(f"{request.param}_tokenizer")
-
-
-# --- training -----------------------------------------------------------------------------------------------------
-
-
-def test_a_trained_tokenizer_is_berts(corpus_text: list[str]) -> None:
-    tokenizer = train_tokenizer(iter(corpus_text), 300)
-    assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    assert len(tokenizer) == 300
-    encoded = tokenizer("The LIGHTHOUSE keeper", "went home")
-    names = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
-    assert names[0] == "[CLS]"
-    assert names.count("[SEP]") == 2
-    assert set(encoded["token_type_ids"]) == {0, 1}
-    assert "token_type_ids" not in train_tokenizer(iter(corpus_text), 300, token_types=False)("a")
-    assert (
-        tokenizer.decode(TextEncoder(tokenizer)(["The LIGHTHOUSE keeper"])[0].tolist())
-        == "the lighthouse keeper"
-    )
-
-
-def test_a_trained_tokenizer_knows_its_text(corpus_text: list[str]) -> None:
-    tokenizer = train_tokenizer(iter(corpus_text), 1000)
-    ids = np.concatenate(TextEncoder(tokenizer)(corpus_text))
-    assert tokenizer.unk_token_id not in ids
-    words = sum(len(text.split()) for text in corpus_text)
-    assert len(ids) < 2.5 * words
-
-
-def test_two_processes_train_the_same_tokenizer(corpus_text: list[str], tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("\n".join(corpus_text), encoding="utf-8")
-    script = (
-        "import sys; from pathlib import Path; from unmask.data.tokenizer import *\n"
-        "lines = Path(sys.argv[1]).read_text(encoding='utf-8').splitlines()\n"
-        "print(tokenizer_hash(train_tokenizer(iter(lines), 400)))"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "text.txt")]
-    # Python orders sets of text in another way in every process, unless told: so it is told two ways.
-    environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for env in environments]
-    found = [process.communicate(timeout=120)[0] for process in both]
-    assert found[0] == found[1]
-    assert found[0].strip() == tokenizer_hash(train_tokenizer(iter(corpus_text), 400))
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["  \n "]])
-def test_no_text_gives_no_tokenizer(texts: list[str]) -> None:
-    with pytest.raises(DataError, match="too small to train a tokenizer on"):
-        train_tokenizer(iter(texts), 300)
 
 
 # --- loading ------------------------------------------------------------------------------------------------------

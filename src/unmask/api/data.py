@@ -12,6 +12,7 @@ from unmask.api.options import MASKING, READING, sections
 from unmask.api.progress import ProgressLike
 from unmask.api.texts import Text, text_files
 from unmask.api.wording import without_files
+from unmask.config.options import TOKENIZER_OPTIONS
 from unmask.config.settings import DocumentSettings
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -243,28 +244,31 @@ def train_tokenizer(
     progress: ProgressLike = None,
     **options: Any,
 ) -> PreTrainedTokenizerBase:
-    """Train a WordPiece tokenizer on text.
+    """Train a tokenizer on text; what it loses of the text is logged.
 
     Args:
         text: paths, or texts in memory.
         vocab_size: entries of the vocabulary.
         out: a folder to save it in.
         offline, progress: as for :func:`unmask.load`.
-        options: ``documents``, ``text_field``, ``strict``.
+        options: ``kind`` (``wordpiece``, ``byte-level-bpe`` or ``unigram``), ``case``, ``accents`` and ``normal_form``
+            (see :class:`unmask.ModelSettings`); ``documents``, ``text_field``, ``strict``.
 
     Raises:
         DataError: there is no text.
+        ConfigError: an option does not work.
     """
     from unmask.data.reading.documents import DocumentReader
-    from unmask.data.tokenizer import train_tokenizer as train_on
+    from unmask.vocabulary.new_tokenizer import train_tokenizer as train_on
 
-    settings = sections(options, READING, offline).data
-    with text_files(progress, offline, settings.text_field) as files:
-        reader = DocumentReader(files.inputs(text), settings, progress=files.progress)
-        trained = train_on((document.text for document in reader), vocab_size)
+    config = sections(options | {"vocab_size": vocab_size}, (*READING, *TOKENIZER_OPTIONS), offline)
+    with text_files(progress, offline, config.data.text_field) as files:
+        reader = DocumentReader(files.inputs(text), config.data, progress=files.progress)
+        trained = train_on((document.text for document in reader), config.model)
+        trained.log(files.progress)
     if out is not None:
-        trained.save_pretrained(Path(out))
-    return trained
+        trained.tokenizer.save_pretrained(Path(out))
+    return trained.tokenizer
 
 
 def extend_tokenizer(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from unmask.config.load import load_config
-from unmask.config.options import OPTIONS, hint
+from unmask.config.options import OPTIONS, TOKENIZER_OPTIONS, hint
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -33,7 +33,8 @@ def sections(options: Mapping[str, Any], known: Iterable[str], offline: bool = F
         if name not in known:
             raise TypeError(unknown(name, known))
     given = {name: value for name, value in options.items() if name != "config" and value is not None}
-    flags = {OPTIONS[name]: value for name, value in given.items()}
+    keys = OPTIONS | TOKENIZER_OPTIONS
+    flags = {keys[name]: value for name, value in given.items()}
     return configured(options.get("config"), flags | {"model.offline": offline})
 
 

@@ -1,20 +1,19 @@
 """Survey of a tokenizer on text: document lengths, fertility, unknown tokens, words worth adding.
 
-Fertility is subwords per word; a word is a run of letters, or one Chinese character. Words are counted, and each
-distinct one is tokenised once.
+Fertility is subwords per word. Words are counted (:mod:`unmask.data.round_trip`), and each distinct one is tokenised
+once.
 """
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unmask.data.round_trip import RoundTrip, WordCounter, encode_words, is_word
 from unmask.data.tokenizer import TextEncoder, plain_copy
 
 if TYPE_CHECKING:
@@ -22,11 +21,8 @@ if TYPE_CHECKING:
 
 ADDED = 1000
 """Words that are considered for an extension of the vocabulary."""
-_WORDS = 1_000_000
 _LEAST = 5
 _SHOWN = 12
-_BATCH = 10_000
-_WORD = re.compile("[㐀-鿿]|[^\\W\\d_㐀-鿿]+")
 
 
 class TokenSurvey:
@@ -42,8 +38,7 @@ class TokenSurvey:
         self._unknown = self._encode.unknown
         self.lengths = array("q")
         self._unknown_tokens = self._unknown_documents = 0
-        self._words: Counter[str] = Counter()
-        self._forgotten, self._lost = 1, 0
+        self._words = WordCounter()
 
     def add(self, texts: Sequence[str]) -> None:
         """Tokenise some documents."""
@@ -53,17 +48,7 @@ class TokenSurvey:
             self._unknown_tokens += unknown
             self._unknown_documents += unknown > 0
         for text in texts:
-            self._words.update(_WORD.findall(text))
-            if len(self._words) > _WORDS:
-                self._forget()
-
-    def _forget(self) -> None:
-        """Drop the rarest words, so that memory is bounded."""
-        while len(self._words) > _WORDS // 2:
-            self._forgotten += 1
-            kept = Counter({word: count for word, count in self._words.items() if count >= self._forgotten})
-            self._lost += self._words.total() - kept.total()
-            self._words = kept
+            self._words.add(text)
 
     def found(self) -> dict[str, Any]:
         """Return tokens, unknown tokens, fertility, the words of most subwords, and the tokens that adding words saves."""
@@ -72,7 +57,13 @@ class TokenSurvey:
         split_words: dict[str, tuple[int, list[str]]] = {}
         unknown: Counter[str] = Counter()
         words = total = 0
-        for word, count, normal, split, ids in self._split_words():
+        round_trip = RoundTrip()
+        for item in encode_words(self._core, self._words.counts):
+            round_trip.add(item)
+            if not is_word(item.word):
+                continue
+            word, count, split, ids = item.word, item.count, item.tokens, item.ids
+            normal = item.normal.strip(" ▁")
             words, total = words + count, total + count * len(split)
             if self._unknown is not None and self._unknown in ids:
                 unknown[word] += count
@@ -90,9 +81,10 @@ class TokenSurvey:
                 "documents": self._unknown_documents,
                 "words": [[word, count] for word, count in _top(unknown)],
             },
+            "round_trip": round_trip.to_dict(),
             "words": words,
             "subwords_per_word": total / words if words else None,
-            "words_forgotten": self._lost,
+            "words_forgotten": self._words.dropped,
             "most_split": [
                 {"word": word, "count": split_words[word][0], "subwords": split_words[word][1]}
                 for _, word in saved[:_SHOWN]
@@ -100,17 +92,6 @@ class TokenSurvey:
             "added_words": min(ADDED, len(saved)),
             "saved_share": sum(n for n, _ in saved[:ADDED]) / max(1, tokens),
         }
-
-    def _split_words(self) -> Iterator[tuple[str, int, str, list[str], list[int]]]:
-        """Yield each word, its count, how the tokenizer normalises it, and its subwords with their ids."""
-        normalizer = self._core.normalizer
-        words = iter(self._words.items())
-        while batch := list(islice(words, _BATCH)):
-            # A space in front: in running text most words follow one, and byte-level vocabularies tell them apart.
-            found = self._core.encode_batch([f" {word}" for word, _ in batch], add_special_tokens=False)
-            for (word, count), encoded in zip(batch, found, strict=True):
-                normal = normalizer.normalize_str(word) if normalizer is not None else word
-                yield word, count, normal.strip(" ▁"), encoded.tokens, encoded.ids
 
 
 def _may_add(word: str, count: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from unmask.checking.duplicates import NEAR_WORDS
-from unmask.reporting.format import percent, place, plural
+from unmask.reporting.format import percent, place, plural, round_trip_text
 from unmask.storage import JsonDict
 
 Level = Literal["problem", "warning", "note", "ok"]
@@ -193,6 +193,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
         yield Finding(level, "unknown tokens", text + (f", for example {words}" if words else ""))
     else:
         yield Finding("ok", "unknown tokens", "no unknown tokens")
+    yield _round_trip(found["round_trip"])
     if found["subwords_per_word"] is None:
         return
     saved = "no word is frequent enough to be added to the vocabulary"
@@ -200,6 +201,16 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
         saved = f"adding {plural(found['added_words'], 'word')} would save {percent(found['saved_share'])} of the tokens: "
         saved += ("" if check["plan"]["extend"] else "not ") + "worth extending the vocabulary"
     yield Finding("note", "fertility", f"{found['subwords_per_word']:.2f} subwords per word; {saved}")
+
+
+def _round_trip(found: JsonDict) -> Finding:
+    """What the tokenizer drops or changes; unknown words are in it too."""
+    share = max(found["dropped_share"], found["changed_share"])
+    level: Level = (
+        "problem" if share >= _UNKNOWN_PROBLEM else "warning" if share >= _UNKNOWN_WARNING else "note"
+    )
+    lossless = not found["dropped"] and not found["changed"]
+    return Finding("ok" if lossless else level, "round trip", round_trip_text(found))
 
 
 def _specials(check: JsonDict) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from unmask.cli import runtime as shell
-from unmask.config.options import OPTIONS
+from unmask.config.options import OPTIONS, TOKENIZER_OPTIONS
 
 if TYPE_CHECKING:
     from unmask.config.settings import RunConfig
@@ -240,18 +240,19 @@ def load_settings(given: Mapping[str, Any]) -> RunConfig:
     """Return the configuration that the parameters of a verb stand for.
 
     Args:
-        given: the parameters by name; those of :data:`unmask.config.options.OPTIONS` are settings, ``config_file`` and
-            ``overrides`` are the layers below them, and others are left alone.
+        given: the parameters by name; those of :data:`unmask.config.options.OPTIONS` and ``TOKENIZER_OPTIONS`` are
+            settings, ``config_file`` and ``overrides`` are the layers below them, and others are left alone.
 
     Raises:
         ConfigError: a value or a key cannot be used.
     """
     from unmask.config.load import load_config
 
+    keys = OPTIONS | TOKENIZER_OPTIONS
     flags = {
-        OPTIONS[name]: value
+        keys[name]: value
         for name, value in given.items()
-        if name in OPTIONS and value is not None and value is not False
+        if name in keys and value is not None and value is not False
     }
     config_file, overrides = given.get("config_file"), given.get("overrides") or ()
     if config_file is None and not overrides:

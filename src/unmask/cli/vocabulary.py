@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Option
 
@@ -11,7 +11,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
-from unmask.reporting.format import plural
+from unmask.reporting.format import plural, round_trip_text
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder
 
@@ -29,6 +29,21 @@ GeneralText = Annotated[
 Add = Annotated[int, Option("--add", help="Add at most N words.")]
 MinCount = Annotated[int, Option("--min-count", min=1, help="Add only words that occur at least N times.")]
 VocabSize = Annotated[int, Option("--vocab-size", min=100, help="Entries of the vocabulary.")]
+Kind = Annotated[
+    Literal["wordpiece", "byte-level-bpe", "unigram"],
+    Option("--kind", help="As BERT has it, as RoBERTa and ModernBERT, or as XLM-R."),
+]
+Case = Annotated[
+    Literal["auto", "lower", "keep"],
+    Option("--case", help="Lower-case the text or not; auto does so for wordpiece only."),
+]
+Accents = Annotated[
+    Literal["keep", "strip"],
+    Option("--accents", help="Strip the diacritics of Latin, Greek and Cyrillic letters or not."),
+]
+NormalForm = Annotated[
+    Literal["nfc", "nfkc", "none"], Option("--normal-form", help="Unicode normal form of the text.")
+]
 
 
 def extend_tokenizer(
@@ -110,28 +125,45 @@ def train_tokenizer(
     text: options.TextArgument,
     vocab_size: VocabSize,
     out: options.NewFolder,
+    kind: Kind = "wordpiece",
+    case: Case = "auto",
+    accents: Accents = "keep",
+    normal_form: NormalForm = "nfc",
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
     strict: options.Strict = False,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a WordPiece tokenizer on text.
+    """Train a tokenizer on text.
+
+    It says how many characters and words the tokenizer loses.
 
     Examples:
         unmask tokenizer train notes/ --vocab-size 8192 -o tokenizer
+        unmask tokenizer train notes/ --vocab-size 32000 --kind byte-level-bpe -o tokenizer
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
-    settings = options.load_settings(locals()).data
+    config = options.load_settings(locals())
     with shell.working() as progress:
         from unmask.data.reading.documents import DocumentReader
-        from unmask.data.tokenizer import train_tokenizer as train_on
+        from unmask.vocabulary.new_tokenizer import train_tokenizer as train_on
 
-        reader = DocumentReader(settings.inputs, settings, progress=progress)
-        trained = train_on((document.text for document in reader), vocab_size)
+        reader = DocumentReader(config.data.inputs, config.data, progress=progress)
+        trained = train_on((document.text for document in reader), config.model)
         with new_folder(out) as folder:
-            trained.save_pretrained(folder)
-    result = {"tokenizer": str(out), "vocab_size": len(trained), "documents": reader.stats.documents}
+            trained.tokenizer.save_pretrained(folder)
+    result = {
+        "tokenizer": str(out),
+        "vocab_size": len(trained.tokenizer),
+        "documents": reader.stats.documents,
+    }
     shown = {name.replace("_", " "): value for name, value in result.items()}
-    shell.show(as_json, result, lambda page: page.pairs(shown))
+    loss = trained.round_trip.to_dict()
+
+    def draw(page: Page) -> None:
+        page.pairs(shown)
+        page.say(round_trip_text(loss))
+
+    shell.show(as_json, result | {"round_trip": loss}, draw)

@@ -41,7 +41,16 @@ OPTIONS = {
 }
 """Setting by option; an option of the command line is written ``--learning-rate``."""
 
-OPTION_OF = {key: option for option, key in OPTIONS.items()}
+TOKENIZER_OPTIONS = {
+    "vocab_size": "model.vocab_size",
+    "kind": "model.tokenizer_kind",
+    "case": "model.case",
+    "accents": "model.accents",
+    "normal_form": "model.normal_form",
+}
+"""The options of ``tokenizer train``, whose settings ``train`` uses for a preset."""
+
+OPTION_OF = {key: option for option, key in (OPTIONS | TOKENIZER_OPTIONS).items()}
 """Option by setting."""
 
 SYNONYMS = {

@@ -106,7 +106,22 @@ class MaskingSettings(Settings):
         return self
 
 
-class ModelSettings(Settings):
+class TokenizerSettings(Settings):
+    """A tokenizer that is trained on the text."""
+
+    vocab_size: int = Field(8192, ge=100)
+    """Entries of a tokenizer that is trained on the data (only used with a preset)."""
+    tokenizer_kind: Literal["wordpiece", "byte-level-bpe", "unigram"] = "wordpiece"
+    """Kind of a tokenizer that is trained: that of BERT, of RoBERTa and ModernBERT, or of XLM-R."""
+    case: Literal["auto", "lower", "keep"] = "auto"
+    """Whether it lower-cases text; ``auto`` does so for ``wordpiece`` only."""
+    accents: Literal["keep", "strip"] = "keep"
+    """``strip`` removes the diacritics of Latin, Greek and Cyrillic letters, so that é is e."""
+    normal_form: Literal["nfc", "nfkc", "none"] = "nfc"
+    """Unicode normal form of its text: ``nfc`` composes characters; ``nfkc`` also replaces ligatures and wide letters."""
+
+
+class ModelSettings(TokenizerSettings):
     """The model to train, and its tokenizer."""
 
     name: str | None = None
@@ -115,8 +130,6 @@ class ModelSettings(Settings):
     """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
     tokenizer: str | None = None
     """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
-    vocab_size: int = Field(8192, ge=100)
-    """Entries of a tokenizer that is trained on the data (only used with a preset)."""
     dropout: float | None = Field(0.0, ge=0.0, lt=1.0)
     """Dropout during training; ``null`` keeps the checkpoint's own. The saved config is not changed."""
     offline: bool = False

@@ -1,4 +1,4 @@
-"""Load and train tokenizers, encode text, and read the special tokens and words of a vocabulary.
+"""Load tokenizers, encode text, and read the special tokens and words of a vocabulary.
 
 Control tokens in a text are encoded as plain text: ``[SEP]`` in a document gives its characters, not the token. Packing
 adds those of a sequence, from :class:`Vocabulary`. Other special tokens, such as ``[ANON]``, are read as themselves
@@ -8,7 +8,7 @@ adds those of a sequence, from :class:`Vocabulary`. Other special tokens, such a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from unmask.data.tokenizer_files import (
     unstated_case,
 )
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.run_folder import model_folder
 from unmask.storage import sha256
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-_WORD_MARK = "▁"
 _WHITE_SPACE = " \t\r\x0b\x0c\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-_SPARE_MERGES = 4096
-_MAX_CHARACTERS = 1000
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -159,72 +156,6 @@ def _require_mask(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
             f"the tokenizer of '{name}' has no mask token; masked language modelling needs one "
             f"(a BERT-family tokenizer with its tokenizer_config.json, or one made by 'unmask tokenizer train')"
         )
-
-
-def train_tokenizer(
-    texts: Iterator[str], vocab_size: int, *, token_types: bool = True
-) -> PreTrainedTokenizerBase:
-    """Train a lower-casing WordPiece tokenizer (Devlin et al. 2019) with BERT's special tokens.
-
-    Args:
-        texts: the training text, read once.
-        vocab_size: most entries; a small text may give fewer.
-        token_types: whether the tokenizer returns ``token_type_ids``.
-
-    Raises:
-        DataError: the text gave no entries but the special tokens.
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    pad, unk, cls, sep, mask = BERT_SPECIALS
-    entries = _wordpiece_entries(texts, vocab_size)
-    if len(entries) <= len(BERT_SPECIALS):
-        raise DataError("the text is too small to train a tokenizer on: it gave no vocabulary")
-    vocab = {entry: number for number, entry in enumerate(entries)}
-    core = Tokenizer(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
-    core.normalizer = normalizers.BertNormalizer(lowercase=True)
-    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    core.decoder = decoders.WordPiece(prefix="##")
-    core.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, core.token_to_id(cls)), (sep, core.token_to_id(sep))],
-    )
-    names = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=pad,
-        unk_token=unk,
-        cls_token=cls,
-        sep_token=sep,
-        mask_token=mask,
-        model_input_names=names,
-    )
-
-
-def _wordpiece_entries(texts: Iterator[str], vocab_size: int) -> list[str]:
-    """Learn the entries of a WordPiece vocabulary deterministically.
-
-    The library's WordPiece trainer orders equal counts differently in every process; its BPE trainer does not. So
-    merges are learned by BPE with a mark at word starts, and converted to WordPiece entries.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE())
-    core.normalizer = normalizers.BertNormalizer(lowercase=True)
-    marked = pre_tokenizers.Metaspace(replacement=_WORD_MARK, prepend_scheme="always", split=False)
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), marked])
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size + _SPARE_MERGES, show_progress=False, min_frequency=2)
-    core.train_from_iterator(texts, trainer)
-    merged = [entry for entry, _ in sorted(core.get_vocab().items(), key=lambda item: item[1])]
-    characters = sorted({character for entry in merged for character in entry} - {_WORD_MARK})
-    # Rare characters would fill the vocabulary; the frequent ones are in the earliest merges.
-    common = dict.fromkeys(character for entry in merged if len(entry) > 1 for character in entry)
-    kept = sorted([c for c in common if c != _WORD_MARK][:_MAX_CHARACTERS]) or characters[:_MAX_CHARACTERS]
-    words = (e[1:] if e.startswith(_WORD_MARK) else f"##{e}" for e in merged if set(e) <= {*kept, _WORD_MARK})
-    entries = [*BERT_SPECIALS, *kept, *(f"##{character}" for character in kept), *words]
-    return list(dict.fromkeys(entry for entry in entries if entry not in ("", "##")))[:vocab_size]
 
 
 class TextEncoder:

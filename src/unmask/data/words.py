@@ -197,11 +197,15 @@ def _sample(model: dict[str, Any]) -> list[str]:
     return [entry if isinstance(entry, str) else entry[0] for entry in vocab][:2000]
 
 
+def is_ideograph(character: str) -> bool:
+    """Return whether BERT's tokenizers take a character, as Chinese, for a word of its own."""
+    return any(low <= ord(character) <= high for low, high in _CJK)
+
+
 def _class(character: str) -> str:
     if character.isspace():
         return "space"
-    code = ord(character)
-    if any(low <= code <= high for low, high in _CJK):
+    if is_ideograph(character):
         return "ideograph"
     return "letter" if unicodedata.category(character)[0] in "LNM" else "punctuation"
 

@@ -141,6 +141,19 @@ def change_interval(key: str, ends: Sequence[float] | None) -> str:
     return " to ".join(_point(end) if key in _SHARES else loss(end, signed=True) for end in ends or ())
 
 
+def round_trip_text(found: Mapping[str, Any]) -> str:
+    """What a tokenizer loses of a text, from :meth:`unmask.data.round_trip.RoundTrip.to_dict`."""
+    examples = ", ".join(f"{word} → {decoded or 'nothing'}" for word, decoded in found["examples"])
+    changed = f"{percent(found['changed_share'])} of the words do not round-trip"
+    parts = [
+        f"the tokenizer drops {percent(found['dropped_share'])} of the characters",
+        f"{changed} ({examples})" if examples else changed,
+    ]
+    if found["case_only"]:
+        parts.append(f"{percent(found['case_only_share'])} differ in case only")
+    return "; ".join(parts)
+
+
 def axis_number(value: float) -> str:
     """A value at a tick: ``0.05``, ``1e-5``."""
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")

@@ -13,8 +13,8 @@ from unmask.data.batches import TextSource
 from unmask.data.batching import first_characters
 from unmask.data.corpus import Corpus, given_shards, is_corpus, open_corpus, open_shards, prepare
 from unmask.data.reading.documents import DocumentReader
-from unmask.data.tokenizer import load_tokenizer, train_tokenizer
 from unmask.errors import ConfigError, DataError
+from unmask.data.tokenizer import load_tokenizer
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
@@ -26,6 +26,7 @@ from unmask.progress import Progress
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
+from unmask.vocabulary.new_tokenizer import KINDS, train_tokenizer
 
 if TYPE_CHECKING:
     from peft import LoraModel
@@ -143,10 +144,12 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     reader = DocumentReader(data.inputs, data, progress=progress)
     texts = first_characters((document.text for document in reader), _TOKENIZER_CHARACTERS)
     token_types = find_preset(model.preset).family == "bert"
-    tokenizer = train_tokenizer(texts, model.vocab_size, token_types=token_types)
+    trained = train_tokenizer(texts, model, token_types=token_types)
     progress.end()
-    progress.log(f"trained a WordPiece tokenizer of {len(tokenizer):,} entries on the text")
-    return tokenizer
+    kind = KINDS[model.tokenizer_kind]
+    progress.log(f"trained a {kind} tokenizer of {len(trained.tokenizer):,} entries on the training text")
+    trained.log(progress)
+    return trained.tokenizer
 
 
 def build_model(
