@@ -86,12 +86,12 @@ def make(place: str) -> Result:
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    from unmask.config.settings import TokenizerSettings
+    from unmask.config.settings import ModelSettings
     from unmask.vocabulary.new_tokenizer import train_tokenizer
 
     texts = _texts()
     Path(place, "text.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    tokenizer = train_tokenizer(texts, TokenizerSettings(vocab_size=300)).tokenizer
+    tokenizer = train_tokenizer(texts, ModelSettings(vocab_size=300)).tokenizer
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}

@@ -201,7 +201,7 @@ def _tokenizer(vocabulary: Path, files: list[str]) -> Any:
 
         entries = vocabulary.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return BertTokenizer(vocab={entry: number for number, entry in enumerate(entries)})
-    from unmask.config.settings import TokenizerSettings
+    from unmask.config.settings import ModelSettings
     from unmask.vocabulary.new_tokenizer import train_tokenizer
 
     texts = (
@@ -209,7 +209,7 @@ def _tokenizer(vocabulary: Path, files: list[str]) -> Any:
         for name in files
         for line in Path(name).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     )
-    return train_tokenizer(texts, TokenizerSettings(vocab_size=8_192)).tokenizer
+    return train_tokenizer(texts, ModelSettings(vocab_size=8_192)).tokenizer
 
 
 def _rate(tokens: int, seconds: float) -> Result:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from unmask.config.settings import TokenizerSettings
+from unmask.config.settings import ModelSettings
 from unmask.data.tokenizer import BERT_SPECIALS, TextEncoder, tokenizer_hash, vocabulary_of
 from unmask.errors import DataError
 from unmask.vocabulary.choose import AddedWord
@@ -32,7 +32,7 @@ MARKED = {
 
 
 def trained(texts: list[str], size: int = 400, **settings: Any) -> NewTokenizer:
-    return train_tokenizer(iter(texts), TokenizerSettings(vocab_size=size, **settings))
+    return train_tokenizer(iter(texts), ModelSettings(vocab_size=size, **settings))
 
 
 def read_back(tokenizer: Any, text: str) -> str:
@@ -111,7 +111,7 @@ def test_it_is_berts_in_special_tokens_and_loads_anywhere(
 
 
 def test_token_types_are_left_out_where_a_model_has_none(corpus_text: list[str]) -> None:
-    tokenizer, _ = train_tokenizer(corpus_text, TokenizerSettings(vocab_size=300), token_types=False)
+    tokenizer, _ = train_tokenizer(corpus_text, ModelSettings(vocab_size=300), token_types=False)
     assert "token_type_ids" not in tokenizer("a")
 
 
@@ -128,7 +128,7 @@ def test_a_word_can_be_added(kind: Any, corpus_text: list[str], tmp_path: Path) 
 def test_other_processes_train_the_same_tokenizers(corpus_text: list[str], tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("\n".join(corpus_text), encoding="utf-8")
     script = (
-        "import sys; from pathlib import Path; from unmask.config.settings import TokenizerSettings as T\n"
+        "import sys; from pathlib import Path; from unmask.config.settings import ModelSettings as T\n"
         "from unmask.data.tokenizer import *; from unmask.vocabulary.new_tokenizer import *\n"
         "lines = Path(sys.argv[1]).read_text(encoding='utf-8').split('\\n')\n"
         "for kind in KINDS:\n"

@@ -62,7 +62,7 @@ class TokenSurvey:
             round_trip.add(item)
             if not is_word(item.word):
                 continue
-            word, count, split, ids = item.word, item.count, item.tokens, item.ids
+            word, count, split, ids = item.word, item.occurrences, item.tokens, item.ids
             normal = item.normal.strip(" ▁")
             words, total = words + count, total + count * len(split)
             if self._unknown is not None and self._unknown in ids:

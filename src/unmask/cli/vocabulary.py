@@ -141,7 +141,7 @@ def train_tokenizer(
 
     Examples:
         unmask tokenizer train notes/ --vocab-size 8192 -o tokenizer
-        unmask tokenizer train notes/ --vocab-size 32000 --kind byte-level-bpe -o tokenizer
+        unmask tokenizer train notes/ --vocab-size 8192 --kind unigram -o new
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")

@@ -106,9 +106,15 @@ class MaskingSettings(Settings):
         return self
 
 
-class TokenizerSettings(Settings):
-    """A tokenizer that is trained on the text."""
+class ModelSettings(Settings):
+    """The model to train, and its tokenizer."""
 
+    name: str | None = None
+    """Checkpoint to adapt: a Hub name (``name@revision`` pins one) or a local folder."""
+    preset: str | None = None
+    """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
+    tokenizer: str | None = None
+    """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
     vocab_size: int = Field(8192, ge=100)
     """Entries of a tokenizer that is trained on the data (only used with a preset)."""
     tokenizer_kind: Literal["wordpiece", "byte-level-bpe", "unigram"] = "wordpiece"
@@ -119,17 +125,6 @@ class TokenizerSettings(Settings):
     """``strip`` removes the diacritics of Latin, Greek and Cyrillic letters, so that é is e."""
     normal_form: Literal["nfc", "nfkc", "none"] = "nfc"
     """Unicode normal form of its text: ``nfc`` composes characters; ``nfkc`` also replaces ligatures and wide letters."""
-
-
-class ModelSettings(TokenizerSettings):
-    """The model to train, and its tokenizer."""
-
-    name: str | None = None
-    """Checkpoint to adapt: a Hub name (``name@revision`` pins one) or a local folder."""
-    preset: str | None = None
-    """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
-    tokenizer: str | None = None
-    """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
     dropout: float | None = Field(0.0, ge=0.0, lt=1.0)
     """Dropout during training; ``null`` keeps the checkpoint's own. The saved config is not changed."""
     offline: bool = False

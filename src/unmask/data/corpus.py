@@ -112,7 +112,7 @@ class Corpus:
 
     def split(self, heldout_share: float) -> tuple[np.ndarray, np.ndarray]:
         """Split the documents by hash; return the ``int64`` numbers of those to train on and of those held out."""
-        heldout = self.keys < np.uint64(int(heldout_share * 2.0**64))
+        heldout = is_held_out(self.keys, heldout_share)
         return np.flatnonzero(~heldout), np.flatnonzero(heldout)
 
     def verify(self) -> None:
@@ -342,6 +342,11 @@ def document_key(text: str) -> int:
     """Return the 64-bit hash by which a document is masked, ordered and held out."""
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def is_held_out(keys: Any, share: float) -> Any:
+    """Return whether a document is held out by its key, :func:`document_key`; of an array, for each of them."""
+    return keys < np.uint64(int(share * 2.0**64))
 
 
 @dataclass

@@ -75,7 +75,7 @@ class EncodedWord(NamedTuple):
 
     Attributes:
         word: as it occurs in the text.
-        count: its occurrences.
+        occurrences: how often it occurs.
         normal: the word as the tokenizer normalises it.
         tokens: its tokens.
         ids: their ids.
@@ -83,7 +83,7 @@ class EncodedWord(NamedTuple):
     """
 
     word: str
-    count: int
+    occurrences: int
     normal: str
     tokens: list[str]
     ids: list[int]
@@ -141,20 +141,20 @@ class RoundTrip:
     def add(self, item: EncodedWord) -> None:
         """Count a word or character."""
         parts, kept = (_folded("NFKD", text) for text in (item.word, item.normal))
-        self.characters += len(parts) * item.count
+        self.characters += len(parts) * item.occurrences
         if parts != kept:
-            self.dropped += (Counter(parts) - Counter(kept)).total() * item.count
+            self.dropped += (Counter(parts) - Counter(kept)).total() * item.occurrences
         if not is_word(item.word):
             return
-        self.words += item.count
+        self.words += item.occurrences
         before, after = (unicodedata.normalize("NFKC", text) for text in (item.word, item.decoded))
         if before == after:
             return
         if _folded("NFKC", before) == _folded("NFKC", after):
-            self.case_only += item.count
+            self.case_only += item.occurrences
         else:
-            self.changed += item.count
-            self._examples[item.word, item.decoded] += item.count
+            self.changed += item.occurrences
+            self._examples[item.word, item.decoded] += item.occurrences
 
     def to_dict(self) -> dict[str, Any]:
         """Return counts, shares and examples ``[word, decoded]``, ready for JSON."""

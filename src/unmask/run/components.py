@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,16 @@ import numpy as np
 from unmask.config.settings import DataSettings, MaskingSettings, ModelSettings, RunConfig, TrainSettings
 from unmask.data.batches import TextSource
 from unmask.data.batching import first_characters
-from unmask.data.corpus import Corpus, given_shards, is_corpus, open_corpus, open_shards, prepare
+from unmask.data.corpus import (
+    Corpus,
+    document_key,
+    given_shards,
+    is_corpus,
+    is_held_out,
+    open_corpus,
+    open_shards,
+    prepare,
+)
 from unmask.data.reading.documents import DocumentReader
 from unmask.errors import ConfigError, DataError
 from unmask.data.tokenizer import load_tokenizer
@@ -142,7 +152,10 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     assert model.preset is not None
     progress.begin("tokenizer")
     reader = DocumentReader(data.inputs, data, progress=progress)
-    texts = first_characters((document.text for document in reader), _TOKENIZER_CHARACTERS)
+    documents = (document.text for document in reader)
+    # Held-out text must be as new to the tokenizer as to the model.
+    trained_on = documents if data.heldout else training_texts(documents, data.heldout_share)
+    texts = first_characters(trained_on, _TOKENIZER_CHARACTERS)
     token_types = find_preset(model.preset).family == "bert"
     trained = train_tokenizer(texts, model, token_types=token_types)
     progress.end()
@@ -276,6 +289,29 @@ def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]
         heldout = np.array([int(np.argmin(corpus.keys))])
         train = np.setdiff1d(np.arange(len(corpus)), heldout)
     return train, heldout
+
+
+def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Yield the texts that a run trains on, which are those of :func:`_split`, without knowing all of them."""
+    heldout: list[tuple[int, str]] = []
+    least: tuple[int, str] | None = None  # is held out if no other document is
+    one = True
+    for key, text in ((document_key(text), text) for text in texts):
+        if is_held_out(key, share):
+            if least is None or not heldout:
+                heldout.append((key, text))
+        elif least is None or key < least[0]:
+            if least is not None:
+                one = False
+                yield least[1]
+            least = key, text
+        elif key > least[0]:
+            one = False
+            yield text
+    if least is None:
+        yield from (text for _, text in sorted(heldout)[1:] or heldout)
+    elif heldout or one:
+        yield least[1]
 
 
 def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Progress) -> TextSource | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
-from unmask.data.corpus import document_key
+from unmask.data.corpus import document_key, is_held_out
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
@@ -25,7 +25,7 @@ from unmask.vocabulary.tokenizer import check_extendable, write_extended
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_HELDOUT_ONE_IN = 20
+_HELDOUT_SHARE = 0.05
 _MAX_CHARACTERS = 4 << 20
 
 
@@ -179,12 +179,11 @@ class _Sample:
 
     def take(self, text: str) -> bool:
         """Keep a text up to the limit; return whether it is held out."""
-        heldout = document_key(text) % _HELDOUT_ONE_IN == 0
+        heldout = bool(is_held_out(document_key(text), _HELDOUT_SHARE))  # those of a run on the same text
         if self._size[heldout] < _MAX_CHARACTERS:
             self._size[heldout] += len(text)
             (self._heldout if heldout else self._others).append(text)
-            return heldout
-        return False
+        return heldout
 
     @property
     def held_out(self) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unmask.config.settings import TokenizerSettings
+from unmask.config.settings import ModelSettings
 from unmask.data.round_trip import RoundTrip, WordCounter
 from unmask.data.tokenizer import BERT_SPECIALS, plain_copy
 from unmask.data.words import is_ideograph
@@ -52,7 +52,7 @@ class NewTokenizer(NamedTuple):
 
 
 def train_tokenizer(
-    texts: Iterable[str], settings: TokenizerSettings, *, token_types: bool = True
+    texts: Iterable[str], settings: ModelSettings, *, token_types: bool = True
 ) -> NewTokenizer:
     """Train a tokenizer, the same one for the same text.
 
@@ -105,11 +105,12 @@ def _finished(learned: Tokenizer, token_types: bool, kind: str) -> PreTrainedTok
     )
 
 
-def _normalizer(settings: TokenizerSettings) -> Any:
+def _normalizer(settings: ModelSettings) -> Any:
     from tokenizers import Regex, normalizers
 
     forms: dict[str, list[Any]] = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}
-    kind, steps = settings.tokenizer_kind, []
+    kind = settings.tokenizer_kind
+    steps: list[Any] = []
     if kind != "byte-level-bpe":
         # A zero-width space separates words of Khmer or Thai.
         steps += [normalizers.Replace(Regex(_INVISIBLE), ""), normalizers.Replace("\u200b", " ")]
@@ -124,7 +125,7 @@ def _normalizer(settings: TokenizerSettings) -> Any:
     return normalizers.Sequence(steps) if steps else None
 
 
-def _train_wordpiece(texts: Iterator[str], settings: TokenizerSettings) -> Tokenizer:
+def _train_wordpiece(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     entries = _wordpiece_entries(texts, settings)
@@ -138,7 +139,7 @@ def _train_wordpiece(texts: Iterator[str], settings: TokenizerSettings) -> Token
     return core
 
 
-def _wordpiece_entries(texts: Iterator[str], settings: TokenizerSettings) -> list[str]:
+def _wordpiece_entries(texts: Iterator[str], settings: ModelSettings) -> list[str]:
     """Learn the entries of a WordPiece vocabulary deterministically.
 
     The library's WordPiece trainer orders equal counts differently in every process; its BPE trainer does not. So
@@ -155,7 +156,7 @@ def _wordpiece_entries(texts: Iterator[str], settings: TokenizerSettings) -> lis
 
 
 def _learn_merges(
-    texts: Iterator[str], settings: TokenizerSettings, split: Any, size: int
+    texts: Iterator[str], settings: ModelSettings, split: Any, size: int
 ) -> dict[str, tuple[str, ...]]:
     """Return characters and merges of BPE, the first learned first, each with the two that it consists of."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -172,7 +173,7 @@ def _learn_merges(
     return {entry: pairs.get(entry, ()) for entry, _ in sorted(model["vocab"].items(), key=lambda e: e[1])}
 
 
-def _train_byte_level(texts: Iterator[str], settings: TokenizerSettings) -> Tokenizer:
+def _train_byte_level(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
@@ -191,7 +192,7 @@ def _train_byte_level(texts: Iterator[str], settings: TokenizerSettings) -> Toke
     return core
 
 
-def _train_unigram(texts: Iterator[str], settings: TokenizerSettings) -> Tokenizer:
+def _train_unigram(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     words = WordCounter(re.compile(r"\S+"))
@@ -215,7 +216,7 @@ def _train_unigram(texts: Iterator[str], settings: TokenizerSettings) -> Tokeniz
     return core
 
 
-_TRAINERS: dict[str, Callable[[Iterator[str], TokenizerSettings], Tokenizer]] = {
+_TRAINERS: dict[str, Callable[[Iterator[str], ModelSettings], Tokenizer]] = {
     "wordpiece": _train_wordpiece,
     "byte-level-bpe": _train_byte_level,
     "unigram": _train_unigram,
