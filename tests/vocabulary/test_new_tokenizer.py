@@ -74,10 +74,11 @@ def test_the_normal_form_decides_what_is_equal() -> None:
 
 
 def test_rare_characters_that_get_no_entry_are_counted_as_lost() -> None:
-    texts = [*["春天来了"] * 5, "龘"]
-    loss = trained(texts, 100).round_trip.to_dict()
-    assert loss["changed"] == 1
-    assert loss["examples"] == [["龘", "[UNK]"]]
+    common, rare = "".join(map(chr, range(0x4E00, 0x4E14))), "".join(map(chr, range(0x9000, 0x9005)))
+    loss = trained([common] * 5 + [rare], 100).round_trip.to_dict()
+    assert loss["changed"] == 5
+    assert [rare[0], "[UNK]"] in loss["examples"]
+    assert trained([common] * 5 + [rare], 400).round_trip.to_dict()["changed"] == 0  # there is room for them
 
 
 def test_chinese_text_keeps_more_than_a_thousand_characters() -> None:

@@ -24,7 +24,7 @@ _UNSEEN = 0.5
 
 
 def alphabet_of(merged: Iterable[str], size: int) -> list[str]:
-    """Return the characters that get entries, which are at most half of the vocabulary: the most frequent ones.
+    """Return the characters that get entries: the frequent ones, up to half of the vocabulary, then others up to an eighth.
 
     Args:
         merged: characters and merges of BPE, the first learned first.
@@ -34,12 +34,14 @@ def alphabet_of(merged: Iterable[str], size: int) -> list[str]:
     entries = list(merged)
     common = dict.fromkeys(character for entry in entries if len(entry) > 1 for character in entry)
     everything = dict.fromkeys(sorted({character for entry in entries for character in entry}))
-    kept, room = [], size // 2
-    for character in common if len(common) > 1 else everything:
-        room -= 1 if is_ideograph(character) else 2
-        if character != WORD_MARK and room >= 0:
-            kept.append(character)
-    return sorted(kept)
+    kept, used = {WORD_MARK}, 0
+    for characters, room in ((common, size // 2), (everything, size // 8)):
+        for character in characters:
+            entries_of = 1 if is_ideograph(character) else 2
+            if character not in kept and used + entries_of <= room:
+                kept.add(character)
+                used += entries_of
+    return sorted(kept - {WORD_MARK})
 
 
 def unigram_pieces(
