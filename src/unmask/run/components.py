@@ -23,8 +23,8 @@ from unmask.data.corpus import (
     prepare,
 )
 from unmask.data.reading.documents import DocumentReader
-from unmask.errors import ConfigError, DataError
 from unmask.data.tokenizer import load_tokenizer
+from unmask.errors import ConfigError, DataError
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
