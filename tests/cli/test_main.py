@@ -319,6 +319,7 @@ def test_train_json_is_one_document(run: Run, training: dict[str, Any]) -> None:
     assert outcome.json == {
         "run": "out", "model": "out/model", "report": "out/report.html",
         "steps": 1200, "tokens": 123_456, "seconds": 72.0, "loss": 2.5, "evaluation": EVALUATION,
+        "read": None,
     }  # fmt: skip
     assert "a library says something" in outcome.err
 

@@ -404,7 +404,7 @@ def test_a_missing_side_is_named_and_the_others_are_compared(run: Run, folder: P
     found = run("pairs", "--data", "pairs.tsv", "--json")
     assert found.code == 3
     assert (found.json["pairs"], found.json["skipped"]) == (2, 2)
-    assert "skipped: pairs.tsv:2: the row has 1 field," in found.err
+    assert "skipped: pairs.tsv:2: the pair has no side '2'; there are '1'" in found.err
     assert "skipped: pairs.tsv:3: the side '2' of the pair is missing" in found.err
 
 

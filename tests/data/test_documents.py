@@ -182,9 +182,17 @@ def test_empty_documents_are_counted_and_left_out(tmp_path: Path) -> None:
         "characters": 3,
         "split_documents": 0,
         "errors": {"no text": 2},
-        "error_examples": [
-            f"{tmp_path / name}: holds no text, expected at least one document" for name in ("c.txt", "d.txt")
-        ],
+        "error_examples": {
+            "no text": [
+                f"{tmp_path / name}: holds no text, expected at least one document"
+                for name in ("c.txt", "d.txt")
+            ]
+        },
+        "unreadable_files": 0,
+        "unreadable": [],
+        "skipped_files": {},
+        "contents": {"JSONL": 1, "Parquet": 1, "text": 2},
+        "splits": {"file": 2},
     }
 
 

@@ -55,13 +55,23 @@ def test_a_folder_says_what_it_leaves_out(tmp_path: Path) -> None:
     write(tmp_path / ".hidden.txt", "hidden")
     write(tmp_path / ".git/config", "hidden")
     write(tmp_path / "image.png", b"\x89PNG\r\n\x1a\n\0\0")
-    write(tmp_path / "old.log", "Köln".encode("latin-1"))
     messages: list[str] = []
-    assert [document.text for document in read(tmp_path, messages=messages)] == ["some text"]
+    reader = DocumentReader([tmp_path], progress=Messages(messages))
+    assert [document.text for document in reader] == ["some text"]
     assert messages[:2] == [
         f"{tmp_path}: skipped 2 (hidden): .git, .hidden.txt",
-        f"{tmp_path}: skipped 2 (not text, by its first bytes): image.png, old.log",
+        f"{tmp_path}: skipped 1 (not text, by its first bytes): image.png",
     ]
+    assert reader.stats.skipped_files == {"hidden": 2, "not text, by its first bytes": 1}
+
+
+def test_a_file_of_another_encoding_is_text_whatever_its_suffix(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "some text")
+    write(tmp_path / "old.log", "Köln".encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"old\.log:1: byte 0xf6 .*give --encoding windows-1252; nothing could be"
+    ):
+        read(tmp_path)
 
 
 def test_an_input_named_twice_is_read_twice_and_said(tmp_path: Path) -> None:

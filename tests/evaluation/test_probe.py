@@ -353,7 +353,7 @@ def test_other_tags_than_entities_are_read(tmp_path: Path) -> None:
         ("train.jsonl", '{"text": "a", "label": null}\n', r"train\.jsonl:1: the label in 'label' is empty"),
         ("train.jsonl", '{"text": " ", "label": 1}\n', r"train\.jsonl:1: the text in 'text' is empty"),
         ("train.jsonl", '{"text": "a", "label": 1}\n{"text"\n', r"train\.jsonl:2: broken JSON"),
-        ("train.csv", "text,label\na,1\nb\n", r"train\.csv:3: the row has 1 field,"),
+        ("train.csv", "text,label\na,1\nb\n", r"train\.csv:3: no field 'label'; there are 'text'"),
         (
             "train.jsonl",
             '{"text": "a", "label": 1}\n{"text": "b", "label": 1}\n',

@@ -56,6 +56,7 @@ def check(
         ConfigError: the model cannot be loaded, or an option does not work.
     """
     from unmask.checking.check import check_data
+    from unmask.checking.findings import findings_of
 
     settings = sections(options, READING, offline).data
     with text_files(progress, offline, settings.text_field) as files:
@@ -70,6 +71,7 @@ def check(
                 progress=files.progress,
             )
         )
+    found.findings = findings_of(found.to_dict())  # without the names of temporary files
     found.plan["commands"] = [command.replace("<text>", "TEXT") for command in found.plan["commands"]]
     return found
 

@@ -16,7 +16,9 @@ from unmask.progress import Progress
 
 S = TypeVar("S", bound=BaseModel)
 
-READING = ("documents", "text_field", "strict")
+READING = (
+    "documents", "text_field", "encoding", "delimiter", "markup", "strict", "skip_unreadable",
+)  # fmt: skip
 """How files become documents."""
 MASKING = ("mask_rate", "strategy")
 

@@ -26,9 +26,10 @@ from typing import Any, TypeAlias, TypeVar
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.wording import TEMPORARY
 from unmask.data.corpus import Corpus
+from unmask.data.reading.fields import find_value, missing_field, top_names
 from unmask.data.reading.files import format_of
 from unmask.data.reading.files import missing as missing_file
-from unmask.errors import ConfigError, DataError, DiskError, did_you_mean
+from unmask.errors import ConfigError, DataError, DiskError
 from unmask.progress import Progress
 from unmask.reporting.results import short
 
@@ -150,8 +151,11 @@ def text_values(text: Text, field: str, name: str) -> Iterable[object]:
     if package == "datasets":
         return _dataset_column(text, field, name)
     if package == "pandas" and hasattr(text, "columns"):
-        _require_column(field, list(text.columns), name)
-        return iter(text[field].tolist())
+        names = _columns(field, list(text.columns), name)
+        return (
+            _field_of(dict(zip(names, row, strict=True)), field, 0, name)
+            for row in text[names].itertuples(index=False)
+        )
     if package == "pandas" and hasattr(text, "tolist"):
         return iter(text.tolist())
     if isinstance(text, Mapping | bytes) or not isinstance(text, Iterable):
@@ -177,25 +181,28 @@ def _dataset_column(dataset: Any, field: str, name: str) -> Iterator[object]:
     columns = getattr(dataset, "column_names", None)
     if columns is None:  # a column, or an iterable data set that does not know its columns
         return (_field_of(row, field, number, name) for number, row in enumerate(dataset, 1))
-    _require_column(field, columns, name)
-    return (row[field] for row in dataset.select_columns([field]))
+    names = _columns(field, columns, name)
+    return (_field_of(row, field, 0, name) for row in dataset.select_columns(names))
 
 
-def _require_column(field: str, columns: Sequence[object], name: str) -> None:
-    if field not in columns:
-        names = [str(column) for column in columns]
-        raise ConfigError(
-            f"{name}: no column '{field}'{did_you_mean(field, names)}; there are {', '.join(names) or 'none'}; "
-            f"choose with text_field="
-        )
+def _columns(field: str, columns: Sequence[object], name: str) -> list[str]:
+    """Return the columns that hold the field."""
+    names = [column for column in top_names(field) if column in columns]
+    if not names:
+        raise ConfigError(f"{name}: {missing_field('column', field, map(str, columns), 'text_field=')}")
+    return names
 
 
 def _field_of(record: object, field: str, number: int, name: str) -> object:
     if not isinstance(record, Mapping):
         return record
-    if field not in record:
-        _require_column(field, list(record), f"{name}, record {number}")
-    return record[field]
+    try:
+        return find_value({key: None if is_missing(value) else value for key, value in record.items()}, field)
+    except KeyError:
+        what = f"{name}, record {number}" if number else name
+        raise ConfigError(
+            f"{what}: {missing_field('field', field, map(str, record), 'text_field=')}"
+        ) from None
 
 
 def _text(value: object, number: int, name: str) -> str:

@@ -25,6 +25,7 @@ from unmask.run.lock import is_empty
 from unmask.run.train import FinishedRun
 from unmask.run.train import train as run_training
 from unmask.run_folder import RunFolder
+from unmask.storage import read_json
 
 _TEXTS = ("text", "heldout", "replay", "general")
 _OWN = ("model", "preset", "out", "config", "settings", "resume", "checkpoint", "offline", "progress")
@@ -61,7 +62,8 @@ class RunResult(Result, FinishedRun):
             "report": str(self.folder.report),
         }
         names = ("steps", "tokens", "seconds", "loss", "evaluation")
-        return paths | {name: getattr(self, name) for name in names}
+        read = (read_json(self.folder.info) or {}).get("read")
+        return paths | {name: getattr(self, name) for name in names} | {"read": read}
 
     def _title(self) -> str:
         steps = f"{plural(self.steps, 'step')}, {plural(self.tokens, 'token')} in {clock(self.seconds)}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unmask.config.settings import DocumentSettings
 from unmask.errors import UnmaskError
 
 LITERATURE = (
@@ -88,14 +89,17 @@ def train_command(
     inputs: Sequence[str],
     model: str | None,
     epochs: int,
-    settings: dict[str, Any],
+    settings: DocumentSettings,
     *,
     extend: bool,
     tokenizer_only: bool = False,
 ) -> list[str]:
     """Return the commands to run next, the last of which trains; from scratch if ``model`` is a tokenizer only."""
-    text = [f"--text-field {shlex.quote(settings['text_field'])}"] if settings["text_field"] != "text" else []
-    text += [f"--documents {settings['documents']}"] if settings["documents"] != "auto" else []
+    known, text = DocumentSettings(), []
+    for name in ("text_field", "documents", "encoding", "delimiter", "markup"):
+        value = getattr(settings, name)
+        if value != getattr(known, name):
+            text.append(f"--{name.replace('_', '-')} {shlex.quote(value)}")
     data, name = " ".join(map(shlex.quote, inputs)), model or "bert-base-uncased"
     commands = []
     if extend and model and not tokenizer_only:

@@ -6,8 +6,7 @@ Documents are read once; what is kept of them is hashes, sketches, counts and a 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +31,8 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import is_corpus
 from unmask.data.hub import offline_mode
 from unmask.data.packing import SequenceSplit
-from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.reading.documents import DocumentReader
+from unmask.data.reading.errors import ErrorCounts, ReadErrors
 from unmask.data.reading.inputs import HubInput, Input, StdinInput, as_list, expand_inputs
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 _LONGEST = 512
 _SAMPLE = 60_000
 _READ_AGAIN = 100_000_000
-_ERRORS = 20
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -159,17 +158,14 @@ class _Check:
         offline: bool,
         progress: Progress,
     ) -> None:
-        self.settings, self.model, self.offline, self.progress = settings, model, offline, progress
+        self.settings = settings.model_copy(update={"strict": False, "skip_unreadable": True})
+        self.model, self.offline, self.progress = model, offline, progress
         self.index, self.duplicates, self.leaks = DocumentIndex(), Duplicates(), LeakIndex()
         self.tokens: TokenSurvey | None = None
         self.limit, self.overhead = max_length or _LONGEST, 2
         self.text = TextSurvey() if model is None else TextSurvey(*self._load(model, max_length))
-        self.read = dict.fromkeys(("files", "documents", "empty", "split_documents", "characters"), 0)
         self.unreadable: list[dict[str, str]] = []
-        self.errors: Counter[str] = Counter()
-        self.error_examples: list[str] = []
         self.sample: list[str] = []
-        self._choices = _ChoicesOnce(progress)
         self._sampled = 0
 
     def _load(self, model: str, max_length: int | None) -> tuple[list[str], list[str]]:
@@ -204,6 +200,9 @@ class _Check:
         given, items = self._expanded(inputs)
         named = _splits(items)
         self.progress.begin("check")
+        if not items:
+            raise self._nothing()
+        self.reader = self._reader(items, _ChoicesOnce(self.progress))
         for item in tests:
             self._add_test(item, must=True)
         for item in named:
@@ -212,12 +211,24 @@ class _Check:
         searched = len(self.leaks.index) > 0
         if searched:
             self.leaks.freeze()
-        for chunk in chunked(document for item in items for document in self._documents(item)):
-            self._add(chunk, searched)
-        if not len(self.index):
-            raise self._nothing()
+        self._read(searched)
         self.progress.end()
         return self._result(inputs, given, [*map(str, dict.fromkeys([*tests, *named]))], items, searched)
+
+    def _read(self, searched: bool) -> None:
+        """Read the documents; errors are counted and become findings."""
+        try:
+            for chunk in chunked(self.reader):
+                self._add(chunk, searched)
+        except DataError:
+            if not self.unreadable and not self.reader.stats.unreadable:
+                raise
+        stats = self.reader.stats
+        for name, count in self.skipped.skipped_files.items():
+            stats.skipped_files[name] = stats.skipped_files.get(name, 0) + count
+        self.unreadable += self.skipped.unreadable + stats.unreadable
+        if not len(self.index):
+            raise self._nothing()
 
     # ---- reading
 
@@ -225,13 +236,15 @@ class _Check:
         """Return the inputs that exist, and the files they name; the others are noted as unreadable."""
         there: list[str] = []
         items: list[Input] = []
+        self.skipped = ErrorCounts()
         for given in inputs:
             try:
                 if is_corpus(given):
                     raise DataError(
                         "a folder of tokenised shards, which hold no text; give the text itself", path=given
                     )
-                items += expand_inputs([given], progress=self.progress)
+                errors = ReadErrors(self.progress, skip_unreadable=True, counts=self.skipped)
+                items += expand_inputs([given], errors=errors)
                 there.append(str(given))
             except DataError as error:
                 self._note(str(given), error)
@@ -242,31 +255,19 @@ class _Check:
     def _note(self, source: str, error: DataError) -> None:
         self.unreadable.append({"source": source, "error": str(error)})
 
-    def _reader(self, item: Input, progress: Progress, *, log_errors: bool) -> DocumentReader:
-        given = item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
-        return DocumentReader([given], self.settings, progress=progress, log_errors=log_errors)
-
-    def _documents(self, item: Input) -> Iterator[Document]:
-        """Yield the documents of one input; errors are counted and become findings. One that ends the input is noted."""
-        try:
-            reader = self._reader(item, self._choices, log_errors=False)
-        except DataError as error:
-            self._note(str(item), error)
-            return
-        try:
-            yield from reader
-        except DataError as error:
-            self._note(str(item), error)
-        else:
-            self.errors.update(reader.stats.errors)
-            self.error_examples += reader.stats.error_examples
-            del self.error_examples[_ERRORS:]
-        for name in self.read:
-            self.read[name] += getattr(reader.stats, name)
+    def _reader(
+        self, items: Sequence[Input], progress: Progress, *, log_errors: bool = False
+    ) -> DocumentReader:
+        given = [
+            item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
+            for item in items
+        ]
+        return DocumentReader(given, self.settings, progress=progress, log_errors=log_errors)
 
     def _add_test(self, item: Input, *, must: bool) -> None:
         try:
-            reader = self._reader(item, self.progress if must else Progress(), log_errors=must)
+            reader = self._reader([item], self.progress if must else Progress(), log_errors=must)
+            reader.small_files |= self.reader.small_files  # the same documents as in the text
             for chunk in chunked(reader):
                 self.leaks.add(chunk, text_keys(chunk))
         except DataError:
@@ -307,10 +308,9 @@ class _Check:
         words = self.index.words
         vocabulary = self.tokens.found() if self.tokens is not None else None
         lengths = np.array(self.tokens.lengths, dtype=np.int64) if self.tokens is not None else words
-        errors = {"errors": dict(self.errors), "error_examples": self.error_examples}
+        stats = vars(self.reader.stats)
         read = {
-            **self.read,
-            **errors,
+            **{name: value for name, value in stats.items() if not name.startswith("unreadable")},
             "words": int(words.sum()),
             "tokens": vocabulary and vocabulary["tokens"],
         }
@@ -343,7 +343,7 @@ class _Check:
         path = Path(place.source)
         if not path.is_file() or path.stat().st_size > _READ_AGAIN:
             return place
-        documents = DocumentReader([path], self.settings)
+        documents = DocumentReader([path], self.settings, small_files=self.reader.small_files)
         text = next((document.text for document in documents if document.line == place.line), "")
         return Place(place.source, place.line, shown(text))
 
@@ -404,11 +404,17 @@ class _Check:
                 chosen,
                 self.model,
                 epochs,
-                self.settings.model_dump(),
+                self._chosen_settings(),
                 extend=extend,
                 tokenizer_only=self.model is not None and not self.trainable and Path(self.model).exists(),
             ),
         }
+
+    def _chosen_settings(self) -> DocumentSettings:
+        """Return the settings with what ``auto`` chose, where it is the same for all files of plain text."""
+        splits = list(self.reader.stats.splits)
+        update = {"documents": "file"} if splits == ["file"] and len(self.reader.inputs) > 1 else {}
+        return self.settings.model_copy(update=update)
 
 
 def _splits(items: Sequence[Input]) -> list[Input]:

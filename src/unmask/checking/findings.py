@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from unmask.checking.duplicates import NEAR_WORDS
+from unmask.data.reading.errors import KEPT
 from unmask.reporting.format import percent, place, plural, round_trip_text
 from unmask.storage import JsonDict
 
@@ -20,7 +21,7 @@ _ENCODING_WARNING, _ENCODING_PROBLEM = 0.001, 0.05
 _UNKNOWN_WARNING, _UNKNOWN_PROBLEM = 0.005, 0.05
 _BOILERPLATE_NOTE = 0.001
 _FEW_TOKENS = 50_000
-_KEPT = {"NUL bytes", "changed while read", "mixed line ends", "no text"}
+_LISTED = 5
 _KINDS = {
     "replacement": "U+FFFD, the replacement character of lost characters",
     "mojibake": "mojibake: UTF-8 decoded as another encoding (Ã© for é)",
@@ -50,7 +51,16 @@ def findings_of(check: JsonDict) -> list[Finding]:
     Args:
         check: :meth:`unmask.checking.check.DataCheck.to_dict`.
     """
-    parts = (_leakage, _unreadable, _errors, _encoding, _duplicates, _boilerplate, _vocabulary, _specials)
+    parts = (
+        _leakage,
+        _errors,
+        _contents,
+        _encoding,
+        _duplicates,
+        _boilerplate,
+        _vocabulary,
+        _specials,
+    )
     rest = (_personal, _scripts, _sizes, _limit, _amount)
     found = [finding for part in (*parts, *rest) for finding in part(check)]
     return sorted(found, key=lambda finding: _ORDER.index(finding.level))
@@ -92,25 +102,42 @@ def _leakage(check: JsonDict) -> Iterator[Finding]:
             yield Finding("note" if 2 * row["short"] > row["documents"] else "ok", "leakage", text)
 
 
-def _unreadable(check: JsonDict) -> Iterator[Finding]:
-    errors = check["unreadable"]
-    if errors:
-        many = plural(len(errors), "input")
-        yield Finding("problem", "reading", f"{many} could not be read completely: {errors[0]['error']}")
-
-
 def _errors(check: JsonDict) -> Iterator[Finding]:
-    """What the reader skipped or changed; control characters are counted by :func:`_encoding`."""
-    found = {name: count for name, count in check["read"]["errors"].items() if name != "control characters"}
-    lost = {name: count for name, count in found.items() if name not in _KEPT}
-    for errors, level, what in (
-        (lost, "problem", "skipped"),
-        (found.keys() - lost.keys(), "note", "kept"),
-    ):
-        if errors:
-            listed = ", ".join(f"{name} ({found[name]:,})" for name in sorted(errors))
-            first = f"; for example {check['read']['error_examples'][0]}" if level == "problem" else ""
-            yield Finding("problem" if level == "problem" else "note", "reading", f"{what}: {listed}{first}")
+    """What the reader left out or changed; control characters are counted by :func:`_encoding`."""
+    read, unreadable = check["read"], check["unreadable"]
+    found = {name: count for name, count in sorted(read["errors"].items()) if name != "control characters"}
+    parts = []
+    if unreadable:
+        listed = "; ".join(item["error"] for item in unreadable[:_LISTED])
+        more = f"; and {len(unreadable) - _LISTED:,} more" if len(unreadable) > _LISTED else ""
+        parts.append(f"{plural(len(unreadable), 'input')} could not be read: {listed}{more}")
+    if lost := [name for name in found if name not in KEPT]:
+        listed = ", ".join(f"{name} ({found[name]:,})" for name in lost)
+        first = "" if unreadable else f"; for example {read['error_examples'][lost[0]][0]}"
+        parts.append(f"left out: {listed}{first}")
+    if parts:
+        yield Finding("problem", "reading", "; ".join(parts))
+    if kept := [name for name in found if name in KEPT]:
+        listed = ", ".join(f"{name} ({found[name]:,}; {KEPT[name]})" for name in kept)
+        yield Finding("note", "reading", f"noted in text that is read: {listed}")
+    if skipped := read["skipped_files"]:
+        listed = ", ".join(f"{count:,} {why}" for why, count in sorted(skipped.items()))
+        yield Finding("note", "reading", f"entries of folders that are not read: {listed}")
+
+
+def _contents(check: JsonDict) -> Iterator[Finding]:
+    """What plain text files hold, and how they are split into documents."""
+    contents, splits = check["read"]["contents"], check["read"]["splits"]
+    for kind in ("HTML", "XML"):
+        if number := contents.get(kind):
+            text = f"{plural(number, 'file')} of {kind} read with the tags; --markup strip takes the text between them"
+            yield Finding("warning", "contents", text)
+    if number := contents.get("source code"):
+        yield Finding("note", "contents", f"{plural(number, 'file')} of source code read as text")
+    names = {"file": "the whole file", "block": "a block between empty lines", "line": "a line"}
+    listed = ", ".join(f"{names[mode]} ({plural(number, 'file')})" for mode, number in splits.items())
+    if sum(splits.values()) > 1:
+        yield Finding("note", "documents", f"a document of plain text is: {listed}; --documents changes it")
 
 
 def _encoding(check: JsonDict) -> Iterator[Finding]:

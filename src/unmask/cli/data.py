@@ -14,6 +14,7 @@ from unmask.cli.command import Command
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import count, percent, place, plural, rough_duration
+from unmask.reporting.reading import left_out
 from unmask.storage import JsonDict
 
 Model = Annotated[
@@ -56,6 +57,9 @@ def check(
     max_length: options.MaxLength = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
     html: options.Html = None,
     strict: Strict = False,
     offline: options.Offline = False,
@@ -70,7 +74,7 @@ def check(
         unmask check train.txt --test dev.txt test.txt --html check.html
     """
     shell.check_page(html)
-    settings = options.load_settings({"documents": documents, "text_field": text_field}).data
+    settings = options.load_settings({**locals(), "text": None, "model": None, "strict": None}).data
     with shell.working(models=model is not None) as progress:
         from unmask.checking.check import check_data
 
@@ -182,8 +186,12 @@ def prepare(
     out: Shards = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
     strict: options.Strict = False,
     allow_unknown: options.AllowUnknown = False,
+    skip_unreadable: options.SkipUnreadable = False,
     max_length: options.MaxLength = None,
     config_file: options.ConfigFile = None,
     overrides: options.Overrides = None,
@@ -221,5 +229,7 @@ def _draw_prepared(page: Page, manifest: JsonDict, out: Path) -> None:
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
     counts |= {name: manifest.get(name) for name in ("documents", "tokens", "unknown_tokens", "bytes")}
     counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
+    for part in left_out(read):
+        page.say(f"left out: {part}", style="yellow")
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; train on them with 'unmask train {out} ...'")

@@ -39,6 +39,10 @@ def masks(
     max_length: options.MaxLength = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
+    skip_unreadable: options.SkipUnreadable = False,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
@@ -67,6 +71,10 @@ def terms(
     tokenizer: options.TokenizerOrShards = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
+    skip_unreadable: options.SkipUnreadable = False,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
@@ -79,12 +87,13 @@ def terms(
         unmask train notes/ --model bert-base-uncased --strategy terms \\
             --set masking.terms=terms.tsv
     """
+    config = options.load_settings({**locals(), "text": None, "general": None, "tokenizer": None})
     with shell.working() as progress:
         from unmask.api import data, texts
 
         found = data.terms(
             texts.Paths(text), texts.Paths(general), tokenizer, out=out, offline=offline, progress=progress,
-            documents=documents, text_field=text_field,
+            config=config,
         )  # fmt: skip
     _print_list("terms", out, found, "--strategy terms --set masking.terms", as_json)
 
@@ -95,6 +104,10 @@ def collocations(
     tokenizer: options.TokenizerOrShards = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
+    skip_unreadable: options.SkipUnreadable = False,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
@@ -107,13 +120,13 @@ def collocations(
         unmask train notes/ --model bert-base-uncased --strategy ngram \\
             --set masking.collocations=pairs.json
     """
+    config = options.load_settings({**locals(), "text": None, "tokenizer": None})
     with shell.working() as progress:
         from unmask.api import data, texts
 
         found = data.collocations(
-            texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, documents=documents,
-            text_field=text_field,
-        )  # fmt: skip
+            texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, config=config
+        )
     _print_list("collocations", out, found, "--strategy ngram --set masking.collocations", as_json)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unmask.config.settings import RunConfig
 
 Documents = Literal["auto", "file", "block", "line"]
+Markup = Literal["keep", "strip"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 Recipe = Literal["auto", "adapt", "scratch"]
@@ -102,7 +103,19 @@ DocumentsOption = Annotated[
 ]  # fmt: skip
 TextField = Annotated[
     str | None,
-    text("--text-field", metavar="FIELD", show_default="text", help="Field or column that holds the text in JSONL, CSV, TSV and Parquet."),
+    text("--text-field", metavar="FIELD", show_default="text", help="Field of the text in JSON, CSV, TSV and Parquet; also note.body, or several: the first that is filled."),
+]  # fmt: skip
+Encoding = Annotated[
+    str | None,
+    text("--encoding", metavar="NAME", show_default="by the byte order mark", help="Encoding of text, CSV and TSV files that are not UTF-8."),
+]  # fmt: skip
+Delimiter = Annotated[
+    str | None,
+    text("--delimiter", metavar="CHARACTER", show_default="by the first row", help="Separator in CSV and TSV files, or 'tab'."),
+]  # fmt: skip
+MarkupOption = Annotated[
+    Markup | None,
+    text("--markup", show_default="keep", help="Keep the tags of HTML and XML files, or strip them (extra 'markup')."),
 ]  # fmt: skip
 Strict = Annotated[
     bool, text("--strict", help="Stop at the first error in the text instead of skipping the record.")
@@ -111,6 +124,9 @@ AllowUnknown = Annotated[
     bool,
     text("--allow-unknown", help="Take text of which more than a fifth of the tokens are unknown to the tokenizer."),
 ]  # fmt: skip
+SkipUnreadable = Annotated[
+    bool, text("--skip-unreadable", help="Skip files of which nothing can be read instead of stopping.")
+]
 MaxLength = Annotated[
     int | None,
     text("--max-length", show_default="512, or the most the model takes", help="Tokens of a sequence, special tokens included."),

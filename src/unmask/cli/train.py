@@ -16,7 +16,8 @@ from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
 from unmask.reporting.format import baseline_name, byte_size, clock, loss, masks, percent, plural
-from unmask.storage import JsonDict
+from unmask.reporting.reading import left_out_of_run
+from unmask.storage import JsonDict, read_json
 
 if TYPE_CHECKING:
     from unmask.run.train import FinishedRun
@@ -40,8 +41,12 @@ def train(
     overrides: options.Overrides = None,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
     strict: options.Strict = False,
     allow_unknown: options.AllowUnknown = False,
+    skip_unreadable: options.SkipUnreadable = False,
     max_length: options.MaxLength = None,
     heldout: options.Heldout = None,
     replay: options.Replay = None,
@@ -128,8 +133,9 @@ def print_result(result: FinishedRun, as_json: bool, examples: bool = False) -> 
     if os.environ.get("RANK", "0") != "0":
         return
     folder = result.folder
-    document = {"run": folder.root, "model": folder.model, "report": folder.report}
+    document: dict[str, Any] = {"run": folder.root, "model": folder.model, "report": folder.report}
     document |= {name: getattr(result, name) for name in ("steps", "tokens", "seconds", "loss", "evaluation")}
+    document["read"] = (read_json(folder.info) or {}).get("read")
     shell.show(as_json, document, lambda page: draw_result(page, result, examples))
 
 
@@ -139,10 +145,10 @@ def draw_result(page: Page, result: FinishedRun, examples: bool = False) -> None
     if result.evaluation is not None:
         draw_evaluation(page, result.evaluation)
     if examples:
-        from unmask.storage import read_json
-
         draw_examples(page, read_json(folder.examples) or [])
     page.say("")
+    for sentence in left_out_of_run(read_json(folder.info) or {}):
+        page.say(sentence, style="yellow")
     page.say(
         f"{plural(result.steps, 'step')} over {plural(result.tokens, 'token')} in {clock(result.seconds)}"
     )
@@ -181,7 +187,6 @@ def report(run: options.RunArgument, as_json: options.Json = False) -> None:
     with shell.working(models=False):
         from unmask.reporting.card import rebuild_report
         from unmask.run_folder import RunFolder
-        from unmask.storage import read_json
 
         folder = RunFolder(run)
         path = rebuild_report(folder)

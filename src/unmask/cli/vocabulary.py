@@ -55,7 +55,11 @@ def extend_tokenizer(
     min_count: MinCount = 5,
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
     strict: options.Strict = False,
+    skip_unreadable: options.SkipUnreadable = False,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
@@ -131,7 +135,11 @@ def train_tokenizer(
     normal_form: NormalForm = "nfc",
     documents: options.DocumentsOption = None,
     text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
     strict: options.Strict = False,
+    skip_unreadable: options.SkipUnreadable = False,
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:

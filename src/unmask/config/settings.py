@@ -22,17 +22,49 @@ class DocumentSettings(Settings):
 
     documents: Literal["auto", "file", "block", "line"] = "auto"
     """A document of plain text is a whole ``file``, a ``block`` between empty lines, or a ``line``; ``auto`` takes
-    blocks where a file has empty lines and lines where it has none."""
+    the whole file where there are many small files; otherwise blocks where a file has empty lines and lines where it has
+    none."""
     text_field: str = "text"
-    """The field, or column, of the text in JSONL, CSV, TSV, Parquet and Hub data sets."""
+    """The field, or column, of the text in JSONL, CSV, TSV, Parquet and Hub data sets. ``note.body`` and ``/note/body``
+    are fields of inner objects; of several, such as ``content,body,"Note Text"``, the first that is filled is taken."""
+    encoding: str | None = None
+    """The encoding of plain text, CSV and TSV that is not UTF-8, such as ``windows-1252``; a byte order mark wins."""
+    delimiter: str | None = None
+    """The separator in CSV and TSV files: a character, or ``tab``; by default the one by which the first row has the
+    field."""
+    markup: Literal["keep", "strip"] = "keep"
+    """The tags of HTML and XML files: ``keep`` them as text, or ``strip`` them. Needs the extra ``markup``."""
     split: str = "train"
     """The split of Hub data sets."""
     strict: bool = False
     """Refuse text with any error, instead of skipping the record with a warning."""
     allow_unknown: bool = False
     """Take text of which more than a fifth of the tokens are unknown to the tokenizer, instead of refusing it."""
+    skip_unreadable: bool = False
+    """Skip a file of which nothing can be read, instead of stopping."""
     offline: bool = False
     """Read Hub data sets from the local cache only."""
+
+    @property
+    def separator(self) -> str | None:
+        """The delimiter as a character."""
+        return {"tab": "\t", "\\t": "\t"}.get(self.delimiter or "", self.delimiter)
+
+    @model_validator(mode="after")
+    def _encoding_exists(self) -> DocumentSettings:
+        try:
+            "".encode(self.encoding or "utf-8")
+        except LookupError:
+            raise ValueError(
+                f"encoding must be one that Python knows, such as windows-1252 or utf-16-le, not '{self.encoding}'"
+            ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _delimiter_is_a_character(self) -> DocumentSettings:
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
+            raise ValueError(f"delimiter must be one character or 'tab', not '{self.delimiter}'")
+        return self
 
 
 class DataSettings(DocumentSettings):

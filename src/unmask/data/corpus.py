@@ -149,7 +149,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False
         corpus.verify()
     errors = sum(manifest["read"]["errors"].values())
     if strict and errors:
-        first = manifest["read"]["error_examples"][0]
+        first = next(iter(manifest["read"]["error_examples"].values()))[0]
         raise DataError(f"{first} (one of {errors:,} errors in the text of the shards in {folder})")
     return corpus
 
@@ -175,6 +175,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for now, before in (("errors", "faults"), ("error_examples", "fault_examples")):  # older names
         if before in read:
             read[now] = read.pop(before)
+    if isinstance(read["error_examples"], list):  # of an earlier version
+        read["error_examples"] = {"any": read["error_examples"]} if read["error_examples"] else {}
     return manifest
 
 
@@ -272,20 +274,25 @@ def prepare(
 def _fingerprint(
     inputs: list[dict[str, str | int]], settings: DocumentSettings, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """Return what determines the content of shards; ``strict``, ``offline`` and ``allow_unknown`` do not."""
+    """Return what determines the content of shards."""
     return {
         "inputs": inputs,
         "tokenizer_sha256": tokenizer_hash(tokenizer),
-        "settings": DocumentSettings(
-            **settings.model_dump(include=set(DocumentSettings.model_fields))
-        ).model_dump(exclude={"strict", "offline", "allow_unknown"}),
+        "settings": _content_settings(settings),
     }
+
+
+def _content_settings(settings: DocumentSettings) -> dict[str, Any]:
+    """Return the settings that determine what is read; the others say what stops the reading."""
+    known = set(DocumentSettings.model_fields) - {"strict", "skip_unreadable", "allow_unknown", "offline"}
+    return settings.model_dump(include=known)
 
 
 def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, progress: Progress) -> Corpus:
     corpus = open_corpus(out, strict=strict)
+    made = corpus.manifest | {"settings": _content_settings(DocumentSettings(**corpus.manifest["settings"]))}
     for part, wanted in fingerprint.items():
-        if corpus.manifest[part] != wanted:
+        if made[part] != wanted:
             raise DataError(
                 f"the folder holds shards made from other {part.replace('_sha256', '')}; "
                 f"choose another folder, or delete this one",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,8 +77,10 @@ def _datasets_state() -> bool | None:
     return getattr(sys.modules.get("datasets.config"), "HF_HUB_OFFLINE", None)
 
 
-def hub_records(item: HubInput, column: str, split: str, *, offline: bool) -> Iterator[dict[str, Any]]:
-    """Stream the records of a Hub data set; :class:`DataError` if it cannot be read."""
+def hub_records(
+    item: HubInput, columns: Sequence[str], split: str, *, offline: bool
+) -> Iterator[dict[str, Any]]:
+    """Stream the records of a Hub data set, with those of ``columns`` that it has; :class:`DataError` if it cannot be read."""
     if os.path.isdir(item.name):
         what = f"the local folder {item.name} would be read instead; to read it, leave out hf://"
         raise DataError(what, path=item.address)
@@ -87,8 +89,8 @@ def hub_records(item: HubInput, column: str, split: str, *, offline: bool) -> It
             from datasets import load_dataset
 
             data = load_dataset(item.name, item.config, split=split, streaming=True)
-            if column in (data.column_names or ()):
-                data = data.select_columns([column])  # other columns of Parquet files are not downloaded
+            if wanted := [column for column in columns if column in (data.column_names or ())]:
+                data = data.select_columns(wanted)  # other columns of Parquet files are not downloaded
             yield from data
         except Exception as error:
             from huggingface_hub import is_offline_mode

@@ -32,6 +32,7 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.progress import Progress
 from unmask.reporting.format import METRICS, interval, metric, plural
+from unmask.reporting.reading import left_out
 from unmask.reporting.results import Result, Rows
 
 if TYPE_CHECKING:
@@ -318,7 +319,8 @@ class Evaluator:
         baselines = self._score_baselines(source, counted, model, length)
         facts, notes = self._facts(model, length), list(_notes(found, strata, baselines))
         unknown = corpus.unknown(model.tokenizer)
-        facts["unknown_tokens"] = unknown.unknown
+        facts |= {"unknown_tokens": unknown.unknown, "read": corpus.manifest["read"]}
+        notes += [f"left out: {part}" for part in left_out(corpus.manifest["read"])]
         if message := unknown.message():
             notes.append(f"unknown tokens are never targets: {message}")
         if counted is not None:

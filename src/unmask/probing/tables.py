@@ -103,9 +103,7 @@ def read_table(path: Path, columns: Columns) -> Iterator[LabelledRow]:
 
 
 def _text(record: Record, name: str) -> str:
-    found = text_of(dict(record.values), name, record.source, record.line) if name in record.values else None
-    if name not in record.values:
-        raise no_such_field("field", name, record.values, record.source, record.line)
+    found = text_of(dict(record.values), name, record.source, record.line)
     if found is None or not found.strip():
         raise DataError(f"the text in '{name}' is empty", path=record.source, line=record.line)
     return found

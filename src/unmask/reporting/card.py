@@ -28,6 +28,7 @@ from unmask.reporting.page import (
     verdict,
     write_report,
 )
+from unmask.reporting.reading import left_out_of_run
 from unmask.reporting.record import RunRecord, read_record
 from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
@@ -66,7 +67,14 @@ def model_card(folder: RunFolder) -> str:
             evaluation=record.evaluation,
             before_after=list(before_after(record)),
             adaptation=_adaptation(record),
-            warnings=[_plain(warning) for warning in (*unknown_tokens(record), *not_finite(record))],
+            warnings=[
+                _plain(warning)
+                for warning in (
+                    *left_out_of_run(record.info, examples=False),
+                    *unknown_tokens(record),
+                    *not_finite(record),
+                )
+            ],
             facts=[(_plain(name), _plain(value)) for name, value in _public_facts(record)],
             settings=_fenced(_public_settings(record), "yaml"),
             max_length=data.get("max_length"),

@@ -32,6 +32,7 @@ from unmask.reporting.format import (
     points,
 )
 from unmask.reporting.plots import not_finite_steps
+from unmask.reporting.reading import left_out_of_run
 from unmask.reporting.record import RunRecord, passage_of, read_record
 from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
@@ -193,13 +194,13 @@ def _sampling_error(accuracy: float, masked_tokens: object) -> float:
 
 
 def warnings(record: RunRecord) -> list[str]:
-    """What is unfinished, unknown to the tokenizer or NaN, one sentence each."""
+    """What is unfinished, left out, unknown to the tokenizer or NaN, one sentence each."""
     found = list(record.remarks)
     if not record.finished:
         found.append(
             "This run had not finished when this page was written: it was still running, or it was stopped."
         )
-    return [*found, *unknown_tokens(record), *not_finite(record)]
+    return [*found, *left_out_of_run(record.info), *unknown_tokens(record), *not_finite(record)]
 
 
 def unknown_tokens(record: RunRecord) -> Iterator[str]:

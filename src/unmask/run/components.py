@@ -254,7 +254,7 @@ def open_texts(
     def source(corpus: Corpus, documents: np.ndarray) -> TextSource:
         return TextSource(corpus, documents, model.vocabulary, masking, length, data.overlap)
 
-    def whole(inputs: list[str], name: str) -> TextSource:
+    def whole(inputs: list[str], name: str, data: DataSettings = data) -> TextSource:
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
         return source(corpus, np.arange(len(corpus)))
 
@@ -268,7 +268,7 @@ def open_texts(
     replay = general = None
     if data.heldout:
         text: TextSource = whole(data.inputs, folder.shards.name)
-        heldout: TextSource | None = whole(data.heldout, "shards-heldout")
+        heldout: TextSource | None = whole(data.heldout, "shards-heldout", _split_alike(data, text.corpus))
     else:
         text, heldout = split(data.inputs, folder.shards.name, "the text")
     if data.replay and data.forgetting_eval:
@@ -278,6 +278,12 @@ def open_texts(
     if data.forgetting_eval:
         general = whole(data.forgetting_eval, "shards-general")
     return RunTexts(text, heldout, replay, general)
+
+
+def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
+    """Return settings by which other text is split as this was, where a document is a file by ``auto``."""
+    are_files = data.documents == "auto" and list(corpus.manifest["read"].get("splits", {})) == ["file"]
+    return data.model_copy(update={"documents": "file"}) if are_files else data
 
 
 def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:

@@ -101,10 +101,22 @@ def run_info(components: RunComponents, config: RunConfig, command: list[str]) -
         "vocabulary": model.vocabulary.size,
         "packed": model.packed,
         "corpus": _counts(components),
+        "read": _read(components),
         "batch_tokens": config.train.batch_tokens,
         "tokens_per_epoch": components.text.tokens,
         "steps": 0,
     }
+
+
+def _read(components: RunComponents) -> dict[str, Any]:
+    """Return what was read and left out, for each text that was read."""
+    texts = {name: getattr(components, name) for name in ("text", "heldout", "replay", "general")}
+    found, known = {}, []
+    for name, text in texts.items():
+        if text is not None and text.corpus not in known:  # held-out text may be a part of the same
+            known.append(text.corpus)
+            found[name] = text.corpus.manifest["read"]
+    return found
 
 
 def _counts(components: RunComponents) -> dict[str, int | float]:

@@ -2,7 +2,7 @@
 
 ::
 
-    inputs → files (inputs.py) → lines (files.py) or rows (formats.py) → documents of at most DOCUMENT_LIMIT characters
+    inputs → files (inputs.py) → lines (files.py) or rows (formats.py) → documents (splitting.py)
 
 The order is that of the inputs, and by name inside a folder or glob. Skipped text is counted and logged
 (:mod:`unmask.data.reading.errors`).
@@ -10,18 +10,26 @@ The order is that of the inputs, and by name inside a folder or glob. Skipped te
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records
-from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error, without_controls
-from unmask.data.reading.files import Line, decode, format_of, open_bytes, readable_stat, text_lines
+from unmask.data.reading.errors import (
+    ErrorCounts,
+    ReadErrors,
+    TextError,
+    undecodable_error,
+    without_controls,
+)
+from unmask.data.reading.fields import find_value, known_fields, top_names
+from unmask.data.reading.files import decode, format_of, is_utf8, open_bytes, readable_stat, text_lines
 from unmask.data.reading.formats import (
     TextRow,
     column_rows,
@@ -32,22 +40,27 @@ from unmask.data.reading.formats import (
     texts_of,
 )
 from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, expand_inputs
+from unmask.data.reading.markup import content_of, plain_text
+from unmask.data.reading.splitting import (
+    DOCUMENT_LIMIT,
+    SNIFF,
+    Mode,
+    Part,
+    choose_mode,
+    join_lines,
+    split_rows,
+    trim,
+)
 from unmask.errors import DataError
 from unmask.progress import Progress
 
-DOCUMENT_LIMIT = 1_000_000
-"""Characters of the longest document; a longer one is split at white space."""
-SNIFF = 1_000_000
-"""Characters of a text file in which ``auto`` looks for an empty line."""
-
-Mode = Literal["file", "block", "line"]
-Part = tuple[int, str, bool]  # line where it begins, text, whether its document continues in the next part
+MANY_FILES, SMALL_FILE = 10, 32_000
+"""Plain text files, and the bytes that half of them have at most, from which ``auto`` takes a file as a document."""
 _MODES: dict[Mode, str] = {
     "block": "has empty lines: one document per block between them",
     "line": "has no empty lines: one document per line",
 }
 _DEFAULTS = DocumentSettings()
-_SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,7 @@ class Document:
     Attributes:
         text: its text, with LF line ends, without leading empty lines and trailing white space.
         source: the file, ``<stdin>`` or the address of the Hub data set.
-        line: line (in Parquet and Hub data sets: row) where it begins, from 1.
+        line: line (in Parquet and Hub data sets: row) where it begins, from 1; ``None`` where markup was removed.
     """
 
     text: str
@@ -66,8 +79,8 @@ class Document:
 
 
 @dataclass
-class ReadStats:
-    """Counts of one pass over the inputs.
+class ReadStats(ErrorCounts):
+    """Counts of one pass over the inputs, with those of its errors.
 
     Attributes:
         files: inputs read, including standard input and Hub data sets.
@@ -75,8 +88,8 @@ class ReadStats:
         empty: documents without text, which are skipped.
         characters: characters of the documents yielded.
         split_documents: documents that were split because they were too long.
-        errors: number of errors by reason.
-        error_examples: the first errors of each reason, with file and line.
+        contents: files by what they hold, such as ``CSV``, ``text``, ``HTML`` or ``source code``.
+        splits: files of plain text by what a document of them is: ``file``, ``block`` or ``line``.
     """
 
     files: int = 0
@@ -84,8 +97,8 @@ class ReadStats:
     empty: int = 0
     characters: int = 0
     split_documents: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
-    error_examples: list[str] = field(default_factory=list)
+    contents: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
 
 
 class DocumentReader:
@@ -96,14 +109,17 @@ class DocumentReader:
         settings: how text files are split into documents, the field of the text, and whether errors are raised.
         progress: gets, in the first pass, what was skipped and why and the mode that ``auto`` chose.
         log_errors: whether errors are logged; :attr:`stats` counts them in any case.
+        small_files: whether ``auto`` takes a file as a document; by default where there are many small ones.
 
     Attributes:
         inputs: files, standard input and Hub data sets, in reading order.
         stats: counts of the current or last pass.
+        small_files: as given or found.
 
     Raises:
         DataError: on construction, an input does not exist; while iterating, the first error in the text if the
-            settings are ``strict``; at the end, there was no text at all.
+            settings are ``strict``, or of a file of which nothing can be read unless they are ``skip_unreadable``; at
+            the end, there was no text at all.
     """
 
     def __init__(
@@ -113,47 +129,66 @@ class DocumentReader:
         *,
         progress: Progress = Progress(),
         log_errors: bool = True,
+        small_files: bool | None = None,
     ) -> None:
         self.settings = settings
         self.stats = ReadStats()
         self._progress = progress
-        self._logged_modes: set[Mode] = set()
+        self._logged: set[str] = set()
         self._log_errors = log_errors  # in the first pass
         self._stdin_read = False
-        self._errors = ReadErrors(progress, strict=settings.strict, log_errors=log_errors)
+        self._no_lines = False  # of the file that is being read
+        self._errors = self._next_errors()
         self.inputs = expand_inputs(inputs, errors=self._errors)
         self._input_errors = self._errors
+        self.small_files = self._are_many_small_files() if small_files is None else small_files
 
     def __iter__(self) -> Iterator[Document]:
         errors = self._errors = self._next_pass()
-        self.stats = ReadStats(errors=errors.counts, error_examples=errors.examples)
         for item in self.inputs:
             self.stats.files += 1
             errors.begin_file()
-            before = self.stats.documents, errors.total
+            before, self._no_lines = self.stats.documents, False
             try:
                 # Only in plain text are the lines of a document lines of its file.
                 is_text = isinstance(item, Path) and format_of(item).kind == "text"
                 yield from self._counted(str(item), self._parts(item), is_text)
-            except TextError as error:
+            except DataError as error:
+                if not (isinstance(error, TextError) or self.settings.skip_unreadable):
+                    raise
                 errors.note(error)
-            if before == (self.stats.documents, errors.total):
-                what = "holds no text, expected at least one document"
-                errors.note(TextError("no text", what, path=str(item), kept=True))
+            if before == self.stats.documents:
+                errors.no_text(str(item), only=len(self.inputs) == 1)
         errors.log_summary()
         if self.stats.documents == 0:
             errors.raise_first()
             names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
             raise DataError(f"the inputs hold no text; expected at least one document in {names}")
 
+    def _next_errors(self) -> ReadErrors:
+        strict, skip = self.settings.strict, self.settings.skip_unreadable
+        log = self._log_errors
+        return ReadErrors(
+            self._progress, strict=strict, skip_unreadable=skip, log_errors=log, counts=self.stats
+        )
+
     def _next_pass(self) -> ReadErrors:
         """Return the errors of a new pass, which begin with those of the inputs themselves."""
-        errors = ReadErrors(self._progress, strict=self.settings.strict, log_errors=self._log_errors)
-        errors.counts |= self._input_errors.counts
-        errors.examples += self._input_errors.examples
+        counts = self._input_errors.counts
+        of_inputs = {item.name: deepcopy(getattr(counts, item.name)) for item in fields(ErrorCounts)}
+        self.stats = ReadStats(**of_inputs)
+        errors = self._next_errors()
         errors.first = self._input_errors.first
         self._log_errors = False
         return errors
+
+    def _are_many_small_files(self) -> bool:
+        """Say whether the plain text among the inputs is many small files; see :data:`MANY_FILES`."""
+        paths = [item for item in self.inputs if isinstance(item, Path) and format_of(item).kind == "text"]
+        if self.settings.documents != "auto" or len(paths) < MANY_FILES:
+            return False
+        sizes = sorted(os.stat(path).st_size for path in paths if path.is_file())
+        return len(sizes) >= MANY_FILES and sizes[len(sizes) // 2] <= SMALL_FILE
 
     def _counted(self, source: str, parts: Iterator[Part], whole_lines: bool) -> Iterator[Document]:
         stats, within = self.stats, False
@@ -168,11 +203,14 @@ class DocumentReader:
                 stats.documents += 1
                 stats.characters += len(text)
                 self._errors.found_text()
-                yield Document(text, name, line)
+                yield Document(text, name, None if self._no_lines else line)
 
     def _checked(self, text: str, source: str, line: int, whole_lines: bool) -> tuple[int, str]:
         """Return the line and the text of a document; the text is empty if it is undecodable."""
-        error = undecodable_error(text, "the text", source, line, whole_lines=whole_lines)
+        encoding = self.settings.encoding
+        error = undecodable_error(
+            text, "the text", source, line, whole_lines=whole_lines, encoding=encoding, option=True
+        )
         if error is not None:
             self._errors.note(error)
             return line, ""
@@ -181,35 +219,43 @@ class DocumentReader:
             self._errors.note(control)
         if clean is text:
             return line, text
-        begin, clean = _trim(clean, line)
+        begin, clean = trim(clean, line)
         return begin if whole_lines else line, clean
 
     def _parts(self, item: Input) -> Iterator[Part]:
         if isinstance(item, HubInput):
-            return _split_rows(_hub_rows(item, self.settings, self._errors))
+            return split_rows(_hub_rows(item, self.settings, self._errors))
         if isinstance(item, StdinInput):
             return self._stdin_parts()
         return self._file_parts(item)
 
     def _file_parts(self, path: Path) -> Iterator[Part]:
         kind, source, field = format_of(path).kind, str(path), self.settings.text_field
-        errors = self._errors
+        errors, settings = self._errors, self.settings
+        if kind != "text":
+            _count(self.stats.contents, kind.title() if kind in ("parquet", "arrow") else kind.upper())
         with _note_changes(path, errors):
             if kind in ("parquet", "arrow"):
-                yield from _split_rows(column_rows(path, field, errors))
+                yield from split_rows(column_rows(path, field, errors))
                 return
             with open_bytes(path) as stream:
                 # CSV rows end in CRLF by the standard, and fields may hold LF.
-                chunks = decode(stream, source, errors, one_line_end=kind not in ("csv", "tsv"))
+                one_end = kind not in ("csv", "tsv")
+                encoding = settings.encoding
+                if encoding and (kind in ("json", "jsonl") or is_utf8(path)):  # JSON always is
+                    encoding = None
+                chunks = decode(stream, source, errors, encoding=encoding, one_line_end=one_end)
                 if kind == "text":
-                    yield from self._text_parts(chunks, source)
+                    small = self.small_files and readable_stat(path).st_size <= DOCUMENT_LIMIT
+                    yield from self._text_parts(chunks, source, small)
                 elif kind == "jsonl":
-                    yield from _split_rows(jsonl_rows(chunks, field, source, errors))
+                    yield from split_rows(jsonl_rows(chunks, field, source, errors))
                 elif kind == "json":
-                    yield from _split_rows(json_rows(chunks, field, source, errors))
+                    yield from split_rows(json_rows(chunks, field, source, errors))
                 else:
-                    delimiter = "\t" if kind == "tsv" else ","
-                    yield from _split_rows(csv_rows(chunks, field, source, delimiter, errors))
+                    usual, given = "\t" if kind == "tsv" else ",", settings.separator
+                    rows = csv_rows(chunks, field, source, given or usual, errors, fixed=given is not None)
+                    yield from split_rows(rows)
 
     def _stdin_parts(self) -> Iterator[Part]:
         if sys.stdin is None or sys.stdin.closed:
@@ -217,7 +263,7 @@ class DocumentReader:
         if self._stdin_read:
             raise DataError("standard input can be read only once; save it to a file first", path=STDIN_NAME)
         self._stdin_read = True
-        chunks = decode(sys.stdin.buffer, STDIN_NAME, self._errors)
+        chunks = decode(sys.stdin.buffer, STDIN_NAME, self._errors, encoding=self.settings.encoding)
         begin, size = [""], 0
         while begin[-1].strip() == "" and size < SNIFF and (chunk := next(chunks, "")):
             begin.append(chunk)
@@ -226,18 +272,50 @@ class DocumentReader:
         if begin[-1].lstrip().startswith("{"):
             self._progress.log(f"{STDIN_NAME} begins with '{{': read as JSON Lines")
             field = self.settings.text_field
-            return _split_rows(jsonl_rows(chunks, field, STDIN_NAME, self._errors))
+            return split_rows(jsonl_rows(chunks, field, STDIN_NAME, self._errors))
         return self._text_parts(chunks, STDIN_NAME)
 
-    def _text_parts(self, chunks: Iterable[str], source: str) -> Iterator[Part]:
+    def _text_parts(self, chunks: Iterable[str], source: str, small: bool = False) -> Iterator[Part]:
+        """Yield the documents of plain text.
+
+        Args:
+            small: whether ``auto`` takes the file as one document.
+        """
+        first = next(chunks := iter(chunks), "")
+        content = content_of(Path(source), first)
+        strip = self.settings.markup == "strip" and content in ("HTML", "XML")
+        _count(self.stats.contents, f"{content}, stripped" if strip else content)
+        mode: Mode | None = None if self.settings.documents == "auto" else self.settings.documents
+        chunks = chain([first], chunks)
+        if content in ("HTML", "XML"):
+            hint = "read as text, with its tags; --markup strip takes the text between them"
+            if strip:
+                chunks, mode = [plain_text(chunks, content, source)], mode or "file"
+                hint, self._no_lines = "read without its tags", True
+            self._log_once(content, f"{source} holds {content}: {hint}")
+        elif content != "text":
+            self._log_once(content, f"{source} holds {content}, which is read as text")
         lines = text_lines(chunks)
-        if self.settings.documents != "auto":
-            return _join_lines(lines, self.settings.documents)
-        mode, lines = _choose_mode(lines)
-        if mode not in self._logged_modes:
-            self._logged_modes.add(mode)
-            self._progress.log(f"{source} {_MODES[mode]}; the same in files like it; change with --documents")
-        return _join_lines(lines, mode)
+        if mode is None and small:
+            mode = "file"
+            why = f"these are many files, and half of them have at most {SMALL_FILE:,} bytes"
+            self._log_once(mode, f"one document per file of plain text: {why}; change with --documents")
+        elif mode is None:
+            mode, lines = choose_mode(lines)
+            self._log_once(
+                mode, f"{source} {_MODES[mode]}; the same in files like it; change with --documents"
+            )
+        _count(self.stats.splits, mode)
+        return join_lines(lines, mode)
+
+    def _log_once(self, what: str, text: str) -> None:
+        if what not in self._logged:
+            self._logged.add(what)
+            self._progress.log(text)
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
 
 
 @contextmanager
@@ -250,104 +328,18 @@ def _note_changes(path: Path, errors: ReadErrors) -> Iterator[None]:
     if versions[0] != versions[1]:
         sizes = f"{before.st_size:,} bytes before, {after.st_size:,} after"
         what = f"the file changed while it was read ({sizes}); another run may read other text"
-        errors.note(TextError("changed while read", what, path=path, kept=True))
-
-
-# -------------------------------------------------------------------------------- lines → documents
-
-
-def _choose_mode(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
-    """Choose ``block`` if an empty line separates text near the beginning, else ``line``."""
-    held: list[Line] = []
-    size, text, gap = 0, False, False
-    for item in lines:
-        held.append(item)
-        size += len(item[1])
-        if item[1].isspace():
-            gap = text
-        elif gap:
-            return "block", chain(held, lines)
-        else:
-            text = True
-        if size > SNIFF:
-            break
-    return "line", chain(held, lines)
-
-
-def _join_lines(lines: Iterable[Line], mode: Mode) -> Iterator[Part]:
-    """Join lines, or parts of long lines, into documents; at most about twice the limit is in memory."""
-    held: list[str] = []
-    first, size, fresh = 1, 0, True
-    for number, line in lines:
-        # An empty line ends a block; before any text it is not part of a document.
-        between = fresh and line.isspace() and (mode == "block" or (mode == "file" and not held))
-        fresh = line.endswith("\n")
-        if not between:
-            first = first if held else number
-            held.append(line)
-            size += len(line)
-        if held and (between or (mode == "line" and fresh)):
-            yield from _split_document("".join(held), first)
-            held, size = [], 0
-        elif size > 2 * DOCUMENT_LIMIT:
-            text = "".join(held)
-            *ready, (begin, _) = _spans(text)
-            yield from (_part(text, span, first, True) for span in ready)
-            first += text.count("\n", 0, begin)
-            held, size = [text[begin:]], len(text) - begin
-    if held or mode == "file":
-        yield from _split_document("".join(held), first)
-
-
-def _split_rows(rows: Iterable[TextRow]) -> Iterator[Part]:
-    """Yield the documents of rows; all parts of a long one have the line of its row."""
-    for line, text in rows:
-        text = (text or "").replace("\r\n", "\n").replace("\r", "\n")
-        for _, part, more in _split_document(text, 1):
-            yield line, part, more
-
-
-def _split_document(text: str, first: int) -> Iterator[Part]:
-    """Yield the parts of one document, each within the limit."""
-    first, text = _trim(text, first)
-    spans = _spans(text)
-    for number, span in enumerate(spans, 1):
-        yield _part(text, span, first, number < len(spans))
-
-
-def _part(text: str, span: tuple[int, int], first: int, more: bool) -> Part:
-    begin, end = span
-    return *_trim(text[begin:end], first + text.count("\n", 0, begin)), more
-
-
-def _trim(text: str, first: int) -> tuple[int, str]:
-    """Return the first line and the text without leading empty lines and trailing white space."""
-    text = text.rstrip()
-    if not text[:1].isspace():
-        return first, text
-    begin = text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1
-    return first + text.count("\n", 0, begin), text[begin:]
-
-
-def _spans(text: str) -> list[tuple[int, int]]:
-    """Return begin and end of the parts of a text: each within the limit, ending after white space if possible."""
-    spans, begin = [], 0
-    while len(text) - begin > DOCUMENT_LIMIT:
-        limit = begin + DOCUMENT_LIMIT
-        space = max(text.rfind(mark, begin, limit + 1) for mark in _SPACES)
-        end = space + 1 if space > begin else limit
-        spans.append((begin, end))
-        begin = end
-    return [*spans, (begin, len(text))]
+        errors.note(TextError("changed while read", what, path=path))
 
 
 # ------------------------------------------------------------------------------------- Hub data sets
 
 
 def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) -> Iterator[TextRow]:
-    column = item.column or settings.text_field
-    records = hub_records(item, column, item.split or settings.split, offline=settings.offline)
+    field = item.column or settings.text_field
+    records = hub_records(item, top_names(field), item.split or settings.split, offline=settings.offline)
     for row, record in enumerate(records, 1):
-        if column not in record:
-            raise no_such_field("column", column, record, item.address, None)
-        yield from texts_of([(row, record)], column, item.address, errors)
+        try:
+            find_value(record, field)
+        except KeyError:
+            raise no_such_field("column", field, known_fields(record), item.address, None) from None
+        yield from texts_of([(row, record)], field, item.address, errors)

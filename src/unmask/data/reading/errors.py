@@ -1,6 +1,7 @@
 """Errors in text: logged and counted while reading continues, or raised in strict mode.
 
-An error skips its document, its record, or the rest of a file that cannot be parsed further. An input that does not
+An error skips its document, its record, or the rest of a file that cannot be parsed further; those of :data:`KEPT` do
+not. A file that gives errors and no document at all is raised unless ``skip_unreadable`` is set. An input that does not
 exist and inputs without any text raise a plain :class:`DataError`.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import dataclass, field
 from os import PathLike
 
 from unmask.errors import DataError
@@ -19,10 +21,31 @@ MAX_ERRORS = 1000
 """Errors of a file without any document after which the rest of the file is skipped."""
 ESCAPE = "unmask-escape"
 """Error handler for decoding: an undecodable byte becomes the lone surrogate U+DC00 + byte, to be reported later."""
+KEPT = {
+    "UTF-16": "decoded by the byte order mark",
+    "UTF-32": "decoded by the byte order mark",
+    "NUL bytes": "removed",
+    "control characters": "kept",
+    "mixed line ends": "all are read as line ends",
+    "short row": "missing fields are empty",
+    "changed while read": "read as it was at that moment",
+    "no text": "nothing to read",
+}
+"""The reasons of errors whose text is used, and what happens to it; for every other reason the text is left out."""
+LISTED = 100
+"""Unreadable files that are listed; the others are only counted."""
+_GUESSED = 2000
+"""Characters on each side of an undecodable byte from which its encoding is guessed."""
+_WIDE_ENCODINGS = (
+    ("shift_jis", "[ぁ-ヿ一-鿿、。「」！？]"),
+    ("euc-kr", "[가-힣]"),
+    ("gb18030", "[一-鿿、。！，？：；“”]"),
+)
+_CYRILLIC = ("windows-1251", "koi8-r", "cp866")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Without tab, line feed, vertical tab, form feed and carriage return, which are white space.
-_CONTROLS = bytes(code for code in [*range(32), 127] if code not in range(9, 14))
-_CONTROL = re.compile(f"[{re.escape(_CONTROLS.decode('ascii'))}]")
+CONTROLS = bytes(code for code in [*range(32), 127] if code not in range(9, 14))
+_CONTROL = re.compile(f"[{re.escape(CONTROLS.decode('ascii'))}]")
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -41,7 +64,6 @@ class TextError(DataError):
         message: what was expected and what was found.
         path: the file.
         line: line or row, from 1.
-        kept: whether the text is used nevertheless.
     """
 
     def __init__(
@@ -51,14 +73,37 @@ class TextError(DataError):
         *,
         path: str | PathLike[str],
         line: int | None = None,
-        kept: bool = False,
     ) -> None:
-        self.reason, self.kept = reason, kept
+        self.reason = reason
         super().__init__(message, path=path, line=line)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the text is used nevertheless."""
+        return self.reason in KEPT
 
 
 class UnreadableFile(TextError):
     """A file that gave many errors and no text."""
+
+
+@dataclass
+class ErrorCounts:
+    """What was left out of some text, and what was changed.
+
+    Attributes:
+        errors: number of errors by reason; those of :data:`KEPT` are of text that is used.
+        error_examples: the first errors of each reason, with file and line.
+        unreadable_files: files of which nothing could be read.
+        unreadable: the first of them: ``source``, and the ``error``.
+        skipped_files: entries of folders that are not read, by the reason.
+    """
+
+    errors: dict[str, int] = field(default_factory=dict)
+    error_examples: dict[str, list[str]] = field(default_factory=dict)
+    unreadable_files: int = 0
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+    skipped_files: dict[str, int] = field(default_factory=dict)
 
 
 class ReadErrors:
@@ -67,26 +112,33 @@ class ReadErrors:
     Args:
         progress: gets log messages.
         strict: raise the first error instead.
+        skip_unreadable: skip a file of which nothing can be read, instead of raising its first error.
         log_errors: whether errors are logged; they are counted in any case.
+        counts: where to count.
 
     Attributes:
-        counts: number of errors by reason.
-        examples: the first errors of each reason, as text.
         first: the first error that skipped text, if any.
     """
 
     def __init__(
-        self, progress: Progress = Progress(), *, strict: bool = False, log_errors: bool = True
+        self,
+        progress: Progress = Progress(),
+        *,
+        strict: bool = False,
+        skip_unreadable: bool = False,
+        log_errors: bool = True,
+        counts: ErrorCounts | None = None,
     ) -> None:
-        self.progress, self.strict, self._log_errors = progress, strict, log_errors
-        self.counts: dict[str, int] = {}
-        self.examples: list[str] = []
+        self.progress, self.strict, self.skip_unreadable = progress, strict, skip_unreadable
+        self._log_errors = log_errors
+        self.counts = ErrorCounts() if counts is None else counts
         self.first: DataError | None = None
+        self._first_of_file: DataError | None = None
         self._skipped = 0
 
     @property
     def total(self) -> int:
-        return sum(self.counts.values())
+        return sum(self.counts.errors.values())
 
     def note(self, error: DataError) -> None:
         """Count and log an error.
@@ -99,13 +151,14 @@ class ReadErrors:
             raise error
         kept = isinstance(error, TextError) and error.kept
         reason = error.reason if isinstance(error, TextError) else "not readable"
-        count = self.counts[reason] = self.counts.get(reason, 0) + 1
+        count = self.counts.errors[reason] = self.counts.errors.get(reason, 0) + 1
         if count <= SHOWN:
             more = "; more of this kind are only counted" if count == SHOWN else ""
-            self.examples.append(str(error))
+            self.counts.error_examples.setdefault(reason, []).append(str(error))
             self._log(f"{'note' if kept else 'skipped'}: {error}{more}")
         if not kept:
             self.first = self.first or error
+            self._first_of_file = self._first_of_file or error
             self._skipped += 1
         if self._skipped == MAX_ERRORS and not isinstance(error, UnreadableFile):
             what = f"{MAX_ERRORS:,} errors and no text so far; the rest of the file is skipped"
@@ -113,16 +166,50 @@ class ReadErrors:
 
     def begin_file(self) -> None:
         """A new file begins."""
-        self._skipped = 0
+        self._skipped, self._first_of_file = 0, None
 
     def found_text(self) -> None:
         """The file gave a document: its errors no longer count towards ``MAX_ERRORS``."""
         self._skipped = -1 << 60
 
+    def no_text(self, source: str, *, only: bool) -> None:
+        """The file gave no document: it holds none, or none of it can be read.
+
+        Args:
+            source: its name.
+            only: whether it is the only input, so that no other text is left.
+
+        Raises:
+            DataError: its first error, unless unreadable files are to be skipped.
+        """
+        if self._first_of_file is None:
+            what = "holds no text, expected at least one document"
+            self.note(TextError("no text", what, path=source))
+        elif only or self.skip_unreadable:
+            self._count_unreadable(source, self._first_of_file)
+        else:
+            raise _unreadable(self._first_of_file)
+
+    def skip_file(self, error: DataError) -> None:
+        """Count a file or folder that cannot be opened.
+
+        Raises:
+            DataError: the error, unless unreadable files are to be skipped.
+        """
+        if not self.skip_unreadable:
+            raise error if self.strict else _unreadable(error)
+        self.note(error)
+        self._count_unreadable(str(error.path), error)
+
+    def _count_unreadable(self, source: str, error: DataError) -> None:
+        self.counts.unreadable_files += 1
+        if len(self.counts.unreadable) < LISTED:
+            self.counts.unreadable.append({"source": source, "error": str(error)})
+
     def log_summary(self) -> None:
         """Log the counts."""
-        if self.counts:
-            listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.items()))
+        if self.counts.errors:
+            listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.errors.items()))
             self._log(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
 
     def raise_first(self) -> None:
@@ -130,17 +217,36 @@ class ReadErrors:
         if self.first is None:
             return
         others = self.total - 1
-        more = f" (and {others:,} more errors; nothing could be read)" if others else ""
-        error = DataError(f"{self.first}{more}")
-        error.path, error.line = self.first.path, self.first.line
-        raise error
+        raise _with_more(
+            self.first, f" (and {others:,} more errors; nothing could be read)" if others else ""
+        )
 
     def _log(self, text: str) -> None:
         if self._log_errors:
             self.progress.log(text)
 
 
-def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lines: bool) -> TextError | None:
+def _unreadable(error: DataError) -> DataError:
+    hint = "; nothing could be read of it: --skip-unreadable leaves such files out, 'unmask check' lists them"
+    return _with_more(error, hint)
+
+
+def _with_more(error: DataError, more: str) -> DataError:
+    longer = DataError(f"{error}{more}")
+    longer.path, longer.line = error.path, error.line
+    return longer
+
+
+def undecodable_error(
+    text: str,
+    what: str,
+    source: str,
+    line: int,
+    *,
+    whole_lines: bool,
+    encoding: str | None = None,
+    option: bool = False,
+) -> TextError | None:
     """Return the error of an undecodable text, or ``None``.
 
     Args:
@@ -149,19 +255,58 @@ def undecodable_error(text: str, what: str, source: str, line: int, *, whole_lin
         source: its file.
         line: the line where it begins.
         whole_lines: whether its lines are lines of the file, so that the message can name the exact line.
+        encoding: the encoding that it was decoded from, by default UTF-8.
+        option: whether --encoding applies to the file.
     """
     found = None if text.isascii() else _SURROGATE.search(text)
     if found is None:
         return None
     code = ord(found[0])
     if 0xDC00 <= code < 0xDD00:  # see ESCAPE
-        reason, cause = "not UTF-8", f"byte 0x{code - 0xDC00:02x} is not UTF-8"
-        hint = "convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
+        name = encoding or "UTF-8"
+        reason, cause = f"not {name}", f"byte 0x{code - 0xDC00:02x} is not {name}"
+        begin = max(0, text.rfind("\n", 0, found.start()) + 1, found.start() - _GUESSED)
+        guess = guess_encoding(_bytes_of(text[begin : found.start() + _GUESSED]))
+        hint = f"it may be {guess}: " if guess and encoding is None else ""
+        hint += (
+            f"give --encoding {guess or 'NAME'}"
+            if option
+            else f"convert the file with iconv -f {guess or 'NAME'} -t UTF-8"
+        )
     else:
         reason, cause = "lone surrogate", f"half of a surrogate pair (\\u{code:04x}) is not text"
         hint = "remove it"
     place, line = _place(text, found.start(), what, line, whole_lines)
     return TextError(reason, f"{cause} ({place}); {hint}", path=source, line=line)
+
+
+def _bytes_of(text: str) -> bytes:
+    """Return the bytes of a text in UTF-8, those that could not be decoded as they were."""
+    return b"".join(
+        bytes([ord(found) - 0xDC00]) if 0xDC00 <= ord(found) < 0xDD00 else found.encode("utf-8", "replace")
+        for found in text
+    )
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """Guess the encoding of a text that is not UTF-8 from the letters that it gives, or return ``None``."""
+    high = re.findall(b"[\x80-\xff]+", data)
+    for encoding, letters in _WIDE_ENCODINGS if 3 * sum(map(len, high)) >= len(data) else ():
+        try:
+            found = codecs.getincrementaldecoder(encoding)().decode(data)
+        except UnicodeDecodeError:
+            continue
+        found = re.sub(r"[\x00-\x7f]+", "", found)
+        if found and len(re.findall(letters, found)) >= 0.9 * len(found):
+            return encoding
+    # Words of Cyrillic letters are runs of high bytes; Latin text has single ones.
+    if sum(map(len, high)) > 2.5 * len(high):
+        best = max(
+            _CYRILLIC, key=lambda encoding: len(re.findall("[а-яё]", data.decode(encoding, "replace")))
+        )
+        cyrillic = len(re.findall("[А-Яа-яЁё]", data.decode(best, "replace")))
+        return best if cyrillic >= 0.8 * sum(map(len, high)) else None
+    return "windows-1252" if high and not re.search(b"[\x81\x8d\x8f\x90\x9d]", data) else None
 
 
 def without_controls(text: str, source: str, line: int, *, whole_lines: bool) -> tuple[str, list[TextError]]:
@@ -170,21 +315,21 @@ def without_controls(text: str, source: str, line: int, *, whole_lines: bool) ->
     NUL is removed, since many libraries end strings at it; other control characters are kept.
     """
     data = text.encode("utf-8")
-    if len(data.translate(None, _CONTROLS)) == len(data):
+    if len(data.translate(None, CONTROLS)) == len(data):
         return text, []
     errors, nuls = [], text.count("\0")
-    others = len(data) - len(data.translate(None, _CONTROLS)) - nuls
+    others = len(data) - len(data.translate(None, CONTROLS)) - nuls
     if nuls:
         place, number = _place(text, text.index("\0"), "the text", line, whole_lines)
         what = f"{nuls:,} NUL bytes in a document, the first {place}; they are removed"
-        errors.append(TextError("NUL bytes", what, path=source, line=number, kept=True))
+        errors.append(TextError("NUL bytes", what, path=source, line=number))
         text = text.replace("\0", "")
     if others and (found := _CONTROL.search(text)):
         place, number = _place(text, found.start(), "the text", line, whole_lines)
         what = (
             f"{others:,} control characters in a document, first U+{ord(found[0]):04X} {place}; they are kept"
         )
-        errors.append(TextError("control characters", what, path=source, line=number, kept=True))
+        errors.append(TextError("control characters", what, path=source, line=number))
     return text, errors
 
 

@@ -1,16 +1,18 @@
 """Stream files as bytes, text and lines: open, decompress and decode.
 
-Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is removed; CRLF and CR become LF. ``.gz`` and ``.zst``
-files are decompressed. A file that cannot be read any further raises :class:`DataError`. An undecodable byte is escaped
+Text is UTF-8 unless an encoding is given, or UTF-16 or UTF-32 with a byte order mark, which is removed; CRLF and CR
+become LF. ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` files are decompressed. A file that cannot be read any further raises :class:`DataError`. An undecodable byte is escaped
 (:data:`unmask.data.reading.errors.ESCAPE`); documents and records that hold one are skipped later.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import errno
 import gzip
 import io
+import lzma
 import os
 import re
 import stat
@@ -22,11 +24,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from unmask.data.reading.errors import ESCAPE, ReadErrors, TextError
+from unmask.data.reading.errors import CONTROLS, ESCAPE, ReadErrors, TextError
 from unmask.errors import DataError, did_you_mean
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
-Compression = Literal["gzip", "zstd"]
+Compression = Literal["gzip", "bzip2", "xz", "zstd"]
 Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it continues in the next item
 LineRead = tuple[int, str | TextError]
 
@@ -49,13 +51,16 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 PARQUET_MAGIC = b"PAR1"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_BZIP2, _XZ = b"BZh", b"\xfd7zXZ"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a first byte of 0x50 to 0x5f
 _FOREIGN = (
     (_GZIP, "holds gzip data: give the file the suffix .gz, or decompress it first"),
     (_ZSTD, "holds zstd data: give the file the suffix .zst, or decompress it first"),
+    (_XZ, "holds xz data: give the file the suffix .xz, or decompress it first"),
+    (_BZIP2 + b"91AY&SY", "holds bzip2 data: give the file the suffix .bz2, or decompress it first"),
     (PARQUET_MAGIC, "holds Parquet data: give the file the suffix .parquet"),
     (b"PK\x03\x04", "holds a zip archive (.zip, .docx, .xlsx …): expected UTF-8 text; export the text first"),
     (b"%PDF-", "holds a PDF: expected UTF-8 text; extract the text first, for example with pdftotext"),
@@ -82,9 +87,14 @@ class FileFormat:
 
 def format_of(path: Path) -> FileFormat:
     """Return the format by the name: ``notes.csv.gz`` is CSV in gzip, an unknown suffix is text."""
-    compression = _COMPRESSIONS.get(path.suffix.lower())
-    suffix = (path.with_suffix("") if compression else path).suffix.lower()
+    compression, suffix = _COMPRESSIONS.get(path.suffix.lower()), name_suffix(path)
     return FileFormat(_KINDS.get(suffix, "text"), compression, suffix in _KINDS)
+
+
+def name_suffix(path: Path) -> str:
+    """Return the suffix of a name in lower case, without that of a compression."""
+    compressed = path.suffix.lower() in _COMPRESSIONS
+    return (path.with_suffix("") if compressed else path).suffix.lower()
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -159,18 +169,20 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 def _check_compressed(file: BinaryIO, compression: Compression, path: Path) -> None:
-    head = file.read(4)
+    head = file.read(5)
     file.seek(0)
-    right = head[:2] == _GZIP if compression == "gzip" else head == _ZSTD or head[1:] == _ZSTD_SKIPPABLE
-    if not right:
+    begins = {"gzip": _GZIP, "bzip2": _BZIP2, "xz": _XZ, "zstd": _ZSTD}
+    skippable = compression == "zstd" and head[1:4] == _ZSTD_SKIPPABLE
+    if not head.startswith(begins[compression]) and not skippable:
         content = "other data" if head else "an empty file"
         what = f"not {compression} although its suffix is {path.suffix}: {content}; rename it"
         raise TextError("wrong suffix", what, path=path)
 
 
 def _decompressed(file: BinaryIO, compression: Compression) -> BinaryIO:
-    if compression == "gzip":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if compression != "zstd":
+        opened: dict[str, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+        return cast(BinaryIO, opened[compression](file))
     import pyarrow
 
     # pyarrow's stream reads all frames and, unlike others, raises if the last one is truncated.
@@ -182,8 +194,8 @@ class _Unpacked:
 
     def __init__(self, file: BinaryIO, stream: BinaryIO, path: Path) -> None:
         self._file, self._path, self._size = file, path, 0
-        # read1 returns the gzip data before a damaged part, which read would lose.
-        self._read = stream.read1 if isinstance(stream, gzip.GzipFile) else stream.read
+        # read1 returns the data before a damaged part, which read would lose.
+        self._read = getattr(stream, "read1", stream.read)
 
     def read(self, size: int) -> bytes:
         data = self._read(size)
@@ -199,23 +211,36 @@ def read_bytes(stream: BinaryIO, source: str, line: int | None = None, size: int
     reason = "damaged compression"
     try:
         return stream.read(size)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        what = f"damaged or truncated gzip data ({error}); download or compress the file again"
-    except (OSError, ValueError) as error:  # pyarrow reports broken zstd as an OSError
-        if source.lower().endswith(".zst"):
-            what = f"damaged or truncated zstd data ({error}); download or compress the file again"
+    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+        if kind := _COMPRESSIONS.get(Path(source).suffix.lower()):
+            what = f"damaged or truncated {kind} data ({error}); download or compress the file again"
         else:
             reason, what = "not readable", f"cannot be read ({error})"
     raise TextError(reason, what, path=source, line=line)
 
 
 def holds_text(path: Path) -> bool:
-    """Return whether the first 8 KiB of a file, decompressed, look like text."""
+    """Return whether the first 8 KiB of a file, decompressed, look like text, of whatever encoding."""
     with open_bytes(path) as stream:
         head = read_bytes(stream, str(path), size=_HEAD)
     if _wide(head):
         return True
-    return b"\0" not in head and _foreign(head) is None and _is_utf8(head)
+    controls = len(head) - len(head.translate(None, CONTROLS))
+    return b"\0" not in head and _foreign(head) is None and (_is_utf8(head) or 50 * controls < len(head))
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a whole file is UTF-8 with other characters than those of ASCII, and without NUL."""
+    decoder, ascii_only = codecs.getincrementaldecoder("utf-8")(), True
+    with open_bytes(path) as stream:
+        try:
+            while data := read_bytes(stream, str(path)):
+                ascii_only = ascii_only and data.isascii()
+                if "\0" in decoder.decode(data):
+                    return False
+        except (UnicodeDecodeError, TextError):  # damaged data is reported when it is read
+            return False
+    return not ascii_only
 
 
 def _foreign(head: bytes) -> str | None:
@@ -238,21 +263,28 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def decode(
-    stream: BinaryIO, source: str, errors: ReadErrors, *, one_line_end: bool = True, binary: bool = False
+    stream: BinaryIO,
+    source: str,
+    errors: ReadErrors,
+    *,
+    encoding: str | None = None,
+    one_line_end: bool = True,
+    binary: bool = False,
 ) -> Iterator[str]:
     """Yield the text of a stream in chunks, with LF line ends and without a byte order mark.
 
     Args:
         stream: bytes.
         source: the name of the file.
-        errors: gets UTF-16, and mixed line ends if the file should have ``one_line_end``.
+        errors: gets UTF-16 by its mark, and mixed line ends if the file should have ``one_line_end``.
+        encoding: the encoding of a file without a byte order mark, by default UTF-8.
         binary: continue even if the first bytes look like binary data.
 
     Raises:
         TextError: the file does not hold text, or cannot be read.
     """
     data = _head(stream, source)
-    decoder = _decoder(data, source, errors, binary=binary)
+    decoder = _decoder(data, source, errors, encoding, binary=binary)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     line, single, raw = 1, one_line_end, ""
     while True:
@@ -278,16 +310,22 @@ def _head(stream: BinaryIO, source: str) -> bytes:
     return head
 
 
-def _decoder(head: bytes, source: str, errors: ReadErrors, *, binary: bool) -> codecs.IncrementalDecoder:
+def _decoder(
+    head: bytes, source: str, errors: ReadErrors, encoding: str | None, *, binary: bool
+) -> codecs.IncrementalDecoder:
     if what := _foreign(head):
         raise TextError("wrong suffix", what, path=source)
-    if encoding := _wide(head):
-        what = f"{encoding.upper()} by its byte order mark; it is decoded as that"
-        errors.note(TextError(encoding.upper(), what, path=source, line=1, kept=True))
+    if wide := _wide(head):
+        what = f"{wide.upper()} by its byte order mark; it is decoded as that"
+        errors.note(TextError(wide.upper(), what, path=source, line=1))
+        return codecs.getincrementaldecoder(wide)(ESCAPE)
+    if encoding and not head.startswith(codecs.BOM_UTF8):
         return codecs.getincrementaldecoder(encoding)(ESCAPE)
     begin = head[:_HEAD]
     if not binary and b"\0" in begin and (4 * begin.count(0) > len(begin) or not _is_utf8(begin)):
-        what = "binary data, or UTF-16 without a byte order mark; expected UTF-8 text"
+        what = (
+            "binary data, or UTF-16 without a byte order mark (try --encoding utf-16-le); expected UTF-8 text"
+        )
         raise TextError("binary data", what, path=source, line=begin.count(b"\n", 0, begin.index(0)) + 1)
     return codecs.getincrementaldecoder("utf-8-sig")(ESCAPE)
 
@@ -298,7 +336,7 @@ def _mixed(text: str, known: Any, source: str, line: int) -> TextError:
     at = next(number for number, end in enumerate(ends) if end != (known or ends[0]))
     first, other = (_LINE_ENDS[end] for end in (known or ends[0], ends[at]))
     what = f"mixed line ends: {other} here, {first} before; all are read as line ends"
-    return TextError("mixed line ends", what, path=source, line=line + at, kept=True)
+    return TextError("mixed line ends", what, path=source, line=line + at)
 
 
 def text_lines(chunks: Iterable[str]) -> Iterator[Line]:

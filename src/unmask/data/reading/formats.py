@@ -1,26 +1,30 @@
 """Stream the text field of JSON, CSV and Parquet files as rows of (line, text).
 
-Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path). An error of one record
+What a ``field`` may be says :mod:`unmask.data.reading.fields`. Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path). An error of one record
 goes to :class:`ReadErrors` and reading continues; an error after which the file cannot be parsed, such as in a JSON
 list, raises :class:`TextError`.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
+from unmask.data.reading.fields import field_names, find_value, known_fields, missing_field, top_names
 from unmask.data.reading.files import (
     CHUNK,
     PARQUET_MAGIC,
     RECORD_LIMIT,
+    LineRead,
     format_of,
     open_bytes,
     read_bytes,
@@ -34,7 +38,7 @@ from unmask.data.reading.records import (
     table_rows,
     without_errors,
 )
-from unmask.errors import DataError, DiskError, did_you_mean
+from unmask.errors import DataError, DiskError
 
 TextRow = tuple[int, str | None]
 """Line (or row) from 1 and its text; ``None`` for null."""
@@ -62,11 +66,34 @@ def texts_of(
 
 
 def json_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors) -> Iterator[TextRow]:
-    """Yield the text fields of a ``.json`` file: a list of objects, or one object per line."""
+    """Yield the texts of a ``.json`` file: a list of objects or strings, an object around one, or one object per line."""
     reader = _ListReader(chunks, source)
     if reader.peek() == "[":
         return texts_of(reader.elements(), field, source, errors)
-    return jsonl_rows(reader.unread(), field, source, errors)
+    value = reader.only_object()
+    if value is None:
+        return jsonl_rows(reader.unread(), field, source, errors)
+    key = _key_of_list(value, field)
+    records = iter([(reader.line, value)]) if key is None else reader.elements_of(key)
+    return texts_of(records, field, source, errors)
+
+
+def _key_of_list(value: dict[str, Any], field: str) -> str | None:
+    """Return the key of the list of records in an object, or ``None`` where the object itself is a record."""
+    if _has_field(value, field):
+        return None
+    lists = [key for key, inner in value.items() if isinstance(inner, list) and inner]
+    lists = [key for key in lists if isinstance(value[key][0], dict | str)]
+    fitting = [key for key in lists if isinstance(value[key][0], str) or _has_field(value[key][0], field)]
+    return next((keys[0] for keys in (fitting, lists) if len(keys) == 1), None)
+
+
+def _has_field(record: dict[str, Any], field: str) -> bool:
+    try:
+        find_value(record, field)
+    except KeyError:
+        return False
+    return True
 
 
 _BLANKS = re.compile(r"[ \t\n]*")
@@ -95,8 +122,36 @@ class _ListReader:
         yield "\n" * (self.line - 1) + self._buffer[self._at :]
         yield from self._chunks
 
-    def elements(self) -> Iterator[tuple[int, Any]]:
-        """Yield each element with the line where it begins."""
+    def only_object(self) -> dict[str, Any] | None:
+        """Return the JSON object that is the whole rest of the text, or ``None``; nothing is read by that."""
+        while True:
+            try:
+                value, end = self._decode(self._buffer, self._at)
+            except (ValueError, RecursionError):
+                if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
+                    return None
+            else:
+                while not (rest := self._buffer[end:].strip()) and self._more():
+                    pass
+                return value if isinstance(value, dict) and not rest else None
+
+    def elements_of(self, key: str) -> Iterator[tuple[int, Any]]:
+        """Yield each element of the list under a key of an object that :meth:`only_object` returned."""
+        name = None
+        while name != key:
+            self._advance(self._at + 1)  # "{", or "," after a value
+            self.peek()
+            name = self._element()
+            self.peek()
+            self._advance(self._at + 1)
+            self.peek()
+            if name != key:
+                self._element()
+                self.peek()
+        yield from self.elements(inner=True)
+
+    def elements(self, *, inner: bool = False) -> Iterator[tuple[int, Any]]:
+        """Yield each element with the line where it begins; an ``inner`` list has more text behind it."""
         self._advance(self._at + 1)
         separator = ","
         if self.peek() == "]":
@@ -109,7 +164,7 @@ class _ListReader:
             if separator not in ("]", ","):
                 raise self._error("expected ',' or ']' after an element")
             self._advance(self._at + 1)
-        if self.peek():
+        if not inner and self.peek():
             raise self._error("text after the end of the list")
 
     def _element(self) -> Any:
@@ -144,12 +199,19 @@ class _ListReader:
 
 
 def text_of(record: Any, field: str, source: str, line: int) -> str | None:
-    """Return the text field of a record, ``None`` for null; :class:`DataError` if it has none or no valid string."""
-    if not isinstance(record, dict):
+    """Return the text field of a record, ``None`` for null; :class:`DataError` if it has none or no valid string.
+
+    A record that is a string is the text; the strings of a list are its lines.
+    """
+    if not isinstance(record, dict | str):
         raise not_an_object(record, source, line)
-    if field not in record:
-        raise no_such_field("field", field, record, source, line)
-    text = record[field]
+    try:
+        text = record if isinstance(record, str) else find_value(record, field)
+    except KeyError:
+        known = known_fields(cast(dict[str, Any], record))
+        raise no_such_field("field", field, known, source, line) from None
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = "\n".join(text)
     if text is None:
         return None
     if not isinstance(text, str):
@@ -170,81 +232,107 @@ def no_such_field(
     option: str = "--text-field",
 ) -> DataError:
     """Return the error for a missing field or column; it lists the existing ones."""
-    names = [str(name) for name in known]
-    listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
-    there = f"there are {listed}" if names else "there are none"
-    near = did_you_mean(field, names)
-    message = f"no {what} '{field}'{near}; {there}; choose with {option}"
-    return TextError(f"no such {what}", message, path=source, line=line)
+    return TextError(f"no such {what}", missing_field(what, field, known, option), path=source, line=line)
 
 
 # ------------------------------------------------------------------------------------ CSV and Parquet
 
 
+_SEPARATORS = ";\t|,"
+
+
 def csv_rows(
-    chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors
+    chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors, *, fixed: bool = False
 ) -> Iterator[TextRow]:
-    """Yield a column of CSV or TSV with the line where each row begins; the first row names the columns."""
-    rows = without_errors(table_rows(whole_lines(chunks, source), source, delimiter), errors)
+    """Yield a column of CSV or TSV with the line where each row begins; the first row names the columns.
+
+    Args:
+        delimiter: the usual separator; unless it is ``fixed``, the one by which the first row has the field is taken.
+    """
+    lines = whole_lines(chunks, source)
+    if not fixed:
+        lines, found = _separator(lines, field, delimiter)
+        if found != delimiter:
+            errors.progress.log(
+                f"{source}: the separator is {found!r} by the first row; change with --delimiter"
+            )
+        delimiter = found
+    rows = without_errors(table_rows(lines, source, delimiter), errors)
     first, names = next(rows, (1, None))
     if names is None:
         return
-    if names.count(field) != 1:
-        raise _wrong_column(field, names, source, first)
-    column = names.index(field)
+    columns = _columns(field, names, source, first)
     for line, row in rows:
-        yield line, row[column]
+        if len(row) < len(names):
+            what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {len(names)} as in the first row"
+            errors.note(TextError("short row", f"{what}; missing ones are empty", path=source, line=line))
+        yield line, next((row[column] for column in columns if column < len(row) and row[column]), None)
 
 
-def _wrong_column(field: str, names: list[str], source: str, line: int) -> DataError:
-    if field in names:
-        what = f"{names.count(field)} columns have the name '{field}'; rename all but one"
-        return TextError("no such column", what, path=source, line=line)
-    separators = [mark for mark in ";\t,|" if len(names) == 1 and field in names[0].split(mark)]
-    if separators:
-        what = f"no column '{field}': the separator seems to be {separators[0]!r}"
-        what += "; expected ',' in .csv and a tab in .tsv"
-        return TextError("no such column", what, path=source, line=line)
-    return no_such_field("column", field, names, source, line)
+def _separator(lines: Iterator[LineRead], field: str, usual: str) -> tuple[Iterator[LineRead], str]:
+    """Return the lines again, and the separator by which the first row has the field, or the most columns."""
+    held: list[LineRead] = []
+    for item in lines:
+        held.append(item)
+        if isinstance(item[1], str) and item[1].strip():
+            break
+    first = held[-1][1] if held and isinstance(held[-1][1], str) else ""
+    columns = {mark: next(csv.reader([first], delimiter=mark), []) for mark in (usual, *_SEPARATORS)}
+    wanted = set(field_names(field))
+    fitting = [mark for mark, names in columns.items() if wanted & set(names)]
+    if not fitting and len(columns[usual]) == 1:
+        fitting = [max(columns, key=lambda mark: len(columns[mark]))]
+    return chain(held, lines), fitting[0] if fitting else usual
+
+
+def _columns(field: str, names: list[str], source: str, line: int) -> list[int]:
+    """Return the places of the columns of a field, in order of preference."""
+    found = [name for name in field_names(field) if name in names]
+    if not found:
+        raise no_such_field("column", field, names, source, line)
+    for name in found:
+        if names.count(name) > 1:
+            what = f"{names.count(name)} columns have the name '{name}'; rename all but one"
+            raise TextError("no such column", what, path=source, line=line)
+    return [names.index(name) for name in found]
 
 
 def column_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]:
-    """Yield a column of a Parquet or Arrow file with the number of each row."""
+    """Yield a column of a Parquet or Arrow file, or a field in one, with the number of each row."""
     import pyarrow
 
     source, row = str(path), 0
     with open_bytes(path) as stream, _seekable(stream, path) as file:
         try:
-            for column in _columns(file, path, field):
-                for value in column:
+            for batch in _batches(file, path, field):
+                for place in range(len(batch)):
                     row += 1
                     try:
-                        text = value.as_py()
+                        record = {name: batch.column(name)[place].as_py() for name in batch.schema.names}
                     except UnicodeDecodeError as error:
                         byte = f"byte 0x{error.object[error.start]:02x}"
                         what = f"{byte} is not UTF-8 (after {error.start:,} bytes of the text)"
                         errors.note(TextError("not UTF-8", what, path=source, line=row))
                     else:
-                        yield row, text
+                        yield from texts_of([(row, record)], field, source, errors)
         except (pyarrow.ArrowException, OSError) as error:
             kind = format_of(path).kind.title()
             what = f"damaged {kind} data after row {row} ({str(error).partition(chr(10))[0]})"
             raise TextError(f"damaged {kind}", what, path=source) from None
 
 
-def _columns(file: BinaryIO, path: Path, field: str) -> Iterator[Any]:
-    """Yield a column in parts; small ones of Parquet, since a row may be a whole book."""
+def _batches(file: BinaryIO, path: Path, field: str) -> Iterator[Any]:
+    """Yield the columns of a field in batches; small ones of Parquet, since a row may be a whole book."""
     if format_of(path).kind == "arrow":
         from pyarrow import ipc
 
         stream = ipc.open_stream(file)
-        _check_column(stream.schema, field, str(path))
-        yield from (batch.column(field) for batch in stream)
+        columns = _columns_with(stream.schema, field, str(path))
+        yield from (batch.select(columns) for batch in stream)
         return
     table = _open_parquet(file, str(path))
-    _check_column(table.schema_arrow, field, str(path))
-    for batch in table.iter_batches(batch_size=64, columns=[field], use_threads=False):
-        yield batch.column(0)
+    columns = _columns_with(table.schema_arrow, field, str(path))
+    yield from table.iter_batches(batch_size=64, columns=columns, use_threads=False)
 
 
 @contextmanager
@@ -279,12 +367,17 @@ def _open_parquet(file: BinaryIO, source: str) -> Any:
     return parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
 
 
-def _check_column(schema: Any, field: str, source: str) -> None:
+def _columns_with(schema: Any, field: str, source: str) -> list[str]:
+    """Return the columns that hold the field; a whole column must hold strings."""
     from pyarrow import types
 
-    if field not in schema.names:
+    columns = [name for name in top_names(field) if name in schema.names]
+    if not columns:
         raise no_such_field("column", field, schema.names, source, None)
-    kind = schema.field(schema.names.index(field)).type
-    value = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
-        raise TextError("not a string", f"column '{field}' holds {kind}, expected strings", path=source)
+    for name in columns:
+        kind = schema.field(name).type
+        value = kind.value_type if types.is_dictionary(kind) or types.is_list(kind) else kind
+        texts = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
+        if name in field_names(field) and not texts:
+            raise TextError("not a string", f"column '{name}' holds {kind}, expected strings", path=source)
+    return columns

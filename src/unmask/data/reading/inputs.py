@@ -78,12 +78,12 @@ def expand_inputs(
 ) -> list[Input]:
     """Return files, standard input and Hub data sets in the order given; folders and globs give their files by name.
 
-    Hidden entries of a folder and files without text are skipped and logged; what cannot be read (a device, a loop of
-    links) is skipped and counted in ``errors``, by default new ones that log to ``progress``. A
+    Hidden entries of a folder and files without text are skipped, logged and counted in ``errors``, by default new ones
+    that log to ``progress``; what cannot be read (a device, a loop of links) is an error unless they skip it. A
     :class:`~pathlib.Path` is always a file or folder, never a glob.
 
     Raises:
-        DataError: an input itself does not exist, matches nothing, or can never be read.
+        DataError: an input itself does not exist, matches nothing, or can never be read; or a file of a folder cannot.
     """
     errors = errors or ReadErrors(progress)
     found = [item for given in as_list(inputs) for item in _expanded(given, errors)]
@@ -108,7 +108,7 @@ def describe_inputs(inputs: str | Path | Iterable[str | Path]) -> list[dict[str,
 
 
 def _described(given: str | Path) -> dict[str, str | int]:
-    files = [item for item in _expanded(given, ReadErrors()) if isinstance(item, Path)]
+    files = [item for item in _expanded(given, ReadErrors(skip_unreadable=True)) if isinstance(item, Path)]
     if str(given) == "-":
         return {"input": "-", "time_ns": time.time_ns()}
     shown = str(given).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -158,7 +158,7 @@ def _glob_files(pattern: str, errors: ReadErrors) -> list[Path]:
             try:
                 files.update(dict.fromkeys(_files_of(match, errors)))
             except DataError as error:
-                errors.note(error)
+                errors.skip_file(error)
     if not files:
         errors.raise_first()
         raise DataError("the glob matches no file; expected at least one", path=pattern)
@@ -174,9 +174,11 @@ def _folder_files(folder: Path, errors: ReadErrors) -> list[Path]:
             readable_stat(path)
             (files if format_of(path).known or holds_text(path) else foreign).append(path)
         except DataError as error:
-            errors.note(error)
+            errors.skip_file(error)
     for skipped, why in ((hidden, "hidden"), (foreign, "not text, by its first bytes")):
         if skipped:
+            counts = errors.counts.skipped_files
+            counts[why] = counts.get(why, 0) + len(skipped)
             names = ", ".join(on_one_line(str(path.relative_to(folder))) for path in skipped[:5])
             message = f"{folder}: skipped {len(skipped)} ({why}): {names}{_and_more(skipped, 5)}"
             errors.progress.log(message)
@@ -228,7 +230,8 @@ def _walk(folder: Path, hidden: list[Path], errors: ReadErrors) -> list[Path]:
         except DataError as error:
             if path == folder:
                 raise
-            errors.note(error)
+            is_loop = isinstance(error, TextError) and error.reason == "loop of links"
+            (errors.note if is_loop else errors.skip_file)(error)  # a loop leaves nothing out
             continue
         hidden += [path / name for name in names if name.startswith(".")]
         seen = (path / name for name in reversed(names) if not name.startswith("."))

@@ -96,10 +96,12 @@ def _text_records(lines: Iterable[LineRead]) -> Iterator[tuple[int, Any]]:
 
 
 def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterator[RowRead]:
-    """Yield rows of CSV or TSV, all of the width of the first, or their errors, with the line where each begins.
+    """Yield rows of CSV or TSV, at most as wide as the first, or their errors, with the line where each begins.
 
-    A row with broken quotes loses only its first line. In TSV, quotes are often part of the text: lines that split at
-    their tabs into as many fields as the first row has, empty lines aside, are rows of their own despite open quotes.
+    As in pandas, a row may lack its last fields, and text after a closing quote is part of the field; the latter only
+    within a line, so that no row is taken for text of the one before. A row with other broken quotes loses only its
+    first line. In TSV, quotes are often part of the text: lines that split at their tabs into as many fields as the
+    first row has, empty lines aside, are rows of their own despite open quotes.
     """
     csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
     table, width = _TableLines(lines), 0
@@ -121,9 +123,25 @@ def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterat
             broken, row = "" if lost == 1 else "a quote that is not closed", plain
         elif broken:
             lost = table.give_back()
+            if lost == 1 and (plain := _one_line(table.taken[0][1], delimiter, width)):
+                broken, row = "", plain
         wrong = _row_error(broken, lost, row, width)
         width = width or len(row)
         yield line, row if wrong is None else TextError(*wrong, path=source, line=line)
+
+
+def _one_line(line: str, delimiter: str, width: int) -> list[str]:
+    """Return the fields of a line with quotes in the middle of fields, or an empty list if it is not a whole row."""
+
+    def lines() -> Iterator[str]:
+        yield line
+        raise csv.Error("a quote that is not closed")
+
+    try:
+        row = next(csv.reader(lines(), delimiter=delimiter))
+    except csv.Error:
+        return []
+    return row if width in (0, len(row)) else []
 
 
 def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str, str] | None:
@@ -136,7 +154,7 @@ def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str,
         return "broken quoting", what
     if not row:
         return _EMPTY_LINE, "an empty line"
-    if width and len(row) != width:
+    if width and len(row) > width:
         what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {width} as in the first row"
         return "ragged row", what + "; put quotes around fields that hold the separator"
     return None
@@ -368,4 +386,4 @@ class RecordReader:
                     what = "two columns have the same name; rename one"
                     raise DataError(what, path=self.source, line=number)
             if not headed:
-                yield Record(self.source, number, dict(zip(names, row, strict=True)))
+                yield Record(self.source, number, dict(zip(names, row, strict=False)))
