@@ -55,7 +55,7 @@ def plain(**settings: Any) -> Result:
                 float(torch.nn.utils.clip_grad_norm_(model.parameters(), loop.clip_norm, foreach=False))
             )
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * loop.lr_factor(step.progress)
+                group["lr"] = group["peak_lr"] * loop.lr_factor_of(step)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings
+from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, ScheduleSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.corpus import prepare
 from unmask.errors import ConfigError, DivergedError
@@ -19,7 +19,7 @@ from unmask.training import loop as loop_module
 from unmask.training.distributed import World
 from unmask.training.loop import Length, Loop, Position, Row
 from unmask.training.optimizers import make_optimizers
-from unmask.training.schedules import mask_rate
+from unmask.training.schedules import learning_rate_factor, mask_rate
 
 LoopMaker = Callable[..., Loop]
 
@@ -50,7 +50,7 @@ def make_loop(load: Callable[..., MaskedLM], shards: Any) -> LoopMaker:
             "stream": TrainingStream(source, batch_tokens, 0),
             "optimizers": make_optimizers(model.model, OptimizerSettings(), "adamw", 1e-3),
             "length": length,
-            "lr_factor": lambda progress: 1.0 - progress / 2,
+            "lr_factor": lambda progress, end: 1.0 - progress / 2,
             "mask_rate": lambda progress: mask_rate(rate, rate / 2, progress),
             "micro_batch_tokens": 50,
             "clip_norm": 1.0,
@@ -126,7 +126,7 @@ def test_the_figures_of_a_row(make_loop: LoopMaker) -> None:
 
 def test_the_loss_of_a_row_is_the_mean_over_its_targets(make_loop: LoopMaker) -> None:
     """Two steps of different target counts: the mean of their losses would be another figure."""
-    frozen = {"lr_factor": lambda progress: 0.0, "log_every": 2}
+    frozen = {"lr_factor": lambda progress, end: 0.0, "log_every": 2}
     loop = make_loop(Length(steps=2), **frozen)
     results = [loop.step(plan) for plan in (loop.plan(Cursor(), 0), loop.plan(Cursor(0, 9), 1)) if plan]
     steps = iter(results)
@@ -137,6 +137,40 @@ def test_the_loss_of_a_row_is_the_mean_over_its_targets(make_loop: LoopMaker) ->
     wanted = sum(float(r.loss) * r.targets for r in results) / sum(counts)
     (row,) = loop.rows  # type: ignore[attr-defined]
     assert row["loss"] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_run_by_the_clock_takes_no_step_beyond_its_limit(make_loop: LoopMaker) -> None:
+    """Steps of one second each: their progress is that of the clock when they begin, not one step behind it."""
+    seen: list[tuple[float, float]] = []
+    loop = make_loop(
+        Length(seconds=3.0), lr_factor=lambda progress, end: seen.append((progress, end)) or 1.0, log_every=1
+    )
+
+    def spend(seconds: float) -> None:
+        loop.position.seconds += 1.0
+        loop.position.window["seconds"] += 1.0
+
+    loop._spend = spend  # type: ignore[method-assign]
+    loop.run()
+    assert loop.position.step == 3
+    assert seen == [(0.0, 0.0), pytest.approx((1 / 3, 2 / 3)), pytest.approx((2 / 3, 1.0))]
+    rates = [row["mask_rate"] for row in loop.rows]  # type: ignore[attr-defined]
+    assert rates == pytest.approx([0.3, 0.3, 0.2])  # of the second step the clock was not known yet
+
+
+@pytest.mark.parametrize("length", [Length(steps=20), Length(epochs=10.0), Length(seconds=1e9)])
+def test_no_step_has_a_learning_rate_of_zero(make_loop: LoopMaker, length: Length) -> None:
+    loop = make_loop(
+        length,
+        log_every=1,
+        lr_factor=learning_rate_factor(ScheduleSettings(warmup_share=0.2), "linear"),
+        after_step=lambda loop: setattr(loop, "ended", loop.position.step == 5),
+    )
+    loop.run()
+    rates = [row["learning_rate"] for row in loop.rows]  # type: ignore[attr-defined]
+    assert min(rates) > 0
+    if length.steps:
+        assert rates == pytest.approx([1e-3 * share for share in (0.25, 0.5, 0.75, 1, 1)])
 
 
 def test_epochs_end_where_the_text_ends(make_loop: LoopMaker) -> None:

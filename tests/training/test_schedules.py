@@ -17,7 +17,8 @@ SETTINGS = ScheduleSettings(warmup_share=0.1)
 def test_every_schedule_rises_to_its_peak_and_stays_between_zero_and_one(name: str) -> None:
     factor = learning_rate_factor(SETTINGS, name)
     values = [factor(progress) for progress in np.linspace(0, 1, 1001)]
-    assert factor(0.0) == 0.0
+    assert factor(0.0, 0.01) == pytest.approx(0.1)
+    assert 0 < factor(0.0) <= 0.01
     assert factor(0.05) == pytest.approx(0.5)
     assert factor(0.1) == pytest.approx(1.0)
     assert all(0 <= value <= 1 for value in values)

@@ -188,7 +188,7 @@ class ScheduleSettings(Settings):
     """``linear`` and ``cosine`` decay after warm-up; ``trapezoid`` stays, then decays; ``auto``: trapezoid from
     scratch, linear to adapt."""
     warmup_share: float = Field(0.06, ge=0, le=1)
-    """Share of the run in which the rate rises linearly from zero."""
+    """Share of the run in which the rate rises linearly to its peak: over n steps from 1/n of it."""
 
 
 class TrainSettings(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import tempfile
@@ -98,7 +99,7 @@ def _whole_run(config: RunConfig, components: RunComponents, seconds: float) -> 
     """Return the steps and seconds of the whole run, which ends at the limit that is reached first."""
     steps = planned_steps(config, components)
     minutes = config.train.minutes
-    clock = max(1, round(minutes * 60 / max(seconds, 1e-9))) if minutes else None
+    clock = math.ceil(minutes * 60 / max(seconds, 1e-9)) if minutes else None
     total = min(limit for limit in (steps, clock) if limit is not None)
     return total, total * seconds
 

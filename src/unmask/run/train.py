@@ -329,7 +329,7 @@ class _TrainingRun:
         self.progress.log(
             f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
             f"{self.best.loss:.3f} in {self.best.since} evaluations (--patience). The learning rate ends at "
-            f"{self.loop.lr_factor(self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
+            f"{self.loop.lr_factor(self.loop.progress, self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 
     def _save(self) -> None:

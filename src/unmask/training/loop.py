@@ -25,6 +25,7 @@ from unmask.training.staged_start import StagedStart
 
 Row = dict[str, Any]
 
+_DONE = 1.0 - 1e-12
 MAX_SKIPPED_STEPS = 5
 """So many skipped steps in a row end a run."""
 
@@ -95,7 +96,6 @@ class StepPlan:
     sequences: np.ndarray
     tokens: int
     epochs: float
-    progress: float
     mask_rate: float
     micro_batch_tokens: int
 
@@ -129,7 +129,7 @@ class Loop:
         stream: yields the batches.
         optimizers: of its weights.
         length: of the run.
-        lr_factor: from progress to the factor of the peak learning rates.
+        lr_factor: from the progress at the begin and at the end of a step to the factor of the peak learning rates.
         mask_rate: from progress to the mask rate.
         micro_batch_tokens: tokens computed at once.
         clip_norm: the gradient is scaled down to this norm.
@@ -148,7 +148,7 @@ class Loop:
     stream: TrainingStream
     optimizers: list[torch.optim.Optimizer]
     length: Length
-    lr_factor: Callable[[float], float]
+    lr_factor: Callable[[float, float], float]
     mask_rate: Callable[[float], float]
     micro_batch_tokens: int
     clip_norm: float
@@ -181,7 +181,7 @@ class Loop:
         """
         clock = time.perf_counter()
         for plan in self._plans():
-            if self.ended:
+            if self.ended or self.progress >= _DONE:  # the clock, which a plan does not know
                 break
             waited = time.perf_counter() - clock
             result = self.step(plan)
@@ -211,12 +211,21 @@ class Loop:
         norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
         skipped, spike = self._check_step(loss, norm, targets)
         if skipped is None:
-            self.staged_start.set_rates(self.optimizers, number, self.lr_factor(plan.progress))
+            self.staged_start.set_rates(self.optimizers, number, self.lr_factor_of(plan))
             for optimizer in self.optimizers:
                 optimizer.step()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, correct, norm, targets, skipped, spike)
+
+    def lr_factor_of(self, plan: StepPlan) -> float:
+        """Return the factor of the peak learning rates of the next step."""
+        step, seconds = self.position.step, self.position.seconds
+        end = seconds + seconds / step if step else 0.0
+        return self.lr_factor(
+            self.length.progress(step, plan.epochs, seconds),
+            self.length.progress(step + 1, self._epochs_at(plan.following), end),
+        )
 
     def _gradients(self, plan: StepPlan, targets: int) -> tuple[Tensor, Tensor]:
         """Add the gradients of a step; out of memory, compute it again in smaller micro-batches.
@@ -294,21 +303,28 @@ class Loop:
             job = pool.submit(self.plan, at, step, self.position.seconds)
             while (plan := job.result()) is not None:
                 at, step = plan.following, step + 1
-                job = pool.submit(self.plan, at, step, self.position.seconds)
+                # When that step begins, one more will have been computed.
+                seconds = self.position.seconds * step / max(step - 1, 1)
+                job = pool.submit(self.plan, at, step, seconds)
                 yield plan
 
     def plan(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
-        """Prepare the step at a cursor, or return ``None`` where the run is over."""
+        """Prepare the step at a cursor, or return ``None`` where the run is over by steps or epochs.
+
+        Args:
+            cursor: where the step begins in the stream.
+            step: its number, from 0.
+            seconds: seconds of training when it begins, as far as they are known.
+        """
         epochs = self._epochs_at(cursor)
-        progress = self.length.progress(step, epochs, seconds)
-        if progress >= 1.0 - 1e-12:
+        if self.length.progress(step, epochs, 0.0) >= _DONE:
             return None
-        rate = self.mask_rate(progress)
+        rate = self.mask_rate(self.length.progress(step, epochs, seconds))
         numbers, following = self.stream.take(cursor)
         tokens = int(self.stream.sizes(numbers).sum())
         micro = self.micro_batch_tokens
         batches = self._batches(cursor, numbers, rate, micro)
-        return StepPlan(batches, cursor, following, numbers, tokens, epochs, progress, rate, micro)
+        return StepPlan(batches, cursor, following, numbers, tokens, epochs, rate, micro)
 
     def _batches(self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int) -> list[Batch]:
         """Split the sequences of a step into micro-batches of about so many tokens."""

@@ -11,8 +11,15 @@ DECAY_SHARE = 0.4
 """Share of a run over which a trapezoid decays to zero."""
 
 
-def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[float], float]:
-    """Return the function from progress to the factor of the peak learning rate.
+_FIRST = 0.01
+"""Factor of the first step of a run by the clock: nobody knows yet how many steps its warm-up has."""
+
+
+def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[..., float]:
+    """Return the function from the progress at the begin and the end of a step to the factor of the peak learning rate.
+
+    Warm-up over n steps goes 1/n, 2/n … 1: it takes the progress at the end (by default that at the begin), so that no
+    step is computed for nothing.
 
     Args:
         settings: the share of warm-up.
@@ -26,10 +33,10 @@ def learning_rate_factor(settings: ScheduleSettings, name: str) -> Callable[[flo
     }[name]
     warmup = settings.warmup_share
 
-    def factor(progress: float) -> float:
+    def factor(progress: float, end: float = 0.0) -> float:
         progress = min(max(progress, 0.0), 1.0)
         if progress < warmup:
-            return progress / warmup
+            return min(max(progress, end, _FIRST * warmup) / warmup, 1.0)
         # A trapezoid's decay is a share of the whole run, the others fall over all that follows warm-up.
         return after(progress if name == "trapezoid" or warmup >= 1 else (progress - warmup) / (1.0 - warmup))
 
