@@ -101,6 +101,16 @@ def test_a_run_on_texts_in_memory_can_be_resumed(base: Path, corpus_text: list[s
     assert unmask.train(out="run", resume=True).steps == 4  # with its own settings and text
 
 
+def test_more_text_is_trained_on_from_the_result_of_the_run(base: Path, corpus_text: list[str]) -> None:
+    """Where it is noticed, before anything is read, the message has the model to go on with."""
+    unmask.train("notes", model=base, out="run", **QUICK)
+    Path("notes/b.txt").write_text("\n".join(corpus_text[80:120]) + "\n", encoding="utf-8")
+    for again in ({"resume": True}, {"resume": True, "text": "notes"}, {"text": "notes", "model": base}):
+        with pytest.raises(unmask.ConfigError, match=r"start a run with model= ?run/model in another folder"):
+            unmask.train(**{"out": "run", **again})  # type: ignore[arg-type]
+    assert unmask.train("notes", model="run/model", out="more", **QUICK).steps == 2
+
+
 def test_settings_come_from_a_file_or_an_object_and_options_win(base: Path) -> None:
     Path("run.yaml").write_text(
         f"model:\n  name: {base}\ntrain:\n  max_steps: 1\n  seed: 3\n", encoding="utf-8"

@@ -357,6 +357,24 @@ def test_resume_takes_the_settings_of_the_run(run: Run, training: dict[str, Any]
     assert "settings from out/config.yaml" in outcome.err.splitlines()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("train", "--resume", "auto", "-o", "out"),
+        ("train", "--resume", "-o", "out", "--epochs", "3"),
+        ("train", "a.txt", "--resume", "-o", "out"),
+        ("train", "--resume", "-o", "out", "--preset", "bert-tiny"),
+    ],
+)
+def test_resume_needs_no_model(run: Run, training: dict[str, Any], call: tuple[str, ...]) -> None:
+    config = load_config(None, (), {"model.preset": "bert-tiny", "data.inputs": ["a.txt"]})
+    Path("out").mkdir()
+    Path("out/config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert run(*call).code == 0
+    assert (training["config"].model, training["config"].data) == (config.model, config.data)
+    assert training["resume"] == "auto"
+
+
 def test_resume_of_a_folder_without_a_run_says_so(run: Run, training: dict[str, Any]) -> None:
     outcome = run("train", "-o", "out", "--resume")
     assert outcome.code == 2

@@ -119,7 +119,8 @@ class TextFiles:
             elif not filecmp.cmp(path, partial, shallow=False):
                 raise ConfigError(
                     f"{name}: these are not the texts that the run in {self._folder.parent} was started with; pass the "
-                    f"same texts to resume it, or choose another folder"
+                    f"same texts to resume it; to train on other or more text, start a run with "
+                    f"model={self._folder.parent}/model in another folder"
                 )
         except OSError as error:
             raise DiskError(f"{path}: cannot be written: {error.strerror}") from None

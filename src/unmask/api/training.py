@@ -21,6 +21,7 @@ from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric, plural
 from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
+from unmask.run.failures import further
 from unmask.run.lock import is_empty
 from unmask.run.train import FinishedRun
 from unmask.run.train import train as run_training
@@ -135,7 +136,8 @@ def train(
     _require_free(folder, resume)
     if resume and text is None and config is None and not folder.config.is_file():
         raise ConfigError(f"{folder.root} holds no run to resume; name the folder of one with out=")
-    if resume and config is None and text is None and folder.config.is_file():
+    own = text is not None and (model is not None or preset is not None)  # the call says everything itself
+    if resume and config is None and not own and folder.config.is_file():
         config = folder.config
     given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
     flags = flat_settings(settings or {}) | {
@@ -202,7 +204,7 @@ def _require_free(folder: RunFolder, resume: bool) -> None:
     """Refuse a folder that holds a run before any text is written there."""
     if not resume and folder.root.exists() and not is_empty(folder.root):
         raise ConfigError(
-            f"{folder.root} already holds files; choose another folder with out=, or continue with resume=True"
+            f"{folder.root} already holds files; choose another folder with out=, or continue with resume=True{further(folder)}"
         )
 
 

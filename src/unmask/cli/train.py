@@ -88,6 +88,8 @@ def train(
     """
     if resume and out is None and text and is_run(text):
         out, text = Path(text[0]), None
+    if resume and text == ["auto"]:  # what other trainers call the last checkpoint
+        text = None
     if resume and any(item == "auto" or Path(item).parent.name == "checkpoints" for item in text or ()):
         raise ConfigError(
             "--resume takes no value; name the run with -o, and another checkpoint with --checkpoint"
@@ -96,7 +98,8 @@ def train(
     folder = out or Path("runs/train")
     continued = str(checkpoint) if checkpoint else "auto" if resume else None
     messages = [] if out or dry_run else [f"run folder: {folder} (choose another with -o)"]
-    if continued and not (config_file or text or model or preset) and is_run([str(folder)]):
+    own = text and (model or preset)  # the same command as before, which says everything
+    if continued and not (config_file or own) and is_run([str(folder)]):
         given["config_file"] = folder / "config.yaml"
         messages.append(f"settings from {folder / 'config.yaml'}")
     elif continued and not (config_file or text):

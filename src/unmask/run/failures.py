@@ -22,6 +22,15 @@ def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
     return isinstance(error, StoppedAtOnce) and is_corpus(str(folder.shards))
 
 
+def further(folder: RunFolder) -> str:
+    """Return how to train the result of a run on other text, as the end of a sentence; nothing where it has none."""
+    if not (folder.model / "config.json").is_file():
+        return ""
+    return (
+        f"; to train its model on new or more text, start a run with --model {folder.model} in another folder"
+    )
+
+
 def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
     """Return the error to raise for one of ``EARLY_ENDS``."""
     whole = list_checkpoints(folder.checkpoints)

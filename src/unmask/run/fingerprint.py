@@ -14,10 +14,14 @@ import torch
 
 from unmask.config.old_keys import translate
 from unmask.config.settings import RunConfig
+from unmask.data.corpus import MANIFEST
+from unmask.data.reading.inputs import describe_inputs
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.run.components import RunComponents
-from unmask.storage import sha256
+from unmask.run.failures import further
+from unmask.run_folder import RunFolder
+from unmask.storage import read_json, sha256
 
 # Settings that a resume may change: they affect no step that is done, or only when the run ends.
 _FREE = {
@@ -55,7 +59,25 @@ def _corpus_hash(components: RunComponents) -> str:
     return sha256(json.dumps(sums, sort_keys=True).encode())
 
 
-def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
+def require_same_text(config: RunConfig, folder: RunFolder) -> None:
+    """Refuse to resume on other text than was prepared when the run began, before anything is read.
+
+    Raises:
+        ConfigError: files were added or changed, or other inputs are given.
+    """
+    for shards, inputs in (
+        (folder.shards, config.data.inputs),
+        (folder.root / "shards-replay", config.data.replay),
+    ):
+        prepared = (read_json(shards / MANIFEST) or {}).get("inputs") if inputs else None
+        if prepared is not None and prepared != describe_inputs(inputs):
+            raise ConfigError(
+                f"cannot resume: the text of the run ({', '.join(inputs)[:200]}) changed since it began; "
+                f"restore it, or start again in another folder{further(folder)}"
+            )
+
+
+def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], folder: RunFolder) -> None:
     """Refuse to resume with other settings, text or tokenizer; keys of earlier versions are translated.
 
     Raises:
@@ -65,7 +87,7 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any]) -> None:
         if saved[part] != current[part]:
             raise ConfigError(
                 f"cannot resume: the {part} of this run changed since its checkpoint was written; "
-                f"restore it, or start again in another folder"
+                f"restore it, or start again in another folder{further(folder)}"
             )
     try:
         before, after = translate(_flat(saved["settings"])), _flat(current["settings"])

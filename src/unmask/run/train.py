@@ -29,8 +29,8 @@ from unmask.run.assemble import keep_choices, make_loop, make_stream, recipe_of,
 from unmask.run.choices import advice_of, choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
-from unmask.run.failures import EARLY_ENDS, explained, is_worth_keeping
-from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
+from unmask.run.failures import EARLY_ENDS, explained, further, is_worth_keeping
+from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now, require_same_text
 from unmask.run.lock import is_empty, lock_run
 from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
 from unmask.run.signals import Signals
@@ -104,7 +104,7 @@ def train(
     fresh = not folder.root.exists() or is_empty(folder.root)
     if is_main and not fresh and resume is None:
         raise ConfigError(
-            f"{folder.root} already holds files; choose another folder with -o, or resume its run with --resume"
+            f"{folder.root} already holds files; choose another folder with -o, or resume its run with --resume{further(folder)}"
         )
     signals = Signals(progress)
     try:
@@ -112,6 +112,7 @@ def train(
         with lock_run(folder.root, progress) if is_main else nullcontext(), signals.listening():
             try:
                 if resume is not None:
+                    require_same_text(config, folder)
                     config = keep_choices(config, folder)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(config.train.seed)  # the seed of dropout
@@ -368,7 +369,8 @@ class _TrainingRun:
                 keep_rows(self.folder.metrics, 0)
             return
         state = load_checkpoint_state(path)
-        check_fingerprint(state.get("fingerprint") or state["identity"], self.fingerprint)  # its earlier name
+        # "identity" is its earlier name.
+        check_fingerprint(state.get("fingerprint") or state["identity"], self.fingerprint, self.folder)
         restore(path, self.components.model.model, self.loop.optimizers)
         self.loop.position = Position.from_dict(state)
         self._saved = state["step"]
