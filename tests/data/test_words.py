@@ -104,6 +104,44 @@ def test_a_chinese_character_is_a_word(chinese_tokenizer: Any, byte_level_tokeni
     assert words_of(byte_level_tokenizer, "the 春天 river") == ["the", "春", "天", "river"]
 
 
+@pytest.mark.parametrize("family", ["byte_level", "modernbert"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("“Nobody slept”, he said", ["“", "Nobody", "slept", "”", ",", "he", "said"]),
+        ("one—two…three", ["one", "—", "two", "…", "three"]),
+        ("«да»нет", ["«", "да", "»", "нет"]),
+        ("¿qué? ¡sí!", ["¿", "qué", "?", "¡", "sí", "!"]),
+        ("春“天”a京b", ["春", "“", "天", "”", "a", "京", "b"]),
+        ("में। हम", ["में", "।", "हम"]),
+        ("ไทย", ["ไทย"]),
+        ("🙂ok 🙂", ["🙂", "ok", "🙂"]),
+    ],
+)
+def test_a_sign_of_several_byte_tokens_is_a_word_and_a_letter_is_part_of_one(
+    family: str, text: str, words: list[str], request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(f"{family}_tokenizer")
+    found = words_of(tokenizer, text)
+    # The pre-tokenizer may join signs that stand together, and vocabularies learn that.
+    assert "".join(found) == text.replace(" ", "")
+    assert found == words
+
+
+def test_a_sign_of_several_bytes_parts_words_with_byte_fallback_too() -> None:
+    spread = [f"<0x{byte:02X}>" for byte in "“”é".encode()]
+    entries = ["▁", "he", "said", *dict.fromkeys(spread)]
+    tables, tokens = made(
+        *entries,
+        model={"type": "BPE", "vocab": {}, "byte_fallback": True},
+        pre_tokenizer={"type": "Metaspace"},
+    )
+    assert tables is not None
+    sequence = ["▁", *spread[:3], "he", *spread[3:6], "said", *spread[6:], "he"]
+    ids = np.array([tokens[entry] for entry in sequence])
+    assert split_words(tables, ids) == ["“", "he", "”", "saidéhe"]
+
+
 def test_a_mark_that_stands_alone_is_part_of_the_word_behind_it() -> None:
     tables, _ = made(
         *("▁", "(", "春", "▁the", "[END]", "re"),

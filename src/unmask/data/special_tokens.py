@@ -19,7 +19,7 @@ _CONTROL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Return the ids of the control tokens."""
-    named = {getattr(tokenizer, f"{name}_token_id") for name in _CONTROL} - {None}
+    named = {getattr(tokenizer, f"{name}_token_id", None) for name in _CONTROL} - {None}
     return {*map(int, named)}.union(*frame(tokenizer))
 
 

@@ -21,7 +21,8 @@ from unmask.errors import ConfigError
 Segmenter = Callable[[str], Iterable[str]]
 """A function that splits a text without spaces, such as Chinese, into words."""
 
-_OPENS, _CLOSES, _CONTINUES, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE = 1, 2, 4, 8, 16, 32, 64
+_OPENS, _CLOSES, _CONTINUES, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE, _SPLIT = 1, 2, 4, 8, 16, 32, 64, 128
+_CONTINUATION = bytes(range(0x80, 0xC0))
 _BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
 WITHOUT_SPACES = (
     "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u9fff"
@@ -45,7 +46,7 @@ class WordTables:
 
     Attributes:
         flags: ``uint8 [size]``, bits: the token begins a word, ends one, continues the token before it, begins with a
-            Chinese character, is special, has the mark of a word start, is only that mark.
+            Chinese character, is special, has the mark of a word start, is only that mark, ends within a character.
         spelling: the UTF-8 bytes of each token without marks; empty for special tokens.
     """
 
@@ -56,7 +57,7 @@ class WordTables:
         """Return ``bool [T]``: whether a word begins at each of ``int [T]`` token ids of one text."""
         if not len(input_ids):
             return np.zeros(0, dtype=bool)
-        flags = self.flags[input_ids]
+        flags = self._joined_flags(input_ids)
         before = flags[:-1]
         starts = (flags & _OPENS) != 0
         starts[1:] |= (before & _CLOSES) != 0
@@ -66,6 +67,26 @@ class WordTables:
         starts[1:] |= (before & _SPECIAL) != 0
         starts[0] = True
         return starts
+
+    def _joined_flags(self, input_ids: np.ndarray) -> np.ndarray:
+        """Return ``uint8 [T]`` flags, those of characters whose bytes are in several tokens included."""
+        flags = self.flags[input_ids]
+        split = np.flatnonzero(flags & _SPLIT).tolist()
+        if not split:
+            return flags
+        ids, marks = input_ids.tolist(), flags.tolist()
+        for place in split:
+            raw = self.spelling[ids[place]]
+            begin = len(raw.rstrip(_CONTINUATION)) - 1
+            last, character = place, raw[begin:]
+            while len(character) < 4 and last + 1 < len(ids) and marks[last + 1] & _CONTINUES:
+                last += 1
+                character += self.spelling[ids[last]]
+            size, kind = _first_character(character)
+            if kind != "letter":
+                marks[place] |= (_OPENS | _IDEOGRAPH * (kind == "ideograph")) * (begin == 0)
+                marks[last] |= _CLOSES * (size == len(character))
+        return np.array(marks, dtype=np.uint8)
 
     @property
     def opens(self) -> np.ndarray:
@@ -89,10 +110,10 @@ class SegmentedWords(WordTables):
     segment: Segmenter
 
     def starts(self, input_ids: np.ndarray) -> np.ndarray:
-        starts = super().starts(input_ids)
+        starts, flags = super().starts(input_ids), self._joined_flags(input_ids)
         first = np.flatnonzero(starts)
-        bare = (self.flags[input_ids[first]] & _BARE) != 0
-        chinese = (self.flags[input_ids[np.minimum(first + bare, len(input_ids) - 1)]] & _IDEOGRAPH) != 0
+        bare = (flags[first] & _BARE) != 0
+        chinese = (flags[np.minimum(first + bare, len(input_ids) - 1)] & _IDEOGRAPH) != 0
         edges = np.flatnonzero(np.diff(chinese, prepend=False, append=False))
         for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             stop = int(first[end]) if end < len(first) else len(input_ids)
@@ -170,7 +191,7 @@ class _WordMarks:
         opens = starts or (bool(text) and first in ("punctuation", "ideograph", "space"))
         closes = ends or (bool(text) and last in ("punctuation", "ideograph", "space"))
         flags = _OPENS * opens | _CLOSES * closes | _CONTINUES * (first == "continuation" and not starts)
-        flags |= _MARKED * starts | _BARE * (starts and not text)
+        flags |= _MARKED * starts | _BARE * (starts and not text) | _SPLIT * (last == "part")
         return flags | _IDEOGRAPH * (first == "ideograph"), raw
 
     def _strip(self, token: str) -> tuple[bool, bool, str]:
@@ -212,19 +233,23 @@ def _class(character: str) -> str:
 
 def _byte_classes(raw: bytes) -> tuple[str, str]:
     """Return the classes of the first and last character of bytes that may split characters."""
-    if not raw:
-        return "space", "letter"
-    if 0x80 <= raw[0] < 0xC0:
-        return "continuation", "letter"
-    text = raw.decode("utf-8", errors="replace")
-    return _class_or_part(text[0], raw), _class_or_part(text[-1], raw)
+    whole = raw.lstrip(_CONTINUATION)
+    if not whole:
+        return ("continuation", "letter") if raw else ("space", "letter")
+    text = whole.decode("utf-8", errors="replace")
+    first, last = ("part" if end == "\ufffd" else _class(end) for end in (text[0], text[-1]))
+    return "continuation" if len(whole) < len(raw) else first, last
 
 
-def _class_or_part(character: str, raw: bytes) -> str:
-    if character != "\ufffd":
-        return _class(character)
-    # A lone lead byte: two-byte characters are letters, longer ones are ideographs or emoji.
-    return "letter" if max(raw) < 0xE0 else "ideograph"
+@lru_cache(maxsize=1 << 14)
+def _first_character(raw: bytes) -> tuple[int, str]:
+    """Return the length and the class of the character that bytes begin with; an incomplete one is a letter."""
+    for size in range(2, len(raw) + 1):
+        try:
+            return size, _class(raw[:size].decode())
+        except UnicodeDecodeError:
+            continue
+    return len(raw), "letter"
 
 
 @lru_cache(maxsize=1)
