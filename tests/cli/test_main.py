@@ -534,12 +534,12 @@ def test_a_text_that_cannot_be_filled_does_not_stop_the_others(
     stdin(monkeypatch, b"\xef\xbb\xbfthe [MASK]\r\n\nno mask here\n<mask> it")
     outcome = run("fill", model, "--json", "--top-k", 1)
     assert outcome.code == 3
-    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0, 1]
-    assert [item["line"] for item in outcome.json] == [1, 2, 3, 4]
-    assert [bool(item["error"]) for item in outcome.json] == [False, True, True, False]
+    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 1]
+    assert [item["line"] for item in outcome.json] == [1, 3, 4]
+    assert [bool(item["error"]) for item in outcome.json] == [False, True, False]
     assert outcome.json[0]["candidates"][0]["sequence"].startswith("the")
     lines = outcome.err.splitlines()
-    assert lines[0] == "error: <stdin>:2: the text is empty"
+    assert lines[0] == "note: <stdin>: 1 blank line left out"
     assert lines[1].startswith("error: <stdin>:3: no mask in this text")
     assert len(lines) == 2
 
@@ -575,12 +575,12 @@ def test_fill_reads_around_what_is_broken(run: Run, model: Path, monkeypatch: py
     Path("rows.jsonl").write_text('{"text": "[MASK]"}\n{"other": 1}\n{"text": \n', encoding="utf-8")
     outcome = run("fill", model, "--file", "mixed.txt", "--json", "--top-k", 1)
     assert outcome.code == 3
-    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0, 0, 1]
+    assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0, 1]
     assert [(item["file"], item["line"]) for item in outcome.json] == [
-        ("mixed.txt", line) for line in range(1, 6)
+        ("mixed.txt", line) for line in (1, 2, 3, 5)
     ]
     assert [line[:22] for line in outcome.err.splitlines()] == [
-        "error: mixed.txt:2: by", "error: mixed.txt:3: a ", "error: mixed.txt:4: th",
+        "note: mixed.txt: 1 bla", "error: mixed.txt:2: by", "error: mixed.txt:3: a ",
     ]  # fmt: skip
     assert "0xe9" in outcome.err
     assert "NUL" in outcome.err
@@ -588,6 +588,33 @@ def test_fill_reads_around_what_is_broken(run: Run, model: Path, monkeypatch: py
     assert [len(item["candidates"]) for item in outcome.json] == [1, 0, 0]
     assert "rows.jsonl:2: expected a text in the field 'text'" in outcome.err
     assert "rows.jsonl:3" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["1,000"], ["1,000"]),
+        (["1,000,5", "the,of"], ["1,000", "5", "the", "of"]),
+        (["1,2", "1918,1945"], ["1", "2", "1918", "1945"]),
+        (['"3,5",a'], ["3,5", "a"]),
+        (["a, b"], ["a", "b"]),
+    ],
+)
+def test_a_comma_in_a_number_or_in_quotes_is_part_of_a_target(
+    run: Run, model: Path, given: list[str], words: list[str]
+) -> None:
+    options = [part for value in given for part in ("--targets", value)]
+    outcome = run("fill", model, "it was [MASK] of", "--json", *options)
+    assert [item["text"] for item in outcome.json[0]["candidates"]] == words
+
+
+def test_small_probabilities_are_no_zeros(run: Run, model: Path) -> None:
+    from unmask.cli.inference import _top
+
+    assert _top([{"token": "a", "probability": 4e-7}, {"token": "b", "probability": 0.5}]).split("  ") == [
+        "a\N{NO-BREAK SPACE}4.0e-07",
+        "b\N{NO-BREAK SPACE}0.5000",
+    ]
 
 
 def test_fill_ranks_words_and_targets(run: Run, model: Path) -> None:

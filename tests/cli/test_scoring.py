@@ -148,11 +148,34 @@ def test_bad_lines_are_named_and_the_others_scored(run: Run) -> None:
     assert found.code == 3
     assert [row["line"] for row in found.rows] == [1, 7, 8]
     assert [row["text"] for row in found.rows] == ["Nobody slept", "[SEP] [CLS]", "It rained"]
-    wanted = {2: "empty", 3: "not UTF-8", 4: "NUL", 5: "1,000,000 bytes", 6: "no token"}
+    wanted = {3: "not UTF-8", 4: "NUL", 5: "1,000,000 bytes", 6: "no token"}
     for line, what in wanted.items():
         (told,) = [text for text in found.err.splitlines() if text.startswith(f"skipped: bad.txt:{line}:")]
         assert what in told
-    assert "skipped: 5 texts could not be scored" in found.err
+    assert "skipped: 4 texts could not be scored" in found.err
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("text.txt", ["Nobody slept", "", " \t", "It rained", ""]),
+        ("text.jsonl", ['{"text": "Nobody slept"}', "", " ", '{"text": "It rained"}', ""]),
+    ],
+)
+def test_blank_lines_are_counted_and_no_error(run: Run, name: str, lines: list[str]) -> None:
+    Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = run("score", name)
+    assert found.code == 0
+    assert [row["line"] for row in found.rows] == [1, 4]
+    assert "3 blank lines left out" in found.err
+    assert run("score", name, "--json").json["blank_lines"] == 3
+
+
+def test_blank_lines_between_pairs_are_counted_and_no_error(run: Run) -> None:
+    Path("pairs.tsv").write_text("It rained\tIt rain\n\nNobody slept\tNobody sleep\n\n", encoding="utf-8")
+    found = run("pairs", "--data", "pairs.tsv", "--good", 1, "--bad", 2, "--json")
+    assert found.code == 0
+    assert (found.json["pairs"], found.json["skipped"], found.json["blank_lines"]) == (2, 0, 2)
 
 
 def test_bad_records_are_named_and_the_others_scored(run: Run) -> None:
@@ -177,7 +200,7 @@ def test_bad_records_are_named_and_the_others_scored(run: Run) -> None:
 
 
 def test_many_bad_lines_do_not_flood(run: Run) -> None:
-    Path("bad.txt").write_text("\n" * 500 + "It rained\n", encoding="utf-8")
+    Path("bad.txt").write_text("\u200b\n" * 500 + "It rained\n", encoding="utf-8")
     found = run("score", "bad.txt")
     assert found.code == 3
     assert len(found.rows) == 1
@@ -216,7 +239,7 @@ def test_rows_go_to_a_file_that_is_not_overwritten(run: Run) -> None:
 def test_a_stopped_run_goes_on_behind_its_last_whole_row(run: Run, kept: int) -> None:
     Path("t.txt").write_text("\n".join([TEXTS[0], "", "\u200b", *TEXTS[1:], ""]), encoding="utf-8")
     whole = run("score", "t.txt", "--json").json
-    assert (whole["texts"], whole["skipped"]) == (4, 2)
+    assert (whole["texts"], whole["skipped"], whole["blank_lines"]) == (4, 1, 1)
     lines = [json.dumps(row) + "\n" for row in whole["scores"]]
     torn = lines[kept][:20] if kept < 4 else ""
     Path("rows.jsonl").write_text("".join(lines[:kept]) + torn, encoding="utf-8")
@@ -225,7 +248,7 @@ def test_a_stopped_run_goes_on_behind_its_last_whole_row(run: Run, kept: int) ->
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["line"] for row in rows] == [1, 4, 5, 6]
     assert [row["pll"] for row in rows] == pytest.approx([row["pll"] for row in whole["scores"]], abs=1e-4)
-    for name in ("texts", "skipped", "tokens", "words", "bytes"):
+    for name in ("texts", "skipped", "blank_lines", "tokens", "words", "bytes"):
         assert found.json[name] == whole[name]
 
 

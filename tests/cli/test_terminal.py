@@ -349,7 +349,7 @@ def test_explanation_shows_every_step(page: Drawn) -> None:
     assert ["1", "won", "2180", "0", "1", "2180", "0.125", "mask", "[MASK]", "103", "1.500"] in rows
     assert ["0", "[CLS]", "101", "0", "1", "-100", "0.900", "special", "101", "–"] in rows
     assert "selected positions (drawn): 1" in page[1].getvalue()
-    assert ["1", "won", "[MASK]", "lost", "0.750", "1.500"] in rows
+    assert ["1", "won", "[MASK]", "lost", "0.7500", "1.500"] in rows
     assert page[1].getvalue().endswith("loss 1.5000, the mean over 1 masked token\n")
 
 

@@ -215,6 +215,30 @@ def test_bytes_of_a_vocabulary_with_byte_fallback_are_read_as_bytes() -> None:
     assert split_words(tables, ids) == ["café", "the", ",", "春"]
 
 
+def test_entries_are_named_by_the_text_of_their_bytes() -> None:
+    alphabet = {
+        "Ġcaf\u00c3\u00a9": "Ġcafé",
+        "\u00c3": r"\xc3",
+        "Ġthe": "Ġthe",
+        "[END]": "[END]",
+        "Ġ": "Ġ",
+        "ĠĠa": "ĠĠa",
+    }
+    tables, tokens = made(*alphabet, model={"type": "BPE", "vocab": {}}, pre_tokenizer={"type": "ByteLevel"})
+    assert tables is not None
+    assert {entry: tables.name(number, entry) for entry, number in tokens.items()} == alphabet
+    for entries, definition in (
+        (["##é", "é"], {"model": {"type": "WordPiece", "vocab": {}, "continuing_subword_prefix": "##"}}),
+        (
+            ["▁é", "▁of▁the", "▁"],
+            {"model": {"type": "Unigram", "vocab": []}, "decoder": {"type": "Metaspace"}},
+        ),
+    ):
+        tables, tokens = made(*entries, **definition)
+        assert tables is not None
+        assert [tables.name(number, entry) for entry, number in tokens.items()] == entries
+
+
 def test_a_suffix_that_ends_words_is_read() -> None:
     model = {"type": "BPE", "vocab": {}, "end_of_word_suffix": "</w>"}
     tables, _ = made("hou", "se</w>", "the</w>", ".</w>", model=model)

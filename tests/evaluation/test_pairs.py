@@ -152,9 +152,9 @@ def test_what_is_no_pair_is_told_with_its_line(tmp_path: Path) -> None:
         blimp_line(2, sentence_good=None),
         blimp_line(3, sentence_good=" "),
         blimp_line(4, sentence_bad=7),
-        "\n",
         "{\n",
-        blimp_line(7, sentence_good="x" * 600_000),
+        blimp_line(6, sentence_good="x" * 600_000),
+        "\n",  # no error
         blimp_line(8),
     ]
     path.write_text("".join(lines), encoding="utf-8")
@@ -165,7 +165,6 @@ def test_what_is_no_pair_is_told_with_its_line(tmp_path: Path) -> None:
         "null",
         "empty",
         "a number",
-        "empty line",
         "broken JSON",
         "600,000 bytes",
     ]

@@ -484,3 +484,34 @@ def test_bars_are_as_long_as_the_probabilities(bert: MaskedLM) -> None:
     ]
     wanted = [100 * guess.probability for guess in told.predictions[0].top]
     assert widths[:5] == pytest.approx(wanted, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("family", "told"),
+    [
+        ("bert", "there is one, so all are 0."),
+        ("roberta", "there is one, so all are 0."),
+        ("modernbert", "this model makes no use of them"),
+        ("distilbert", "this model makes no use of them"),
+    ],
+)
+def test_the_page_says_of_the_model_whether_it_uses_token_types(
+    family: str, told: str, model_of: Callable[[str], MaskedLM]
+) -> None:
+    model = model_of(family)
+    names = model.tokenizer.model_input_names
+    for listed in (["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]):
+        model.tokenizer.model_input_names = listed  # the tokenizer's file does not decide it
+        try:
+            assert told in explain("the river", model).to_html()
+        finally:
+            model.tokenizer.model_input_names = names
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_bytes_of_tokens_are_no_letters(family: str, model_of: Callable[[str], MaskedLM]) -> None:
+    told = explain("the café 京", model_of(family))
+    # Each of these bytes is a token of its own.
+    assert "".join(told.tokens[1:-1]) == r"theĠcaf\xc3\xa9Ġ\xe4\xba\xac"
+    others = [*told.masked_tokens, *(guess.token for one in told.predictions for guess in one.top)]
+    assert not [token for token in others if {*token} & {*"ÃâģĢľĿ"}]

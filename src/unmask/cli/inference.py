@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +35,11 @@ TextFile = Annotated[
 TopK = Annotated[int, Option("--top-k", min=1, help="Number of predictions to show.")]
 Targets = Annotated[
     list[str] | None,
-    Option("--targets", metavar="W1,W2", help="Score these words instead, in this order; may be repeated."),
+    Option(
+        "--targets",
+        metavar="W1,W2",
+        help="Score these words instead, in this order; may be repeated; quotes keep a comma.",
+    ),
 ]
 RankingOption = Annotated[
     Literal["joint", "independent"],
@@ -118,11 +124,17 @@ def fill(
 
 
 def _split_targets(targets: Sequence[str]) -> list[str]:
-    """Return the words of ``--targets w1,w2``."""
-    words = [word.strip() for part in targets for word in part.split(",")]
+    """Return the words of ``--targets w1,w2``; a comma in a number (1,000) or between quotes is part of a word."""
+    words = [word.strip() for part in targets for word in _split_commas(part)]
     if not all(words):
         raise ConfigError(f"--targets: expected words such as Paris,London, not '{','.join(targets)}'")
     return words
+
+
+def _split_commas(part: str) -> list[str]:
+    if '"' in part:
+        return next(csv.reader([part], skipinitialspace=True))
+    return re.split(r"(?<!\d),|,(?!\d{3}(?!\d))", part)
 
 
 def _inputs(texts: Sequence[str], file: Path | None) -> Iterator[_Input]:
@@ -149,7 +161,8 @@ def _lines(name: str) -> Iterator[_Input]:
     """Yield the lines of a file, or the texts of its records; one that cannot be read has its error."""
     from unmask.data.reading.records import RecordReader
 
-    for read in RecordReader(name, "text" if name == "-" else None):
+    reader = RecordReader(name, "text" if name == "-" else None, skip_blank=True)
+    for read in reader:
         if isinstance(read, DataError):
             yield _Input("", "", read.path, read.line, str(read))
             continue
@@ -159,6 +172,8 @@ def _lines(name: str) -> Iterator[_Input]:
         else:
             error = "expected a text in the field 'text', found none"
             yield _Input("", where, read.source, read.line, error)
+    if reader.blank_lines:
+        shell.log(f"{reader.source}: {plural(reader.blank_lines, 'blank line')} left out", "note")
 
 
 def _print_errors(inputs: Sequence[_Input], results: Sequence[FillResult]) -> bool:
@@ -315,7 +330,7 @@ def _token_rows(explanation: JsonDict) -> list[list[object]]:
 
 def _top(top: Sequence[JsonDict]) -> str:
     space = "\N{NO-BREAK SPACE}"  # so that no line ends between a token and its probability
-    return "  ".join(f"{item['token']}{space}{item['probability']:.3f}" for item in top)
+    return "  ".join(f"{item['token']}{space}{_probability(item['probability'])}" for item in top)
 
 
 def _mean_loss(explanation: JsonDict) -> str:

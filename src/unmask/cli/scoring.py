@@ -115,7 +115,7 @@ def score(
             shell.emit(row, stdout)
             stdout.flush()  # so that a pipe sees it
 
-        reader = RecordReader(file or "-", kind, has_names=has_names, progress=progress)
+        reader = RecordReader(file or "-", kind, has_names=has_names, skip_blank=True, progress=progress)
         scorer = _scorer(
             model, method, max_length, progress, device=device, precision=precision, offline=offline
         )
@@ -126,12 +126,17 @@ def score(
         scores: list[JsonDict] = []
         with _resumable(run, rows):
             totals = run.run(rows.write if rows else scores.append if as_json else show)
-    result = {"model": model, "method": run.scorer.method, **totals.to_dict()}
+    result = {
+        "model": model,
+        "method": run.scorer.method,
+        **totals.to_dict(),
+        "blank_lines": reader.blank_lines,
+    }
     if as_json:
         shell.emit(result | ({"out": str(out)} if rows else {"scores": scores}))
     else:
         _print_totals(result, out)
-    return _print_skipped(totals.skipped, "text")
+    return _print_skipped(totals.skipped, "text", reader.blank_lines)
 
 
 def pairs(
@@ -172,10 +177,10 @@ def pairs(
             run = PairFileScorer(reader, scorer, on_skip=_report_skipped(), progress=progress)
             with _resumable(run, rows):
                 found = run.run(rows.write if rows else lambda row: None)
-            results.append({"model": model, **found.to_dict()})
+            results.append({"model": model, **found.to_dict(), "blank_lines": reader.blank_lines})
     document = results[0] if len(results) == 1 else {"models": results}
     shell.show(as_json, document, lambda page: draw_pairs(page, results))
-    return _print_skipped(max(result["skipped"] for result in results), "pair")
+    return _print_skipped(max(result["skipped"] for result in results), "pair", reader.blank_lines)
 
 
 def _rows(out: Path | None, resume: bool, force: bool) -> RowFile | None:
@@ -251,7 +256,9 @@ def _print_totals(result: JsonDict, out: Path | None) -> None:
     )
 
 
-def _print_skipped(count: int, what: str) -> int:
+def _print_skipped(count: int, what: str, blank_lines: int) -> int:
+    if blank_lines:
+        shell.log(f"{plural(blank_lines, 'blank line')} left out", "note")
     if count:
         shell.print_error(f"{plural(count, what)} could not be scored", "skipped")
     return DataError.exit_code if count else 0

@@ -19,8 +19,8 @@ _CONTROL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Return the ids of the control tokens."""
-    named = {getattr(tokenizer, f"{name}_token_id", None) for name in _CONTROL} - {None}
-    return {*map(int, named)}.union(*frame(tokenizer))
+    named = (getattr(tokenizer, f"{name}_token_id", None) for name in _CONTROL)
+    return {int(number) for number in named if number is not None}.union(*frame(tokenizer))
 
 
 def text_specials(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -249,6 +249,14 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     )
 
 
+def token_names(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
+    """Return the entries of token ids for display: bytes of a byte-level vocabulary as text, ``[id N]`` for no entry."""
+    names = tokenizer.convert_ids_to_tokens(list(ids))
+    words = vocabulary.words
+    found = [name or f"[id {number}]" for name, number in zip(names, ids, strict=True)]
+    return found if words is None else [words.name(*pair) for pair in zip(ids, found, strict=True)]
+
+
 def with_segmenter(vocabulary: Vocabulary, segment: Segmenter) -> Vocabulary:
     """Return a vocabulary in which Chinese characters form the words of a segmenter, for example ``jieba.lcut``.
 

@@ -98,6 +98,15 @@ class WordTables:
         """``bool [size]``: tokens after which a word begins, unless the next token continues them."""
         return (self.flags & _CLOSES) != 0
 
+    def name(self, number: int, entry: str) -> str:
+        """Return a vocabulary entry with its bytes as text behind its marks; a part of a character is escaped."""
+        text = (
+            self.spelling[number].decode("utf-8", "backslashreplace") if number < len(self.spelling) else ""
+        )
+        if text in entry or text.replace(" ", "▁") in entry or _BYTE.match(entry):
+            return entry
+        return entry[: len(entry) - len(entry.lstrip("Ġ"))] + text
+
     def text(self, input_ids: Iterable[int]) -> str:
         """Return the text of tokens without spaces between words."""
         return b"".join([self.spelling[number] for number in input_ids]).decode("utf-8", "replace")

@@ -10,6 +10,7 @@ import torch
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import EVALUATION_KEY
+from unmask.data.tokenizer import token_names
 from unmask.model.masked_lm import MaskedLM
 
 _ATTACHED = set(".,;:!?)]}%'’”»")
@@ -84,7 +85,7 @@ def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
 
 
 def _names(model: MaskedLM, ids: np.ndarray) -> list[str]:
-    return [str(name) for name in model.tokenizer.convert_ids_to_tokens(ids.tolist())]
+    return token_names(model.tokenizer, model.vocabulary, ids.tolist())
 
 
 def _column(ids: np.ndarray, like: torch.Tensor) -> torch.Tensor:

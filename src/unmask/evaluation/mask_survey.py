@@ -14,7 +14,7 @@ from unmask.data.masking.mask import KEEP, MASK, RANDOM, Masked, mask, replaceme
 from unmask.data.masking.random_bits import MaskKey, shuffled
 from unmask.data.masking.units import word_starts
 from unmask.data.packing import Packed, split_by_tokens
-from unmask.data.tokenizer import load_tokenizer
+from unmask.data.tokenizer import load_tokenizer, token_names
 
 _BUDGET = 1 << 16
 _LONGEST_WORD = 6
@@ -72,8 +72,8 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
             strict=True,
         )
     )
-    names = tokenizer.convert_ids_to_tokens(packed.input_ids.tolist())
-    shown = tokenizer.convert_ids_to_tokens(masked.input_ids.tolist())
+    names = token_names(tokenizer, source.vocabulary, packed.input_ids.tolist())
+    shown = token_names(tokenizer, source.vocabulary, masked.input_ids.tolist())
     starts = (
         word_starts(packed, source.vocabulary).tolist() if source.vocabulary.words else [None] * len(names)
     )

@@ -21,7 +21,7 @@ from unmask.data.masking.mask import Decisions, Masked, mask, mask_at, mask_deci
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
-from unmask.data.tokenizer import Vocabulary, plain_copy
+from unmask.data.tokenizer import Vocabulary, plain_copy, token_names
 from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
@@ -70,7 +70,7 @@ class Explanation(Result):
 
     Attributes:
         text: the text.
-        tokens: the vocabulary's own spellings.
+        tokens: the vocabulary's own spellings, bytes of a byte-level vocabulary as text.
         input_ids: their ids.
         token_type_ids: all 0, there is one segment.
         attention_mask: all 1, nothing is padded.
@@ -98,7 +98,7 @@ class Explanation(Result):
         masking: the settings of the draw.
         seed: of the draw.
         mask_token_id: id of the mask token.
-        takes_token_types: whether the model takes token_type_ids.
+        takes_token_types: whether the model tells a first sentence from a second by token_type_ids.
         model: name of the model.
     """
 
@@ -241,7 +241,7 @@ def explain(
         masking=masking,
         seed=seed,
         mask_token_id=lm.vocabulary.mask_id,
-        takes_token_types="token_type_ids" in lm.tokenizer.model_input_names,
+        takes_token_types=lm.takes_token_types,
         model=str(lm.tokenizer.name_or_path or type(lm.model).__name__),
     )
 
@@ -324,7 +324,7 @@ def _log_probabilities(lm: MaskedLM, input_ids: np.ndarray) -> Tensor:
     """Return fp32 ``[T, V]``: one row, all positions, the model's own attention."""
     inputs = {"input_ids": torch.from_numpy(input_ids).unsqueeze(0).to(lm.device)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if "token_type_ids" in lm.tokenizer.model_input_names:
+    if lm.takes_token_types:
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     with lm.plain() as model, lm.precision(), lm.evaluating():
         logits: Tensor = model(**inputs).logits[0]
@@ -346,6 +346,4 @@ def _predictions(
 
 
 def _tokens(input_ids: Sequence[int] | np.ndarray, lm: MaskedLM) -> list[str]:
-    """Return the vocabulary's spellings, ``[id N]`` for a row of the model that no token has."""
-    tokens = lm.tokenizer.convert_ids_to_tokens([int(number) for number in input_ids])
-    return [token or f"[id {number}]" for token, number in zip(tokens, input_ids, strict=True)]
+    return token_names(lm.tokenizer, lm.vocabulary, [int(number) for number in input_ids])

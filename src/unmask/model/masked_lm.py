@@ -229,6 +229,11 @@ class MaskedLM:
         ]
         return used[0] + 1 if used else 0
 
+    @property
+    def takes_token_types(self) -> bool:
+        """Whether the model tells segments apart by ``token_type_ids``."""
+        return "token_type_ids" in self._parameters and getattr(self.model.config, "type_vocab_size", 1) > 1
+
     # Padded batches, for architectures without the attention interface
 
     def _padded_logits(self, batch: Batch) -> Tensor:

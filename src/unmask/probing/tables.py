@@ -91,7 +91,9 @@ def read_table(path: Path, columns: Columns) -> Iterator[LabelledRow]:
         ConfigError: the file format holds no records.
     """
     records = []
-    for read in RecordReader(path, has_names=columns.has_names, text_as="tsv", progress=columns.progress):
+    for read in RecordReader(
+        path, has_names=columns.has_names, text_as="tsv", skip_blank=True, progress=columns.progress
+    ):
         if isinstance(read, DataError):
             raise read
         records.append(read)

@@ -40,6 +40,9 @@ class PairReader:
         max_bytes: pairs with a longer side are not read.
         progress: gets what was chosen.
 
+    Attributes:
+        blank_lines: lines without any text, which are skipped.
+
     Raises:
         DataError: on construction, there is no such file, or no file of pairs in the folder.
         ConfigError: only one of the sides is named.
@@ -54,6 +57,7 @@ class PairReader:
     _files: list[str] = field(default_factory=list, init=False)
     _current: RecordReader | None = field(default=None, init=False)
     _begun: int = field(default=0, init=False)
+    blank_lines: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if (self.good is None) != (self.bad is None):
@@ -76,12 +80,13 @@ class PairReader:
             sides = _Sides(self, STDIN_NAME if file == "-" else file)
             self._begun = number
             self._current = RecordReader(
-                file, text_as="tsv", has_names=sides.has_names, progress=self.progress
+                file, text_as="tsv", has_names=sides.has_names, skip_blank=True, progress=self.progress
             )
             try:
                 yield from (sides.pair(read) for read in self._current)
             except DataError as error:
                 yield error  # the whole file is at error; the others are read
+            self.blank_lines += self._current.blank_lines
 
     def _found(self) -> list[str]:
         found = expand_inputs([self.given], progress=self.progress)

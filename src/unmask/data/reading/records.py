@@ -87,9 +87,14 @@ def json_name(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def _text_records(lines: Iterable[LineRead]) -> Iterator[tuple[int, Any]]:
+def _text_records(lines: Iterable[LineRead], source: str, skip_blank: bool) -> Iterator[tuple[int, Any]]:
     for number, line in lines:
-        yield number, line if isinstance(line, TextError) else {"text": line.removesuffix("\n")}
+        if isinstance(line, TextError):
+            yield number, line
+        elif skip_blank and not line.strip():
+            yield number, TextError(_EMPTY_LINE, "an empty line", path=source, line=number)
+        else:
+            yield number, {"text": line.removesuffix("\n")}
 
 
 # ------------------------------------------------------------------------------------------------ CSV and TSV
@@ -265,7 +270,11 @@ class RecordReader:
         kind: its format; by default its suffix decides, and for standard input its first character.
         has_names: called with the first row of a table; by default it always holds the names.
         text_as: format of files whose suffix only says that they are text.
+        skip_blank: count lines without any text in ``blank_lines`` instead of yielding them.
         progress: gets what was chosen.
+
+    Attributes:
+        blank_lines: how many were skipped.
 
     Raises:
         DataError: on construction, the file does not exist; while iterating, it does not hold text.
@@ -276,7 +285,9 @@ class RecordReader:
     kind: str | None = None
     has_names: HasNames = lambda names: True
     text_as: RecordKind = "text"
+    skip_blank: bool = False
     progress: Progress = Progress()
+    blank_lines: int = field(default=0, init=False)
     _bytes: int = field(default=0, init=False)
     _size: int | None = field(default=None, init=False)
 
@@ -305,7 +316,10 @@ class RecordReader:
                 chunks = decode(stream, self.source, ReadErrors(self.progress), binary=True)
                 for read in self._records(self._checked(whole_lines(chunks, self.source))):
                     begun = True
-                    yield read
+                    if self.skip_blank and isinstance(read, TextError) and read.reason == _EMPTY_LINE:
+                        self.blank_lines += 1
+                    else:
+                        yield read
         except DataError as error:
             if not begun:
                 raise
@@ -352,7 +366,13 @@ class RecordReader:
         if kind in ("tsv", "csv"):
             yield from self._named(table_rows(lines, self.source, "\t" if kind == "tsv" else ","))
             return
-        for number, values in _text_records(lines) if kind == "text" else json_records(lines, self.source):
+        is_text = kind == "text"
+        records = (
+            _text_records(lines, self.source, self.skip_blank)
+            if is_text
+            else json_records(lines, self.source)
+        )
+        for number, values in records:
             if isinstance(values, TextError):
                 yield values
             elif not isinstance(values, dict):
