@@ -1,4 +1,4 @@
-"""Simulations of the 95% intervals: how often they miss the truth, at few documents and with skew."""
+"""Simulations of the 95% intervals: how often they miss the truth, with few documents, skew, and few seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unmask.evaluation.bootstrap import Floats, ratios
+from unmask.probing.metrics import SeedScores
 
 Draw = np.random.Generator
 SIZES = (5, 10, 20, 50, 200)
@@ -69,3 +70,44 @@ def test_an_interval_misses_the_truth_in_at_most_6_percent(
 def test_few_documents_are_not_surer_than_many() -> None:
     assert missed(two_equal_models, 5, 2 * AT_ONCE) < 0.06
     assert missed(loss_of_a_model, 10, 2 * AT_ONCE) < 0.08
+
+
+# ---- probe: S seeds, E test examples
+
+
+def fine_tuned(draw: Draw, easy: Floats, gold: np.ndarray, seeds: int, spread: float) -> SeedScores:
+    """A model of which each seed is as good as its luck, with ``spread`` in logits."""
+    classes, row = int(gold.max()) + 1, np.arange(len(gold))
+    counts = []
+    for _ in range(seeds):
+        right = draw.uniform(size=len(gold)) < 1 / (1 + np.exp(-easy - spread * draw.standard_normal()))
+        guess = np.where(right, gold, (gold + draw.integers(1, classes, len(gold))) % classes)
+        count = np.zeros((len(gold), classes, 3))
+        count[row, gold, 0] = right
+        count[row, guess, 1] += 1
+        count[row, gold, 2] += 1
+        counts.append(count)
+    return SeedScores.of("classification", counts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(50, 50), (500, 500), (100, 100, 5)])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.1, 0.3])
+def test_a_probe_calls_a_model_better_without_reason_in_at_most_6_percent(
+    sizes: tuple[int, ...], seeds: int, spread: float
+) -> None:
+    draw = np.random.default_rng(seeds)
+    gold = np.repeat(np.arange(len(sizes)), sizes)
+    wrong = 0
+    for _ in range(trials := 1_500):
+        shared = 1.4 + draw.standard_normal(len(gold))
+        first, second = (
+            fine_tuned(draw, shared + 0.5 * draw.standard_normal(len(gold)), gold, seeds, spread)
+            for _ in range(2)
+        )
+        span = (second - first).interval(gold)
+        assert span is not None
+        wrong += not span[0] <= 0 <= span[1]
+    print(f"{sizes} test examples, {seeds} seeds, spread {spread}: {wrong / trials:.1%}")
+    assert wrong / trials <= 0.06

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,12 +18,11 @@ from unmask.model.load import load_for_inference
 from unmask.probing.features import _first_subwords
 from unmask.probing.metrics import (
     MAIN,
+    SeedScores,
     classes_of,
     counts_of,
-    interval,
     label_metrics,
     main_metric,
-    resampled,
 )
 from unmask.probing.probe import probe
 from unmask.probing.results import ProbeResult
@@ -268,16 +268,91 @@ def test_an_interval_holds_the_mean_and_shrinks_with_more_examples() -> None:
         gold = [[draw.choice("ab")] for _ in range(examples)]
         guess = [[a if draw.random() < 0.8 else "a"] for (a,) in gold]
         counts = counts_of("classification", gold, guess, ["a", "b"])
-        span = interval(resampled("classification", [counts, counts]), examples)
+        span = scores([counts, counts]).interval(strata_of(gold))
         assert span is not None
         assert span[0] < label_metrics("classification", gold, guess)["macro_f1"] < span[1]
         return span[1] - span[0]
 
     assert width(1000) < width(100) / 2
-    assert (
-        interval(resampled("classification", [counts_of("classification", [["a"]], [["a"]], ["a"])]), 1)
-        is None
+
+
+def scores(counts: list[Any]) -> SeedScores:
+    return SeedScores.of("classification", counts)
+
+
+def strata_of(gold: list[list[str]]) -> Any:
+    return np.unique([label for (label,) in gold], return_inverse=True)[1]
+
+
+def test_one_seed_or_a_few_examples_give_no_interval() -> None:
+    gold = [["a"], ["b"]] * 3
+    counts = counts_of("classification", gold, [["a"]] * 6, ["a", "b"])
+    assert scores([counts]).interval(strata_of(gold)) is None
+    assert scores([counts, counts]).interval(strata_of(gold)) is not None
+    assert scores([counts[:4]] * 2).interval(strata_of(gold[:4])) is None
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    gold = [["a"], ["b"]] * 50
+    good, bad = (
+        counts_of("classification", gold, [*gold[:right], *[["a"]] * (100 - right)], ["a", "b"])
+        for right in (95, 75)
     )
+    alike, different = (
+        scores(seeds).interval(strata_of(gold)) for seeds in ([good] * 5, [good, bad, good, bad, good])
+    )
+    assert alike is not None
+    assert different is not None
+    assert different[1] - different[0] > 2 * (alike[1] - alike[0])
+
+
+def test_a_rare_class_is_in_every_part_of_the_interval() -> None:
+    draw = random.Random(2)
+    gold = [[name] for name in "ab" for _ in range(100)] + [["rare"]] * 4
+    guess = [label if draw.random() < 0.95 else ["a"] for label in gold[:200]] + [["rare"], *[["a"]] * 3]
+    counts = counts_of("classification", gold, guess, ["a", "b", "rare"])
+    value = label_metrics("classification", gold, guess)["macro_f1"]
+    span = scores([counts, counts]).interval(strata_of(gold))
+    assert span is not None
+    assert sum(span) / 2 == pytest.approx(value)
+    assert span[1] - span[0] > 0.1  # one right of four says little
+
+
+def test_a_class_with_one_test_example_is_left_out_of_macro_f1(checkpoint: Checkpoint, topics: Path) -> None:
+    rows = topic_rows(160, 1)
+    for row in rows[:20]:
+        row["label"] = "sports"
+    write_jsonl(topics / "train.jsonl", rows)
+    rows = topic_rows(60, 2)
+    name = str(checkpoint("bert"))
+    plain = probe([name], topics, QUICK)
+    rows[0]["label"] = "sports"
+    write_jsonl(topics / "test.jsonl", rows)
+    result = probe([name, name], topics, QUICK)
+    assert any(
+        "left out of macro F1: 1 class with one test example (sports)" in note for note in result.notes
+    )
+    found, before = (one.models[0].metrics for one in (result, plain))
+    assert found["macro_f1"][0] == pytest.approx(before["macro_f1"][0], abs=0.05)  # not a third less
+    assert result.verdicts[0].interval == [0, 0]
+
+
+def test_one_seed_gives_no_verdict(checkpoint: Checkpoint, topics: Path) -> None:
+    settings = ProbeSettings(seeds=1, device="cpu", precision="fp32")
+    (verdict,) = probe([str(checkpoint(name)) for name in ("bert", "roberta")], topics, settings).verdicts
+    assert not verdict.decided
+    assert str(verdict).startswith("frozen: no verdict on ")
+    assert str(verdict).endswith("one seed does not show how much seeds differ; use --seeds 5")
+
+
+def test_copies_of_a_test_text_are_one_example(checkpoint: Checkpoint, topics: Path) -> None:
+    rows = topic_rows(12, 2)
+    write_jsonl(topics / "test.jsonl", rows)
+    name = str(checkpoint("bert"))
+    once = probe([name], topics, QUICK).models[0]
+    write_jsonl(topics / "test.jsonl", rows * 20)
+    copied = probe([name], topics, QUICK).models[0]
+    assert copied.interval == (once.interval and pytest.approx(once.interval))
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

@@ -190,13 +190,6 @@ def _reach(scores: Floats, units: int, effective: float, level: float) -> tuple[
     return below, above
 
 
-def percentile_interval(resampled: Floats) -> tuple[float, float]:
-    """Return the central :data:`LEVEL` interval of ``[B]`` resampled values, NaN left out."""
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail])
-    return float(low), float(high)
-
-
 def t_quantile(share: float, freedom: float) -> float:
     """Return a quantile above the median of Student's t, whose ``freedom`` of at least 1 need not be whole."""
     # t = √freedom · tan(angle), where the angle has the density cos^(freedom - 1).

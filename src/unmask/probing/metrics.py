@@ -1,21 +1,24 @@
-"""Accuracy and F1 of predictions, and their bootstrap intervals.
+"""Accuracy and F1 of predictions, and the intervals of the main metric.
 
-Metrics are those of scikit-learn and, for entities, of seqeval. Intervals resample test examples and seeds: the metric
-is computed anew from counts per example, ``[E, K, 3]`` true positives, predicted and true ones of each of K classes or
-types.
+Metrics are those of scikit-learn and, for entities, of seqeval. Intervals hold for other test examples and other seeds;
+both are computed from counts per test example, ``[E, K, 3]`` true positives, predicted and true ones of each of K classes
+or types.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unmask.errors import MissingExtra
-from unmask.evaluation.bootstrap import FEWEST_UNITS, Floats, percentile_interval, resample_counts
+from unmask.evaluation.bootstrap import FEWEST_UNITS, LEVEL, Floats, t_quantile
 from unmask.probing.tasks import Kind
 
 Labels = list[list[str]]
@@ -37,27 +40,33 @@ def check_packages(kind: Kind) -> None:
         raise MissingExtra("seqeval", "probe", "unmask probe on CoNLL files")
 
 
-def label_metrics(kind: Kind, gold: Labels, predicted: Labels) -> dict[str, float]:
+def label_metrics(
+    kind: Kind, gold: Labels, predicted: Labels, left_out: Collection[str] = ()
+) -> dict[str, float]:
     """Return the metrics of one set of predictions, 0 to 1.
 
     Of texts and tags: ``accuracy``, ``macro_f1`` (the mean over classes that occur in either) and ``micro_f1``, which
     is the accuracy again where every unit has one label. Of entities, counted whole and with their type as seqeval
     does by default (an ``I-`` that follows no ``B-`` begins an entity): ``f1``, ``precision``, ``recall``,
-    ``macro_f1`` over types, and ``accuracy`` of tokens.
+    ``macro_f1`` over types, and ``accuracy`` of tokens. Classes ``left_out`` do not enter the macro F1 of texts and tags.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a class that is never predicted, whose F1 is 0
-        return _entity_metrics(gold, predicted) if kind == "entities" else _unit_metrics(gold, predicted)
+        if kind == "entities":
+            return _entity_metrics(gold, predicted)
+        return _unit_metrics(gold, predicted, left_out)
 
 
-def _unit_metrics(gold: Labels, predicted: Labels) -> dict[str, float]:
+def _unit_metrics(gold: Labels, predicted: Labels, left_out: Collection[str]) -> dict[str, float]:
     from sklearn.metrics import accuracy_score, f1_score
 
     true, guess = ([label for labels in side for label in labels] for side in (gold, predicted))
-    found = {"accuracy": float(accuracy_score(true, guess))}
-    for average in ("macro", "micro"):
-        found[f"{average}_f1"] = float(f1_score(true, guess, average=average, zero_division=0))
-    return found
+    classes = sorted({*true, *guess} - {*left_out})
+    return {
+        "accuracy": float(accuracy_score(true, guess)),
+        "macro_f1": float(f1_score(true, guess, labels=classes, average="macro", zero_division=0)),
+        "micro_f1": float(f1_score(true, guess, average="micro", zero_division=0)),
+    }
 
 
 def _entity_metrics(gold: Labels, predicted: Labels) -> dict[str, float]:
@@ -107,6 +116,15 @@ def classes_of(kind: Kind, labels: Sequence[str]) -> list[str]:
     return sorted({label[2:] for label in labels if label != "O"})
 
 
+def single_classes(kind: Kind, gold: Labels) -> list[str]:
+    """Return the classes with one test example, where two others have more: their F1 has no known variance."""
+    if kind != "classification":
+        return []
+    counts = Counter(label for (label,) in gold)
+    single = sorted(label for label, count in counts.items() if count == 1)
+    return single if len(counts) - len(single) >= 2 else []
+
+
 def main_metric(kind: Kind, sums: Floats) -> Floats:
     """Return the main metric of ``[..., K, 3]`` summed counts."""
     if kind == "entities":
@@ -118,30 +136,58 @@ def main_metric(kind: Kind, sums: Floats) -> Floats:
     return np.asarray(f1.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1))
 
 
-def resampled(kind: Kind, counts: Sequence[Floats]) -> Floats:
-    """Return ``[R, S]``: the main metric of each of S seeds on R resamples of the test examples.
+@dataclass(frozen=True)
+class SeedScores:
+    """The main metric of one model, or its difference between two, for S seeds.
 
-    The resamples depend only on the number of examples, so two models share them.
+    Attributes:
+        values: ``[S]``, on all test examples.
+        without: ``[E]``, the mean over seeds when a test example is left out.
     """
-    stacked = np.concatenate([part.reshape(len(part), -1) for part in counts], axis=1)
-    shape = (len(counts), *counts[0].shape[1:])
-    return np.concatenate(
-        [
-            main_metric(kind, (drawn @ stacked).reshape(len(drawn), *shape))
-            for drawn in resample_counts(len(stacked))
-        ]
-    )
+
+    values: Floats
+    without: Floats
+
+    @staticmethod
+    def of(kind: Kind, counts: Sequence[Floats]) -> SeedScores:
+        """Compute them from the ``[E, K, 3]`` counts of each seed."""
+        totals = [part.sum(axis=0) for part in counts]
+        without = [main_metric(kind, total - part) for total, part in zip(totals, counts, strict=True)]
+        return SeedScores(main_metric(kind, np.stack(totals)), np.mean(without, axis=0))
+
+    def __sub__(self, other: SeedScores) -> SeedScores:
+        return SeedScores(self.values - other.values, self.without - other.without)
+
+    def interval(self, strata: NDArray[np.int64]) -> list[float] | None:
+        """Return the 95% interval of the mean over seeds, for other seeds and other test examples.
+
+        The variance over test examples is that of the jackknife within strata, that over seeds the usual one. Each has a
+        t quantile of its own degrees of freedom, so that few seeds, or few examples of a class, make a wide interval.
+
+        Args:
+            strata: ``int64 [E]``, the class of each test example.
+
+        Returns:
+            Both ends, or ``None`` where there is one seed or too few test examples.
+        """
+        seeds, mean = len(self.values), float(self.values.mean())
+        if seeds < 2 or len(self.without) < FEWEST_UNITS:
+            return None
+        share = (1 + LEVEL) / 2
+        variance, freedom = _jackknife_variance(self.without, strata)
+        over_examples = t_quantile(share, freedom) ** 2 * variance
+        over_seeds = t_quantile(share, seeds - 1) ** 2 * float(self.values.var(ddof=1)) / seeds
+        half = math.sqrt(over_examples + over_seeds)
+        return [mean - half, mean + half]
 
 
-def interval(values: Floats, examples: int) -> list[float] | None:
-    """Return the 95% interval of the mean over seeds of ``[R, S]`` metrics, resampling the seeds as well.
-
-    ``None`` where there are too few test examples for one. With few seeds it is narrow: S seeds drawn from S with
-    replacement vary by (S - 1) / S of what new seeds would.
-    """
-    if examples < FEWEST_UNITS:
-        return None
-    _, seeds = values.shape
-    chosen = np.random.default_rng(1).integers(seeds, size=values.shape)
-    means = np.take_along_axis(values, chosen, axis=1).mean(axis=1)
-    return list(percentile_interval(means))
+def _jackknife_variance(without: Floats, strata: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the variance of a metric over test examples, and its degrees of freedom (Satterthwaite 1946)."""
+    sizes = np.bincount(strata)
+    several = sizes[strata] > 1
+    mean = np.bincount(strata, without) / np.maximum(sizes, 1)
+    squares = np.bincount(strata[several], (without - mean[strata])[several] ** 2, len(sizes))
+    variances = squares * (sizes - 1) / np.maximum(sizes, 1)
+    below = float((variances**2 / np.maximum(sizes - 1, 1)).sum())
+    total = float(variances.sum())
+    return total, max(total**2 / below, 1.0) if below else 1.0

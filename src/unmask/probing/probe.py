@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unmask.errors import ConfigError
 from unmask.evaluation.bootstrap import Floats
@@ -22,13 +23,13 @@ from unmask.probing.learn import Codes, Learner, Part, finetune, probe_frozen
 from unmask.probing.metrics import (
     MAIN,
     Labels,
+    SeedScores,
     check_packages,
     classes_of,
     counts_of,
-    interval,
     label_metrics,
     main_metric,
-    resampled,
+    single_classes,
 )
 from unmask.probing.results import ModelProbe, ProbeResult, Verdict
 from unmask.probing.settings import ProbeSettings
@@ -92,7 +93,7 @@ def probe(
         work.precision,
         [one for one, _ in found],
         verdicts,
-        baselines(work.task),
+        baselines(work.task, work.left_out),
         list(dict.fromkeys(work.notes)),
     )
 
@@ -117,8 +118,11 @@ def _prepared(task: Task, settings: ProbeSettings) -> Task:
     return replace(task, train=train, notes=tuple(notes))
 
 
-def baselines(task: Task) -> dict[str, dict[str, float]]:
-    """Return the metrics of two baselines: the most frequent label and, of tokens, the most frequent label of each."""
+def baselines(task: Task, left_out: Collection[str] = ()) -> dict[str, dict[str, float]]:
+    """Return the metrics of two baselines: the most frequent label and, of tokens, the most frequent label of each.
+
+    Classes ``left_out`` do not enter the macro F1.
+    """
     most = _most_frequent(task.train)
     found = {"most_frequent_label": [[most] * len(labels) for labels in task.test.labels]}
     if task.train.words is not None and task.test.words is not None:
@@ -130,12 +134,22 @@ def baselines(task: Task) -> dict[str, dict[str, float]]:
         found["most_frequent_label_of_token"] = [
             [usual.get(word, most) for word in words] for words in task.test.words
         ]
-    return {name: label_metrics(task.kind, task.test.labels, guess) for name, guess in found.items()}
+    gold = task.test.labels
+    return {name: label_metrics(task.kind, gold, guess, left_out) for name, guess in found.items()}
 
 
 def _most_frequent(examples: Examples) -> str:
     counts = Counter(label for labels in examples.labels for label in labels)
     return min(counts, key=lambda label: (-counts[label], label))
+
+
+def _units(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the unit of each test example, copies of a text share one, and the stratum of each unit: its class."""
+    _, first, unit = np.unique(task.test.texts, return_index=True, return_inverse=True)
+    if task.kind != "classification":
+        return unit, np.zeros(len(first), dtype=np.int64)
+    _, strata = np.unique([task.test.labels[row][0] for row in first], return_inverse=True)
+    return unit, strata
 
 
 class _Prober:
@@ -156,9 +170,16 @@ class _Prober:
         self.labels = known + sorted(others)
         self.known = len(known)
         self.classes = classes_of(task.kind, self.labels)
+        self.left_out = single_classes(task.kind, task.test.labels)
+        if self.left_out:
+            self._note(
+                f"left out of macro F1: {plural(len(self.left_out), 'class', 'classes')} with one test example "
+                f"({', '.join(self.left_out[:5])}); it does not say how well others of the class are recognised"
+            )
+        self.unit, self.strata = _units(task)
 
-    def probe(self, model: ModelLike, name: str, label: str) -> list[tuple[ModelProbe, list[Floats]]]:
-        """Probe a model by each method; return results and the counts of each seed."""
+    def probe(self, model: ModelLike, name: str, label: str) -> list[tuple[ModelProbe, SeedScores]]:
+        """Probe a model by each method; return results and the main metric by seed."""
         lm = self._load(model)
         self.precision = "bf16" if lm.autocast else "fp32"
         train, test = self._part(lm, self.task.train), self._part(lm, self.task.test)
@@ -184,7 +205,7 @@ class _Prober:
         learner: Learner,
         parts: tuple[Part, Part | None, Part],
         who: tuple[str, str, dict[str, int]],
-    ) -> tuple[ModelProbe, list[Floats]]:
+    ) -> tuple[ModelProbe, SeedScores]:
         train, dev, test = parts
         self.progress.log(f"{who[1]}: {method} probe" if method == "frozen" else f"{who[1]}: fine-tuning")
         begin = time.monotonic()
@@ -195,30 +216,37 @@ class _Prober:
         seconds = time.monotonic() - begin
         gold = self.task.test.labels
         predicted = [self._names(codes) for codes in coded]
-        counts = [counts_of(self.task.kind, gold, guess, self.classes) for guess in predicted]
-        rows = [label_metrics(self.task.kind, gold, guess) for guess in predicted]
+        scores = SeedScores.of(self.task.kind, [self._counts(guess) for guess in predicted])
+        span = scores.interval(self.strata)
+        rows = [label_metrics(self.task.kind, gold, guess, self.left_out) for guess in predicted]
         found = ModelProbe(
             model=who[0],
             label=who[1],
             method=method,
             metrics={name: [row[name] for row in rows] for name in rows[0]},
-            interval=interval(resampled(self.task.kind, counts), len(gold)),
+            interval=None if span is None or span[0] == span[1] else [max(span[0], 0.0), min(span[1], 1.0)],
             chosen=chosen,
             truncated=who[2],
             seconds=seconds,
         )
-        return found, counts
+        return found, scores
 
-    def verdicts(self, place: int, by_model: list[list[tuple[ModelProbe, list[Floats]]]]) -> list[Verdict]:
+    def _counts(self, predicted: Labels) -> Floats:
+        """Return ``[E, K, 3]`` counts without the classes left out; copies of a text are one test example."""
+        found = counts_of(self.task.kind, self.task.test.labels, predicted, self.classes)
+        counts = np.zeros((len(self.strata), *found.shape[1:]))
+        np.add.at(counts, self.unit, found)
+        return counts[:, ~np.isin(self.classes, self.left_out)]
+
+    def verdicts(self, place: int, by_model: list[list[tuple[ModelProbe, SeedScores]]]) -> list[Verdict]:
         """Compare each later model with the first, by one method."""
-        metric, kind = MAIN[self.task.kind], self.task.kind
-        first, counts = by_model[0][place]
-        base = resampled(kind, counts)
+        metric = MAIN[self.task.kind]
+        first, base = by_model[0][place]
         found = []
         for results in by_model[1:]:
-            other, others = results[place]
+            other, scores = results[place]
             pairs = zip(other.metrics[metric], first.metrics[metric], strict=True)
-            span = interval(resampled(kind, others) - base, len(self.task.test))
+            span = (scores - base).interval(self.strata)
             found.append(
                 Verdict(first.method, first.label, other.label, metric, [a - b for a, b in pairs], span)
             )

@@ -16,7 +16,8 @@ from unmask.reporting.format import plural
 from unmask.reporting.results import Result
 
 INTERVAL = (
-    "percentile interval of the mean over seeds; test examples and seeds drawn with replacement, paired"
+    "t interval of the mean over seeds, for this training set; varies over test examples (jackknife by class, copies of a "
+    "text once) and over seeds; differences are paired"
 )
 SEEDS = {
     "frozen": "a seed resamples the training examples with replacement, so it sees about 63% of them, and metrics are "
@@ -34,7 +35,7 @@ class Verdict:
         first, model: their labels.
         metric: its name.
         differences: S differences of it, ``model`` minus ``first``, 0 to 1.
-        interval: 95%, over resampled test examples and seeds, or ``None``.
+        interval: 95%, for other test examples and seeds, or ``None``.
     """
 
     method: str
@@ -64,18 +65,25 @@ class Verdict:
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
     def __str__(self) -> str:
+        seeds = len(self.differences)
         who = f"{self.model} is {'better' if self.mean > 0 else 'worse'} than {self.first}"
-        if not self.decided:
+        if self.interval is None:
+            who = f"no verdict on {self.model} and {self.first}"
+        elif not self.decided:
             who = f"no clear difference between {self.model} and {self.first}"
         sd = "" if self.sd is None else f" ± {100 * self.sd:.1f}"
-        seeds = len(self.differences)
         name = self.metric.replace("_f1", " F1").replace("f1", "entity F1")
         text = f"{self.method}: {who}: {100 * self.mean:+.1f}{sd} {name} over {plural(seeds, 'seed')}"
         text += f", better in {self.better} of {seeds}"
         if self.interval is None:
-            return f"{text}; too few test examples for an interval"
+            why = (
+                "one seed does not show how much seeds differ; use --seeds 5"
+                if seeds == 1
+                else "too few test examples"
+            )
+            return f"{text}; {why}"
         low, high = self.interval
-        return f"{text}; 95% of resamples {100 * low:+.1f} to {100 * high:+.1f}"
+        return f"{text}; 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
