@@ -32,9 +32,13 @@ NO_HUB = {"convert", "demo", "init", "report"}  # verbs that read neither text n
 TEXTS = {"data", "general", "heldout", "inputs", "replay", "test", "text", "train_data"}
 MODELS = {"first", "model", "models", "second", "tokenizer"}
 GIVEN = TEXTS | MODELS | {"file", "out", "texts"}  # also where they may be left out
-SLOW = {"bench", "conformance"}  # with everything on this machine; as these verbs are tested elsewhere
+SLOW = {
+    "bench",
+    "conformance",
+    "serve",
+}  # with everything on this machine; as these verbs are tested elsewhere
 SENTENCES = {("explain", "text"), ("fill", "text"), ("score", "text")}  # no path
-EXTRA = {"train": ["--max-steps", "1"]}
+EXTRA = {"train": ["--max-steps", "1"], "serve": ["--port", "0"]}
 
 
 def verbs() -> dict[str, Any]:

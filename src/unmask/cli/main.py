@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.cli import data, evaluate, inference, masking, probe, scoring, tools, train, vocabulary
+from unmask.cli import data, evaluate, inference, masking, probe, scoring, serve, tools, train, vocabulary
 from unmask.cli import runtime as shell
 from unmask.cli.command import Command, Group
 
@@ -36,7 +36,12 @@ _VERBS: dict[str, dict[str, Callable[..., Any]]] = {
         "probe": probe.probe,
         "conformance": tools.conformance,
     },
-    "Use": {"fill": inference.fill, "explain": inference.explain, "score": scoring.score},
+    "Use": {
+        "fill": inference.fill,
+        "explain": inference.explain,
+        "score": scoring.score,
+        "serve": serve.serve,
+    },
     "Data": {
         "check": data.check,
         "prepare": data.prepare,

@@ -53,6 +53,9 @@ class FillMask:
         model: the model.
         blanks: whether ``___``, ``{2}`` and ``{1-4}`` stand for words; otherwise they are text.
 
+    Attributes:
+        possible: number of tokens that may be candidates.
+
     Raises:
         ConfigError: the tokenizer cannot be used.
     """
@@ -62,7 +65,7 @@ class FillMask:
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
         self._predictor = MaskPredictor(self.model, _candidate_ids(self.model))
-        self._possible = int(self._predictor.candidates.sum())
+        self.possible = int(self._predictor.candidates.sum())
         self._word_tokenizer = WordTokenizer(
             self._encoder, self._writer, self.model.vocabulary, self._predictor
         )
@@ -142,6 +145,14 @@ class FillMask:
         progress.end()
         return results
 
+    def sequence_with(self, text: str, mask: int, token_id: int) -> str:
+        """Return a text with a token in the place of one of its masks, counted from 0; the others stay masks."""
+        parts = self._encoder.split(text)
+        before, after = (
+            str(self.model.tokenizer.mask_token).join(part) for part in (parts[: mask + 1], parts[mask + 1 :])
+        )
+        return self._writer.sequence([before, after], [(token_id,)])
+
     def _check(self, texts: Sequence[str], top_k: int, batch_size: int | None, beam: int | None) -> None:
         if isinstance(texts, str):
             raise ConfigError(
@@ -150,9 +161,9 @@ class FillMask:
         for number, text in enumerate(texts, 1):
             if not isinstance(text, str):
                 raise ConfigError(f"texts must be strings; text {number} is of type {type(text).__name__}")
-        if not 1 <= top_k <= self._possible:
+        if not 1 <= top_k <= self.possible:
             raise ConfigError(
-                f"top_k must be 1 to {self._possible:,}, the size of the vocabulary; got {top_k:,}"
+                f"top_k must be 1 to {self.possible:,}, the size of the vocabulary; got {top_k:,}"
             )
         for name, value in (("batch_size", batch_size), ("beam", beam)):
             if value is not None and value < 1:

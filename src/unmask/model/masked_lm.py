@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.data.batches import Batch
+from unmask.data.packing import frame_positions
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.data.tokenizer_files import check_size
 from unmask.errors import ConfigError
@@ -99,6 +100,29 @@ class MaskedLM:
                 batch = pad_to_round_size(batch, self.vocabulary.pad_id)
             return self._packed_logits(batch)
 
+    def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
+        """Run the encoder without its LM head.
+
+        Args:
+            input_ids: ``int64 [T]``, sequences end to end in descending order of length.
+            cu_seqlens: ``int64 [N + 1]``, the first token of each sequence, then ``T``.
+
+        Returns:
+            ``[T, H]`` output of the last layer.
+        """
+        with self.precision():
+            if self.packed:
+                row = self._row(input_ids, frame_positions(cu_seqlens), cu_seqlens.astype(np.int32))
+                packed: Tensor = self.encoder(**row).last_hidden_state[0]
+                return packed
+            parts = []
+            for first, last in _buckets(np.diff(cu_seqlens)):
+                ids, real = self._block(input_ids, cu_seqlens[first : last + 1])
+                mask = self._mask(real)
+                hidden = self.encoder(input_ids=self._tensor(ids), **mask).last_hidden_state
+                parts.append(hidden[self._tensor(real)])
+            return torch.cat(parts)
+
     def precision(self) -> AbstractContextManager[Any]:
         """The autocast context in which this model is run."""
         if not self.autocast:
@@ -154,14 +178,24 @@ class MaskedLM:
         targets: Tensor | None = None,
     ) -> Tensor:
         """Return the logits of all rows, or of ``int64 [M]`` targets where the last layer is short."""
+        logits: Tensor = self.model(**self._row(input_ids, position_ids, cu_seqlens, targets)).logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    def _row(
+        self,
+        input_ids: np.ndarray,
+        position_ids: np.ndarray,
+        cu_seqlens: np.ndarray,
+        targets: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Return what the model or its encoder is called with for a packed row."""
         ids = self._tensor(input_ids).unsqueeze(0)
         extra: dict[str, Any] = {"layout": PackedLayout.of(cu_seqlens, self.device, targets)}
         if "position_ids" in self._parameters:
             extra["position_ids"] = self._tensor(position_ids).unsqueeze(0) + self._offset
         if "token_type_ids" in self._parameters:
             extra["token_type_ids"] = torch.zeros_like(ids)
-        logits: Tensor = self.model(input_ids=ids, **extra).logits
-        return logits.reshape(-1, logits.shape[-1])
+        return {"input_ids": ids, **extra}
 
     def _try_packing(self) -> bool:
         """Find out whether packed rows give what each document gives alone, and where positions begin."""
@@ -243,21 +277,28 @@ class MaskedLM:
     def _run_padded(self, batch: Batch, first: int, last: int) -> Tensor:
         """Run sequences ``first`` to ``last`` of a batch, which is in order of length, as one padded block."""
         cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
-        lengths = np.diff(cu)
-        width = int(lengths.max())
-        real = np.arange(width) < lengths[:, None]
-        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
-        ids[real] = batch.input_ids[cu[0] : cu[-1]]
+        ids, real = self._block(batch.input_ids, cu)
         begin, end = np.searchsorted(batch.target_index, [cu[0], cu[-1]])
         index = batch.target_index[begin:end]
         row = np.searchsorted(cu, index, side="right") - 1
-        self._gate.index = self._tensor(row * width + index - cu[row])
-        mask = {} if real.all() else {"attention_mask": self._tensor(real.astype(np.int64))}
+        self._gate.index = self._tensor(row * real.shape[1] + index - cu[row])
+        mask = self._mask(real)
         try:
             logits: Tensor = self.model(input_ids=self._tensor(ids), **mask).logits
             return logits.reshape(-1, logits.shape[-1])
         finally:
             self._gate.index = None
+
+    def _block(self, input_ids: np.ndarray, cu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``int64 [N, L]`` ids of sequences, padded, and ``bool [N, L]``, which of them are no padding."""
+        lengths = np.diff(cu)
+        real = np.arange(int(lengths.max())) < lengths[:, None]
+        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
+        ids[real] = input_ids[cu[0] : cu[-1]]
+        return ids, real
+
+    def _mask(self, real: np.ndarray) -> dict[str, Tensor]:
+        return {} if real.all() else {"attention_mask": self._tensor(real.astype(np.int64))}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))

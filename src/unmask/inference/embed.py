@@ -1,0 +1,71 @@
+"""Embeddings of whole texts: the mean over the tokens of the last layer, special tokens included (as sentence-transformers
+pools)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from unmask.data.packing import split_by_tokens
+from unmask.data.tokenizer import TextEncoder
+from unmask.errors import DataError
+
+if TYPE_CHECKING:
+    from unmask.model.masked_lm import MaskedLM
+
+_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
+
+
+class Embedder:
+    """Embeds texts with one model.
+
+    Attributes:
+        size: ``H``, numbers in an embedding.
+    """
+
+    def __init__(self, model: MaskedLM) -> None:
+        self.model = model
+        self.size = int(model.model.config.hidden_size)
+        self._encode = TextEncoder(model.tokenizer)
+
+    def __call__(self, texts: Sequence[str], *, normalize: bool = False) -> np.ndarray:
+        """Return ``float32 [N, H]`` embeddings; the names of special tokens in a text are text.
+
+        Args:
+            texts: ``N`` texts, each at most as long as the model takes.
+            normalize: scale every embedding to length 1.
+
+        Raises:
+            DataError: a text is longer.
+        """
+        vocabulary = self.model.vocabulary
+        rows = [
+            np.concatenate([vocabulary.prefix, ids, vocabulary.suffix]).astype(np.int64)
+            for ids in self._encode(texts)
+        ]
+        sizes = np.array([len(row) for row in rows], dtype=np.int64)
+        if len(sizes) and sizes.max() > self.model.max_length:
+            raise DataError(
+                f"text {int(sizes.argmax()) + 1} has {sizes.max():,} tokens with its special tokens, the model takes "
+                f"{self.model.max_length:,}; give it in parts"
+            )
+        out = np.empty((len(rows), self.size), dtype=np.float32)
+        order = np.argsort(-sizes, kind="stable")
+        budget = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
+        with torch.inference_mode(), self.model.evaluating():
+            for part in split_by_tokens(sizes[order], budget):
+                numbers = order[part]
+                out[numbers] = self._means([rows[number] for number in numbers], sizes[numbers])
+        if normalize:
+            out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+        return out
+
+    def _means(self, rows: Sequence[np.ndarray], sizes: np.ndarray) -> np.ndarray:
+        """Return ``[N, H]`` means of rows in descending order of length."""
+        hidden = self.model.hidden_states(np.concatenate(rows), np.cumsum([0, *sizes]))
+        parts = torch.split(hidden.float(), sizes.tolist())
+        means: np.ndarray = torch.stack([part.mean(0) for part in parts]).cpu().numpy()
+        return means

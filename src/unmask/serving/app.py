@@ -1,0 +1,375 @@
+"""The web application: routes, and how errors become answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from unmask.errors import ConfigError, DataError, DivergedError, UnmaskError
+from unmask.progress import Progress
+from unmask.serving.batcher import AbandonedError, Batcher, QueueFullError
+from unmask.serving.engine import ServedModel, Task
+from unmask.serving.gate import Gate
+from unmask.serving.metrics import Metrics
+from unmask.serving.routes_page import routes_page
+from unmask.serving.schemas import (
+    EmbeddingsRequest,
+    ErrorAnswer,
+    ExplainRequest,
+    FillMaskRequest,
+    FillRequest,
+    MaskCandidate,
+    ScoreRequest,
+)
+
+if TYPE_CHECKING:
+    from unmask.model.masked_lm import MaskedLM
+
+_STATUS_OF_GONE = 499  # nobody sees it; in the log it says that the client went away
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server accepts.
+
+    Attributes:
+        body: bytes of a request.
+        texts: texts of a request.
+        tokens: tokens of all texts of a request.
+        waiting: requests that may wait.
+        seconds: from a request until its answer.
+        batch_tokens: tokens computed together.
+    """
+
+    body: int = 1 << 20
+    texts: int = 256
+    tokens: int = 16_384
+    waiting: int = 256
+    seconds: float = 30.0
+    batch_tokens: int = 4096
+
+
+class _Json(JSONResponse):
+    """JSON in ASCII, so that any text of a request can stand in it."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def create_app(
+    models: Mapping[str, MaskedLM],
+    limits: Limits = Limits(),
+    *,
+    api_key: str | None = None,
+    hosts: Sequence[str] = ("*",),
+    progress: Progress = Progress(),
+) -> FastAPI:
+    """Return the application for some models.
+
+    Args:
+        models: by name; the first is used where a request names none.
+        limits: what it accepts.
+        api_key: what requests must bring as a bearer token, if anything.
+        hosts: names by which the server may be called; a page of another site that points its name at this machine is
+            refused so.
+        progress: logs every request, without its texts.
+    """
+    server = _Server(models, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> Any:
+        server.batcher.start()
+        yield
+        server.ready = False
+        await asyncio.to_thread(server.batcher.stop)
+
+    app = FastAPI(
+        title="unmask",
+        version=version("unmask"),
+        summary="Fill masks, score, explain and embed texts with masked language models.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts of another host
+        redoc_url=None,
+        default_response_class=_Json,
+        responses={
+            status: {"model": ErrorAnswer} for status in (400, 401, 404, 408, 413, 422, 429, 503, 504)
+        },
+    )
+    app.add_middleware(
+        Gate,
+        api_key=api_key,
+        most_bytes=limits.body,
+        seconds=limits.seconds,
+        metrics=server.metrics,
+        progress=progress,
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    _add_error_answers(app)
+    _add_status_routes(app, server)
+    _add_model_routes(app, server)
+    return app
+
+
+class _Server:
+    """The models, and what is between a request and them."""
+
+    def __init__(self, models: Mapping[str, MaskedLM], limits: Limits) -> None:
+        self.limits = limits
+        self.batcher = Batcher(limits.batch_tokens, limits.waiting)
+        self.models = {name: ServedModel(name, lm, self.batcher.check) for name, lm in models.items()}
+        self.metrics = Metrics(self.batcher)
+        self.ready = True
+        for model in self.models.values():
+            model.warm_up()
+
+    def model(self, name: str | None) -> ServedModel:
+        """Return the model of this name, or the first.
+
+        Raises:
+            HTTPException: 404, there is none.
+        """
+        found = next(iter(self.models.values())) if name is None else self.models.get(name)
+        if found is None:
+            _refuse(404, f"there is no such model; there are {', '.join(self.models)}", "model")
+        return found
+
+    async def run(
+        self, request: Request, model: ServedModel, task: Task, texts: Sequence[str], field: str
+    ) -> list[Any]:
+        """Return a result for each text.
+
+        Raises:
+            HTTPException: there are too many texts or tokens (422), too many requests wait (429), or it takes too
+                long (504); or the client went away.
+        """
+        costs = [task.cost(tokens) for tokens in await self.tokens(model, texts, field)]
+        computing = asyncio.ensure_future(
+            self.batcher.run(task.key, task.compute, texts, costs, self.limits.seconds)
+        )
+        leaving = asyncio.ensure_future(_client_leaves(request))
+        try:
+            await asyncio.wait((computing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not computing.done():
+                _refuse(_STATUS_OF_GONE, "the client went away")
+            return await computing
+        except (ConfigError, DataError) as error:
+            _refuse(422, str(error))
+        except QueueFullError:
+            seconds = self.batcher.seconds_of_queue
+            _refuse(429, "too many requests wait; try again later", headers={"Retry-After": str(seconds)})
+        except (TimeoutError, AbandonedError):
+            _refuse(504, f"not done within {self.limits.seconds:g} seconds; send fewer or shorter texts")
+        finally:
+            computing.cancel()
+            leaving.cancel()
+
+    async def tokens(self, model: ServedModel, texts: Sequence[str], field: str) -> list[int]:
+        limits = self.limits
+        if not 1 <= len(texts) <= limits.texts:
+            _refuse(422, f"expected 1 to {limits.texts} texts, got {len(texts)}", field)
+        # Much text is tokenised outside the event loop, so that other requests do not wait for it.
+        much = sum(map(len, texts)) > 10_000
+        tokens = await asyncio.to_thread(model.tokens, texts) if much else model.tokens(texts)
+        if sum(tokens) > limits.tokens:
+            _refuse(422, f"expected at most {limits.tokens:,} tokens in all, got {sum(tokens):,}", field)
+        return tokens
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refuse(
+    status: int, error: str, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> NoReturn:
+    raise HTTPException(status, {"error": error, "field": field}, dict(headers or {}))
+
+
+def _texts(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
+
+
+def _name(field: str, given: str | list[str], number: int) -> str:
+    return field if isinstance(given, str) else f"{field}[{number}]"
+
+
+def _add_model_routes(app: FastAPI, server: _Server) -> None:
+    async def fill_mask(request: Request, body: FillMaskRequest, name: str | None = None) -> Any:
+        model = server.model(name)
+        results = await server.run(
+            request, model, model.fill_mask(body.parameters), _texts(body.inputs), "inputs"
+        )
+        for number, result in enumerate(results):
+            if isinstance(result, UnmaskError):
+                _refuse(422, str(result), _name("inputs", body.inputs, number))
+        return _Json(results[0] if isinstance(body.inputs, str) else results)
+
+    fills = list[MaskCandidate] | list[list[MaskCandidate]] | list[list[list[MaskCandidate]]]
+
+    @app.post("/", response_model=fills, tags=["Hugging Face"])
+    async def fill_mask_of_first(request: Request, body: FillMaskRequest) -> Any:
+        """Fill masks with the first model, as the fill-mask task of Hugging Face: InferenceClient(URL).fill_mask(...)."""
+        return await fill_mask(request, body)
+
+    @app.post("/models/{name}", response_model=fills, tags=["Hugging Face"])
+    async def fill_mask_of_model(request: Request, name: str, body: FillMaskRequest) -> Any:
+        """Fill masks with a model of this name, as the fill-mask task of Hugging Face."""
+        return await fill_mask(request, body, name)
+
+    @app.post("/fill", tags=["unmask"])
+    async def fill(request: Request, body: FillRequest) -> list[dict[str, Any]]:
+        """Fill masks and blanks: the JSON of 'unmask fill', one result for each text."""
+        model = server.model(body.model)
+        return await _answer(request, server, model, model.fill(body.parameters), body.inputs)
+
+    @app.post("/score", tags=["unmask"])
+    async def score(request: Request, body: ScoreRequest) -> list[dict[str, Any]]:
+        """Score texts by pseudo-log-likelihood: the JSON of 'unmask score', one result for each text."""
+        model = server.model(body.model)
+        return await _answer(request, server, model, model.score(body.parameters), body.inputs)
+
+    @app.post("/explain", tags=["unmask"])
+    async def explain(request: Request, body: ExplainRequest) -> dict[str, Any]:
+        """Mask a text as in training, and return every step: the JSON of 'unmask explain'."""
+        model = server.model(body.model)
+        results = await server.run(request, model, model.explain(body.parameters), [body.inputs], "inputs")
+        if isinstance(results[0], UnmaskError):
+            _refuse(422, str(results[0]))
+        return _Json(results[0])  # type: ignore[return-value]
+
+    @app.post("/v1/embeddings", tags=["OpenAI"])
+    async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any]:
+        """Embed texts, in the shape of OpenAI's embeddings: the mean over all tokens of the last layer."""
+        return await _embeddings(request, server, body)
+
+
+async def _answer(
+    request: Request, server: _Server, model: ServedModel, task: Task, inputs: str | list[str]
+) -> Any:
+    return _Json(await server.run(request, model, task, _texts(inputs), "inputs"))
+
+
+async def _embeddings(request: Request, server: _Server, body: EmbeddingsRequest) -> Any:
+    model, texts = server.model(body.model), _texts(body.input)
+    size = model.about()["embedding_size"]
+    if body.dimensions not in (None, size):
+        _refuse(422, f"the embeddings of this model have {size} dimensions", "dimensions")
+    lengths = await server.tokens(model, texts, "input")
+    for number, length in enumerate(lengths):
+        if length > model.lm.max_length:
+            message = (
+                f"the text has {length:,} tokens, the model takes {model.lm.max_length:,}; send it in parts"
+            )
+            _refuse(422, message, _name("input", body.input, number))
+    vectors = await server.run(request, model, model.embed(body.normalize), texts, "input")
+    return _Json(
+        {
+            "object": "list",
+            "model": model.name,
+            "data": [
+                {"object": "embedding", "index": number, "embedding": _encoded(vector, body.encoding_format)}
+                for number, vector in enumerate(vectors)
+            ],
+            "usage": {"prompt_tokens": sum(lengths), "total_tokens": sum(lengths)},
+        }
+    )
+
+
+def _encoded(vector: np.ndarray, how: str) -> list[float] | str:
+    if how == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    return [float(value) for value in vector]
+
+
+def _add_status_routes(app: FastAPI, server: _Server) -> None:
+    @app.get("/models", tags=["Status"])
+    async def models() -> list[dict[str, Any]]:
+        """Return the models and what they take."""
+        return [model.about() for model in server.models.values()]
+
+    @app.get("/v1/models", tags=["OpenAI"])
+    async def openai_models() -> dict[str, Any]:
+        """Return the models in the shape of OpenAI's list."""
+        data = [{"id": name, "object": "model", "owned_by": "unmask", "created": 0} for name in server.models]
+        return {"object": "list", "data": data}
+
+    @app.get("/health/live", tags=["Status"])
+    async def live() -> dict[str, str]:
+        """Return 200 as long as the server runs."""
+        return {"status": "ok"}
+
+    @app.get("/health", tags=["Status"])
+    @app.get("/health/ready", tags=["Status"])
+    async def ready() -> dict[str, str]:
+        """Return 200 if the server takes requests, 503 while it stops or its queue is full."""
+        if not server.ready or server.batcher.waiting >= server.limits.waiting:
+            _refuse(503, "stopping" if not server.ready else "the queue is full")
+        return {"status": "ok"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        first = server.model(None)
+        return HTMLResponse(routes_page(app.openapi(), list(server.models), first.about()["mask_token"]))
+
+    @app.get("/metrics", tags=["Status"], response_class=Response)
+    async def metrics() -> Response:
+        """Return counts and times in the format of Prometheus."""
+        return server.metrics.response()
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    def answer(request: Request, status: int, error: str, field: str | None, headers: Any = None) -> Response:
+        if request.url.path.startswith("/v1/"):
+            kind = "invalid_request_error" if status < 500 else "server_error"
+            content: Any = {"error": {"message": error, "type": kind, "param": field, "code": None}}
+        else:
+            content = {"error": error} | ({"field": field} if field else {})
+        return _Json(content, status, headers)
+
+    async def refused(request: Request, error: Any) -> Response:
+        detail = error.detail
+        found: dict[str, Any] = detail if isinstance(detail, dict) else {"error": str(detail), "field": None}
+        return answer(request, error.status_code, found["error"], found["field"], error.headers)
+
+    async def invalid(request: Request, error: Any) -> Response:
+        # Of the errors of alternatives (a text, a list of texts) the one deepest in the request.
+        message, field = _described(max(error.errors(), key=lambda one: len(one["loc"])))
+        return answer(request, 422, message, field)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        known = isinstance(error, DivergedError)
+        message = str(error) if known else "an error of the server; its log has the details"
+        return answer(request, 500, message, None)
+
+    handlers: dict[Any, Callable[..., Any]] = {
+        StarletteHTTPException: refused,
+        RequestValidationError: invalid,
+        Exception: failed,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def _described(error: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return what is wrong with a request, and the field: ``inputs[3]`` or ``parameters.top_k``."""
+    if error["type"] == "json_invalid":
+        return "the body is no valid JSON", None
+    # Names of alternatives ('str', 'list[str]') stand between the names of fields.
+    path = [part for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
+    path = [part for part in path if part not in ("str", "list")]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return error["msg"].removeprefix("Value error, "), field or None
