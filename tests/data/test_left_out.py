@@ -206,6 +206,15 @@ def test_few_files_large_files_and_a_large_file_among_small_ones(tmp_path: Path)
     assert reader.stats.splits == {"file": 20, "line": 1}
 
 
+def test_held_out_files_are_split_as_the_text_is(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
+    folder, held = notes(tmp_path / "notes", 20), notes(tmp_path / "held", 3)
+    command = ["train", str(folder), "--heldout", str(held), "--model", str(checkpoint("bert")), *QUICK]
+    assert main([*command, "-o", str(tmp_path / "run")]) == 0
+    info = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (info["corpus"]["documents"], info["corpus"]["heldout_documents"]) == (20, 3)
+    assert info["read"]["heldout"]["splits"] == {"file": 3}
+
+
 def test_test_files_are_split_as_the_text_is(tmp_path: Path) -> None:
     folder = notes(tmp_path / "notes", 20)
     test = tmp_path / "test"

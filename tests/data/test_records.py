@@ -233,3 +233,14 @@ def test_a_line_that_is_no_text_breaks_the_row_that_it_is_in(tmp_path: Path) -> 
     assert "0xe4" in error
     assert "its line 3 cannot be read" in broken
     assert 'c"' in str(last)
+
+
+@pytest.mark.parametrize("mark", [";", "|", "\t", ","])
+def test_the_separator_of_a_csv_file_is_found(tmp_path: Path, mark: str) -> None:
+    messages: list[str] = []
+    found = read(tmp_path / "a.csv", f"text{mark}label\na b{mark}1\n", progress=Messages(messages))
+    assert found == [(2, {"text": "a b", "label": "1"})]
+    assert len(messages) == (mark != ",")
+    # One column, whose texts hold separators now and then.
+    found = read(tmp_path / "b.csv", f'text\n"a{mark} b"\nc; d | e\n')
+    assert found == [(2, {"text": f"a{mark} b"}), (3, {"text": "c; d | e"})]

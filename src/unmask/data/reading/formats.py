@@ -7,14 +7,12 @@ list, raises :class:`TextError`.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,7 +22,6 @@ from unmask.data.reading.files import (
     CHUNK,
     PARQUET_MAGIC,
     RECORD_LIMIT,
-    LineRead,
     format_of,
     open_bytes,
     read_bytes,
@@ -35,9 +32,9 @@ from unmask.data.reading.records import (
     json_name,
     json_records,
     not_an_object,
-    table_rows,
     without_errors,
 )
+from unmask.data.reading.tables import separator_with, table_rows
 from unmask.errors import DataError, DiskError
 
 TextRow = tuple[int, str | None]
@@ -238,9 +235,6 @@ def no_such_field(
 # ------------------------------------------------------------------------------------ CSV and Parquet
 
 
-_SEPARATORS = ";\t|,"
-
-
 def csv_rows(
     chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors, *, fixed: bool = False
 ) -> Iterator[TextRow]:
@@ -251,7 +245,7 @@ def csv_rows(
     """
     lines = whole_lines(chunks, source)
     if not fixed:
-        lines, found = _separator(lines, field, delimiter)
+        lines, found = separator_with(lines, field_names(field), delimiter)
         if found != delimiter:
             errors.progress.log(
                 f"{source}: the separator is {found!r} by the first row; change with --delimiter"
@@ -267,22 +261,6 @@ def csv_rows(
             what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {len(names)} as in the first row"
             errors.note(TextError("short row", f"{what}; missing ones are empty", path=source, line=line))
         yield line, next((row[column] for column in columns if column < len(row) and row[column]), None)
-
-
-def _separator(lines: Iterator[LineRead], field: str, usual: str) -> tuple[Iterator[LineRead], str]:
-    """Return the lines again, and the separator by which the first row has the field, or the most columns."""
-    held: list[LineRead] = []
-    for item in lines:
-        held.append(item)
-        if isinstance(item[1], str) and item[1].strip():
-            break
-    first = held[-1][1] if held and isinstance(held[-1][1], str) else ""
-    columns = {mark: next(csv.reader([first], delimiter=mark), []) for mark in (usual, *_SEPARATORS)}
-    wanted = set(field_names(field))
-    fitting = [mark for mark, names in columns.items() if wanted & set(names)]
-    if not fitting and len(columns[usual]) == 1:
-        fitting = [max(columns, key=lambda mark: len(columns[mark]))]
-    return chain(held, lines), fitting[0] if fitting else usual
 
 
 def _columns(field: str, names: list[str], source: str, line: int) -> list[int]:

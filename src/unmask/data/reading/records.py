@@ -6,11 +6,9 @@ an error for each (:class:`RecordReader`).
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +18,6 @@ from typing import Any, BinaryIO, Literal, TypeVar, cast, get_args
 
 from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
 from unmask.data.reading.files import (
-    RECORD_LIMIT,
-    Line,
     LineRead,
     decode,
     format_of,
@@ -30,15 +26,13 @@ from unmask.data.reading.files import (
     whole_lines,
 )
 from unmask.data.reading.inputs import STDIN_NAME
+from unmask.data.reading.tables import EMPTY_LINE, RowRead, separator_of, table_rows
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
 
 RecordKind = Literal["text", "jsonl", "tsv", "csv"]
 KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
-RowRead = tuple[int, list[str] | TextError]
 Parsed = TypeVar("Parsed")
-
-_EMPTY_LINE = "empty line"
 
 # ----------------------------------------------------------------------------------------------- JSON Lines
 
@@ -51,7 +45,7 @@ def json_records(lines: Iterable[LineRead], source: str) -> Iterator[tuple[int, 
 
 def _json_value(line: str, source: str, number: int) -> Any:
     if line.isspace():
-        return TextError(_EMPTY_LINE, "an empty line, expected a JSON object", path=source, line=number)
+        return TextError(EMPTY_LINE, "an empty line, expected a JSON object", path=source, line=number)
     try:
         return json.loads(line.rstrip("\n"))
     except (ValueError, RecursionError) as error:
@@ -92,138 +86,9 @@ def _text_records(lines: Iterable[LineRead], source: str, skip_blank: bool) -> I
         if isinstance(line, TextError):
             yield number, line
         elif skip_blank and not line.strip():
-            yield number, TextError(_EMPTY_LINE, "an empty line", path=source, line=number)
+            yield number, TextError(EMPTY_LINE, "an empty line", path=source, line=number)
         else:
             yield number, {"text": line.removesuffix("\n")}
-
-
-# ------------------------------------------------------------------------------------------------ CSV and TSV
-
-
-def table_rows(lines: Iterable[LineRead], source: str, delimiter: str) -> Iterator[RowRead]:
-    """Yield rows of CSV or TSV, at most as wide as the first, or their errors, with the line where each begins.
-
-    As in pandas, a row may lack its last fields, and text after a closing quote is part of the field; the latter only
-    within a line, so that no row is taken for text of the one before. A row with other broken quotes loses only its
-    first line. In TSV, quotes are often part of the text: lines that split at their tabs into as many fields as the
-    first row has, empty lines aside, are rows of their own despite open quotes.
-    """
-    csv.field_size_limit(max(csv.field_size_limit(), RECORD_LIMIT))
-    table, width = _TableLines(lines), 0
-    reader = csv.reader(table, delimiter=delimiter, strict=True)
-    while True:
-        table.taken.clear()
-        broken, row = "", []
-        try:
-            row = next(reader, [])
-        except csv.Error as error:
-            broken = str(error)
-        while table.errors:
-            yield table.errors.popleft()
-        if not table.taken:
-            return
-        line, lost = table.taken[0][0], 1
-        if delimiter == "\t" and (plain := _split_at_tabs(table.taken, row, width)):
-            lost = table.give_back()
-            broken, row = "" if lost == 1 else "a quote that is not closed", plain
-        elif broken:
-            lost = table.give_back()
-            if lost == 1 and (plain := _one_line(table.taken[0][1], delimiter, width)):
-                broken, row = "", plain
-        wrong = _row_error(broken, lost, row, width)
-        width = width or len(row)
-        yield line, row if wrong is None else TextError(*wrong, path=source, line=line)
-
-
-def _one_line(line: str, delimiter: str, width: int) -> list[str]:
-    """Return the fields of a line with quotes in the middle of fields, or an empty list if it is not a whole row."""
-
-    def lines() -> Iterator[str]:
-        yield line
-        raise csv.Error("a quote that is not closed")
-
-    try:
-        row = next(csv.reader(lines(), delimiter=delimiter))
-    except csv.Error:
-        return []
-    return row if width in (0, len(row)) else []
-
-
-def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str, str] | None:
-    """Return the reason and the message of the error of a row, or ``None``."""
-    if broken:
-        what = (
-            f'broken quoting in the row that begins here ({broken}); a field that holds " must be in quotes'
-        )
-        what += ', with "" for each "' + (f"; {lost:,} lines are lost" if lost > 1 else "")
-        return "broken quoting", what
-    if not row:
-        return _EMPTY_LINE, "an empty line"
-    if width and len(row) > width:
-        what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {width} as in the first row"
-        return "ragged row", what + "; put quotes around fields that hold the separator"
-    return None
-
-
-def _split_at_tabs(taken: Sequence[Line], row: list[str], width: int) -> list[str]:
-    """Return the fields of the first line of a TSV row if its quotes are text, else an empty list."""
-    if row and len(taken) == 1 and width in (0, len(row)):
-        return []
-    parts = [text.removesuffix("\n").split("\t") for _, text in taken]
-    wanted = width or len(parts[0])
-    whole = len(parts) == 1 or wanted > 1  # the lines of a single column always have one field
-    if row and (not whole or any(len(part) != wanted for part in parts if part != [""])):
-        return []
-    return [_unquoted(part) for part in parts[0]] if parts[0] != [""] else []
-
-
-def _unquoted(part: str) -> str:
-    if len(part) < 2 or part[0] != '"' or part[-1] != '"':
-        return part
-    inner = part[1:-1].replace('""', "\0")
-    return part if '"' in inner else inner.replace("\0", '"')
-
-
-class _TableLines:
-    """Lines for the CSV parser; the lines of a broken row after its first can be read again.
-
-    Attributes:
-        taken: the lines of the current row.
-        errors: the errors of lines that could not be read.
-    """
-
-    def __init__(self, lines: Iterable[LineRead]) -> None:
-        self._lines, self._ahead = iter(lines), deque[Line]()
-        # Characters that may be read again, or a file of unclosed quotes would take quadratic time.
-        self._again = 2 * RECORD_LIMIT
-        self.taken: list[Line] = []
-        self.errors: deque[tuple[int, TextError]] = deque()
-
-    def __iter__(self) -> _TableLines:
-        return self
-
-    def __next__(self) -> str:
-        if self._ahead:
-            self.taken.append(self._ahead.popleft())
-            return self.taken[-1][1]
-        for number, line in self._lines:
-            if isinstance(line, str):
-                self._again += len(line)
-                self.taken.append((number, line))
-                return line
-            self.errors.append((number, line))
-            if self.taken:
-                raise csv.Error(f"its line {number:,} cannot be read")
-        raise StopIteration
-
-    def give_back(self) -> int:
-        """Unread all lines of the row but its first; return how many lines are lost."""
-        size = sum(len(text) for _, text in self.taken[1:])
-        if size > self._again:
-            return len(self.taken)
-        self._again -= size
-        self._ahead.extendleft(reversed(self.taken[1:]))
-        return 1
 
 
 def without_errors(
@@ -233,7 +98,7 @@ def without_errors(
     for number, record in records:
         if not isinstance(record, TextError):
             yield number, record
-        elif record.reason != _EMPTY_LINE:
+        elif record.reason != EMPTY_LINE:
             errors.note(record)
 
 
@@ -316,7 +181,7 @@ class RecordReader:
                 chunks = decode(stream, self.source, ReadErrors(self.progress), binary=True)
                 for read in self._records(self._checked(whole_lines(chunks, self.source))):
                     begun = True
-                    if self.skip_blank and isinstance(read, TextError) and read.reason == _EMPTY_LINE:
+                    if self.skip_blank and isinstance(read, TextError) and read.reason == EMPTY_LINE:
                         self.blank_lines += 1
                     else:
                         yield read
@@ -364,7 +229,12 @@ class RecordReader:
         if kind is None:
             lines, kind = self._detect_kind(lines)
         if kind in ("tsv", "csv"):
-            yield from self._named(table_rows(lines, self.source, "\t" if kind == "tsv" else ","))
+            mark = "\t" if kind == "tsv" else ","
+            if kind == "csv":
+                lines, mark = separator_of(lines, mark)
+                if mark != ",":
+                    self.progress.log(f"{self.source}: the separator is {mark!r} by the first rows")
+            yield from self._named(table_rows(lines, self.source, mark))
             return
         is_text = kind == "text"
         records = (
