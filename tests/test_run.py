@@ -214,6 +214,18 @@ def test_the_evaluation_is_that_of_plain_transformers_one_at_a_time(
     assert evaluation == result.evaluation
 
 
+def test_final_metrics_are_computed_in_fp32_after_training_in_bf16(
+    configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    config = configure(model__preset="tiny-bert", train__precision="bf16")
+    folder = train(config, tmp_path / "run").folder
+    assert read(folder.info)["precision"] == "bf16"
+    loss, accuracy, _ = plain_loss(folder, config)
+    evaluation = read(folder.evaluation)
+    assert evaluation["loss"] == pytest.approx(loss, rel=1e-6)
+    assert evaluation["accuracy"] == pytest.approx(accuracy)
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_targets_replaced_as_in_training_have_rows_of_their_own(finished: Runs, start: str) -> None:
     evaluation = read(finished(start)[0].folder.evaluation)

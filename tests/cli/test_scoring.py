@@ -89,6 +89,7 @@ def test_a_row_for_each_text_in_order(run: Run) -> None:
         assert row["pll"] < 0
     assert "4 texts" in found.err
     assert "pseudo-perplexity" in found.err
+    assert "(comparable within one tokenizer only)" in " ".join(found.err.split())
 
 
 def test_every_kind_of_input_gives_the_same_scores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +114,7 @@ def test_every_kind_of_input_gives_the_same_scores(run: Run, monkeypatch: pytest
 
 def test_details_and_methods(run: Run) -> None:
     found = run("score", "texts.txt", "--details", "--method", "within-word-l2r")
+    assert "comparable within" not in " ".join(found.err.split())
     for row in found.rows:
         assert row["method"] == "within_word_l2r"
         assert len(row["token_scores"]) == row["tokens"]

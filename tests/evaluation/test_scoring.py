@@ -397,6 +397,23 @@ def test_a_model_is_loaded_by_name_in_the_precision_that_pays(checkpoint: Callab
     assert chosen.pll == pytest.approx(exact.pll, rel=0.02)
 
 
+def test_the_error_of_bf16_is_measured_and_said(checkpoint: Callable[[str], Path]) -> None:
+    messages: list[str] = []
+
+    class Listener(Progress):
+        def log(self, text: str) -> None:
+            messages.append(text)
+
+    folder = checkpoint("bert")
+    (exact,) = score(TEXTS[:1], folder, device="cpu", precision="fp32")
+    (rough,) = score(TEXTS[:1], folder, device="cpu", precision="bf16", progress=Listener())
+    gaps = [abs(a.pll - b.pll) for a, b in zip(exact.token_scores, rough.token_scores, strict=True)]
+    assert max(gaps) > 0
+    mean, most = f"{sum(gaps) / len(gaps):.3f}", f"{max(gaps):.3f}"
+    said = f"the first {len(gaps)} masked tokens are {mean} nats off those in fp32 on average, {most} at most"
+    assert [text for text in messages if said in text]
+
+
 def _never() -> Iterator[str]:
     raise AssertionError("read before the first result was asked for")
     yield

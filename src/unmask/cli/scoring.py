@@ -247,11 +247,18 @@ def _resumable(run: TextFileScorer | PairFileScorer, rows: RowFile | None) -> It
 
 
 def _print_totals(result: JsonDict, out: Path | None) -> None:
+    from unmask.scoring.results import across_vocabularies
+
     where = f" in {out}" if out else ""
+    alone = (
+        ""
+        if across_vocabularies(result["method"], result["unknown"])
+        else " (comparable within one tokenizer only)"
+    )
     shell.log(
         f"{plural(result['texts'], 'text')}{where}; pseudo-log-likelihood per text {result['per_text']:.4g}, per token "
-        f"{result['per_token']:.4g}, per word {result['per_word']:.4g} nats; {result['bits_per_byte']:.4g} bits per byte; pseudo-perplexity "
-        f"{result['pseudo_perplexity']:.4g}",
+        f"{result['per_token']:.4g}, per word {result['per_word']:.4g} nats; {result['bits_per_byte']:.4g} bits per "
+        f"byte{alone}; pseudo-perplexity {result['pseudo_perplexity']:.4g}",
         f"method {result['method']}",
     )
 

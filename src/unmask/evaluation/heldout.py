@@ -176,6 +176,8 @@ def tally(
         if limit == 0:
             continue
         for batch, predictions in predict_targets(model, evaluation_batches(source, limit, hidden=hidden)):
+            if not read and (error := model.bf16_error(batch)):
+                progress.log(error)
             counter.add(batch, predictions.require_finite(), hidden)
             read += batch.tokens
             progress.advance(min(1.0, read / total), {"tokens": read})

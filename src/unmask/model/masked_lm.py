@@ -22,6 +22,7 @@ from unmask.model.cpu.norms import use_bf16_norms
 from unmask.model.cpu.shapes import pad_to_round_size
 from unmask.model.head import TargetSelector, find_head
 from unmask.model.last_layer import shorten_last_layer
+from unmask.model.softmax import target_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -128,6 +129,31 @@ class MaskedLM:
         if not self.autocast:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+    @contextmanager
+    def in_fp32(self) -> Iterator[None]:
+        """Compute in fp32 for the time being."""
+        autocast, self.autocast = self.autocast, False
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            self.autocast = autocast
+
+    @torch.no_grad()
+    def bf16_error(self, batch: Batch) -> str | None:
+        """Say how far log-probabilities at the targets of a batch are off fp32; nothing if the model computes in fp32."""
+        if not self.autocast or not len(batch.target_ids):
+            return None
+        targets = self._tensor(batch.target_ids)
+        with self.evaluating():
+            half = target_losses(self.target_logits(batch), targets)
+            with self.in_fp32():
+                gap = np.abs(half - target_losses(self.target_logits(batch), targets))
+        return (
+            f"bf16: the log-probabilities of the first {len(gap):,} masked tokens are {gap.mean():.3f} nats off those in "
+            f"fp32 on average, {gap.max():.3f} at most"
+        )
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

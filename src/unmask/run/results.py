@@ -45,10 +45,11 @@ def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
 def final_metrics(
     components: RunComponents, config: RunConfig
 ) -> tuple[dict[str, dict[str, Any]], dict[str, TargetPredictions]]:
-    """Evaluate on each of the held-out texts; return the metrics, and the predictions that they are computed from."""
+    """Evaluate in fp32 on each of the held-out texts; return the metrics, and the predictions that they are computed from."""
     metrics, predictions = {}, {}
     for name, text in final_texts(components).items():
-        found = evaluate_batches(components.model, final_batches(text, config))
+        with components.model.in_fp32():
+            found = evaluate_batches(components.model, final_batches(text, config))
         metrics[name], predictions[name] = found.to_dict(), found.predictions
     return metrics, predictions
 
@@ -81,7 +82,8 @@ def _by_replacement(components: RunComponents, heldout: TextSource, tokens: int)
     if heldout.masking.mask_share == 1:
         return None
     batches = heldout.evaluation_batches(_EVALUATION_BUDGET, replaced_tokens(tokens), hidden=False)
-    return {"masks": replaced_as(heldout.masking), "rows": by_replacement(components.model, batches)}
+    with components.model.in_fp32():
+        return {"masks": replaced_as(heldout.masking), "rows": by_replacement(components.model, batches)}
 
 
 def run_info(components: RunComponents, config: RunConfig, command: list[str]) -> dict[str, Any]:

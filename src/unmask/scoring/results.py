@@ -36,6 +36,16 @@ class WordScore:
     pll: float
 
 
+def across_vocabularies(method: str, unknown: int) -> bool:
+    """Return whether scores per byte or word compare models with different vocabularies.
+
+    They do where the score of a word does not depend on how it is split: with ``within_word_l2r``. With ``original`` a
+    token sees the later subwords of its word, so that a finer vocabulary gains; with ``whole_word`` it loses. An unknown
+    token stands for any number of bytes.
+    """
+    return method == "within_word_l2r" and not unknown
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Score(Result):
     """The score of one text.
@@ -76,7 +86,7 @@ class Score(Result):
 
     @property
     def per_byte(self) -> float:
-        """Mean score of a byte, in nats: comparable between models of different vocabularies."""
+        """Mean score of a byte, in nats; between vocabularies it compares only as :func:`across_vocabularies` says."""
         return self.pll / self.bytes if self.bytes else math.nan
 
     @property

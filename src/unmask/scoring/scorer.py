@@ -239,6 +239,8 @@ class Scorer:
         with torch.inference_mode(), self.model.precision(), self.model.evaluating():
             for part in split_by_tokens(np.maximum(sizes, width), self.batch_tokens):
                 batch, places = masked_batch(row, copies.take(part), self.model.vocabulary)
+                if not meter.done and part.start == 0 and (error := self.model.bf16_error(batch)):
+                    meter.progress.log(error)
                 logits = self.model.target_logits(batch)
                 targets = torch.from_numpy(batch.target_ids).to(logits.device)
                 scores[places] = -target_losses(logits, targets)
