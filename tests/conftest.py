@@ -294,6 +294,12 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], str]] = {
         "modernbert_tokenizer",
     ),
     "eurobert": (COMMON | MODERN | {"num_key_value_heads": 2, "mask_token_id": 3}, "modernbert_tokenizer"),
+    "mobilebert": (
+        COMMON
+        | NO_DROPOUT
+        | {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+        "wordpiece_tokenizer",
+    ),
     "mpnet": (COMMON | NO_DROPOUT | {"max_position_embeddings": 130}, "wordpiece_tokenizer"),
 }
 

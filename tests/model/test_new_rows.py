@@ -12,15 +12,27 @@ from transformers import AutoModelForMaskedLM
 
 from unmask.vocabulary.embeddings import add_rows
 
-ARCHITECTURES = "bert roberta distilbert electra albert deberta-v2 modernbert eurobert mpnet".split()
+ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
+    *(
+        (name, {})
+        for name in "bert roberta distilbert electra albert deberta-v2 modernbert eurobert mpnet".split()
+    ),
+    *(
+        (name, {"tie_word_embeddings": False})
+        for name in "bert roberta distilbert electra modernbert".split()
+    ),
+    ("deberta-v2", {"legacy": False}),
+    ("mobilebert", {}),
+]
 PIECES = [(20, 21), (30, 31, 32), (40, 41, 41, 43)]
 IDS = torch.tensor([[5, 20, 31, 40, 7, 9]])
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=ARCHITECTURES, ids=str)
 def extended(request: pytest.FixtureRequest, tiny_model: Callable[..., Any]) -> tuple[Any, Any]:
     """A model before and after, with biases that are not zero."""
-    both = [tiny_model(request.param, 100) for _ in range(2)]
+    architecture, config = request.param
+    both = [tiny_model(architecture, 100, **config) for _ in range(2)]
     for model in both:
         draw = torch.Generator().manual_seed(1)
         for name, weight in model.named_parameters():

@@ -17,6 +17,7 @@ from unmask.evaluation.heldout import (
 )
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import replaced_as
+from unmask.model.save import save_checked
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.run_folder import RunFolder
@@ -145,8 +146,8 @@ def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
 
 
 def write_model(components: RunComponents, folder: RunFolder) -> None:
-    """Write the Hugging Face checkpoint with its tokenizer, whole or not at all."""
+    """Write the Hugging Face checkpoint with its tokenizer, whole, loaded again and compared, or not at all."""
     with new_folder(folder.model) as partial:
         with components.model.plain() as model:
-            model.save_pretrained(partial)
+            save_checked(model, components.model.vocabulary, partial)
         components.model.tokenizer.save_pretrained(partial)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.model.layers import head_weights
+from unmask.model.vocabulary_rows import vocabulary_dims
 from unmask.training.optimizers import set_learning_rate
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def head_first(model: PreTrainedModel, steps: int) -> StagedStart:
 
 
 def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate: float) -> StagedStart:
-    """Train only the rows of some tokens for some steps, in the embeddings and in the output matrix and bias.
+    """Train only the rows of some tokens for some steps, in all weights that have a row for each token.
 
     Args:
         model: a masked-LM model.
@@ -85,9 +86,9 @@ def rows_first(model: PreTrainedModel, steps: int, ids: list[int], learning_rate
         ids: of the tokens.
         learning_rate: peak rate of the run.
     """
-    embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
-    found = [embeddings.weight, getattr(output, "weight", None), getattr(output, "bias", None)]
-    tables = {id(weight): weight for weight in found if isinstance(weight, nn.Parameter)}
+    dims = vocabulary_dims(model)
+    named = model.named_parameters(remove_duplicate=False)
+    tables = {id(weight): weight for name, weight in named if dims.get(name) == 0}
     frozen_at_first = [
         weight for weight in model.parameters() if weight.requires_grad and id(weight) not in tables
     ]

@@ -1,12 +1,15 @@
-"""Add embedding rows for new vocabulary entries."""
+"""Add rows for new vocabulary entries to a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+from unmask.errors import ConfigError
+from unmask.model.vocabulary_rows import vocabulary_dims
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,36 +19,42 @@ if TYPE_CHECKING:
 def add_rows(model: PreTrainedModel, first: int, replaced: Sequence[Sequence[int]]) -> None:
     """Add rows for new tokens to a model, initialised to the mean of the rows of the tokens that each replaces.
 
-    Input embeddings, output embeddings and the bias over the vocabulary get rows; tied weights stay tied. The resizing
-    of transformers samples new rows around the mean of all rows instead.
+    All weights over the vocabulary get rows; tied weights stay tied, untied ones get means of their own. The resizing of
+    transformers samples new rows around the mean of all rows, and loses biases of models with untied embeddings.
 
     Args:
         model: any masked-LM model, changed in place with its config. Unused rows are used first.
         first: id of the first new token; the others follow.
         replaced: ids of the tokens that each new token replaces.
+
+    Raises:
+        ConfigError: the model has fewer rows than the tokenizer has entries.
     """
-    rows = max(_rows(model), first + len(replaced))
-    if rows > _rows(model):
-        model.resize_token_embeddings(rows, mean_resizing=False)
-        model.tie_weights()
-    for table in _tables(model):
-        means = torch.stack([table[list(ids)].mean(0) for ids in replaced])
-        table[first : first + len(replaced)] = means
+    have = model.config.vocab_size
+    if have < first:
+        raise ConfigError(
+            f"the tokenizer has {first:,} entries but the model only {have:,} rows of embeddings; "
+            f"use the model's own tokenizer"
+        )
+    rows = max(have, first + len(replaced))
+    new: dict[int, Tensor] = {}
+    for name, dim in vocabulary_dims(model).items():
+        path, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(path)
+        old = getattr(owner, attribute)
+        if id(old) not in new:
+            table = _extended(old.data, dim, rows, first, replaced)
+            new[id(old)] = nn.Parameter(table, old.requires_grad) if isinstance(old, nn.Parameter) else table
+        setattr(owner, attribute, new[id(old)])
+        if isinstance(owner, nn.Embedding):
+            owner.num_embeddings = rows
+        elif isinstance(owner, nn.Linear):
+            setattr(owner, "in_features" if dim else "out_features", rows)
+    model.config.vocab_size = rows
 
 
-def _rows(model: PreTrainedModel) -> int:
-    return len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
-
-
-def _tables(model: PreTrainedModel) -> Iterator[Tensor]:
-    """Yield the weights with a row per token, tied ones once: ``[V, E]`` embeddings, ``[V]`` biases of the head."""
-    rows = _rows(model)
-    output: nn.Module | None = model.get_output_embeddings()
-    wanted = {id(model.get_input_embeddings().weight)}
-    wanted |= {id(weight) for weight in ([] if output is None else output.parameters())}
-    encoder = f"{model.base_model_prefix}."
-    for name, weight in model.named_parameters():
-        # Some heads have a bias besides the decoder's.
-        bias = weight.dim() == 1 and name.endswith("bias") and not name.startswith(encoder)
-        if len(weight) == rows and (id(weight) in wanted or bias):
-            yield weight
+def _extended(table: Tensor, dim: int, rows: int, first: int, replaced: Sequence[Sequence[int]]) -> Tensor:
+    old = table.movedim(dim, 0)
+    new = torch.cat([old, old.new_zeros(rows - len(old), *old.shape[1:])])
+    new[first : first + len(replaced)] = torch.stack([old[list(ids)].mean(0) for ids in replaced])
+    return new.movedim(0, dim).contiguous()

@@ -14,6 +14,7 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.load import read_checkpoint
+from unmask.model.save import sample_logits, save_checked
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
 from unmask.run_folder import ADDED_WORDS
@@ -132,6 +133,7 @@ def extend_vocabulary(
     Raises:
         ConfigError: a setting is invalid, or the model or tokenizer cannot be extended.
         DataError: the text cannot be read, or none of its words can be added.
+        UnmaskError: the model loaded again gives other logits for the old vocabulary; nothing is written then.
     """
     out = Path(out)
     _check(add, out)
@@ -152,8 +154,9 @@ def extend_vocabulary(
     with new_folder(out) as folder:
         extended = write_extended(tokenizer, words, folder)
         loaded = read_checkpoint(model, offline=offline, progress=progress).model
+        logits = sample_logits(loaded, vocabulary)[:, : vocabulary.size]
         add_rows(loaded, vocabulary.size, [word.subwords for word in words])
-        loaded.save_pretrained(folder)
+        save_checked(loaded, vocabulary, folder, logits)
         before, after, changed = _measure(sample.texts, tokenizer, vocabulary, extended, words)
         result = ExtendedVocabulary(
             out, words, vocabulary.size, len(extended), before, after, sample.held_out, changed

@@ -71,12 +71,24 @@ def write_extended(
     check_extendable(tokenizer)
     tokenizer.save_pretrained(folder)
     if _definition(tokenizer)["model"]["type"] == "WordPiece":
+        _fill_gaps(folder / "tokenizer.json")
         _add_tokens(folder, words)
     else:
         _add_entries(folder, words, 1 + max(tokenizer.get_vocab().values()))
     extended = load_tokenizer(str(folder), offline=True)
     _verify(extended, tokenizer, words)
     return extended
+
+
+def _fill_gaps(path: Path) -> None:
+    """Name the unused ids of a WordPiece vocabulary: the library would give them to new words."""
+    definition = json.loads(path.read_text(encoding="utf-8"))
+    vocab = definition["model"]["vocab"]
+    taken = {*vocab.values(), *(token["id"] for token in definition["added_tokens"])}
+    unused = {f"<unused_{number}>": number for number in range(max(taken)) if number not in taken}
+    if unused:
+        definition["model"]["vocab"] = vocab | unused
+        path.write_text(json.dumps(definition, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _add_tokens(folder: Path, words: Sequence[AddedWord]) -> None:
