@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForMaskedLM, BertTokenizer
 
 import unmask
@@ -138,3 +140,54 @@ def test_a_run_does_not_keep_a_model_that_changed(
     assert (out / "checkpoints").is_dir()
     monkeypatch.undo()
     assert unmask.train(out=out, resume=True).model is not None
+
+
+def sentence_model(folder: Path, base: Path) -> Path:
+    """Write a folder as sentence-transformers does: an encoder at its root, modules beside it."""
+    shutil.copytree(base, folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        {"idx": 3, "name": "3", "path": "../outside", "type": "sentence_transformers.models.Dense"},
+    ]
+    for name, content in {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": False},
+        "config_sentence_transformers.json": {"prompts": {"query": "query: "}},
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_cls_token": True},
+        "2_Dense/config.json": {"in_features": 32, "out_features": 8},
+        "../outside/secret.json": {},
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    save_file({"linear.weight": torch.ones(8, 32)}, folder / "2_Dense" / "model.safetensors")
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
+    return folder
+
+
+KEPT = [
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "2_Dense/model.safetensors",
+]
+
+
+def test_the_modules_of_a_sentence_model_are_kept(
+    domain: Path, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = sentence_model(tmp_path / "base", checkpoint("bert"))
+    unmask.extend_tokenizer(domain, model=base, out=tmp_path / "new", add=3)
+    run = unmask.train(domain, model=tmp_path / "new", out=tmp_path / "run", max_steps=1, batch_tokens=64)
+    for folder in (tmp_path / "new", run.folder.model):
+        for name in KEPT:
+            if name != "modules.json":
+                assert (folder / name).read_bytes() == (base / name).read_bytes()
+        assert json.loads((folder / "modules.json").read_text()) == json.loads(
+            (base / "modules.json").read_text()
+        )
+        assert not (folder / "2_Dense" / "pytorch_model.bin").exists()
+        assert not list(folder.parent.glob("outside/*.json")) or folder.parent == tmp_path

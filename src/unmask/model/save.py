@@ -30,7 +30,7 @@ def sample_logits(model: PreTrainedModel, vocabulary: Vocabulary) -> Tensor:
     training = model.training
     model.eval()
     try:
-        return model(input_ids=ids.to(model.device)).logits[0].float().cpu()  # type: ignore[no-any-return]
+        return model(input_ids=ids.to(model.device)).logits[0].float().cpu()
     finally:
         model.train(training)
 
@@ -61,9 +61,9 @@ def save_checked(
     found = sample_logits(again, vocabulary)[:, : expected.shape[-1]]
     finite = expected.isfinite()
     same_shape = found.shape == expected.shape
-    error = (found - expected)[finite].abs().max().item() if same_shape and finite.any() else 0.0
-    if missing or not same_shape or not error <= _TOLERANCE * max(1.0, expected[finite].abs().max().item()):
-        what = f"lacks {missing[0]}" if missing else f"gives other logits (by up to {error:.3g})"
+    off = (found - expected)[finite].abs().max().item() if same_shape and finite.any() else 0.0
+    if missing or not same_shape or not off <= _TOLERANCE * max(1.0, expected[finite].abs().max().item()):
+        what = f"lacks {missing[0]}" if missing else f"gives other logits (by up to {off:.3g})"
         raise UnmaskError(
             f"the {name} was saved, but loaded again it {what}, so it is not kept. This is an error of unmask or of "
             f"transformers in this architecture; please report it with the name of the model"

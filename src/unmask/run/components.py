@@ -31,6 +31,7 @@ from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropo
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
+from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.progress import Progress
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
@@ -75,6 +76,7 @@ class RunComponents(RunTexts):
         world: the processes of the run.
         adapters: the LoRA adapters in the model, if any.
         new_rows: ids of the added tokens, whose embeddings are trained first.
+        sentence_modules: the folder with the modules of a sentence-transformers checkpoint.
     """
 
     model: MaskedLM = field(kw_only=True)
@@ -84,6 +86,7 @@ class RunComponents(RunTexts):
     world: World = field(kw_only=True)
     adapters: LoraModel | None = None
     new_rows: list[int] = field(default_factory=list)
+    sentence_modules: Path | None = None
 
 
 def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -> RunComponents:
@@ -127,6 +130,9 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         world=world,
         adapters=adapters,
         new_rows=added_token_ids(config.model.name or "") if settings.new_embeddings_steps else [],
+        sentence_modules=find_sentence_modules(config.model.name, offline=config.model.offline)
+        if config.model.name
+        else None,
     )
 
 

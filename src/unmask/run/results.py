@@ -18,6 +18,8 @@ from unmask.evaluation.heldout import (
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import replaced_as
 from unmask.model.save import save_checked
+from unmask.model.sentence_modules import copy_sentence_modules
+from unmask.progress import Progress
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.run_folder import RunFolder
@@ -145,9 +147,11 @@ def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
     return {f"{prefix}documents": documents, f"{prefix}tokens": tokens}
 
 
-def write_model(components: RunComponents, folder: RunFolder) -> None:
+def write_model(components: RunComponents, folder: RunFolder, progress: Progress = Progress()) -> None:
     """Write the Hugging Face checkpoint with its tokenizer, whole, loaded again and compared, or not at all."""
     with new_folder(folder.model) as partial:
         with components.model.plain() as model:
             save_checked(model, components.model.vocabulary, partial)
         components.model.tokenizer.save_pretrained(partial)
+        if components.sentence_modules is not None:
+            copy_sentence_modules(components.sentence_modules, partial, progress)

@@ -214,7 +214,7 @@ class _TrainingRun:
         self, evaluation: dict[str, Any] | None, predictions: dict[str, TargetPredictions]
     ) -> None:
         """Write the model, its metrics, the report, and log what would help next."""
-        write_model(self.components, self.folder)
+        write_model(self.components, self.folder, self.progress)
         if evaluation is not None:
             assert self.components.heldout is not None
             write_json(self.folder.evaluation, evaluation)

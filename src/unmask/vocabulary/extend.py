@@ -15,6 +15,7 @@ from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocab
 from unmask.errors import ConfigError
 from unmask.model.load import read_checkpoint
 from unmask.model.save import sample_logits, save_checked
+from unmask.model.sentence_modules import copy_sentence_modules, find_sentence_modules
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
 from unmask.run_folder import ADDED_WORDS
@@ -157,6 +158,8 @@ def extend_vocabulary(
         logits = sample_logits(loaded, vocabulary)[:, : vocabulary.size]
         add_rows(loaded, vocabulary.size, [word.subwords for word in words])
         save_checked(loaded, vocabulary, folder, logits)
+        if (modules := find_sentence_modules(model, offline=offline)) is not None:
+            copy_sentence_modules(modules, folder, progress)
         before, after, changed = _measure(sample.texts, tokenizer, vocabulary, extended, words)
         result = ExtendedVocabulary(
             out, words, vocabulary.size, len(extended), before, after, sample.held_out, changed
