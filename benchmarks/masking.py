@@ -173,7 +173,9 @@ def _make_lists(corpus: Any, tokenizer: Any, named: dict[str, str]) -> None:
     found = find_collocations(corpus, words, min_score=0.5)
     save_collocations(Path(named["collocations"]), found)
     halves = np.array_split(np.arange(len(corpus)), 2)
-    terms = find_salient_terms(*(count_words(corpus, words, half) for half in halves), min_z=0.5)
+    terms = find_salient_terms(
+        *(count_words(corpus, words, half)[0] for half in halves), min_ratio=1.0, confidence=0.5
+    )
     save_terms(Path(named["terms"]), terms)
     say(f"{len(found):,} collocations, {len(terms):,} terms")
 

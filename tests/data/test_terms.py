@@ -12,48 +12,73 @@ import pytest
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import prepare
-from unmask.data.masking.terms import count_words, find_salient_terms, load_terms, save_terms
+from unmask.data.masking.terms import count_words, find_salient_terms, load_terms, odds_ratios, save_terms
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import DataError
 
-GENERAL = Counter({"the": 5000, "of": 3000, "patient": 40, "heart": 50, "river": 200, "1860": 30})
+GENERAL = Counter(
+    {"the": 500_000, "of": 300_000, "that": 90_000, "patient": 40, "heart": 50, "river": 200, "1860": 30}
+)
 DOMAIN = Counter(
-    {"the": 5000, "of": 3000, "patient": 400, "heart": 300, "myocardial": 60, "river": 10, "1860": 90}
+    {
+        "the": 5000,
+        "of": 3000,
+        "that": 5000,
+        "patient": 400,
+        "heart": 300,
+        "myocardial": 60,
+        "river": 40,
+        "1860": 90,
+    }
+)
+DOCUMENTS = Counter(
+    {"the": 100, "of": 100, "that": 100, "patient": 80, "heart": 60, "myocardial": 30, "river": 5, "1860": 40}
 )
 
 
 def test_words_of_the_domain_stand_out() -> None:
-    found = find_salient_terms(DOMAIN, GENERAL)
-    assert [term.text for term in found[:3]] == ["patient", "heart", "myocardial"]
-    assert "river" not in {term.text for term in found}
-    # Numbers are no terms, however frequent.
-    assert "1860" not in {term.text for term in found}
-    assert all(term.z >= 1.96 and 1 < term.weight <= 10 for term in found)
-    assert [term.z for term in found] == sorted((term.z for term in found), reverse=True)
+    found = find_salient_terms(DOMAIN, GENERAL, DOCUMENTS)
+    assert {term.text for term in found} == {"patient", "heart", "myocardial", "river"}
+    assert found[-1].text == "river"
+    # Numbers are no terms, however frequent; nor is a usual word that the domain has more often.
+    assert all(2 < term.weight <= 10 for term in found)
+    assert [term.documents for term in found] == [DOCUMENTS[term.text] for term in found]
 
 
 def test_scores_are_log_odds_with_a_prior() -> None:
-    (term,) = [term for term in find_salient_terms(DOMAIN, GENERAL) if term.text == "heart"]
+    (term,) = [term for term in find_salient_terms(DOMAIN, GENERAL) if term.text == "river"]
     here, there = sum(DOMAIN.values()), sum(GENERAL.values())
     strength = 0.1 * min(here, there)
-    prior = strength * (300 + 50) / (here + there)
-    odds = math.log((300 + prior) / (here + strength - 300 - prior)) - math.log(
-        (50 + prior) / (there + strength - 50 - prior)
+    prior = strength * (40 + 200) / (here + there)
+    odds = math.log((40 + prior) / (here + strength - 40 - prior)) - math.log(
+        (200 + prior) / (there + strength - 200 - prior)
     )
     assert term.log_odds == pytest.approx(odds)
-    assert term.z == pytest.approx(odds / math.sqrt(1 / (300 + prior) + 1 / (50 + prior)))
-    assert term.weight == pytest.approx(math.exp(odds))
+    assert term.z == pytest.approx(odds / math.sqrt(1 / (40 + prior) + 1 / (200 + prior)))
+    assert term.weight == pytest.approx(min(10, math.exp(odds)))
+    assert odds_ratios(DOMAIN, GENERAL)["river"] == term.weight
+
+
+def test_a_term_occurs_in_several_documents() -> None:
+    one = DOCUMENTS | {"patient": 1}
+    assert "patient" not in {term.text for term in find_salient_terms(DOMAIN, GENERAL, one)}
+    # Of a text of one document nothing is asked.
+    single = dict.fromkeys(DOMAIN, 1)
+    assert "patient" in {term.text for term in find_salient_terms(DOMAIN, GENERAL, single)}
+    some = DOCUMENTS | {"heart": 4}
+    ranked = [term.text for term in find_salient_terms(DOMAIN, GENERAL, some)]
+    assert ranked.index("patient") < ranked.index("heart")
 
 
 def test_bounds_of_terms_are_kept() -> None:
     assert len(find_salient_terms(DOMAIN, GENERAL, most=1)) == 1
-    assert max(term.weight for term in find_salient_terms(DOMAIN, GENERAL, most_weight=2.0)) == 2.0
     assert "myocardial" not in {term.text for term in find_salient_terms(DOMAIN, GENERAL, min_count=61)}
+    assert "river" not in {term.text for term in find_salient_terms(DOMAIN, GENERAL, min_ratio=9)}
 
 
 @pytest.mark.parametrize(("domain", "general"), [({}, GENERAL), (DOMAIN, {}), (GENERAL, GENERAL)])
 def test_texts_that_cannot_be_told_apart_are_refused(domain: Counter[str], general: Counter[str]) -> None:
-    with pytest.raises(DataError, match=r"salient terms need words|no word is more frequent in the domain"):
+    with pytest.raises(DataError, match=r"salient terms need words|no word is rare in general text"):
         find_salient_terms(domain, general)
 
 
@@ -65,12 +90,13 @@ def test_words_of_a_corpus_are_counted(
     corpus = prepare([tmp_path / "text.txt"], settings, wordpiece_tokenizer, tmp_path / "shards")
     words = vocabulary_of(wordpiece_tokenizer).words
     assert words is not None
-    counts = count_words(corpus, words)
+    counts, documents = count_words(corpus, words)
     text = " ".join(corpus_text).lower()
     assert counts["lighthouse"] == text.count("lighthouse") > 5
     assert counts["naive"] == text.count("naïve")
     assert counts["."] == text.count(".")
-    halves = [count_words(corpus, words, half) for half in np.array_split(np.arange(len(corpus)), 2)]
+    assert documents["lighthouse"] == sum("lighthouse" in line.lower() for line in corpus_text)
+    halves = [count_words(corpus, words, half)[0] for half in np.array_split(np.arange(len(corpus)), 2)]
     assert halves[0] + halves[1] == counts
 
 

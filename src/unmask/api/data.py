@@ -185,7 +185,9 @@ def terms(
     progress: ProgressLike = None,
     **options: Any,
 ) -> Table:
-    """Find the words that are far more frequent in a text than in general text, for ``strategy="terms"``.
+    """Find the words that set a text apart, the best first, for ``strategy="terms"``.
+
+    They are at least twice as frequent as in general text, rare there, and occur in several documents.
 
     Args:
         text, general: paths, a folder of :func:`unmask.prepare`, or texts in memory.
@@ -203,7 +205,8 @@ def terms(
     for part in (text, general):
         with _corpus(part, tokenizer, settings, offline, progress) as (corpus, loaded, _):
             counts.append(count_words(corpus, _words(loaded)))
-    found = find_salient_terms(*counts)
+    (words, documents), (elsewhere, _) = counts
+    found = find_salient_terms(words, elsewhere, documents)
     if out is not None:
         save_terms(Path(out), found)
     return Table(f"{len(found):,} terms", [asdict(term) for term in found])

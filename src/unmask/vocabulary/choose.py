@@ -6,7 +6,6 @@ subword ids, so normalisation, word boundaries and the number of subwords are th
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.data.masking.terms import find_salient_terms
+from unmask.data.masking.terms import odds_ratios
 from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.errors import ConfigError, DataError
 
@@ -122,9 +121,7 @@ def choose_words(
     joiner = _SubwordJoiner(tokenizer, vocabulary)
     weights: dict[str, float] = {}
     if general is not None:
-        domain, elsewhere = joiner.count(counts), joiner.count(general)
-        terms = find_salient_terms(domain, elsewhere, min_count=1, min_z=-math.inf, most=len(domain))
-        weights = {term.text: term.weight for term in terms}
+        weights = odds_ratios(joiner.count(counts), joiner.count(general))
     found = [
         AddedWord(text, joiner.entry(subwords), subwords, count, weights.get(text, 1.0))
         for subwords, count in counts

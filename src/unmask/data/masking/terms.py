@@ -34,12 +34,19 @@ class Term:
         weight: odds ratio of the word, domain to general text, bounded; for masking.
         log_odds: logarithm of the odds ratio.
         z: ``log_odds`` in standard deviations.
+        documents: documents of the domain with the word.
     """
 
     text: str
     weight: float
     log_odds: float
     z: float
+    documents: int
+
+
+_MOST_WEIGHT = 10.0
+_LEAST_DOCUMENTS = 3
+_GENERAL_RATE = 2e-4
 
 
 def load_terms(path: Path, weight: float) -> dict[tuple[str, ...], float]:
@@ -76,58 +83,99 @@ def load_terms(path: Path, weight: float) -> dict[tuple[str, ...], float]:
 
 def save_terms(path: Path, terms: Iterable[Term]) -> None:
     """Write terms as :func:`load_terms` reads them."""
-    lines = ["# term\tweight\tlog-odds\tz"]
-    lines += [f"{term.text}\t{term.weight:.3g}\t{term.log_odds:.3f}\t{term.z:.2f}" for term in terms]
+    lines = ["# term\tweight\tlog-odds\tz\tdocuments"]
+    lines += [
+        f"{term.text}\t{term.weight:.3g}\t{term.log_odds:.3f}\t{term.z:.2f}\t{term.documents}"
+        for term in terms
+    ]
     write_atomically(path, "\n".join(lines) + "\n")
 
 
 def find_salient_terms(
     domain: Mapping[str, int],
     general: Mapping[str, int],
+    documents: Mapping[str, int] | None = None,
     *,
     min_count: int = 5,
-    min_z: float = 1.96,
+    min_ratio: float = 2.0,
+    confidence: float = 1.96,
     most: int = 10_000,
-    most_weight: float = 10.0,
 ) -> list[Term]:
-    """Find words that are more frequent in domain text than in general text, by descending z score.
+    """Find the words that set domain text apart: more frequent there, rare in general text, in several documents.
 
-    The score is the log-odds ratio with an informative Dirichlet prior, from both texts together, over its standard
-    deviation ("Fightin' Words", Monroe, Colaresi & Quinn 2008).
+    The odds ratio must be at least ``min_ratio`` at the lower end of its interval; it is computed with an informative
+    Dirichlet prior from both texts together ("Fightin' Words", Monroe, Colaresi & Quinn 2008). Words are ranked by this
+    lower end, by the documents that have them, and by how rare they are in general text: a z score alone would rank
+    function words first, whose large counts make small differences significant.
 
     Args:
         domain: word counts of domain text; see :func:`count_words`.
-        general: word counts of general text.
+        general: word counts of general text. A word that occurs there more than 200 times in a million is no term.
+        documents: documents of the domain with each word; by default they do not count.
         min_count: fewest occurrences in the domain.
-        min_z: lowest z score; 1.96 is the 95% level.
+        min_ratio: lowest odds ratio.
+        confidence: standard deviations from the log-odds to the lower end; 1.96 is the 95% level.
         most: most terms to return.
-        most_weight: highest weight.
 
     Raises:
         DataError: there are no salient words.
     """
     words = [word for word, count in domain.items() if count >= min_count and any(map(str.isalpha, word))]
-    here = np.array([domain[word] for word in words], dtype=np.float64)
-    there = np.array([general.get(word, 0) for word in words], dtype=np.float64)
-    here_all, there_all = sum(domain.values()), sum(general.values())
-    if not words or not there_all:
+    if not words or not sum(general.values()):
         raise DataError("salient terms need words in the domain text and in the general text")
+    odds, deviation = _odds_of(words, domain, general)
+    low = odds - confidence * deviation
+    there, there_all = _counts_of(words, general), sum(general.values())
+    spread = _counts_of(words, domain if documents is None else documents)
+    least = min(_LEAST_DOCUMENTS, 1 + int(spread.max()) // 10)  # of a text of few documents, one is enough
+    # The rate in general text may be as low as two standard deviations below the one counted.
+    usual = (there - 2 * np.sqrt(there)) / there_all > _GENERAL_RATE
+    good = (low >= math.log(min_ratio)) & ~usual & (spread >= least)
+    rarity = np.sqrt(np.log1p(_GENERAL_RATE * (there_all + 1) / (there + 0.5)))
+    score = np.where(good, low * np.log1p(spread) * rarity, -np.inf)
+    order = [int(place) for place in np.lexsort((np.array(words), -score)) if good[place]][:most]
+    if not order:
+        raise DataError(
+            f"no word is rare in general text and at least {min_ratio:g} times as frequent in the domain; give more text, "
+            f"or general text of other subjects"
+        )
+    z = odds / deviation
+    return [Term(words[i], _weight_of(odds[i]), float(odds[i]), float(z[i]), int(spread[i])) for i in order]
+
+
+def odds_ratios(domain: Mapping[str, int], general: Mapping[str, int]) -> dict[str, float]:
+    """Return the odds ratio of each word of a domain, at most 10, with the prior of :func:`find_salient_terms`."""
+    words = list(domain)
+    if not words or not sum(general.values()):
+        return {}
+    return dict(zip(words, map(_weight_of, _odds_of(words, domain, general)[0]), strict=True))
+
+
+def _odds_of(
+    words: list[str], domain: Mapping[str, int], general: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log-odds ratio of words, and its standard deviation."""
+    here, there = _counts_of(words, domain), _counts_of(words, general)
+    here_all, there_all = sum(domain.values()), sum(general.values())
     # The prior counts as much as a tenth of the smaller text.
     strength = 0.1 * min(here_all, there_all)
     prior = strength * (here + there) / (here_all + there_all)
     odds = _log_odds(here, prior, here_all + strength) - _log_odds(there, prior, there_all + strength)
-    z = odds / np.sqrt(1.0 / (here + prior) + 1.0 / (there + prior))
-    order = [int(place) for place in np.lexsort((words, -z)) if z[place] >= min_z][:most]
-    if not order:
-        raise DataError(
-            f"no word is more frequent in the domain than in general text by {min_z:g} standard deviations"
-        )
-    weights = np.minimum(np.exp(np.minimum(odds, math.log(most_weight))), most_weight)
-    return [Term(words[i], float(weights[i]), float(odds[i]), float(z[i])) for i in order]
+    return odds, np.sqrt(1.0 / (here + prior) + 1.0 / (there + prior))
 
 
-def count_words(corpus: Corpus, words: WordTables, documents: np.ndarray | None = None) -> Counter[str]:
-    """Count the words of a corpus, in lower case and without accents.
+def _counts_of(words: list[str], counts: Mapping[str, int]) -> np.ndarray:
+    return np.array([counts.get(word, 0) for word in words], dtype=np.float64)
+
+
+def _weight_of(odds: float) -> float:
+    return min(_MOST_WEIGHT, math.exp(min(odds, _MOST_WEIGHT)))
+
+
+def count_words(
+    corpus: Corpus, words: WordTables, documents: np.ndarray | None = None
+) -> tuple[Counter[str], Counter[str]]:
+    """Return how often each word of a corpus occurs, and in how many documents, in lower case and without accents.
 
     Args:
         corpus: the tokenised documents.
@@ -135,14 +183,16 @@ def count_words(corpus: Corpus, words: WordTables, documents: np.ndarray | None 
         documents: ``int64`` numbers of those to count; by default all.
     """
     numbers = WordNumbers(words)
-    totals = np.zeros(0, dtype=np.int64)
+    totals = np.zeros((2, 0), dtype=np.int64)
     chosen = np.arange(len(corpus)) if documents is None else documents
-    for input_ids, first, _ in words_in(corpus, words, chosen):
-        counts = np.bincount(numbers(input_ids, first), minlength=len(totals))
-        counts[: len(totals)] += totals
-        totals = counts
-    counted = zip(numbers.texts[1:], totals[1:].tolist(), strict=True)
-    return Counter(dict(counted))
+    for input_ids, first, owners in words_in(corpus, words, chosen):
+        found = numbers(input_ids, first)
+        size = max(len(numbers.texts), totals.shape[1])
+        totals = np.pad(totals, ((0, 0), (0, size - totals.shape[1])))
+        totals[0] += np.bincount(found, minlength=size)
+        totals[1] += np.bincount(np.unique(owners * size + found) % size, minlength=size)
+    occurrences, spread = (dict(zip(numbers.texts[1:], row[1:].tolist(), strict=False)) for row in totals)
+    return Counter(occurrences), Counter(spread)
 
 
 def _log_odds(count: np.ndarray, prior: np.ndarray, total: float) -> np.ndarray:
