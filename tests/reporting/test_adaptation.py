@@ -95,9 +95,10 @@ def compared(adapted: RunFolder) -> RunFolder:
 
 
 def test_the_verdict_says_how_much_was_gained_and_lost() -> None:
-    assert headline(comparison()) == (
-        "On held-out domain text the adapted model predicts 12% more masked tokens correctly than the base: "
-        "accuracy 31.2% → 35.0%, +3.8 points (95% interval +2.8 to +4.8); on general text accuracy changed: "
+    assert headline(comparison(masks="every target replaced by the mask token")) == (
+        "On held-out domain text (every target replaced by the mask token) the adapted model predicts 12% more masked "
+        "tokens correctly than the base: accuracy 31.2% → 35.0%, +3.8 points (95% interval +2.8 to +4.8); its loss fell by "
+        "0.300 nats; on general text accuracy changed: "
         "−0.4 points (95% interval −0.6 to −0.2)."
     )
 
@@ -108,6 +109,8 @@ def test_the_verdict_says_how_much_was_gained_and_lost() -> None:
         ({"domain": part((0.35, 2.5), (0.3, 2.9))}, "14% fewer masked tokens correctly than the base: accuracy 35.0% → 30.0%"),
         ({"domain": part((0.35, 2.5), (0.3515, 2.5))}, "the accuracy of base and adapted model does not differ significantly"),
         ({"domain": part((0.35, 2.5), (0.352, 2.1))}, "its loss fell by 0.400 nats"),
+        ({"domain": part((0.35, 2.5), (0.45, 2.9))}, "its loss rose by 0.400 nats;"),
+        ({"domain": part((0.35, 2.5), (0.45, 2.5))}, "by 0.000 nats, which is not significant;"),
         ({"domain": part((0.3, 2.5), (0.36, 2.1), None)}, "+6.0 points; too few documents for an interval"),
         ({"domain": part((0.0, 9.0), (0.1, 5.0))}, "predicts more masked tokens correctly than the base: accuracy 0.0%"),
         ({"domain": part((0.3, 2.5), (0.3, float("nan")))}, "are NaN or infinite"),

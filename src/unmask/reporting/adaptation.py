@@ -53,8 +53,8 @@ class Group:
 
 
 def headline(found: JsonDict) -> str:
-    """The main result in one sentence: accuracy on domain text before and after, and on general text."""
-    domain = found["domain"]
+    """The main result in one sentence: accuracy and loss on domain text before and after, and accuracy on general text."""
+    domain, where = found["domain"], f"On held-out domain text ({masks(found)})"
     change, (before, after) = domain["change"], (domain[side]["accuracy"] for side in ("before", "after"))
     gap = as_float(change["accuracy"]["value"])
     if math.isnan(gap) or math.isnan(as_float(domain["after"]["loss"])):
@@ -62,10 +62,10 @@ def headline(found: JsonDict) -> str:
     metrics = f"accuracy {percent(before)} → {percent(after)}, {_signed(change['accuracy'])}"
     if _sign(change["accuracy"]) == 0 and change["accuracy"]["interval"] is not None:
         said = f"the accuracy of base and adapted model does not differ significantly: {metrics}"
-        return f"On held-out domain text {said}{_loss_clause(change)}{_general_clause(found)}."
+        return f"{where} {said}{_loss_clause(change)}{_general_clause(found)}."
     more = "as many" if gap == 0 else "more" if gap > 0 else "fewer"
     share = f"{_share(change['relative_accuracy'])}{more} masked tokens correctly {'as' if gap == 0 else 'than'} the base"
-    return f"On held-out domain text the adapted model predicts {share}: {metrics}{_general_clause(found)}."
+    return f"{where} the adapted model predicts {share}: {metrics}{_loss_clause(change)}{_general_clause(found)}."
 
 
 def _share(relative: JsonDict | None) -> str:
@@ -75,10 +75,13 @@ def _share(relative: JsonDict | None) -> str:
 
 
 def _loss_clause(change: JsonDict) -> str:
-    if _sign(change["loss"]) == 0:
-        return ""
     gap = as_float(change["loss"]["value"])
-    return f"; its loss {'fell' if gap < 0 else 'rose'} by {loss(abs(gap))} nats"
+    said = f"; its loss {'fell' if gap < 0 else 'rose'} by {loss(abs(gap))} nats"
+    return (
+        said
+        if _sign(change["loss"]) or change["loss"]["interval"] is None
+        else f"{said}, which is not significant"
+    )
 
 
 def _general_clause(found: JsonDict) -> str:
