@@ -101,6 +101,36 @@ def test_the_table_and_its_sums() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_a_field_makes_the_rows_of_all_files(tmp_path: Path) -> None:
+    for name, fields in (("a", ["syntax", "semantics"]), ("b", ["syntax"])):
+        rows = [{"good": "the river", "bad": "river the", "field": value} for value in fields]
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
+    metrics = PairMetrics("original")
+    for pair, outcome in zip(PairReader(str(tmp_path), by="field"), ("right", "wrong", "wrong"), strict=True):
+        assert isinstance(pair, Pair)
+        metrics.add(pair, outcome)  # type: ignore[arg-type]
+    found = metrics.to_dict()
+    assert [(row["paradigm"], row["pairs"], row["accuracy"]) for row in found["table"]] == [
+        ("syntax", 2, 0.5),
+        ("semantics", 1, 0.0),
+    ]
+    assert found["mean_of_paradigms"] == 0.25
+    assert [row["file"] for row in found["table"]] == [None, str(tmp_path / "a.jsonl")]
+
+
+def test_files_of_one_name_are_rows_of_their_own(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.tsv").write_text("good\tbad\nthe river\triver the\n", encoding="utf-8")
+    pairs = list(PairReader(str(tmp_path / "*" / "*.tsv")))
+    assert [pair.paradigm for pair in pairs if isinstance(pair, Pair)] == ["x/test", "y/test"]
+    (alone,) = PairReader(str(tmp_path / "x"))
+    assert isinstance(alone, Pair)
+    assert alone.paradigm == "test"
+
+
 @pytest.mark.parametrize(
     ("right", "count", "interval"),
     # Newcombe 1998, table I, method 3; the last is the third, mirrored.

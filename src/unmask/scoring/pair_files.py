@@ -36,7 +36,8 @@ class PairReader:
         given: file, folder, glob, or ``-``.
         good, bad: fields or columns of the sides, or numbers of the columns of a table without names; by default
             those of :data:`KNOWN` that are there, or the only two.
-        by: field or column that makes the rows of the table; by default ``UID``, or the name of the file.
+        by: field or column that makes the rows of the table, of all files; by default ``UID``, or the name of the
+            file, with its folders where several files have one name.
         max_bytes: pairs with a longer side are not read.
         progress: gets what was chosen.
 
@@ -54,6 +55,8 @@ class PairReader:
     by: str | None = None
     max_bytes: int = 500_000
     progress: Progress = Progress()
+    names: dict[str, str] = field(default_factory=dict, init=False)
+    """A name of each file."""
     _files: list[str] = field(default_factory=list, init=False)
     _current: RecordReader | None = field(default=None, init=False)
     _begun: int = field(default=0, init=False)
@@ -65,6 +68,7 @@ class PairReader:
         if self.good is not None and self.good == self.bad:
             raise ConfigError(f"--good and --bad are the same column, '{self.good}'")
         self._files = self._found()
+        self.names = _names(self._files)
         for file in self._files:
             RecordReader(
                 file, text_as="tsv"
@@ -150,14 +154,14 @@ class _Sides:
 
     def _made(self, record: Record) -> Pair:
         good, bad = (self._side(record, name) for name in self._choose(list(record.values), record.line))
-        stem = "" if record.source == STDIN_NAME else Path(record.source).name.partition(".")[0]
+        name = self.reader.names.get(record.source, "")
         by, term = self.reader.by or _PARADIGM, record.values.get(_TERM)
         if self.reader.by and by not in record.values:
             raise _error(record, f"no field '{by}'{did_you_mean(by, record.values)}; choose with --by")
         return Pair(
             good,
             bad,
-            paradigm=str(record.values.get(by, stem)),
+            paradigm=str(record.values.get(by, name)),
             term=None if term is None or self.reader.by else str(term),
             source=record.source,
             line=record.line,
@@ -191,6 +195,18 @@ class _Sides:
         if size > self.reader.max_bytes:
             raise _error(record, f"the side '{name}' has {size:,} bytes, more than {self.reader.max_bytes:,}")
         return text
+
+
+def _names(files: Sequence[str]) -> dict[str, str]:
+    """Return a name for each file: that without its ending, after as many of its folders as make it unique."""
+    parts = {
+        file: (*Path(file).parts[:-1], Path(file).name.partition(".")[0]) for file in files if file != "-"
+    }
+    for count in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {file: str(Path(*path[-count:])) for file, path in parts.items()}
+        if len({*names.values()}) == len(files):
+            return names
+    return {file: file for file in parts}
 
 
 def _known(names: Sequence[str]) -> tuple[str, str] | None:

@@ -148,19 +148,23 @@ class PairMetrics(Result):
     Attributes:
         method: how the sides were scored.
         overall: counts of all pairs.
-        table: counts by paradigm, term and file, in the order in which they came.
+        table: counts by paradigm and term, in the order in which they came.
+        files: the files that the pairs of each row were read from.
         skipped: pairs that are in no count, because a side could not be read or scored.
     """
 
     method: str
     overall: Tally = field(default_factory=Tally)
-    table: dict[tuple[str, str | None, str], Tally] = field(default_factory=dict)
+    table: dict[tuple[str, str | None], Tally] = field(default_factory=dict)
+    files: dict[tuple[str, str | None], set[str]] = field(default_factory=dict)
     skipped: int = 0
 
     def add(self, pair: Pair, outcome: Outcome) -> None:
         """Count one more pair."""
         self.overall.add(outcome)
-        self.table.setdefault((pair.paradigm, pair.term, pair.source), Tally()).add(outcome)
+        row = pair.paradigm, pair.term
+        self.table.setdefault(row, Tally()).add(outcome)
+        self.files.setdefault(row, set()).add(pair.source)
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Count a pair by its :meth:`PairScore.to_dict`."""
@@ -171,7 +175,7 @@ class PairMetrics(Result):
     def terms(self) -> dict[str, Tally]:
         """Counts by term, in the order in which they came; empty where pairs have none."""
         found: dict[str, Tally] = {}
-        for (_, term, _), tally in self.table.items():
+        for (_, term), tally in self.table.items():
             if term is not None:
                 whole = found.setdefault(term, Tally())
                 whole.pairs, whole.right = whole.pairs + tally.pairs, whole.right + tally.right
@@ -187,6 +191,12 @@ class PairMetrics(Result):
             else math.nan
         )
 
+    def _named_rows(self) -> Iterator[tuple[tuple[str, str | None, str | None], Tally]]:
+        """Yield paradigm, term and file of each row, and its counts; no file where its pairs are from several."""
+        for row, tally in self.table.items():
+            files = self.files[row]
+            yield (*row, next(iter(files)) if len(files) == 1 else None), tally
+
     def _title(self) -> str:
         rest = f", {plural(self.overall.ties, 'tie')}" + (
             f", {self.skipped:,} skipped" if self.skipped else ""
@@ -200,7 +210,7 @@ class PairMetrics(Result):
     def to_rows(self) -> Rows:
         """Return a row for each paradigm: its accuracy, the interval, and counts."""
         rows = []
-        for names, tally in self.table.items():
+        for names, tally in self._named_rows():
             low, high = tally.interval
             row: dict[str, object] = dict(zip(_EACH, names, strict=True)) | {"accuracy": tally.accuracy}
             rows.append(row | {"low": low, "high": high, "pairs": tally.pairs, "ties": tally.ties})
@@ -228,7 +238,7 @@ class PairMetrics(Result):
             "mean_of_paradigms": round(self.mean_of_paradigms, 6),
             "skipped": self.skipped,
             "table": [
-                dict(zip(_EACH, names, strict=True)) | tally.to_dict() for names, tally in self.table.items()
+                dict(zip(_EACH, names, strict=True)) | tally.to_dict() for names, tally in self._named_rows()
             ],
             "terms": [{"term": term} | tally.to_dict() for term, tally in self.terms.items()],
         }
