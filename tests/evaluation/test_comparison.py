@@ -14,8 +14,9 @@ import torch
 
 from unmask.data.reading.documents import Document
 from unmask.errors import ConfigError, DataError
+from unmask.evaluation.bootstrap import ratios
 from unmask.evaluation.compare import compare, compare_evaluations
-from unmask.evaluation.cross_tokenizer import compare_bits, compare_words
+from unmask.evaluation.cross_tokenizer import DIFFERENCE_LEVEL, compare_bits, compare_words
 from unmask.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, labels
 from unmask.evaluation.sampling import sample_documents, sample_passages
 from unmask.evaluation.text_cache import EvaluationText
@@ -148,6 +149,53 @@ def test_the_verdict_says_when_there_is_no_difference(evaluated: Evaluation) -> 
     other = dataclasses.replace(evaluated, label="new", tally=dataclasses.replace(evaluated.tally, sums=sums))
     verdict = compare_evaluations(changed(evaluated, "old", 0, 0), other).verdict
     assert verdict.startswith("No difference between old and new can be told from this text")
+
+
+@pytest.mark.parametrize("loss", [-1e-5, 4e-4])
+def test_a_difference_of_0_000_makes_no_model_better(evaluated: Evaluation, loss: float) -> None:
+    old, new = changed(evaluated, "old", 0, 0), changed(evaluated, "new", loss, 0)
+    found = compare_evaluations(old, new)
+    low, high = found.to_dict()["difference"]["loss"]["interval"]
+    assert low * high > 0  # certain, and too small to matter
+    assert found.verdict == (
+        "old and new predict this text equally well: the loss differs by less than 0.001 nats per masked token."
+    )
+
+
+def test_a_verdict_rests_on_one_look(evaluated: Evaluation) -> None:
+    import dataclasses
+
+    more = changed(evaluated, "new", 0, 0.1)
+    sums = more.tally.sums.copy()
+    sums[:, :, 1] += 0.3 * np.where(np.arange(len(sums)) % 2, 1.0, -1.0)[:, None] * sums[:, :, 0]
+    other = dataclasses.replace(more, tally=dataclasses.replace(more.tally, sums=sums))
+    found = compare_evaluations(changed(evaluated, "old", 0, 0), other)
+    assert found.to_dict()["difference"]["accuracy"]["interval"][0] > 0
+    assert found.verdict.startswith("No difference")
+    assert "more of the masked tokens" not in found.verdict
+
+
+def test_a_comparison_has_no_captions_of_tables_that_it_does_not_show(evaluated: Evaluation) -> None:
+    old, new = changed(evaluated, "old", 0, 0), changed(evaluated, "new", 0.1, 0)
+    notes = compare_evaluations(old, new).to_dict()["notes"]
+    assert evaluated.captions
+    assert not {*notes} & {*evaluated.captions}
+    assert {*evaluated.notes} - {*evaluated.captions} <= {*notes}
+
+
+def test_copies_of_documents_are_said_and_do_not_narrow_intervals(
+    checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
+) -> None:
+    name, texts = str(checkpoint("bert")), sorted({*documents})[:6]
+    (once,) = evaluate([name], jsonl(texts, "once"), CPU)
+    (copied,) = evaluate([name], jsonl(texts * 10, "copied"), CPU)
+    assert copied.tally.documents == 60
+    assert copied.metrics["loss"] == pytest.approx(once.metrics["loss"])
+    assert (
+        "54 of 60 documents are copies of others; copies count as one document in the intervals"
+        in copied.notes
+    )
+    assert "intervals are wide: they rest on 6 documents" in copied.notes
 
 
 def test_a_few_documents_give_no_verdict(
@@ -325,8 +373,23 @@ def test_different_tokenizers_are_compared_on_words_and_bytes(
     low, high = bits["difference"]["interval"]
     assert low <= bits["difference"]["value"] <= high
     assert any("drops capitals" in note for note in content["notes"])
+    assert any(
+        note.startswith("bits per byte rest on") and "--pll-bytes" in note for note in content["notes"]
+    )
+    assert content["level"] == 0.975
     again = compare(*names, data, CPU, pll_bytes=600).to_dict()
     assert again == content
+
+
+def test_two_looks_make_one_decision() -> None:
+    draw = np.random.default_rng(0)
+    decided = [0, 0]
+    for seed in range(300):
+        looks = draw.standard_normal((12, 2)) * 0.5
+        for column, level in enumerate((0.95, DIFFERENCE_LEVEL)):
+            found = ratios(looks, np.ones((12, 1)), level=level, resamples=200, seed=seed)
+            decided[column] += any(metric.sign for metric in found)
+    assert decided[1] <= 0.06 * 300 < decided[0]
 
 
 def test_one_model_on_both_sides_differs_by_exactly_nothing_on_words_and_bytes(

@@ -108,6 +108,7 @@ def comparison(**changes: Any) -> dict[str, Any]:
         "tables": tables,
         "a": first,
         "b": second,
+        "level": 0.95,
         "notes": ["a note"],
     }
     return found | changes
@@ -140,6 +141,7 @@ def words(**changes: Any) -> dict[str, Any]:
             "difference": change(-0.3),
             "left_out": 0,
         },
+        "level": 0.975,
         "interval": "95%, bootstrap",
         "notes": ["the tokenizers differ"],
     }

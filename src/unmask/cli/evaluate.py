@@ -214,7 +214,9 @@ def draw_comparison(page: Page, found: JsonDict) -> None:
     if found["one_tokenizer"]:
         sides = [found["a"], found["b"]]
         rows = [_compared(key, name, sides, found["difference"]) for key, name in METRICS.items()]
-        page.table(["identical positions", *found["labels"], "difference", "95%"], rows)
+        page.table(
+            ["identical positions", *found["labels"], "difference", f"{100 * found['level']:g}%"], rows
+        )
         page.say(f"{_masked(found)}, {masks(found['a'])}")
     else:
         _draw_word_comparison(page, found)
@@ -237,7 +239,7 @@ def _draw_word_comparison(page: Page, found: JsonDict) -> None:
     words, bits = found["words"], found["bits_per_byte"]
     rows = [_compared(key, name, words["models"], words["difference"]) for key, name in WORD_METRICS.items()]
     rows.append(_compared("value", "bits per byte", bits["models"], {"value": bits["difference"]}))
-    page.table(["the same text", *found["labels"], "difference", "95%"], rows)
+    page.table(["the same text", *found["labels"], "difference", f"{100 * found['level']:g}%"], rows)
     page.say(
         f"{_masked(words, 'masked word')}; bits per byte over {plural(bits['bytes'], 'byte')} in "
         f"{plural(bits['passages'], 'passage')} ({bits['method']})"

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.data.masking.random_bits import mix
+from unmask.reporting.format import plural
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +32,8 @@ SEED = 0
 LEVEL = 0.95
 FEWEST_UNITS = 5
 """With fewer units no interval is given."""
+FEW_UNITS = 20
+"""With fewer units it is said that the intervals are wide."""
 MOST_UNITS = 5_000
 """More documents than this are resampled in as many groups, by their hash: same variance, bounded work."""
 BINS = 15
@@ -102,6 +105,25 @@ def resampling_units(keys: NDArray[np.uint64], most: int = MOST_UNITS) -> NDArra
         return unit.astype(np.int64)
     # The hash decides the order of evaluation too, so that its plain remainder would not be independent of it.
     return (mix(keys + np.uint64(1)) % np.uint64(most)).astype(np.int64)
+
+
+def interval_notes(documents: int, texts: int, what: str = "document") -> Iterator[str]:
+    """Yield what limits intervals: documents that are copies, and too few of them.
+
+    Args:
+        documents: number of documents with a target.
+        texts: the same, copies of a text counted once.
+        what: name of a document.
+    """
+    if texts < documents:
+        yield (
+            f"{documents - texts:,} of {plural(documents, what)} are copies of others; copies count as one {what} in the "
+            f"intervals"
+        )
+    if texts < FEWEST_UNITS:
+        yield f"no intervals: {plural(texts, what)} with a masked token, and intervals need {FEWEST_UNITS}"
+    elif texts < FEW_UNITS:
+        yield f"intervals are wide: they rest on {plural(texts, what)}"
 
 
 def ratios(

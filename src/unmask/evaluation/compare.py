@@ -8,15 +8,15 @@ the first, with paired intervals: both models are resampled on the same document
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import load_tokenizer, plain_copy
 from unmask.errors import UnmaskError
-from unmask.evaluation.bootstrap import INTERVAL, Estimate
-from unmask.evaluation.cross_tokenizer import PLL_BYTES, compare_bits, compare_words
+from unmask.evaluation.bootstrap import INTERVAL, LEVEL, Estimate, interval_notes
+from unmask.evaluation.cross_tokenizer import DIFFERENCE_LEVEL, PLL_BYTES, compare_bits, compare_words
 from unmask.evaluation.evaluate import (
     DEFAULTS,
     Evaluation,
@@ -31,13 +31,18 @@ from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
-from unmask.reporting.format import METRICS, change_interval, metric_change
+from unmask.reporting.format import METRICS, change_interval, metric_change, plural
 from unmask.reporting.format import metric as metric_text
 from unmask.reporting.results import Result, Rows
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_LEAST = 0.0005
+"""Smaller differences are 0.000 as they are written, and no model is called better for them."""
+_FEW_PASSAGES = 100
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +70,7 @@ class Comparison(Result):
             ends = None if math.isnan(row["low"]) else [row["low"], row["high"]]
             change = {
                 "difference": metric_change(name, row["difference"]),
-                "95% interval": change_interval(name, ends),
+                f"{100 * self.content['level']:g}% interval": change_interval(name, ends),
             }
             rows.append({"metric": METRICS.get(name, name)} | shown | change)
         return rows
@@ -171,7 +176,8 @@ def _compare_on_text(
 ) -> Comparison:
     """Compare two models with different tokenizers on whole words and in bits per byte."""
     words = compare_words(models, text, settings, length, progress)
-    bits = compare_bits(models, text, pll_bytes or PLL_BYTES[models[0].device.type], progress)
+    most = pll_bytes or PLL_BYTES[models[0].device.type]
+    bits = compare_bits(models, text, most, progress)
     short = labels(names)
     verdict = _words_verdict(short, words, bits)
     content = {
@@ -183,8 +189,9 @@ def _compare_on_text(
         "max_length": length,
         "words": words,
         "bits_per_byte": bits,
-        "interval": INTERVAL,
-        "notes": _tokenizer_notes(models, short, words, bits),
+        "level": DIFFERENCE_LEVEL,
+        "interval": f"{INTERVAL}; of differences {DIFFERENCE_LEVEL:.1%}, so that the verdict from two of them has {LEVEL:.0%}",
+        "notes": [*_tokenizer_notes(models, short, words, bits), *_sample_notes(words, bits, most)],
     }
     return Comparison(verdict, False, content)
 
@@ -225,8 +232,13 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         "a": first.to_dict(),
         "b": second.to_dict(),
         "positions": first.tally.positions,
+        "level": LEVEL,
         "interval": INTERVAL,
-        "notes": list(dict.fromkeys([*first.notes, *second.notes])),
+        "notes": [
+            note
+            for note in dict.fromkeys([*first.notes, *second.notes])
+            if note not in (*first.captions, *second.captions)
+        ],
     }
     return Comparison(verdict, True, content)
 
@@ -235,15 +247,15 @@ def _tokens_verdict(names: Sequence[str], found: Mapping[str, Estimate], same: b
     loss, accuracy = found["loss"], found["accuracy"]
     if same:
         return f"{names[0]} and {names[1]} are the same on this text: every masked token gets the same probability."
-    if loss.sign == 0:
-        return _undecided(names, loss, "loss", "nats per masked token") + _accuracy_clause(names, accuracy)
+    if not _shows(loss):
+        return _undecided(names, loss, "loss", "nats per masked token")
     better, worse = names if loss.value > 0 else names[::-1]
     share = 1 - math.exp(-abs(loss.value))
     text = (
         f"{better} predicts this text better than {worse}: its loss is {_size(loss, '.3f')} nats lower per masked token, "
         f"so its perplexity is {share:.0%} lower"
     )
-    if accuracy.sign == 0:
+    if not _shows(accuracy):
         return f"{text}; how many masked tokens they fill in exactly does not tell them apart."
     points = f"{_size(accuracy, '.1f', 100)} points"
     if (accuracy.value > 0) == (loss.value < 0):
@@ -251,25 +263,25 @@ def _tokens_verdict(names: Sequence[str], found: Mapping[str, Estimate], same: b
     return f"{text}; yet {worse} fills in {points} more of the masked tokens exactly."
 
 
-def _accuracy_clause(names: Sequence[str], accuracy: Estimate) -> str:
-    if accuracy.sign == 0:
-        return ""
-    better = names[1] if accuracy.value > 0 else names[0]
-    return f" But {better} fills in {_size(accuracy, '.1f', 100)} points more of the masked tokens exactly."
+def _shows(metric: Estimate) -> int:
+    """Return the sign of a difference that is certain and not 0.000 as it is written, otherwise 0."""
+    return metric.sign if abs(metric.value) >= _LEAST else 0
 
 
 def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str:
     byte = _estimate(bits["difference"])
     word = _estimate(words["difference"]["loss_per_word"])
-    signs = byte.sign, word.sign
+    signs = _shows(byte), _shows(word)
     if signs == (0, 0):
-        return _undecided(names, byte, "cost", "bits per byte")
+        if byte.interval is None:
+            return _undecided(names, word, "cost", "nats per masked word", DIFFERENCE_LEVEL)
+        return _undecided(names, byte, "cost", "bits per byte", DIFFERENCE_LEVEL)
     if 0 in signs or signs[0] == signs[1]:
         better, worse = names if sum(signs) > 0 else names[::-1]
         parts = [
             f"{_size(metric, '.3f')} {unit}"
             for metric, unit in ((byte, "bits per byte fewer"), (word, "nats fewer per masked word"))
-            if metric.sign
+            if _shows(metric)
         ]
         rest = (
             ""
@@ -284,15 +296,20 @@ def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str
     )
 
 
-def _undecided(names: Sequence[str], metric: Estimate, what: str, unit: str) -> str:
+def _undecided(names: Sequence[str], metric: Estimate, what: str, unit: str, level: float = LEVEL) -> str:
     if metric.interval is None:
         return (
             f"There are too few documents to tell {names[0]} from {names[1]}; on these the {what} of {names[1]} is "
             f"{abs(metric.value):.3f} {unit} {'higher' if metric.value > 0 else 'lower'}."
         )
+    if metric.sign:
+        return (
+            f"{names[0]} and {names[1]} predict this text equally well: the {what} differs by less than {2 * _LEAST:g} "
+            f"{unit}."
+        )
     return (
         f"No difference between {names[0]} and {names[1]} can be told from this text: the {what} of {names[1]} minus that "
-        f"of {names[0]} is {metric.value:+.3f} {unit} (95% interval {metric.low:+.3f} to {metric.high:+.3f})."
+        f"of {names[0]} is {metric.value:+.3f} {unit} ({100 * level:g}% interval {metric.low:+.3f} to {metric.high:+.3f})."
     ).replace("-0.", "−0.")
 
 
@@ -324,6 +341,18 @@ def _tokenizer_notes(
     if bits["left_out"]:
         notes.append(f"left out {bits['left_out']:,} passages: a tokenizer cannot spell something in them")
     return notes
+
+
+def _sample_notes(words: JsonDict, bits: JsonDict, most: int) -> Iterator[str]:
+    """Yield what the two measures rest on, where that is little."""
+    yield from interval_notes(words["documents"], words["texts"])
+    if bits["passages"] < _FEW_PASSAGES:
+        size = max(most, bits["bytes"]) // bits["passages"]
+        said = f"bits per byte rest on {plural(bits['passages'], 'passage')} of {plural(bits['documents'], 'document')}"
+        enough = bits["bytes"] < 0.9 * most
+        yield said + (
+            ", all that the text has" if enough else f"; --pll-bytes {_FEW_PASSAGES * size} scores more"
+        )
 
 
 def _simplifies(model: MaskedLM) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unmask.errors import DataError
-from unmask.evaluation.bootstrap import Floats, flat, ratios, resampling_units
+from unmask.evaluation.bootstrap import LEVEL, Floats, flat, ratios, resampling_units
 from unmask.evaluation.evaluate import EvaluationSettings
 from unmask.evaluation.heldout import batch_budget
 from unmask.evaluation.metrics import metrics_of, paired_sums
@@ -31,6 +31,8 @@ ModelPair = tuple[MaskedLM, MaskedLM]
 
 METHOD = "within_word_l2r"
 """The later subwords of a word are hidden while an earlier one is scored, so that finer subwords gain nothing."""
+DIFFERENCE_LEVEL = 1 - (1 - LEVEL) / 2
+"""Coverage of the interval of each difference: one verdict is made from two of them (Bonferroni)."""
 PASSAGE_BYTES = 300
 PLL_BYTES = {"cpu": 10_000, "cuda": 200_000}
 
@@ -55,7 +57,7 @@ def compare_words(
         progress: gets the share done.
 
     Returns:
-        A dictionary for JSON: ``masked_words``, ``documents``; ``models``, for each ``loss_per_word`` (nats),
+        A dictionary for JSON: ``masked_words``, ``documents``, ``texts`` (copies once); ``models``, for each ``loss_per_word`` (nats),
         ``accuracy`` (all subwords right), ``subwords_per_word`` and ``intervals``; ``difference`` (second minus first)
         of loss and accuracy; ``left_out``, words that could not be compared, by reason.
 
@@ -118,10 +120,14 @@ class _WordCounter:
             raise DataError(f"no word of the text is masked, so there is nothing to compare; {why}")
         sums = _added(resampling_units(np.array(self.keys, dtype=np.uint64)), np.stack(self.rows))
         first, second = sums[:, :4], sums[:, [0, 4, 5, 6]]
-        difference = metrics_of(paired_sums(first, second), _METRICS[:2], difference=True)
+        difference = metrics_of(
+            paired_sums(first, second), _METRICS[:2], difference=True, level=DIFFERENCE_LEVEL
+        )
+        predicted = np.stack(self.rows)[:, 0] > 0
         return {
             "masked_words": self.words,
-            "documents": int((np.stack(self.rows)[:, 0] > 0).sum()),
+            "documents": int(predicted.sum()),
+            "texts": len(np.unique(np.array(self.keys, dtype=np.uint64)[predicted])),
             "rate": self.splitter.rate,
             "models": [flat(metrics_of(side, _METRICS)) for side in (first, second)],
             "difference": {name: metric.to_dict() for name, metric in difference.items()},
@@ -144,7 +150,7 @@ def compare_bits(
         progress: gets the share done.
 
     Returns:
-        A dictionary for JSON: ``bytes``, ``passages``, ``method``; ``models``, for each ``value`` and ``interval``;
+        A dictionary for JSON: ``bytes``, ``passages``, ``documents``, ``method``; ``models``, for each ``value`` and ``interval``;
         ``difference`` (second minus first); ``left_out``, passages with something a tokenizer cannot spell.
 
     Raises:
@@ -166,10 +172,13 @@ def compare_bits(
         )
     _, document = np.unique(np.array(kept, dtype=np.uint64), return_inverse=True)
     sums = _added(document, np.array(rows))
-    difference = metrics_of(paired_sums(sums[:, :2], sums[:, [0, 2]]), ["bits"], difference=True)
+    difference = metrics_of(
+        paired_sums(sums[:, :2], sums[:, [0, 2]]), ["bits"], difference=True, level=DIFFERENCE_LEVEL
+    )
     return {
         "bytes": round(float(sums[:, 0].sum()) / math.log(2)),
         "passages": len(rows),
+        "documents": len(sums),
         "method": METHOD,
         "models": [metric.within(0, math.inf).to_dict() for metric in ratios(sums[:, 1:], sums[:, :1])],
         "difference": difference["bits"].to_dict(),

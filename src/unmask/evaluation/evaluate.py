@@ -22,7 +22,7 @@ from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.evaluation.baselines import BaselineSums, NoBaselines, tally_baselines
-from unmask.evaluation.bootstrap import FEWEST_UNITS, INTERVAL, Estimate, calibration, flat
+from unmask.evaluation.bootstrap import INTERVAL, Estimate, calibration, flat, interval_notes
 from unmask.evaluation.heldout import MASKS, Tally, tally
 from unmask.evaluation.metrics import group_metrics, metrics_of, perplexity, with_perplexity
 from unmask.evaluation.strata import Strata, Table
@@ -64,8 +64,6 @@ class EvaluationSettings(Settings):
 
 DEFAULTS = EvaluationSettings()
 
-_FEW_UNITS = 20
-
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Result):
@@ -79,6 +77,7 @@ class Evaluation(Result):
         baselines: the same sums for the baselines.
         facts: text, masking and model, ready for JSON.
         notes: remarks for the reader.
+        captions: those of them that belong to the tables and baselines.
     """
 
     model: str
@@ -88,6 +87,7 @@ class Evaluation(Result):
     baselines: BaselineSums | NoBaselines
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
 
     @cached_property
     def metrics(self) -> dict[str, Estimate]:
@@ -317,7 +317,8 @@ class Evaluator:
         found = tally(model, source, strata, most=self.settings.tokens, progress=self.progress)
         self.progress.end()
         baselines = self._score_baselines(source, counted, model, length)
-        facts, notes = self._facts(model, length), list(_notes(found, strata, baselines))
+        facts, captions = self._facts(model, length), list(_captions(strata, baselines))
+        notes = [*captions, *_notes(found)]
         unknown = corpus.unknown(model.tokenizer)
         facts |= {"unknown_tokens": unknown.unknown, "read": corpus.manifest["read"]}
         notes += [f"left out: {part}" for part in left_out(corpus.manifest["read"])]
@@ -330,7 +331,7 @@ class Evaluator:
                 notes.append(
                     f"{seen:,} of {len(corpus):,} documents occur word for word in the training text"
                 )
-        return Evaluation(name, label, found, strata.spans(), baselines, facts, notes)
+        return Evaluation(name, label, found, strata.spans(), baselines, facts, notes, captions)
 
     def _source(self, corpus: Corpus, model: MaskedLM, length: int) -> TextSource:
         return TextSource(corpus, np.arange(len(corpus)), model.vocabulary, self.settings.masking, length)
@@ -370,7 +371,7 @@ def _strata(corpus: Corpus, counted: Corpus | None, model: MaskedLM, masking: Ma
     return Strata(counts, where, words=model.vocabulary.words is not None, masking=masking)
 
 
-def _notes(found: Tally, strata: Strata, baselines: BaselineSums | NoBaselines) -> Iterator[str]:
+def _captions(strata: Strata, baselines: BaselineSums | NoBaselines) -> Iterator[str]:
     yield f"frequency of tokens: {strata.tables[0].note}"
     if isinstance(baselines, NoBaselines):
         yield f"no baselines: {baselines.why}"
@@ -378,25 +379,9 @@ def _notes(found: Tally, strata: Strata, baselines: BaselineSums | NoBaselines) 
         yield f"baselines counted on {baselines.fitted_on}"
     if all(table.key != "by_piece" for table in strata.tables):
         yield "no table by place in the word: this tokenizer does not mark where words begin"
+
+
+def _notes(found: Tally) -> Iterator[str]:
     yield from interval_notes(found.documents, found.texts)
     if math.isinf(perplexity(found.sums[:, 0, 1].sum() / max(found.masked_tokens, 1))):
         yield "the perplexity is too large for a number"
-
-
-def interval_notes(documents: int, texts: int, what: str = "document") -> Iterator[str]:
-    """Yield what limits intervals: documents that are copies, and too few of them.
-
-    Args:
-        documents: number of documents with a target.
-        texts: the same, copies of a text counted once.
-        what: name of a document.
-    """
-    if texts < documents:
-        yield (
-            f"{documents - texts:,} of {plural(documents, what)} are copies of others; copies count as one {what} in the "
-            f"intervals"
-        )
-    if texts < FEWEST_UNITS:
-        yield f"no intervals: {plural(texts, what)} with a masked token, and intervals need {FEWEST_UNITS}"
-    elif texts < _FEW_UNITS:
-        yield f"intervals are wide: they rest on {plural(texts, what)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unmask.evaluation.bootstrap import Estimate, Floats, ratios
+from unmask.evaluation.bootstrap import LEVEL, Estimate, Floats, ratios
 from unmask.evaluation.predictions import TargetPredictions
 
 COLUMNS = ("masked_tokens", "loss", "accuracy", "accuracy_at_5", "accuracy_at_10", "mean_reciprocal_rank")
@@ -36,7 +36,7 @@ def perplexity(loss: float) -> float:
 
 
 def metrics_of(
-    sums: Floats, names: Sequence[str] = COLUMNS[1:], *, difference: bool = False
+    sums: Floats, names: Sequence[str] = COLUMNS[1:], *, difference: bool = False, level: float = LEVEL
 ) -> dict[str, Estimate]:
     """Return the metrics of ``[U, C]`` sums, the first column of which counts targets.
 
@@ -44,8 +44,9 @@ def metrics_of(
         sums: of each resampling unit.
         names: of the other columns; those without a column are left out.
         difference: the sums are those of a difference, which may be negative.
+        level: coverage of the intervals.
     """
-    return _named(names, ratios(sums[:, 1:], sums[:, :1]), difference)
+    return _named(names, ratios(sums[:, 1:], sums[:, :1], level=level), difference)
 
 
 def _named(names: Sequence[str], found: Iterable[Estimate], difference: bool) -> dict[str, Estimate]:

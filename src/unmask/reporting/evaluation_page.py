@@ -70,6 +70,7 @@ def render_comparison(found: JsonDict) -> str:
     """
     name = " and ".join(found["labels"])
     common = {"kind": "Comparison", "name": name, "verdict": found["verdict"], "labels": found["labels"]}
+    common["level"] = f"{100 * found['level']:g}%"
     if not found["one_tokenizer"]:
         return _render(
             **common,
