@@ -302,13 +302,46 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "mpnet": (COMMON | NO_DROPOUT | {"max_position_embeddings": 130}, "wordpiece_tokenizer"),
 }
+# Those of `tests/model/test_batching.py`, made in the same way.
+RARE_ARCHITECTURES: dict[str, tuple[dict[str, Any], str]] = {
+    # Their output for a text depends on what is in the batch beside it: on padding, or on the masks of a packed row.
+    "fnet": (COMMON | {"hidden_dropout_prob": 0.0}, "wordpiece_tokenizer"),
+    "convbert": (
+        COMMON | NO_DROPOUT | {"embedding_size": 16, "conv_kernel_size": 3},
+        "wordpiece_tokenizer",
+    ),
+    "funnel": (
+        {"block_sizes": [1, 1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64}
+        | {"num_decoder_layers": 1, "hidden_dropout": 0.0, "attention_dropout": 0.0}
+        | {"initializer_std": WIDE, "max_position_embeddings": 128},
+        "wordpiece_tokenizer",
+    ),
+    "nystromformer": (COMMON | NO_DROPOUT, "wordpiece_tokenizer"),
+    "esm": (
+        COMMON
+        | NO_DROPOUT
+        | {"max_position_embeddings": 130, "token_dropout": True, "position_embedding_type": "rotary"}
+        | {"pad_token_id": 0, "mask_token_id": 4},
+        "wordpiece_tokenizer",
+    ),
+    "camembert": (COMMON | NO_DROPOUT | {"max_position_embeddings": 130}, "unigram_tokenizer"),
+    "deberta": (
+        COMMON | NO_DROPOUT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+        "byte_level_tokenizer",
+    ),
+    # Their rotary embeddings return fp32 under autocast.
+    "gte": (COMMON | NO_DROPOUT, "unigram_tokenizer"),
+    "nomic_bert": (COMMON | NO_DROPOUT, "wordpiece_tokenizer"),
+    "jina_embeddings_v3": (COMMON | NO_DROPOUT, "unigram_tokenizer"),
+    "ultrabert": (COMMON | NO_DROPOUT, "wordpiece_tokenizer"),
+}
 
 
 def _tiny_model(architecture: str, vocab_size: int, **config: Any) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    shape, _ = ARCHITECTURES[architecture]
+    shape, _ = (ARCHITECTURES | RARE_ARCHITECTURES)[architecture]
     settings = AutoConfig.for_model(architecture, vocab_size=vocab_size, **(shape | config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -319,7 +352,7 @@ def _tiny_model(architecture: str, vocab_size: int, **config: Any) -> PreTrained
 def tiny_model() -> ModelMaker:
     """Return `make(architecture, vocab_size, **config) -> PreTrainedModel`: a new random masked language model.
 
-    The architectures are the keys of `ARCHITECTURES`. Hidden size 32, 2 layers, 128 usable positions, no dropout,
+    The architectures are the keys of `ARCHITECTURES` and `RARE_ARCHITECTURES`. Hidden size 32, 2 layers, 128 usable positions, no dropout,
     in evaluation mode, the same weights every time; `config` overrides single entries of the configuration.
     """
     return _tiny_model
@@ -334,7 +367,7 @@ def checkpoint(
 
     def make(architecture: str) -> Path:
         if architecture not in made:
-            tokenizer = request.getfixturevalue(ARCHITECTURES[architecture][1])
+            tokenizer = request.getfixturevalue((ARCHITECTURES | RARE_ARCHITECTURES)[architecture][1])
             model = _tiny_model(architecture, len(tokenizer), **_special_ids(architecture, tokenizer))
             folder = tmp_path_factory.mktemp(architecture)
             model.save_pretrained(folder)

@@ -27,9 +27,8 @@ from unmask.evaluation.heldout import MASKS, Tally, tally
 from unmask.evaluation.metrics import group_metrics, metrics_of, perplexity, with_perplexity
 from unmask.evaluation.strata import Strata, Table
 from unmask.evaluation.text_cache import EvaluationText, LogOnce, TextInputs, sequence_length
-from unmask.model.load import load_for_inference, pick_device
+from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.precision import pick_precision
 from unmask.progress import Progress
 from unmask.reporting.format import METRICS, interval, metric, plural
 from unmask.reporting.reading import left_out
@@ -256,7 +255,6 @@ class Loader:
     def __init__(self, settings: EvaluationSettings, progress: Progress) -> None:
         self.settings, self.progress = settings, LogOnce(progress)
         self._last: tuple[ModelLike, MaskedLM] | None = None
-        self._precision: str | None = None
 
     def __call__(self, model: ModelLike) -> MaskedLM:
         if isinstance(model, MaskedLM):
@@ -275,18 +273,10 @@ class Loader:
         return load_for_inference(
             model,
             device=self.settings.device,
-            precision=self._pick_precision(),
+            precision=self.settings.precision,
             offline=self.settings.offline,
             progress=self.progress,
         )
-
-    def _pick_precision(self) -> str:
-        if self._precision is None:
-            wanted = self.settings.precision
-            self._precision, why = pick_precision(wanted, pick_device(self.settings.device))
-            if wanted == "auto":
-                self.progress.log(why)
-        return self._precision
 
 
 class Evaluator:

@@ -322,12 +322,11 @@ def _checked(positions: Sequence[int], tokens: list[str], special: np.ndarray) -
 @torch.inference_mode()
 def _log_probabilities(lm: MaskedLM, input_ids: np.ndarray) -> Tensor:
     """Return fp32 ``[T, V]``: one row, all positions, the model's own attention."""
-    inputs = {"input_ids": torch.from_numpy(input_ids).unsqueeze(0).to(lm.device)}
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs, _ = lm.padded(input_ids, np.array([len(input_ids)]))
     if lm.takes_token_types:
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     with lm.plain() as model, lm.precision(), lm.evaluating():
-        logits: Tensor = model(**inputs).logits[0]
+        logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
     return logits.float().log_softmax(-1)
 
 

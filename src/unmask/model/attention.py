@@ -219,6 +219,10 @@ def packed_attention(
     if layout is None:
         layout = PackedLayout.of(np.array([0, query.shape[2]]), query.device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotary embeddings return fp32 there
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
         return _by_kernel(query, key, value, layout, scaling, sliding_window), None
     if key.shape[1] != query.shape[1]:

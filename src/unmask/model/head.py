@@ -7,12 +7,34 @@ Transform, bias and tied decoder run as they always do, on 15% of the rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def require_encoder(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model in which a mask is not predicted from the text on both sides of it.
+
+    Raises:
+        ConfigError: the model has a decoder, or its attention looks back only.
+    """
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        why = "an encoder and a decoder: the decoder predicts each token from those before it"
+    elif getattr(config, "is_decoder", False) or getattr(config, "causal", False):
+        why = "attention that looks back only (is_decoder or causal in its config.json)"
+    else:
+        return
+    raise ConfigError(
+        f"'{name}' ({config.model_type}) has {why}. Masked language modelling needs an encoder with an LM head, such "
+        f"as BERT, RoBERTa, DeBERTa or ModernBERT"
+    )
 
 
 def find_head(model: nn.Module, encoder: nn.Module, probe_ids: Tensor) -> nn.Module:

@@ -13,7 +13,8 @@ from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError
 from unmask.model.cpu.linear import use_onednn_linear
-from unmask.model.masked_lm import MaskedLM, require_encoder
+from unmask.model.head import require_encoder
+from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
@@ -85,11 +86,24 @@ def load_for_inference(
         loaded_tokenizer, loaded = _tokenizer(tokenizer, offline, progress), model
         if device != "auto":
             loaded.to(pick_device(device))  # type: ignore[arg-type]
-    chosen, why = pick_precision(precision, loaded.device)
-    if precision == "auto":
-        progress.log(why)
     use_onednn_linear(loaded)
-    return MaskedLM(loaded.eval(), loaded_tokenizer, autocast=chosen == "bf16")
+    return in_precision(loaded.eval(), loaded_tokenizer, precision, progress)
+
+
+def in_precision(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: str, progress: Progress
+) -> MaskedLM:
+    """Return a model that computes in a precision; with ``auto``, in bf16 where that is faster and the model can.
+
+    Raises:
+        ConfigError: model and tokenizer do not fit, or the model cannot compute in bf16, which was asked for.
+    """
+    chosen, why = pick_precision(precision, model.device)
+    wrapped = MaskedLM(model, tokenizer, autocast=precision == "bf16")
+    if precision == "auto":
+        reason = wrapped.use_bf16() if chosen == "bf16" else ""
+        progress.log(f"{reason}; computing in fp32" if reason else why)
+    return wrapped
 
 
 def _tokenizer(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,23 +20,27 @@ from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.norms import use_bf16_norms
 from unmask.model.cpu.shapes import pad_to_round_size
-from unmask.model.head import TargetSelector, find_head
+from unmask.model.head import TargetSelector, find_head, require_encoder
 from unmask.model.last_layer import shorten_last_layer
 from unmask.model.softmax import target_losses
+from unmask.model.trial import UNABLE, close, gives, reason_of, trial_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TOLERANCE = 1e-4
-_TRIAL = (5, 3)  # lengths of the documents of a trial
+Batching = Literal["packed", "padded", "equal"]
+"""Packed rows; batches padded by length; or batches of sequences of one length, each as it is alone."""
+BATCHINGS: tuple[Batching, ...] = get_args(Batching)
+
+_LONGEST_PROBE = 16
 _PADDING_WASTE = 1.15
 
 
 class MaskedLM:
     """A model, its tokenizer, and how to run batches through it.
 
-    Whether the architecture can take packed rows is found by trial: two short documents packed together must give
-    what each gives alone. Where it cannot, batches are padded by length.
+    How it computes batches is found by trial: short documents, with different shares of masks, must give together what
+    each gives alone. Packed rows come first, then padded batches, then batches of sequences of one length.
 
     Args:
         model: any ``AutoModelForMaskedLM`` of transformers.
@@ -46,37 +50,45 @@ class MaskedLM:
     Attributes:
         vocabulary: what masking needs to know of the tokenizer.
         max_length: tokens that a sequence may have, special tokens included.
-        packed: whether packed rows are used.
+        shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
+        batching: how batches are computed.
         short_last_layer: whether the last layer is computed at the targets alone.
 
     Raises:
-        ConfigError: the tokenizer and the model's embeddings do not fit, or the model is no encoder.
+        ConfigError: the tokenizer and the model's embeddings do not fit, the model is no encoder, its output for a document
+            depends on the other documents of any batch, or it cannot compute in bf16.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False
     ) -> None:
         require_encoder(model, type(model).__name__)
-        self.model, self.tokenizer, self.autocast = model, tokenizer, autocast
+        self.model, self.tokenizer, self.autocast = model, tokenizer, False
         self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
         if self.device.type == "cpu":
             disable_malloc_trim()
-            if autocast:
-                use_bf16_norms(model)
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()
         self._parameters = set(inspect.signature(model.forward).parameters)
-        self._gate = TargetSelector(find_head(model, self.encoder, self._probe(4)))
+        self.shortest = self._find_shortest()
+        self._gate = TargetSelector(find_head(model, self.encoder, self._probe(max(4, self.shortest))))
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
-        self.packed = self._try_packing()
-        self.short_last_layer = self.packed and self._try_last_layer()
+        self.batching: Batching = "equal"
+        self.short_last_layer = False
+        self.find_batching()
         self.max_length = self._find_max_length()
+        if autocast and (reason := self.use_bf16()):
+            raise ConfigError(f"{reason}; use --precision fp32")
 
     @property
     def device(self) -> torch.device:
         return self._weight.device
+
+    @property
+    def packed(self) -> bool:
+        return self.batching == "packed"
 
     @property
     def parameters(self) -> int:
@@ -117,11 +129,10 @@ class MaskedLM:
                 packed: Tensor = self.encoder(**row).last_hidden_state[0]
                 return packed
             parts = []
-            for first, last in _buckets(np.diff(cu_seqlens)):
-                ids, real = self._block(input_ids, cu_seqlens[first : last + 1])
-                mask = self._mask(real)
-                hidden = self.encoder(input_ids=self._tensor(ids), **mask).last_hidden_state
-                parts.append(hidden[self._tensor(real)])
+            for first, last in self.together(np.diff(cu_seqlens)):
+                cu = cu_seqlens[first : last + 1]
+                inputs, real = self.padded(input_ids[cu[0] : cu[-1]], np.diff(cu))
+                parts.append(self.encoder(**inputs).last_hidden_state[self._tensor(real)])
             return torch.cat(parts)
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -180,8 +191,7 @@ class MaskedLM:
         check_size(self.vocabulary.size, rows, "the tokenizer")
 
     def _probe(self, length: int) -> Tensor:
-        ids = self.vocabulary.replacements[: max(length, 1)]
-        return torch.from_numpy(np.resize(ids, length)).unsqueeze(0).to(self.device)
+        return self._tensor(np.resize(self.vocabulary.replacements, length)).unsqueeze(0)
 
     # Packed rows
 
@@ -223,53 +233,95 @@ class MaskedLM:
             extra["token_type_ids"] = torch.zeros_like(ids)
         return {"input_ids": ids, **extra}
 
-    def _try_packing(self) -> bool:
-        """Find out whether packed rows give what each document gives alone, and where positions begin."""
+    # Trials
+
+    def find_batching(self, offered: Sequence[Batching] = BATCHINGS) -> None:
+        """Compute batches in the first way that gives each document of a trial what it gives alone.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        batch = trial_batch(self.vocabulary, self.shortest)
+        with self.evaluating(), torch.no_grad():
+            wanted = torch.cat([self.alone(ids) for ids in np.split(batch.input_ids, batch.cu_seqlens[1:-1])])
+            for batching in offered:
+                self.batching = batching
+                if self._pack(batch, wanted) if self.packed else gives(self._padded_logits, batch, wanted):
+                    self.short_last_layer = self.packed and self._try_last_layer(batch)
+                    return
+        raise ConfigError(
+            f"{type(self.model).__name__} gives a text other probabilities when other texts, even of the same length, are "
+            f"in the batch, so no figure of it can be trusted; use a model of another architecture"
+        )
+
+    def _pack(self, batch: Batch, wanted: Tensor) -> bool:
+        """Use packed rows if they give what is wanted, and find where positions begin."""
         model = self.model
-        if "position_ids" not in self._parameters or not getattr(model, "_supports_attention_backend", False):
-            return False
-        training = model.training
-        model.eval()
-        alone = torch.cat([self._alone(length) for length in _TRIAL])
-        register()
-        try:
-            model.set_attn_implementation(NAME)
+        self.short_last_layer = False
+        if "position_ids" in self._parameters and getattr(model, "_supports_attention_backend", False):
+            register()
+            try:
+                model.set_attn_implementation(NAME)
+            except UNABLE:
+                return False
             for offset in (0, self.vocabulary.pad_id + 1):
                 self._offset = offset
-                if _close(self._trial(), alone):
+                if gives(self._packed_logits, batch, wanted):
                     return True
-        except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
-            # The trial is the test: an architecture that cannot take a packed row fails here.
-            pass
-        finally:
-            model.train(training)
         self._offset = 0
         model.set_attn_implementation(self._own_attention)
         return False
 
-    @torch.no_grad()
-    def _alone(self, length: int) -> Tensor:
-        logits: Tensor = self.model(input_ids=self._probe(8)[:, :length]).logits[0]
-        return logits
-
-    @torch.no_grad()
-    def _trial(self, targets: Tensor | None = None) -> Tensor:
-        """Return the logits of two short documents in a packed row, or of some places in it."""
-        ids = self._probe(8)[0].cpu().numpy()
-        row = np.concatenate([ids[:length] for length in _TRIAL])
-        positions = np.concatenate([np.arange(length) for length in _TRIAL])
-        return self._run_packed(row, positions, np.concatenate([[0], np.cumsum(_TRIAL)]), targets)
-
-    def _try_last_layer(self) -> bool:
+    def _try_last_layer(self, batch: Batch) -> bool:
         """Find out whether the last layer can be computed for some places alone."""
-        training = self.model.training
-        self.model.eval()
-        index = torch.tensor([1, 2, sum(_TRIAL) - 1], device=self.device)
-        wanted = self._trial()[index]
+        index = torch.tensor([1, 2, batch.tokens - 1], device=self.device)
+
+        def run(targets: Tensor | None = None) -> Tensor:
+            return self._run_packed(batch.input_ids, batch.position_ids, batch.cu_seqlens, targets)
+
+        wanted = run()[index]
+        return shorten_last_layer(self.model, run, lambda: close(run(index), wanted))
+
+    def _find_shortest(self) -> int:
+        """Find the fewest tokens that the model takes: Funnel's pooling needs five."""
+        if not self._fails(1):
+            return 1
+        if reason := self._fails(_LONGEST_PROBE):
+            raise ConfigError(
+                f"{type(self.model).__name__} cannot compute a text of {_LONGEST_PROBE} tokens ({reason})"
+            )
+        return next(length + 1 for length in range(_LONGEST_PROBE - 1, 0, -1) if self._fails(length))
+
+    def _fails(self, length: int) -> str:
+        """Return why so many tokens cannot be computed, or nothing where they can."""
         try:
-            return shorten_last_layer(self.model, self._trial, lambda: _close(self._trial(index), wanted))
+            with self.evaluating(), torch.no_grad():
+                self.model(input_ids=self._probe(length))
+        except UNABLE as error:
+            return reason_of(error)
+        return ""
+
+    def use_bf16(self) -> str:
+        """Compute in bf16 under autocast, if a batch and its gradient can be computed so; else return why not."""
+        self.autocast = True
+        if self.device.type == "cpu":
+            use_bf16_norms(self.model)
+        devices = [self.device] if self.device.type == "cuda" else []
+        training = self.model.training
+        try:
+            with torch.random.fork_rng(devices=devices), torch.enable_grad():
+                for mode in (False, True):
+                    self.model.train(mode)
+                    logits = self.target_logits(trial_batch(self.vocabulary, self.shortest), filled=True)
+                    weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+                    if weights:
+                        torch.autograd.grad(logits.float().sum(), weights[:1], allow_unused=True)
+        except UNABLE as error:
+            self.autocast = False
+            return f"{type(self.model).__name__} cannot compute in bf16 ({reason_of(error)})"
         finally:
             self.model.train(training)
+        return ""
 
     def _find_max_length(self) -> int:
         config = self.model.config
@@ -294,72 +346,53 @@ class MaskedLM:
         """Whether the model tells segments apart by ``token_type_ids``."""
         return "token_type_ids" in self._parameters and getattr(self.model.config, "type_vocab_size", 1) > 1
 
-    # Padded batches, for architectures without the attention interface
+    # Padded batches, for architectures that cannot take packed rows
+
+    def padded(self, input_ids: np.ndarray, lengths: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Pad sequences, which lie end to end in ``int64 [T]``, to the longest, or to what the model needs.
+
+        Returns:
+            ``input_ids [N, W]``, with ``attention_mask`` where anything is padded; and ``bool [N, W]``, where tokens are.
+        """
+        real = np.arange(max(int(lengths.max()), self.shortest)) < lengths[:, None]
+        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
+        ids[real] = input_ids
+        mask = {} if real.all() else {"attention_mask": self._tensor(real.astype(np.int64))}
+        return {"input_ids": self._tensor(ids), **mask}, real
+
+    def alone(self, input_ids: np.ndarray) -> Tensor:
+        """Return the ``[T, V]`` logits of one sequence by transformers alone; call it inside :meth:`plain`."""
+        inputs, _ = self.padded(input_ids, np.array([len(input_ids)]))
+        logits: Tensor = self.model(**inputs).logits[0, : len(input_ids)]
+        return logits
+
+    def together(self, lengths: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Cut lengths in descending order where padding them together would waste too much, or change the output."""
+        waste, spare = (1.0, 0) if self.batching == "equal" else (_PADDING_WASTE, 2)
+        first = 0
+        for last in range(1, len(lengths) + 1):
+            if last == len(lengths) or lengths[first] > waste * lengths[last] + spare:
+                yield first, last
+                first = last
 
     def _padded_logits(self, batch: Batch) -> Tensor:
-        pieces = [self._run_padded(batch, first, last) for first, last in _buckets(np.diff(batch.cu_seqlens))]
-        return torch.cat(pieces)
+        bounds = self.together(np.diff(batch.cu_seqlens))
+        return torch.cat([self._run_padded(batch, first, last) for first, last in bounds])
 
     def _run_padded(self, batch: Batch, first: int, last: int) -> Tensor:
         """Run sequences ``first`` to ``last`` of a batch, which is in order of length, as one padded block."""
         cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
-        ids, real = self._block(batch.input_ids, cu)
+        inputs, real = self.padded(batch.input_ids[cu[0] : cu[-1]], np.diff(cu))
         begin, end = np.searchsorted(batch.target_index, [cu[0], cu[-1]])
-        index = batch.target_index[begin:end]
-        row = np.searchsorted(cu, index, side="right") - 1
-        self._gate.index = self._tensor(row * real.shape[1] + index - cu[row])
-        mask = self._mask(real)
+        self._gate.index = self._tensor(np.flatnonzero(real)[batch.target_index[begin:end] - cu[0]])
         try:
-            logits: Tensor = self.model(input_ids=self._tensor(ids), **mask).logits
+            logits: Tensor = self.model(**inputs).logits
             return logits.reshape(-1, logits.shape[-1])
         finally:
             self._gate.index = None
-
-    def _block(self, input_ids: np.ndarray, cu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``int64 [N, L]`` ids of sequences, padded, and ``bool [N, L]``, which of them are no padding."""
-        lengths = np.diff(cu)
-        real = np.arange(int(lengths.max())) < lengths[:, None]
-        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
-        ids[real] = input_ids[cu[0] : cu[-1]]
-        return ids, real
-
-    def _mask(self, real: np.ndarray) -> dict[str, Tensor]:
-        return {} if real.all() else {"attention_mask": self._tensor(real.astype(np.int64))}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
-
-
-def require_encoder(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model in which a mask is not predicted from the text on both sides of it.
-
-    Raises:
-        ConfigError: the model has a decoder, or its attention looks back only.
-    """
-    config = model.config
-    if getattr(config, "is_encoder_decoder", False):
-        why = "an encoder and a decoder: the decoder predicts each token from those before it"
-    elif getattr(config, "is_decoder", False) or getattr(config, "causal", False):
-        why = "attention that looks back only (is_decoder or causal in its config.json)"
-    else:
-        return
-    raise ConfigError(
-        f"'{name}' ({config.model_type}) has {why}. Masked language modelling needs an encoder with an LM head, such "
-        f"as BERT, RoBERTa, DeBERTa or ModernBERT"
-    )
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=_TOLERANCE, atol=_TOLERANCE)
-
-
-def _buckets(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Cut lengths in descending order where padding them together would waste too much."""
-    first = 0
-    for last in range(1, len(lengths) + 1):
-        if last == len(lengths) or lengths[first] > _PADDING_WASTE * lengths[last] + 2:
-            yield first, last
-            first = last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 
@@ -46,6 +47,7 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     return "fp32", f"computing in fp32: bf16 matrix products are only {ratio:.1f} times as fast here"
 
 
+@cache
 def _ratio() -> float:
     """Return how many times as fast a bf16 matrix product is as one in fp32.
 

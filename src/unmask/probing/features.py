@@ -120,7 +120,7 @@ def _first_subwords(
 def vectors(
     lm: MaskedLM, encoded: Encoded, rows: Sequence[int], *, tagged: bool, pool: Pool = "mean"
 ) -> Tensor:
-    """Run the bare encoder on some examples, as one padded batch.
+    """Run the bare encoder on some examples, as one padded batch or, where padding would change the output, by length.
 
     Args:
         lm: the model, inside its ``plain()``.
@@ -133,18 +133,32 @@ def vectors(
         ``[U, H]`` fp32, in the order of ``rows``.
     """
     lengths = np.array([len(encoded.ids[row]) for row in rows])
-    real = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(real.shape, lm.vocabulary.pad_id, dtype=np.int64)
-    ids[real] = np.concatenate([encoded.ids[row] for row in rows])
-    mask = {} if real.all() else {"attention_mask": torch.from_numpy(real.astype(np.int64)).to(lm.device)}
+    if lm.batching == "equal" and lengths.min() < lengths.max():
+        return _by_length(lm, encoded, rows, lengths, tagged=tagged, pool=pool)
+    inputs, real = lm.padded(np.concatenate([encoded.ids[row] for row in rows]), lengths)
     with lm.precision():
-        hidden = lm.encoder(input_ids=torch.from_numpy(ids).to(lm.device), **mask).last_hidden_state.float()
+        hidden = lm.encoder(**inputs).last_hidden_state.float()
     if tagged:
         row = np.repeat(np.arange(len(rows)), encoded.units[list(rows)])
         place = np.concatenate([encoded.places[row] for row in rows])
         picked: Tensor = hidden[torch.from_numpy(row).to(lm.device), torch.from_numpy(place).to(lm.device)]
         return picked
     return hidden[:, 0] if pool == "cls" else _mean(hidden, real, lengths, lm.vocabulary)
+
+
+def _by_length(
+    lm: MaskedLM, encoded: Encoded, rows: Sequence[int], lengths: Ints, *, tagged: bool, pool: Pool
+) -> Tensor:
+    units = encoded.units[list(rows)] if tagged else np.ones(len(rows), dtype=np.int64)
+    places = np.split(np.arange(units.sum()), np.cumsum(units)[:-1])
+    found, order = [], []
+    for length in np.unique(lengths):
+        same = np.flatnonzero(lengths == length)
+        found.append(
+            vectors(lm, encoded, [rows[number] for number in same.tolist()], tagged=tagged, pool=pool)
+        )
+        order += [places[number] for number in same]
+    return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(order))).to(lm.device)]
 
 
 def _mean(hidden: Tensor, real: NDArray[np.bool_], lengths: Ints, vocabulary: Vocabulary) -> Tensor:

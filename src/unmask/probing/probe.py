@@ -162,7 +162,7 @@ class _Prober:
             self._note(note)
         self.precision = ""
         """Of the last model: ``fp32`` or ``bf16``."""
-        self._wanted_precision: str | None = None
+        self._precision_logged = False
         known = label_set(task.train)
         # Labels that train lacks come last: nothing predicts them.
         parts = (task.test, task.dev) if task.dev else (task.test,)
@@ -256,12 +256,12 @@ class _Prober:
         if isinstance(model, MaskedLM):
             return model
         settings = self.settings
-        if self._wanted_precision is None:  # chosen once, so that all models have the same
-            self._wanted_precision, why = pick_precision(settings.precision, pick_device(settings.device))
-            self.progress.log(why)
+        if not self._precision_logged:
+            self.progress.log(pick_precision(settings.precision, pick_device(settings.device))[1])
+            self._precision_logged = True
         # Only the encoder is used, so a missing LM head is not logged.
         return load_for_inference(
-            model, device=settings.device, precision=self._wanted_precision, offline=settings.offline
+            model, device=settings.device, precision=settings.precision, offline=settings.offline
         )
 
     def _part(self, lm: MaskedLM, examples: Examples) -> Part:

@@ -6,6 +6,7 @@ The text is made of random entries of the tokenizer's vocabulary, so that it sui
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -51,6 +52,14 @@ class Distance(NamedTuple):
 
     loss: float
     gradient: float
+
+
+class Measurement(NamedTuple):
+    """The measured value, the largest value that passes, and what was compared."""
+
+    measured: float
+    tolerance: float
+    detail: str
 
 
 class Case:
@@ -123,8 +132,11 @@ class Case:
     def transformers_step(self, parts: Iterable[np.ndarray]) -> Step:
         """Compute a step by transformers alone, from the model's own loss on padded batches.
 
-        That loss is a mean over the targets of a part, so parts are weighted by their targets.
+        That loss is a mean over the targets of a part, so parts are weighted by their targets. Where padding changes
+        what the model gives a document, documents are computed alone.
         """
+        if self.model.batching == "equal":
+            parts = [part[place : place + 1] for part in parts for place in range(len(part))]
         batches = [self.batch(part) for part in parts]
         targets = sum(len(batch.target_ids) for batch in batches)
         total = 0.0
@@ -133,9 +145,8 @@ class Case:
             for batch in batches:
                 if not len(batch.target_ids):
                     continue
-                ids, labels, real = padded(batch, self.model)
-                mask = {} if real.all() else {"attention_mask": real.long()}
-                loss = raw(input_ids=ids, labels=labels, **mask).loss * (len(batch.target_ids) / targets)
+                inputs, labels, _ = padded(batch, self.model)
+                loss = raw(**inputs, labels=labels).loss * (len(batch.target_ids) / targets)
                 loss.backward()
                 total += float(loss.detach())
         return Step(total, flat_gradient(self.model))
@@ -175,6 +186,17 @@ class Case:
         singles = (np.array([number]) for number in self.few)
         return distance(self.transformers_step(singles), self.transformers_step([self.few])).gradient
 
+    @cached_property
+    def terms(self) -> int:
+        """Terms of the longest sum of the step: a row of the largest weight, or the tokens of a gradient."""
+        largest = max(max(weight.shape, default=1) for weight in self.model.model.parameters())
+        return max(int(largest), int(self.source.sizes(self.numbers).sum()))
+
+    @property
+    def bound(self) -> float:
+        """The rounding of one fp32 sum of so many terms: 2⁻²⁴·√n, as errors of both signs add up (Higham & Mary 2019)."""
+        return 2.0**-24 * math.sqrt(self.terms)
+
 
 def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
     """Take ``count`` of the numbers at even distances, the first and the last among them."""
@@ -197,16 +219,13 @@ def _texts(model: MaskedLM, length: int, seed: int) -> list[str]:
     return [*texts, *(f"{texts[3]} {name} {texts[4]}" for name in names)]
 
 
-def padded(batch: Batch, model: MaskedLM) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a batch padded: ``int64 [N, W]`` ids and labels, and ``bool [N, W]`` where tokens are real."""
-    lengths = np.diff(batch.cu_seqlens)
-    real = np.arange(lengths.max()) < lengths[:, None]
-    ids, labels = np.full(real.shape, model.vocabulary.pad_id), np.full(real.shape, -100)
-    ids[real] = batch.input_ids
+def padded(batch: Batch, model: MaskedLM) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Return a batch padded: the model's inputs, ``int64 [N, W]`` labels, and ``bool [N, W]`` where tokens are real."""
+    inputs, real = model.padded(batch.input_ids, np.diff(batch.cu_seqlens))
+    labels = np.full(real.shape, -100)
     rows, places = np.nonzero(real)
     labels[rows[batch.target_index], places[batch.target_index]] = batch.target_ids
-    found, wanted, kept = (torch.from_numpy(array).to(model.device) for array in (ids, labels, real))
-    return found, wanted, kept
+    return inputs, torch.from_numpy(labels).to(model.device), torch.from_numpy(real).to(model.device)
 
 
 def flat_gradient(model: MaskedLM) -> Tensor:

@@ -27,9 +27,8 @@ from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import add_lora, freeze_embeddings
-from unmask.model.load import new_model, pick_device, read_checkpoint, set_dropout
+from unmask.model.load import in_precision, new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
@@ -101,14 +100,12 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
     world = World.join(device)
     progress = LogOnce(progress) if world.is_main else Progress()  # a tokenizer may read the same text first
     tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
-    precision, why = pick_precision(settings.precision, device)
-    progress.log(why)
     raw, new_head = build_model(config.model, tokenizer, settings.seed, progress)
     raw.to(device)  # type: ignore[arg-type]
     if settings.gradient_checkpointing:
         # The reentrant kind gives no gradient where the embeddings take none.
         raw.gradient_checkpointing_enable({"use_reentrant": False})
-    model = MaskedLM(raw, tokenizer, autocast=precision == "bf16")
+    model = in_precision(raw, tokenizer, settings.precision, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)
@@ -125,7 +122,7 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         _with_targets(texts.general, settings.eval_tokens, "the held-out general text", progress),
         model=model,
         scratch=bool(config.model.preset),
-        precision=precision,
+        precision="bf16" if model.autocast else "fp32",
         max_length=length,
         world=world,
         adapters=adapters,
