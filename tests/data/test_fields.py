@@ -98,7 +98,7 @@ def test_lists_in_objects_and_lists_of_strings(tmp_path: Path, indent: int | Non
         "lines": {"text": wanted},
         "one": {"text": "\n".join(wanted), "tags": [{"text": "no"}]},
     }.items():
-        path = write(tmp_path / "a.json", json.dumps(value, indent=indent))
+        path = write(tmp_path / "a.json", "\n\n" * (name == "one") + json.dumps(value, indent=indent))
         reader = DocumentReader([path])
         documents = list(reader)
         assert "\n".join(document.text for document in documents) == "\n".join(wanted), name

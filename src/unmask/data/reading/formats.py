@@ -120,17 +120,42 @@ class _ListReader:
         yield from self._chunks
 
     def only_object(self) -> dict[str, Any] | None:
-        """Return the JSON object that is the whole rest of the text, or ``None``; nothing is read by that."""
+        """Return the JSON object that is the whole rest of the text, or ``None``; nothing is read by that.
+
+        Raises:
+            TextError: an object over several lines is broken or too long.
+        """
         while True:
             try:
                 value, end = self._decode(self._buffer, self._at)
-            except (ValueError, RecursionError):
-                if len(self._buffer) - self._at > RECORD_LIMIT or not self._more():
-                    return None
-            else:
-                while not (rest := self._buffer[end:].strip()) and self._more():
-                    pass
-                return value if isinstance(value, dict) and not rest else None
+            except (ValueError, RecursionError) as error:
+                above = self._buffer.count("\n", 0, self._at)
+                line = self.line + (
+                    error.lineno - 1 - above if isinstance(error, json.JSONDecodeError) else 0
+                )
+                is_long = len(self._buffer) - self._at > RECORD_LIMIT
+                if not is_long and self._more():
+                    continue
+                if not self._begins_over_lines():
+                    return None  # a broken line of JSON Lines is skipped later
+                self.line = line
+                raise self._error("an object that is too long" if is_long else json_error(error)) from None
+            size = end - self._at
+            while not (rest := self._buffer[self._at + size :].strip()) and self._more():
+                pass
+            return value if isinstance(value, dict) and not rest else None
+
+    def _begins_over_lines(self) -> bool:
+        """Say whether the text begins with an object that does not end in its line."""
+        first, _, rest = self._buffer[self._at :].partition("\n")
+        try:
+            json.loads(first)
+        except json.JSONDecodeError as error:
+            is_open = first.startswith("{") and error.pos >= len(first.rstrip())
+            return is_open and not rest.lstrip("\n").startswith("{")
+        except (ValueError, RecursionError):
+            pass
+        return False
 
     def elements_of(self, key: str) -> Iterator[tuple[int, Any]]:
         """Yield each element of the list under a key of an object that :meth:`only_object` returned."""
