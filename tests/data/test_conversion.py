@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,26 @@ def test_japanese_characters_are_read_as_transformers_reads_them(tmp_path: Path)
     own = BertJapaneseTokenizer(str(tmp_path / "vocab.txt"), subword_tokenizer_type="character")
     for text in ("東京は日本の首都", "すし A1 東京", "猫は東京"):
         assert converted(own)(text)["input_ids"] == own(text)["input_ids"]
+
+
+@pytest.mark.parametrize("subwords", ["character", "wordpiece"])
+def test_a_japanese_model_needs_no_word_splitter(
+    subwords: str, tmp_path: Path, tiny_model: Callable[..., Any]
+) -> None:
+    entries = [*SPECIALS, *"東京は日本a"] + ([] if subwords == "character" else ["東京", "##京"])
+    tiny_model("bert", len(entries)).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(entries), encoding="utf-8")
+    settings = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
+    settings |= {"subword_tokenizer_type": subwords}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    if subwords == "wordpiece":
+        with pytest.raises(
+            ConfigError, match=r"is a BertJapaneseTokenizer.* split the text into words first"
+        ):
+            load_tokenizer(str(tmp_path), offline=True)
+    else:
+        tokenizer = load_tokenizer(str(tmp_path), offline=True)
+        assert tokenizer("東京は ａ日本")["input_ids"] == [2, 5, 6, 7, 10, 8, 9, 3]
 
 
 def test_what_cannot_be_converted_is_named_with_the_way_to_do_it(tmp_path: Path) -> None:

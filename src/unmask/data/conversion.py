@@ -46,7 +46,8 @@ def converted(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         entries = sorted(_entries(tokenizer), key=len, reverse=True)
         return _split(tokenizer, "|".join(map(re.escape, entries)), None)
     if letters and getattr(tokenizer, "subword_tokenizer_type", None) == "character":
-        return _split(tokenizer, ".", normalizers.NFKC())
+        lower = [normalizers.Lowercase()] if getattr(tokenizer, "do_lower_case", False) else []
+        return _split(tokenizer, ".", normalizers.Sequence([normalizers.NFKC(), *lower]))
     raise ConfigError(
         f"the tokenizer of '{tokenizer.name_or_path}' is a {kind}, which is not backed by the tokenizers library. Convert "
         f"it once: {_ADVICE.get(kind, _ANY_ADVICE)}; then save it into the folder of the model with "

@@ -111,7 +111,13 @@ def _read(path: str, hub: dict[str, Any], progress: Progress) -> PreTrainedToken
 
     if Path(path).is_file():
         return _from_vocabulary_file(Path(path))
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **hub)
+    tokenizer: PreTrainedTokenizerBase
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **hub)
+    except ImportError:  # of BertJapanese's word splitter, which its conversion does without
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, word_tokenizer_type="basic", **hub
+        )
     if case := unstated_case(tokenizer, path, hub):
         does = "is lower-cased" if case.get("do_lower_case") else "keeps its case"
         progress.log(f"'{path}' has no tokenizer_config.json that says so; by its vocabulary, text {does}")
