@@ -8,7 +8,6 @@ the sketches are made by the package rensa.
 from __future__ import annotations
 
 import importlib.util
-import unicodedata
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +27,9 @@ _PHRASE, _PERMUTATIONS, _BANDS, _ROWS = 3, 64, 12, 5
 _SEED = 1997
 
 
-def text_key(text: str) -> int:
-    """Return a 64-bit hash of a text as it is compared: NFKC, lower case, white space as single spaces."""
-    return document_key(" ".join(unicodedata.normalize("NFKC", text).lower().split()))
-
-
 def text_keys(chunk: Chunk) -> np.ndarray:
     """Return ``uint64 [D]``: the key of each document."""
-    return np.array([text_key(document.text) for document in chunk.documents], dtype=np.uint64)
+    return np.array([document_key(document.text) for document in chunk.documents], dtype=np.uint64)
 
 
 def can_compare() -> bool:

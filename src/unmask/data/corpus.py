@@ -6,7 +6,7 @@
     FOLDER/tokenizer/               the tokenizer that made the ids
     FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], concatenated documents, no special tokens
     FOLDER/shard-00000.lengths.npy  int64 [documents]
-    FOLDER/shard-00000.keys.npy     uint64 [documents], a hash of each document's text
+    FOLDER/shard-00000.keys.npy     uint64 [documents], a hash of each document's normalised text
 
 Sequence length, masking and order are not part of it, so changing them needs no new preparation.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Corpus:
         folder: its folder.
         manifest: the content of ``manifest.json``.
         lengths: ``int64 [D]`` tokens of the documents, without special tokens.
-        keys: ``uint64 [D]`` hashes of the documents' text.
+        keys: ``uint64 [D]`` hashes of the documents' text (:func:`document_key`).
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
@@ -346,8 +347,13 @@ def _encoded(
 
 
 def document_key(text: str) -> int:
-    """Return the 64-bit hash by which a document is masked, ordered and held out."""
-    data = text.encode("utf-8", "surrogatepass")
+    """Return the 64-bit hash by which a document is masked, ordered and held out.
+
+    Texts that are equal after Unicode NFKC, but for case and white space, have one key, so they are on one side of a
+    split.
+    """
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    data = " ".join(text.lower().split()).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 

@@ -23,6 +23,7 @@ from unmask.reporting.page import (
     facts,
     ngram_note,
     not_finite,
+    overlapping,
     standing,
     unknown_tokens,
     verdict,
@@ -71,6 +72,7 @@ def model_card(folder: RunFolder) -> str:
                 _plain(warning)
                 for warning in (
                     *left_out_of_run(record.info, examples=False),
+                    *overlapping(record),
                     *unknown_tokens(record),
                     *not_finite(record),
                 )

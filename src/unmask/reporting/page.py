@@ -31,6 +31,7 @@ from unmask.reporting.format import (
     plural,
     points,
 )
+from unmask.reporting.overlap import overlap_text
 from unmask.reporting.plots import not_finite_steps
 from unmask.reporting.reading import left_out_of_run
 from unmask.reporting.record import RunRecord, passage_of, read_record
@@ -194,13 +195,26 @@ def _sampling_error(accuracy: float, masked_tokens: object) -> float:
 
 
 def warnings(record: RunRecord) -> list[str]:
-    """What is unfinished, left out, unknown to the tokenizer or NaN, one sentence each."""
+    """What is unfinished, left out, trained on though held out, unknown to the tokenizer or NaN, one sentence each."""
     found = list(record.remarks)
     if not record.finished:
         found.append(
             "This run had not finished when this page was written: it was still running, or it was stopped."
         )
-    return [*found, *left_out_of_run(record.info), *unknown_tokens(record), *not_finite(record)]
+    return [
+        *found,
+        *left_out_of_run(record.info),
+        *overlapping(record),
+        *unknown_tokens(record),
+        *not_finite(record),
+    ]
+
+
+def overlapping(record: RunRecord) -> Iterator[str]:
+    """Say which held-out text occurs in the training text."""
+    for name, found in (record.info.get("overlap") or {}).items():
+        if said := overlap_text(name, found):
+            yield f"{said}."
 
 
 def unknown_tokens(record: RunRecord) -> Iterator[str]:

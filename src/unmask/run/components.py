@@ -265,7 +265,9 @@ def open_texts(
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
         train, heldout = _split(corpus, data.heldout_share)
         if heldout is None:
-            progress.log(f"{what} is a single document, so nothing is held out and nothing can be evaluated")
+            progress.log(
+                f"{what} is a single document or copies of one, so nothing is held out and nothing can be evaluated"
+            )
         return source(corpus, train), None if heldout is None else source(corpus, heldout)
 
     replay = general = None
@@ -292,11 +294,11 @@ def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
 def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the documents to train on, and those held out: at least one where there are two."""
     train, heldout = corpus.split(share)
-    if len(corpus) == 1:
-        return np.arange(1), None
+    if len(np.unique(corpus.keys)) == 1:
+        return np.arange(len(corpus)), None
     if not len(heldout) or not len(train):
-        heldout = np.array([int(np.argmin(corpus.keys))])
-        train = np.setdiff1d(np.arange(len(corpus)), heldout)
+        first = corpus.keys == corpus.keys.min()
+        heldout, train = np.flatnonzero(first), np.flatnonzero(~first)
     return train, heldout
 
 

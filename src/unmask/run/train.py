@@ -32,6 +32,7 @@ from unmask.run.disk import disk_need, require_room
 from unmask.run.failures import EARLY_ENDS, explained, further, is_worth_keeping
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now, require_same_text
 from unmask.run.lock import is_empty, lock_run
+from unmask.run.overlap import overlaps
 from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
 from unmask.run.signals import Signals
 from unmask.run_folder import RunFolder
@@ -171,6 +172,7 @@ class _TrainingRun:
         if self.is_main:
             write_atomically(self.folder.config, dump_config(self.config))
             info = run_info(self.components, self.config, command) | {"choices": self.choices} | extra
+            info["overlap"] = overlaps(self.components, self.progress)
             write_json(self.folder.info, info)
 
     def run(self) -> FinishedRun:

@@ -1,0 +1,22 @@
+"""Held-out text that occurs in the training text, in a sentence."""
+
+from __future__ import annotations
+
+from unmask.reporting.format import plural
+from unmask.storage import JsonDict
+
+_NAMES = {"heldout": "held-out text", "general": "general text"}
+
+
+def overlap_text(name: str, found: JsonDict) -> str | None:
+    """Return what to say of an entry of ``overlap`` in ``run.json``; ``None`` where nothing occurs in training text."""
+    same, near = found["same"], found["near"]
+    if not same + near:
+        return None
+    parts = [f"{same:,} as a whole"] if same else []
+    parts += [f"{near:,} in at least half of their runs of {found['run']} tokens"] if near else []
+    return (
+        f"{same + near:,} of {plural(found['documents'], 'document')} of the {_NAMES[name]} occur in the training or "
+        f"replay text ({', '.join(parts)}), so the metrics on it are better than on new text. 'unmask check TEXT --test "
+        f"PATH' names them"
+    )

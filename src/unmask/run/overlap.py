@@ -1,0 +1,27 @@
+"""Held-out text that occurs in the training text of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from unmask.data.overlap import find_overlap
+from unmask.progress import Progress
+from unmask.reporting.overlap import overlap_text
+from unmask.run.components import RunTexts
+
+
+def overlaps(texts: RunTexts, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Compare the held-out texts with the training and the replay text; warn of documents that occur there.
+
+    Returns:
+        :class:`unmask.data.overlap.Overlap` as JSON, by ``heldout`` and ``general``, for ``run.json``.
+    """
+    training = [text for text in (texts.text, texts.replay) if text is not None]
+    found: dict[str, dict[str, Any]] = {}
+    for name, text in (("heldout", texts.heldout), ("general", texts.general)):
+        if text is not None:
+            found[name] = asdict(find_overlap(text, training))
+            if said := overlap_text(name, found[name]):
+                progress.warning(said)
+    return found
