@@ -320,7 +320,8 @@ def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
             one = False
             yield text
     if least is None:
-        yield from (text for _, text in sorted(heldout)[1:] or heldout)
+        first = min(heldout, default=(0, ""))[0]
+        yield from [text for key, text in sorted(heldout) if key > first] or (text for _, text in heldout)
     elif heldout or one:
         yield least[1]
 
