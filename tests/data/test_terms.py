@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unmask.config.settings import DocumentSettings
+from unmask.config.settings import DocumentSettings, ModelSettings
 from unmask.data.corpus import prepare
 from unmask.data.masking.terms import count_words, find_salient_terms, load_terms, odds_ratios, save_terms
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import DataError
+from unmask.vocabulary.new_tokenizer import train_tokenizer
 
 GENERAL = Counter(
     {"the": 500_000, "of": 300_000, "that": 90_000, "patient": 40, "heart": 50, "river": 200, "1860": 30}
@@ -124,3 +125,21 @@ def test_a_file_of_terms_is_plain_text(tmp_path: Path) -> None:
         ("naive", "bayes"): 3.0,
         ("花", "园"): 5.0,
     }
+
+
+def test_marks_that_are_letters_are_part_of_a_term(tmp_path: Path) -> None:
+    lines = ["में", "हिन्दी", "สวัสดี", "ガギグ", "한국어", "می\u200cروم", "اَلْعَرَبِيَّةُ", "Việt", "naïve"]
+    (tmp_path / "terms.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    wanted = [*lines[:6], "العربية", "viet", "naive"]
+    assert set(load_terms(tmp_path / "terms.txt", weight=5.0)) == {(word,) for word in wanted}
+
+
+def test_words_with_marks_are_counted_whole(tmp_path: Path) -> None:
+    lines = ["वह हिन्दी में लिखता है"] * 4
+    tokenizer = train_tokenizer(lines, ModelSettings(vocab_size=200)).tokenizer
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = DocumentSettings(documents="line")
+    corpus = prepare([tmp_path / "text.txt"], settings, tokenizer, tmp_path / "shards")
+    words = vocabulary_of(tokenizer).words
+    assert words is not None
+    assert count_words(corpus, words)[0] == dict.fromkeys(lines[0].split(), 4)

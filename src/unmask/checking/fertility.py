@@ -71,7 +71,8 @@ class TokenSurvey:
             extra[normal] += count * (len(split) - 1)
             split_words[normal] = (split_words.get(normal, (0, []))[0] + count, split)
         saved = sorted(
-            ((n, word) for word, n in extra.items() if _may_add(word, split_words[word][0])), reverse=True
+            ((n, word) for word, n in extra.items() if n and _may_add(word, split_words[word][0])),
+            reverse=True,
         )
         return {
             "tokens": tokens,

@@ -56,13 +56,18 @@ class WordCounter:
 
 
 @lru_cache(maxsize=1)
-def _units() -> re.Pattern[str]:
-    # \w of Python's regular expressions leaves marks out, which would split words of many scripts.
+def mark_pattern() -> str:
+    r"""Return a regular expression of one mark or joiner; ``\w`` leaves them out, and would split words of many scripts."""
     marks = (chr(code) for code in range(0x300, 0x1E950) if unicodedata.category(chr(code))[0] == "M")
-    inside = "".join(marks) + _JOINERS
-    letter = f"[^\\W\\d_{_IDEOGRAPHS}]"
-    mark = f"(?![\0-\u02ff])[{inside}]"  # few characters are compared with the long class
-    return re.compile(f"{letter}+(?:(?:{mark})+{letter}*)*|[{_IDEOGRAPHS}]|{mark}|[^\\s!-@[-`{{-~]")
+    return (
+        f"(?:(?![\0-\u02ff])[{''.join(marks)}{_JOINERS}])"  # few characters are compared with the long class
+    )
+
+
+@lru_cache(maxsize=1)
+def _units() -> re.Pattern[str]:
+    letter, mark = f"[^\\W\\d_{_IDEOGRAPHS}]", mark_pattern()
+    return re.compile(f"{letter}+(?:{mark}+{letter}*)*|[{_IDEOGRAPHS}]|{mark}|[^\\s!-@[-`{{-~]")
 
 
 def is_word(text: str) -> bool:

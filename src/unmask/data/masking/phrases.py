@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from unmask.data.masking.random_bits import run_hashes
+from unmask.data.round_trip import mark_pattern
 from unmask.data.words import WordTables
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 _PORTION = 1 << 21  # tokens
 _IDEOGRAPHS = "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
-_ATOM = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+|[^\s]")
 _UNKNOWN = -1
 _OTHER_ATOM = 0
 _ATOM_BITS = np.uint64(32)
@@ -45,9 +46,20 @@ class Matches(NamedTuple):
 
 
 def atoms_of(text: str) -> tuple[str, ...]:
-    """Split a text into runs of letters and digits, Chinese characters and signs, without case and accents."""
+    """Split a text into runs of letters and digits, Chinese characters and signs, without case and accents.
+
+    Accents are diacritics of European letters and the vowel points of Hebrew and Arabic; other marks are letters.
+    """
     plain = unicodedata.normalize("NFKD", text).casefold()
-    return tuple(_ATOM.findall("".join(c for c in plain if not unicodedata.combining(c))))
+    kept = "".join(
+        c for c in plain if not ("\u0300" <= c <= "\u036f" or 10 <= unicodedata.combining(c) <= 36)
+    )
+    return tuple(_atoms().findall(unicodedata.normalize("NFC", kept)))
+
+
+@lru_cache(maxsize=1)
+def _atoms() -> re.Pattern[str]:
+    return re.compile(rf"[{_IDEOGRAPHS}]|(?:[^\W_{_IDEOGRAPHS}]|{mark_pattern()})+|[^\s]")
 
 
 def words_in(
