@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -38,6 +40,7 @@ from unmask.serving.schemas import (
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
 
+_PAGE = Path(__file__).parent / "page"
 _STATUS_OF_GONE = 499  # nobody sees it; in the log it says that the client went away
 
 
@@ -118,6 +121,7 @@ def create_app(
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     _add_error_answers(app)
+    _add_page(app)
     _add_status_routes(app, server)
     _add_model_routes(app, server)
     return app
@@ -293,6 +297,15 @@ def _encoded(vector: np.ndarray, how: str) -> list[float] | str:
     if how == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
     return [float(value) for value in vector]
+
+
+def _add_page(app: FastAPI) -> None:
+    policy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src data:"
+    app.mount("/page", StaticFiles(directory=_PAGE))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": policy})
 
 
 def _add_status_routes(app: FastAPI, server: _Server) -> None:

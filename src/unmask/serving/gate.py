@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 
 from fastapi import HTTPException
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from unmask.progress import Progress
 from unmask.serving.metrics import Metrics
 
-_OPEN = ("/", "/health", "/health/live", "/health/ready")  # answered without a key, to GET
+_OPEN = re.compile(r"/|/page/[\w.]+|/health(/live|/ready)?")  # answered without a key, to GET
 
 
 class Gate:
@@ -71,7 +72,7 @@ class Gate:
                 self.progress.log(f"{scope['method']} {path} {status} {seconds * 1e3:.0f} ms")
 
     def _allowed(self, scope: Scope) -> bool:
-        if self._expected is None or (scope["method"] == "GET" and scope["path"] in _OPEN):
+        if self._expected is None or (scope["method"] == "GET" and _OPEN.fullmatch(scope["path"])):
             return True
         given = Headers(scope=scope).get("authorization", "")
         return hmac.compare_digest(given.encode("latin-1"), self._expected)
