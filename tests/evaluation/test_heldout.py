@@ -251,6 +251,16 @@ def test_a_token_in_plain_sight_counts_in_a_row_of_its_own_and_not_in_the_metric
     ).replaced
 
 
+def test_replaced_targets_are_of_no_more_tokens_than_the_limit(
+    loaded: Load, source: Source, documents: list[str]
+) -> None:
+    model = loaded("bert")
+    text = source(model, documents)
+    strata = Strata(np.zeros(text.vocabulary.size, np.int64), "nothing", masking=text.masking)
+    found = tally(model, text, strata, most=300)
+    assert 0 < found.sums[:, -1, 0].sum() <= found.masked_tokens
+
+
 def test_metrics_do_not_depend_on_the_replacements_of_training(
     loaded: Load, source: Source, documents: list[str]
 ) -> None:

@@ -80,7 +80,7 @@ def evaluate_batches(model: MaskedLM, batches: Iterable[Batch]) -> HeldoutMetric
 
 def replaced_tokens(tokens: int) -> int:
     """Return how many tokens to read for the metrics by replacement, where an evaluation reads so many."""
-    return max(tokens // _REPLACED_SHARE, _REPLACED_TOKENS)
+    return min(tokens, max(tokens // _REPLACED_SHARE, _REPLACED_TOKENS))
 
 
 def by_replacement(model: MaskedLM, batches: Iterable[Batch]) -> list[dict[str, Any]]:
@@ -170,7 +170,7 @@ def tally(
     """
     counter = _Counter(source, strata)
     wanted = min(source.tokens, most or source.tokens)
-    replaced = min(source.tokens, replaced_tokens(wanted)) if strata.replaced else 0
+    replaced = replaced_tokens(wanted) if strata.replaced else 0
     total, read = wanted + replaced, 0
     for hidden, limit in ((True, most), (False, replaced)):
         if limit == 0:
