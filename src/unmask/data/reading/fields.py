@@ -36,6 +36,8 @@ def find_value(record: Mapping[str, Any], setting: str) -> Any:
     Raises:
         KeyError: the record has none of the fields.
     """
+    if value := record.get(setting):
+        return value
     there = [value for name in field_names(setting) if (value := _value(record, name)) is not _ABSENT]
     if not there:
         raise KeyError(setting)

@@ -308,16 +308,20 @@ def column_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]
     with open_bytes(path) as stream, _seekable(stream, path) as file:
         try:
             for batch in _batches(file, path, field):
-                for place in range(len(batch)):
+                names = batch.schema.names
+                for values in zip(*batch.columns, strict=True):
                     row += 1
                     try:
-                        record = {name: batch.column(name)[place].as_py() for name in batch.schema.names}
+                        record = {name: value.as_py() for name, value in zip(names, values, strict=True)}
+                        text = text_of(record, field, source, row)
                     except UnicodeDecodeError as error:
                         byte = f"byte 0x{error.object[error.start]:02x}"
                         what = f"{byte} is not UTF-8 (after {error.start:,} bytes of the text)"
                         errors.note(TextError("not UTF-8", what, path=source, line=row))
+                    except TextError as error:
+                        errors.note(error)
                     else:
-                        yield from texts_of([(row, record)], field, source, errors)
+                        yield row, text
         except (pyarrow.ArrowException, OSError) as error:
             kind = format_of(path).kind.title()
             what = f"damaged {kind} data after row {row} ({str(error).partition(chr(10))[0]})"
