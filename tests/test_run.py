@@ -238,6 +238,38 @@ def test_targets_replaced_as_in_training_have_rows_of_their_own(finished: Runs, 
     assert "80% of the targets replaced by the mask token" in evaluation["by_replacement"]["masks"]
 
 
+def test_final_metrics_have_intervals_over_documents(finished: Runs) -> None:
+    evaluation = read(finished("bert")[0].folder.evaluation)
+    for side in (evaluation, evaluation["before"]):
+        low, high = side["intervals"]["loss"]
+        assert low < side["loss"] < high
+    spans = read(finished("bert")[0].folder.adaptation)["domain"]["after"]["intervals"]
+    assert evaluation["intervals"] == {name: pytest.approx(spans[name]) for name in ("loss", "accuracy")}
+
+
+def test_a_held_out_text_of_a_few_documents_is_said_and_has_no_interval(
+    configure: Configure, tmp_path: Path
+) -> None:
+    path, listener = tmp_path / "heldout.jsonl", Listener()
+    lines = ["the river carried a letter before winter " * 3] * 40 + [
+        "an unripe telescope measured mountains " * 3
+    ]
+    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
+    config = configure(model__preset="tiny-bert", data__heldout=[str(path)], train__max_steps=2)
+    result = train(config, tmp_path / "run", command=["unmask", "train"], progress=listener)
+    assert any(
+        line.startswith("warning: the held-out text is 2 documents: the metrics on it")
+        for line in listener.heard
+    )
+    evaluation = read(result.folder.evaluation)
+    assert evaluation["intervals"] == {"loss": None, "accuracy": None}
+    assert (
+        "39 of 41 documents are copies of others; copies count as one document in the intervals"
+        in (evaluation["interval_notes"])
+    )
+    assert "too few documents for an interval" in (result.folder.root / "report.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_the_held_out_documents_are_not_trained_on(finished: Runs, configure: Configure, start: str) -> None:
     folder = finished(start)[0].folder

@@ -64,6 +64,23 @@ def test_the_headline_weighs_the_loss_too(run: RunFolder, accuracy: float, loss:
     assert said in page_of(run)[1].text
 
 
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        ([0.35, 0.38], "correctly (95% interval 35.0–38.0%), with a loss of 3.941."),
+        ([0.35, 0.38], "That is 4.4 points above the best of these (bidirectional n-gram)"),
+        ([0.3, 0.43], "the difference is within the sampling error"),
+        (None, "correctly (too few documents for an interval), with a loss"),
+        (None, "The documents are too few to tell it from the best of these (bidirectional n-gram)"),
+    ],
+)
+def test_the_headline_is_as_sure_as_the_interval_over_documents(
+    run: RunFolder, span: list[float] | None, said: str
+) -> None:
+    change_json(run.evaluation, intervals={"accuracy": span, "loss": None})
+    assert said in page_of(run)[1].text
+
+
 def test_a_baseline_that_sees_more_than_the_model_is_a_row_and_no_bar(run: RunFolder) -> None:
     baselines = json.loads(run.evaluation.read_text(encoding="utf-8"))["baselines"]
     more = {"ngram_true_neighbours": {"accuracy": 0.5, "loss": 3.0}}

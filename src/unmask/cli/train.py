@@ -15,7 +15,7 @@ from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError
-from unmask.reporting.format import baseline_name, byte_size, clock, loss, masks, percent, plural
+from unmask.reporting.format import baseline_name, byte_size, clock, interval, loss, masks, percent, plural
 from unmask.reporting.reading import left_out_of_run
 from unmask.storage import JsonDict, read_json
 
@@ -207,6 +207,12 @@ def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
     if masked is not None:
         documents = plural(evaluation.get("documents", 0), "document")
         page.say(f"over {plural(masked, 'masked token')} of {documents}, {masks(evaluation)}", style="dim")
+    for note in evaluation.get("interval_notes", ()):
+        page.say(note, style="dim")
+    spans = evaluation.get("intervals") or {}
+    if any(spans.values()):
+        named = ", ".join(f"{name} {interval(name, spans[name])}" for name in ("accuracy", "loss"))
+        page.say(f"95% intervals over documents: {named}", style="dim")
     if replaced := evaluation.get("by_replacement"):
         page.say("")
         rows = [[row["label"], row["masked_tokens"], *_accuracy_row("", row)[1:]] for row in replaced["rows"]]

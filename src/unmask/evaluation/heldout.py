@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import mix
 from unmask.errors import DataError
-from unmask.evaluation.bootstrap import BINS, Floats, reliability_bins, resampling_units
-from unmask.evaluation.metrics import COLUMNS, perplexity, target_columns
+from unmask.evaluation.bootstrap import BINS, Floats, interval_notes, reliability_bins, resampling_units
+from unmask.evaluation.metrics import COLUMNS, metrics_of, perplexity, target_columns
 from unmask.evaluation.predictions import TargetPredictions, predict_targets
 from unmask.evaluation.strata import REPLACEMENTS, Places, Strata, places, replacements
 from unmask.model.masked_lm import MaskedLM
@@ -99,6 +99,32 @@ def by_replacement(model: MaskedLM, batches: Iterable[Batch]) -> list[dict[str, 
         for label, (count, loss, right) in zip(REPLACEMENTS, sums.tolist(), strict=True)
         if count
     ]
+
+
+def document_intervals(
+    source: TextSource, batches: Iterable[Batch], predictions: TargetPredictions
+) -> dict[str, Any]:
+    """Return the intervals of predictions over documents, ready for JSON.
+
+    Args:
+        source: the text.
+        batches: those that were predicted.
+        predictions: at all their targets.
+
+    Returns:
+        ``intervals`` of loss and accuracy, ``None`` where there are too few documents, and ``interval_notes``, what
+        limits them.
+    """
+    parts = [places(source, batch).document for batch in batches if len(batch.target_ids)]
+    document, keys = np.concatenate(parts), source.corpus.keys[source.documents]
+    unit = resampling_units(keys)
+    sums = np.zeros((int(unit.max()) + 1, 3))
+    np.add.at(sums, unit[document], target_columns(predictions)[:, :3])
+    documents = np.unique(document)
+    return {
+        "intervals": {name: metric.interval for name, metric in metrics_of(sums).items()},
+        "interval_notes": list(interval_notes(len(documents), len(np.unique(keys[documents])))),
+    }
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from unmask.reporting.format import (
     baseline_name,
     count,
     duration,
+    interval,
     loss,
     masks,
     metric,
@@ -136,9 +137,17 @@ def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
     if math.isnan(as_float(found["accuracy"])):
         return f"The model's accuracy on {masked} is NaN or infinite.{others}"
     return (
-        f"The model predicts {percent(found['accuracy'])} of {masked} correctly, with a loss of {loss(found['loss'])}."
-        f"{others}"
+        f"The model predicts {percent(found['accuracy'])} of {masked} correctly{_between(found)}, with a loss of "
+        f"{loss(found['loss'])}.{others}"
     )
+
+
+def _between(found: JsonDict) -> str:
+    """The interval of the accuracy; nothing of a run of an earlier version, which has none."""
+    if "intervals" not in found:
+        return ""
+    span = interval("accuracy", found["intervals"]["accuracy"])
+    return f" (95% interval {span})" if span else " (too few documents for an interval)"
 
 
 def _same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
@@ -162,7 +171,10 @@ def standing(record: RunRecord) -> str | None:
     if behind is None:
         return None
     name, gap = behind
-    if abs(gap) <= _sampling_error(as_float(evaluation["accuracy"]), evaluation["masked_tokens"]):
+    error = _sampling_error(evaluation)
+    if math.isnan(error):
+        said = f"The documents are too few to tell it from the best of these ({name})"
+    elif abs(gap) <= error:
         said = f"That is level with the best of these ({name}): the difference is within the sampling error"
     else:
         said = f"That is {points(abs(gap))} {'above' if gap > 0 else 'below'} the best of these ({name})"
@@ -189,9 +201,13 @@ def _loss_clause(found: tuple[str, float] | None, gain: float) -> str:
     )
 
 
-def _sampling_error(accuracy: float, masked_tokens: object) -> float:
-    """Half the 95% interval of a share, as if the masked tokens were independent."""
-    return 1.96 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / max(1.0, as_float(masked_tokens)))
+def _sampling_error(found: JsonDict) -> float:
+    """Half the 95% interval of the accuracy, NaN without one; in runs of earlier versions as if tokens were independent."""
+    if "intervals" in found:
+        low, high = found["intervals"]["accuracy"] or (math.nan, math.nan)
+        return float(high - low) / 2
+    accuracy = as_float(found["accuracy"])
+    return 1.96 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / max(1.0, as_float(found["masked_tokens"])))
 
 
 def warnings(record: RunRecord) -> list[str]:

@@ -25,6 +25,7 @@ from unmask.data.corpus import (
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError, DataError
+from unmask.evaluation.bootstrap import FEWEST_UNITS
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import in_precision, new_model, pick_device, read_checkpoint, set_dropout
@@ -33,6 +34,7 @@ from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.progress import Progress
+from unmask.reporting.format import plural
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
@@ -328,7 +330,15 @@ def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
 
 def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Progress) -> TextSource | None:
     """Return a text if its first ``tokens`` have a target: a text of a few words may have none."""
-    if text is None or any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
+    if text is None:
+        return None
+    if any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
+        texts = len(np.unique(text.corpus.keys[text.documents]))
+        if texts < FEWEST_UNITS:
+            progress.warning(
+                f"{what} is {plural(texts, 'document')}: the metrics on it say little about other text and have no interval, "
+                f"which needs {FEWEST_UNITS}; give more of it"
+            )
         return text
     progress.warning(f"nothing is evaluated: {text.why_no_target(what)}")
     return None

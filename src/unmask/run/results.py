@@ -12,6 +12,7 @@ from unmask.evaluation.heldout import (
     MASKS,
     HeldoutMetrics,
     by_replacement,
+    document_intervals,
     evaluate_batches,
     replaced_tokens,
 )
@@ -53,7 +54,8 @@ def final_metrics(
     for name, text in final_texts(components).items():
         with components.model.in_fp32():
             found = evaluate_batches(components.model, final_batches(text, config))
-        metrics[name], predictions[name] = found.to_dict(), found.predictions
+        intervals = document_intervals(text, final_batches(text, config), found.predictions)
+        metrics[name], predictions[name] = found.to_dict() | intervals, found.predictions
     return metrics, predictions
 
 
