@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM, BertTokenizer
 import unmask
 from unmask.errors import UnmaskError
 from unmask.model.load import load_for_inference
+from unmask.progress import Progress
 from unmask.vocabulary import extend
 
 TEXT = "The cardiomyopathy of {} patients is an echocardiogramme, or diclofenac {}."
@@ -149,6 +150,7 @@ def sentence_model(folder: Path, base: Path) -> Path:
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
         {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        {"idx": 4, "name": "4", "path": "4_Normalize", "type": "sentence_transformers.models.Normalize"},
         {"idx": 3, "name": "3", "path": "../outside", "type": "sentence_transformers.models.Dense"},
     ]
     for name, content in {
@@ -166,6 +168,11 @@ def sentence_model(folder: Path, base: Path) -> Path:
     return folder
 
 
+class Recorded(Progress):
+    def __init__(self, logs: list[str]) -> None:
+        self.log = logs.append  # type: ignore[method-assign]
+
+
 KEPT = [
     "modules.json",
     "sentence_bert_config.json",
@@ -180,7 +187,10 @@ def test_the_modules_of_a_sentence_model_are_kept(
     domain: Path, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base = sentence_model(tmp_path / "base", checkpoint("bert"))
-    unmask.extend_tokenizer(domain, model=base, out=tmp_path / "new", add=3)
+    logs: list[str] = []
+    unmask.extend_tokenizer(domain, model=base, out=tmp_path / "new", add=3, progress=Recorded(logs))
+    (warning,) = [text for text in logs if "warning: " in text]
+    assert "'../outside' is outside the model" in warning
     run = unmask.train(domain, model=tmp_path / "new", out=tmp_path / "run", max_steps=1, batch_tokens=64)
     for folder in (tmp_path / "new", run.folder.model):
         for name in KEPT:

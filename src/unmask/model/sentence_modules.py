@@ -52,10 +52,12 @@ def copy_sentence_modules(source: Path, target: Path, progress: Progress = Progr
     modules = [dict(module) for module in read_json(source / MODULES)]
     for folder in _folders(source / MODULES):
         path = (source / folder).resolve()
-        if not path.is_relative_to(source.resolve()) or not path.is_dir():
+        if not path.is_relative_to(source.resolve()):
             progress.warning(
-                f"{source / MODULES}: the module '{folder}' is no folder of the model; it is not kept"
+                f"{source / MODULES}: the module '{folder}' is outside the model; it is not kept"
             )
+            continue
+        if not path.is_dir():  # a module without settings, such as Normalize
             continue
         shutil.copytree(path, target / folder, ignore=shutil.ignore_patterns(*_PICKLES), dirs_exist_ok=True)
         pickled = sorted({file.name for pattern in _PICKLES for file in path.glob(pattern)})
