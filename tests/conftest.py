@@ -56,9 +56,10 @@ class Messages(Progress):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what `datasets` caches out of the home folder, and no longer than the session."""
+    """Keep what `datasets` and unmask cache out of the home folder, and no longer than the session."""
     folder = tempfile.mkdtemp(prefix="unmask-datasets-")
     os.environ["HF_DATASETS_CACHE"] = folder
+    os.environ["UNMASK_CACHE"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

@@ -53,6 +53,7 @@ class MaskedLM:
         shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
         batching: how batches are computed.
         short_last_layer: whether the last layer is computed at the targets alone.
+        verified: whether :func:`unmask.model.verify.verify` has passed it.
 
     Raises:
         ConfigError: the tokenizer and the model's embeddings do not fit, the model is no encoder, its output for a document
@@ -76,7 +77,7 @@ class MaskedLM:
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
         self.batching: Batching = "equal"
-        self.short_last_layer = False
+        self.verified = False
         self.find_batching()
         self.max_length = self._find_max_length()
         if autocast and (reason := self.use_bf16()):
@@ -241,6 +242,8 @@ class MaskedLM:
         Raises:
             ConfigError: there is none.
         """
+        self.short_last_layer = False
+        self.model.set_attn_implementation(self._own_attention)
         batch = trial_batch(self.vocabulary, self.shortest)
         with self.evaluating(), torch.no_grad():
             wanted = torch.cat([self.alone(ids) for ids in np.split(batch.input_ids, batch.cu_seqlens[1:-1])])
@@ -257,7 +260,6 @@ class MaskedLM:
     def _pack(self, batch: Batch, wanted: Tensor) -> bool:
         """Use packed rows if they give what is wanted, and find where positions begin."""
         model = self.model
-        self.short_last_layer = False
         if "position_ids" in self._parameters and getattr(model, "_supports_attention_backend", False):
             register()
             try:

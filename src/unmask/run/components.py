@@ -33,6 +33,7 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
+from unmask.model.verify import verify
 from unmask.progress import Progress
 from unmask.reporting.format import plural
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
@@ -108,6 +109,7 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         # The reentrant kind gives no gradient where the embeddings take none.
         raw.gradient_checkpointing_enable({"use_reentrant": False})
     model = in_precision(raw, tokenizer, settings.precision, progress)
+    verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from unmask.model.masked_lm import MaskedLM
+from unmask.model.verify import verify
 
 Item = TypeVar("Item")
 _TEXTS_AHEAD, _CHARACTERS_AHEAD = 64, 20_000
@@ -155,6 +156,7 @@ class Scorer:
         """Score texts; arguments and results are those of :func:`score`."""
         if isinstance(texts, str):
             raise ConfigError("expected a list of texts, but got one string; put it into a list")
+        verify(self.model, progress)
         return self._scores(texts, _Meter(progress, share))
 
     def _scores(self, texts: Iterable[str], meter: _Meter) -> Iterator[Score]:
