@@ -33,14 +33,18 @@ def sample_documents(documents: Iterable[Document], most_bytes: int | None) -> I
     if most_bytes is None:
         yield from (Sampled(document_key(document.text), document.text) for document in documents)
         return
-    held: list[tuple[int, int, str]] = []
-    size = 0
-    for number, document in enumerate(documents):
-        heapq.heappush(held, (-document_key(document.text), -number, document.text))
+    held: list[tuple[int, str]] = []  # variants of a text share a key
+    size, left_out = 0, None
+    for document in documents:
+        entry = (-document_key(document.text), document.text)
+        if left_out is not None and entry <= left_out:
+            continue  # a document with a lower hash was left out, in whatever order they come
+        heapq.heappush(held, entry)
         size += _bytes(document.text)
         while len(held) > 1 and size > most_bytes:
-            size -= _bytes(heapq.heappop(held)[2])
-    yield from (Sampled(-negative, text) for negative, _, text in sorted(held, reverse=True))
+            left_out = heapq.heappop(held)
+            size -= _bytes(left_out[1])
+    yield from (Sampled(-negative, text) for negative, text in sorted(held, reverse=True))
 
 
 def sample_passages(documents: Iterable[Document], most_bytes: int, passage_bytes: int) -> list[Sampled]:
@@ -53,17 +57,18 @@ def sample_passages(documents: Iterable[Document], most_bytes: int, passage_byte
         most_bytes: UTF-8 bytes of all passages, at most; the first one is returned all the same.
         passage_bytes: bytes of one, at most; a single longer word is a passage all the same.
     """
-    held: list[tuple[int, int, int, Sampled]] = []
-    size = number = 0
+    held: list[tuple[int, int, str, int, Sampled]] = []
+    size, number, left_out = 0, 0, None
     for document in documents:
         key = document_key(document.text)
         for turn, (draw, text) in enumerate(_shuffled_parts(key, document.text, passage_bytes)):
-            if len(held) > 1 and size >= most_bytes and (-turn, -draw) < held[0][:2]:
+            if left_out is not None and (-turn, -draw, text) <= left_out[:3]:
                 break
-            heapq.heappush(held, (-turn, -draw, -number, Sampled(key, text)))
+            heapq.heappush(held, (-turn, -draw, text, -number, Sampled(key, text)))
             size, number = size + _bytes(text), number + 1
             while len(held) > 1 and size > most_bytes:
-                size -= _bytes(heapq.heappop(held)[3].text)
+                left_out = heapq.heappop(held)
+                size -= _bytes(left_out[4].text)
     return [found for *_, found in sorted(held, key=lambda item: item[:3], reverse=True)]
 
 
