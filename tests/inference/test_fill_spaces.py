@@ -74,11 +74,11 @@ def test_a_search_shows_the_same_text_for_the_same_tokens(wordpiece: FillMask) -
                 assert target.candidates[0].sequence == found.sequence
 
 
-@pytest.mark.parametrize("text", ["EVQL___LRSC", "un___ed the", "a___"])
+@pytest.mark.parametrize("text", ["EVQL___LRSC", "un___ed the", "a___", "EVQL{2}LRSC"])
 def test_a_blank_that_touches_letters_is_not_called_absent(wordpiece: FillMask, text: str) -> None:
     error = wordpiece.fill([text])[0].error
     assert error is not None
-    assert "___ between letters is taken as text: for a whole word, put spaces around it" in error
+    assert "___ and {2} between letters are taken as text: for a whole word, put spaces around them" in error
     assert "[MASK]" in error
 
 

@@ -110,8 +110,8 @@ class MarkerEncoder:
 
     def _no_mask(self, text: str) -> str:
         message = f"no mask in this text: write {' or '.join(self.markers)} where a token is wanted"
-        if self.blanks and "___" in text:
-            return f"{message}, once for each; ___ between letters is taken as text: for a whole word, put spaces around it"
+        if self.blanks and re.search(rf"___|{_COUNT}", text):
+            return f"{message}, once for each; ___ and {{2}} between letters are taken as text: for a whole word, put spaces around them"
         if self.blanks:
             return f"{message}, or ___ for a word"
         if self._with_blanks.search(text):
