@@ -13,6 +13,7 @@ from unmask.api.model import Model, load
 from unmask.api.options import configured, flat_settings, unknown
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, TextFiles
+from unmask.api.wording import in_python
 from unmask.config.options import OPTIONS
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
@@ -204,7 +205,8 @@ def _require_free(folder: RunFolder, resume: bool) -> None:
     """Refuse a folder that holds a run before any text is written there."""
     if not resume and folder.root.exists() and not is_empty(folder.root):
         raise ConfigError(
-            f"{folder.root} already holds files; choose another folder with out=, or continue with resume=True{further(folder)}"
+            f"{folder.root} already holds files; choose another folder with out=, or continue with resume=True"
+            f"{in_python(further(folder))}"
         )
 
 
