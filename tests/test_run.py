@@ -38,6 +38,7 @@ from unmask.run import train as run_module
 from unmask.run.choices import advice_of, masked_excerpt
 from unmask.run.disk import size_of
 from unmask.run.dry_run import dry_run
+from unmask.run.selection import halves
 from unmask.run.train import FinishedRun, train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
@@ -183,6 +184,8 @@ def plain_loss(folder: RunFolder, config: RunConfig) -> tuple[float, float, int]
     tokenizer = AutoTokenizer.from_pretrained(folder.model)
     corpus = open_corpus(folder.shards)
     _, heldout = corpus.split(config.data.heldout_share)
+    if read(folder.evaluation)["selection"]:
+        heldout = heldout[~halves(corpus.keys[heldout])]
     assert config.data.max_length is not None
     source = TextSource(corpus, heldout, vocabulary_of(tokenizer), config.masking, config.data.max_length)
     total, right, asked = 0.0, 0, 0
@@ -276,8 +279,10 @@ def test_the_held_out_documents_are_not_trained_on(finished: Runs, configure: Co
     train_, heldout = open_corpus(folder.shards).split(0.1)
     corpus = read(folder.info)["corpus"]
     assert len(train_) + len(heldout) == 200
-    assert (corpus["documents"], corpus["heldout_documents"]) == (len(train_), len(heldout))
-    assert read(folder.evaluation)["documents"] == len(heldout)
+    selection = corpus.get("selection_documents", 0)
+    assert (corpus["documents"], corpus["heldout_documents"] + selection) == (len(train_), len(heldout))
+    assert read(folder.evaluation)["documents"] == corpus["heldout_documents"]
+    assert (selection > 0) == (start not in TINY)
     assert not {*train_} & {*heldout}
 
 
@@ -384,8 +389,8 @@ def test_the_rows_of_the_metrics(finished: Runs, start: str) -> None:
     assert [row["step"] for row in evaluation] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
     assert result.loss == training[-1]["loss"]
     assert (result.steps, result.tokens) == (12, training[-1]["tokens"])
-    # A small text is evaluated whole, so the last evaluation in training is the final one.
-    assert evaluation[-1]["eval_loss"] == read(result.folder.evaluation)["loss"]
+    # A small text is evaluated whole, so the last evaluation in training is the final one, unless it chose the weights.
+    assert (evaluation[-1]["eval_loss"] == read(result.folder.evaluation)["loss"]) == (start in TINY)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -611,7 +616,7 @@ def test_other_settings_are_refused_by_name(
 def test_other_text_is_refused(stopped: Path, configure: Configure, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("quite another text\n\nof two documents", encoding="utf-8")
-    with pytest.raises(UnmaskError, match="other inputs"):
+    with pytest.raises(UnmaskError, match=r"cannot resume: the text of the run .* changed"):
         train(configure(model__preset="tiny-bert", data__inputs=[str(other)]), stopped, resume="auto")
 
 
@@ -878,7 +883,7 @@ def test_held_out_text_without_a_target_is_said_and_no_error(
         configure(model__name=str(checkpoint("bert")), **flags), tmp_path / "run", progress=listener
     )
     assert result.evaluation is None
-    assert any("nothing is evaluated" in text for text in listener.heard)
+    assert any("nothing is evaluated: no token of the held-out text" in text for text in listener.heard)
 
 
 def test_a_run_that_diverges_says_so(configure: Configure, tmp_path: Path, checkpoint: Any) -> None:

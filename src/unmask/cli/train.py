@@ -213,6 +213,8 @@ def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
     if any(spans.values()):
         named = ", ".join(f"{name} {interval(name, spans[name])}" for name in ("accuracy", "loss"))
         page.say(f"95% intervals over documents: {named}", style="dim")
+    if (chosen := evaluation.get("selection")) and not chosen["is_reported"]:
+        page.say(f"weights chosen on {plural(chosen['documents'], 'other held-out document')}", style="dim")
     if replaced := evaluation.get("by_replacement"):
         page.say("")
         rows = [[row["label"], row["masked_tokens"], *_accuracy_row("", row)[1:]] for row in replaced["rows"]]

@@ -153,6 +153,16 @@ class TextSource:
         documents = self.documents[:: max(1, int(lengths.sum()) // most)]
         return token_counts(self.corpus, documents, self.vocabulary.size)
 
+    def part(self, documents: np.ndarray) -> TextSource:
+        """Return some of its documents, in the same sequences."""
+        split = self.sequences.split
+        length = split.body + self.vocabulary.overhead
+        return TextSource(self.corpus, documents, self.vocabulary, self.masking, length, split.overlap)
+
+    def has_targets(self, most: int) -> bool:
+        """Return whether an evaluation on ``most`` tokens has a target: a text of a few words may have none."""
+        return any(len(batch.target_ids) for batch in self.evaluation_batches(most, most))
+
     def can_have_targets(self) -> bool:
         """Return whether there is a token that may be masked."""
         return any(

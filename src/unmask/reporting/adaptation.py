@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,14 +52,21 @@ class Group:
 # ---- sentences
 
 
-def headline(found: JsonDict) -> str:
-    """The main result in one sentence: accuracy and loss on domain text before and after, and accuracy on general text."""
+def headline(found: JsonDict, no_gain: str | None = None) -> str:
+    """The main result in one sentence: accuracy and loss on domain text before and after, and accuracy on general text.
+
+    Args:
+        found: the content of ``adaptation.json``.
+        no_gain: why the adapted model is no gain whatever its accuracy, in a sentence.
+    """
     domain, where = found["domain"], f"On held-out domain text ({masks(found)})"
     change, (before, after) = domain["change"], (domain[side]["accuracy"] for side in ("before", "after"))
     gap = as_float(change["accuracy"]["value"])
     if math.isnan(gap) or math.isnan(as_float(domain["after"]["loss"])):
         return "On held-out domain text the metrics of the base or the adapted model are NaN or infinite."
     metrics = f"accuracy {percent(before)} → {percent(after)}, {_signed(change['accuracy'])}"
+    if no_gain:
+        return f"{where}: {metrics}{_general_clause(found)}. {no_gain}"
     if _sign(change["accuracy"]) == 0 and change["accuracy"]["interval"] is not None:
         said = f"the accuracy of base and adapted model does not differ significantly: {metrics}"
         return f"{where} {said}{_loss_clause(change)}{_general_clause(found)}."
@@ -123,16 +130,26 @@ class Course:
     exported: JsonDict | None
 
 
+def _start(evaluation: Mapping[str, Any]) -> float:
+    """The loss of the base on the text of the curve; earlier versions had one held-out text for all."""
+    selection = evaluation.get("selection") or {}
+    return as_float((selection.get("before") or evaluation.get("before") or {}).get("loss"))
+
+
 def course(record: RunRecord) -> Course | None:
     """Find the evaluation after which the held-out loss hardly improved; ``None`` without a base or a curve."""
     evaluation = record.evaluation or {}
     rows = [row for row in record.heldout if not math.isnan(as_float(row["eval_loss"]))]
-    start = as_float((evaluation.get("before") or {}).get("loss"))
+    start = _start(evaluation)
     if not rows or math.isnan(start):
         return None
     lowest, last = min(rows, key=lambda row: row["eval_loss"]), rows[-1]
     exported = next((row for row in rows if row["step"] == evaluation.get("step")), None)
-    taken = f" The weights of step {count(exported['step'])} are exported." if exported else ""
+    selection = evaluation.get("selection") or {"is_reported": True}
+    other = "" if selection["is_reported"] else (
+        f", chosen on {plural(selection['documents'], 'held-out document')} that are not in the metrics"
+    )  # fmt: skip
+    taken = f" The weights of step {count(exported['step'])} are exported{other}." if exported else ""
     gain = start - lowest["eval_loss"]
     if gain <= 0:
         return Course(f"The held-out loss was never lower than that of the base.{taken}", None, exported)
@@ -186,14 +203,19 @@ def groups(found: JsonDict) -> Iterator[Group]:
         yield Group(label, int(row["masked_tokens"]), before, after, change)
 
 
-def forgetting(found: JsonDict) -> str | None:
-    """The change of the loss on general text."""
+def forgetting(found: JsonDict, vocabulary: object = None) -> str | None:
+    """The change of the loss on general text; a base that knows nothing of it, by the size of its vocabulary, has none."""
     if found["forgetting"] is None:
         return None
+    base, entries = as_float(found["general"]["before"]["loss"]), as_float(vocabulary)
+    if entries > 1 and base >= math.log(entries):
+        return f"Forgetting cannot be told: the base predicts general text no better than chance (loss {loss(base)})."
     rise = found["forgetting"]["loss"]
     value = as_float(rise["value"])
     if _sign(rise) == 0 and rise["interval"] is not None:
         return f"Forgetting: the loss on general text changed by {loss(value, signed=True)} nats; its 95% interval contains 0."
+    if rise["interval"] is None:
+        return f"Forgetting: the loss on general text changed by {loss(value, signed=True)} nats; too few documents for an interval."
     if value < 0:
         return f"Nothing was forgotten: the loss on general text fell by {loss(-value)} nats."
     return f"Forgetting: the loss on general text rose by {loss(value)} nats."
@@ -220,7 +242,7 @@ def section(record: RunRecord) -> dict[str, Any] | None:
         "found": found,
         "masks": masks(found),
         "texts": [(name, part, lines(part)) for name, part in texts if part is not None],
-        "forgetting": forgetting(found),
+        "forgetting": forgetting(found, record.info.get("vocabulary")),
         "groups": list(groups(found)),
         "counted_on": found["by_frequency"]["counted_on"],
         "added": added_note(found),
@@ -233,7 +255,7 @@ def _chart(record: RunRecord) -> Chart | None:
     evaluation, at = record.evaluation or {}, course(record)
     if at is None:
         return None
-    start = {"eval_loss": evaluation["before"]["loss"]}
+    start = {"eval_loss": _start(evaluation)}
     if general := (evaluation.get("general") or {}).get("before"):
         start["general_loss"] = general["loss"]
     marks: list[tuple[str, Role, JsonDict]] = []

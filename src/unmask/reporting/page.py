@@ -108,9 +108,11 @@ def accuracy_levels(record: RunRecord) -> dict[str, JsonDict]:
 def verdict(record: RunRecord) -> str:
     """The main result in one sentence."""
     if record.adaptation:
-        return adaptation.headline(record.adaptation)
+        return adaptation.headline(record.adaptation, no_gain(record))
     if record.evaluation:
-        return _final_verdict(record.evaluation, accuracy_levels(record))
+        return " ".join(
+            filter(None, [_final_verdict(record.evaluation, accuracy_levels(record)), no_gain(record)])
+        )
     if record.heldout:
         row = record.heldout[-1]
         step, accuracy = count(row["step"]), row.get("eval_accuracy")
@@ -125,6 +127,31 @@ def verdict(record: RunRecord) -> str:
         row = record.training[-1]
         return f"At step {count(row['step'])} the training loss is {loss(row['loss'])}; there is no evaluation yet."
     return "Nothing is recorded yet."
+
+
+def no_gain(record: RunRecord) -> str | None:
+    """Say that the model is worse than knowing the frequency of tokens, if it is: then no accuracy is a gain."""
+    evaluation = record.evaluation or {}
+    frequent = ((evaluation.get("baselines") or {}).get("most_frequent_token") or {}).get("loss")
+    if not as_float(evaluation.get("loss")) > as_float(frequent):
+        return None
+    return (
+        f"Its loss ({loss(evaluation['loss'])}) is higher than that of predicting every token by its frequency alone "
+        f"({loss(frequent)}), so this is no gain."
+    )
+
+
+def chosen_on(record: RunRecord) -> str | None:
+    """On which documents the weights were chosen."""
+    selection = (record.evaluation or {}).get("selection")
+    if not selection:
+        return None
+    documents = plural(selection["documents"], "held-out document")
+    return (
+        f"{documents}, the same as reported"
+        if selection["is_reported"]
+        else f"{documents} that are not in the metrics"
+    )
 
 
 def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
@@ -164,7 +191,7 @@ def course_of(record: RunRecord) -> str | None:
 def standing(record: RunRecord) -> str | None:
     """Accuracy and loss compared with the best of :func:`accuracy_levels` that see no more than the model."""
     evaluation = record.evaluation
-    if evaluation is None:
+    if evaluation is None or no_gain(record):
         return None
     levels = _same_sight(accuracy_levels(record))
     behind = _closest(evaluation, levels, "accuracy", 1)
@@ -234,7 +261,12 @@ def overlapping(record: RunRecord) -> Iterator[str]:
 
 
 def unknown_tokens(record: RunRecord) -> Iterator[str]:
-    """Say which texts have many tokens that are unknown to the tokenizer."""
+    """Say which texts have many tokens that are unknown to the tokenizer, and that there was no LM head."""
+    if record.info.get("new_head"):
+        yield (
+            "The base model came without an LM head, and a new one was trained: there are no metrics before training, so "
+            "what the model gained or forgot cannot be told."
+        )
     corpus = record.info.get("corpus") or {}
     for key, name in (
         ("", "training text"),
@@ -341,6 +373,7 @@ def _text_facts(record: RunRecord) -> list[tuple[str, str | None]]:
         ("Replayed", _text_of(corpus, "replay")),
         ("General text", _text_of(corpus, "general")),
         ("One epoch", _counted(record.info, "tokens_per_epoch", "tokens")),
+        ("Weights chosen on", chosen_on(record)),
         ("Evaluated", _counted(record.evaluation or {}, "documents", "held-out documents")),
     ]
 
@@ -356,6 +389,7 @@ def _hash_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     texts = {
         "text": "Training text",
         "heldout": "Held-out text",
+        "selection": "Text that chose the weights",
         "replay": "Replayed text",
         "general": "General text",
     }

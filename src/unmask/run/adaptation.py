@@ -144,6 +144,7 @@ def _hashes(components: RunComponents, folder: RunFolder) -> dict[str, Any]:
     texts = {
         "text": components.text,
         "heldout": components.heldout,
+        "selection": components.selection,
         "replay": components.replay,
         "general": components.general,
     }

@@ -63,6 +63,7 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
         "warmup_share": train.schedule.warmup_share,
         "batch_tokens": train.batch_tokens,
         "heldout": _size(components.heldout),
+        "selection": _size(components.selection),
         "patience": train.patience,
         "precision": components.precision,
         "device": components.model.device.type,
@@ -81,7 +82,7 @@ def choices_text(choices: Mapping[str, Any]) -> str:
     kinds = ", ".join(f"{percent(share, 0)} {kind}" for share, kind in split if share > 1e-9)
     rate, first = choices["mask_rate"], choices["initial_mask_rate"]
     falling = f", from {percent(first, 0)} at first" if first not in (None, rate) else ""
-    heldout = choices["heldout"]
+    heldout, other = choices["heldout"], choices.get("selection")
     rows = {
         "objective": f"{choices['objective']} of {percent(rate, 0)} of the tokens{falling}",
         "masking": f"strategy {choices['strategy']} ({kinds})",
@@ -90,6 +91,7 @@ def choices_text(choices: Mapping[str, Any]) -> str:
         f"{percent(choices['warmup_share'], 0)} warm-up",
         "batch": f"{plural(choices['batch_tokens'], 'token')} a step",
         "held-out text": f"{plural(heldout['documents'], 'document')}, {plural(heldout['tokens'], 'token')}"
+        + (f"; {plural(other['documents'], 'other document')} to choose the weights on" if other else "")
         if heldout
         else "none",
         "early stop": f"after {plural(choices['patience'], 'evaluation')} without a lower held-out loss"

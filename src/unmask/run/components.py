@@ -79,6 +79,8 @@ class RunComponents(RunTexts):
         adapters: the LoRA adapters in the model, if any.
         new_rows: ids of the added tokens, whose embeddings are trained first.
         sentence_modules: the folder with the modules of a sentence-transformers checkpoint.
+        new_head: whether a checkpoint came without an LM head, so that there are no metrics of it before training.
+        selection: held-out text that chooses the exported weights, where ``heldout`` does not.
     """
 
     model: MaskedLM = field(kw_only=True)
@@ -89,6 +91,13 @@ class RunComponents(RunTexts):
     adapters: LoraModel | None = None
     new_rows: list[int] = field(default_factory=list)
     sentence_modules: Path | None = None
+    new_head: bool = False
+    selection: TextSource | None = None
+
+    @property
+    def has_base(self) -> bool:
+        """Whether there is a model before training to compare with."""
+        return not (self.scratch or self.new_head)
 
 
 def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -> RunComponents:
@@ -134,6 +143,7 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         sentence_modules=find_sentence_modules(config.model.name, offline=config.model.offline)
         if config.model.name
         else None,
+        new_head=new_head,
     )
 
 
@@ -331,10 +341,10 @@ def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
 
 
 def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Progress) -> TextSource | None:
-    """Return a text if its first ``tokens`` have a target: a text of a few words may have none."""
+    """Return a text if its first ``tokens`` have a target."""
     if text is None:
         return None
-    if any(len(batch.target_ids) for batch in text.evaluation_batches(tokens, tokens)):
+    if text.has_targets(tokens):
         texts = len(np.unique(text.corpus.keys[text.documents]))
         if texts < FEWEST_UNITS:
             progress.warning(

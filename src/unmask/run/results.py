@@ -103,6 +103,7 @@ def run_info(components: RunComponents, config: RunConfig, command: list[str]) -
         "precision": components.precision,
         "model_class": type(model.model).__name__,
         "base_model": config.model.name,
+        "new_head": components.new_head,
         "parameters": model.parameters,
         "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
         "vocabulary": model.vocabulary.size,
@@ -132,6 +133,7 @@ def _counts(components: RunComponents) -> dict[str, int | float]:
     texts = {
         "": components.text,
         "heldout_": components.heldout,
+        "selection_": components.selection,
         "replay_": components.replay,
         "general_": components.general,
     }

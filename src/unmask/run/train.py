@@ -34,6 +34,7 @@ from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now, requi
 from unmask.run.lock import is_empty, lock_run
 from unmask.run.overlap import overlaps
 from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
+from unmask.run.selection import selection_of, with_selection
 from unmask.run.signals import Signals
 from unmask.run_folder import RunFolder
 from unmask.storage import (
@@ -145,6 +146,7 @@ class _TrainingRun:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.components)
         self.config = with_recipe(config, self.recipe, self.components)
+        self.components = with_selection(self.components, self.config.train, self.progress)
         stream = make_stream(self.config, self.recipe, self.components)
         self.loop = make_loop(self.config, self.recipe, self.components, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
@@ -178,8 +180,11 @@ class _TrainingRun:
     def run(self) -> FinishedRun:
         """Train to the end, then write the model, its metrics and the report."""
         self._log_choices()
-        if self.loop.position.step == 0 and not self.components.scratch:
+        if self.loop.position.step == 0 and self.components.has_base:
             self.before, predictions = final_metrics(self.components, self.config)
+            if selection := self.components.selection:
+                found = metrics_on(self.components, selection, self.config.train.eval_tokens)
+                self.before["selection"] = found.to_dict()
             if self.is_main:
                 save_base(self.folder, predictions)
         self.progress.begin("train")
@@ -297,7 +302,7 @@ class _TrainingRun:
         if self.components.heldout is None:
             return
         tokens, position = self.config.train.eval_tokens, self.loop.position
-        metrics = metrics_on(self.components, self.components.heldout, tokens)
+        metrics = metrics_on(self.components, self.components.selection or self.components.heldout, tokens)
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
         row |= {"eval_loss": metrics.loss, "eval_accuracy": metrics.accuracy}
         line = (
@@ -378,6 +383,8 @@ class _TrainingRun:
         self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
         self.best = Best(**state["best"]) if state["best"] else None
+        if self.components.selection and "selection" not in self.before:
+            self.before = {}  # an earlier version evaluated the base on the held-out text as a whole
         if state.get("evaluation") != MASKS:
             self.before, self.best = {}, None
             self.progress.warning(
@@ -415,10 +422,12 @@ class _TrainingRun:
             self.components, self.components.heldout, self.config, metrics, self.before
         )
         self.progress.end()
-        return evaluation | {"step": exported, "stopped_early": self.loop.ended}, predictions
+        chosen_on = selection_of(self.components, self.config.train, self.before.get("selection"))
+        ended = {"step": exported, "stopped_early": self.loop.ended, "selection": chosen_on}
+        return evaluation | ended, predictions
 
     def _compare_with_base(self, predictions: dict[str, TargetPredictions]) -> None:
-        if self.components.scratch:
+        if not self.components.has_base:
             return
         try:
             content = adaptation_of(self.components, self.config, self.folder, predictions)

@@ -1,0 +1,57 @@
+"""The held-out text in two halves: the exported weights are chosen on one, all reported metrics are of the other.
+
+The best of ten evaluations is better than the model is. Which half a document is in is a function of its text alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unmask.config.settings import TrainSettings
+from unmask.data.batches import TextSource
+from unmask.data.masking.random_bits import mix
+from unmask.progress import Progress
+from unmask.run.components import RunComponents
+
+_KEY = np.uint64(0x5E1EC7104A1F5E7D)
+
+
+def chooses_weights(settings: TrainSettings) -> bool:
+    """Return whether the held-out loss decides which weights are exported, or when the run ends."""
+    return bool(settings.export_best or settings.patience)
+
+
+def with_selection(
+    components: RunComponents, settings: TrainSettings, progress: Progress = Progress()
+) -> RunComponents:
+    """Divide the held-out text where it decides on the weights; too little of it serves for both, which is logged."""
+    text = components.heldout
+    if text is None or not chooses_weights(settings):
+        return components
+    first = halves(text.corpus.keys[text.documents])
+    parts = [text.part(text.documents[chosen]) for chosen in (first, ~first) if chosen.any()]
+    if len(parts) < 2 or not all(part.has_targets(settings.eval_tokens) for part in parts):
+        progress.warning(
+            f"the weights are chosen on the held-out documents that are reported, since {len(text.documents):,} are too few "
+            f"to divide; the metrics are too good by what the choice gains"
+        )
+        return components
+    return replace(components, selection=parts[0], heldout=parts[1])
+
+
+def halves(keys: np.ndarray) -> np.ndarray:
+    """Return ``bool [D]``: which documents, by their ``uint64`` keys, choose the weights; the others are reported."""
+    return mix(keys ^ _KEY) >> np.uint64(63) == 1
+
+
+def selection_of(
+    components: RunComponents, settings: TrainSettings, before: dict[str, float] | None
+) -> dict[str, object] | None:
+    """Return on what the weights were chosen, for ``evaluation.json``; ``None`` where the held-out loss chose nothing."""
+    text: TextSource | None = components.selection or components.heldout
+    if text is None or not chooses_weights(settings):
+        return None
+    size = {"documents": len(text.documents), "tokens": text.tokens}
+    return size | {"is_reported": components.selection is None, "before": before}
