@@ -347,12 +347,10 @@ def _sample_notes(words: JsonDict, bits: JsonDict, most: int) -> Iterator[str]:
     """Yield what the two measures rest on, where that is little."""
     yield from interval_notes(words["documents"], words["texts"])
     if bits["passages"] < _FEW_PASSAGES:
-        size = max(most, bits["bytes"]) // bits["passages"]
         said = f"bits per byte rest on {plural(bits['passages'], 'passage')} of {plural(bits['documents'], 'document')}"
-        enough = bits["bytes"] < 0.9 * most
-        yield said + (
-            ", all that the text has" if enough else f"; --pll-bytes {_FEW_PASSAGES * size} scores more"
-        )
+        sampled = bits["bytes"] * (1 + bits["left_out"] / bits["passages"])
+        more = f"; --pll-bytes {_FEW_PASSAGES * most // bits['passages']} scores more"
+        yield said + (", all that the text has" if sampled < 0.9 * most else more)
 
 
 def _simplifies(model: MaskedLM) -> bool:
