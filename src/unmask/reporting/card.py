@@ -16,6 +16,7 @@ import yaml
 from unmask.errors import DataError, DiskError
 from unmask.reporting.adaptation import section
 from unmask.reporting.format import masks
+from unmask.reporting.headline import standing, verdict
 from unmask.reporting.page import (
     before_after,
     comparison,
@@ -24,9 +25,7 @@ from unmask.reporting.page import (
     ngram_note,
     not_finite,
     overlapping,
-    standing,
     unknown_tokens,
-    verdict,
     write_report,
 )
 from unmask.reporting.reading import left_out_of_run

@@ -17,21 +17,17 @@ from unmask.errors import DiskError
 from unmask.reporting import adaptation, plots
 from unmask.reporting.format import (
     METRICS,
-    MORE_SIGHT,
     as_float,
-    baseline_name,
     count,
     duration,
-    interval,
-    loss,
     masks,
     metric,
     metric_change,
     number,
     percent,
     plural,
-    points,
 )
+from unmask.reporting.headline import accuracy_levels, standing, verdict
 from unmask.reporting.overlap import overlap_text
 from unmask.reporting.plots import not_finite_steps
 from unmask.reporting.reading import left_out_of_run
@@ -95,52 +91,6 @@ def ngram_note(record: RunRecord) -> str:
     return str((baselines.get("ngram") or {}).get("what") or "").rstrip(".")
 
 
-def accuracy_levels(record: RunRecord) -> dict[str, JsonDict]:
-    """What the model is compared with, by name: the baselines, then the starting checkpoint if there is one."""
-    evaluation = record.evaluation or {}
-    baselines = evaluation.get("baselines") or {}
-    levels = {baseline_name(key): row for key, row in baselines.items() if row}
-    if evaluation.get("before"):
-        levels["before training"] = evaluation["before"]
-    return levels
-
-
-def verdict(record: RunRecord) -> str:
-    """The main result in one sentence."""
-    if record.adaptation:
-        return adaptation.headline(record.adaptation, no_gain(record))
-    if record.evaluation:
-        return " ".join(
-            filter(None, [_final_verdict(record.evaluation, accuracy_levels(record)), no_gain(record)])
-        )
-    if record.heldout:
-        row = record.heldout[-1]
-        step, accuracy = count(row["step"]), row.get("eval_accuracy")
-        if math.isnan(as_float(accuracy)):
-            return f"At step {step} the model's accuracy on held-out text is NaN or infinite."
-        value = loss(row["eval_loss"])
-        return (
-            f"At step {step} the model predicts {percent(accuracy)} of the masked tokens in held-out text correctly "
-            f"({masks(record.info)}), with a loss of {value}."
-        )
-    if record.training:
-        row = record.training[-1]
-        return f"At step {count(row['step'])} the training loss is {loss(row['loss'])}; there is no evaluation yet."
-    return "Nothing is recorded yet."
-
-
-def no_gain(record: RunRecord) -> str | None:
-    """Say that the model is worse than knowing the frequency of tokens, if it is: then no accuracy is a gain."""
-    evaluation = record.evaluation or {}
-    frequent = ((evaluation.get("baselines") or {}).get("most_frequent_token") or {}).get("loss")
-    if not as_float(evaluation.get("loss")) > as_float(frequent):
-        return None
-    return (
-        f"Its loss ({loss(evaluation['loss'])}) is higher than that of predicting every token by its frequency alone "
-        f"({loss(frequent)}), so this is no gain."
-    )
-
-
 def chosen_on(record: RunRecord) -> str | None:
     """On which documents the weights were chosen."""
     selection = (record.evaluation or {}).get("selection")
@@ -154,87 +104,10 @@ def chosen_on(record: RunRecord) -> str | None:
     )
 
 
-def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
-    masked = f"{plural(found['masked_tokens'], 'masked token')} in held-out text ({masks(found)})"
-    others = ", ".join(
-        f"{name} {percent(row.get('accuracy'))} (loss {loss(row.get('loss'))})"
-        for name, row in _same_sight(levels).items()
-    )
-    others = f" Compared with: {others}." if others else ""
-    if math.isnan(as_float(found["accuracy"])):
-        return f"The model's accuracy on {masked} is NaN or infinite.{others}"
-    return (
-        f"The model predicts {percent(found['accuracy'])} of {masked} correctly{_between(found)}, with a loss of "
-        f"{loss(found['loss'])}.{others}"
-    )
-
-
-def _between(found: JsonDict) -> str:
-    """The interval of the accuracy; nothing of a run of an earlier version, which has none."""
-    if "intervals" not in found:
-        return ""
-    span = interval("accuracy", found["intervals"]["accuracy"])
-    return f" (95% interval {span})" if span else " (too few documents for an interval)"
-
-
-def _same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
-    """The levels that see no more than the model."""
-    return {name: row for name, row in levels.items() if name != baseline_name(MORE_SIGHT)}
-
-
 def course_of(record: RunRecord) -> str | None:
     """The course of the held-out loss of an adapted model, in a sentence or two."""
     course = adaptation.course(record) if record.adaptation else None
     return course.sentence if course else None
-
-
-def standing(record: RunRecord) -> str | None:
-    """Accuracy and loss compared with the best of :func:`accuracy_levels` that see no more than the model."""
-    evaluation = record.evaluation
-    if evaluation is None or no_gain(record):
-        return None
-    levels = _same_sight(accuracy_levels(record))
-    behind = _closest(evaluation, levels, "accuracy", 1)
-    if behind is None:
-        return None
-    name, gap = behind
-    error = _sampling_error(evaluation)
-    if math.isnan(error):
-        said = f"The documents are too few to tell it from the best of these ({name})"
-    elif abs(gap) <= error:
-        said = f"That is level with the best of these ({name}): the difference is within the sampling error"
-    else:
-        said = f"That is {points(abs(gap))} {'above' if gap > 0 else 'below'} the best of these ({name})"
-    return f"{said}{_loss_clause(_closest(evaluation, levels, 'loss', -1), gap)}."
-
-
-def _closest(
-    found: JsonDict, levels: Mapping[str, JsonDict], key: str, better: int
-) -> tuple[str, float] | None:
-    """The level that is best by a metric, and how much better the model is than it; ``better`` is the sign of a gain."""
-    gaps = {name: better * (as_float(found[key]) - as_float(row.get(key))) for name, row in levels.items()}
-    known = [(name, gap) for name, gap in gaps.items() if not math.isnan(gap)]
-    return min(known, key=lambda item: item[1], default=None)
-
-
-def _loss_clause(found: tuple[str, float] | None, gain: float) -> str:
-    """How the loss stands, after what was said of the accuracy."""
-    if found is None:
-        return ""
-    name, gap = found
-    joint = "and" if (gap >= 0) == (gain >= 0) else "but"
-    return (
-        f", {joint} the loss is {loss(abs(gap))} nats {'below' if gap >= 0 else 'above'} the lowest ({name})"
-    )
-
-
-def _sampling_error(found: JsonDict) -> float:
-    """Half the 95% interval of the accuracy, NaN without one; in runs of earlier versions as if tokens were independent."""
-    if "intervals" in found:
-        low, high = found["intervals"]["accuracy"] or (math.nan, math.nan)
-        return float(high - low) / 2
-    accuracy = as_float(found["accuracy"])
-    return 1.96 * math.sqrt(max(0.0, accuracy * (1 - accuracy)) / max(1.0, as_float(found["masked_tokens"])))
 
 
 def warnings(record: RunRecord) -> list[str]:
