@@ -142,6 +142,22 @@ def test_check_counts_them_apart_from_control_tokens(model: Callable[[str], Path
     assert "[SEP] (3×)" in findings["warning"]
 
 
+@pytest.mark.parametrize("architecture", ["bert", "albert"])
+def test_a_text_with_one_and_an_unknown_character_is_scored(
+    model: Callable[[str], Path], architecture: str
+) -> None:
+    loaded = unmask.load(model(architecture), device="cpu")
+    (score,) = loaded.score(["The [ANON] saw \u16a0 and <e1>."])
+    assert score.error is None
+    assert score.unknown == 1
+
+
+def test_check_takes_their_letters_for_no_word(model: Callable[[str], Path]) -> None:
+    found = unmask.check(["[ANON] described @USER."] * 6, model=model("bert")).to_dict()["vocabulary"]
+    assert found["words"] == 6
+    assert not {"anon", "user"} & {row["word"] for row in found["most_split"]}
+
+
 def test_the_promises_hold_with_added_special_tokens(model: Callable[[str], Path]) -> None:
     found = unmask.conformance(model("bert"), processes=False)
     assert not [row for row in found.to_rows() if not row["passed"]]

@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmask.data.round_trip import RoundTrip, WordCounter, encode_words, is_word
+from unmask.data.special_tokens import text_specials
 from unmask.data.tokenizer import TextEncoder, plain_copy
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class TokenSurvey:
         self.lengths = array("q")
         self._unknown_tokens = self._unknown_documents = 0
         self._words = WordCounter()
+        specials = text_specials(tokenizer)
+        self._read_whole = re.compile("|".join(map(re.escape, specials))) if specials else None
 
     def add(self, texts: Sequence[str]) -> None:
         """Tokenise some documents."""
@@ -48,7 +52,7 @@ class TokenSurvey:
             self._unknown_tokens += unknown
             self._unknown_documents += unknown > 0
         for text in texts:
-            self._words.add(text)
+            self._words.add(self._read_whole.sub(" ", text) if self._read_whole else text)
 
     def found(self) -> dict[str, Any]:
         """Return tokens, unknown tokens, fertility, the words of most subwords, and the tokens that adding words saves."""

@@ -274,7 +274,7 @@ class Scorer:
             tokens.ids,
             lambda: (
                 read.text[a:b]
-                for (a, b), token in zip(offsets, tokens.ids, strict=True)
+                for (a, b), token in zip(tokens.encoding.offsets, tokens.ids, strict=True)
                 if token == self._unknown
             ),
         )
