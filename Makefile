@@ -17,8 +17,9 @@ help:  ## show this list
 demo: $(STAMP)  ## train a small encoder on the documentation of this Python, into runs/demo
 	$(BIN)/unmask demo $(ARGS)
 
+# One process for each core, each with one thread of torch.
 test: $(STAMP)  ## run the tests
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check
