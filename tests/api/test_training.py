@@ -165,9 +165,8 @@ def test_missing_values_are_skipped_with_a_warning(base: Path, corpus_text: list
     events: list[unmask.ProgressEvent] = []
     texts = [*corpus_text[:60], None, float("nan")]
     run = unmask.train(texts, model=base, out="run", progress=events.append, **QUICK)
-    assert [event.text for event in events if event.kind == "warning"] == [
-        "text: 2 of 62 texts are missing and are skipped"
-    ]
+    warnings = [event.text for event in events if event.kind == "warning"]
+    assert "text: 2 of 62 texts are missing and are skipped" in warnings
     manifest = json.loads((run.folder.shards / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["documents"] == 60
     assert manifest["read"]["empty"] == 2

@@ -50,9 +50,9 @@ def test_the_folder_is_a_model_for_plain_transformers(
     run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path, architecture: str
 ) -> None:
     old = checkpoint(architecture)
-    code, out, _ = run(domain, "--model", old, "-o", "new", "--add", 3, "--documents", "line", "--json")
+    code, out, err = run(domain, "--model", old, "-o", "new", "--add", 3, "--documents", "line", "--json")
     answer = json.loads(out)
-    assert code == 0
+    assert code == 0, err
     assert {"cardiomyopathy", "echocardiogramme"} <= {word["word"] for word in answer["words"]}
     assert answer["held_out"]
     assert answer["changed_documents"] == 0
@@ -86,7 +86,7 @@ def test_every_function_takes_it(run: Run, domain: Path, checkpoint: Checkpoint,
 
 
 def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Checkpoint) -> None:
-    code, out, _ = run(
+    code, out, err = run(
         domain,
         "--model",
         checkpoint("bert"),
@@ -97,7 +97,7 @@ def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Che
         "--documents",
         "file",
     )
-    assert code == 0
+    assert code == 0, err
     for expected in (
         "cardiomyopathy",
         "tokens per word",

@@ -146,7 +146,7 @@ def test_results_are_copied_as_json_and_python(url: str, open_page: Callable[...
     printed: list[Any] = []
     exec(compile(text, "copied", "exec"), {"print": printed.append})
     page.get_by_role("button", name="Copy as JSON").click()
-    page.get_by_role("button", name="Copied").wait_for()
+    page.locator("#copy-json").get_by_text("Copied").wait_for()
     shown = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert [answer[0]["text"] for answer in printed] == [answer[0]["text"] for answer in shown]
     assert [answer[0]["text"] for answer in shown] == ['The "river" is [MASK]'] * 2

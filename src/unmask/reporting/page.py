@@ -239,7 +239,11 @@ def _model_facts(record: RunRecord) -> list[tuple[str, str | None]]:
 def _text_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     corpus = record.info.get("corpus") or {}
     trained = _counted(corpus, "documents", "documents"), _counted(corpus, "tokens", "tokens")
-    kept = _counted(corpus, "heldout_documents", "documents"), _counted(corpus, "heldout_tokens", "tokens")
+    held_out = {
+        name: corpus.get(f"heldout_{name}", 0) + corpus.get(f"selection_{name}", 0)
+        for name in ("documents", "tokens")
+    }
+    kept = [_counted(held_out, name, name) for name in held_out]
     return [
         ("Trained on", ", ".join(filter(None, trained))),
         ("Held out", ", ".join(filter(None, kept))),

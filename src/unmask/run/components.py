@@ -95,6 +95,13 @@ class RunComponents(RunTexts):
     selection: TextSource | None = None
 
     @property
+    def all_heldout(self) -> TextSource | None:
+        """The held-out text with the part of it that chooses the weights."""
+        if self.selection is None or self.heldout is None:
+            return self.heldout
+        return self.heldout.part(np.union1d(self.selection.documents, self.heldout.documents))
+
+    @property
     def has_base(self) -> bool:
         """Whether there is a model before training to compare with."""
         return not (self.scratch or self.new_head)

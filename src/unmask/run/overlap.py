@@ -8,10 +8,10 @@ from typing import Any
 from unmask.data.overlap import find_overlap
 from unmask.progress import Progress
 from unmask.reporting.overlap import overlap_text
-from unmask.run.components import RunTexts
+from unmask.run.components import RunComponents
 
 
-def overlaps(texts: RunTexts, progress: Progress) -> dict[str, dict[str, Any]]:
+def overlaps(texts: RunComponents, progress: Progress) -> dict[str, dict[str, Any]]:
     """Compare the held-out texts with the training and the replay text; warn of documents that occur there.
 
     Returns:
@@ -19,7 +19,7 @@ def overlaps(texts: RunTexts, progress: Progress) -> dict[str, dict[str, Any]]:
     """
     training = [text for text in (texts.text, texts.replay) if text is not None]
     found: dict[str, dict[str, Any]] = {}
-    for name, text in (("heldout", texts.heldout), ("general", texts.general)):
+    for name, text in (("heldout", texts.all_heldout), ("general", texts.general)):
         if text is not None:
             found[name] = asdict(find_overlap(text, training))
             if said := overlap_text(name, found[name]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,6 +191,11 @@ class _Sample:
             (self._heldout if heldout else self._others).append(text)
         return heldout
 
+    def release(self) -> list[str]:
+        """Hold nothing out, and return what was: of a text of very few documents it may be all."""
+        texts, self._others, self._heldout = self._heldout, self._heldout, []
+        return texts
+
     @property
     def held_out(self) -> bool:
         return bool(self._heldout)
@@ -209,8 +214,17 @@ def _count_words(
 ) -> None:
     """Count the words of documents, except those that the sample holds out."""
     progress.begin("words")
-    texts = (document.text for document in reader)
-    for batch in in_batches(text for text in texts if sample is None or not sample.take(text)):
+
+    def kept() -> Iterator[str]:
+        some = False
+        for document in reader:
+            if sample is None or not sample.take(document.text):
+                some = True
+                yield document.text
+        if sample is not None and not some:
+            yield from sample.release()
+
+    for batch in in_batches(kept()):
         for input_ids in encode(batch):
             counts.add(input_ids)
         progress.advance(None, {"documents": reader.stats.documents, "words": counts.words})
