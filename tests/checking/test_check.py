@@ -255,6 +255,17 @@ def modelled(
     return check
 
 
+def test_text_outside_the_vocabulary_is_not_given_to_train_with_that_model(
+    modelled: Callable[..., DataCheck], corpus_text: list[str]
+) -> None:
+    (command,) = modelled("ሰላም ኢትዮጵያ ውሃ", "መጽሐፍ ቤት ልጅ").plan["commands"]
+    assert "--preset" in command
+    assert "--model" not in command
+    plan = modelled(*corpus_text, "ሰላም").plan
+    assert "--model" in plan["commands"][-1]
+    assert "--model" not in plan["time_from"]
+
+
 def test_a_model_gives_tokens_fertility_and_the_time(
     modelled: Callable[..., DataCheck], corpus_text: list[str]
 ) -> None:
@@ -302,6 +313,7 @@ def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
     assert levels(found, "reading") == ["problem"]
     assert found.read["documents"] == 1
     assert "absent.txt" not in found.plan["commands"][-1]
+    assert "--skip-unreadable" in found.plan["commands"][-1]
 
 
 def test_records_that_cannot_be_read_are_findings(tmp_path: Path) -> None:

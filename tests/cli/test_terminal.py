@@ -242,6 +242,12 @@ def test_evaluation_stands_beside_baselines_and_before(page: Drawn) -> None:
     assert "\x1b" not in text
 
 
+def test_a_metric_without_an_interval_is_not_named_with_the_intervals(page: Drawn) -> None:
+    spans = {"accuracy": None, "loss": [10.32, 10.36]}
+    draw_evaluation(page[0], {"accuracy": 0.0, "loss": 10.34, "intervals": spans})
+    assert "95% intervals over documents: loss 10.320–10.360" in page[1].getvalue()
+
+
 def example(tokens: int = 6) -> dict[str, Any]:
     words = ["the", "value", "of", "the", "key", "s", *["more"] * tokens]
     right = {"index": 1, "original": "value", "shown": "[MASK]", "rank": 1}

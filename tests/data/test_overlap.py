@@ -28,7 +28,9 @@ def source(tmp_path: Path) -> Any:
         name = f"{len(list(tmp_path.iterdir()))}"
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        corpus = prepare(tmp_path / f"{name}.jsonl", DocumentSettings(), tokenizer, tmp_path / name)
+        corpus = prepare(
+            tmp_path / f"{name}.jsonl", DocumentSettings(allow_unknown=True), tokenizer, tmp_path / name
+        )
         return TextSource(
             corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), MaskingSettings(rate=0.15), 64
         )
@@ -72,6 +74,14 @@ def test_one_letter_tokens_by_runs(source: Any, alphabet: str) -> None:
     tokenizer = letters(alphabet)
     found = find_overlap(source([changed, *texts[20:]], tokenizer), [source(texts[:20], tokenizer)])
     assert found == Overlap(documents=11, same=0, near=1, compared=11, run={20: 30, 4: 64}[len(alphabet)])
+
+
+def test_different_texts_of_unknown_tokens_are_not_alike(source: Any, wordpiece_tokenizer: Any) -> None:
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices(["ሰላም", "ኢትዮጵያ", "ውሃ", "ቤት"], k=20)) for _ in range(10)]
+    heldout, training = (source(part, wordpiece_tokenizer) for part in (texts[:5], texts[5:]))
+    found = find_overlap(heldout, [training])
+    assert (found.same, found.near, found.compared) == (0, 0, 0)
 
 
 def test_a_key_is_that_of_the_normalised_text() -> None:

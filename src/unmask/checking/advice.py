@@ -55,8 +55,7 @@ def estimated_rate() -> tuple[float, str]:
         left @ left
         best = max(best, 2.0 * side**3 / (time.perf_counter() - begin))
     return _EFFICIENCY * best / _BERT_BASE, (
-        f"BERT-base in fp32 at {_EFFICIENCY:.0%} of this processor's matrix products; bf16 or a GPU may be much faster; "
-        f"--model measures the speed"
+        f"BERT-base in fp32 at {_EFFICIENCY:.0%} of this processor's matrix products; bf16 or a GPU may be much faster"
     )
 
 
@@ -93,27 +92,32 @@ def train_command(
     *,
     extend: bool,
     tokenizer_only: bool = False,
+    unknown: bool = False,
+    unreadable: bool = False,
 ) -> list[str]:
-    """Return the commands to run next, the last of which trains; from scratch if ``model`` is a tokenizer only."""
+    """Return the commands to run next, the last of which trains.
+
+    It trains from scratch if ``model`` is a tokenizer only, or if most of the text is ``unknown`` to its tokenizer. Where
+    files are ``unreadable``, it leaves them out.
+    """
     known, text = DocumentSettings(), []
     for name in ("text_field", "documents", "encoding", "delimiter", "markup"):
         value = getattr(settings, name)
         if value != getattr(known, name):
             text.append(f"--{name.replace('_', '-')} {shlex.quote(value)}")
+    if unreadable:
+        text.append("--skip-unreadable")
     data, name = " ".join(map(shlex.quote, inputs)), model or "bert-base-uncased"
     commands = []
-    if extend and model and not tokenizer_only:
+    if extend and model and not (tokenizer_only or unknown):
         base, name = name, "runs/extended"
         parts = ["unmask tokenizer extend", f"--model {shlex.quote(base)}"]
         parts += [*(f"--data {shlex.quote(item)}" for item in inputs), "--add 1000", f"-o {name}"]
         commands.append(" ".join([*parts, *text]))
-    parts = [
-        f"unmask train {data}",
-        f"--preset modernbert-mini --tokenizer {shlex.quote(name)}"
-        if tokenizer_only
-        else f"--model {shlex.quote(name)}",
-        f"--epochs {epochs}",
-        *text,
-        "-o runs/adapted",
-    ]
+    start = f"--model {shlex.quote(name)}"
+    if unknown:
+        start = "--preset modernbert-mini"
+    elif tokenizer_only:
+        start = f"--preset modernbert-mini --tokenizer {shlex.quote(name)}"
+    parts = [f"unmask train {data}", start, f"--epochs {epochs}", *text, "-o runs/adapted"]
     return [*commands, " ".join(parts)]

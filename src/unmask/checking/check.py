@@ -34,6 +34,7 @@ from unmask.data.packing import SequenceSplit
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.errors import ErrorCounts, ReadErrors
 from unmask.data.reading.inputs import HubInput, Input, StdinInput, as_list, expand_inputs
+from unmask.data.unknown import MOST
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
@@ -387,6 +388,8 @@ class _Check:
         if self.model is not None and self.trainable:
             rate = measured_rate(self.model, self.sample, offline=self.offline)
         speed, how = rate or estimated_rate()
+        if self.model is None:
+            how += "; --model measures the speed"
         # Where test files are among the inputs, only the others are to be trained on.
         tests = set(_splits(items))
         chosen = [str(item) for item in items if item not in tests] if tests else given
@@ -407,6 +410,8 @@ class _Check:
                 self._chosen_settings(),
                 extend=extend,
                 tokenizer_only=self.model is not None and not self.trainable and Path(self.model).exists(),
+                unknown=bool(vocabulary and vocabulary["unknown"]["share"] > MOST),
+                unreadable=bool(self.reader.stats.unreadable + self.skipped.unreadable),
             ),
         }
 

@@ -211,7 +211,9 @@ def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
         page.say(note, style="dim")
     spans = evaluation.get("intervals") or {}
     if any(spans.values()):
-        named = ", ".join(f"{name} {interval(name, spans[name])}" for name in ("accuracy", "loss"))
+        named = ", ".join(
+            f"{name} {interval(name, spans[name])}" for name in ("accuracy", "loss") if spans[name]
+        )
         page.say(f"95% intervals over documents: {named}", style="dim")
     if (chosen := evaluation.get("selection")) and not chosen["is_reported"]:
         page.say(f"weights chosen on {plural(chosen['documents'], 'other held-out document')}", style="dim")

@@ -53,7 +53,7 @@ class Overlap:
         same: those equal to a training document but for case and white space.
         near: of the others, those of whose runs of tokens at least half occur in the training text.
         compared: documents whose runs were looked up: those that have one, of the first 2 million tokens.
-        run: tokens of a run.
+        run: tokens of a run, none of them unknown or special.
     """
 
     documents: int
@@ -90,12 +90,19 @@ def find_overlap(heldout: TextSource, training: Sequence[TextSource]) -> Overlap
 
 
 def _runs(text: TextSource, documents: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ``uint64 [R]`` hashes of all runs of tokens within documents, with ``int64 [R]`` their places in ``documents``."""
+    """Yield hashes of the runs of tokens within documents that hold no unknown or special token.
+
+    Yields:
+        ``uint64 [R]`` hashes, with ``int64 [R]`` their places in ``documents``.
+    """
     yield np.empty(0, np.uint64), np.empty(0, np.int64)
     lengths = text.corpus.lengths[documents]
     for part in split_by_tokens(lengths, _AT_ONCE):
         ids = text.corpus.gather(documents[part], np.zeros_like(lengths[part]), lengths[part])
         owner = np.repeat(np.arange(part.start, part.stop), lengths[part])
         first = np.arange(max(0, len(ids) - size + 1))
-        first = first[owner[first] == owner[first + size - 1]]
+        # Different text is the same unknown token.
+        special = np.cumsum(np.insert(text.vocabulary.special[ids], 0, False))
+        inside = owner[first] == owner[first + size - 1]
+        first = first[inside & (special[first] == special[first + size])]
         yield span_hashes(ids.astype(np.uint64) + np.uint64(1), first, first + size), owner[first]
