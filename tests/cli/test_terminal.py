@@ -372,7 +372,13 @@ def test_explanation_of_given_positions_and_all_labels(page: Drawn) -> None:
 def test_explanation_where_nothing_is_masked(page: Drawn) -> None:
     draw_explanation(page[0], explanation(selected=[], predictions=[], token_loss=[None] * 4, loss=None))
     assert "selected positions (drawn): none" in page[1].getvalue()
-    assert page[1].getvalue().endswith("loss: none, because nothing is masked\n")
+    assert (
+        page[1]
+        .getvalue()
+        .endswith(
+            "loss: none, because the text has no token that can be masked (special and unknown ones cannot)\n"
+        )
+    )
 
 
 def test_plan(page: Drawn) -> None:

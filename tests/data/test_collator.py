@@ -345,6 +345,7 @@ def test_a_copy_masks_alike(wordpiece_tokenizer: Any, features: Features) -> Non
         ([[5, 10**6]], "token ids go from 5 to 1000000, and the tokenizer has"),
         ([[-1]], "token ids go from -1"),
         ([{"input_ids": [5], "id": 1.5}], "the id of feature 0 must be an integer or a string, not 1.5"),
+        ([{"input_ids": [5], "id": None}], "the id of feature 0 must be an integer or a string, not None"),
     ],
 )
 def test_features_that_cannot_be_masked_are_refused(

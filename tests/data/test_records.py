@@ -131,7 +131,7 @@ def test_compressed_files_and_a_damaged_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", gzip.compress(b"text"), "holds gzip data"),
+        ("a.txt", gzip.compress(b"text", mtime=0), "holds gzip data"),
         ("a.jsonl", b"%PDF-1.4\n", "holds a PDF"),
         ("a.txt.gz", b"text", "not gzip"),
     ],

@@ -295,6 +295,14 @@ def test_a_model_that_looks_back_only_is_refused(copy: Callable[[str], Path]) ->
         load_for_inference(str(folder), device="cpu")
 
 
+def test_a_model_without_a_table_of_embeddings_is_refused(unigram_tokenizer: Any) -> None:
+    sizes = {"num_latents": 4, "d_latents": 32, "d_model": 32, "qk_channels": 16, "v_channels": 32}
+    layers = {"num_self_attends_per_block": 1, "num_self_attention_heads": 2, "num_cross_attention_heads": 2}
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("perceiver", **sizes, **layers))
+    with pytest.raises(ConfigError, match=r"\(perceiver\) has no table of token embeddings"):
+        load_for_inference(model, unigram_tokenizer)
+
+
 def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
     AutoConfig.for_model("gpt2").save_pretrained(tmp_path)
     with pytest.raises(

@@ -336,7 +336,9 @@ def _top(top: Sequence[JsonDict]) -> str:
 def _mean_loss(explanation: JsonDict) -> str:
     scored = sum(loss is not None for loss in explanation["token_loss"])
     if explanation["loss"] is None or not scored:
-        return "loss: none, because nothing is masked"
+        return (
+            "loss: none, because the text has no token that can be masked (special and unknown ones cannot)"
+        )
     tokens = "token" if scored == 1 else "tokens"
     what = f"all {scored} {tokens}" if explanation["labels_mode"] == "all" else f"{scored} masked {tokens}"
     return f"loss {explanation['loss']:.4f}, the mean over {what}"

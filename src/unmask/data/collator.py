@@ -230,9 +230,11 @@ def _key(input_ids: np.ndarray, id: int | str | None) -> int:
 
 def _id(feature: Mapping[str, Any] | Sequence[int], number: int) -> int | str | None:
     """Return the ``id`` of a feature, also where a data set holds it as a tensor or a number of NumPy."""
-    found = feature.get(ID) if isinstance(feature, Mapping) else None
-    if found is not None and getattr(found, "shape", None) == ():
+    if not isinstance(feature, Mapping) or ID not in feature:
+        return None
+    found = feature[ID]
+    if getattr(found, "shape", None) == ():
         found = found.item()
-    if found is None or isinstance(found, int | str):
+    if isinstance(found, int | str):
         return found
     raise DataError(f"the id of feature {number} must be an integer or a string, not {found!r}")

@@ -35,7 +35,7 @@ def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: in
         ``without_targets``; ``tokens`` that can be masked, ``targets``, ``rate``; ``split`` into ``mask``,
         ``random`` and ``keep``; ``by_word_length``, a row for words of 1, 2, … tokens (``or_more`` in the last)
         with ``words`` and the ``rate`` of those that are masked; ``whole_words``, the share of the words with a
-        target whose tokens are all targets; ``mean_span``, the mean length of a run of targets, in ``tokens`` and
+        target whose tokens are all targets; ``mean_span``, the mean length of a run of targets (spans that touch are one), in ``tokens`` and
         ``words``. Statistics of words are ``None`` where the tokenizer does not mark words.
     """
     key = MaskKey(seed, epoch)

@@ -29,6 +29,8 @@ def require_encoder(model: PreTrainedModel, name: str) -> None:
         why = "an encoder and a decoder: the decoder predicts each token from those before it"
     elif getattr(config, "is_decoder", False) or getattr(config, "causal", False):
         why = "attention that looks back only (is_decoder or causal in its config.json)"
+    elif not hasattr(model.get_input_embeddings(), "weight"):
+        why = "no table of token embeddings"
     else:
         return
     raise ConfigError(

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy
+from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
 from unmask.probing.settings import Pool
@@ -36,12 +38,14 @@ class Encoded:
             For whole texts a single 0, which is not used.
         kept: E ``bool`` arrays, which units were kept and not truncated.
         truncated: number of examples that were truncated.
+        unknown: the unknown tokens of all examples.
     """
 
     ids: list[Ints]
     places: list[Ints]
     kept: list[NDArray[np.bool_]]
     truncated: int
+    unknown: UnknownTokens
 
     @property
     def units(self) -> Ints:
@@ -55,6 +59,7 @@ class Encoded:
             [self.places[row] for row in rows],
             [self.kept[row] for row in rows],
             self.truncated,
+            self.unknown,
         )
 
 
@@ -81,7 +86,10 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
         kept.append(inside)
         places.append(found[inside] + len(lm.vocabulary.prefix))
     truncated = sum(len(body) > room for body in bodies)
-    return Encoded([_framed(body[:room], lm.vocabulary) for body in bodies], places, kept, truncated)
+    unknown = UnknownTokens(unknown_id(lm.tokenizer))
+    for body in bodies:
+        unknown.add(body, list)
+    return Encoded([_framed(body[:room], lm.vocabulary) for body in bodies], places, kept, truncated, unknown)
 
 
 def _framed(body: Ints, vocabulary: Vocabulary) -> Ints:

@@ -190,6 +190,9 @@ class _Prober:
                 f"{label}: texts truncated to {min(self.settings.max_length or lm.max_length, lm.max_length)} tokens: "
                 f"{truncated['train']:,} of training, {truncated['test']:,} of test"
             )
+        for name_of_part, part in (("training", train), ("test", test)):
+            if message := part.encoded.unknown.message(f" of the {name_of_part} texts"):
+                self._note(f"{label}: {message}")
         tagged, most = self.task.kind != "classification", _most_frequent(self.task.train)
         learner = Learner(
             lm, tagged, self.settings.pool, self.known, self.labels.index(most), self._metric, self.progress

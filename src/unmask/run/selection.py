@@ -13,6 +13,7 @@ from unmask.config.settings import TrainSettings
 from unmask.data.batches import TextSource
 from unmask.data.masking.random_bits import mix
 from unmask.progress import Progress
+from unmask.reporting.format import plural
 from unmask.run.components import RunComponents
 
 _KEY = np.uint64(0x5E1EC7104A1F5E7D)
@@ -34,8 +35,8 @@ def with_selection(
     parts = [text.part(text.documents[chosen]) for chosen in (first, ~first) if chosen.any()]
     if len(parts) < 2 or not all(part.has_targets(settings.eval_tokens) for part in parts):
         progress.warning(
-            f"the weights are chosen on the held-out documents that are reported, since {len(text.documents):,} are too few "
-            f"to divide; the metrics are too good by what the choice gains"
+            f"the weights are chosen on the held-out documents that are reported, since {plural(len(text.documents), 'document')} "
+            f"cannot be divided; the metrics are too good by what the choice gains"
         )
         return components
     return replace(components, selection=parts[0], heldout=parts[1])

@@ -132,7 +132,8 @@ def choose_words(
     if not chosen:
         raise DataError(
             f"no word is worth adding: of {counts.words:,} words in the text, none that the tokenizer splits "
-            f"into subwords occurs {min_count} times or more; give more text, or a lower --min-count"
+            f"into subwords occurs {min_count} times or more (words that are unknown to it have no subwords); give more "
+            f"text, or a lower --min-count"
         )
     return chosen
 

@@ -97,8 +97,7 @@ def find_collocations(
     if not found:
         raise DataError(
             f"no words occur together {min_count} times or more with a score of {min_score:g} or more; give more "
-            f"text, or lower these bounds",
-            path=corpus.folder,
+            f"text, or lower these bounds"
         )
     return sorted(found, key=lambda item: (-item.score, item.text))[:most]
 
