@@ -13,6 +13,7 @@ import json
 import os
 import random
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -155,7 +156,10 @@ def serve_peer(model: str, precision: str) -> None:
             return fill(body["inputs"], **body.get("parameters", {}))
 
     config = uvicorn.Config(app, log_level="warning", access_log=False)
-    listening = uvicorn.Config(app, port=0).bind_socket()
+    listening = socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # as uvicorn's own command makes it
+    listening.bind(("127.0.0.1", 0))
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{listening.getsockname()[1]}"}) + "\n")
     sys.stdout.flush()
     uvicorn.Server(config).run(sockets=[listening])

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from unmask.serving import Limits
+from unmask.serving import Limits, listen
 
 Serve = Callable[..., str]
 
@@ -182,6 +182,12 @@ def test_headers_that_never_come_are_given_up(serve: Serve, monkeypatch: pytest.
         slow.sendall(b"POST / HTTP/1.1\r\nHost: a\r\n")
         slow.settimeout(30)
         assert slow.recv(1000) == b""
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY on connections of a socket that names its protocol, and on no other."""
+    with listen("127.0.0.1", 0) as found:
+        assert found.proto == socket.IPPROTO_TCP
 
 
 def test_the_log_has_no_text(client: httpx2.Client, log: Any) -> None:
