@@ -115,6 +115,8 @@ def test_a_key_is_asked_for_where_there_is_one(serve: Serve) -> None:
     assert httpx2.post(url, json=body).status_code == 401
     assert httpx2.post(url, json=body, headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert httpx2.get(f"{url}/metrics").status_code == 401
+    below = httpx2.post(f"{url}/v1/embeddings", json={"input": "a"})
+    assert (below.status_code, below.json()["error"]["type"]) == (401, "invalid_request_error")
     assert httpx2.get(f"{url}/health").status_code == 200
     good = httpx2.post(url, json=body, headers={"Authorization": "Bearer secret"}, timeout=60)
     assert good.status_code == 200

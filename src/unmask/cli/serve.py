@@ -15,6 +15,7 @@ from unmask.cli import runtime as shell
 from unmask.errors import ConfigError
 
 _KEY = "UNMASK_API_KEY"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 ServedModels = Annotated[
     list[str],
@@ -64,7 +65,7 @@ def serve(
 
     named = _named(models)
     key = api_key or os.environ.get(_KEY) or None
-    loopback = host in ("localhost", "127.0.0.1", "::1")
+    loopback = host in _LOOPBACK
     if not loopback and key is None and not no_api_key:
         raise ConfigError(
             f"--host {host} lets other machines use this server: set --api-key or {_KEY}, or allow it with --no-api-key"
@@ -88,7 +89,7 @@ def serve(
             seconds=timeout,
             batch_tokens=batch_tokens,
         )
-        hosts = ["localhost", "127.0.0.1", "[::1]"] if loopback else ["*"]
+        hosts = [*_LOOPBACK, "[::1]"] if loopback else ["*"]
         app = create_app(loaded, limits, api_key=key, hosts=hosts, progress=progress)
         progress.log(f"serving {', '.join(named)} at {url} (its routes: {url}/docs); stop with Ctrl-C")
         if as_json:

@@ -70,6 +70,10 @@ class Vocabulary:
         """Special tokens of every sequence."""
         return len(self.prefix) + len(self.suffix)
 
+    def framed(self, body: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Return ``int64 [n + overhead]``: the token ids of a text with the special tokens of a sequence."""
+        return np.concatenate([self.prefix, body, self.suffix]).astype(np.int64)
+
 
 def load_tokenizer(
     name: str, *, offline: bool = False, progress: Progress = Progress()

@@ -12,11 +12,10 @@ import torch
 from unmask.data.packing import split_by_tokens
 from unmask.data.tokenizer import TextEncoder
 from unmask.errors import DataError
+from unmask.inference.predict import TOKENS_AT_ONCE
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
-
-_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
 
 
 class Embedder:
@@ -31,6 +30,10 @@ class Embedder:
         self.size = int(model.model.config.hidden_size)
         self._encode = TextEncoder(model.tokenizer)
 
+    def rows(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ``int64 [n]`` token ids of each text, special tokens included."""
+        return [self.model.vocabulary.framed(ids) for ids in self._encode(texts)]
+
     def __call__(self, texts: Sequence[str], *, normalize: bool = False) -> np.ndarray:
         """Return ``float32 [N, H]`` embeddings; the names of special tokens in a text are text.
 
@@ -41,11 +44,7 @@ class Embedder:
         Raises:
             DataError: a text is longer.
         """
-        vocabulary = self.model.vocabulary
-        rows = [
-            np.concatenate([vocabulary.prefix, ids, vocabulary.suffix]).astype(np.int64)
-            for ids in self._encode(texts)
-        ]
+        rows = self.rows(texts)
         sizes = np.array([len(row) for row in rows], dtype=np.int64)
         if len(sizes) and sizes.max() > self.model.max_length:
             raise DataError(
@@ -54,7 +53,7 @@ class Embedder:
             )
         out = np.empty((len(rows), self.size), dtype=np.float32)
         order = np.argsort(-sizes, kind="stable")
-        budget = _TOKENS_AT_ONCE.get(self.model.device.type, 4096)
+        budget = TOKENS_AT_ONCE["cpu" if self.model.device.type == "cpu" else "cuda"]
         with torch.inference_mode(), self.model.evaluating():
             for part in split_by_tokens(sizes[order], budget):
                 numbers = order[part]

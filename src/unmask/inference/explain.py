@@ -266,7 +266,7 @@ def _tokenized(text: str, lm: MaskedLM) -> tuple[Packed, list[tuple[int, int]]]:
             f"{lm.max_length:,}; give a shorter text"
         )
     packed = Packed(
-        input_ids=np.concatenate([vocabulary.prefix, body.ids, vocabulary.suffix]).astype(np.int64),
+        input_ids=vocabulary.framed(body.ids),
         cu_seqlens=np.array([0, length]),
         keys=np.array([document_key(text)], dtype=np.uint64),
         offsets=np.array([-len(vocabulary.prefix)]),

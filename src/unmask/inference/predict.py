@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ANY = 0
 """The kind of a mask that any token but a control token may fill."""
 
-_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 32768}
 _LOGITS_AT_ONCE = 1 << 26
 
 ScoredToken = tuple[int, float]
@@ -120,7 +120,7 @@ class MaskPredictor:
 
     def _groups(self, rows: Sequence[PredictionRow], batch_size: int | None) -> Iterator[list[int]]:
         """Yield row numbers from long rows to short, as a batch wants them, as many at once as memory allows."""
-        budget = _TOKENS_AT_ONCE["cpu" if self.model.device.type == "cpu" else "cuda"]
+        budget = TOKENS_AT_ONCE["cpu" if self.model.device.type == "cpu" else "cuda"]
         group: list[int] = []
         tokens = places = 0
         for number in sorted(range(len(rows)), key=lambda number: -len(rows[number].input_ids)):

@@ -89,11 +89,7 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
     unknown = UnknownTokens(unknown_id(lm.tokenizer))
     for body in bodies:
         unknown.add(body, list)
-    return Encoded([_framed(body[:room], lm.vocabulary) for body in bodies], places, kept, truncated, unknown)
-
-
-def _framed(body: Ints, vocabulary: Vocabulary) -> Ints:
-    return np.concatenate([vocabulary.prefix, body, vocabulary.suffix]).astype(np.int64)
+    return Encoded([lm.vocabulary.framed(body[:room]) for body in bodies], places, kept, truncated, unknown)
 
 
 def _tagged(lm: MaskedLM, examples: Examples) -> tuple[list[Ints], list[Ints]]:

@@ -1,27 +1,25 @@
-"""The web application: routes, and how errors become answers."""
+"""The web application and its routes."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from unmask.errors import ConfigError, DataError, DivergedError, UnmaskError
+from unmask.errors import ConfigError, DataError, UnmaskError
 from unmask.progress import Progress
+from unmask.serving.answers import JsonAnswer, add_error_answers, refuse
 from unmask.serving.batcher import AbandonedError, Batcher, QueueFullError
 from unmask.serving.engine import ServedModel, Task
 from unmask.serving.gate import Gate
@@ -65,13 +63,6 @@ class Limits:
     batch_tokens: int = 4096
 
 
-class _Json(JSONResponse):
-    """JSON in ASCII, so that any text of a request can stand in it."""
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
 def create_app(
     models: Mapping[str, MaskedLM],
     limits: Limits = Limits(),
@@ -106,7 +97,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's pages load scripts of another host
         redoc_url=None,
-        default_response_class=_Json,
+        default_response_class=JsonAnswer,
         responses={
             status: {"model": ErrorAnswer} for status in (400, 401, 404, 408, 413, 422, 429, 503, 504)
         },
@@ -120,7 +111,7 @@ def create_app(
         progress=progress,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    _add_error_answers(app)
+    add_error_answers(app)
     _add_page(app)
     _add_status_routes(app, server)
     _add_model_routes(app, server)
@@ -147,60 +138,65 @@ class _Server:
         """
         found = next(iter(self.models.values())) if name is None else self.models.get(name)
         if found is None:
-            _refuse(404, f"there is no such model; there are {', '.join(self.models)}", "model")
+            refuse(404, f"there is no such model; there are {', '.join(self.models)}", "model")
         return found
 
     async def run(
-        self, request: Request, model: ServedModel, task: Task, texts: Sequence[str], field: str
+        self,
+        request: Request,
+        model: ServedModel,
+        task: Task,
+        texts: Sequence[str],
+        field: str,
+        lengths: Sequence[int] | None = None,
     ) -> list[Any]:
-        """Return a result for each text.
+        """Return a result for each text; ``lengths`` are those of :meth:`lengths`, where they are known.
 
         Raises:
             HTTPException: there are too many texts or tokens (422), too many requests wait (429), or it takes too
                 long (504); or the client went away.
         """
-        costs = [task.cost(tokens) for tokens in await self.tokens(model, texts, field)]
+        lengths = await self.lengths(model, texts, field) if lengths is None else lengths
         computing = asyncio.ensure_future(
-            self.batcher.run(task.key, task.compute, texts, costs, self.limits.seconds)
+            self.batcher.run(task.key, task.compute, texts, [*map(task.cost, lengths)], self.limits.seconds)
         )
         leaving = asyncio.ensure_future(_client_leaves(request))
         try:
             await asyncio.wait((computing, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not computing.done():
-                _refuse(_STATUS_OF_GONE, "the client went away")
+                refuse(_STATUS_OF_GONE, "the client went away")
             return await computing
         except (ConfigError, DataError) as error:
-            _refuse(422, str(error))
+            refuse(422, str(error))
         except QueueFullError:
             seconds = self.batcher.seconds_of_queue
-            _refuse(429, "too many requests wait; try again later", headers={"Retry-After": str(seconds)})
+            refuse(429, "too many requests wait; try again later", headers={"Retry-After": str(seconds)})
         except (TimeoutError, AbandonedError):
-            _refuse(504, f"not done within {self.limits.seconds:g} seconds; send fewer or shorter texts")
+            refuse(504, f"not done within {self.limits.seconds:g} seconds; send fewer or shorter texts")
         finally:
             computing.cancel()
             leaving.cancel()
 
-    async def tokens(self, model: ServedModel, texts: Sequence[str], field: str) -> list[int]:
+    async def lengths(self, model: ServedModel, texts: Sequence[str], field: str) -> list[int]:
+        """Return the tokens of each text.
+
+        Raises:
+            HTTPException: 422, there are too many texts or tokens.
+        """
         limits = self.limits
         if not 1 <= len(texts) <= limits.texts:
-            _refuse(422, f"expected 1 to {limits.texts} texts, got {len(texts)}", field)
+            refuse(422, f"expected 1 to {limits.texts} texts, got {len(texts)}", field)
         # Much text is tokenised outside the event loop, so that other requests do not wait for it.
         much = sum(map(len, texts)) > 10_000
-        tokens = await asyncio.to_thread(model.tokens, texts) if much else model.tokens(texts)
-        if sum(tokens) > limits.tokens:
-            _refuse(422, f"expected at most {limits.tokens:,} tokens in all, got {sum(tokens):,}", field)
-        return tokens
+        found = await asyncio.to_thread(model.lengths, texts) if much else model.lengths(texts)
+        if sum(found) > limits.tokens:
+            refuse(422, f"expected at most {limits.tokens:,} tokens in all, got {sum(found):,}", field)
+        return found
 
 
 async def _client_leaves(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _refuse(
-    status: int, error: str, field: str | None = None, headers: Mapping[str, str] | None = None
-) -> NoReturn:
-    raise HTTPException(status, {"error": error, "field": field}, dict(headers or {}))
 
 
 def _texts(given: str | list[str]) -> list[str]:
@@ -219,8 +215,8 @@ def _add_model_routes(app: FastAPI, server: _Server) -> None:
         )
         for number, result in enumerate(results):
             if isinstance(result, UnmaskError):
-                _refuse(422, str(result), _name("inputs", body.inputs, number))
-        return _Json(results[0] if isinstance(body.inputs, str) else results)
+                refuse(422, str(result), _name("inputs", body.inputs, number))
+        return JsonAnswer(results[0] if isinstance(body.inputs, str) else results)
 
     fills = list[MaskCandidate] | list[list[MaskCandidate]] | list[list[list[MaskCandidate]]]
 
@@ -252,8 +248,8 @@ def _add_model_routes(app: FastAPI, server: _Server) -> None:
         model = server.model(body.model)
         results = await server.run(request, model, model.explain(body.parameters), [body.inputs], "inputs")
         if isinstance(results[0], UnmaskError):
-            _refuse(422, str(results[0]))
-        return _Json(results[0])  # type: ignore[return-value]
+            refuse(422, str(results[0]))
+        return JsonAnswer(results[0])  # type: ignore[return-value]
 
     @app.post("/v1/embeddings", tags=["OpenAI"])
     async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any]:
@@ -264,23 +260,22 @@ def _add_model_routes(app: FastAPI, server: _Server) -> None:
 async def _answer(
     request: Request, server: _Server, model: ServedModel, task: Task, inputs: str | list[str]
 ) -> Any:
-    return _Json(await server.run(request, model, task, _texts(inputs), "inputs"))
+    return JsonAnswer(await server.run(request, model, task, _texts(inputs), "inputs"))
 
 
 async def _embeddings(request: Request, server: _Server, body: EmbeddingsRequest) -> Any:
     model, texts = server.model(body.model), _texts(body.input)
-    size = model.about()["embedding_size"]
-    if body.dimensions not in (None, size):
-        _refuse(422, f"the embeddings of this model have {size} dimensions", "dimensions")
-    lengths = await server.tokens(model, texts, "input")
+    if body.dimensions not in (None, model.embedding_size):
+        refuse(422, f"the embeddings of this model have {model.embedding_size} dimensions", "dimensions")
+    lengths = await server.lengths(model, texts, "input")
     for number, length in enumerate(lengths):
         if length > model.lm.max_length:
             message = (
                 f"the text has {length:,} tokens, the model takes {model.lm.max_length:,}; send it in parts"
             )
-            _refuse(422, message, _name("input", body.input, number))
-    vectors = await server.run(request, model, model.embed(body.normalize), texts, "input")
-    return _Json(
+            refuse(422, message, _name("input", body.input, number))
+    vectors = await server.run(request, model, model.embed(body.normalize), texts, "input", lengths)
+    return JsonAnswer(
         {
             "object": "list",
             "model": model.name,
@@ -330,59 +325,14 @@ def _add_status_routes(app: FastAPI, server: _Server) -> None:
     async def ready() -> dict[str, str]:
         """Return 200 if the server takes requests, 503 while it stops or its queue is full."""
         if not server.ready or server.batcher.waiting >= server.limits.waiting:
-            _refuse(503, "stopping" if not server.ready else "the queue is full")
+            refuse(503, "stopping" if not server.ready else "the queue is full")
         return {"status": "ok"}
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        first = server.model(None)
-        return HTMLResponse(routes_page(app.openapi(), list(server.models), first.about()["mask_token"]))
+        return HTMLResponse(routes_page(app.openapi(), list(server.models), server.model(None).mask_token))
 
     @app.get("/metrics", tags=["Status"], response_class=Response)
     async def metrics() -> Response:
         """Return counts and times in the format of Prometheus."""
         return server.metrics.response()
-
-
-def _add_error_answers(app: FastAPI) -> None:
-    def answer(request: Request, status: int, error: str, field: str | None, headers: Any = None) -> Response:
-        if request.url.path.startswith("/v1/"):
-            kind = "invalid_request_error" if status < 500 else "server_error"
-            content: Any = {"error": {"message": error, "type": kind, "param": field, "code": None}}
-        else:
-            content = {"error": error} | ({"field": field} if field else {})
-        return _Json(content, status, headers)
-
-    async def refused(request: Request, error: Any) -> Response:
-        detail = error.detail
-        found: dict[str, Any] = detail if isinstance(detail, dict) else {"error": str(detail), "field": None}
-        return answer(request, error.status_code, found["error"], found["field"], error.headers)
-
-    async def invalid(request: Request, error: Any) -> Response:
-        # Of the errors of alternatives (a text, a list of texts) the one deepest in the request.
-        message, field = _described(max(error.errors(), key=lambda one: len(one["loc"])))
-        return answer(request, 422, message, field)
-
-    async def failed(request: Request, error: Exception) -> Response:
-        known = isinstance(error, DivergedError)
-        message = str(error) if known else "an error of the server; its log has the details"
-        return answer(request, 500, message, None)
-
-    handlers: dict[Any, Callable[..., Any]] = {
-        StarletteHTTPException: refused,
-        RequestValidationError: invalid,
-        Exception: failed,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
-
-
-def _described(error: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return what is wrong with a request, and the field: ``inputs[3]`` or ``parameters.top_k``."""
-    if error["type"] == "json_invalid":
-        return "the body is no valid JSON", None
-    # Names of alternatives ('str', 'list[str]') stand between the names of fields.
-    path = [part for part in error["loc"][1:] if isinstance(part, int) or part.isidentifier()]
-    path = [part for part in path if part not in ("str", "list")]
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    return error["msg"].removeprefix("Value error, "), field or None

@@ -133,6 +133,7 @@ class Batcher:
         deadline = time.monotonic() + seconds
         one = _Request(key, compute, texts, costs, deadline, loop, loop.create_future())
         with self._changed:
+            self._forget_the_gone()
             if len(self._waiting) >= self.most_waiting:
                 raise QueueFullError
             self._waiting.append(one)
@@ -152,15 +153,18 @@ class Batcher:
             if batch:
                 self._compute(batch)
 
+    def _forget_the_gone(self) -> None:
+        self._waiting = deque(one for one in self._waiting if one.alive)
+
     def _take(self) -> list[tuple[_Request, int]]:
         """Take texts of the oldest request and of others of its key, in turn, up to the budget."""
-        self._waiting = deque(one for one in self._waiting if one.alive)
+        self._forget_the_gone()
         if not self._waiting:
             return []
         together = [one for one in self._waiting if one.key == self._waiting[0].key]
         batch = list(_in_turn(together, self.budget))
         # Requests with texts left go to the end.
-        started = [one for one in together if one in {request for request, _ in batch}]
+        started = list(dict.fromkeys(one for one, _ in batch))
         for one in started:
             self._waiting.remove(one)
         self._waiting.extend(one for one in started if one.taken < len(one.texts))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import MaskingSettings
-from unmask.data.tokenizer import TextEncoder
 from unmask.errors import UnmaskError
 from unmask.inference.embed import Embedder
 from unmask.inference.explain import explain
@@ -42,15 +41,20 @@ class ServedModel:
         name: by which requests ask for it.
         lm: the model.
         check: called before every pass through the model; it may raise to stop it.
+
+    Attributes:
+        embedding_size: numbers in an embedding.
+        mask_token: how a mask is written.
     """
 
     def __init__(self, name: str, lm: MaskedLM, check: Callable[[], None]) -> None:
         self.name, self.lm = name, lm
         lm.encoder.register_forward_pre_hook(lambda *_: check())
-        self._encode = TextEncoder(lm.tokenizer)
         self._fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
         self._scorers: dict[str, Scorer] = {}
         self._embedder = Embedder(lm)
+        self.embedding_size = self._embedder.size
+        self.mask_token = str(lm.tokenizer.mask_token)
 
     def about(self) -> dict[str, Any]:
         """Return what ``/models`` says of it."""
@@ -61,20 +65,19 @@ class ServedModel:
             "parameters": model.parameters,
             "vocabulary": model.vocabulary.size,
             "max_length": model.max_length,
-            "mask_token": str(model.tokenizer.mask_token),
-            "embedding_size": self._embedder.size,
+            "mask_token": self.mask_token,
+            "embedding_size": self.embedding_size,
             "precision": "bf16" if model.autocast else "fp32",
             "device": str(model.device),
         }
 
-    def tokens(self, texts: Sequence[str]) -> list[int]:
+    def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the length of each text in tokens, special tokens included."""
-        return [len(ids) + self.lm.vocabulary.overhead for ids in self._encode(texts)]
+        return [len(row) for row in self._embedder.rows(texts)]
 
     def warm_up(self) -> None:
         """Compute something of each kind, so that the first request is not slower than others."""
-        text = f"{self.lm.tokenizer.mask_token} a"
-        self._fillers[False].fill([text])
+        self._fillers[False].fill([f"{self.mask_token} a"])
         list(self._scorer("original")(["a a"]))
         self._embedder(["a"])
 
@@ -157,7 +160,9 @@ class ServedModel:
         return Task((self.name, "embed", normalize), compute)
 
     def _scorer(self, method: str) -> Scorer:
-        return self._scorers.setdefault(method, Scorer(self.lm, method=method))
+        if method not in self._scorers:  # each holds a copy of the tokenizer
+            self._scorers[method] = Scorer(self.lm, method=method)
+        return self._scorers[method]
 
     def _copies(self, tokens: int) -> int:
         """Return the tokens of all masked copies of a text."""

@@ -7,12 +7,11 @@ import hmac
 import re
 import time
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unmask.progress import Progress
+from unmask.serving.answers import error_answer, refuse
 from unmask.serving.metrics import Metrics
 
 _OPEN = re.compile(r"/|/page/[\w.]+|/health(/live|/ready)?")  # answered without a key, to GET
@@ -61,9 +60,9 @@ class Gate:
             if self._allowed(scope):
                 await self.app(scope, self._checked(receive), noting)
             else:
-                headers = {"WWW-Authenticate": "Bearer"}
                 error = "this server wants its key: the header 'Authorization: Bearer KEY'"
-                await JSONResponse({"error": error}, 401, headers)(scope, receive, noting)
+                answer = error_answer(scope["path"], 401, error, headers={"WWW-Authenticate": "Bearer"})
+                await answer(scope, receive, noting)
         finally:
             seconds = time.perf_counter() - began
             path = getattr(scope.get("route"), "path", "unknown")  # a path of the client could hold text
@@ -90,12 +89,10 @@ class Gate:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(
-                    408, f"the request did not arrive in full within {self._seconds:g} seconds"
-                ) from None
+                refuse(408, f"the request did not arrive in full within {self._seconds:g} seconds")
             size += len(message.get("body", b""))
             if size > self._most_bytes:
-                raise HTTPException(413, f"expected a body of at most {self._most_bytes:,} bytes")
+                refuse(413, f"expected a body of at most {self._most_bytes:,} bytes")
             complete = not message.get("more_body", False)
             return message
 
