@@ -58,6 +58,13 @@ def test_xml_is_said_and_counted_or_stripped(tmp_path: Path, name: str) -> None:
         read(tmp_path / name, '<?xml version="1.0"?><a><b></a>', markup="strip")
 
 
+def test_xml_of_many_records_is_stripped_in_linear_time(tmp_path: Path) -> None:
+    pytest.importorskip("lxml")
+    records = [f"<row>text {number} <b>is</b> here</row>" for number in range(20_000)]
+    ((found,), *_) = read(tmp_path / "a.xml", "<a>\n" + "\n".join(records) + "\n</a>", markup="strip")
+    assert found.split("\n") == [f"text {number} is here" for number in range(20_000)]
+
+
 def test_source_code_is_said_and_counted(tmp_path: Path) -> None:
     texts, reader, messages = read(
         tmp_path / "a.py", "def f():\n    return 1\n", markup="strip", documents="file"

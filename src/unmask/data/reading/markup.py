@@ -84,22 +84,24 @@ def _pieces(walk: Iterable[tuple[str, Any]], is_html: bool) -> Iterator[str]:
     An element is a block by its name in HTML. In XML it is one unless its parent has text of its own.
     """
     hidden = preformatted = 0
+    mixed = [False]  # of each open element: whether it has text of its own
     for event, element in walk:
         name, begins = element.tag.rpartition("}")[2].lower(), event == "start"
         change = 1 if begins else -1
         hidden += change * (is_html and name in _HIDDEN)
         preformatted += change * (is_html and name in _PREFORMATTED)
-        if name == "br" or not (name in _INLINE if is_html else _is_inline(element)):
+        if not begins:
+            mixed.pop()
+        if name == "br" or not (name in _INLINE if is_html else mixed[-1]):
             yield "\n"
         elif is_html and name in _CELLS:
             yield " "
+        if begins:
+            mixed.append(not is_html and _has_text(element))
         text = element.text if begins else element.tail
         if text and not hidden:
             yield text if preformatted else text.replace("\n", " ")
 
 
-def _is_inline(element: Any) -> bool:
-    parent = element.getparent()
-    if parent is None:
-        return False
-    return any(text and not text.isspace() for text in (parent.text, *(child.tail for child in parent)))
+def _has_text(element: Any) -> bool:
+    return any(text and not text.isspace() for text in (element.text, *(child.tail for child in element)))
