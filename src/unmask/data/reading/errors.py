@@ -291,7 +291,8 @@ def _bytes_of(text: str) -> bytes:
 def guess_encoding(data: bytes) -> str | None:
     """Guess the encoding of a text that is not UTF-8 from the letters that it gives, or return ``None``."""
     high = re.findall(b"[\x80-\xff]+", data)
-    for encoding, letters in _WIDE_ENCODINGS if 3 * sum(map(len, high)) >= len(data) else ():
+    size = sum(map(len, high))
+    for encoding, letters in _WIDE_ENCODINGS if 3 * size >= len(data) else ():
         try:
             found = codecs.getincrementaldecoder(encoding)().decode(data)
         except UnicodeDecodeError:
@@ -300,12 +301,12 @@ def guess_encoding(data: bytes) -> str | None:
         if found and len(re.findall(letters, found)) >= 0.9 * len(found):
             return encoding
     # Words of Cyrillic letters are runs of high bytes; Latin text has single ones.
-    if sum(map(len, high)) > 2.5 * len(high):
+    if size > 2.5 * len(high):
         best = max(
             _CYRILLIC, key=lambda encoding: len(re.findall("[а-яё]", data.decode(encoding, "replace")))
         )
         cyrillic = len(re.findall("[А-Яа-яЁё]", data.decode(best, "replace")))
-        return best if cyrillic >= 0.8 * sum(map(len, high)) else None
+        return best if cyrillic >= 0.8 * size else None
     return "windows-1252" if high and not re.search(b"[\x81\x8d\x8f\x90\x9d]", data) else None
 
 
@@ -315,10 +316,11 @@ def without_controls(text: str, source: str, line: int, *, whole_lines: bool) ->
     NUL is removed, since many libraries end strings at it; other control characters are kept.
     """
     data = text.encode("utf-8")
-    if len(data.translate(None, CONTROLS)) == len(data):
+    controls = len(data) - len(data.translate(None, CONTROLS))
+    if not controls:
         return text, []
     errors, nuls = [], text.count("\0")
-    others = len(data) - len(data.translate(None, CONTROLS)) - nuls
+    others = controls - nuls
     if nuls:
         place, number = _place(text, text.index("\0"), "the text", line, whole_lines)
         what = f"{nuls:,} NUL bytes in a document, the first {place}; they are removed"
