@@ -78,6 +78,11 @@ def test_of_several_fields_the_first_that_is_filled(tmp_path: Path) -> None:
         texts(write(tmp_path / "d.csv", "txt\nx\n"), text_field=FIELDS)
 
 
+def test_a_field_with_an_open_quote_is_named_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"""no field 'a,"b'; there are 'txt'"""):
+        texts(write(tmp_path / "a.jsonl", '{"txt": "x"}\n'), text_field='a,"b')
+
+
 def test_fields_of_tables_in_memory() -> None:
     frame = pandas.DataFrame({"content": ["a", None], "body": ["b", "c"]})
     assert list(text_values(frame, "content,body", "text")) == ["a", "c"]
@@ -118,6 +123,14 @@ def test_the_separator_is_found_or_given(tmp_path: Path, mark: str) -> None:
         texts(path, delimiter="#")
     with pytest.raises(ValueError, match="delimiter must be one character or 'tab', not ';;'"):
         DocumentSettings(delimiter=";;")
+
+
+def test_a_separator_is_said_once(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.csv", "id;text\n1;a\n") for number in range(3)]
+    messages: list[str] = []
+    reader = DocumentReader(paths, progress=Messages(messages))
+    assert len(list(reader)) == len(list(reader)) == 3
+    assert messages == [f"{paths[0]}: the separator is ';' by the first row; change with --delimiter"]
 
 
 def test_ragged_rows_and_stray_quotes_are_read_as_by_pandas(tmp_path: Path) -> None:

@@ -135,19 +135,6 @@ def check_data(
         return check.run(as_list(inputs), as_list(test))
 
 
-class _ChoicesOnce(Progress):
-    """Logs each choice of the readers once, not for every file."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._logged = progress, set[str]()
-
-    def log(self, text: str) -> None:
-        choice = text.partition(": ")[2]
-        if choice not in self._logged:
-            self._logged.add(choice)
-            self._progress.log(text)
-
-
 class _Check:
     """One check: the surveys that documents are added to, and what was read."""
 
@@ -203,7 +190,7 @@ class _Check:
         self.progress.begin("check")
         if not items:
             raise self._nothing()
-        self.reader = self._reader(items, _ChoicesOnce(self.progress))
+        self.reader = self._reader(items, self.progress)
         for item in tests:
             self._add_test(item, must=True)
         for item in named:

@@ -28,8 +28,16 @@ from unmask.data.reading.errors import (
     undecodable_error,
     without_controls,
 )
-from unmask.data.reading.fields import find_value, known_fields, top_names
-from unmask.data.reading.files import decode, format_of, is_utf8, open_bytes, readable_stat, text_lines
+from unmask.data.reading.fields import field_names, has_field, known_fields, top_names
+from unmask.data.reading.files import (
+    decode,
+    format_of,
+    is_utf8,
+    open_bytes,
+    readable_stat,
+    text_lines,
+    whole_lines,
+)
 from unmask.data.reading.formats import (
     TextRow,
     column_rows,
@@ -51,6 +59,7 @@ from unmask.data.reading.splitting import (
     split_rows,
     trim,
 )
+from unmask.data.reading.tables import separator_with
 from unmask.errors import DataError
 from unmask.progress import Progress
 
@@ -253,9 +262,17 @@ class DocumentReader:
                 elif kind == "json":
                     yield from split_rows(json_rows(chunks, field, source, errors))
                 else:
-                    usual, given = "\t" if kind == "tsv" else ",", settings.separator
-                    rows = csv_rows(chunks, field, source, given or usual, errors, fixed=given is not None)
-                    yield from split_rows(rows)
+                    yield from split_rows(self._table_rows(chunks, source, "\t" if kind == "tsv" else ","))
+
+    def _table_rows(self, chunks: Iterable[str], source: str, usual: str) -> Iterator[TextRow]:
+        """Yield the rows of CSV or TSV, by the separator that is given, or by the one that fits the first row."""
+        lines, field, mark = whole_lines(chunks, source), self.settings.text_field, self.settings.separator
+        if mark is None:
+            lines, mark = separator_with(lines, field_names(field), usual)
+            if mark != usual:
+                found = f"the separator is {mark!r} by the first row; change with --delimiter"
+                self._log_once(found, f"{source}: {found}")
+        return csv_rows(lines, field, source, mark, self._errors)
 
     def _stdin_parts(self) -> Iterator[Part]:
         if sys.stdin is None or sys.stdin.closed:
@@ -338,8 +355,6 @@ def _hub_rows(item: HubInput, settings: DocumentSettings, errors: ReadErrors) ->
     field = item.column or settings.text_field
     records = hub_records(item, top_names(field), item.split or settings.split, offline=settings.offline)
     for row, record in enumerate(records, 1):
-        try:
-            find_value(record, field)
-        except KeyError:
-            raise no_such_field("column", field, known_fields(record), item.address, None) from None
+        if not has_field(record, field):
+            raise no_such_field("column", field, known_fields(record), item.address, None)
         yield from texts_of([(row, record)], field, item.address, errors)

@@ -44,6 +44,15 @@ def find_value(record: Mapping[str, Any], setting: str) -> Any:
     return next((value for value in there if value is not None and value != ""), there[0])
 
 
+def has_field(record: Mapping[str, Any], setting: str) -> bool:
+    """Return whether a record has one of the fields, filled or not."""
+    try:
+        find_value(record, setting)
+    except KeyError:
+        return False
+    return True
+
+
 def _value(record: Mapping[str, Any], name: str) -> Any:
     """Return the value of a name, of a path with dots or of a JSON pointer; a key that is spelled so comes first."""
     if name in record:
@@ -74,7 +83,8 @@ def known_fields(record: Mapping[str, Any]) -> Iterator[str]:
 
 def missing_field(what: str, setting: str, known: Iterable[str], option: str = "--text-field") -> str:
     """Return the message for a record without the field, which lists the fields that it has."""
-    wanted, names = field_names(setting)[-1 if "," not in setting else 1 :], [str(name) for name in known]
+    wanted = field_names(setting)[1:] or (setting,)
+    names = [str(name) for name in known]
     listed = ", ".join(f"'{name}'" for name in names[:20]) + (" …" if len(names) > 20 else "")
     there = f"there are {listed}" if names else "there are none"
     near = did_you_mean(setting, names) if len(wanted) == 1 else ""

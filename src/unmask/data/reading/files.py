@@ -1,8 +1,9 @@
 """Stream files as bytes, text and lines: open, decompress and decode.
 
 Text is UTF-8 unless an encoding is given, or UTF-16 or UTF-32 with a byte order mark, which is removed; CRLF and CR
-become LF. ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` files are decompressed. A file that cannot be read any further raises :class:`DataError`. An undecodable byte is escaped
-(:data:`unmask.data.reading.errors.ESCAPE`); documents and records that hold one are skipped later.
+become LF. ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` files are decompressed. A file that cannot be read any further raises
+:class:`DataError`. An undecodable byte is escaped (:data:`unmask.data.reading.errors.ESCAPE`); documents and records that
+hold one are skipped later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Stream the text field of JSON, CSV and Parquet files as rows of (line, text).
 
-What a ``field`` may be says :mod:`unmask.data.reading.fields`. Each reader takes the decoded chunks of :mod:`unmask.data.reading.files` (Parquet: the path). An error of one record
-goes to :class:`ReadErrors` and reading continues; an error after which the file cannot be parsed, such as in a JSON
-list, raises :class:`TextError`.
+What a ``field`` may be says :mod:`unmask.data.reading.fields`. Each reader takes the decoded chunks of
+:mod:`unmask.data.reading.files` (CSV: the lines, Parquet and Arrow: the path). An error of one record goes to
+:class:`ReadErrors` and reading continues; an error after which the file cannot be parsed, such as in a JSON list, raises
+:class:`TextError`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
-from unmask.data.reading.fields import field_names, find_value, known_fields, missing_field, top_names
+from unmask.data.reading.fields import (
+    field_names,
+    find_value,
+    has_field,
+    known_fields,
+    missing_field,
+    top_names,
+)
 from unmask.data.reading.files import (
     CHUNK,
     PARQUET_MAGIC,
     RECORD_LIMIT,
+    LineRead,
     format_of,
     open_bytes,
     read_bytes,
@@ -34,7 +43,7 @@ from unmask.data.reading.records import (
     not_an_object,
     without_errors,
 )
-from unmask.data.reading.tables import separator_with, table_rows
+from unmask.data.reading.tables import table_rows
 from unmask.errors import DataError, DiskError
 
 TextRow = tuple[int, str | None]
@@ -77,20 +86,12 @@ def json_rows(chunks: Iterable[str], field: str, source: str, errors: ReadErrors
 
 def _key_of_list(value: dict[str, Any], field: str) -> str | None:
     """Return the key of the list of records in an object, or ``None`` where the object itself is a record."""
-    if _has_field(value, field):
+    if has_field(value, field):
         return None
     lists = [key for key, inner in value.items() if isinstance(inner, list) and inner]
     lists = [key for key in lists if isinstance(value[key][0], dict | str)]
-    fitting = [key for key in lists if isinstance(value[key][0], str) or _has_field(value[key][0], field)]
+    fitting = [key for key in lists if isinstance(value[key][0], str) or has_field(value[key][0], field)]
     return next((keys[0] for keys in (fitting, lists) if len(keys) == 1), None)
-
-
-def _has_field(record: dict[str, Any], field: str) -> bool:
-    try:
-        find_value(record, field)
-    except KeyError:
-        return False
-    return True
 
 
 _BLANKS = re.compile(r"[ \t\n]*")
@@ -261,21 +262,9 @@ def no_such_field(
 
 
 def csv_rows(
-    chunks: Iterable[str], field: str, source: str, delimiter: str, errors: ReadErrors, *, fixed: bool = False
+    lines: Iterable[LineRead], field: str, source: str, delimiter: str, errors: ReadErrors
 ) -> Iterator[TextRow]:
-    """Yield a column of CSV or TSV with the line where each row begins; the first row names the columns.
-
-    Args:
-        delimiter: the usual separator; unless it is ``fixed``, the one by which the first row has the field is taken.
-    """
-    lines = whole_lines(chunks, source)
-    if not fixed:
-        lines, found = separator_with(lines, field_names(field), delimiter)
-        if found != delimiter:
-            errors.progress.log(
-                f"{source}: the separator is {found!r} by the first row; change with --delimiter"
-            )
-        delimiter = found
+    """Yield a column of CSV or TSV with the line where each row begins; the first row names the columns."""
     rows = without_errors(table_rows(lines, source, delimiter), errors)
     first, names = next(rows, (1, None))
     if names is None:

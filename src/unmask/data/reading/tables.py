@@ -31,7 +31,7 @@ def separator_with(
 def separator_of(lines: Iterator[LineRead], usual: str) -> tuple[Iterator[LineRead], str]:
     """Return the lines again, and the separator that gives the first two rows the same columns, if ``usual`` gives one."""
     lines, held = _ahead(lines, 2)
-    for mark in ";\t|" if held and all(len(_split(line, usual)) == 1 for line in held) else "":
+    for mark in _SEPARATORS if held and all(len(_split(line, usual)) == 1 for line in held) else "":
         widths = {len(_split(line, mark)) for line in held}
         if len(widths) == 1 and widths != {1}:
             return lines, mark
