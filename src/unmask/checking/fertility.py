@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unmask.data.round_trip import RoundTrip, WordCounter, encode_words, is_word
 from unmask.data.special_tokens import text_specials
-from unmask.data.tokenizer import TextEncoder, plain_copy
+from unmask.data.tokenizer import TextEncoder
+from unmask.data.unknown import UnknownTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,10 +35,8 @@ class TokenSurvey:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._encode = TextEncoder(tokenizer)
-        self._core = plain_copy(tokenizer)
-        self._unknown = self._encode.unknown
+        self._unknown, self._unknown_documents = UnknownTokens(self._encode.unknown), 0
         self.lengths = array("q")
-        self._unknown_tokens = self._unknown_documents = 0
         self._words = WordCounter()
         specials = text_specials(tokenizer)
         self._read_whole = re.compile("|".join(map(re.escape, specials))) if specials else None
@@ -48,28 +45,26 @@ class TokenSurvey:
         """Tokenise some documents."""
         for ids in self._encode(texts):
             self.lengths.append(len(ids))
-            unknown = 0 if self._unknown is None else int((ids == self._unknown).sum())
-            self._unknown_tokens += unknown
-            self._unknown_documents += unknown > 0
+            self._unknown_documents += self._unknown.add(ids, list) > 0
         for text in texts:
             self._words.add(self._read_whole.sub(" ", text) if self._read_whole else text)
 
     def found(self) -> dict[str, Any]:
         """Return tokens, unknown tokens, fertility, the words of most subwords, and the tokens that adding words saves."""
-        tokens = int(np.array(self.lengths, dtype=np.int64).sum())
+        tokens = self._unknown.tokens
         extra: Counter[str] = Counter()  # tokens beyond the first, by normalised word
         split_words: dict[str, tuple[int, list[str]]] = {}
         unknown: Counter[str] = Counter()
         words = total = 0
         round_trip = RoundTrip()
-        for item in encode_words(self._core, self._words.counts):
+        for item in encode_words(self._encode.core, self._words.counts):
             round_trip.add(item)
             if not is_word(item.word):
                 continue
             word, count, split, ids = item.word, item.occurrences, item.tokens, item.ids
             normal = item.normal.strip(" ▁")
             words, total = words + count, total + count * len(split)
-            if self._unknown is not None and self._unknown in ids:
+            if self._unknown.id in ids:
                 unknown[word] += count
                 continue
             extra[normal] += count * (len(split) - 1)
@@ -81,8 +76,8 @@ class TokenSurvey:
         return {
             "tokens": tokens,
             "unknown": {
-                "tokens": self._unknown_tokens,
-                "share": self._unknown_tokens / max(1, tokens),
+                "tokens": self._unknown.unknown,
+                "share": self._unknown.share,
                 "documents": self._unknown_documents,
                 "words": [[word, count] for word, count in _top(unknown)],
             },

@@ -169,20 +169,25 @@ def _require_mask(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 class TextEncoder:
-    """Encodes texts without special tokens and truncation, on a copy of the tokenizer."""
+    """Encodes texts without special tokens and truncation.
+
+    Attributes:
+        core: the copy of the tokenizer that encodes, see :func:`plain_copy`.
+        unknown: the id of the unknown token, or ``None``.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._core = plain_copy(tokenizer)
+        self.core = plain_copy(tokenizer)
         self.unknown = unknown_id(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, ``int64 [n]``."""
-        encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.core.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def unknown_parts(self, text: str) -> list[str]:
         """Return the parts of a text that become unknown tokens, each once."""
-        encoding = self._core.encode(text, add_special_tokens=False)
+        encoding = self.core.encode(text, add_special_tokens=False)
         parts = zip(encoding.ids, encoding.offsets, strict=True)
         return list(dict.fromkeys(text[begin:end] for token, (begin, end) in parts if token == self.unknown))
 
