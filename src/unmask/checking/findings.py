@@ -51,16 +51,7 @@ def findings_of(check: JsonDict) -> list[Finding]:
     Args:
         check: :meth:`unmask.checking.check.DataCheck.to_dict`.
     """
-    parts = (
-        _leakage,
-        _errors,
-        _contents,
-        _encoding,
-        _duplicates,
-        _boilerplate,
-        _vocabulary,
-        _specials,
-    )
+    parts = (_leakage, _errors, _contents, _encoding, _duplicates, _boilerplate, _vocabulary, _specials)
     rest = (_personal, _scripts, _sizes, _limit, _amount)
     found = [finding for part in (*parts, *rest) for finding in part(check)]
     return sorted(found, key=lambda finding: _ORDER.index(finding.level))
@@ -68,6 +59,10 @@ def findings_of(check: JsonDict) -> list[Finding]:
 
 def _share(part: int, whole: int, what: str) -> str:
     return f"{part:,} of {plural(whole, what)} ({percent(part / max(1, whole))})"
+
+
+def _level(share: float, warning: float, problem: float) -> Level:
+    return "problem" if share >= problem else "warning" if share >= warning else "note"
 
 
 def _leakage(check: JsonDict) -> Iterator[Finding]:
@@ -145,10 +140,8 @@ def _encoding(check: JsonDict) -> Iterator[Finding]:
     for kind, tally in check["text"]["encoding"].items():
         if not tally["documents"]:
             continue
-        clean, share = False, tally["documents"] / documents
-        level: Level = (
-            "problem" if share >= _ENCODING_PROBLEM else "warning" if share >= _ENCODING_WARNING else "note"
-        )
+        clean = False
+        level = _level(tally["documents"] / documents, _ENCODING_WARNING, _ENCODING_PROBLEM)
         if kind in ("invisible", "control"):
             level = "note" if kind == "invisible" or level == "note" else "warning"
         text = f"{_KINDS[kind]} in {_share(tally['documents'], documents, 'document')}"
@@ -211,10 +204,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
         return
     unknown = found["unknown"]
     if unknown["tokens"]:
-        share = unknown["share"]
-        level: Level = (
-            "problem" if share >= _UNKNOWN_PROBLEM else "warning" if share >= _UNKNOWN_WARNING else "note"
-        )
+        level = _level(unknown["share"], _UNKNOWN_WARNING, _UNKNOWN_PROBLEM)
         words = ", ".join(word for word, _ in unknown["words"][:5])
         text = f"unknown to the tokenizer: {_share(unknown['tokens'], found['tokens'], 'token')}"
         yield Finding(level, "unknown tokens", text + (f", for example {words}" if words else ""))
@@ -232,10 +222,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
 
 def _round_trip(found: JsonDict) -> Finding:
     """What the tokenizer drops or changes; unknown words are in it too."""
-    share = max(found["dropped_share"], found["changed_share"])
-    level: Level = (
-        "problem" if share >= _UNKNOWN_PROBLEM else "warning" if share >= _UNKNOWN_WARNING else "note"
-    )
+    level = _level(max(found["dropped_share"], found["changed_share"]), _UNKNOWN_WARNING, _UNKNOWN_PROBLEM)
     lossless = not found["dropped"] and not found["changed"]
     return Finding("ok" if lossless else level, "round trip", round_trip_text(found))
 

@@ -236,12 +236,10 @@ class RecordReader:
                     self.progress.log(f"{self.source}: the separator is {mark!r} by the first rows")
             yield from self._named(table_rows(lines, self.source, mark))
             return
-        is_text = kind == "text"
-        records = (
-            _text_records(lines, self.source, self.skip_blank)
-            if is_text
-            else json_records(lines, self.source)
-        )
+        if kind == "text":
+            records = _text_records(lines, self.source, self.skip_blank)
+        else:
+            records = json_records(lines, self.source)
         for number, values in records:
             if isinstance(values, TextError):
                 yield values
