@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from unmask.api.training import demo as demo
     from unmask.api.training import report as report
     from unmask.api.training import train as train
-    from unmask.checking.check import DataCheck as DataCheck
+    from unmask.checking.results import DataCheck as DataCheck
     from unmask.config.load import load_config as load_config
     from unmask.config.settings import DataSettings as DataSettings
     from unmask.config.settings import DocumentSettings as DocumentSettings

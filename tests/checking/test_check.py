@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from unmask.checking import duplicates
-from unmask.checking.check import DataCheck, check_data
+from unmask.checking.check import check_data
+from unmask.checking.results import DataCheck
 from unmask.config.settings import DocumentSettings
 from unmask.errors import ConfigError, DataError
 

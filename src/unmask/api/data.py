@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from unmask.api.model import ModelLike
     from unmask.benchmark.bench import Bench
-    from unmask.checking.check import DataCheck
+    from unmask.checking.results import DataCheck
     from unmask.data.corpus import Corpus
     from unmask.vocabulary.extend import ExtendedVocabulary
 

@@ -5,11 +5,9 @@ Documents are read once; what is kept of them is hashes, sketches, counts and a 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +22,9 @@ from unmask.checking.advice import (
 )
 from unmask.checking.characters import Chunk
 from unmask.checking.duplicates import Duplicates, text_keys
-from unmask.checking.findings import Finding, findings_of
+from unmask.checking.findings import findings_of
 from unmask.checking.leakage import LeakIndex, is_test_name, is_train_name
+from unmask.checking.results import DataCheck
 from unmask.checking.text import DocumentIndex, Place, TextSurvey, chunked, shown
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import is_corpus
@@ -37,7 +36,6 @@ from unmask.data.reading.inputs import HubInput, Input, StdinInput, as_list, exp
 from unmask.data.unknown import MOST
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
-from unmask.reporting.results import Result, Rows
 from unmask.training.recipe import default_epochs
 
 if TYPE_CHECKING:
@@ -47,59 +45,6 @@ _LONGEST = 512
 _SAMPLE = 60_000
 _READ_AGAIN = 100_000_000
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-
-
-@dataclass(repr=False)
-class DataCheck(Result):
-    """What a check found. The parts are plain values, the same as in ``unmask check --json``.
-
-    Attributes:
-        inputs: what was checked; ``test``: the test files that were searched for in it.
-        model: whose tokenizer was used, or ``None``.
-        verdict: ``ok``, ``warning`` or ``problem``, the worst of the findings.
-        findings: what to know, the most important first.
-        read: files, documents, empty and over-long ones, characters, words, and tokens where there is a model.
-        unreadable: files that could not be read, and why.
-        text: encoding errors, sizes, scripts, boilerplate lines, literal special tokens, personal data.
-        lengths: the distribution of document lengths, in ``unit`` tokens or words.
-        limit: how much of the text is longer than the model's sequences, or ``None`` without a model.
-        duplicates: exact and near ones.
-        leakage: for each test file which of its texts occur in the rest, with both lines; ``None`` without test files.
-        vocabulary: unknown tokens and fertility, or ``None`` without a model.
-        plan: tokens in the literature, epochs, whether to add words, the time, and the commands to run next.
-    """
-
-    inputs: list[str]
-    test: list[str]
-    model: str | None
-    read: dict[str, Any]
-    unreadable: list[dict[str, str]]
-    text: dict[str, Any]
-    lengths: dict[str, Any]
-    limit: dict[str, Any] | None
-    duplicates: dict[str, Any]
-    leakage: dict[str, Any] | None
-    vocabulary: dict[str, Any] | None
-    plan: dict[str, Any]
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> Literal["ok", "warning", "problem"]:
-        """The worst of the findings."""
-        levels = {finding.level for finding in self.findings}
-        return "problem" if "problem" in levels else "warning" if "warning" in levels else "ok"
-
-    def _title(self) -> str:
-        return f"check of {self.read['documents']:,} documents, {self.read['words']:,} words: {self.verdict}"
-
-    def to_rows(self) -> Rows:
-        """Return a row for each finding: its level, what it is about, and the text."""
-        return [dataclasses.asdict(finding) for finding in self.findings]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, ready for JSON."""
-        found: dict[str, Any] = {"verdict": self.verdict, "findings": [], **dataclasses.asdict(self)}
-        return found
 
 
 def check_data(

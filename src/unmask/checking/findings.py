@@ -49,7 +49,7 @@ def findings_of(check: JsonDict) -> list[Finding]:
     """Return the findings of a check, the worst first.
 
     Args:
-        check: :meth:`unmask.checking.check.DataCheck.to_dict`.
+        check: :meth:`unmask.checking.results.DataCheck.to_dict`.
     """
     parts = (_leakage, _errors, _contents, _encoding, _duplicates, _boilerplate, _vocabulary, _specials)
     rest = (_personal, _scripts, _sizes, _limit, _amount)

@@ -23,7 +23,7 @@ def render_check(found: JsonDict) -> str:
     """Return the page of a check.
 
     Args:
-        found: :meth:`unmask.checking.check.DataCheck.to_dict`.
+        found: :meth:`unmask.checking.results.DataCheck.to_dict`.
     """
     loader = environment()
     loader.filters["place"] = place
