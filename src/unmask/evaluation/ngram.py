@@ -295,9 +295,8 @@ class _Table:
 
     def peaks(self, span: _Span) -> Ids:
         """Return how often the most frequent token was seen in the context of each row, [M]."""
-        counts = np.append(np.diff(self._sums), 0)
-        ends = np.stack([span.start, span.end], axis=1).reshape(-1)
-        highest = np.maximum.reduceat(counts, ends)[::2]
+        first, _, counts = self._entries(span)
+        highest = np.maximum.reduceat(np.append(counts, 0), first)
         return np.where(span.end > span.start, highest, 0)[span.of_row]
 
     def counts_of(self, contexts: Ids, tokens: Ids) -> Ids:
@@ -309,16 +308,21 @@ class _Table:
 
     def tops(self, span: _Span) -> Ids:
         """Return the most frequent tokens of each row's context, [M, _CANDIDATES], filled up with -1."""
+        first, entries, counts = self._entries(span)
         sizes = span.end - span.start
-        first = np.cumsum(sizes) - sizes
-        entries = np.arange(sizes.sum()) + np.repeat(span.start - first, sizes)
-        counts = self._sums[entries + 1] - self._sums[entries]
         group = np.repeat(np.arange(len(sizes)), sizes)
         order = np.argsort((group << 32) - counts, kind="stable")  # of equal counts the smallest id first
         ranked = np.append(self._keys[entries[order]] % self._base, -1)
         ranks = np.arange(_CANDIDATES)
         chosen = np.where(ranks < sizes[:, None], first[:, None] + ranks, -1)
         return ranked[chosen][span.of_row]
+
+    def _entries(self, span: _Span) -> tuple[Ids, Ids, Ids]:
+        """Return the entries of the distinct contexts end to end: where each context begins, the entries, their counts."""
+        sizes = span.end - span.start
+        first = np.cumsum(sizes) - sizes
+        entries = np.arange(sizes.sum()) + np.repeat(span.start - first, sizes)
+        return first, entries, self._sums[entries + 1] - self._sums[entries]
 
 
 def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> None:
