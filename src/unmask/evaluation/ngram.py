@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.bootstrap import Floats
+from unmask.evaluation.context_counts import ContextCounts, Span
 from unmask.evaluation.strata import Ids
 
 UNKNOWN = -1
@@ -194,7 +195,7 @@ class NGramBaseline:
         for keys in self._contexts(around):  # one after the other: each takes 8 bytes a token
             keys *= self._base
             keys += middle
-            self._tables.append(_Table.count(keys[middle < self._base - 1], self._base))
+            self._tables.append(ContextCounts.count(keys[middle < self._base - 1], self._base))
 
     def _contexts(self, around: Neighbours) -> Iterator[Ids]:
         """Yield the number of each context, pairs first; with ``UNKNOWN`` in it, a number never counted."""
@@ -228,7 +229,7 @@ class NGramBaseline:
 
     def _best(self, view: _View) -> Ids:
         """Return the most probable candidate of each row; of equal ones the smallest id."""
-        tops = [table.tops(span) for table, span in zip(self._tables, view.spans, strict=True)]
+        tops = [table.tops(span, _CANDIDATES) for table, span in zip(self._tables, view.spans, strict=True)]
         rows_count = len(view.bucket)
         usual = np.broadcast_to(self._frequent, (rows_count, len(self._frequent)))
         candidates = np.sort(np.concatenate([*tops, usual], axis=1), axis=1)
@@ -255,74 +256,11 @@ class _View(NamedTuple):
     """The contexts of M targets, looked up in the tables."""
 
     contexts: list[Ids]
-    spans: list[_Span]
+    spans: list[Span]
     totals: Ids
     """How often each context was seen, [K - 1, M]."""
     bucket: Ids
     """The set of weights of each, [M]."""
-
-
-class _Span(NamedTuple):
-    """The entries of M contexts in a table: start and end of the distinct ones, and which is each row's."""
-
-    start: Ids
-    end: Ids
-    of_row: Ids
-
-
-class _Table:
-    """Counts of (context, token), as sorted packed keys with running sums."""
-
-    def __init__(self, keys: Ids, sums: Ids, base: int) -> None:
-        self._keys, self._sums, self._base = keys, sums, base
-
-    @classmethod
-    def count(cls, keys: Ids, base: int) -> _Table:
-        """Count packed keys; they are sorted in place."""
-        keys.sort()
-        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-        return cls(keys[ends], np.append(0, ends + 1), base)
-
-    def span(self, contexts: Ids) -> _Span:
-        distinct, of_row = np.unique(contexts, return_inverse=True)
-        start = np.searchsorted(self._keys, distinct * self._base)
-        end = np.searchsorted(self._keys, (distinct + 1) * self._base)
-        return _Span(start, end, of_row)
-
-    def totals(self, span: _Span) -> Ids:
-        """Return how often the context of each row was seen, [M]."""
-        return (self._sums[span.end] - self._sums[span.start])[span.of_row]
-
-    def peaks(self, span: _Span) -> Ids:
-        """Return how often the most frequent token was seen in the context of each row, [M]."""
-        first, _, counts = self._entries(span)
-        highest = np.maximum.reduceat(np.append(counts, 0), first)
-        return np.where(span.end > span.start, highest, 0)[span.of_row]
-
-    def counts_of(self, contexts: Ids, tokens: Ids) -> Ids:
-        """Return how often each token was seen in its context."""
-        keys = contexts * self._base + tokens
-        place = np.searchsorted(self._keys, keys)
-        inside = np.minimum(place, len(self._keys) - 1)
-        return np.where(self._keys[inside] == keys, self._sums[inside + 1] - self._sums[inside], 0)
-
-    def tops(self, span: _Span) -> Ids:
-        """Return the most frequent tokens of each row's context, [M, _CANDIDATES], filled up with -1."""
-        first, entries, counts = self._entries(span)
-        sizes = span.end - span.start
-        group = np.repeat(np.arange(len(sizes)), sizes)
-        order = np.argsort((group << 32) - counts, kind="stable")  # of equal counts the smallest id first
-        ranked = np.append(self._keys[entries[order]] % self._base, -1)
-        ranks = np.arange(_CANDIDATES)
-        chosen = np.where(ranks < sizes[:, None], first[:, None] + ranks, -1)
-        return ranked[chosen][span.of_row]
-
-    def _entries(self, span: _Span) -> tuple[Ids, Ids, Ids]:
-        """Return the entries of the distinct contexts end to end: where each context begins, the entries, their counts."""
-        sizes = span.end - span.start
-        first = np.cumsum(sizes) - sizes
-        entries = np.arange(sizes.sum()) + np.repeat(span.start - first, sizes)
-        return first, entries, self._sums[entries + 1] - self._sums[entries]
 
 
 def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> None:
