@@ -22,13 +22,10 @@ from unmask.reporting.page import (
     comparison,
     course_of,
     facts,
+    limits,
     ngram_note,
-    not_finite,
-    overlapping,
-    unknown_tokens,
     write_report,
 )
-from unmask.reporting.reading import left_out_of_run
 from unmask.reporting.record import RunRecord, read_record
 from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
@@ -67,15 +64,7 @@ def model_card(folder: RunFolder) -> str:
             evaluation=record.evaluation,
             before_after=list(before_after(record)),
             adaptation=_adaptation(record),
-            warnings=[
-                _plain(warning)
-                for warning in (
-                    *left_out_of_run(record.info, examples=False),
-                    *overlapping(record),
-                    *unknown_tokens(record),
-                    *not_finite(record),
-                )
-            ],
+            warnings=[_plain(warning) for warning in limits(record, examples=False)],
             facts=[(_plain(name), _plain(value)) for name, value in _public_facts(record)],
             settings=_fenced(_public_settings(record), "yaml"),
             max_length=data.get("max_length"),

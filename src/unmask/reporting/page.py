@@ -117,13 +117,15 @@ def warnings(record: RunRecord) -> list[str]:
         found.append(
             "This run had not finished when this page was written: it was still running, or it was stopped."
         )
-    return [
-        *found,
-        *left_out_of_run(record.info),
-        *overlapping(record),
-        *unknown_tokens(record),
-        *not_finite(record),
-    ]
+    return [*found, *limits(record)]
+
+
+def limits(record: RunRecord, *, examples: bool = True) -> Iterator[str]:
+    """Yield what limits the metrics, one sentence each; ``examples`` quote what was left out, with its file."""
+    yield from left_out_of_run(record.info, examples=examples)
+    yield from overlapping(record)
+    yield from unknown_tokens(record)
+    yield from not_finite(record)
 
 
 def overlapping(record: RunRecord) -> Iterator[str]:
