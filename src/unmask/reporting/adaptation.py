@@ -136,6 +136,19 @@ def _start(evaluation: Mapping[str, Any]) -> float:
     return as_float((selection.get("before") or evaluation.get("before") or {}).get("loss"))
 
 
+def chosen_on(evaluation: Mapping[str, Any]) -> str | None:
+    """On which documents the weights were chosen."""
+    selection = evaluation.get("selection")
+    if not selection:
+        return None
+    documents = plural(selection["documents"], "held-out document")
+    return (
+        f"{documents}, the same as reported"
+        if selection["is_reported"]
+        else f"{documents} that are not in the metrics"
+    )
+
+
 def course(record: RunRecord) -> Course | None:
     """Find the evaluation after which the held-out loss hardly improved; ``None`` without a base or a curve."""
     evaluation = record.evaluation or {}
@@ -145,10 +158,8 @@ def course(record: RunRecord) -> Course | None:
         return None
     lowest, last = min(rows, key=lambda row: row["eval_loss"]), rows[-1]
     exported = next((row for row in rows if row["step"] == evaluation.get("step")), None)
-    selection = evaluation.get("selection") or {"is_reported": True}
-    other = "" if selection["is_reported"] else (
-        f", chosen on {plural(selection['documents'], 'held-out document')} that are not in the metrics"
-    )  # fmt: skip
+    selection = evaluation.get("selection")
+    other = f", chosen on {chosen_on(evaluation)}" if selection and not selection["is_reported"] else ""
     taken = f" The weights of step {count(exported['step'])} are exported{other}." if exported else ""
     gain = start - lowest["eval_loss"]
     if gain <= 0:

@@ -25,7 +25,6 @@ from unmask.reporting.format import (
     metric_change,
     number,
     percent,
-    plural,
 )
 from unmask.reporting.headline import accuracy_levels, standing, verdict
 from unmask.reporting.overlap import overlap_text
@@ -89,19 +88,6 @@ def ngram_note(record: RunRecord) -> str:
     """What the n-gram baseline is fitted on, as the evaluation describes it."""
     baselines = (record.evaluation or {}).get("baselines") or {}
     return str((baselines.get("ngram") or {}).get("what") or "").rstrip(".")
-
-
-def chosen_on(record: RunRecord) -> str | None:
-    """On which documents the weights were chosen."""
-    selection = (record.evaluation or {}).get("selection")
-    if not selection:
-        return None
-    documents = plural(selection["documents"], "held-out document")
-    return (
-        f"{documents}, the same as reported"
-        if selection["is_reported"]
-        else f"{documents} that are not in the metrics"
-    )
 
 
 def course_of(record: RunRecord) -> str | None:
@@ -252,7 +238,7 @@ def _text_facts(record: RunRecord) -> list[tuple[str, str | None]]:
         ("Replayed", _text_of(corpus, "replay")),
         ("General text", _text_of(corpus, "general")),
         ("One epoch", _counted(record.info, "tokens_per_epoch", "tokens")),
-        ("Weights chosen on", chosen_on(record)),
+        ("Weights chosen on", adaptation.chosen_on(record.evaluation or {})),
         ("Evaluated", _counted(record.evaluation or {}, "documents", "held-out documents")),
     ]
 
