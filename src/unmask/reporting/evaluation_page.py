@@ -11,10 +11,10 @@ from unmask.reporting.drawing import Chart
 from unmask.reporting.evaluation_plots import Scale, Series, calibration_chart, legend, ranges
 from unmask.reporting.format import (
     METRICS,
-    MORE_SIGHT,
     WORD_METRICS,
     as_float,
     baseline_name,
+    compared_with,
     count,
     interval,
     loss,
@@ -123,17 +123,11 @@ def evaluation_verdict(found: Sequence[JsonDict]) -> str:
     first = found[0]
     masked = f"{plural(first['masked_tokens'], 'masked token')} in {plural(first['documents'], 'document')} ({masks(first)})"
     if len(found) == 1:
-        names = first["baselines"] or {}
-        others = ", ".join(
-            f"{baseline_name(name)} {percent(row['accuracy'])} (loss {loss(row['loss'])})"
-            for name, row in names.items()
-            if name != MORE_SIGHT
-        )
-        said = (
+        baselines = {baseline_name(key): row for key, row in (first["baselines"] or {}).items()}
+        return (
             f"{first['label']} predicts {percent(first['accuracy'])} of {masked} correctly{_between(first)}, "
-            f"with a loss of {loss(first['loss'])}."
+            f"with a loss of {loss(first['loss'])}.{compared_with(baselines)}"
         )
-        return f"{said} Compared with: {others}." if others else said
     if len({row["positions"] for row in found}) > 1:
         return (
             f"{len(found)} models on one text. Their tokenizers differ, so metrics of tokens do not compare them; "

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unmask.storage import JsonDict
+
 METRICS = {
     "accuracy": "accuracy",
     "loss": "loss",
@@ -29,7 +31,7 @@ BASELINES = {
     "most_frequent_label_of_token": "most frequent label of the token",
 }
 """Names of the baselines, by their keys in JSON."""
-MORE_SIGHT = "ngram_true_neighbours"
+_MORE_SIGHT = "ngram_true_neighbours"
 """The baseline that sees masked neighbours, which the model does not: no bar for the model."""
 _EARLIER_MASKS = "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged"
 _SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall"}
@@ -51,6 +53,20 @@ def as_float(value: object) -> float:
 def baseline_name(key: str) -> str:
     """Return the name of a baseline by its key in JSON."""
     return BASELINES.get(key, key.replace("_", " "))
+
+
+def same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
+    """Of what a model is compared with, by name, return what sees no more than the model."""
+    return {name: row for name, row in levels.items() if name != baseline_name(_MORE_SIGHT)}
+
+
+def compared_with(levels: Mapping[str, JsonDict]) -> str:
+    """A sentence with the accuracy and loss of :func:`same_sight`, after another; nothing without any."""
+    others = ", ".join(
+        f"{name} {percent(row.get('accuracy'))} (loss {loss(row.get('loss'))})"
+        for name, row in same_sight(levels).items()
+    )
+    return f" Compared with: {others}." if others else ""
 
 
 def masks(found: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from unmask.reporting import adaptation
 from unmask.reporting.format import (
-    MORE_SIGHT,
     as_float,
     baseline_name,
+    compared_with,
     count,
     interval,
     loss,
@@ -17,6 +17,7 @@ from unmask.reporting.format import (
     percent,
     plural,
     points,
+    same_sight,
 )
 from unmask.reporting.record import RunRecord
 from unmask.storage import JsonDict
@@ -58,11 +59,7 @@ def verdict(record: RunRecord) -> str:
 
 def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
     masked = f"{plural(found['masked_tokens'], 'masked token')} in held-out text ({masks(found)})"
-    others = ", ".join(
-        f"{name} {percent(row.get('accuracy'))} (loss {loss(row.get('loss'))})"
-        for name, row in _same_sight(levels).items()
-    )
-    others = f" Compared with: {others}." if others else ""
+    others = compared_with(levels)
     if math.isnan(as_float(found["accuracy"])):
         return f"The model's accuracy on {masked} is NaN or infinite.{others}"
     return (
@@ -71,17 +68,12 @@ def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
     )
 
 
-def _same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
-    """The levels that see no more than the model."""
-    return {name: row for name, row in levels.items() if name != baseline_name(MORE_SIGHT)}
-
-
 def standing(record: RunRecord) -> str | None:
     """Accuracy and loss compared with the best of :func:`accuracy_levels` that see no more than the model."""
     evaluation = record.evaluation
     if evaluation is None or no_gain(record):
         return None
-    levels = _same_sight(accuracy_levels(record))
+    levels = same_sight(accuracy_levels(record))
     behind = _closest(evaluation, levels, "accuracy", 1)
     if behind is None:
         return None
