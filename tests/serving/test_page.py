@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -87,6 +86,41 @@ def test_masks_in_the_text_and_blanks_are_filled(url: str, open_page: Callable[.
     page.wait_for_function("document.querySelectorAll('#results tbody tr').length >= 1")
 
 
+def test_several_masks_are_filled_jointly_or_independently(
+    url: str, open_page: Callable[..., Any], client: Any
+) -> None:
+    page = open_page(url)
+    page.get_by_role("checkbox", name="roberta").uncheck()
+    write(page, "The [MASK] is [MASK]")
+    for label, ranking in (("jointly", "joint"), ("independently", "independent")):
+        page.get_by_label(label).check()
+        with page.expect_response("**/fill") as sent:
+            page.get_by_role("button", name="Fill", exact=True).click()
+        assert sent.value.request.post_data_json["parameters"]["ranking"] == ranking
+        page.get_by_role("heading", name="Mask 2 alone").wait_for()
+        body = {"inputs": "The [MASK] is [MASK]", "parameters": {"top_k": 8, "ranking": ranking}}
+        wanted = client.post("/fill", json=body).json()[0]["candidates"]
+        assert rows(page, "bert")[:8] == [one["text"] for one in wanted]
+
+
+def test_an_error_of_one_model_leaves_the_answer_of_the_other(
+    url: str, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(url)
+
+    def refuse(route: Any) -> None:
+        if route.request.post_data_json["model"] == "roberta":
+            route.fulfill(status=422, json={"error": "too long", "field": "inputs"})
+        else:
+            route.continue_()
+
+    page.route("**/fill", refuse)
+    write(page, "The river is [MASK]")
+    page.get_by_role("button", name="Fill", exact=True).click()
+    page.get_by_role("alert").get_by_text("roberta: inputs: too long").wait_for()
+    assert len(rows(page, "bert")) == 8
+
+
 def test_errors_are_said(url: str, serve: Callable[..., str], open_page: Callable[..., Any]) -> None:
     page = open_page(url)
     write(page, "nothing is masked here")
@@ -119,7 +153,9 @@ def test_surprise_is_that_of_score(url: str, open_page: Callable[..., Any], clie
     assert page.locator("#results b").count() == 0
 
 
-def test_steps_follow_the_seed_and_keys_move_between_tabs(url: str, open_page: Callable[..., Any]) -> None:
+def test_steps_follow_the_seed_and_keys_move_between_tabs(
+    url: str, open_page: Callable[..., Any], client: Any
+) -> None:
     page = open_page(url)
     page.get_by_role("checkbox", name="roberta").uncheck()
     page.get_by_role("tab", name="Fill masks").focus()
@@ -127,13 +163,36 @@ def test_steps_follow_the_seed_and_keys_move_between_tabs(url: str, open_page: C
     assert page.get_by_role("tab", name="Step by step").get_attribute("aria-selected") == "true"
     page.get_by_role("button", name="Explain").click()
     page.get_by_text("Done.").wait_for()
-    before = page.locator("#results table").inner_text()
+
+    def step(title: str) -> str:
+        return str(
+            page.locator("#results li").filter(has=page.get_by_role("heading", name=title)).inner_text()
+        )
+
+    before = step("Random draw")
     page.get_by_role("button", name="Draw again").click()
     page.wait_for_function(
-        "before => document.querySelector('#results table')?.innerText !== before", arg=before
+        "before => !document.querySelector('#results').innerText.includes(before)", arg=before
     )
     assert page.get_by_label("Seed").input_value() == "1"
-    assert re.search(r"\[CLS\]\s+\d+\s+0\s+1\s+special", page.locator("#results table").inner_text())
+    page.get_by_label("Seed").fill("0")
+    page.get_by_role("button", name="Explain").click()
+    page.wait_for_function(
+        "before => document.querySelector('#results').innerText.includes(before)", arg=before
+    )
+    text = "The patient was given morphine for the pain."
+    wanted = client.post("/explain", json={"inputs": text, "model": "bert", "parameters": {"seed": 0}}).json()
+    for title, values in {
+        "Tokens": wanted["tokens"],
+        "Three tensors": wanted["input_ids"],
+        "Labels": wanted["labels"],
+        "Selected positions": wanted["selected"],
+        "Replaced ids": wanted["masked_input_ids"],
+        "Predictions": [one["token"] for found in wanted["predictions"] for one in found["top"]],
+        "Loss": [f"{wanted['loss']:.3f}"],
+    }.items():
+        shown = step(title).split()
+        assert all(str(value) in shown or f"{value}." in shown for value in values), title
 
 
 def test_results_are_copied_as_json_and_python(url: str, open_page: Callable[..., Any]) -> None:

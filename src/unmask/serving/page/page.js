@@ -1,18 +1,12 @@
 // The page of the server: fill masks, see surprise, and follow masked language modelling step by step.
 // All text is written with textContent, so nothing of a text or an answer is read as HTML.
 
+import { drawFill, drawSteps, drawSurprise, make } from "./draw.js";
+
 const byId = (id) => document.getElementById(id);
+const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 const segmenter = "Segmenter" in Intl ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
 const state = { models: [], shown: new Set(), masked: new Set(), tab: "fill", last: null, asked: 0 };
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== false && value !== null) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
 
 // --- the server ------------------------------------------------------------------------------------------------------
 
@@ -88,7 +82,7 @@ function drawWords() {
 }
 
 function maskedText(model) {
-  const gap = document.querySelector("input[name=gap]:checked").value === "word" ? "___" : model.mask_token;
+  const gap = chosen("gap") === "word" ? "___" : model.mask_token;
   return wordsOf(byId("text").value)
     .map((part) => (state.masked.has(part.at) ? gap : part.text))
     .join("");
@@ -99,7 +93,7 @@ function maskedText(model) {
 const tabs = {
   fill: {
     path: "fill",
-    body: (model) => ({ model: model.name, inputs: maskedText(model), parameters: { top_k: 8 } }),
+    body: (model) => ({ model: model.name, inputs: maskedText(model), parameters: { top_k: 8, ranking: chosen("ranking") } }),
     draw: drawFill,
   },
   surprise: {
@@ -127,13 +121,14 @@ function literal(value) {
 
 function pythonOf(path, bodies) {
   const url = new URL(path, document.baseURI).href;
+  const key = sessionStorage.getItem("unmask-key") !== null; // the key itself is not copied
   const calls = bodies.map((body) => `print(ask(${literal(body)}))`).join("\n");
   return `import json
-from urllib.request import Request, urlopen
+${key ? "import os\n" : ""}from urllib.request import Request, urlopen
 
 
 def ask(body):
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"${key ? ', "Authorization": f"Bearer {os.environ[\'UNMASK_API_KEY\']}"' : ""}}
     return json.load(urlopen(Request(${JSON.stringify(url)}, json.dumps(body).encode(), headers)))
 
 
@@ -141,85 +136,21 @@ ${calls}
 `;
 }
 
-function percent(value) {
-  return value >= 0.001 ? `${(100 * value).toFixed(1)}%` : value.toExponential(1);
-}
-
-function candidateRows(candidates, name) {
-  const rows = candidates.map((one) =>
-    make("tr", {}, make("th", { scope: "row", dir: "auto" }, name(one)),
-      make("td", { class: "number" }, percent(one.probability)),
-      make("td", { class: "bar", "aria-hidden": "true" }, barOf(one.probability))),
-  );
-  const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "candidate"),
-    make("th", { scope: "col", class: "number" }, "probability"), make("td", {})));
-  return make("table", {}, head, make("tbody", {}, ...rows));
-}
-
-function barOf(share) {
-  const bar = make("span");
-  bar.style.width = `${100 * share}%`;
-  return bar;
-}
-
-function drawFill(found) {
-  const result = found[0];
-  if (result.error) throw new Error(result.error);
-  const parts = [candidateRows(result.candidates, (one) => one.text)];
-  if (result.per_mask.length > 1) {
-    result.per_mask.forEach((candidates, number) => {
-      parts.push(make("h3", {}, `Mask ${number + 1} alone`), candidateRows(candidates, (one) => one.text));
-    });
-  }
-  if (!result.exact) parts.push(make("p", {}, "Approximate: the search may have missed a candidate."));
-  if (result.window) parts.push(make("p", {}, "The text is longer than the model takes: it saw the part around the masks."));
-  return parts;
-}
-
-function drawSurprise(found, model, answers) {
-  const result = found[0];
-  if (result.error) throw new Error(result.error);
-  const all = answers.flatMap((answer) => answer[0].word_scores); // one scale for all models
-  const most = all.reduce((highest, word) => Math.max(highest, -word.pll), 6);
-  const words = result.word_scores.map((word) => {
-    const item = make("li", { dir: "auto" }, word.text || "·", make("small", {}, (-word.pll).toFixed(1)));
-    item.style.setProperty("--share", (0.55 * Math.min(1, -word.pll / most)).toFixed(3));
-    return item;
-  });
-  const sum = `${(-result.pll).toFixed(1)} nats in all, ${(-result.per_token).toFixed(2)} per token of ${result.tokens}`;
-  const parts = [make("ul", { class: "heat" }, ...words), make("p", {}, sum)];
-  if (result.unknown) parts.push(make("p", {}, `${result.unknown} tokens are unknown to this model; their scores mean little.`));
-  return parts;
-}
-
-function drawSteps(found, model) {
-  const rows = found.tokens.map((token, at) => {
-    const prediction = found.predictions.find((one) => one.position === at);
-    const best = prediction ? prediction.top.slice(0, 3).map((one) => `${one.token} ${percent(one.probability)}`).join(", ") : "";
-    const draw = found.random_draw ? found.random_draw[at].toFixed(3) : "";
-    const cells = [found.input_ids[at], found.token_type_ids[at], found.attention_mask[at],
-      found.special_tokens_mask[at] ? "special" : draw, found.mask[at] ? "masked" : "",
-      found.labels[at], `${found.masked_tokens[at]} ${found.masked_input_ids[at]}`, best,
-      prediction ? prediction.loss.toFixed(3) : ""];
-    return make("tr", { class: found.mask[at] ? "chosen" : null }, make("th", { scope: "row", class: "token", dir: "auto" }, token),
-      ...cells.map((cell) => make("td", {}, String(cell))));
-  });
-  const names = ["token", "input_ids", "token_type_ids", "attention_mask", "random draw", "selected", "labels", "model sees",
-    "predictions", "loss"];
-  const head = make("thead", {}, make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name))));
-  const { rate, mask_share: masks, random_share: random } = found.masking;
-  const share = (value) => `${Math.round(100 * value)}%`;
-  const loss = found.loss === null ? "Nothing is predicted." : `The loss is the mean over the masked tokens: ${found.loss.toFixed(3)}.`;
-  return [
-    make("p", {}, `A token whose draw is below ${rate} is selected, special tokens never. Of those selected, ${share(masks)} become ` +
-      `the mask token, ${share(random)} a random token, ${share(1 - masks - random)} stay. Labels are -100 where nothing is predicted. ${loss}` +
-      (found.forced ? " No draw was below the rate, so the lowest was taken; training would predict nothing here." : "")),
-    make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Tokens, ${model.name}` },
-      make("table", {}, head, make("tbody", {}, ...rows))),
-  ];
-}
-
 // --- asking ----------------------------------------------------------------------------------------------------------
+
+// An answer about a text that cannot be computed is an error.
+function checked(answer) {
+  if (answer[0]?.error) throw new Error(answer[0].error);
+  return answer;
+}
+
+// What went wrong with each model, once where it is the same with all.
+function errorsOf(models, outcomes) {
+  const failed = outcomes.flatMap((outcome, at) => (outcome.status === "rejected" ? [[models[at].name, outcome.reason.message]] : []));
+  const different = new Set(failed.map(([, message]) => message)).size;
+  if (failed.length === outcomes.length && different === 1) return failed[0][1];
+  return failed.map(([name, message]) => `${name}: ${message}`).join(" — ");
+}
 
 async function run() {
   const tab = tabs[state.tab];
@@ -233,24 +164,19 @@ async function run() {
     return;
   }
   byId("status").textContent = "Computing …";
-  try {
-    const bodies = models.map(tab.body);
-    const answers = await Promise.all(bodies.map((body) => call(tab.path, body)));
-    if (number !== state.asked) return; // a later question was asked
-    const columns = answers.map((found, at) =>
-      make("section", { class: state.tab === "explain" ? "steps" : null, "aria-label": models[at].name },
-        make("h2", {}, models[at].name), ...tab.draw(found, models[at], answers)));
-    byId("results").replaceChildren(...columns);
-    byId("status").textContent = "Done.";
-    const json = JSON.stringify(answers.length === 1 ? answers[0] : answers, null, 2);
-    state.last = { json, python: pythonOf(tab.path, bodies) };
-    byId("copies").hidden = false;
-  } catch (error) {
-    if (number !== state.asked) return;
-    byId("results").replaceChildren();
-    byId("status").textContent = "";
-    byId("error").textContent = error.message;
-  }
+  const bodies = models.map(tab.body);
+  const outcomes = await Promise.allSettled(bodies.map(async (body) => checked(await call(tab.path, body))));
+  if (number !== state.asked) return; // a later question was asked
+  const good = outcomes.flatMap((outcome, at) => (outcome.status === "fulfilled" ? [at] : []));
+  const answers = good.map((at) => outcomes[at].value);
+  byId("results").replaceChildren(...good.map((at, column) =>
+    make("section", { class: state.tab === "explain" ? "steps" : null, "aria-label": models[at].name },
+      make("h2", {}, models[at].name), ...tab.draw(answers[column], answers))));
+  byId("error").textContent = errorsOf(models, outcomes);
+  byId("status").textContent = good.length ? "Done." : "";
+  const json = JSON.stringify(answers.length === 1 ? answers[0] : answers, null, 2);
+  state.last = { json, python: pythonOf(tab.path, good.map((at) => bodies[at])) };
+  byId("copies").hidden = good.length === 0;
 }
 
 async function copy(kind, button) {
