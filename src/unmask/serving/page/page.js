@@ -1,6 +1,7 @@
-// The page of the server: fill masks, see surprise, and follow masked language modelling step by step.
+// The page: fill masks, see surprise, and follow masked language modelling step by step.
 // All text is written with textContent, so nothing of a text or an answer is read as HTML.
 
+import * as backend from "./backend.js";
 import { drawFill, drawSteps, drawSurprise, make } from "./draw.js";
 
 const byId = (id) => document.getElementById(id);
@@ -8,37 +9,24 @@ const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).v
 const segmenter = "Segmenter" in Intl ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
 const state = { models: [], shown: new Set(), masked: new Set(), tab: "fill", last: null, asked: 0 };
 
-// --- the server ------------------------------------------------------------------------------------------------------
+// --- models ---------------------------------------------------------------------------------------------------------
 
-async function call(path, body) {
-  const headers = { "Content-Type": "application/json" };
-  const key = sessionStorage.getItem("unmask-key");
-  if (key) headers.Authorization = `Bearer ${key}`;
-  let answer;
-  try {
-    answer = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
-  } catch {
-    throw new Error("The server does not answer. Is it still running?");
-  }
-  if (answer.status === 401) {
-    byId("key").hidden = false;
-    byId("key-value").focus();
-    throw new Error(key ? "The server does not know this key." : "This server wants its key.");
-  }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(found.field ? `${found.field}: ${found.error}` : found.error || `status ${answer.status}`);
-  byId("key").hidden = true;
-  return found;
+function askForKey(errors) {
+  if (!errors.some((error) => error?.wantsKey)) return;
+  byId("key").hidden = false;
+  byId("key-value").focus();
 }
 
 async function loadModels() {
   try {
-    state.models = await call("models");
+    state.models = await backend.models();
   } catch (error) {
     byId("error").textContent = error.message;
+    askForKey([error]);
     return;
   }
   byId("error").textContent = "";
+  byId("key").hidden = true;
   state.shown = new Set(state.models.map((model) => model.name));
   const choices = state.models.map((model) => {
     const box = make("input", { type: "checkbox", checked: true });
@@ -82,7 +70,7 @@ function drawWords() {
 }
 
 function maskedText(model) {
-  const gap = chosen("gap") === "word" ? "___" : model.mask_token;
+  const gap = backend.blanks && chosen("gap") === "word" ? "___" : model.mask_token;
   return wordsOf(byId("text").value)
     .map((part) => (state.masked.has(part.at) ? gap : part.text))
     .join("");
@@ -92,17 +80,17 @@ function maskedText(model) {
 
 const tabs = {
   fill: {
-    path: "fill",
+    task: "fill",
     body: (model) => ({ model: model.name, inputs: maskedText(model), parameters: { top_k: 8, ranking: chosen("ranking") } }),
     draw: drawFill,
   },
   surprise: {
-    path: "score",
+    task: "score",
     body: (model) => ({ model: model.name, inputs: byId("text").value, parameters: { details: true } }),
     draw: drawSurprise,
   },
   explain: {
-    path: "explain",
+    task: "explain",
     body: (model) => ({
       model: model.name,
       inputs: byId("text").value,
@@ -111,30 +99,6 @@ const tabs = {
     draw: drawSteps,
   },
 };
-
-function literal(value) {
-  if (value === null) return "None";
-  if (typeof value === "boolean") return value ? "True" : "False";
-  if (typeof value !== "object") return JSON.stringify(value);
-  return `{${Object.entries(value).map(([name, inner]) => `${JSON.stringify(name)}: ${literal(inner)}`).join(", ")}}`;
-}
-
-function pythonOf(path, bodies) {
-  const url = new URL(path, document.baseURI).href;
-  const key = sessionStorage.getItem("unmask-key") !== null; // the key itself is not copied
-  const calls = bodies.map((body) => `print(ask(${literal(body)}))`).join("\n");
-  return `import json
-${key ? "import os\n" : ""}from urllib.request import Request, urlopen
-
-
-def ask(body):
-    headers = {"Content-Type": "application/json"${key ? ', "Authorization": f"Bearer {os.environ[\'UNMASK_API_KEY\']}"' : ""}}
-    return json.load(urlopen(Request(${JSON.stringify(url)}, json.dumps(body).encode(), headers)))
-
-
-${calls}
-`;
-}
 
 // --- asking ----------------------------------------------------------------------------------------------------------
 
@@ -165,7 +129,8 @@ async function run() {
   }
   byId("status").textContent = "Computing …";
   const bodies = models.map(tab.body);
-  const outcomes = await Promise.allSettled(bodies.map(async (body) => checked(await call(tab.path, body))));
+  const report = (text) => number === state.asked && (byId("status").textContent = text);
+  const outcomes = await Promise.allSettled(bodies.map(async (body) => checked(await backend.ask(tab.task, body, report))));
   if (number !== state.asked) return; // a later question was asked
   const good = outcomes.flatMap((outcome, at) => (outcome.status === "fulfilled" ? [at] : []));
   const answers = good.map((at) => outcomes[at].value);
@@ -173,9 +138,10 @@ async function run() {
     make("section", { class: state.tab === "explain" ? "steps" : null, "aria-label": models[at].name },
       make("h2", {}, models[at].name), ...tab.draw(answers[column], answers))));
   byId("error").textContent = errorsOf(models, outcomes);
+  askForKey(outcomes.map((outcome) => outcome.reason));
   byId("status").textContent = good.length ? "Done." : "";
   const json = JSON.stringify(answers.length === 1 ? answers[0] : answers, null, 2);
-  state.last = { json, python: pythonOf(tab.path, good.map((at) => bodies[at])) };
+  state.last = { json, python: backend.pythonOf(tab.task, good.map((at) => bodies[at])) };
   byId("copies").hidden = good.length === 0;
 }
 
@@ -229,8 +195,10 @@ byId("copy-json").addEventListener("click", (event) => copy("json", event.target
 byId("copy-python").addEventListener("click", (event) => copy("python", event.target));
 byId("key").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("unmask-key", byId("key-value").value);
+  backend.useKey(byId("key-value").value);
   loadModels();
 });
+for (const node of document.querySelectorAll("[data-needs=blanks]")) node.hidden = !backend.blanks;
+byId("note").append(backend.note, ...Object.entries(backend.links).flatMap(([text, href]) => [" ", make("a", { href }, text)]));
 drawWords();
 await loadModels();
