@@ -184,7 +184,7 @@ def test_many_texts_are_filled_in_parts_and_told_of(filler: Filler, monkeypatch:
     parts = filler("bert").fill(texts, progress=heard)
     assert [result.text for result in parts] == texts
     assert [c.tokens for r in parts for c in r.candidates] == [c.tokens for r in whole for c in r.candidates]
-    assert heard.told == ["fill", 0.0, 0.4, 0.8, "end"]
+    assert heard.told == ["fill", 0.4, 0.8, 1.0, "end"]
 
 
 # --- a list is called exact only if nothing better can be missing -------------------------------------------------

@@ -140,8 +140,8 @@ class FillMask:
         results: list[FillResult] = []
         progress.begin("fill")
         for begin in range(0, len(texts), _TEXTS_AT_ONCE):
-            progress.advance(begin / len(texts), {"texts": begin})
             results += self._fill(texts[begin : begin + _TEXTS_AT_ONCE], options)
+            progress.advance(len(results) / len(texts), {"texts": len(results)})
         progress.end()
         return results
 

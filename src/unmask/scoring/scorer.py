@@ -35,6 +35,7 @@ from unmask.data.tokenizer import plain_copy
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
 from unmask.progress import Progress
+from unmask.reporting.format import plural
 from unmask.scoring.masked_copies import Copies, copies_of, masked_batch, method_named
 from unmask.scoring.results import Score, TokenScore, WordScore
 
@@ -164,9 +165,9 @@ class Scorer:
         meter.progress.begin("score")
         try:
             for block in self._blocks(meter.counted(texts)):
-                meter.enter_block()
+                meter.enter_block(len(block))
                 scores = self._token_scores(block, meter)
-                meter.leave_block(len(block))
+                meter.leave_block()
                 yield from (self._result(read, scores, unknown) for read in block)
         finally:
             meter.progress.end()
@@ -259,8 +260,9 @@ class Scorer:
         starts[0] = True
         first = np.flatnonzero(starts)
         spans = [*zip(first.tolist(), [*first[1:].tolist(), len(values)], strict=True)]
-        offsets = [tokens.encoding.offsets[place] for place in scored]
-        names = [tokens.encoding.tokens[place] for place in scored]
+        # Each of these attributes makes a list of the whole text.
+        everywhere, all_names = tokens.encoding.offsets, tokens.encoding.tokens
+        offsets, names = [everywhere[place] for place in scored], [all_names[place] for place in scored]
         words = tuple(
             WordScore(read.text[offsets[a][0] : offsets[b - 1][1]].strip(), b - a, float(values[a:b].sum()))
             for a, b in spans
@@ -310,7 +312,7 @@ class _Meter:
 
     def __init__(self, progress: Progress, share: Callable[[], float | None] | None) -> None:
         self.progress, self._share = progress, share
-        self._taken, self._length = 0, 0
+        self._taken, self._length, self._block = 0, 0, 0
         self._low = self._high = 0.0
         self._began = time.monotonic()
         self.done = 0
@@ -322,21 +324,23 @@ class _Meter:
             self._taken += 1
             yield text
 
-    def enter_block(self) -> None:
-        """All texts taken since the last block are about to be scored."""
+    def enter_block(self, texts: int) -> None:
+        """These texts are about to be scored, all that were taken since the last block."""
+        self._block = texts
         known = self._share() if self._share else self._taken / self._length if self._length else None
         self._low, self._high = self._high, math.nan if known is None else known
 
-    def leave_block(self, texts: int) -> None:
-        """These texts are scored."""
-        self.done += texts
+    def leave_block(self) -> None:
+        """The texts of the block are scored."""
         self.advance(1.0)
+        self.done, self._block = self.done + self._block, 0
 
     def advance(self, part: float) -> None:
         """This part of the block is done."""
         share = self._low + (self._high - self._low) * part
-        rate = self.done / max(time.monotonic() - self._began, 1e-9)
-        metrics = {"texts": self.done, "texts/s": rate or None}
+        done = self.done + int(part * self._block)
+        rate = done / max(time.monotonic() - self._began, 1e-9)
+        metrics = {"texts": done, "texts/s": rate or None}
         self.progress.advance(None if math.isnan(share) else share, metrics)
 
 
@@ -366,11 +370,15 @@ def _error(text: str) -> str | None:
     if not text.strip():
         return "an empty text, nothing to score"
     if "\0" in text:
-        return f"a NUL character (after {text.index(chr(0))} others): no text has one; remove it"
+        return (
+            f"a NUL character (after {plural(text.index(chr(0)), 'character')}): no text has one; remove it"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        return f"half of a surrogate pair (after {error.start} characters): this is no text; remove it"
+        return (
+            f"half of a surrogate pair (after {plural(error.start, 'character')}): this is no text; remove it"
+        )
     return None
 
 
