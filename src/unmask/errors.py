@@ -96,3 +96,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest of ``known``, or an empty string."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def plural(number: float, noun: str, nouns: str | None = None) -> str:
+    """A count with its noun: ``1 document``, ``1,234 documents``; ``nouns`` is the plural where an s does not make it."""
+    size = f"{number:,.0f}" if float(number).is_integer() else f"{number:g}"
+    return f"{size} {noun if number == 1 else nouns or noun + 's'}"

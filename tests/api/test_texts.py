@@ -111,7 +111,7 @@ def test_the_column_is_named_by_text_field(table: Any) -> None:
         (["gen.txt", None], r"mixed: 'gen.txt' and None"),
         (["The cats sleep.", Path("gen.txt")], r"no such file or folder: 'The cats sleep.'"),
         ([], r"no text"),
-        ([None, math.nan], r"all 2 texts are missing"),
+        ([None, math.nan], r"no text, 2 missing values"),
         ([1, 2], r"texts must be strings; text 1 is of type int"),
         (b"bytes", r"not an object of type bytes"),
         ({"text": TEXTS}, r"not an object of type dict"),
@@ -139,7 +139,7 @@ def test_a_long_list_may_hold_words_that_look_like_paths() -> None:
 def test_missing_values_are_counted_and_skipped(missing: object) -> None:
     rows, warnings = texts([*TEXTS, missing])
     assert rows == [*TEXTS, None]
-    assert warnings == ["text: 1 of 3 texts are missing and are skipped"]
+    assert warnings == ["text: 1 of 3 texts missing and skipped"]
 
 
 def test_a_kept_file_is_not_written_again_and_not_overwritten(tmp_path: Path) -> None:

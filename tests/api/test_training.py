@@ -166,7 +166,7 @@ def test_missing_values_are_skipped_with_a_warning(base: Path, corpus_text: list
     texts = [*corpus_text[:60], None, float("nan")]
     run = unmask.train(texts, model=base, out="run", progress=events.append, **QUICK)
     warnings = [event.text for event in events if event.kind == "warning"]
-    assert "text: 2 of 62 texts are missing and are skipped" in warnings
+    assert "text: 2 of 62 texts missing and skipped" in warnings
     manifest = json.loads((run.folder.shards / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["documents"] == 60
     assert manifest["read"]["empty"] == 2

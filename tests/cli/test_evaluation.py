@@ -143,7 +143,7 @@ def test_standard_input_is_read_once_for_several_tokenizers(
 def test_a_training_text_is_counted_on(run: Run, checkpoint: Checkpoint, text: Path) -> None:
     found = run("eval", checkpoint("bert"), "--data", text, "--train-data", text, "--json", "--device", "cpu")
     assert found.json["documents_in_train_data"] == 30
-    assert "30 of 30 documents occur word for word in the training text" in found.err
+    assert "30 of 30 documents also in the training text, word for word" in found.err
 
 
 @pytest.mark.parametrize(

@@ -71,17 +71,17 @@ def test_a_table_shows_mean_and_deviation(run: Run, checkpoint: Checkpoint, task
     assert "fine-tuned" in out
     assert "±" in out
     assert "most frequent label" in out
-    assert "20 of 60 training examples are used" in out
+    assert "20 of 60 training examples used" in out
 
 
 def test_overlap_is_refused_with_how_much(run: Run, checkpoint: Checkpoint, task: Path) -> None:
     given = (checkpoint("bert"), "--task", task / "train.jsonl", "--test", task / "train.jsonl", "--seeds", 1)
     code, out, err = run(*given)
     assert (code, out) == (3, "")
-    assert "60 of 60 test texts occur in train" in err
+    assert "60 of 60 test texts also in train" in err
     code, out, err = run(*given, "--allow-overlap")
     assert code == 0, err
-    assert "60 of 60 test texts occur in train" in out
+    assert "60 of 60 test texts also in train" in out
     assert run(*given, "--drop-overlap")[0] == 3  # nothing is left
 
 

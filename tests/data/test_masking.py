@@ -771,7 +771,7 @@ def test_given_positions_become_the_mask() -> None:
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([1, 12], "mask position 12 is outside the 12 tokens"),
+        ([1, 12], "mask position 12 is outside 12 tokens"),
         ([-1, 3], "mask position -1 is outside"),
         ([3, 2], "must be ascending"),
         ([3, 3], "each given once"),

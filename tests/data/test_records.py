@@ -49,8 +49,8 @@ def test_lines_of_text(tmp_path: Path) -> None:
 def test_a_bad_line_costs_only_itself(tmp_path: Path) -> None:
     one, two, three, four, five = read(tmp_path / "a.txt", b"one\nb\xe4d\nn\0l\n\xff\xfe\nfive\n")
     assert (one, five) == ((1, {"text": "one"}), (5, {"text": "five"}))
-    assert "byte 0xe4 is not UTF-8 (after 1 bytes of the line)" in two
-    assert "NUL byte (after 1 characters)" in three
+    assert "byte 0xe4 is not UTF-8 (after 1 byte of the line)" in two
+    assert "NUL byte (after 1 character)" in three
     assert "0xff" in four
 
 

@@ -560,4 +560,4 @@ def test_documents_of_the_training_text_are_counted(
     assert answer["documents_in_train_data"] == 3
     assert "training text given" in answer["baselines_fitted_on"]
     assert answer["tables"]["by_frequency"]["note"] == "times seen in the training text given"
-    assert "3 of 10 documents occur word for word in the training text" in logged
+    assert "3 of 10 documents also in the training text, word for word" in logged

@@ -364,7 +364,7 @@ def test_shared_texts_are_refused_counted_and_dropped(topics: Path) -> None:
         row["text"] = f"  {other['text']}"
     write_jsonl(topics / "test.jsonl", rows)
     task = read_task(topics)
-    with pytest.raises(DataError, match=r"test\.jsonl:11: 3 of 60 test texts occur in train"):
+    with pytest.raises(DataError, match=r"test\.jsonl:11: 3 of 60 test texts also in train"):
         resolve_overlap(task)
     dropped = resolve_overlap(task, drop=True)
     assert len(dropped.train) == 157
@@ -467,5 +467,5 @@ def test_the_known_leak_is_found() -> None:
     folder = Path(__file__).parents[2] / "../shared/data/tasks/citation-intent"
     if not folder.is_dir():
         pytest.skip("no labelled sets at ../shared/data")
-    with pytest.raises(DataError, match="52 of 139 test texts occur in train"):
+    with pytest.raises(DataError, match="52 of 139 test texts also in train"):
         resolve_overlap(read_task(folder))

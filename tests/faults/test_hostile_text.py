@@ -159,9 +159,7 @@ def test_a_file_of_nothing_but_faults_is_given_up(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_read_the_first_fault_is_the_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("broken\nbroken\n", encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:1: broken JSON .*and 1 more errors; nothing could be read"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: broken JSON .*and 1 more error; nothing could be read"):
         read(tmp_path)
 
 

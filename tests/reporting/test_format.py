@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from unmask.errors import plural
 from unmask.evaluation.baselines import NAMES
 from unmask.reporting.format import (
     BASELINES,
@@ -22,7 +23,6 @@ from unmask.reporting.format import (
     metric_change,
     number,
     percent,
-    plural,
     points,
     progress_metrics,
     rough_duration,
@@ -103,6 +103,7 @@ def test_losses_have_three_decimals_and_perplexity_four_digits() -> None:
 def test_counts_take_the_right_number() -> None:
     assert [plural(n, "document") for n in (0, 1, 1234)] == ["0 documents", "1 document", "1,234 documents"]
     assert plural(2, "address", "addresses") == "2 addresses"
+    assert [plural(n, "epoch") for n in (1.0, 1.5)] == ["1 epoch", "1.5 epochs"]
 
 
 def test_every_baseline_and_metric_has_one_name() -> None:

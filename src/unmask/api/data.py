@@ -14,7 +14,7 @@ from unmask.api.texts import Text, text_files
 from unmask.api.wording import without_files
 from unmask.config.options import TOKENIZER_OPTIONS
 from unmask.config.settings import DocumentSettings
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows, Table
 from unmask.storage import JsonDict
@@ -209,7 +209,7 @@ def terms(
     found = find_salient_terms(words, elsewhere, documents)
     if out is not None:
         save_terms(Path(out), found)
-    return Table(f"{len(found):,} terms", [asdict(term) for term in found])
+    return Table(plural(len(found), "term"), [asdict(term) for term in found])
 
 
 def collocations(
@@ -237,7 +237,7 @@ def collocations(
         found = find_collocations(corpus, _words(loaded), progress=listener)
     if out is not None:
         save_collocations(Path(out), found)
-    return Table(f"{len(found):,} collocations", [asdict(one) for one in found])
+    return Table(plural(len(found), "collocation"), [asdict(one) for one in found])
 
 
 def train_tokenizer(

@@ -29,7 +29,7 @@ from unmask.data.corpus import Corpus
 from unmask.data.reading.fields import find_value, missing_field, top_names
 from unmask.data.reading.files import format_of
 from unmask.data.reading.files import missing as missing_file
-from unmask.errors import ConfigError, DataError, DiskError
+from unmask.errors import ConfigError, DataError, DiskError, plural
 from unmask.progress import Progress
 from unmask.reporting.results import short
 
@@ -136,10 +136,10 @@ class TextFiles:
             yield _line({self._field: text})
         if missing == total:
             raise DataError(
-                f"{name}: " + (f"all {total:,} texts are missing" if total else f"no text; {_HELP}")
+                f"{name}: " + (f"no text, {plural(total, 'missing value')}" if total else f"no text; {_HELP}")
             )
         if missing:
-            self.progress.warning(f"{name}: {missing:,} of {total:,} texts are missing and are skipped")
+            self.progress.warning(f"{name}: {missing:,} of {plural(total, 'text')} missing and skipped")
 
 
 def text_values(text: Text, field: str, name: str) -> Iterable[object]:

@@ -16,10 +16,10 @@ from unmask.api.texts import Text, TextFiles
 from unmask.api.wording import in_python
 from unmask.config.options import OPTIONS
 from unmask.config.settings import RunConfig
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.progress import Progress
 from unmask.reporting.card import rebuild_report
-from unmask.reporting.format import clock, metric, plural
+from unmask.reporting.format import clock, metric
 from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.failures import further

@@ -25,6 +25,7 @@ from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
+from unmask.errors import plural
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
@@ -219,7 +220,7 @@ def measure_training(loop: Loop, ceiling: MatmulRate, seconds: float, progress: 
     loop.log_every = 1 if loop.model.device.type == "cpu" else loop.log_every
     loop.on_row = rows.append
     watch = Stopwatch(seconds, settle=lambda: settle(loop.model.device))
-    progress.log(f"training for {seconds:g} seconds")
+    progress.log(f"training for {plural(seconds, 'second')}")
     run_measured(loop, watch)
     rate = watch.tokens_per_second
     return TrainingRate(

@@ -34,7 +34,7 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.errors import ErrorCounts, ReadErrors
 from unmask.data.reading.inputs import HubInput, Input, StdinInput, as_list, expand_inputs
 from unmask.data.unknown import MOST
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.progress import Progress
 from unmask.training.recipe import default_epochs
 
@@ -211,7 +211,7 @@ class _Check:
         if len(self.unreadable) == 1:
             return DataError(self.unreadable[0]["error"])
         first = "; ".join(item["error"] for item in self.unreadable[:2])
-        return DataError(f"none of {len(self.unreadable)} inputs could be read: {first}")
+        return DataError(f"none of {plural(len(self.unreadable), 'input')} could be read: {first}")
 
     def _add(self, chunk: Chunk, searched: bool) -> None:
         keys = text_keys(chunk)

@@ -9,7 +9,8 @@ from typing import Literal
 
 from unmask.checking.duplicates import NEAR_WORDS
 from unmask.data.reading.errors import KEPT
-from unmask.reporting.format import percent, place, plural, round_trip_text
+from unmask.errors import plural
+from unmask.reporting.format import percent, place, round_trip_text
 from unmask.storage import JsonDict
 
 Level = Literal["problem", "warning", "note", "ok"]
@@ -183,7 +184,9 @@ def _duplicates(check: JsonDict) -> Iterator[Finding]:
         text = f"{_share(near['short'], documents, 'document')} have fewer than {NEAR_WORDS} words and were compared only for exact duplicates"
         yield Finding("note", "near duplicates", text)
     if near is not None and near["left_out"]:
-        text = f"only the first {near['compared']:,} documents were compared, {near['left_out']:,} were not"
+        text = (
+            f"compared: the first {plural(near['compared'], 'document')}; not compared: {near['left_out']:,}"
+        )
         yield Finding("note", "near duplicates", text)
 
 

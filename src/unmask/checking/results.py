@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from unmask.checking.findings import Finding
+from unmask.errors import plural
 from unmask.reporting.results import Result, Rows
 
 
@@ -50,7 +51,7 @@ class DataCheck(Result):
         return "problem" if "problem" in levels else "warning" if "warning" in levels else "ok"
 
     def _title(self) -> str:
-        return f"check of {self.read['documents']:,} documents, {self.read['words']:,} words: {self.verdict}"
+        return f"check of {plural(self.read['documents'], 'document')}, {plural(self.read['words'], 'word')}: {self.verdict}"
 
     def to_rows(self) -> Rows:
         """Return a row for each finding: its level, what it is about, and the text."""

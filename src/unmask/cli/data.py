@@ -12,8 +12,8 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.command import Command
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, DataError
-from unmask.reporting.format import count, percent, place, plural, rough_duration
+from unmask.errors import ConfigError, DataError, plural
+from unmask.reporting.format import count, percent, place, rough_duration
 from unmask.reporting.reading import left_out
 from unmask.storage import JsonDict
 

@@ -10,6 +10,7 @@ from typer import Argument
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
+from unmask.errors import plural
 from unmask.reporting.format import (
     METRICS,
     WORD_METRICS,
@@ -21,7 +22,6 @@ from unmask.reporting.format import (
     metric_change,
     number,
     percent,
-    plural,
 )
 from unmask.storage import JsonDict
 

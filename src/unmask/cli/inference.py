@@ -15,8 +15,7 @@ from typer import Argument, Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, DataError
-from unmask.reporting.format import plural
+from unmask.errors import ConfigError, DataError, plural
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.reporting.format import number, percent, plural
+from unmask.errors import plural
+from unmask.reporting.format import number, percent
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.reporting.format import baseline_name, clock, interval, percent, plural
+from unmask.errors import plural
+from unmask.reporting.format import baseline_name, clock, interval, percent
 from unmask.storage import JsonDict
 
 Task = Annotated[
@@ -140,7 +141,7 @@ def draw_probe(page: Page, found: JsonDict) -> None:
         page.say(verdict["verdict"])
     sizes = found["task"]["sizes"]
     page.say(
-        f"{sizes['train']:,} examples to learn from, {sizes['test']:,} to be tested on; {found['precision']}"
+        f"{plural(sizes['train'], 'example')} to learn from, {sizes['test']:,} to be tested on; {found['precision']}"
     )
     page.say(f"95%: {found['interval']}", style="dim")
     for note in found["notes"]:

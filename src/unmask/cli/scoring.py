@@ -14,8 +14,8 @@ from typer import Argument, Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, DataError, Interrupted
-from unmask.reporting.format import interval, percent, plural
+from unmask.errors import ConfigError, DataError, Interrupted, plural
+from unmask.reporting.format import interval, percent
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:

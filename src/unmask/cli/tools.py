@@ -13,8 +13,7 @@ from typer import Argument, Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError
-from unmask.reporting.format import plural
+from unmask.errors import ConfigError, plural
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
@@ -74,7 +73,9 @@ def bench(
 def draw_bench(page: Page, bench: Bench) -> None:
     """Draw what was measured, the machine first."""
     machine = bench.machine["machine"]
-    where = machine["gpu"] if bench.device == "cuda" else f"{machine['cpu']}, {machine['cores']} cores"
+    where = (
+        machine["gpu"] if bench.device == "cuda" else f"{machine['cpu']}, {plural(machine['cores'], 'core')}"
+    )
     page.say(f"{bench.model}, {bench.parameters / 1e6:.1f} million parameters, on {where}")
     page.say("")
     training, preparation = bench.training, bench.preparation

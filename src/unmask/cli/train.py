@@ -14,8 +14,16 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError
-from unmask.reporting.format import baseline_name, byte_size, clock, interval, loss, masks, percent, plural
+from unmask.errors import ConfigError, plural
+from unmask.reporting.format import (
+    baseline_name,
+    byte_size,
+    clock,
+    interval,
+    loss,
+    masks,
+    percent,
+)
 from unmask.reporting.reading import left_out_of_run
 from unmask.storage import JsonDict, read_json
 

@@ -10,8 +10,8 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError
-from unmask.reporting.format import plural, round_trip_text
+from unmask.errors import ConfigError, plural
+from unmask.reporting.format import round_trip_text
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder
 

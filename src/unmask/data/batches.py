@@ -26,7 +26,7 @@ from unmask.data.packing import (
     split_evenly,
 )
 from unmask.data.tokenizer import Vocabulary
-from unmask.errors import DataError
+from unmask.errors import DataError, plural
 
 _COUNTED = 20_000_000
 
@@ -177,7 +177,7 @@ class TextSource:
                 f"whose tokenizer covers this text ('unmask check' counts unknown tokens)"
             )
         return (
-            f"no token of {what} ({self.tokens:,} tokens) is masked at a rate of {self.masking.rate:g}; give more text, or "
+            f"no token of {what} ({plural(self.tokens, 'token')}) is masked at a rate of {self.masking.rate:g}; give more text, or "
             f"a higher --mask-rate"
         )
 

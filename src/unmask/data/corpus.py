@@ -34,7 +34,7 @@ from unmask.data.reading.inputs import as_list, describe_inputs
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
-from unmask.errors import DataError
+from unmask.errors import DataError, plural
 from unmask.progress import Progress
 from unmask.storage import new_folder, read_json, sha256, write_atomically
 
@@ -71,7 +71,7 @@ class Corpus:
         return len(self.lengths)
 
     def __repr__(self) -> str:
-        return f"Corpus('{self.folder}': {len(self):,} documents, {self.tokens:,} tokens)"
+        return f"Corpus('{self.folder}': {plural(len(self), 'document')}, {plural(self.tokens, 'token')})"
 
     @property
     def tokens(self) -> int:
@@ -151,7 +151,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False
     errors = sum(manifest["read"]["errors"].values())
     if strict and errors:
         first = next(iter(manifest["read"]["error_examples"].values()))[0]
-        raise DataError(f"{first} (one of {errors:,} errors in the text of the shards in {folder})")
+        raise DataError(f"{first} ({plural(errors, 'error')} in the text of the shards in {folder})")
     return corpus
 
 
@@ -229,7 +229,9 @@ def open_shards(
             "'unmask prepare --model' and the model's name, or give the text",
             path=folder,
         )
-    progress.log(f"using {corpus.tokens:,} tokens of {len(corpus):,} documents prepared in {folder}")
+    progress.log(
+        f"using {plural(corpus.tokens, 'token')} of {plural(len(corpus), 'document')} prepared in {folder}"
+    )
     require_known(corpus.unknown(tokenizer), str(folder), allow_unknown, progress)
     return corpus
 
@@ -299,7 +301,9 @@ def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, progress: Progr
                 f"choose another folder, or delete this one",
                 path=out,
             )
-    progress.log(f"reusing {corpus.tokens:,} tokens of {len(corpus):,} documents prepared before in {out}")
+    progress.log(
+        f"reusing {plural(corpus.tokens, 'token')} of {plural(len(corpus), 'document')} prepared before in {out}"
+    )
     return corpus
 
 

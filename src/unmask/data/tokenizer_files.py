@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.errors import ConfigError, MissingExtra
+from unmask.errors import ConfigError, MissingExtra, plural
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +54,9 @@ def require_entries(tokenizer: PreTrainedTokenizerBase, name: str, path: str) ->
     entries = tokenizer.get_vocab()
     special = {str(token) for token in tokenizer.all_special_tokens}
     if not any(entry not in special and any(map(str.isalnum, entry)) for entry in entries):
-        raise not_loaded(name, path, f"it has {len(entries)} special tokens and no entries for text")
+        raise not_loaded(
+            name, path, f"it has {plural(len(entries), 'special token')} and no entries for text"
+        )
     try:
         config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
         rows = int(config["vocab_size"])

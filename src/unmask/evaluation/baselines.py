@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.data.batches import Batch, TextSource
+from unmask.errors import plural
 from unmask.evaluation.bootstrap import Floats, resampling_units
 from unmask.evaluation.heldout import evaluation_batches
 from unmask.evaluation.ngram import (
@@ -121,7 +122,9 @@ def tally_baselines(
         most: as for ``tally``.
     """
     if train is not None:
-        fitted_on = f"the training text given ({int(train.corpus.lengths[train.documents].sum()):,} tokens)"
+        fitted_on = (
+            f"the training text given ({plural(int(train.corpus.lengths[train.documents].sum()), 'token')})"
+        )
         folds: list[tuple[TextSource, NDArray[np.bool_] | None]] = [(train, None)]
     else:
         folds = _folds(source)

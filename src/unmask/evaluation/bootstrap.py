@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.data.masking.random_bits import mix
-from unmask.reporting.format import plural
+from unmask.errors import plural
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import load_tokenizer, plain_copy
-from unmask.errors import UnmaskError
+from unmask.errors import UnmaskError, plural
 from unmask.evaluation.bootstrap import INTERVAL, LEVEL, Estimate, interval_notes
 from unmask.evaluation.cross_tokenizer import DIFFERENCE_LEVEL, PLL_BYTES, compare_bits, compare_words
 from unmask.evaluation.evaluate import (
@@ -31,7 +31,7 @@ from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
-from unmask.reporting.format import METRICS, change_interval, metric_change, plural
+from unmask.reporting.format import METRICS, change_interval, metric_change
 from unmask.reporting.format import metric as metric_text
 from unmask.reporting.results import Result, Rows
 from unmask.storage import JsonDict
@@ -337,9 +337,13 @@ def _tokenizer_notes(
         notes.append(
             f"the tokenizer of {name} drops capitals or accents, so it has less to predict than the other"
         )
-    notes += [f"left out {number:,} masked words: {reason}" for reason, number in words["left_out"].items()]
+    notes += [
+        f"left out {plural(number, 'masked word')}: {reason}" for reason, number in words["left_out"].items()
+    ]
     if bits["left_out"]:
-        notes.append(f"left out {bits['left_out']:,} passages: a tokenizer cannot spell something in them")
+        notes.append(
+            f"left out {plural(bits['left_out'], 'passage')}: a tokenizer cannot spell something in them"
+        )
     return notes
 
 

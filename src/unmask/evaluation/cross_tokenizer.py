@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unmask.errors import DataError
+from unmask.errors import DataError, plural
 from unmask.evaluation.bootstrap import LEVEL, Floats, flat, ratios, resampling_units
 from unmask.evaluation.evaluate import EvaluationSettings
 from unmask.evaluation.heldout import batch_budget
@@ -111,7 +111,9 @@ class _WordCounter:
 
     def to_dict(self) -> dict[str, Any]:
         if not self.words:
-            left_out = [f"{count:,} words: {why}" for why, count in self.splitter.left_out.items() if count]
+            left_out = [
+                f"{plural(count, 'word')}: {why}" for why, count in self.splitter.left_out.items() if count
+            ]
             why = (
                 f"left out were {'; '.join(left_out)}"
                 if left_out
@@ -168,7 +170,7 @@ def compare_bits(
             kept.append(passage.key)
     if not rows:
         raise DataError(
-            f"none of {len(passages)} passages can be scored by both models: their tokenizers cannot spell the text"
+            f"none of {plural(len(passages), 'passage')} can be scored by both models: their tokenizers cannot spell the text"
         )
     _, document = np.unique(np.array(kept, dtype=np.uint64), return_inverse=True)
     sums = _added(document, np.array(rows))

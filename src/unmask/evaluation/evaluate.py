@@ -20,7 +20,7 @@ from unmask.data.batches import TextSource
 from unmask.data.corpus import token_counts
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import tokenizer_hash
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.evaluation.baselines import BaselineSums, NoBaselines, tally_baselines
 from unmask.evaluation.bootstrap import INTERVAL, Estimate, calibration, flat, interval_notes
 from unmask.evaluation.heldout import MASKS, Tally, tally
@@ -30,7 +30,7 @@ from unmask.evaluation.text_cache import EvaluationText, LogOnce, TextInputs, se
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
-from unmask.reporting.format import METRICS, interval, metric, plural
+from unmask.reporting.format import METRICS, interval, metric
 from unmask.reporting.reading import left_out
 from unmask.reporting.results import Result, Rows
 
@@ -319,7 +319,7 @@ class Evaluator:
             facts |= {"train_data": self.train.inputs if self.train else [], "documents_in_train_data": seen}
             if seen:
                 notes.append(
-                    f"{seen:,} of {len(corpus):,} documents occur word for word in the training text"
+                    f"{seen:,} of {plural(len(corpus), 'document')} also in the training text, word for word"
                 )
         return Evaluation(name, label, found, strata.spans(), baselines, facts, notes, captions)
 

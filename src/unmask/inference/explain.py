@@ -22,7 +22,7 @@ from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary, plain_copy, token_names
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.reporting.explain_page import render_explanation
@@ -136,7 +136,7 @@ class Explanation(Result):
 
     def _title(self) -> str:
         loss = "nothing is predicted" if self.loss is None else f"loss {self.loss:.3f}"
-        return f"explanation of '{short(self.text)}': {len(self.selected)} of {len(self.tokens)} tokens masked, {loss}"
+        return f"explanation of '{short(self.text)}': {len(self.selected)} of {plural(len(self.tokens), 'token')} masked, {loss}"
 
     def to_rows(self) -> Rows:
         """Return a row for each prediction at each masked token, best first."""

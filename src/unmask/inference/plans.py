@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmask.errors import plural
 from unmask.inference.beam import BeamProblem
 from unmask.inference.markers import MarkerEncoder, Reading
 from unmask.inference.predict import ANY, PredictionRow
@@ -66,7 +67,7 @@ class Planner:
         places = np.flatnonzero(reading.body == self._encoder.mask_id).tolist()
         if len(places) != len(reading.gaps):
             return (
-                f"the text has {len(reading.gaps)} mask(s), but its tokens have {len(places)}; "
+                f"the text has {plural(len(reading.gaps), 'mask')}, but its tokens have {len(places)}; "
                 f"put spaces around them"
             )
         make = self._for_search if targets is None else self._for_targets

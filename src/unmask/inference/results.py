@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from unmask.reporting.format import plural
+from unmask.errors import plural
 from unmask.reporting.results import Result, Rows, short
 
 Ranking = Literal["joint", "independent"]

@@ -11,7 +11,7 @@ from torch import nn
 from unmask.data.conversion import converted
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.model.cpu.linear import use_onednn_linear
 from unmask.model.head import require_encoder
 from unmask.model.masked_lm import MaskedLM
@@ -181,13 +181,13 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
     if body:
         raise ConfigError(
-            f"'{name}' lacks {len(body)} weights of the encoder itself, for example {body[0]}; "
+            f"'{name}' lacks {plural(len(body), 'weight')} of the encoder itself, for example {body[0]}; "
             f"it does not fit the class {type(model).__name__} that its config names"
         )
     head = [key for key in missing if key not in body and "pooler" not in key]
     if head:
         progress.warning(
-            f"'{name}' has no LM head: {len(head)} new weights are initialised ({', '.join(head[:3])}"
+            f"'{name}' has no LM head: {plural(len(head), 'new weight')} initialised ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
         )
     return head

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
 from unmask.evaluation.evaluate import labels as short_names
@@ -35,7 +35,6 @@ from unmask.probing.results import ModelProbe, ProbeResult, Verdict
 from unmask.probing.settings import ProbeSettings
 from unmask.probing.tasks import Examples, Task, label_set, read_task, resolve_overlap, sample
 from unmask.progress import Progress
-from unmask.reporting.format import plural
 
 _DEV = 1_000  # most examples that choose the regularisation
 
@@ -105,11 +104,13 @@ def _prepared(task: Task, settings: ProbeSettings) -> Task:
     notes = list(task.notes)
     if len(train) < len(task.train):
         notes.append(
-            f"{len(train):,} of {len(task.train):,} training examples are used, the same for every seed"
+            f"{len(train):,} of {plural(len(task.train), 'training example')} used, the same for every seed"
         )
     known = set(label_set(train))
     if len(known) < 2:
-        raise ConfigError(f"all {len(train)} training examples have one label; raise --limit")
+        raise ConfigError(
+            f"expected training examples of two labels or more, found one label in {plural(len(train), 'example')}; raise --limit"
+        )
     unseen = Counter(label for labels in task.test.labels for label in labels if label not in known)
     if unseen:
         names, count = ", ".join(sorted(unseen)[:5]), sum(unseen.values())

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from unmask.errors import plural
 from unmask.probing.metrics import MAIN
 from unmask.probing.settings import ProbeSettings
 from unmask.probing.tasks import Task, label_set
-from unmask.reporting.format import plural
 from unmask.reporting.results import Result
 
 INTERVAL = (
@@ -153,7 +153,7 @@ class ProbeResult(Result):
     notes: list[str] = field(default_factory=list)
 
     def _title(self) -> str:
-        sizes = f"{len(self.task.train):,} training and {len(self.task.test):,} test examples"
+        sizes = f"{len(self.task.train):,} training and {plural(len(self.task.test), 'test example')}"
         return f"probe of {self.task.name}: {sizes}, {plural(self.settings.seeds, 'seed')}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,10 +16,9 @@ from typing import Literal
 import numpy as np
 
 from unmask.data.reading.files import format_of, readable_stat
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.probing.tables import Columns, read_label_folders, read_lines, read_table
 from unmask.progress import Progress
-from unmask.reporting.format import plural
 
 Kind = Literal["classification", "entities", "tags"]
 
@@ -160,7 +159,7 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
         notes.append(
             f"{plural(uncounted, 'test sentence')} of fewer than {SHORT} tokens in train too; this is no leak"
         )
-    share = f"{len(counted)} of {len(task.test)} test texts occur in train"
+    share = f"{len(counted):,} of {plural(len(task.test), 'test text')} also in train"
     if counted and drop:
         kept = [row for row, text in enumerate(task.train.texts) if _key(text) not in tested]
         if not kept:
@@ -168,7 +167,7 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
                 "every text of train occurs in test; nothing is left to train on", path=task.train.source
             )
         notes.append(
-            f"{share}; they were removed from train, which has {len(kept):,} examples instead of {len(task.train):,}"
+            f"{share}; removed from train, which has {plural(len(kept), 'example')} instead of {len(task.train):,}"
         )
         task = replace(task, train=task.train.take(kept))
     elif counted and allow:
@@ -318,7 +317,9 @@ def _check_token(parts: list[str], width: int, path: Path, line: int) -> None:
             line=line,
         )
     if len(parts) != width:
-        raise DataError(f"{len(parts)} columns, expected {width} as in the first line", path=path, line=line)
+        raise DataError(
+            f"{plural(len(parts), 'column')}, expected {width} as in the first line", path=path, line=line
+        )
 
 
 def _marks_entities(labels: list[list[str]]) -> bool:
@@ -349,12 +350,14 @@ def _check_labels(task: Task) -> None:
 
 
 def _describe(task: Task, parts: dict[str, Path]) -> str:
-    unit = "texts" if task.kind == "classification" else "sentences"
+    unit = "text" if task.kind == "classification" else "sentence"
     what = {
         "classification": "text classification",
         "entities": "entities (CoNLL)",
         "tags": "token labels (CoNLL)",
     }[task.kind]
     counted = {"train": task.train, "dev": task.dev, "test": task.test}
-    sizes = ", ".join(f"{len(part):,} {unit} in {parts[role].name}" for role, part in counted.items() if part)
+    sizes = ", ".join(
+        f"{plural(len(part), unit)} in {parts[role].name}" for role, part in counted.items() if part
+    )
     return f"{task.name}: {what}, {len(label_set(task.train))} labels; {sizes}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.errors import plural
 from unmask.reporting import plots
 from unmask.reporting.cells import Cell, change_cell, metric_cell
 from unmask.reporting.drawing import Chart, Role
@@ -18,7 +19,6 @@ from unmask.reporting.format import (
     loss,
     masks,
     percent,
-    plural,
     points,
 )
 from unmask.reporting.record import RunRecord

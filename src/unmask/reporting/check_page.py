@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unmask.reporting.format import count, number, percent, place, plural, rough_duration
+from unmask.errors import plural
+from unmask.reporting.format import count, number, percent, place, rough_duration
 from unmask.reporting.render import environment
 from unmask.storage import JsonDict
 

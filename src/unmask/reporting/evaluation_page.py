@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.errors import plural
 from unmask.reporting.cells import Cell, change_cell, metric_cell
 from unmask.reporting.drawing import Chart
 from unmask.reporting.evaluation_plots import Scale, Series, calibration_chart, legend, ranges
@@ -21,7 +22,6 @@ from unmask.reporting.format import (
     masks,
     number,
     percent,
-    plural,
 )
 from unmask.reporting.render import environment
 from unmask.storage import JsonDict
@@ -184,7 +184,7 @@ def _facts(rows: Sequence[JsonDict]) -> list[tuple[str, str]]:
     found = rows[0]
     alike = len({row["positions"] for row in rows}) == 1
     targets = " · ".join(
-        f"{count(row['masked_tokens'])} masked tokens of {plural(row['documents'], 'document')}"
+        f"{plural(row['masked_tokens'], 'masked token')} of {plural(row['documents'], 'document')}"
         for row in (rows[:1] if alike else rows)
     )
     return [
@@ -207,7 +207,10 @@ def _word_facts(found: JsonDict) -> list[tuple[str, str]]:
     return [
         ("Text", ", ".join(found["data"])),
         ("Words", f"{count(words['masked_words'])} masked of {plural(words['documents'], 'document')}"),
-        ("Bytes", f"{count(bits['bytes'])} in {count(bits['passages'])} passages, method {bits['method']}"),
+        (
+            "Bytes",
+            f"{count(bits['bytes'])} in {plural(bits['passages'], 'passage')}, method {bits['method']}",
+        ),
         ("Sequences", f"up to {count(found['max_length'])} tokens"),
         ("Intervals", found["interval"]),
     ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unmask.errors import plural
 from unmask.storage import JsonDict
 
 METRICS = {
@@ -101,11 +102,6 @@ def count(value: object) -> str:
     """A whole number with separators."""
     number = as_float(value)
     return _absent(value) if math.isnan(number) else f"{round(number):,}"
-
-
-def plural(number: int, noun: str, nouns: str | None = None) -> str:
-    """A count with its noun: ``1 document``, ``1,234 documents``; ``nouns`` is the plural where an s does not make it."""
-    return f"{count(number)} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def number(value: object, signed: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from unmask.errors import plural
 from unmask.reporting import adaptation
 from unmask.reporting.format import (
     as_float,
@@ -15,7 +16,6 @@ from unmask.reporting.format import (
     loss,
     masks,
     percent,
-    plural,
     points,
     same_sight,
 )

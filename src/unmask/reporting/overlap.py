@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unmask.reporting.format import plural
+from unmask.errors import plural
 from unmask.storage import JsonDict
 
 _NAMES = {"heldout": "held-out text", "general": "general text"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.unknown import MANY
-from unmask.errors import DiskError
+from unmask.errors import DiskError, plural
 from unmask.reporting import adaptation, plots
 from unmask.reporting.format import (
     METRICS,
@@ -159,7 +159,7 @@ def not_finite(record: RunRecord) -> Iterator[str]:
 def _steps(steps: Sequence[int], most: int = 8) -> str:
     named = ", ".join(map(count, steps[:most]))
     rest = (
-        f" and {count(len(steps) - most)} more logged steps, the last {count(steps[-1])}"
+        f" and {plural(len(steps) - most, 'more logged step')}, the last {count(steps[-1])}"
         if len(steps) > most
         else ""
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from unmask.data.reading.errors import KEPT
-from unmask.reporting.format import plural
+from unmask.errors import plural
 
 _TEXTS = {
     "text": "the text",

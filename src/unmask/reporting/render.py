@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unmask.errors import plural
 from unmask.reporting import format as text
 from unmask.reporting.format import as_float
 
@@ -34,7 +35,7 @@ def environment() -> Environment:
         count=text.count,
         number=text.number,
         loss=text.loss,
-        plural=text.plural,
+        plural=plural,
         bar=bar,
         unbroken=unbroken,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.errors import MissingExtra
+from unmask.errors import MissingExtra, plural
 
 if TYPE_CHECKING:
     import pandas
@@ -161,4 +161,4 @@ def _names(rows: Rows) -> Iterable[str]:
 
 def _left_out(rows: Rows) -> list[str]:
     left = len(rows) - _SHOWN_ROWS
-    return [f"… and {left:,} more rows; to_pandas() has all"] if left > 0 else []
+    return [f"… and {plural(left, 'more row')}; to_pandas() has all"] if left > 0 else []

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
+from unmask.errors import plural
 from unmask.evaluation.examples import readable
-from unmask.reporting.format import loss, percent, plural
+from unmask.reporting.format import loss, percent
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
 
@@ -106,11 +107,11 @@ def choices_text(choices: Mapping[str, Any]) -> str:
 def _length(choices: Mapping[str, Any]) -> str:
     """Return how long the run is going to be, and why."""
     limits = [
-        f"{choices['epochs']:g} epochs of {plural(choices['tokens_per_epoch'], 'token')}"
+        f"{plural(choices['epochs'], 'epoch')} of {plural(choices['tokens_per_epoch'], 'token')}"
         if choices["epochs"]
         else "",
         plural(choices["max_steps"], "step") if choices["max_steps"] else "",
-        f"{choices['minutes']:g} minutes" if choices["minutes"] else "",
+        plural(choices["minutes"], "minute") if choices["minutes"] else "",
     ]
     text = " or ".join(filter(None, limits))
     if choices["epochs"]:

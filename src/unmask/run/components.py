@@ -24,7 +24,7 @@ from unmask.data.corpus import (
 )
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import FEWEST_UNITS
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.layers import add_lora, freeze_embeddings
@@ -35,7 +35,6 @@ from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.model.verify import verify
 from unmask.progress import Progress
-from unmask.reporting.format import plural
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from unmask.config.settings import TrainSettings
-from unmask.errors import DiskError
+from unmask.errors import DiskError, plural
 from unmask.run_folder import RunFolder
 from unmask.training.optimizers import Muon
 
@@ -68,8 +68,8 @@ def require_room(folder: RunFolder, need: DiskNeed) -> None:
     free = shutil.disk_usage(folder.root).free + size_of(folder.checkpoints) + size_of(folder.model)
     if need.total > free:
         raise DiskError(
-            f"the run does not fit on the disk of {folder.root}: it needs {shown(need.total)} ({need.checkpoints} "
-            f"checkpoints of {shown(need.checkpoint)}, {need.models} models of {shown(need.model)}) and {shown(free)} "
+            f"the run does not fit on the disk of {folder.root}: it needs {shown(need.total)} ({plural(need.checkpoints, 'checkpoint')} "
+            f"of {shown(need.checkpoint)}, {plural(need.models, 'model')} of {shown(need.model)}) and {shown(free)} "
             f"are free; free {shown(need.total - free)}, lower train.keep_last, or choose another folder with -o"
         )
 

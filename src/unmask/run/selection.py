@@ -12,8 +12,8 @@ import numpy as np
 from unmask.config.settings import TrainSettings
 from unmask.data.batches import TextSource
 from unmask.data.masking.random_bits import mix
+from unmask.errors import plural
 from unmask.progress import Progress
-from unmask.reporting.format import plural
 from unmask.run.components import RunComponents
 
 _KEY = np.uint64(0x5E1EC7104A1F5E7D)

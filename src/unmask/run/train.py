@@ -14,7 +14,7 @@ import torch
 
 from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
-from unmask.errors import ConfigError, DataError, DivergedError, Interrupted
+from unmask.errors import ConfigError, DataError, DivergedError, Interrupted, plural
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
@@ -22,7 +22,7 @@ from unmask.model.layers import merge_lora
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.card import model_card
-from unmask.reporting.format import cell, plural
+from unmask.reporting.format import cell
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
 from unmask.run.assemble import keep_choices, make_loop, make_stream, recipe_of, with_recipe
@@ -336,7 +336,7 @@ class _TrainingRun:
         self.loop.ended = True
         self.progress.log(
             f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
-            f"{self.best.loss:.3f} in {self.best.since} evaluations (--patience). The learning rate ends at "
+            f"{self.best.loss:.3f} in {plural(self.best.since, 'evaluation')} (--patience). The learning rate ends at "
             f"{self.loop.lr_factor(self.loop.progress, self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from unmask.errors import plural
 from unmask.progress import Progress
-from unmask.reporting.format import percent, plural
+from unmask.reporting.format import percent
 from unmask.reporting.results import Result, Rows
 from unmask.scoring.results import Score
 from unmask.scoring.scorer import Scorer, score_items

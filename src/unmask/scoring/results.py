@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.errors import plural
 from unmask.reporting.results import Result, Rows, short
 from unmask.scoring.masked_copies import Method
 
@@ -96,7 +97,8 @@ class Score(Result):
 
     def _title(self) -> str:
         found = (
-            self.error or f"PLL {self.pll:.2f} over {self.tokens:,} tokens, {self.per_token:.2f} per token"
+            self.error
+            or f"PLL {self.pll:.2f} over {plural(self.tokens, 'token')}, {self.per_token:.2f} per token"
         )
         return f"score of '{short(self.text)}': {found}"
 

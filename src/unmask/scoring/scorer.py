@@ -33,9 +33,8 @@ from unmask.data.packing import split_by_tokens
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import plain_copy
 from unmask.data.unknown import UnknownTokens
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.progress import Progress
-from unmask.reporting.format import plural
 from unmask.scoring.masked_copies import Copies, copies_of, masked_batch, method_named
 from unmask.scoring.results import Score, TokenScore, WordScore
 

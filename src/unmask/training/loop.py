@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch, Cursor, TrainingStream
-from unmask.errors import ConfigError, DivergedError
+from unmask.errors import ConfigError, DivergedError, plural
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import stability as errors
 from unmask.training.distributed import World
@@ -378,7 +378,7 @@ class Loop:
         if not all(math.isfinite(value) for value in window.values()):
             raise DivergedError(
                 f"step {self.position.step}: the loss or the gradient was not finite in the last "
-                f"{window['steps']:.0f} steps; lower the learning rate"
+                f"{plural(window['steps'], 'step')}; lower the learning rate"
             )
 
     def _log(self) -> None:

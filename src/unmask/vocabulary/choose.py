@@ -17,7 +17,7 @@ import numpy as np
 
 from unmask.data.masking.terms import odds_ratios
 from unmask.data.tokenizer import Vocabulary, plain_copy
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -131,7 +131,7 @@ def choose_words(
     chosen = list(islice(filter(joiner.can_add, found), add))
     if not chosen:
         raise DataError(
-            f"no word is worth adding: of {counts.words:,} words in the text, none that the tokenizer splits "
+            f"no word is worth adding: of {plural(counts.words, 'word')} in the text, none that the tokenizer splits "
             f"into subwords occurs {min_count} times or more (words that are unknown to it have no subwords); give more "
             f"text, or a lower --min-count"
         )

@@ -12,7 +12,7 @@ from unmask.data.batching import in_batches
 from unmask.data.corpus import document_key, is_held_out
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 from unmask.model.load import read_checkpoint
 from unmask.model.save import sample_logits, save_checked
 from unmask.model.sentence_modules import copy_sentence_modules, find_sentence_modules
@@ -71,9 +71,7 @@ class ExtendedVocabulary(Result):
     changed: int
 
     def _title(self) -> str:
-        return (
-            f"{len(self.words):,} words added in {self.folder}; the vocabulary has {self.entries:,} entries"
-        )
+        return f"{plural(len(self.words), 'word')} added in {self.folder}; the vocabulary has {self.entries:,} entries"
 
     def to_rows(self) -> Rows:
         """Return a row for each new word."""
@@ -150,7 +148,7 @@ def extend_vocabulary(
     words = choose_words(tokenizer, vocabulary, domain, add, general=background, min_count=min_count)
     if len(words) < add:
         progress.log(
-            f"only {len(words):,} words of several subwords occur {min_count} times or more; all are added"
+            f"added all of the {plural(len(words), 'word')} of several subwords with a count of at least {min_count}, not {add:,}"
         )
     with new_folder(out) as folder:
         extended = write_extended(tokenizer, words, folder)

@@ -21,7 +21,7 @@ from unmask.data.masking.selection import Selection, select
 from unmask.data.masking.units import MaskingPlan, plan_of, units_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, plural
 
 MASK, RANDOM, KEEP = 0, 1, 2
 """Replacement kinds: a target becomes the mask token, a random token, or stays."""
@@ -164,7 +164,9 @@ def _check_positions(packed: Packed, vocabulary: Vocabulary, positions: np.ndarr
     count = len(packed.input_ids)
     outside = positions[(positions < 0) | (positions >= count)]
     if len(outside):
-        raise ConfigError(f"mask position {outside[0]} is outside the {count:,} tokens; positions begin at 0")
+        raise ConfigError(
+            f"mask position {outside[0]} is outside {plural(count, 'token')}; positions begin at 0"
+        )
     if (np.diff(positions) <= 0).any():
         raise ConfigError(f"mask positions must be ascending and each given once, not {positions.tolist()}")
     special = positions[vocabulary.special[packed.input_ids[positions]]]

@@ -60,7 +60,7 @@ from unmask.data.reading.splitting import (
     trim,
 )
 from unmask.data.reading.tables import separator_with
-from unmask.errors import DataError
+from unmask.errors import DataError, plural
 from unmask.progress import Progress
 
 MANY_FILES, SMALL_FILE = 10, 32_000
@@ -343,7 +343,7 @@ def _note_changes(path: Path, errors: ReadErrors) -> Iterator[None]:
     after = readable_stat(path)
     versions = [(found.st_size, found.st_mtime_ns, found.st_ino) for found in (before, after)]
     if versions[0] != versions[1]:
-        sizes = f"{before.st_size:,} bytes before, {after.st_size:,} after"
+        sizes = f"{plural(before.st_size, 'byte')} before, {after.st_size:,} after"
         what = f"the file changed while it was read ({sizes}); another run may read other text"
         errors.note(TextError("changed while read", what, path=path))
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from os import PathLike
 
-from unmask.errors import DataError
+from unmask.errors import DataError, plural
 from unmask.progress import Progress
 
 SHOWN = 3
@@ -218,7 +218,7 @@ class ReadErrors:
             return
         others = self.total - 1
         raise _with_more(
-            self.first, f" (and {others:,} more errors; nothing could be read)" if others else ""
+            self.first, f" (and {plural(others, 'more error')}; nothing could be read)" if others else ""
         )
 
     def _log(self, text: str) -> None:
@@ -323,14 +323,12 @@ def without_controls(text: str, source: str, line: int, *, whole_lines: bool) ->
     others = controls - nuls
     if nuls:
         place, number = _place(text, text.index("\0"), "the text", line, whole_lines)
-        what = f"{nuls:,} NUL bytes in a document, the first {place}; they are removed"
+        what = f"{plural(nuls, 'NUL byte')} in a document, the first {place}, removed"
         errors.append(TextError("NUL bytes", what, path=source, line=number))
         text = text.replace("\0", "")
     if others and (found := _CONTROL.search(text)):
         place, number = _place(text, found.start(), "the text", line, whole_lines)
-        what = (
-            f"{others:,} control characters in a document, first U+{ord(found[0]):04X} {place}; they are kept"
-        )
+        what = f"{plural(others, 'control character')} in a document, the first U+{ord(found[0]):04X} {place}, kept"
         errors.append(TextError("control characters", what, path=source, line=number))
     return text, errors
 
@@ -340,4 +338,4 @@ def _place(text: str, at: int, what: str, line: int, whole_lines: bool) -> tuple
     begin = text.rfind("\n", 0, at) + 1 if whole_lines else 0
     size = len(text[begin:at].encode("utf-8", "replace"))
     number = line + text.count("\n", 0, at) if whole_lines else line
-    return f"after {size:,} bytes of {'the line' if whole_lines else what}", number
+    return f"after {plural(size, 'byte')} of {'the line' if whole_lines else what}", number

@@ -44,7 +44,7 @@ from unmask.data.reading.records import (
     without_errors,
 )
 from unmask.data.reading.tables import table_rows
-from unmask.errors import DataError, DiskError
+from unmask.errors import DataError, DiskError, plural
 
 TextRow = tuple[int, str | None]
 """Line (or row) from 1 and its text; ``None`` for null."""
@@ -272,7 +272,7 @@ def csv_rows(
     columns = _columns(field, names, source, first)
     for line, row in rows:
         if len(row) < len(names):
-            what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {len(names)} as in the first row"
+            what = f"the row has {plural(len(row), 'field')}, expected {len(names)} as in the first row"
             errors.note(TextError("short row", f"{what}; missing ones are empty", path=source, line=line))
         yield line, next((row[column] for column in columns if column < len(row) and row[column]), None)
 
@@ -305,7 +305,7 @@ def column_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]
                         text = text_of(record, field, source, row)
                     except UnicodeDecodeError as error:
                         byte = f"byte 0x{error.object[error.start]:02x}"
-                        what = f"{byte} is not UTF-8 (after {error.start:,} bytes of the text)"
+                        what = f"{byte} is not UTF-8 (after {plural(error.start, 'byte')} of the text)"
                         errors.note(TextError("not UTF-8", what, path=source, line=row))
                     except TextError as error:
                         errors.note(error)

@@ -27,7 +27,7 @@ from unmask.data.reading.files import (
 )
 from unmask.data.reading.inputs import STDIN_NAME
 from unmask.data.reading.tables import EMPTY_LINE, RowRead, separator_of, table_rows
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.progress import Progress
 
 RecordKind = Literal["text", "jsonl", "tsv", "csv"]
@@ -218,9 +218,7 @@ class RecordReader:
             self._bytes += len(line) if line.isascii() else len(line.encode("utf-8", "replace"))
             error = undecodable_error(line, "the line", self.source, number, whole_lines=True)
             if error is None and "\0" in line:
-                what = (
-                    f"a NUL byte (after {line.index(chr(0)):,} characters): binary data, expected UTF-8 text"
-                )
+                what = f"a NUL byte (after {plural(line.index(chr(0)), 'character')}): binary data, expected UTF-8 text"
                 error = TextError("NUL bytes", what, path=self.source, line=number)
             yield number, line if error is None else error
 

@@ -9,6 +9,7 @@ from itertools import chain
 
 from unmask.data.reading.errors import TextError
 from unmask.data.reading.files import RECORD_LIMIT, Line, LineRead
+from unmask.errors import plural
 
 RowRead = tuple[int, list[str] | TextError]
 
@@ -110,12 +111,12 @@ def _row_error(broken: str, lost: int, row: list[str], width: int) -> tuple[str,
         what = (
             f'broken quoting in the row that begins here ({broken}); a field that holds " must be in quotes'
         )
-        what += ', with "" for each "' + (f"; {lost:,} lines are lost" if lost > 1 else "")
+        what += ', with "" for each "' + (f"; {plural(lost, 'line')} are lost" if lost > 1 else "")
         return "broken quoting", what
     if not row:
         return EMPTY_LINE, "an empty line"
     if width and len(row) > width:
-        what = f"the row has {len(row)} field{'s' * (len(row) != 1)}, expected {width} as in the first row"
+        what = f"the row has {plural(len(row), 'field')}, expected {width} as in the first row"
         return "ragged row", what + "; put quotes around fields that hold the separator"
     return None
 
