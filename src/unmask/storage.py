@@ -15,6 +15,8 @@ from unmask.errors import DataError
 
 JsonDict = Mapping[str, Any]
 """A JSON object that is only read."""
+LFS_POINTER = "this is a Git LFS pointer, not the file; run git lfs pull"
+_LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 
 
 def read_json(path: Path) -> Any:
@@ -138,6 +140,15 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file holds only the pointer that a Git repository keeps in place of a large file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS_HEAD)) == _LFS_HEAD
+    except OSError:
+        return False
 
 
 def sha256(content: bytes | Path) -> str:

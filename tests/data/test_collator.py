@@ -371,3 +371,6 @@ def test_a_strategy_that_does_not_fit_is_refused_at_once() -> None:
         MLMCollator(wordless, MaskingSettings(strategy="word"))
     with pytest.raises(ConfigError, match="has no mask token"):
         MLMCollator(PreTrainedTokenizerFast(tokenizer_object=core))
+    empty = Tokenizer(models.WordLevel({"[UNK]": 0, "[MASK]": 1}, unk_token="[UNK]"))
+    with pytest.raises(ConfigError, match="it has 2 special tokens and no entries for text"):
+        MLMCollator(PreTrainedTokenizerFast(tokenizer_object=empty, mask_token="[MASK]", unk_token="[UNK]"))

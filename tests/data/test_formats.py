@@ -37,6 +37,7 @@ def parquet_of(**columns: Any) -> bytes:
     return file.getvalue()
 
 
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 PARQUET = parquet_of(text=["x"] * 9)
 NO_COLUMN = r" no column 'text' \(did you mean 'txt'\?\); there are 'id', 'txt'; choose with --text-field"
 BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
@@ -64,6 +65,9 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "zstd": ("a.csv", zstd(b"x"), r": holds zstd data: give the file the suffix \.zst"),
     "parquet": ("a.jsonl", PARQUET, r": holds Parquet data: give the file the suffix \.parquet"),
     "zip": ("a.csv", b"PK\x03\x04...", r": holds a zip archive .* export the text"),
+    "git lfs": ("a.txt", LFS, r": this is a Git LFS pointer, not the file; run git lfs pull"),
+    "git lfs, parquet": ("a.parquet", LFS, r": this is a Git LFS pointer"),
+    "git lfs, gzip": ("a.txt.gz", LFS, r": this is a Git LFS pointer"),
     "not gzip": ("a.txt.gz", "x", r": not gzip although its suffix is \.gz"),
     "not zstd": ("a.txt.zst", "text", r": not zstd although its suffix is \.zst"),
     "empty gzip": ("a.txt.gz", "", r": not gzip although its suffix is \.gz: an empty file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,44 @@ def test_a_vocabulary_far_smaller_than_the_model_is_refused(tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"has 17 entries but the model 30,522 rows of embeddings"):
         load_tokenizer(str(folder), offline=True)
+
+
+def test_a_vocabulary_much_smaller_than_the_model_is_a_warning(tmp_path: Path) -> None:
+    folder, progress = vocabulary_folder(tmp_path, [f"word{n}" for n in range(4000)]), Listener()
+    config = {"model_type": "bert", "vocab_size": 7000}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    load_tokenizer(str(folder), offline=True, progress=progress)
+    assert "has 4,005 entries but the model 7,000 rows of embeddings" in progress.heard[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda text: "\ufeff" + text, "begins with a byte order mark"),
+        (lambda text: text + "\n", "line 18 of .* is blank"),
+        (lambda text: text.replace("\n", "\n\n", 1), "line 2 of .* is blank"),
+        (lambda text: text.replace("[MASK]\n", ""), r"lacks \[MASK\]"),
+    ],
+)
+def test_why_a_vocabulary_has_too_many_entries(
+    tmp_path: Path, change: Callable[[str], str], cause: str
+) -> None:
+    folder = vocabulary_folder(tmp_path, CASED)
+    text = (folder / "vocab.txt").read_text(encoding="utf-8")
+    config = {"model_type": "bert", "vocab_size": 17 - ("MASK" in cause)}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    load_tokenizer(str(folder / "vocab.txt"))
+    (folder / "vocab.txt").write_text(change(text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"1 too many: .*{cause}"):
+        load_tokenizer(str(folder), offline=True)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_a_git_lfs_pointer_is_no_tokenizer(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ConfigError, match=f"{name}: this is a Git LFS pointer, .* run git lfs pull"):
+        load_tokenizer(str(tmp_path), offline=True)
 
 
 def test_a_cased_vocabulary_is_cased_in_a_folder_and_by_itself(tmp_path: Path) -> None:

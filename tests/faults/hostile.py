@@ -168,6 +168,7 @@ CASES = [
     Case("zstd cut off", "a.txt.zst", zstd(unlike_text().encode())[:-9000], "damaged compression", None, None),
     Case("gzip bomb", "a.txt.gz", _bomb("gzip"), "compression bomb", None, None),
     Case("zstd bomb", "a.txt.zst", _bomb("zstd"), "compression bomb", None, None),
+    Case("Git LFS pointer", "a.txt", "version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     Case("empty gzip", "a.txt.gz", "", "wrong suffix"),
     Case("text called gzip", "a.txt.gz", "one\n", "wrong suffix"),
     Case("gzip called text", "a.txt", gzip.compress(b"one\n"), "wrong suffix"),

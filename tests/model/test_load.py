@@ -379,9 +379,37 @@ def test_pickled_code_is_not_run(
     folder, out = pickled(1), tmp_path / "new"
     torch.save({"weight": Attack()}, folder / "pytorch_model.bin")
     assert main(["convert", str(folder), "-o", str(out)]) == 2
-    assert "the weights hold more than tensors" in capfd.readouterr().err
+    assert "holds more than tensors (" in capfd.readouterr().err
     assert not (tmp_path / "ran").exists()
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no weights", "pytorch_model.bin is damaged, or was not written by torch; download the file again"),
+        ({"model": {"weight": torch.zeros(1)}}, "is no dictionary of tensors"),
+        (b"version https://git-lfs.github.com/spec/v1", "this is a Git LFS pointer"),
+    ],
+)
+def test_weights_that_cannot_be_converted_are_named(
+    pickled: Callable[[int], Path], tmp_path: Path, content: Any, message: str
+) -> None:
+    file = pickled(1) / "pytorch_model.bin"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(ConfigError, match=message) as caught:
+        unmask.convert(file.parent, tmp_path / "new")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_weights_that_are_a_git_lfs_pointer_are_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("bert"), tmp_path / "model")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match=r"model\.safetensors: this is a Git LFS pointer"):
+        read_checkpoint(str(folder), offline=True)
 
 
 def test_nothing_to_convert_is_said(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from unmask.config.settings import ModelSettings
-from unmask.data.tokenizer import BERT_SPECIALS, TextEncoder, tokenizer_hash, vocabulary_of
+from unmask.data.tokenizer import TextEncoder, tokenizer_hash, vocabulary_of
+from unmask.data.tokenizer_files import BERT_SPECIALS
 from unmask.errors import DataError
 from unmask.vocabulary.choose import AddedWord
 from unmask.vocabulary.new_tokenizer import KINDS, NewTokenizer, train_tokenizer

@@ -54,7 +54,7 @@ class MLMCollator:
         pad_to_multiple_of: the padded length is a multiple of this.
 
     Raises:
-        ConfigError: the tokenizer has no mask token, or the strategy does not fit it or lacks its file.
+        ConfigError: the tokenizer has no mask token or no entries for text, or the strategy does not fit it or lacks its file.
     """
 
     def __init__(

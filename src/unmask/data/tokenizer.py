@@ -20,10 +20,13 @@ from unmask.data.conversion import PLACEHOLDER, converted
 from unmask.data.hub import offline_mode
 from unmask.data.special_tokens import control_ids, frame, special_flags, text_specials, unknown_id
 from unmask.data.tokenizer_files import (
+    BERT_SPECIALS,
     SHARE,
     case_of,
+    no_text,
     not_loaded,
-    require_entries,
+    require_files,
+    require_size,
     unreachable_entries,
     unstated_case,
 )
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WHITE_SPACE = " \t\r\x0b\x0c\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,14 @@ def load_tokenizer(
     Args:
         name: what to load.
         offline: make no network call.
-        progress: warned of a vocabulary with entries that no text can produce.
+        progress: warned of a vocabulary with entries that no text can produce, or fewer than the model in its folder.
 
     Raises:
         ConfigError: it cannot be loaded, is not backed by the ``tokenizers`` library, has no entries for text or no
             mask token, or is far smaller than the model in its folder.
     """
     path, revision = checkpoint_name(name)
+    require_files(path)
     try:
         with offline_mode(offline):
             tokenizer = _read(path, {"revision": revision, "local_files_only": offline}, progress)
@@ -99,7 +102,9 @@ def load_tokenizer(
         raise not_loaded(name, path, error) from error
     _require_mask(tokenizer, name)
     tokenizer = converted(tokenizer)
-    require_entries(tokenizer, name, path)
+    if what := no_text(tokenizer):
+        raise not_loaded(name, path, what)
+    require_size(tokenizer, name, path, progress)
     share, lost = unreachable_entries(tokenizer)
     if share > SHARE:
         progress.warning(
@@ -244,8 +249,15 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Return the vocabulary of a tokenizer; :class:`ConfigError` if it has no mask token, or runs in Python."""
-    _require_mask(tokenizer, str(tokenizer.name_or_path or type(tokenizer).__name__))
+    """Return the vocabulary of a tokenizer.
+
+    Raises:
+        ConfigError: it has no mask token or no entries for text, or runs in Python.
+    """
+    name = str(tokenizer.name_or_path or type(tokenizer).__name__)
+    _require_mask(tokenizer, name)
+    if what := no_text(tokenizer):
+        raise ConfigError(f"the tokenizer '{name}' cannot read text: {what}; train it, or load a trained one")
     tokenizer = converted(tokenizer)
     tokens = tokenizer.get_vocab()
     size = max(tokens.values()) + 1

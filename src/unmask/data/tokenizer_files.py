@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, MissingExtra, plural
+from unmask.progress import Progress
+from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHARE = 0.01
 """Share of the entries of a vocabulary that counts: as capitals of a cased one, as accents, as unreachable."""
 _SAMPLE = 5000
 _SPARE_ROWS = 1000
+_ROWS_PER_ENTRY = 2, 1.1
+"""Rows of embeddings per entry of a tokenizer above which it is refused, and warned of."""
 _PATTERNS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.vocab", "tokenizer.*")
 
 
@@ -43,45 +48,84 @@ def not_loaded(name: str, path: str, error: Exception | str) -> ConfigError:
     )
 
 
-def require_entries(tokenizer: PreTrainedTokenizerBase, name: str, path: str) -> None:
-    """Refuse a tokenizer that cannot spell text, or is far smaller than the model in its folder.
+def require_files(path: str) -> None:
+    """Raise a :class:`ConfigError` if a tokenizer file, or one in a folder, is a Git LFS pointer."""
+    for file in [Path(path), *(found for pattern in _PATTERNS for found in Path(path).glob(pattern))]:
+        if is_lfs_pointer(file):
+            raise ConfigError(f"{file}: {LFS_POINTER}")
+
+
+def no_text(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Say that a tokenizer has no entries for text, or return ``None``.
 
     Transformers returns a tokenizer of special tokens alone for some folders without tokenizer files.
+    """
+    entries, special = tokenizer.get_vocab(), {str(token) for token in tokenizer.all_special_tokens}
+    if any(entry not in special and any(map(str.isalnum, entry)) for entry in entries):
+        return None
+    return f"it has {plural(len(entries), 'special token')} and no entries for text"
+
+
+def require_size(tokenizer: PreTrainedTokenizerBase, name: str, path: str, progress: Progress) -> None:
+    """Compare a tokenizer with the model in its folder, as :func:`check_size` does.
 
     Raises:
-        ConfigError: it is such a tokenizer.
+        ConfigError: the model has fewer rows than the tokenizer entries, or far more.
     """
-    entries = tokenizer.get_vocab()
-    special = {str(token) for token in tokenizer.all_special_tokens}
-    if not any(entry not in special and any(map(str.isalnum, entry)) for entry in entries):
-        raise not_loaded(
-            name, path, f"it has {plural(len(entries), 'special token')} and no entries for text"
-        )
+    entries = max(tokenizer.get_vocab().values()) + 1
     try:
         config = json.loads(Path(path, "config.json").read_text(encoding="utf-8"))
         rows = int(config["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return  # no folder, or a config that does not say
-    check_size(max(entries.values()) + 1, rows, f"the tokenizer of '{name}'")
+    if rows < entries and (cause := _fault_of_vocabulary(Path(path))):
+        raise ConfigError(
+            f"the tokenizer of '{name}' has {entries:,} entries, {entries - rows:,} too many: {cause}"
+        )
+    check_size(entries, rows, f"the tokenizer of '{name}'", progress)
 
 
-def check_size(entries: int, rows: int, what: str) -> None:
-    """Compare the entries of a tokenizer with the embeddings of a model.
+def _fault_of_vocabulary(folder: Path) -> str | None:
+    """Say why transformers finds more entries in a folder's ``vocab.txt`` than it should have."""
+    file = folder / "vocab.txt"
+    if not file.is_file() or (folder / "tokenizer.json").exists():
+        return None
+    text = file.read_text(encoding="utf-8", errors="replace")
+    lines = text.removesuffix("\n").split("\n")
+    entries = {line.rstrip() for line in lines}
+    if text.startswith("\ufeff"):
+        return f"{file} begins with a byte order mark, which makes its first entry another one; save it as UTF-8 without"
+    if "" in entries:
+        blank = next(number for number, line in enumerate(lines, 1) if not line.rstrip())
+        return f"line {blank} of {file} is blank, and counts as an entry; remove it"
+    if missing := [special for special in BERT_SPECIALS if special not in entries]:
+        return f"{file} lacks {', '.join(missing)}, added behind its entries; use the vocabulary of the model"
+    return None
+
+
+def check_size(entries: int, rows: int, what: str, progress: Progress = Progress()) -> None:
+    """Compare the entries of a tokenizer with the embeddings of a model; warn if there are more rows than usual.
 
     Raises:
         ConfigError: the model has fewer rows, or more than twice as many.
     """
+    refused, warned = _ROWS_PER_ENTRY
+    sizes = f"{what} has {entries:,} entries but the model {rows:,} rows of embeddings"
     if rows < entries:
         raise ConfigError(
             f"{what} has {entries:,} entries but the model only {rows:,} rows of embeddings; "
             f"use the model's own tokenizer, or a model whose embeddings were extended for this one"
         )
-    if rows > 2 * entries and rows - entries > _SPARE_ROWS:
+    if rows - entries <= _SPARE_ROWS:
+        return
+    if rows > refused * entries:
         raise ConfigError(
-            f"{what} has {entries:,} entries but the model {rows:,} rows of embeddings, so it is not the tokenizer "
+            f"{sizes}, so it is not the tokenizer "
             f"that the model was trained with, or part of it is missing; give the model's own. If the other rows "
             f"were never used, cut them off with model.resize_token_embeddings({entries})"
         )
+    if rows > warned * entries:
+        progress.warning(f"{sizes}: check that it is the tokenizer that the model was trained with")
 
 
 def case_of(entries: Iterable[str]) -> dict[str, Any]:

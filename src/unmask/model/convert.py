@@ -5,6 +5,7 @@ The file is read in a process of its own, by torch's reader that makes tensors a
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from unmask.errors import ConfigError
 from unmask.progress import Progress
-from unmask.storage import new_folder
+from unmask.storage import LFS_POINTER, is_lfs_pointer, new_folder
 
 _OTHER_WEIGHTS = ("*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.pt", "*.pth")
 
@@ -33,6 +34,8 @@ def convert_weights(folder: Path, out: Path, progress: Progress = Progress()) ->
     pickled = sorted(folder.glob("pytorch_model*.bin"))
     if not pickled:
         raise ConfigError(f"'{folder}' has no pytorch_model.bin; give a model folder that has one")
+    if pointers := list(filter(is_lfs_pointer, pickled)):
+        raise ConfigError(f"{pointers[0]}: {LFS_POINTER}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
     with new_folder(out) as partial:
@@ -43,19 +46,33 @@ def convert_weights(folder: Path, out: Path, progress: Progress = Progress()) ->
         done = subprocess.run(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ConfigError(f"'{folder}': the weights hold more than tensors, or are damaged ({reason})")
+            raise ConfigError(
+                f"'{folder}': {reason}; download the file again, or ask its author for model.safetensors"
+            )
         read_checkpoint(str(partial), offline=True, progress=progress)
 
 
 def rewrite(out: str, *pickled: str) -> None:
-    """Write the tensors of pickled files to a safetensors file."""
+    """Write the tensors of pickled files to a safetensors file, or exit with a line on stderr that says why not."""
     import torch
     from safetensors.torch import save_file
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in pickled:
-        for name, tensor in torch.load(path, map_location="cpu", weights_only=True).items():
-            tensors[name] = (
-                tensor.contiguous().clone()
-            )  # tied weights share memory, which the format has no word for
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            other = re.search(r"GLOBAL (\S+)", str(error))
+            what = (
+                f"holds more than tensors ({other[1]})"
+                if other
+                else "is damaged, or was not written by torch"
+            )
+            sys.exit(f"{Path(path).name} {what}")
+        if not isinstance(loaded, dict) or not all(
+            isinstance(found, torch.Tensor) for found in loaded.values()
+        ):
+            sys.exit(f"{Path(path).name} is no dictionary of tensors, as state_dict() returns one")
+        # Tied weights share memory, which the format has no word for.
+        tensors |= {name: tensor.contiguous().clone() for name, tensor in loaded.items()}
     save_file(tensors, out, metadata={"format": "pt"})

@@ -18,6 +18,7 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
+from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -161,6 +162,9 @@ def read_checkpoint(
 
 
 def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
+    weights = [*Path(path).glob("*.safetensors*"), *Path(path).glob("pytorch_model*.bin")]
+    if pointers := list(filter(is_lfs_pointer, weights)):
+        return ConfigError(f"{pointers[0]}: {LFS_POINTER}")
     pickled = sorted(file.name for file in Path(path).glob("pytorch_model*.bin"))
     if pickled and not list(Path(path).glob("*.safetensors*")):
         return ConfigError(

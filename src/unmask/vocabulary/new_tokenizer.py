@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unmask.config.settings import ModelSettings
 from unmask.data.round_trip import RoundTrip, WordCounter
-from unmask.data.tokenizer import BERT_SPECIALS, plain_copy
+from unmask.data.tokenizer import plain_copy
+from unmask.data.tokenizer_files import BERT_SPECIALS
 from unmask.data.words import is_ideograph
 from unmask.errors import DataError
 from unmask.progress import Progress

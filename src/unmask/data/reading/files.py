@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Literal, cast
 
 from unmask.data.reading.errors import CONTROLS, ESCAPE, ReadErrors, TextError
 from unmask.errors import DataError, did_you_mean
+from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 Compression = Literal["gzip", "bzip2", "xz", "zstd"]
@@ -162,6 +163,8 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise cannot_open(path, error) from None
     with file:
+        if is_lfs_pointer(path):
+            raise TextError("Git LFS pointer", LFS_POINTER, path=path)
         if compression:
             _check_compressed(file, compression, path)
             yield cast(BinaryIO, _Unpacked(file, _decompressed(file, compression), path))
@@ -222,6 +225,8 @@ def read_bytes(stream: BinaryIO, source: str, line: int | None = None, size: int
 
 def holds_text(path: Path) -> bool:
     """Return whether the first 8 KiB of a file, decompressed, look like text, of whatever encoding."""
+    if is_lfs_pointer(path):
+        return False
     with open_bytes(path) as stream:
         head = read_bytes(stream, str(path), size=_HEAD)
     if _wide(head):
