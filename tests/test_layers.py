@@ -24,7 +24,7 @@ LAYERS = {
     "model": "model",
     "training, inference, scoring, vocabulary": "training inference scoring vocabulary",
     "evaluation": "evaluation",
-    "run, probing, promises, serving": "run probing promises serving",
+    "run, probing, promises, serving, exporting": "run probing promises serving exporting",
     "checking, benchmark": "checking benchmark",
     "public names": "api",
     "command line": "cli __main__",

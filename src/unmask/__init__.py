@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unmask.api.evaluation import evaluate as evaluate
     from unmask.api.evaluation import pairs as pairs
     from unmask.api.evaluation import probe as probe
+    from unmask.api.exporting import export as export
     from unmask.api.model import Model as Model
     from unmask.api.model import convert as convert
     from unmask.api.model import explain as explain
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from unmask.errors import UnmaskError as UnmaskError
     from unmask.evaluation.compare import Comparison as Comparison
     from unmask.evaluation.evaluate import Evaluation as Evaluation
+    from unmask.exporting.export import Export as Export
     from unmask.inference.explain import Explanation as Explanation
     from unmask.inference.results import Candidate as Candidate
     from unmask.inference.results import FillResult as FillResult

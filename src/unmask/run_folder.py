@@ -27,6 +27,10 @@ from pathlib import Path
 
 from unmask.errors import ConfigError
 
+HELDOUT_SHARDS = "shards-heldout"
+"""In a run folder: the tokenised held-out text, where it was given by itself."""
+EXPORTED = (".onnx",)
+"""Endings of the files of exported models. In their folder, or the one above it, are ``config.json`` and tokenizer."""
 ADDED_WORDS = "added_words.json"
 """In a model folder: the words by which its vocabulary was extended."""
 
@@ -94,12 +98,15 @@ class RunFolder:
 
 
 def model_folder(name: str) -> str:
-    """Return the model folder of a run folder, and any other name of a model unchanged.
+    """Return the model folder of a run folder, or of an exported model file; any other name of a model unchanged.
 
     Raises:
         ConfigError: the run has no model yet, or the model is in a folder below.
     """
-    run = RunFolder(Path(name))
+    path = Path(name)
+    if path.suffix in EXPORTED and path.is_file():
+        return str(path.parent.parent if path.parent.name == "onnx" else path.parent)
+    run = RunFolder(path)
     if not run.root.is_dir() or (run.root / "config.json").is_file():
         return name
     if not run.info.is_file():

@@ -40,11 +40,11 @@ def test_held_out_documents_are_left_out(tmp_path: Path, documents: int, share: 
     found = {name for name in names if name in entries}
 
     from unmask.data.tokenizer import load_tokenizer
-    from unmask.run.components import _split
+    from unmask.run.components import split_documents
 
     tokenizer = load_tokenizer(str(tmp_path / "run" / "tokenizer"))
     prepare([text], data, tokenizer, tmp_path / "shards")
-    train, heldout = _split(open_corpus(tmp_path / "shards"), share)
+    train, heldout = split_documents(open_corpus(tmp_path / "shards"), share)
     assert found == {names[number] for number in train}
     assert len(found) == documents - (0 if heldout is None else len(heldout))
 

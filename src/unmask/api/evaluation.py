@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from unmask.api.model import ModelLike
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
     from unmask.probing.results import ProbeResult
     from unmask.scoring.pairs import PairMetrics
 
@@ -65,11 +65,11 @@ def evaluate(
         DivergedError: a model's probabilities are NaN or infinite.
     """
     models, alone = as_list(model)
-    settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
+    settings = settings_of(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
     with text_files(progress, offline, settings.documents.text_field) as files:
         found = without_files(
             evaluate_models(
-                [_model(one) for one in models],
+                [named_or_loaded(one) for one in models],
                 files.inputs(data, "data"),
                 settings,
                 train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
@@ -105,12 +105,12 @@ def compare(
     Raises:
         ConfigError, DataError, DivergedError: as :func:`unmask.evaluate`.
     """
-    settings = _settings(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
+    settings = settings_of(options, tokens=tokens, max_length=max_length, device=device, precision=precision, offline=offline)  # fmt: skip
     with text_files(progress, offline, settings.documents.text_field) as files:
         return without_files(
             compare_models(
-                _model(first),
-                _model(second),
+                named_or_loaded(first),
+                named_or_loaded(second),
                 files.inputs(data, "data"),
                 settings,
                 train_data=[] if train_data is None else files.inputs(train_data, "train_data"),
@@ -216,7 +216,7 @@ def probe(
     tuning = validated(FineTuningSettings, epochs=epochs, batch=batch_size, learning_rate=learning_rate)
     with shown(progress, offline) as listener:
         return probe_models(
-            [_model(one) for one in models],
+            [named_or_loaded(one) for one in models],
             task,
             validated(ProbeSettings, tuning=tuning, offline=offline, **options),
             test=test,
@@ -253,18 +253,23 @@ def conformance(
     masking = sections(options, MASKING).masking
     with shown(progress, offline) as listener:
         found = measure(
-            _model(model), masking=masking, seed=seed, offline=offline, processes=processes, progress=listener
+            named_or_loaded(model),
+            masking=masking,
+            seed=seed,
+            offline=offline,
+            processes=processes,
+            progress=listener,
         )
     passed = sum(check.passed for check in found)
     return Table(f"{passed} of {len(found)} promises hold", [asdict(check) for check in found])
 
 
-def _model(model: ModelLike) -> str | MaskedLM:
+def named_or_loaded(model: ModelLike) -> str | LanguageModel:
     """Return a model as the functions below take it: one in memory, or a name to be loaded when its turn comes."""
     return str(model) if isinstance(model, str | Path) else load(model, progress=False).lm
 
 
-def _settings(options: Mapping[str, Any], **own: Any) -> EvaluationSettings:
+def settings_of(options: Mapping[str, Any], **own: Any) -> EvaluationSettings:
     config = sections(options, (*MASKING, *READING), own["offline"])
     return validated(EvaluationSettings, documents=_documents(config.data), masking=config.masking, **own)
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from unmask.inference.explain import Explanation, Labels
     from unmask.inference.fill import FillMask
     from unmask.inference.results import FillResult, Ranking
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
     from unmask.scoring.results import Score
 
-    ModelLike: TypeAlias = "str | Path | PreTrainedModel | MaskedLM | Model"
+    ModelLike: TypeAlias = "str | Path | PreTrainedModel | LanguageModel | Model"
 
 R = TypeVar("R", "FillResult", "Score")
 
@@ -57,7 +57,7 @@ class Model:
         lm: the model as unmask runs it; ``lm.model`` is the transformers model.
     """
 
-    def __init__(self, lm: MaskedLM, name: str) -> None:
+    def __init__(self, lm: LanguageModel, name: str) -> None:
         self.lm, self.name = lm, name
         self._fillers: dict[bool, FillMask] = {}
 
@@ -67,7 +67,7 @@ class Model:
         return self.lm.tokenizer
 
     def __repr__(self) -> str:
-        kind, size = type(self.lm.model).__name__, self.lm.parameters
+        kind, size = self.lm.architecture, self.lm.parameters
         return f"Model('{self.name}': {kind}, {size / 1e6:,.1f}M parameters, {self.lm.device})"
 
     @overload
@@ -254,7 +254,7 @@ def load(
         lm = load_for_inference(
             model, tokenizer, device=device, precision=precision, offline=offline, progress=listener
         )
-    name = str(model) if isinstance(model, str | Path) else str(lm.model.config.name_or_path or "in memory")
+    name = str(model) if isinstance(model, str | Path) else lm.name
     return Model(lm, name)
 
 

@@ -13,7 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from unmask.cli import data, evaluate, inference, masking, probe, scoring, serve, tools, train, vocabulary
+from unmask.cli import (
+    data,
+    evaluate,
+    export,
+    inference,
+    masking,
+    probe,
+    scoring,
+    serve,
+    tools,
+    train,
+    vocabulary,
+)
 from unmask.cli import runtime as shell
 from unmask.cli.command import Command, Group
 
@@ -41,6 +53,7 @@ _VERBS: dict[str, dict[str, Callable[..., Any]]] = {
         "explain": inference.explain,
         "score": scoring.score,
         "serve": serve.serve,
+        "export": export.export,
     },
     "Data": {
         "check": data.check,

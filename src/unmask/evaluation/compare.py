@@ -29,7 +29,7 @@ from unmask.evaluation.evaluate import (
 )
 from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.reporting.format import METRICS, change_interval, metric_change
 from unmask.reporting.format import metric as metric_text
@@ -153,7 +153,7 @@ def compare(
 
 
 def _tokenizer(model: ModelLike, settings: EvaluationSettings) -> PreTrainedTokenizerBase:
-    if isinstance(model, MaskedLM):
+    if isinstance(model, LanguageModel):
         return model.tokenizer
     return load_tokenizer(str(model), offline=settings.offline)
 
@@ -167,7 +167,7 @@ def _log_unused(settings: EvaluationSettings, train_data: bool, progress: Progre
 
 def _compare_on_text(
     names: Sequence[str],
-    models: tuple[MaskedLM, MaskedLM],
+    models: tuple[LanguageModel, LanguageModel],
     text: EvaluationText,
     settings: EvaluationSettings,
     length: int,
@@ -325,7 +325,7 @@ def _estimate(found: JsonDict) -> Estimate:
 
 
 def _tokenizer_notes(
-    models: tuple[MaskedLM, MaskedLM], names: Sequence[str], words: JsonDict, bits: JsonDict
+    models: tuple[LanguageModel, LanguageModel], names: Sequence[str], words: JsonDict, bits: JsonDict
 ) -> list[str]:
     notes = [
         "the tokenizers differ, so the models are compared on whole words and in bits per byte; a loss per token would "
@@ -357,6 +357,6 @@ def _sample_notes(words: JsonDict, bits: JsonDict, most: int) -> Iterator[str]:
         yield said + (", all that the text has" if sampled < 0.9 * most else more)
 
 
-def _simplifies(model: MaskedLM) -> bool:
+def _simplifies(model: LanguageModel) -> bool:
     normalizer = plain_copy(model.tokenizer).normalizer
     return normalizer is not None and normalizer.normalize_str("Aé") not in ("Aé", "Ae\u0301")

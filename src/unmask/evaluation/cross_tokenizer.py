@@ -23,11 +23,11 @@ from unmask.evaluation.word_units import (
     batched,
     score_words,
 )
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.scoring.scorer import Scorer
 
-ModelPair = tuple[MaskedLM, MaskedLM]
+ModelPair = tuple[LanguageModel, LanguageModel]
 
 METHOD = "within_word_l2r"
 """The later subwords of a word are hidden while an earlier one is scored, so that finer subwords gain nothing."""

@@ -27,8 +27,8 @@ from unmask.evaluation.heldout import MASKS, Tally, tally
 from unmask.evaluation.metrics import group_metrics, metrics_of, perplexity, with_perplexity
 from unmask.evaluation.strata import Strata, Table
 from unmask.evaluation.text_cache import EvaluationText, LogOnce, TextInputs, sequence_length
+from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
-from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.reporting.format import METRICS, interval, metric
 from unmask.reporting.reading import left_out
@@ -37,7 +37,7 @@ from unmask.reporting.results import Result, Rows
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus
 
-ModelLike = str | Path | MaskedLM
+ModelLike = str | Path | LanguageModel
 """A Hub name, a model folder, a run folder, or a model in memory."""
 
 
@@ -229,12 +229,7 @@ def as_models(models: ModelLike | Sequence[ModelLike]) -> list[ModelLike]:
 
 def model_names(models: Sequence[ModelLike]) -> list[str]:
     """Return the names of models; one in memory has that of its configuration, or else its class."""
-    return [
-        str(model.model.config.name_or_path or type(model.model).__name__)
-        if isinstance(model, MaskedLM)
-        else str(model)
-        for model in models
-    ]
+    return [model.name if isinstance(model, LanguageModel) else str(model) for model in models]
 
 
 def labels(names: Sequence[str]) -> list[str]:
@@ -254,17 +249,17 @@ class Loader:
 
     def __init__(self, settings: EvaluationSettings, progress: Progress) -> None:
         self.settings, self.progress = settings, LogOnce(progress)
-        self._last: tuple[ModelLike, MaskedLM] | None = None
+        self._last: tuple[ModelLike, LanguageModel] | None = None
 
-    def __call__(self, model: ModelLike) -> MaskedLM:
-        if isinstance(model, MaskedLM):
+    def __call__(self, model: ModelLike) -> LanguageModel:
+        if isinstance(model, LanguageModel):
             return model
         if self._last is None or self._last[0] != model:
             self._last = None
             self._last = model, self.load(model)
         return self._last[1]
 
-    def load(self, model: ModelLike) -> MaskedLM:
+    def load(self, model: ModelLike) -> LanguageModel:
         """Load a model anew.
 
         Raises:
@@ -292,7 +287,7 @@ class Evaluator:
         self.text, self.train, self.settings, self.progress = text, train, settings, progress
         self._baselines: dict[tuple[str, int], BaselineSums | NoBaselines] = {}
 
-    def evaluate(self, name: str, label: str, model: MaskedLM, length: int) -> Evaluation:
+    def evaluate(self, name: str, label: str, model: LanguageModel, length: int) -> Evaluation:
         """Evaluate one model, in sequences of ``length`` tokens.
 
         Raises:
@@ -323,11 +318,11 @@ class Evaluator:
                 )
         return Evaluation(name, label, found, strata.spans(), baselines, facts, notes, captions)
 
-    def _source(self, corpus: Corpus, model: MaskedLM, length: int) -> TextSource:
+    def _source(self, corpus: Corpus, model: LanguageModel, length: int) -> TextSource:
         return TextSource(corpus, np.arange(len(corpus)), model.vocabulary, self.settings.masking, length)
 
     def _score_baselines(
-        self, source: TextSource, counted: Corpus | None, model: MaskedLM, length: int
+        self, source: TextSource, counted: Corpus | None, model: LanguageModel, length: int
     ) -> BaselineSums | NoBaselines:
         key = tokenizer_hash(model.tokenizer), length
         if key not in self._baselines:
@@ -337,7 +332,7 @@ class Evaluator:
             self.progress.end()
         return self._baselines[key]
 
-    def _facts(self, model: MaskedLM, length: int) -> dict[str, Any]:
+    def _facts(self, model: LanguageModel, length: int) -> dict[str, Any]:
         masking = self.settings.masking
         return {
             "data": self.text.inputs,
@@ -347,14 +342,14 @@ class Evaluator:
             "mask_share": masking.mask_share,
             "random_share": masking.random_share,
             "max_length": length,
-            "precision": "bf16" if model.autocast else "fp32",
+            "precision": model.precision_name,
             "parameters": model.parameters,
             "vocabulary": model.vocabulary.size,
             "tokenizer": tokenizer_hash(model.tokenizer)[:16],
         }
 
 
-def _strata(corpus: Corpus, counted: Corpus | None, model: MaskedLM, masking: MaskingSettings) -> Strata:
+def _strata(corpus: Corpus, counted: Corpus | None, model: LanguageModel, masking: MaskingSettings) -> Strata:
     base = corpus if counted is None else counted
     counts = token_counts(base, np.arange(len(base)), model.vocabulary.size)
     where = "the evaluated text itself" if counted is None else "the training text given"

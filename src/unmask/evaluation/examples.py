@@ -11,13 +11,15 @@ from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import EVALUATION_KEY
 from unmask.data.tokenizer import token_names
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.base import LanguageModel
 
 _ATTACHED = set(".,;:!?)]}%'’”»")
 
 
 @torch.no_grad()
-def fill_examples(model: MaskedLM, source: TextSource, count: int, length: int = 64) -> list[dict[str, Any]]:
+def fill_examples(
+    model: LanguageModel, source: TextSource, count: int, length: int = 64
+) -> list[dict[str, Any]]:
     """Mask passages of held-out text and fill them.
 
     Args:
@@ -52,7 +54,7 @@ def _choose(source: TextSource, count: int) -> np.ndarray:
     return numbers[np.lexsort((start, keys, start > 0, short))][:count]
 
 
-def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
+def _example(model: LanguageModel, batch: Batch) -> dict[str, Any]:
     vocabulary = model.vocabulary
     front, back = len(vocabulary.prefix), len(vocabulary.suffix)
     original = batch.input_ids.copy()
@@ -84,7 +86,7 @@ def _example(model: MaskedLM, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _names(model: MaskedLM, ids: np.ndarray) -> list[str]:
+def _names(model: LanguageModel, ids: np.ndarray) -> list[str]:
     return token_names(model.tokenizer, model.vocabulary, ids.tolist())
 
 

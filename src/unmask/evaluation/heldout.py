@@ -22,7 +22,7 @@ from unmask.evaluation.bootstrap import BINS, Floats, interval_notes, reliabilit
 from unmask.evaluation.metrics import COLUMNS, metrics_of, perplexity, target_columns
 from unmask.evaluation.predictions import TargetPredictions, predict_targets
 from unmask.evaluation.strata import REPLACEMENTS, Places, Strata, places, replacements
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 
 MASKS = "every target replaced by the mask token"
@@ -61,7 +61,7 @@ class HeldoutMetrics:
         return {name: getattr(self, name) for name in names}
 
 
-def evaluate_batches(model: MaskedLM, batches: Iterable[Batch]) -> HeldoutMetrics:
+def evaluate_batches(model: LanguageModel, batches: Iterable[Batch]) -> HeldoutMetrics:
     """Evaluate a model on batches; NaN or infinite losses stay in the metrics.
 
     Raises:
@@ -83,7 +83,7 @@ def replaced_tokens(tokens: int) -> int:
     return min(tokens, max(tokens // _REPLACED_SHARE, _REPLACED_TOKENS))
 
 
-def by_replacement(model: MaskedLM, batches: Iterable[Batch]) -> list[dict[str, Any]]:
+def by_replacement(model: LanguageModel, batches: Iterable[Batch]) -> list[dict[str, Any]]:
     """Evaluate a model on batches that are masked as in training, by what it sees at the target.
 
     Returns:
@@ -174,7 +174,7 @@ def evaluation_batches(
 
 
 def tally(
-    model: MaskedLM,
+    model: LanguageModel,
     source: TextSource,
     strata: Strata,
     *,

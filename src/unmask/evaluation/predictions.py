@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.base import LanguageModel
 from unmask.model.softmax import check_finite, loss_blocks
 
 
@@ -51,7 +51,9 @@ class TargetPredictions(NamedTuple):
         return self
 
 
-def predict_targets(model: MaskedLM, batches: Iterable[Batch]) -> Iterator[tuple[Batch, TargetPredictions]]:
+def predict_targets(
+    model: LanguageModel, batches: Iterable[Batch]
+) -> Iterator[tuple[Batch, TargetPredictions]]:
     """Run a model in evaluation mode; yield each batch with the predictions at its targets, of which it may have none."""
     with model.evaluating():
         for batch in batches:
@@ -59,7 +61,7 @@ def predict_targets(model: MaskedLM, batches: Iterable[Batch]) -> Iterator[tuple
 
 
 @torch.no_grad()
-def _predict(model: MaskedLM, batch: Batch) -> TargetPredictions:
+def _predict(model: LanguageModel, batch: Batch) -> TargetPredictions:
     logits = model.target_logits(batch)
     return score_targets(logits, torch.from_numpy(batch.target_ids).to(logits.device))
 

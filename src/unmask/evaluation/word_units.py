@@ -28,7 +28,7 @@ from unmask.data.packing import Packed, frame_positions
 from unmask.data.tokenizer import Vocabulary, plain_copy
 from unmask.evaluation.predictions import predict_targets
 from unmask.evaluation.strata import Ids
-from unmask.model.masked_lm import MaskedLM
+from unmask.model.base import LanguageModel
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -262,7 +262,7 @@ class WordScores(NamedTuple):
     subwords: Ids
 
 
-def score_words(model: MaskedLM, passages: Sequence[Passage], which: int) -> WordScores:
+def score_words(model: LanguageModel, passages: Sequence[Passage], which: int) -> WordScores:
     """Score the chosen units of passages with the model of side ``which``, all in one batch."""
     before = np.cumsum([0, *(passage.chosen for passage in passages)])
     total = int(before[-1])

@@ -15,7 +15,7 @@ from unmask.errors import DataError
 from unmask.inference.predict import TOKENS_AT_ONCE
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 
 class Embedder:
@@ -25,9 +25,9 @@ class Embedder:
         size: ``H``, numbers in an embedding.
     """
 
-    def __init__(self, model: MaskedLM) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        self.size = int(model.model.config.hidden_size)
+        self.size = model.hidden_size
         self._encode = TextEncoder(model.tokenizer)
 
     def rows(self, texts: Sequence[str]) -> list[np.ndarray]:

@@ -23,8 +23,8 @@ from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary, plain_copy, token_names
 from unmask.errors import ConfigError, DataError, plural
+from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
-from unmask.model.masked_lm import MaskedLM
 from unmask.reporting.explain_page import render_explanation
 from unmask.reporting.results import Result, Rows, short
 
@@ -165,7 +165,7 @@ class Explanation(Result):
 
 def explain(
     text: str,
-    model: str | Path | PreTrainedModel | MaskedLM,
+    model: str | Path | PreTrainedModel | LanguageModel,
     *,
     mask_positions: Sequence[int] | None = None,
     labels: Labels = "masked",
@@ -242,18 +242,18 @@ def explain(
         seed=seed,
         mask_token_id=lm.vocabulary.mask_id,
         takes_token_types=lm.takes_token_types,
-        model=str(lm.tokenizer.name_or_path or type(lm.model).__name__),
+        model=str(lm.tokenizer.name_or_path or lm.architecture),
     )
 
 
-def _check_top_k(top_k: int, lm: MaskedLM) -> None:
+def _check_top_k(top_k: int, lm: LanguageModel) -> None:
     if not 1 <= top_k <= lm.vocabulary.size:
         raise ConfigError(
             f"top_k must be 1 to {lm.vocabulary.size:,}, the size of the vocabulary; got {top_k:,}"
         )
 
 
-def _tokenized(text: str, lm: MaskedLM) -> tuple[Packed, list[tuple[int, int]]]:
+def _tokenized(text: str, lm: LanguageModel) -> tuple[Packed, list[tuple[int, int]]]:
     """Return the text as the one sequence of training, and the characters of its tokens."""
     body = plain_copy(lm.tokenizer).encode(text, add_special_tokens=False)
     vocabulary = lm.vocabulary
@@ -320,18 +320,13 @@ def _checked(positions: Sequence[int], tokens: list[str], special: np.ndarray) -
 
 
 @torch.inference_mode()
-def _log_probabilities(lm: MaskedLM, input_ids: np.ndarray) -> Tensor:
+def _log_probabilities(lm: LanguageModel, input_ids: np.ndarray) -> Tensor:
     """Return fp32 ``[T, V]``: one row, all positions, the model's own attention."""
-    inputs, _ = lm.padded(input_ids, np.array([len(input_ids)]))
-    if lm.takes_token_types:
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-    with lm.plain() as model, lm.precision(), lm.evaluating():
-        logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
-    return logits.float().log_softmax(-1)
+    return lm.document_logits(input_ids).float().log_softmax(-1)
 
 
 def _predictions(
-    tokens: list[str], masked: Masked, logs: Tensor, losses: np.ndarray, top_k: int, lm: MaskedLM
+    tokens: list[str], masked: Masked, logs: Tensor, losses: np.ndarray, top_k: int, lm: LanguageModel
 ) -> list[Prediction]:
     best = logs[torch.from_numpy(masked.target_index).to(logs.device)].topk(top_k, dim=-1)
     shown = _tokens(masked.input_ids, lm)
@@ -344,5 +339,5 @@ def _predictions(
     return found
 
 
-def _tokens(input_ids: Sequence[int] | np.ndarray, lm: MaskedLM) -> list[str]:
+def _tokens(input_ids: Sequence[int] | np.ndarray, lm: LanguageModel) -> list[str]:
     return token_names(lm.tokenizer, lm.vocabulary, [int(number) for number in input_ids])

@@ -26,7 +26,7 @@ from unmask.inference.word_tokenizer import WordTokenizer
 from unmask.progress import Progress
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 __all__ = ["Candidate", "FillMask", "FillResult", "Ranking", "TokenCandidate"]
 
@@ -60,7 +60,7 @@ class FillMask:
         ConfigError: the tokenizer cannot be used.
     """
 
-    def __init__(self, model: MaskedLM, *, blanks: bool = True) -> None:
+    def __init__(self, model: LanguageModel, *, blanks: bool = True) -> None:
         self.model = model
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
@@ -314,7 +314,7 @@ def _check_ranking(ranking: str) -> None:
         raise ConfigError(f"ranking must be 'joint' or 'independent'; got '{ranking}'")
 
 
-def _candidate_ids(model: MaskedLM) -> np.ndarray:
+def _candidate_ids(model: LanguageModel) -> np.ndarray:
     """Return ``bool [size]``: which ids may be candidates (real tokens, no control tokens)."""
     vocabulary = model.vocabulary
     allowed = np.zeros(vocabulary.size, dtype=bool)

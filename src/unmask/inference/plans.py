@@ -18,7 +18,7 @@ from unmask.inference.windows import MOST_FORMS, Form, Window, all_sizes, form, 
 from unmask.inference.word_tokenizer import Context, WordTokenizer, length_weight
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 _WORDS_WIDTH = 32  # tokens tried for each subword of a word: many of them do not continue it
 
@@ -57,7 +57,7 @@ class Planner:
         word_tokenizer: of its tokenizer.
     """
 
-    def __init__(self, model: MaskedLM, encoder: MarkerEncoder, word_tokenizer: WordTokenizer) -> None:
+    def __init__(self, model: LanguageModel, encoder: MarkerEncoder, word_tokenizer: WordTokenizer) -> None:
         self._model, self._encoder, self._word_tokenizer = model, encoder, word_tokenizer
 
     def plan(self, index: int, reading: Reading, targets: Sequence[str] | None) -> FillPlan | str:

@@ -19,7 +19,7 @@ from unmask.data.packing import frame_positions
 from unmask.model.softmax import check_finite
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 ANY = 0
 """The kind of a mask that any token but a control token may fill."""
@@ -65,7 +65,7 @@ class MaskPredictor:
         candidates: ``bool [size]``, the tokens of kind :data:`ANY`.
     """
 
-    def __init__(self, model: MaskedLM, candidates: np.ndarray) -> None:
+    def __init__(self, model: LanguageModel, candidates: np.ndarray) -> None:
         self.model, self.candidates = model, candidates
         self._kinds = [candidates]
         self._tables: list[Tensor] = []

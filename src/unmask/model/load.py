@@ -12,12 +12,15 @@ from unmask.data.conversion import converted
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, plural
+from unmask.model.base import LanguageModel
 from unmask.model.cpu.linear import use_onednn_linear
+from unmask.model.exported import exported_file, load_exported
 from unmask.model.head import require_encoder
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
+from unmask.run_folder import model_folder
 from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
@@ -42,22 +45,23 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def load_for_inference(
-    model: str | Path | PreTrainedModel | MaskedLM,
+    model: str | Path | PreTrainedModel | LanguageModel,
     tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     *,
     device: str = "auto",
     precision: str = "fp32",
     offline: bool = False,
     progress: Progress = Progress(),
-) -> MaskedLM:
+) -> LanguageModel:
     """Load a masked language model with its tokenizer, in evaluation mode.
 
     On a CPU its linear layers keep a second copy of their weights, in the layout that oneDNN computes two to three
     times as fast with (:mod:`unmask.model.cpu.linear`).
 
     Args:
-        model: Hub name (``name@revision`` pins one), model folder, run folder, a transformers model in memory (it is
-            used as it is, not copied), or a :class:`MaskedLM`, which is returned unchanged.
+        model: Hub name (``name@revision`` pins one), model folder, run folder, exported model (a folder or file), a
+            transformers model in memory (it is used as it is, not copied), or a :class:`LanguageModel`, which is returned
+            unchanged.
         tokenizer: Hub name, folder or object; by default that of the model. Required with a transformers model.
         device: ``auto``, ``cpu`` or ``cuda``; with ``auto`` a model in memory stays on its device.
         precision: ``fp32``, ``bf16``, or ``auto`` for the faster of the two on this machine.
@@ -67,9 +71,11 @@ def load_for_inference(
     Raises:
         ConfigError: model or tokenizer cannot be loaded, or do not fit each other.
     """
-    if isinstance(model, MaskedLM):
+    if isinstance(model, LanguageModel):
         return model
     if isinstance(model, (str, Path)):
+        if exported := exported_file(model_folder(str(model)) if Path(model).is_dir() else str(model)):
+            return load_exported(exported, tokenizer, device=device, precision=precision, progress=progress)
         # The tokenizer first: a wrong name is then found before the weights are read.
         tokenizer = str(model) if tokenizer is None else tokenizer
         loaded_tokenizer = _tokenizer(tokenizer, offline, progress)
@@ -89,6 +95,20 @@ def load_for_inference(
             loaded.to(pick_device(device))  # type: ignore[arg-type]
     use_onednn_linear(loaded)
     return in_precision(loaded.eval(), loaded_tokenizer, precision, progress)
+
+
+def load_torch(model: str | Path | PreTrainedModel | LanguageModel, purpose: str, **loading: Any) -> MaskedLM:
+    """Load a model as :func:`load_for_inference`, where it must be one of PyTorch.
+
+    Raises:
+        ConfigError: it is an exported one, or cannot be loaded.
+    """
+    loaded = load_for_inference(model, **loading)
+    if not isinstance(loaded, MaskedLM):
+        raise ConfigError(
+            f"'{loaded.name}' is an exported model; {purpose}. Give the model that it was exported from"
+        )
+    return loaded
 
 
 def in_precision(

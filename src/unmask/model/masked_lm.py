@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
-from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.data.tokenizer_files import check_size
 from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
+from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.norms import use_bf16_norms
 from unmask.model.cpu.shapes import pad_to_round_size
@@ -28,16 +28,11 @@ from unmask.model.trial import UNABLE, close, gives, reason_of, trial_batch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Batching = Literal["packed", "padded", "equal"]
-"""Packed rows; batches padded by length; or batches of sequences of one length, each as it is alone."""
-BATCHINGS: tuple[Batching, ...] = get_args(Batching)
-
 _LONGEST_PROBE = 16
-_PADDING_WASTE = 1.15
 
 
-class MaskedLM:
-    """A model, its tokenizer, and how to run batches through it.
+class MaskedLM(LanguageModel):
+    """A model of transformers, its tokenizer, and how to run batches through it.
 
     How it computes batches is found by trial: short documents, with different shares of masks, must give together what
     each gives alone. Packed rows come first, then padded batches, then batches of sequences of one length.
@@ -48,10 +43,7 @@ class MaskedLM:
         autocast: compute in bf16 under autocast; weights stay as they are.
 
     Attributes:
-        vocabulary: what masking needs to know of the tokenizer.
-        max_length: tokens that a sequence may have, special tokens included.
-        shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
-        batching: how batches are computed.
+        head: the first module after the encoder.
         short_last_layer: whether the last layer is computed at the targets alone.
         verified: whether :func:`unmask.model.verify.verify` has passed it.
 
@@ -64,24 +56,41 @@ class MaskedLM:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False
     ) -> None:
         require_encoder(model, type(model).__name__)
-        self.model, self.tokenizer, self.autocast = model, tokenizer, False
+        super().__init__(tokenizer)
+        self.model, self.autocast = model, False
         self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
         if self.device.type == "cpu":
             disable_malloc_trim()
-        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()
         self._parameters = set(inspect.signature(model.forward).parameters)
         self.shortest = self._find_shortest()
-        self._gate = TargetSelector(find_head(model, self.encoder, self._probe(max(4, self.shortest))))
+        self.head = find_head(model, self.encoder, self._probe(max(4, self.shortest)))
+        self._gate = TargetSelector(self.head)
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
-        self.batching: Batching = "equal"
+        self.batching = "equal"
         self.verified = False
         self.find_batching()
         self.max_length = self._find_max_length()
         if autocast and (reason := self.use_bf16()):
             raise ConfigError(f"{reason}; use --precision fp32")
+
+    @property
+    def name(self) -> str:
+        return str(self.model.config.name_or_path or self.architecture)
+
+    @property
+    def architecture(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def precision_name(self) -> str:
+        return "bf16" if self.autocast else "fp32"
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +102,6 @@ class MaskedLM:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, tied ones counted once."""
         return sum(weight.numel() for weight in self.model.parameters())
 
     def target_logits(self, batch: Batch, *, filled: bool = False) -> Tensor:
@@ -115,15 +123,6 @@ class MaskedLM:
             return self._packed_logits(batch)
 
     def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
-        """Run the encoder without its LM head.
-
-        Args:
-            input_ids: ``int64 [T]``, sequences end to end in descending order of length.
-            cu_seqlens: ``int64 [N + 1]``, the first token of each sequence, then ``T``.
-
-        Returns:
-            ``[T, H]`` output of the last layer.
-        """
         with self.precision():
             if self.packed:
                 row = self._row(input_ids, frame_positions(cu_seqlens), cu_seqlens.astype(np.int32))
@@ -135,6 +134,17 @@ class MaskedLM:
                 inputs, real = self.padded(input_ids[cu[0] : cu[-1]], np.diff(cu))
                 parts.append(self.encoder(**inputs).last_hidden_state[self._tensor(real)])
             return torch.cat(parts)
+
+    def document_logits(self, input_ids: np.ndarray) -> Tensor:
+        inputs, _ = self.padded(input_ids, np.array([len(input_ids)]))
+        if self.takes_token_types:
+            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        with self.plain() as model, self.precision(), self.evaluating():
+            logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
+        return logits
+
+    def before_each_pass(self, check: Callable[[], None]) -> None:
+        self.encoder.register_forward_pre_hook(lambda *_: check())
 
     def precision(self) -> AbstractContextManager[Any]:
         """The autocast context in which this model is run."""
@@ -345,7 +355,6 @@ class MaskedLM:
 
     @property
     def takes_token_types(self) -> bool:
-        """Whether the model tells segments apart by ``token_type_ids``."""
         return "token_type_ids" in self._parameters and getattr(self.model.config, "type_vocab_size", 1) > 1
 
     # Padded batches, for architectures that cannot take packed rows
@@ -356,9 +365,7 @@ class MaskedLM:
         Returns:
             ``input_ids [N, W]``, with ``attention_mask`` where anything is padded; and ``bool [N, W]``, where tokens are.
         """
-        real = np.arange(max(int(lengths.max()), self.shortest)) < lengths[:, None]
-        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
-        ids[real] = input_ids
+        ids, real = self.pad(input_ids, lengths)
         mask = {} if real.all() else {"attention_mask": self._tensor(real.astype(np.int64))}
         return {"input_ids": self._tensor(ids), **mask}, real
 
@@ -367,15 +374,6 @@ class MaskedLM:
         inputs, _ = self.padded(input_ids, np.array([len(input_ids)]))
         logits: Tensor = self.model(**inputs).logits[0, : len(input_ids)]
         return logits
-
-    def together(self, lengths: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Cut lengths in descending order where padding them together would waste too much, or change the output."""
-        waste, spare = (1.0, 0) if self.batching == "equal" else (_PADDING_WASTE, 2)
-        first = 0
-        for last in range(1, len(lengths) + 1):
-            if last == len(lengths) or lengths[first] > waste * lengths[last] + spare:
-                yield first, last
-                first = last
 
     def _padded_logits(self, batch: Batch) -> Tensor:
         bounds = self.together(np.diff(batch.cu_seqlens))

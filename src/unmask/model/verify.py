@@ -20,7 +20,8 @@ import transformers
 from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
 from unmask.errors import DataError
-from unmask.model.masked_lm import BATCHINGS, MaskedLM
+from unmask.model.base import BATCHINGS, LanguageModel
+from unmask.model.masked_lm import MaskedLM
 from unmask.model.trial import gives
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
@@ -30,8 +31,10 @@ _MASKED = (0.0, 0.15, 0.4)  # shares of masks, document by document
 _WORDS = {"packed": "packed", "padded": "padded", "equal": "of texts of one length"}
 
 
-def verify(model: MaskedLM, progress: Progress = Progress()) -> None:
+def verify(model: LanguageModel, progress: Progress = Progress()) -> None:
     """Make sure that a text has the same output whatever shares its batch; compute batches in a safer way if not.
+
+    An exported model computes as its export found.
 
     The verdict is kept in ``$UNMASK_CACHE`` (``~/.cache/unmask``) under a hash of the weights, the configuration and the
     versions, so each model is computed once.
@@ -39,7 +42,7 @@ def verify(model: MaskedLM, progress: Progress = Progress()) -> None:
     Raises:
         ConfigError: no way gives a text the output that it has alone.
     """
-    if model.verified:
+    if not isinstance(model, MaskedLM) or model.verified:
         return
     path = _verdict(model)
     with contextlib.suppress(DataError, OSError):  # a damaged one is written anew

@@ -15,7 +15,7 @@ from unmask.errors import ConfigError, plural
 from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
 from unmask.evaluation.evaluate import labels as short_names
-from unmask.model.load import load_for_inference, pick_device
+from unmask.model.load import load_torch, pick_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.probing.features import encode
@@ -264,8 +264,12 @@ class _Prober:
             self.progress.log(pick_precision(settings.precision, pick_device(settings.device))[1])
             self._precision_logged = True
         # Only the encoder is used, so a missing LM head is not logged.
-        return load_for_inference(
-            model, device=settings.device, precision=settings.precision, offline=settings.offline
+        return load_torch(
+            model,
+            "probes train on the encoder in PyTorch",
+            device=settings.device,
+            precision=settings.precision,
+            offline=settings.offline,
         )
 
     def _part(self, lm: MaskedLM, examples: Examples) -> Part:

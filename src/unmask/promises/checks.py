@@ -22,7 +22,8 @@ from unmask.data.batches import Batch
 from unmask.data.special_tokens import control_ids, text_specials
 from unmask.data.tokenizer import TextEncoder
 from unmask.evaluation.heldout import evaluate_batches
-from unmask.model.load import load_for_inference
+from unmask.model.base import LanguageModel
+from unmask.model.load import load_torch
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.promises.case import PROCESSES, Case, Distance, Measurement, padded
@@ -71,7 +72,7 @@ class Promise(NamedTuple):
 
 
 def conformance(
-    model: str | Path | MaskedLM,
+    model: str | Path | LanguageModel,
     *,
     masking: MaskingSettings = MaskingSettings(),
     seed: int = 0,
@@ -96,7 +97,9 @@ def conformance(
         ConfigError: the model cannot be loaded, or the masking strategy does not fit its tokenizer.
         DataError: the tokenizer makes nothing but special tokens of the text.
     """
-    model = load_for_inference(model, device="cpu", offline=offline, progress=progress)
+    model = load_torch(
+        model, "the promises are about training", device="cpu", offline=offline, progress=progress
+    )
     promises = _promises_for(model, processes, progress)
     checks = []
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as folder, _fp32_without_dropout(model):

@@ -27,6 +27,7 @@ from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import FEWEST_UNITS
 from unmask.evaluation.text_cache import LogOnce
+from unmask.model.base import LanguageModel
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import in_precision, new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.masked_lm import MaskedLM
@@ -35,7 +36,8 @@ from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.model.verify import verify
 from unmask.progress import Progress
-from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
+from unmask.reporting.format import plural
+from unmask.run_folder import ADDED_WORDS, HELDOUT_SHARDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
 from unmask.vocabulary.new_tokenizer import KINDS, train_tokenizer
@@ -246,7 +248,7 @@ def added_token_ids(name: str) -> list[int]:
         ) from None
 
 
-def sequence_length(data: DataSettings, model: MaskedLM) -> int:
+def sequence_length(data: DataSettings, model: LanguageModel) -> int:
     """Return the tokens of a sequence with its special tokens.
 
     Raises:
@@ -283,7 +285,7 @@ def open_texts(
 
     def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
-        train, heldout = _split(corpus, data.heldout_share)
+        train, heldout = split_documents(corpus, data.heldout_share)
         if heldout is None:
             progress.log(
                 f"{what} is a single document or copies of one, so nothing is held out and nothing can be evaluated"
@@ -293,7 +295,7 @@ def open_texts(
     replay = general = None
     if data.heldout:
         text: TextSource = whole(data.inputs, folder.shards.name)
-        heldout: TextSource | None = whole(data.heldout, "shards-heldout", _split_alike(data, text.corpus))
+        heldout: TextSource | None = whole(data.heldout, HELDOUT_SHARDS, _split_alike(data, text.corpus))
     else:
         text, heldout = split(data.inputs, folder.shards.name, "the text")
     if data.replay and data.forgetting_eval:
@@ -311,7 +313,7 @@ def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
     return data.model_copy(update={"documents": "file"}) if are_files else data
 
 
-def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:
+def split_documents(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the documents to train on, and those held out: at least one where there are two."""
     train, heldout = corpus.split(share)
     if len(np.unique(corpus.keys)) == 1:
@@ -323,7 +325,7 @@ def _split(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]
 
 
 def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
-    """Yield the texts that a run trains on, which are those of :func:`_split`, without knowing all of them."""
+    """Yield the texts that a run trains on, which are those of :func:`split_documents`, without knowing all of them."""
     heldout: list[tuple[int, str]] = []
     least: tuple[int, str] | None = None  # is held out if no other document is
     one = True

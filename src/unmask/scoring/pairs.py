@@ -19,7 +19,7 @@ from unmask.scoring.results import Score
 from unmask.scoring.scorer import Scorer, score_items
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 Outcome = Literal["right", "wrong", "tie"]
 INTERVAL = "Wilson, 95%"
@@ -270,7 +270,7 @@ def score_pairs(
 
 def compare_pairs(
     pairs: Iterable[Pair],
-    model: MaskedLM,
+    model: LanguageModel,
     *,
     method: str = "original",
     max_length: int | None = None,

@@ -41,7 +41,7 @@ from unmask.scoring.results import Score, TokenScore, WordScore
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 from unmask.model.verify import verify
 
 Item = TypeVar("Item")
@@ -53,7 +53,7 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 
 def score(
     texts: Iterable[str],
-    model: str | Path | MaskedLM,
+    model: str | Path | LanguageModel,
     *,
     method: str = "original",
     max_length: int | None = None,
@@ -127,7 +127,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: MaskedLM,
+        model: LanguageModel,
         *,
         method: str = "original",
         max_length: int | None = None,
@@ -343,7 +343,7 @@ class _Meter:
         self.progress.advance(None if math.isnan(share) else share, metrics)
 
 
-def _usable_length(model: MaskedLM, wanted: int | None) -> int:
+def _usable_length(model: LanguageModel, wanted: int | None) -> int:
     least, most = model.vocabulary.overhead + 1, model.max_length
     if wanted is not None and not least <= wanted <= most:
         raise ConfigError(f"max_length must be {least} to {most:,} for this model; got {wanted:,}")

@@ -36,7 +36,7 @@ from unmask.serving.schemas import (
 )
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 _PAGE = Path(__file__).parent / "page"
 _STATUS_OF_GONE = 499  # nobody sees it; in the log it says that the client went away
@@ -64,7 +64,7 @@ class Limits:
 
 
 def create_app(
-    models: Mapping[str, MaskedLM],
+    models: Mapping[str, LanguageModel],
     limits: Limits = Limits(),
     *,
     api_key: str | None = None,
@@ -121,7 +121,7 @@ def create_app(
 class _Server:
     """The models, and what is between a request and them."""
 
-    def __init__(self, models: Mapping[str, MaskedLM], limits: Limits) -> None:
+    def __init__(self, models: Mapping[str, LanguageModel], limits: Limits) -> None:
         self.limits = limits
         self.batcher = Batcher(limits.batch_tokens, limits.waiting)
         self.models = {name: ServedModel(name, lm, self.batcher.check) for name, lm in models.items()}

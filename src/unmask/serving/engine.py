@@ -16,7 +16,7 @@ from unmask.scoring.scorer import Scorer
 from unmask.serving.schemas import ExplainParameters, FillMaskParameters, FillParameters, ScoreParameters
 
 if TYPE_CHECKING:
-    from unmask.model.masked_lm import MaskedLM
+    from unmask.model.base import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class ServedModel:
         mask_token: how a mask is written.
     """
 
-    def __init__(self, name: str, lm: MaskedLM, check: Callable[[], None]) -> None:
+    def __init__(self, name: str, lm: LanguageModel, check: Callable[[], None]) -> None:
         self.name, self.lm = name, lm
-        lm.encoder.register_forward_pre_hook(lambda *_: check())
+        lm.before_each_pass(check)
         self._fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
         self._scorers: dict[str, Scorer] = {}
         self._embedder = Embedder(lm)
@@ -61,13 +61,13 @@ class ServedModel:
         model = self.lm
         return {
             "name": self.name,
-            "architecture": type(model.model).__name__,
+            "architecture": model.architecture,
             "parameters": model.parameters,
             "vocabulary": model.vocabulary.size,
             "max_length": model.max_length,
             "mask_token": self.mask_token,
             "embedding_size": self.embedding_size,
-            "precision": "bf16" if model.autocast else "fp32",
+            "precision": model.precision_name,
             "device": str(model.device),
         }
 

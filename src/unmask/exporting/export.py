@@ -1,0 +1,197 @@
+"""``unmask export``: write another form of a model, and keep it if it predicts held-out text as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmask.data.batches import TextSource
+from unmask.data.hub import offline_mode
+from unmask.errors import ConfigError
+from unmask.evaluation.evaluate import DEFAULTS, EvaluationSettings
+from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length
+from unmask.exporting.formats import Format, format_named
+from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, why_refused
+from unmask.model.load import load_for_inference, load_torch
+from unmask.progress import Progress
+from unmask.reporting.card import hub_name
+from unmask.reporting.export_card import exported_card
+from unmask.reporting.results import Result, Rows
+from unmask.run.heldout import heldout_of, run_of
+from unmask.run_folder import model_folder
+from unmask.storage import new_folder, write_json
+
+if TYPE_CHECKING:
+    from unmask.model.base import LanguageModel
+    from unmask.model.masked_lm import MaskedLM
+
+_ROUNDINGS = {"accuracy": 4, "loss": 4}
+
+
+@dataclass(frozen=True, repr=False)
+class Export(Result):
+    """An exported model.
+
+    Attributes:
+        folder: where it is.
+        format: its name.
+        megabytes: size of its weights, and of those it was made from in fp32.
+        parity: the comparison of the two.
+        refused: why it would have been refused, where it was kept by force.
+    """
+
+    folder: Path
+    format: str
+    megabytes: tuple[float, float]
+    parity: Parity
+    refused: str | None = None
+
+    def _title(self) -> str:
+        return f"{self.format} in {self.folder}: {self.megabytes[0]:,.1f} MB of weights, {self.megabytes[1]:,.1f} MB in fp32"
+
+    def to_rows(self) -> Rows:
+        """Return a row for accuracy and one for the loss: ``original``, ``exported``, ``difference``, ``low``, ``high``."""
+        parity = self.parity
+        return [
+            {
+                "metric": name,
+                "original": parity.original[name].value,
+                "exported": parity.exported[name].value,
+                "difference": parity.difference[name].value,
+                "low": parity.difference[name].low,
+                "high": parity.difference[name].high,
+            }
+            for name in ("accuracy", "loss")
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        size = dict(zip(("megabytes", "megabytes_fp32"), self.megabytes, strict=True))
+        return {
+            "folder": str(self.folder),
+            "format": self.format,
+            **size,
+            "refused": self.refused,
+            **self.parity.to_dict(),
+        }
+
+
+def export_model(
+    model: str | Path | LanguageModel,
+    out: str | Path,
+    form: str,
+    data: TextInputs = (),
+    settings: EvaluationSettings = DEFAULTS,
+    *,
+    tolerance: float = TOLERANCE,
+    force: bool = False,
+    progress: Progress = Progress(),
+) -> Export:
+    """Write a model in another form, with tokenizer, card and ``parity.json``; the folder appears complete or not at all.
+
+    Args:
+        model: Hub name, model folder, run folder or a model in memory.
+        out: a folder, absent or empty.
+        form: a name of :data:`~unmask.exporting.formats.FORMATS`.
+        data: held-out text; by default that of the run.
+        settings: masking, tokens to read and others of the comparison; with the run's own text the masks are the run's.
+        tolerance: points of accuracy that a form in less than fp32 may cost.
+        force: keep a form that is worse than that.
+        progress: gets progress and messages.
+
+    Raises:
+        ConfigError: the model cannot be exported so, ``out`` is not empty, there is no text, or the form is worse.
+        DataError: the text cannot be used.
+    """
+    chosen, out = format_named(form), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
+    if not 0 <= tolerance <= 100:
+        raise ConfigError(f"the tolerance is {tolerance:g}; expected points of accuracy from 0 to 100")
+    with offline_mode(settings.offline):
+        original = load_torch(
+            model,
+            "only models in PyTorch are exported",
+            device="cpu",
+            offline=settings.offline,
+            progress=progress,
+        )
+    with _heldout(model, original, data, settings, progress) as source, new_folder(out) as partial:
+        _write(original, chosen, partial)
+        exported = load_for_inference(partial, device="cpu", offline=True)
+        progress.begin("compare")
+        parity = compare_forms(original, exported, source, settings.tokens, progress)
+        progress.end()
+        refused = why_refused(parity, chosen.exact, tolerance)
+        if refused and not force:
+            raise ConfigError(
+                f"'{form}' is not written: {refused}. Use another format, a larger --tolerance, or --force to keep it"
+            )
+        if refused:
+            progress.warning(f"kept because of --force: {refused}")
+        sizes = _megabytes(partial), 4 * original.parameters / 1e6
+        made = Export(out, form, sizes, parity, refused)
+        write_json(partial / FILE, _private(made))
+        base = None if isinstance(model, Path) else hub_name(model)
+        card = _card(model)
+        (partial / "README.md").write_text(
+            exported_card(card, made.to_dict(), chosen.what, chosen.use, base), encoding="utf-8"
+        )
+    return made
+
+
+def _private(made: Export) -> dict[str, Any]:
+    """Return what is written: without the place of the folder."""
+    return {name: value for name, value in made.to_dict().items() if name != "folder"}
+
+
+def _write(model: MaskedLM, form: Format, folder: Path) -> None:
+    model.model.config.save_pretrained(folder)
+    tokenizer = model.tokenizer
+    before, tokenizer.model_max_length = tokenizer.model_max_length, model.max_length
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = before
+    form.write(model, folder)
+
+
+@contextmanager
+def _heldout(
+    model: str | Path | LanguageModel,
+    loaded: MaskedLM,
+    data: TextInputs,
+    settings: EvaluationSettings,
+    progress: Progress,
+) -> Iterator[TextSource]:
+    with EvaluationText(data, settings.documents, progress) as text:
+        if text.inputs:
+            corpus = text.corpus(loaded.tokenizer)
+            length = sequence_length(settings.max_length, [loaded.max_length])
+            yield TextSource(corpus, np.arange(len(corpus)), loaded.vocabulary, settings.masking, length)
+            return
+        run = run_of(str(model)) if isinstance(model, str | Path) else None
+        own = heldout_of(run, loaded, progress) if run else None
+        if own is None:
+            raise ConfigError(
+                "no held-out text to compare the exported model on; give text that the model was not trained on with --data"
+            )
+        yield own
+
+
+def _card(model: str | Path | LanguageModel) -> str | None:
+    """Return the card of the model, if it has one on this machine."""
+    if not isinstance(model, str | Path) or not Path(model).is_dir():
+        return None
+    path = Path(model_folder(str(model)), "README.md")
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _megabytes(folder: Path) -> float:
+    weights = (".onnx", ".onnx_data", ".safetensors", ".bin", ".xml")
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in weights) / 1e6

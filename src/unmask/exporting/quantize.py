@@ -1,0 +1,127 @@
+"""Dynamic quantisation to 8 bits: of the layers' matrices by ONNX Runtime, of tables and the LM head's matrix here.
+
+ONNX Runtime leaves the matrix that embeddings and LM head share in fp32. Here both read one table of bytes. Weights are
+unsigned: products with signed ones overflow, silently, on processors whose widest instructions are AVX2.
+
+Shapes: V rows of a table, H numbers in each.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+_ZERO = 128
+_LEAST = 1 << 14
+"""Numbers of a table that is worth it."""
+
+
+def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model in int8: matrices are scaled column by column, tables row by row, inputs of matrices as a whole."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(prefix="unmask-int8-") as folder:
+        path = Path(folder, "model.onnx")
+        quantize_dynamic(
+            model,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QUInt8,
+            use_external_data_format=False,
+        )
+        made = onnx.load(path)
+    _quantize_tables(made.graph)
+    onnx.checker.check_model(made)
+    return made
+
+
+def _quantize_tables(graph: onnx.GraphProto) -> None:
+    """Replace tables that are looked up, or multiplied with after being transposed, by bytes."""
+    from onnx import numpy_helper
+
+    uses: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            uses[name].append(node)
+    weights = {weight.name: weight for weight in graph.initializer}
+    replaced: dict[
+        str, list[onnx.NodeProto]
+    ] = {}  # new nodes, by the output of the node in whose place they stand
+    for name, weight in weights.items():
+        if len(weight.dims) != 2 or np.prod(weight.dims) < _LEAST:
+            continue
+        products = [
+            after for node in uses[name] if node.op_type == "Transpose" for after in uses[node.output[0]]
+        ]
+        kinds = {node.op_type if node.input[0] == name else "" for node in uses[name]}
+        if not kinds <= {"Gather", "Transpose"} or any(node.op_type != "MatMul" for node in products):
+            continue
+        graph.initializer.remove(weight)
+        graph.initializer.extend(_as_bytes(name, numpy_helper.to_array(weight)))
+        for node in uses[name]:
+            node.input[0] = f"{name}_bytes"
+            if node.op_type == "Gather":
+                replaced[node.output[0]] = _lookup(name, node)
+        for node in products:
+            replaced[node.output[0]] = _product(name, node)
+    nodes = [new for node in graph.node for new in replaced.get(node.output[0], [node])]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]  # the recorded types of what was replaced are wrong now
+
+
+def _as_bytes(name: str, table: np.ndarray) -> list[onnx.TensorProto]:
+    """Return ``uint8 [V, H]`` of a table, the ``[V]`` scales of its rows, the same as a column, and the zero point."""
+    from onnx import numpy_helper
+
+    scale = np.abs(table).max(axis=1).astype(np.float32) / (_ZERO - 1)
+    scale[scale == 0] = 1
+    rows = np.rint(table / scale[:, None]) + _ZERO
+    parts = {
+        "bytes": rows.astype(np.uint8),
+        "scale": scale,
+        "scales": scale[:, None],
+        "zero": np.uint8(_ZERO),
+        "offset": np.float32(_ZERO),
+    }
+    return [numpy_helper.from_array(np.asarray(part), f"{name}_{key}") for key, part in parts.items()]
+
+
+def _lookup(name: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return what looks up rows of bytes and scales them."""
+    from onnx import TensorProto, helper
+
+    rows, out = node.input[1], node.output[0]
+    return [
+        helper.make_node("Gather", [f"{name}_bytes", rows], [f"{out}_bytes"]),
+        helper.make_node("Cast", [f"{out}_bytes"], [f"{out}_cast"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", [f"{out}_cast", f"{name}_offset"], [f"{out}_centred"]),
+        helper.make_node("Gather", [f"{name}_scales", rows], [f"{out}_scales"]),
+        helper.make_node("Mul", [f"{out}_centred", f"{out}_scales"], [out]),
+    ]
+
+
+def _product(name: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return what multiplies hidden states, quantised as they come, with the transposed bytes."""
+    from onnx import TensorProto, helper
+
+    hidden, out = node.input[0], node.output[0]
+    given = [f"{out}_input", f"{out}_step", f"{out}_zero"]
+    return [
+        helper.make_node("DynamicQuantizeLinear", [hidden], given),
+        helper.make_node(
+            "MatMulInteger", [given[0], node.input[1], given[2], f"{name}_zero"], [f"{out}_sum"]
+        ),
+        helper.make_node("Cast", [f"{out}_sum"], [f"{out}_cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [given[1], f"{name}_scale"], [f"{out}_scale"]),
+        helper.make_node("Mul", [f"{out}_cast", f"{out}_scale"], [out]),
+    ]

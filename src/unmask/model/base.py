@@ -1,0 +1,141 @@
+"""What filling, scoring, embedding and evaluation need of a masked language model, whatever computes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmask.data.batches import Batch
+from unmask.data.tokenizer import Vocabulary, vocabulary_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Batching = Literal["packed", "padded", "equal", "alone"]
+"""Packed rows; batches padded by length; batches of sequences of one length; or each sequence by itself."""
+BATCHINGS: tuple[Batching, ...] = ("packed", "padded", "equal")
+"""What is tried in PyTorch, in this order."""
+
+_PADDING_WASTE = 1.15
+
+
+class LanguageModel(ABC):
+    """A masked language model with its tokenizer: :class:`~unmask.model.masked_lm.MaskedLM` in PyTorch, or
+    :class:`~unmask.model.exported.ExportedModel`.
+
+    Attributes:
+        tokenizer: of transformers.
+        vocabulary: what masking needs to know of it.
+        max_length: tokens that a sequence may have, special tokens included.
+        shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
+        batching: how batches are computed.
+    """
+
+    max_length: int
+    shortest = 1
+    batching: Batching = "padded"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the checkpoint, or else of the class."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> str:
+        """Class of the model in transformers."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    @abstractmethod
+    def precision_name(self) -> str:
+        """``fp32``, ``bf16`` or ``int8``."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+
+    @property
+    @abstractmethod
+    def hidden_size(self) -> int:
+        """Numbers in a hidden state."""
+
+    @property
+    @abstractmethod
+    def takes_token_types(self) -> bool:
+        """Whether the model tells segments apart by ``token_type_ids``."""
+
+    @abstractmethod
+    def target_logits(self, batch: Batch) -> Tensor:
+        """Return ``[M, V]`` logits at the targets of a packed batch, which are in order."""
+
+    @abstractmethod
+    def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
+        """Run the encoder without its LM head.
+
+        Args:
+            input_ids: ``int64 [T]``, sequences end to end in descending order of length.
+            cu_seqlens: ``int64 [N + 1]``, the first token of each sequence, then ``T``.
+
+        Returns:
+            ``[T, H]`` output of the last layer.
+        """
+
+    @abstractmethod
+    def document_logits(self, input_ids: np.ndarray) -> Tensor:
+        """Return the ``[T, V]`` logits of one document, computed by itself, at every position."""
+
+    @abstractmethod
+    def before_each_pass(self, check: Callable[[], None]) -> None:
+        """Call something before every pass through the model from now on; it may raise to stop it."""
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which the model is run."""
+        return nullcontext()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Evaluation mode for the time being."""
+        return nullcontext()
+
+    def bf16_error(self, batch: Batch) -> str | None:
+        """Say how far log-probabilities at the targets of a batch are off fp32; nothing if the model computes in fp32."""
+        return None
+
+    def together(self, lengths: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Cut lengths in descending order where padding them together would waste too much, or change the output."""
+        if self.batching == "alone":
+            yield from pairwise(range(len(lengths) + 1))
+            return
+        waste, spare = (1.0, 0) if self.batching == "equal" else (_PADDING_WASTE, 2)
+        first = 0
+        for last in range(1, len(lengths) + 1):
+            if last == len(lengths) or lengths[first] > waste * lengths[last] + spare:
+                yield first, last
+                first = last
+
+    def pad(self, input_ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pad sequences, which lie end to end in ``int64 [T]``, to the longest, or to what the model needs.
+
+        Returns:
+            ``int64 [N, W]`` ids, and ``bool [N, W]``, where tokens are.
+        """
+        real = np.arange(max(int(lengths.max()), self.shortest)) < lengths[:, None]
+        ids = np.full(real.shape, self.vocabulary.pad_id, dtype=np.int64)
+        ids[real] = input_ids
+        return ids, real

@@ -1,0 +1,197 @@
+"""A masked language model that was exported: the same interface as in PyTorch, computed by another runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unmask.data.batches import Batch
+from unmask.data.tokenizer import load_tokenizer, tokenizer_hash
+from unmask.errors import ConfigError
+from unmask.model.base import LanguageModel
+from unmask.model.graph import HIDDEN, INPUTS, Feed, Graph
+from unmask.progress import Progress
+from unmask.run_folder import model_folder
+from unmask.storage import JsonDict, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ExportedModel(LanguageModel):
+    """An exported model, on the CPU.
+
+    Args:
+        graph: the model in its runtime.
+        tokenizer: that lies beside it.
+        config: its ``config.json``.
+        name: what it was loaded from.
+
+    Raises:
+        ConfigError: tokenizer and model do not belong to each other.
+    """
+
+    def __init__(self, graph: Graph, tokenizer: PreTrainedTokenizerBase, config: JsonDict, name: str) -> None:
+        super().__init__(tokenizer)
+        self.graph, self.config, self._name = graph, config, name
+        self._checks: list[Callable[[], None]] = []
+        facts = graph.facts
+        if facts.get("tokenizer") not in (None, tokenizer_hash(tokenizer)):
+            raise ConfigError(
+                f"'{name}' was exported with another tokenizer than the one beside it; export the model again"
+            )
+        if "input_ids" not in graph.inputs or graph.inputs - set(INPUTS):
+            raise ConfigError(
+                f"'{name}' has the inputs {', '.join(sorted(graph.inputs))}; expected {', '.join(INPUTS)}"
+            )
+        self.shortest = int(facts.get("shortest", 1))
+        self.batching = facts.get("batching", "padded")
+        self.max_length = min(int(tokenizer.model_max_length), self._positions())
+        size = self.document_logits(np.resize(self.vocabulary.replacements, self.shortest)).shape[-1]
+        if size < self.vocabulary.size:
+            raise ConfigError(
+                f"'{name}' is of another model than the tokenizer beside it: it predicts {size:,} tokens, the tokenizer "
+                f"has {self.vocabulary.size:,}"
+            )
+
+    def _positions(self) -> int:
+        """Return the most tokens that the table of positions allows, where the export did not record it."""
+        limit = self.config.get("max_position_embeddings")
+        if self.graph.facts or not isinstance(limit, int) or limit <= 0:
+            return 1 << 30
+        roberta = self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet", "esm")
+        return limit - (self.vocabulary.pad_id + 1 if roberta else 0)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def architecture(self) -> str:
+        return str((self.config.get("architectures") or [self.config.get("model_type", "unknown")])[0])
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def precision_name(self) -> str:
+        return str(self.graph.facts.get("precision", "as exported"))
+
+    @property
+    def parameters(self) -> int:
+        return self.graph.parameters
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.get("hidden_size") or self.config["dim"])
+
+    @property
+    def takes_token_types(self) -> bool:
+        return INPUTS[2] in self.graph.inputs and int(self.config.get("type_vocab_size", 1)) > 1
+
+    def before_each_pass(self, check: Callable[[], None]) -> None:
+        self._checks.append(check)
+
+    def target_logits(self, batch: Batch) -> Tensor:
+        parts = []
+        for first, last in self.together(np.diff(batch.cu_seqlens)):
+            cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
+            feed, real = self._feed(batch.input_ids[cu[0] : cu[-1]], np.diff(cu))
+            begin, end = np.searchsorted(batch.target_index, [cu[0], cu[-1]])
+            index = np.flatnonzero(real)[batch.target_index[begin:end] - cu[0]]
+            if self.graph.split:
+                hidden = self.graph.encode(feed)
+                logits = self.graph.head(hidden.reshape(1, -1, hidden.shape[-1])[:, index])[0]
+            else:
+                every = self.graph.logits(feed)
+                logits = every.reshape(-1, every.shape[-1])[index]
+            parts.append(torch.from_numpy(logits))
+        return torch.cat(parts)
+
+    def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
+        if not self.graph.split:
+            raise ConfigError(
+                f"'{self.name}' has no output '{HIDDEN}', so it gives no embeddings; export it with unmask"
+            )
+        parts = []
+        for first, last in self.together(np.diff(cu_seqlens)):
+            cu = cu_seqlens[first : last + 1]
+            feed, real = self._feed(input_ids[cu[0] : cu[-1]], np.diff(cu))
+            parts.append(torch.from_numpy(self.graph.encode(feed)[real]))
+        return torch.cat(parts)
+
+    def document_logits(self, input_ids: np.ndarray) -> Tensor:
+        feed, real = self._feed(input_ids, np.array([len(input_ids)]))
+        return torch.from_numpy(self.graph.logits(feed)[real])
+
+    def _feed(self, input_ids: np.ndarray, lengths: np.ndarray) -> tuple[Feed, np.ndarray]:
+        for check in self._checks:
+            check()
+        ids, real = self.pad(input_ids, lengths)
+        given = dict(zip(INPUTS, (ids, real.astype(np.int64), np.zeros_like(ids)), strict=True))
+        return {name: given[name] for name in self.graph.inputs}, real
+
+
+def exported_file(name: str) -> Path | None:
+    """Return the exported model that a name means: a file, or the only one of a folder without PyTorch weights.
+
+    Raises:
+        ConfigError: the folder has several.
+    """
+    path = Path(name)
+    if path.suffix in _READERS and path.is_file():
+        return path
+    if not (path / "config.json").is_file() or any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
+        return None
+    found = sorted(
+        file for suffix in _READERS for file in (*path.glob(f"*{suffix}"), *path.glob(f"onnx/*{suffix}"))
+    )
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found)
+        raise ConfigError(f"'{name}' holds several exported models ({names}); give one of these files")
+    return found[0] if found else None
+
+
+def load_exported(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress = Progress(),
+) -> ExportedModel:
+    """Load an exported model with the tokenizer beside it.
+
+    Raises:
+        ConfigError: its runtime is not installed, the file is damaged or of another model, or a GPU or another precision
+            is asked for.
+    """
+    if device == "cuda":
+        raise ConfigError(
+            f"'{path}' is an exported model, which computes on the CPU; use --device=cpu or auto"
+        )
+    if precision == "bf16":
+        raise ConfigError(
+            f"'{path}' is an exported model, whose precision is fixed; leave --precision out, or give the model itself"
+        )
+    folder = Path(model_folder(str(path)))
+    if tokenizer is None or isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(str(tokenizer or folder), offline=True, progress=progress)
+    config: JsonDict = read_json(folder / "config.json")
+    graph = _READERS[path.suffix](path)
+    return ExportedModel(graph, tokenizer, config, str(path))
+
+
+def _onnx(path: Path) -> Graph:
+    from unmask.model.onnx_graph import OnnxGraph
+
+    return OnnxGraph(path)
+
+
+_READERS: dict[str, Callable[[Path], Graph]] = {".onnx": _onnx}

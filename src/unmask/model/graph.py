@@ -1,0 +1,58 @@
+"""The graph of an exported model: its inputs and outputs, what it records, and what a runtime does with it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from unmask.data.tokenizer import tokenizer_hash
+from unmask.model.base import LanguageModel
+from unmask.storage import JsonDict
+
+HIDDEN, LOGITS = "last_hidden_state", "logits"
+"""Names of the outputs."""
+INPUTS = "input_ids", "attention_mask", "token_type_ids"
+"""Names of the inputs; the last one only where the model has it."""
+
+Feed = dict[str, np.ndarray]
+
+
+class Graph(Protocol):
+    """A model in a runtime.
+
+    Attributes:
+        facts: what the export recorded (:func:`facts_of`); empty where another tool wrote the file.
+        parameters: number of its weights.
+        inputs: names of its inputs.
+        split: whether encoder and LM head can be computed one after the other.
+    """
+
+    facts: JsonDict
+    parameters: int
+    inputs: set[str]
+    split: bool
+
+    def encode(self, feed: Feed) -> np.ndarray:
+        """Return ``float32 [N, W, H]`` hidden states."""
+
+    def head(self, rows: np.ndarray) -> np.ndarray:
+        """Return ``float32 [1, M, V]`` logits of ``[1, M, H]`` hidden states."""
+
+    def logits(self, feed: Feed) -> np.ndarray:
+        """Return ``float32 [N, W, V]`` logits at every place."""
+
+
+def facts_of(model: LanguageModel, precision: str) -> JsonDict:
+    """Return what an export records of a model, ready for JSON.
+
+    In int8 the numbers of a layer are scaled by the largest of them all, so each text is computed by itself: otherwise
+    the texts beside it would change its output.
+    """
+    return {
+        "precision": precision,
+        "parameters": model.parameters,
+        "shortest": model.shortest,
+        "batching": "alone" if precision == "int8" else "equal" if model.batching == "equal" else "padded",
+        "tokenizer": tokenizer_hash(model.tokenizer),
+    }

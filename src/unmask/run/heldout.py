@@ -1,0 +1,48 @@
+"""The held-out text of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from unmask.config.load import load_config
+from unmask.data.batches import TextSource
+from unmask.data.corpus import given_shards, is_corpus, open_shards
+from unmask.model.base import LanguageModel
+from unmask.progress import Progress
+from unmask.run.components import sequence_length, split_documents
+from unmask.run_folder import HELDOUT_SHARDS, RunFolder
+
+
+def run_of(model: str) -> RunFolder | None:
+    """Return the run of a run folder or of its model folder; ``None`` for any other model."""
+    path = Path(model)
+    for folder in (RunFolder(path), RunFolder(path.resolve().parent)):
+        if (
+            folder.info.is_file()
+            and folder.config.is_file()
+            and path.resolve() in (folder.root.resolve(), folder.model.resolve())
+        ):
+            return folder
+    return None
+
+
+def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Progress()) -> TextSource | None:
+    """Return the held-out text of a run with the masks of its evaluations; ``None`` where its shards are gone.
+
+    Raises:
+        DataError: the shards are damaged, or those of another tokenizer.
+    """
+    config = load_config(folder.config)
+    data = config.data
+    shards = given_shards(data.heldout or data.inputs)
+    shards = shards or folder.root / (HELDOUT_SHARDS if data.heldout else folder.shards.name)
+    if not is_corpus(shards):
+        return None
+    corpus = open_shards(shards, model.tokenizer, allow_unknown=True, progress=progress)
+    documents = np.arange(len(corpus)) if data.heldout else split_documents(corpus, data.heldout_share)[1]
+    if documents is None:
+        return None
+    length = sequence_length(data, model)
+    return TextSource(corpus, documents, model.vocabulary, config.masking, length, data.overlap)
