@@ -24,7 +24,7 @@ _LEAST = 1 << 14
 
 
 def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model in int8: matrices are scaled column by column, tables row by row, inputs of matrices as a whole."""
+    """Return a model in int8: matrices are scaled column by column, tables row by row."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -80,7 +80,7 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
 
 
 def _as_bytes(name: str, table: np.ndarray) -> list[onnx.TensorProto]:
-    """Return ``uint8 [V, H]`` of a table, the ``[V]`` scales of its rows, the same as a column, and the zero point."""
+    """Return ``uint8 [V, H]`` of a table, the ``[V]`` scales of its rows, the same as a column, and constants."""
     from onnx import numpy_helper
 
     scale = np.abs(table).max(axis=1).astype(np.float32) / (_ZERO - 1)
@@ -92,6 +92,9 @@ def _as_bytes(name: str, table: np.ndarray) -> list[onnx.TensorProto]:
         "scales": scale[:, None],
         "zero": np.uint8(_ZERO),
         "offset": np.float32(_ZERO),
+        "most": np.float32(_ZERO - 1),
+        "least": np.float32(1e-30),
+        "axis": np.array([-1]),
     }
     return [numpy_helper.from_array(np.asarray(part), f"{name}_{key}") for key, part in parts.items()]
 
@@ -111,17 +114,29 @@ def _lookup(name: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _product(name: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return what multiplies hidden states, quantised as they come, with the transposed bytes."""
+    """Return what multiplies hidden states with the transposed bytes.
+
+    Each row of the hidden states is scaled by itself, so that the prediction of a token does not depend on which others
+    are predicted with it.
+    """
     from onnx import TensorProto, helper
 
     hidden, out = node.input[0], node.output[0]
-    given = [f"{out}_input", f"{out}_step", f"{out}_zero"]
+    steps = [
+        ("Abs", [hidden], "size"),
+        ("ReduceMax", [f"{out}_size", f"{name}_axis"], "largest"),
+        ("Max", [f"{out}_largest", f"{name}_least"], "divided"),
+        ("Div", [f"{out}_divided", f"{name}_most"], "step"),
+        ("Div", [hidden, f"{out}_step"], "steps"),
+        ("Round", [f"{out}_steps"], "rounded"),
+        ("Add", [f"{out}_rounded", f"{name}_offset"], "shifted"),
+    ]
+    zero = f"{name}_zero"
     return [
-        helper.make_node("DynamicQuantizeLinear", [hidden], given),
-        helper.make_node(
-            "MatMulInteger", [given[0], node.input[1], given[2], f"{name}_zero"], [f"{out}_sum"]
-        ),
+        *(helper.make_node(kind, given, [f"{out}_{made}"]) for kind, given, made in steps),
+        helper.make_node("Cast", [f"{out}_shifted"], [f"{out}_bytes"], to=TensorProto.UINT8),
+        helper.make_node("MatMulInteger", [f"{out}_bytes", node.input[1], zero, zero], [f"{out}_sum"]),
         helper.make_node("Cast", [f"{out}_sum"], [f"{out}_cast"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [given[1], f"{name}_scale"], [f"{out}_scale"]),
-        helper.make_node("Mul", [f"{out}_cast", f"{out}_scale"], [out]),
+        helper.make_node("Mul", [f"{out}_cast", f"{out}_step"], [f"{out}_scaled"]),
+        helper.make_node("Mul", [f"{out}_scaled", f"{name}_scale"], [out]),
     ]
