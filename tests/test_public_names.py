@@ -10,12 +10,12 @@ import sys
 import unmask
 
 FUNCTIONS = """
-    bench check collocations compare conformance convert demo evaluate explain extend_tokenizer fill load load_config
+    bench check collocations compare conformance convert demo evaluate explain export extend_tokenizer fill load load_config
     masks pairs prepare probe report score terms train train_tokenizer
 """.split()
 CLASSES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
-    Evaluation Explanation ExtendedVocabulary FillResult Interrupted MLMCollator MaskingSettings MissingExtra Model
+    Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted MLMCollator MaskingSettings MissingExtra Model
     ModelSettings PairMetrics ProbeResult Progress ProgressEvent RunConfig RunFolder RunResult Score TrainSettings
     UnmaskError
 """.split()

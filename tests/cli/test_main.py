@@ -37,6 +37,7 @@ VERBS = [
     "eval",
     "compare",
     "explain",
+    "export",
     "fill",
     "report",
     "tokenizer",

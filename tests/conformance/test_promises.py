@@ -24,7 +24,7 @@ from unmask.data.batches import TextSource
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import SequenceSplit
 from unmask.errors import ConfigError, DataError
-from unmask.model import attention, masked_lm
+from unmask.model import attention, base
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
@@ -250,7 +250,7 @@ def test_special_targets_and_replacements_are_found(model: MaskedLM) -> None:
     nothing = np.zeros_like(model.vocabulary.special)
     model.vocabulary = replace(model.vocabulary, special=nothing)
     assert failing(model) == {"special tokens", "mask rate"}
-    fresh = masked_lm.vocabulary_of(model.tokenizer)
+    fresh = base.vocabulary_of(model.tokenizer)
     everything = np.arange(fresh.size)
     model.vocabulary = replace(fresh, replacements=everything)
     assert failing(model) == {"special tokens"}

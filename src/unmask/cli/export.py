@@ -8,7 +8,8 @@ from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
-from unmask.reporting.format import METRICS, change_interval, metric, metric_change, plural
+from unmask.errors import plural
+from unmask.reporting.format import METRICS, change_interval, metric, metric_change
 
 if TYPE_CHECKING:
     from unmask.cli.terminal import Page
@@ -50,14 +51,14 @@ def export(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model to ONNX or another form, and compare the two on held-out text.
+    """Export a model to ONNX or fewer bits, compared on held-out text.
 
     The form is kept if it predicts the masked tokens as well: to rounding in fp32, within --tolerance in fewer bits.
     fill, score, eval and serve take the folder of an ONNX model as they take a model.
 
     Examples:
         unmask export runs/notes -o notes-onnx --format onnx
-        unmask export bert-base-uncased -o bert-int8 --format onnx-int8 --data heldout/
+        unmask export bert-base-uncased -o int8 --format onnx-int8 --data heldout/
     """
     config = options.load_settings(locals())
     with shell.working() as progress:

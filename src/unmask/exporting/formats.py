@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from unmask.errors import ConfigError
 from unmask.exporting.onnx import write_onnx, write_onnx_int8
@@ -34,10 +35,11 @@ class Format(NamedTuple):
 
 def _weights(dtype: torch.dtype) -> Callable[[MaskedLM, Path], None]:
     def write(model: MaskedLM, folder: Path) -> None:
-        copy = deepcopy(model.model).to(dtype)  # a copy, so that tied weights stay tied
+        copy: nn.Module = deepcopy(model.model)  # a copy, so that tied weights stay tied
+        copy.to(dtype)
         if not all(weight.isfinite().all() for weight in copy.parameters()):
             raise ConfigError("a weight is too large for fp16, whose largest number is 65,504; use bf16")
-        copy.save_pretrained(folder)
+        copy.save_pretrained(folder)  # type: ignore[operator]
 
     return write
 

@@ -36,7 +36,6 @@ from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.model.verify import verify
 from unmask.progress import Progress
-from unmask.reporting.format import plural
 from unmask.run_folder import ADDED_WORDS, HELDOUT_SHARDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
