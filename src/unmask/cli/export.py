@@ -51,7 +51,7 @@ def export(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model to ONNX or fewer bits, compared on held-out text.
+    """Export a model to ONNX or to fewer bits, and compare it.
 
     The form is kept if it predicts the masked tokens as well: to rounding in fp32, within --tolerance in fewer bits.
     fill, score, eval and serve take the folder of an ONNX model as they take a model.
