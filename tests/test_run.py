@@ -779,7 +779,7 @@ def test_the_announced_steps_are_those_of_the_run(
     ],
 )
 def test_a_run_says_what_would_help_next(losses: list[float], stopped: bool, advice: str | None) -> None:
-    rows_ = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
+    rows_ = [{"step": 100 * step, "eval_loss": loss} for step, loss in enumerate(losses)]
     found = advice_of(
         [{"step": 1, "loss": 9.0}, *rows_],
         RunFolder(Path("runs/a")),
@@ -793,6 +793,13 @@ def test_a_run_says_what_would_help_next(losses: list[float], stopped: bool, adv
         assert advice in found
     if advice and "falling at the end" in advice:
         assert str(found).endswith("unmask train TEXT... --model runs/a/model --epochs 3 -o runs/a-2")
+
+
+def test_a_few_steps_do_not_tell_whether_the_loss_has_stopped_falling() -> None:
+    rows_ = [{"step": step, "eval_loss": loss} for step, loss in ((2, 5.0), (4, 4.0), (7, 4.1))]
+    for stopped in (False, True):
+        options = {"epochs": 1.0, "scratch": False, "stopped_early": stopped}
+        assert advice_of(rows_, RunFolder(Path("runs/a")), **options) is None
 
 
 # --- what cannot work ---------------------------------------------------------------------------------------------

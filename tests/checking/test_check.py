@@ -386,6 +386,21 @@ def test_leaks_are_found_in_text_without_words(tmp_path: Path, letters: str, spa
 
 
 @unspaced
+def test_text_of_single_letters_has_no_words(tmp_path: Path, letters: str, space: str) -> None:
+    texts = sequences(letters, space, 20)
+    found = check_data([write(tmp_path / "a.txt", *texts)])
+    if letters.isascii():
+        assert found.read["words"] is None
+        assert f"{sum(map(len, texts)):,} characters" in repr(found)
+        assert found.lengths["unit"] == "characters"
+        assert found.lengths["longest"]["length"] == len(texts[0])
+        assert found.plan["tokens"] == sum(map(len, texts))
+    else:
+        assert found.read["words"] > 20
+        assert found.lengths["unit"] == "words"
+
+
+@unspaced
 def test_near_duplicates_are_found_in_text_without_words(tmp_path: Path, letters: str, space: str) -> None:
     texts = sequences(letters, space, 20)
     wide = 1 + len(space)

@@ -118,19 +118,31 @@ class Chunk:
         return np.bincount(number + self.classes, minlength=size).reshape(-1, CLASSES)
 
     @cached_property
-    def word_spans(self) -> tuple[np.ndarray, np.ndarray]:
-        """``int64 [W]`` each: where words (runs of letters, marks and digits; a Chinese character) begin and end.
-
-        Text without spaces, and text of single letters, such as proteins, is cut into pieces of about 4 letters, at
-        places that depend on the letters before them: the same text has the same pieces wherever it stands.
-        """
+    def _written_words(self) -> tuple[np.ndarray, np.ndarray]:
+        """``int64 [V]`` each: where runs of letters, marks and digits, or a Chinese character, begin and end."""
         inside = np.concatenate([[False], self.classes >= MARK, [False]])
         apart = np.concatenate([[False], self.classes == _HAN, [False]])
         edge = inside[1:] != inside[:-1]
         if apart.any():
             edge |= inside[1:] & inside[:-1] & (apart[1:] | apart[:-1])
         marks = np.flatnonzero(edge)
-        return self._long_cut(*self._letters_joined(marks[inside[marks + 1]], marks[inside[marks]]))
+        return marks[inside[marks + 1]], marks[inside[marks]]
+
+    @cached_property
+    def word_spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """``int64 [W]`` each: where words (runs of letters, marks and digits; a Chinese character) begin and end.
+
+        Text without spaces, and text of single letters, such as proteins, is cut into pieces of about 4 letters, at
+        places that depend on the letters before them: the same text has the same pieces wherever it stands.
+        """
+        return self._long_cut(*self._letters_joined(*self._written_words))
+
+    @cached_property
+    def pieces(self) -> int:
+        """How many of the words are pieces of text that is one letter after another, such as proteins."""
+        written, words = (begins << 32 | ends for begins, ends in (self._written_words, self.word_spans))
+        pieces = self.word_spans[0][~np.isin(words, written, assume_unique=True)]
+        return int((~np.isin(self.classes[pieces], _UNSPACED)).sum())
 
     def _letters_joined(self, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Join words of one letter into pieces, where many of them follow one another."""

@@ -238,13 +238,15 @@ class _Check:
         items: list[Input],
         searched: bool,
     ) -> DataCheck:
-        words = self.index.words
+        words = self.index.words if self.index.has_words else None
         vocabulary = self.tokens.found() if self.tokens is not None else None
-        lengths = np.array(self.tokens.lengths, dtype=np.int64) if self.tokens is not None else words
+        lengths = self.index.characters if words is None else words
+        if self.tokens is not None:
+            lengths = np.array(self.tokens.lengths, dtype=np.int64)
         stats = vars(self.reader.stats)
         read = {
             **{name: value for name, value in stats.items() if not name.startswith("unreadable")},
-            "words": int(words.sum()),
+            "words": None if words is None else int(words.sum()),
             "tokens": vocabulary and vocabulary["tokens"],
         }
         found = DataCheck(
@@ -259,7 +261,7 @@ class _Check:
             duplicates=self._duplicates(),
             leakage=self.leaks.found(self.index) if searched else None,
             vocabulary=vocabulary,
-            plan=self._plan(given, items, vocabulary, int(words.sum())),
+            plan=self._plan(given, items, vocabulary),
         )
         found.findings = findings_of(found.to_dict())
         return found
@@ -285,7 +287,7 @@ class _Check:
         top = max(1, int(lengths.max()).bit_length())
         bins = np.bincount([int(length).bit_length() for length in lengths], minlength=top + 1)
         return {
-            "unit": "words" if self.tokens is None else "tokens",
+            "unit": "tokens" if self.tokens else "words" if self.index.has_words else "characters",
             "mean": float(lengths.mean()),
             "quantiles": {f"{share:g}": float(np.quantile(lengths, share)) for share in _QUANTILES},
             "longest": {"length": int(lengths.max()), "place": self.index.place(longest)},
@@ -310,9 +312,9 @@ class _Check:
         }
 
     def _plan(
-        self, given: list[str], items: list[Input], vocabulary: dict[str, Any] | None, words: int
+        self, given: list[str], items: list[Input], vocabulary: dict[str, Any] | None
     ) -> dict[str, Any]:
-        tokens = vocabulary["tokens"] if vocabulary else round(TOKENS_PER_WORD * words)
+        tokens = vocabulary["tokens"] if vocabulary else self._estimated_tokens()
         epochs = default_epochs(tokens)
         worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
         extend = worth and tokens >= EXTEND_TOKENS
@@ -346,6 +348,12 @@ class _Check:
                 unreadable=bool(self.reader.stats.unreadable + self.skipped.unreadable),
             ),
         }
+
+    def _estimated_tokens(self) -> int:
+        """Return the tokens to be expected without a tokenizer; one a letter where the text has no words."""
+        if self.index.has_words:
+            return round(TOKENS_PER_WORD * int(self.index.words.sum()))
+        return int(self.index.characters.sum())
 
     def _chosen_settings(self) -> DocumentSettings:
         """Return the settings with what ``auto`` chose, where it is the same for all files of plain text."""

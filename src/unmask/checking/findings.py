@@ -9,6 +9,7 @@ from typing import Literal
 
 from unmask.checking.duplicates import NEAR_WORDS
 from unmask.data.reading.errors import KEPT
+from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
 from unmask.reporting.format import percent, place, round_trip_text
 from unmask.storage import JsonDict
@@ -19,7 +20,7 @@ _ORDER: tuple[Level, ...] = ("problem", "warning", "note", "ok")
 # Shares from which a finding is a warning or a problem.
 _DUPLICATES = 0.01
 _ENCODING_WARNING, _ENCODING_PROBLEM = 0.001, 0.05
-_UNKNOWN_WARNING, _UNKNOWN_PROBLEM = 0.005, 0.05
+_CHANGED_WARNING, _CHANGED_PROBLEM = 0.005, 0.05
 _BOILERPLATE_NOTE = 0.001
 _FEW_TOKENS = 50_000
 _LISTED = 5
@@ -207,7 +208,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
         return
     unknown = found["unknown"]
     if unknown["tokens"]:
-        level = _level(unknown["share"], _UNKNOWN_WARNING, _UNKNOWN_PROBLEM)
+        level = _level(unknown["share"], MANY, MOST)
         words = ", ".join(word for word, _ in unknown["words"][:5])
         text = f"unknown to the tokenizer: {_share(unknown['tokens'], found['tokens'], 'token')}"
         yield Finding(level, "unknown tokens", text + (f", for example {words}" if words else ""))
@@ -225,7 +226,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
 
 def _round_trip(found: JsonDict) -> Finding:
     """What the tokenizer drops or changes; unknown words are in it too."""
-    level = _level(max(found["dropped_share"], found["changed_share"]), _UNKNOWN_WARNING, _UNKNOWN_PROBLEM)
+    level = _level(max(found["dropped_share"], found["changed_share"]), _CHANGED_WARNING, _CHANGED_PROBLEM)
     lossless = not found["dropped"] and not found["changed"]
     return Finding("ok" if lossless else level, "round trip", round_trip_text(found))
 

@@ -19,10 +19,11 @@ class DataCheck(Result):
         model: whose tokenizer was used, or ``None``.
         verdict: ``ok``, ``warning`` or ``problem``, the worst of the findings.
         findings: what to know, the most important first.
-        read: files, documents, empty and over-long ones, characters, words, and tokens where there is a model.
+        read: files, documents, empty and over-long ones, characters, words (``None`` for text of single
+            letters, such as proteins), and tokens where there is a model.
         unreadable: files that could not be read, and why.
         text: encoding errors, sizes, scripts, boilerplate lines, literal special tokens, personal data.
-        lengths: the distribution of document lengths, in ``unit`` tokens or words.
+        lengths: the distribution of document lengths, in ``unit`` tokens, words or characters.
         limit: how much of the text is longer than the model's sequences, or ``None`` without a model.
         duplicates: exact and near ones.
         leakage: for each test file which of its texts occur in the rest, with both lines; ``None`` without test files.
@@ -51,7 +52,9 @@ class DataCheck(Result):
         return "problem" if "problem" in levels else "warning" if "warning" in levels else "ok"
 
     def _title(self) -> str:
-        return f"check of {plural(self.read['documents'], 'document')}, {plural(self.read['words'], 'word')}: {self.verdict}"
+        unit = "character" if self.read["words"] is None else "word"
+        size = f"{plural(self.read['documents'], 'document')}, {plural(self.read[unit + 's'], unit)}"
+        return f"check of {size}: {self.verdict}"
 
     def to_rows(self) -> Rows:
         """Return a row for each finding: its level, what it is about, and the text."""

@@ -111,13 +111,14 @@ def chunked(documents: Iterable[Document]) -> Iterator[Chunk]:
 
 
 class DocumentIndex:
-    """File, line and length in words of each document, in a few bytes each."""
+    """File, line, and length in words and characters of each document, in a few bytes each."""
 
     def __init__(self) -> None:
         self.sources: list[str] = []
         self._numbers: dict[str, int] = {}
         self._source, self._line = array("i"), array("q")
-        self._words = array("q")
+        self._words, self._characters = array("q"), array("q")
+        self._pieces = 0
 
     def __len__(self) -> int:
         return len(self._source)
@@ -131,6 +132,8 @@ class DocumentIndex:
             self._source.append(number)
             self._line.append(document.line or 0)
         self._words.extend(chunk.word_counts.tolist())
+        self._characters.extend(len(document.text) for document in chunk.documents)
+        self._pieces += chunk.pieces
 
     def place(self, row: int, text: str = "") -> Place:
         """Return the place of a document by its number."""
@@ -145,6 +148,16 @@ class DocumentIndex:
     def words(self) -> np.ndarray:
         """``int64 [D]``: words of each document."""
         return np.array(self._words, dtype=np.int64)
+
+    @property
+    def characters(self) -> np.ndarray:
+        """``int64 [D]``: characters of each document."""
+        return np.array(self._characters, dtype=np.int64)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the text has words; that of proteins, say, is one letter after another."""
+        return 2 * self._pieces <= int(self.words.sum())
 
 
 class TextSurvey:

@@ -121,7 +121,7 @@ def _facts(found: JsonDict) -> dict[str, object]:
     return {
         "files": read["files"],
         "documents": read["documents"],
-        "words": read["words"],
+        **({"characters": read["characters"]} if read["words"] is None else {"words": read["words"]}),
         "tokens": f"about {tokens:,} (--model counts them)" if found["plan"]["tokens_estimated"] else tokens,
         f"{lengths['unit']} a document": f"{spread}, longest {lengths['longest']['length']:,} ({place(lengths['longest']['place'])})",
     }

@@ -270,7 +270,9 @@ def _draw_candidates(page: Page, result: FillResult) -> None:
     page.table(header, rows, left=(0, len(header) - 1))
     if len(result.masks) > 1:
         for mask, tokens in enumerate(result.per_mask, 1):
-            alone = "  ".join(f"{item.token} {_probability(item.probability)}" for item in tokens)
+            alone = "  ".join(
+                f"{item.text.strip() or item.token} {_probability(item.probability)}" for item in tokens
+            )
             page.say(f"mask {mask} alone: {alone}", style="dim")
     if "ranked by" in header:
         page.say("a blank is ranked by the geometric mean over the subwords of its word", style="dim")

@@ -68,8 +68,8 @@ def require_known(found: UnknownTokens, name: str, allowed: bool, progress: Prog
         return
     if found.share > MOST and not allowed:
         raise DataError(
-            f"{message}, and the model sees the same unknown token for all of them. Choose a model whose tokenizer covers "
-            f"this text ('unmask check' counts unknown tokens), train a new one with --preset, or use the text all "
-            f"the same with --allow-unknown"
+            f"{message}, and the model sees the same unknown token for all of them. Use a tokenizer that covers this "
+            f"text: that of another model ('unmask check' counts unknown tokens), or one trained on text of this kind "
+            f"(--preset trains it on the training text); or use the text all the same with --allow-unknown"
         )
     progress.warning(message)

@@ -13,11 +13,13 @@ from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.data.masking.mask import mask
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import Packed
+from unmask.errors import plural
 from unmask.promises.case import Case, Measurement
 from unmask.training.loop import Position
 
 _SIGMAS = 5.0
 _COPIES = 2000
+_LENGTHS = range(2, 21)
 
 _Masks = dict[int, tuple[bytes, bytes]]
 
@@ -107,11 +109,11 @@ def special_tokens(case: Case) -> Measurement:
 
 
 def rate_of_short_documents(case: Case) -> Measurement:
-    """In documents of 2 to 20 tokens the share of targets is the rate; the largest difference of any length counts."""
-    vocabulary, worst = case.model.vocabulary, 0.0
+    """The share of targets in short documents is the rate; the largest difference of any length counts."""
+    vocabulary, off = case.model.vocabulary, {}
     draw = np.random.default_rng(case.seed)
     keys = draw.integers(1, 2**63, _COPIES).astype(np.uint64)
-    for length in range(2, 21):
+    for length in _LENGTHS:
         text = draw.choice(vocabulary.replacements, (_COPIES, length))
         framed = [np.tile(ids, (_COPIES, 1)) for ids in (vocabulary.prefix, vocabulary.suffix)]
         rows = np.concatenate([framed[0], text, framed[1]], axis=1).astype(np.int64)
@@ -119,9 +121,9 @@ def rate_of_short_documents(case: Case) -> Measurement:
         offsets = np.full(_COPIES, -len(vocabulary.prefix))
         packed = Packed(rows.ravel(), cuts, keys, offsets)
         targets = mask(packed, vocabulary, case.source.plan, case.key, case.rate).target_index
-        worst = max(worst, abs(len(targets) / text.size - case.rate))
+        off[length] = abs(len(targets) / text.size - case.rate)
     # A document may be a single unit, so that its tokens are one draw.
     tolerance = _SIGMAS * math.sqrt(case.rate * (1 - case.rate) / _COPIES)
-    return Measurement(
-        worst, tolerance, f"{_COPIES:,} documents of each length, at a rate of {case.rate:.0%}"
-    )
+    worst = max(off, key=off.__getitem__)
+    detail = f"{_COPIES:,} documents of each length from {_LENGTHS[0]} to {_LENGTHS[-1]} tokens, at a rate of {case.rate:.0%}"
+    return Measurement(off[worst], tolerance, f"{detail}; largest difference at {plural(worst, 'token')}")

@@ -65,7 +65,8 @@ def facts(found: JsonDict) -> Iterator[tuple[str, str]]:
     quantiles = lengths["quantiles"]
     yield "Files", count(read["files"])
     yield "Documents", count(read["documents"])
-    yield "Words", count(read["words"])
+    unit = "characters" if read["words"] is None else "words"
+    yield unit.capitalize(), count(read[unit])
     yield "Tokens", _tokens(found)
     yield "Empty", count(read["empty"])
     yield (

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _EXCERPT = 200
 _STILL_FALLING = 0.005  # of the loss, over the last two evaluations
+_FEWEST_STEPS = 100  # below which the learning rate, not the text, makes the loss rise and fall
 
 
 def planned_steps(config: RunConfig, components: RunComponents) -> int | None:
@@ -180,6 +181,8 @@ def advice_of(
     if len(losses) < 3:
         return None
     if stopped_early or losses[-1] > min(losses):
+        if rows[-1]["step"] < _FEWEST_STEPS:
+            return None
         return (
             "the held-out loss had stopped falling: more text would help, more passes over this one would not"
         )
