@@ -34,12 +34,13 @@ from unmask.evaluation.predictions import TargetPredictions
 from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import components as material_module
-from unmask.run import train as run_module
+from unmask.run import training_run as run_module
 from unmask.run.choices import advice_of, masked_excerpt
 from unmask.run.disk import size_of
 from unmask.run.dry_run import dry_run
 from unmask.run.selection import halves
-from unmask.run.train import FinishedRun, train
+from unmask.run.train import train
+from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
 from unmask.training import checkpoint as checkpoint_module

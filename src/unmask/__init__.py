@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask.api.data import bench as bench
     from unmask.api.data import check as check
-    from unmask.api.data import collocations as collocations
     from unmask.api.data import extend_tokenizer as extend_tokenizer
-    from unmask.api.data import masks as masks
     from unmask.api.data import prepare as prepare
-    from unmask.api.data import terms as terms
     from unmask.api.data import train_tokenizer as train_tokenizer
     from unmask.api.evaluation import compare as compare
     from unmask.api.evaluation import conformance as conformance
@@ -29,6 +26,9 @@ if TYPE_CHECKING:
     from unmask.api.evaluation import pairs as pairs
     from unmask.api.evaluation import probe as probe
     from unmask.api.exporting import export as export
+    from unmask.api.masking import collocations as collocations
+    from unmask.api.masking import masks as masks
+    from unmask.api.masking import terms as terms
     from unmask.api.model import Model as Model
     from unmask.api.model import convert as convert
     from unmask.api.model import explain as explain

@@ -37,12 +37,21 @@ ADDED_WORDS = "added_words.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run. Creating the object touches nothing on disk."""
+    """The paths of one run, and itself the path of its folder. Creating the object touches nothing on disk."""
 
     root: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
 
     @property
     def model(self) -> Path:

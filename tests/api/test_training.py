@@ -51,6 +51,8 @@ def test_a_run_from_a_folder_has_metrics_a_model_and_a_table(base: Path) -> None
     assert run.metrics["loss"] > 0
     assert run.metrics["before"]["loss"] > 0
     assert run.folder.report.is_file()
+    assert run.folder / "report.html" == run.folder.report == Path(run.folder, "report.html")
+    assert str(run.folder) == str(Path("runs/notes"))
     saved = run.folder.config.read_text(encoding="utf-8")
     assert "learning_rate: 0.0001" in saved
     assert "  rate: 0.3" in saved

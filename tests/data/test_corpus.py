@@ -13,6 +13,7 @@ import pytest
 
 from unmask.config.settings import DataSettings, DocumentSettings
 from unmask.data import corpus as shards
+from unmask.data import shards as shard_files
 from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus, prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
@@ -43,7 +44,7 @@ def made(source: Path, wordpiece_tokenizer: Any, tmp_path: Path) -> Callable[...
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_SHARD_TOKENS", 700)
+    monkeypatch.setattr(shard_files, "_SHARD_TOKENS", 700)
     monkeypatch.setattr(shards, "_BATCH_CHARACTERS", 1500)
 
 

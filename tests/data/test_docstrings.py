@@ -11,8 +11,8 @@ import pytest
 
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
+from unmask.run.docstring_sieve import MAX_REPEATS
 from unmask.run.docstrings import (
-    MAX_REPEATS,
     Docstring,
     DocstringCorpus,
     collect_docstrings,

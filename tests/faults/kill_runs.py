@@ -18,7 +18,7 @@ from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
 from unmask.training import checkpoint, loop
 from unmask.training.checkpoint import list_checkpoints
-from unmask.training.loop import Position
+from unmask.training.position import Position
 
 # What a save does, in the names that it does it by; a kill comes before one of these calls.
 SAVING = [

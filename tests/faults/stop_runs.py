@@ -11,7 +11,7 @@ import tiny_run
 from unmask.config.settings import RunConfig
 from unmask.data import corpus
 from unmask.run import components as components
-from unmask.run import train as run
+from unmask.run import training_run as run
 from unmask.run_folder import RunFolder
 from unmask.training import checkpoint, loop
 

@@ -22,7 +22,7 @@ from unmask.config.settings import RunConfig
 from unmask.errors import Interrupted
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import train as run_module
+from unmask.run import training_run as run_module
 from unmask.run.train import train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows

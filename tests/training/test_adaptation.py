@@ -27,10 +27,11 @@ from unmask.model.layers import add_lora, depths, encoder_layers, head_weights, 
 from unmask.model.load import read_checkpoint
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
-from unmask.run import train as run_module
+from unmask.run import training_run as run_module
 from unmask.run.dry_run import dry_run
 from unmask.run.selection import halves
-from unmask.run.train import FinishedRun, train
+from unmask.run.train import train
+from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
 from unmask.training.best_weights import Best, load_best, save_best

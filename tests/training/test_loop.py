@@ -17,8 +17,9 @@ from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
 from unmask.training.distributed import World
-from unmask.training.loop import Length, Loop, Position, Row
+from unmask.training.loop import Loop, Row
 from unmask.training.optimizers import make_optimizers
+from unmask.training.position import Length, Position
 from unmask.training.schedules import learning_rate_factor, mask_rate
 
 LoopMaker = Callable[..., Loop]

@@ -1,23 +1,17 @@
-"""``check``, ``prepare``, ``masks``, ``terms``, ``collocations``, the tokenizers and ``bench``."""
+"""``check``, ``prepare``, the tokenizers and ``bench``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.api.options import MASKING, READING, sections
+from unmask.api.options import READING, sections
 from unmask.api.progress import ProgressLike
 from unmask.api.texts import Text, text_files
 from unmask.api.wording import without_files
 from unmask.config.options import TOKENIZER_OPTIONS
-from unmask.config.settings import DocumentSettings
-from unmask.errors import ConfigError, plural
+from unmask.errors import ConfigError
 from unmask.progress import Progress
-from unmask.reporting.results import Result, Rows, Table
-from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,140 +98,12 @@ def prepare(
 
     settings = sections(options, (*READING, "allow_unknown"), offline).data
     with text_files(progress, offline, settings.text_field) as files:
-        loaded = _tokenizer(tokenizer if tokenizer is not None else model, offline, files.progress)
+        loaded = tokenizer_of(tokenizer if tokenizer is not None else model, offline, files.progress)
         inputs = files.inputs(text)
         described: list[dict[str, str | int]] | None = None
         if files.written:  # a temporary file has another name each time
             described = [{"input": "<text>", "sha256": sha256(Path(inputs[0]))}]
         return write_shards(inputs, settings, loaded, Path(out), described=described, progress=files.progress)
-
-
-def masks(
-    text: Text,
-    tokenizer: TokenizerLike | ModelLike | None = None,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    tokens: int = 1_000_000,
-    max_length: int | None = None,
-    offline: bool = False,
-    progress: ProgressLike = None,
-    **options: Any,
-) -> MaskSurvey:
-    """Mask a text as training does, and count: the rate, the replacements, whole words, spans.
-
-    Args:
-        text: paths, a folder of :func:`unmask.prepare`, or texts in memory.
-        tokenizer: Hub name, folder or object, or a model; not needed with prepared shards.
-        seed, epoch: of the masks.
-        tokens: tokens to look at, at most.
-        max_length: tokens of a sequence.
-        offline, progress: as for :func:`unmask.load`.
-        options: ``mask_rate``, ``strategy``, ``documents``, ``text_field``, ``strict``, and a whole ``config``.
-
-    Raises:
-        ConfigError, DataError: as for :func:`unmask.prepare`.
-    """
-    import numpy as np
-
-    from unmask.data.batches import TextSource
-    from unmask.data.tokenizer import vocabulary_of
-    from unmask.evaluation.mask_survey import sample, survey
-
-    config = sections(options, (*MASKING, *READING), offline)
-    with _corpus(text, tokenizer, config.data, offline, progress) as (corpus, loaded, _):
-        source = TextSource(
-            corpus, np.arange(len(corpus)), vocabulary_of(loaded), config.masking, max_length or 512
-        )
-        return MaskSurvey(survey(source, tokens, seed, epoch) | {"sample": sample(source, seed, epoch)})
-
-
-class MaskSurvey(Result):
-    """What masking does to a text: statistics, and a masked passage."""
-
-    def __init__(self, content: JsonDict) -> None:
-        self._content = content
-
-    def _title(self) -> str:
-        return f"masks of strategy '{self._content['strategy']}'"
-
-    def to_rows(self) -> Rows:
-        rows: list[dict[str, object]] = []
-        for name, value in self._content.items():
-            if isinstance(value, Mapping):
-                rows += [{"measure": f"{name}: {part}", "value": inner} for part, inner in value.items()]
-            elif not isinstance(value, list):
-                rows.append({"measure": name, "value": value})
-        return rows
-
-    def to_dict(self) -> JsonDict:
-        """Return what ``unmask masks --json`` prints; see :mod:`unmask.evaluation.mask_survey`."""
-        return self._content
-
-
-def terms(
-    text: Text,
-    general: Text,
-    tokenizer: TokenizerLike | ModelLike | None = None,
-    *,
-    out: str | Path | None = None,
-    offline: bool = False,
-    progress: ProgressLike = None,
-    **options: Any,
-) -> Table:
-    """Find the words that set a text apart, the best first, for ``strategy="terms"``.
-
-    They are at least twice as frequent as in general text, rare there, and occur in several documents.
-
-    Args:
-        text, general: paths, a folder of :func:`unmask.prepare`, or texts in memory.
-        tokenizer: Hub name, folder or object, or a model; not needed with prepared shards.
-        out: a file to write them to, for ``settings={"masking.terms": out}``.
-        offline, progress: as for :func:`unmask.load`.
-        options: ``documents``, ``text_field``, ``strict``.
-
-    Raises:
-        ConfigError, DataError: as for :func:`unmask.prepare`.
-    """
-    from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
-
-    settings, counts = sections(options, READING, offline).data, []
-    for part in (text, general):
-        with _corpus(part, tokenizer, settings, offline, progress) as (corpus, loaded, _):
-            counts.append(count_words(corpus, _words(loaded)))
-    (words, documents), (elsewhere, _) = counts
-    found = find_salient_terms(words, elsewhere, documents)
-    if out is not None:
-        save_terms(Path(out), found)
-    return Table(plural(len(found), "term"), [asdict(term) for term in found])
-
-
-def collocations(
-    text: Text,
-    tokenizer: TokenizerLike | ModelLike | None = None,
-    *,
-    out: str | Path | None = None,
-    offline: bool = False,
-    progress: ProgressLike = None,
-    **options: Any,
-) -> Table:
-    """Find words that occur together more often than by chance, for ``strategy="ngram"``.
-
-    Args:
-        out: a file to write them to, for ``settings={"masking.collocations": out}``.
-        text, tokenizer, offline, progress, options: as for :func:`unmask.terms`.
-
-    Raises:
-        ConfigError, DataError: as for :func:`unmask.prepare`.
-    """
-    from unmask.data.masking.collocations import find_collocations, save_collocations
-
-    settings = sections(options, READING, offline).data
-    with _corpus(text, tokenizer, settings, offline, progress) as (corpus, loaded, listener):
-        found = find_collocations(corpus, _words(loaded), progress=listener)
-    if out is not None:
-        save_collocations(Path(out), found)
-    return Table(plural(len(found), "collocation"), [asdict(one) for one in found])
 
 
 def train_tokenizer(
@@ -355,27 +221,7 @@ def bench(
         return run_bench(sections(values, values, offline), seconds=seconds, progress=files.progress)
 
 
-@contextmanager
-def _corpus(
-    text: Text,
-    tokenizer: TokenizerLike | ModelLike | None,
-    settings: DocumentSettings,
-    offline: bool,
-    progress: ProgressLike,
-) -> Iterator[tuple[Corpus, PreTrainedTokenizerBase, Progress]]:
-    """Yield text as tokens, prepared shards as they are, with the tokenizer."""
-    from unmask.evaluation.text_cache import EvaluationText
-
-    with (
-        text_files(progress, offline, settings.text_field) as files,
-        EvaluationText(files.inputs(text), settings, files.progress) as inputs,
-    ):
-        shards = inputs.shards
-        loaded = _tokenizer(tokenizer if shards is None else shards / "tokenizer", offline, files.progress)
-        yield inputs.corpus(loaded), loaded, files.progress
-
-
-def _tokenizer(given: Any, offline: bool, progress: Progress) -> PreTrainedTokenizerBase:
+def tokenizer_of(given: Any, offline: bool, progress: Progress) -> PreTrainedTokenizerBase:
     if given is None:
         raise ConfigError(
             "no tokenizer: name one (--tokenizer or tokenizer=), or give a folder of 'unmask prepare'"
@@ -397,12 +243,3 @@ def _name_of(model: ModelLike) -> str:
             f"model: expected a Hub name, a folder or unmask.load(...), not a {type(model).__name__}"
         )
     return name
-
-
-def _words(tokenizer: PreTrainedTokenizerBase) -> Any:
-    from unmask.data.tokenizer import vocabulary_of
-
-    words = vocabulary_of(tokenizer).words
-    if words is None:
-        raise ConfigError("the tokenizer does not mark where words begin; take another with --tokenizer")
-    return words

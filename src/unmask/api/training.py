@@ -24,8 +24,8 @@ from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.failures import further
 from unmask.run.lock import is_empty
-from unmask.run.train import FinishedRun
 from unmask.run.train import train as run_training
+from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 
@@ -38,7 +38,7 @@ class RunResult(Result, FinishedRun):
     """A finished run, with its metrics and its model.
 
     Attributes:
-        folder: its files, such as ``folder.report``; ``folder.root`` is the run folder itself.
+        folder: the run folder, path-like, with its files as attributes, such as ``folder.report``.
         steps: optimizer steps.
         tokens: tokens trained on, without padding.
         seconds: seconds of training.

@@ -56,9 +56,9 @@ def masks(
     config = options.load_settings(locals())
     length = config.data.max_length
     with shell.working() as progress:
-        from unmask.api import data, texts
+        from unmask.api import masking, texts
 
-        result = data.masks(
+        result = masking.masks(
             texts.Paths(text), tokenizer, seed=seed, epoch=epoch, tokens=tokens, max_length=length, offline=offline,
             progress=progress, config=config,
         ).to_dict()  # fmt: skip
@@ -90,9 +90,9 @@ def terms(
     """
     config = options.load_settings({**locals(), "text": None, "general": None, "tokenizer": None})
     with shell.working() as progress:
-        from unmask.api import data, texts
+        from unmask.api import masking, texts
 
-        found = data.terms(
+        found = masking.terms(
             texts.Paths(text), texts.Paths(general), tokenizer, out=out, offline=offline, progress=progress,
             config=config,
         )  # fmt: skip
@@ -123,9 +123,9 @@ def collocations(
     """
     config = options.load_settings({**locals(), "text": None, "tokenizer": None})
     with shell.working() as progress:
-        from unmask.api import data, texts
+        from unmask.api import masking, texts
 
-        found = data.collocations(
+        found = masking.collocations(
             texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, config=config
         )
     _print_list("collocations", out, found, "--strategy ngram --set masking.collocations", as_json)

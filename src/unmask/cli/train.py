@@ -28,7 +28,7 @@ from unmask.reporting.reading import left_out_of_run
 from unmask.storage import JsonDict, read_json
 
 if TYPE_CHECKING:
-    from unmask.run.train import FinishedRun
+    from unmask.run.training_run import FinishedRun
 
 Out = Annotated[
     Path | None,

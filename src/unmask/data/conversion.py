@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from unmask.data.special_tokens import CONTROL_NAMES
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 PLACEHOLDER = re.compile(r"^(\[unused\d+\]|<unused_?\d+>|madeupword\d+|<extra_id_\d+>|<null_\d+>)$")
 """Entries that no text has."""
 _FEWEST_LETTERS = 4
-_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ADVICE = {
     "BertJapaneseTokenizer": "split the text into words first (MeCab, SudachiPy), with spaces between them, and load the "
     "vocab.txt of the model with BertTokenizer(vocab=..., do_lower_case=False, tokenize_chinese_chars=False)",
@@ -95,7 +95,7 @@ def _split(tokenizer: PreTrainedTokenizerBase, pattern: str, normalizer: Any) ->
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), single])
     backend = getattr(tokenizer, "backend_tokenizer", None)
     core.post_processor = _framing(tokenizer) if backend is None else backend.post_processor
-    named = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in _NAMES}
+    named = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in CONTROL_NAMES}
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         **{name: token for name, token in named.items() if token},

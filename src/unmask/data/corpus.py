@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +29,7 @@ from unmask.data.batching import in_batches
 from unmask.data.packing import split_by_tokens
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.reading.inputs import as_list, describe_inputs
+from unmask.data.shards import ShardWriter, load_part
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FORMAT = 2
-_SHARD_TOKENS = 1 << 24
 _BATCH_CHARACTERS = 1 << 20
 _COUNTED_AT_ONCE = 1 << 20  # tokens
 
@@ -61,9 +59,9 @@ class Corpus:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         shards = [shard["name"] for shard in manifest["shards"]]
-        self.lengths = np.concatenate([_load(folder, name, "lengths") for name in shards])
-        self.keys = np.concatenate([_load(folder, name, "keys") for name in shards])
-        self._tokens = [_load(folder, name, "tokens", mmap_mode="r") for name in shards]
+        self.lengths = np.concatenate([load_part(folder, name, "lengths") for name in shards])
+        self.keys = np.concatenate([load_part(folder, name, "keys") for name in shards])
+        self._tokens = [load_part(folder, name, "tokens", mmap_mode="r") for name in shards]
         self._begins = np.concatenate([[0], np.cumsum(self.lengths)])
         self._shard_begins = np.concatenate([[0], np.cumsum([len(tokens) for tokens in self._tokens])])
 
@@ -268,9 +266,9 @@ def prepare(
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     with new_folder(out) as folder:
-        _write(folder, DocumentReader(names, settings, progress=progress), fingerprint, tokenizer, progress)
-        found = open_corpus(folder, verify=False).unknown(tokenizer)
-        require_known(found, what, settings.allow_unknown, progress)
+        reader = DocumentReader(names, settings, progress=progress)
+        unknown = _write(folder, reader, fingerprint, tokenizer, progress)
+        require_known(unknown, what, settings.allow_unknown, progress)
     return open_corpus(out, verify=False)
 
 
@@ -313,13 +311,13 @@ def _write(
     fingerprint: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     progress: Progress,
-) -> None:
+) -> UnknownTokens:
     encode = TextEncoder(tokenizer)
-    writer = _ShardWriter(folder, np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32))
+    writer = ShardWriter(folder, np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32))
     unknown = UnknownTokens(encode.unknown)
     progress.begin("prepare")
     for texts, arrays in _encoded(reader, encode):
-        writer.add(texts, arrays)
+        writer.add(texts, arrays, list(map(document_key, texts)))
         for text, array in zip(texts, arrays, strict=True):
             unknown.add(array, partial(encode.unknown_parts, text))
         progress.advance(None, {"documents": writer.documents, "tokens": writer.tokens})
@@ -333,6 +331,7 @@ def _write(
     made = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): sha256(path) for path in made}
     write_atomically(folder / MANIFEST, _manifest_text(content | {"files": files}))
+    return unknown
 
 
 def _encoded(
@@ -364,62 +363,3 @@ def document_key(text: str) -> int:
 def is_held_out(keys: Any, share: float) -> Any:
     """Return whether a document is held out by its key, :func:`document_key`; of an array, for each of them."""
     return keys < np.uint64(int(share * 2.0**64))
-
-
-@dataclass
-class _ShardWriter:
-    """Collects documents and writes full shards."""
-
-    folder: Path
-    dtype: np.dtype[Any]
-    documents: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    _arrays: list[np.ndarray] = field(default_factory=list)
-    _keys: list[int] = field(default_factory=list)
-    _held: int = 0
-
-    def add(self, texts: list[str], arrays: list[np.ndarray]) -> None:
-        for text, array in zip(texts, arrays, strict=True):
-            self._arrays.append(array.astype(self.dtype))
-            self._keys.append(document_key(text))
-            self._held += len(array)
-            self.documents += 1
-            self.tokens += len(array)
-            self.bytes += len(text.encode("utf-8", "surrogatepass"))
-            if self._held >= _SHARD_TOKENS:
-                self._flush()
-
-    def close(self) -> None:
-        if self._arrays:
-            self._flush()
-
-    def _flush(self) -> None:
-        name = f"shard-{len(self.shards):05d}"
-        parts = {
-            "tokens": np.concatenate(self._arrays),
-            "lengths": np.array([len(array) for array in self._arrays], dtype=np.int64),
-            "keys": np.array(self._keys, dtype=np.uint64),
-        }
-        sums = {}
-        for part, array in parts.items():
-            path = self.folder / _file(name, part)
-            with path.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            sums[part] = sha256(path)
-        self.shards.append(
-            {"name": name, "documents": len(self._keys), "tokens": len(parts["tokens"]), "sha256": sums}
-        )
-        self._arrays, self._keys, self._held = [], [], 0
-
-
-def _file(shard: str, part: str) -> str:
-    return f"{shard}.{part}.npy"
-
-
-def _load(folder: Path, shard: str, part: str, mmap_mode: Any = None) -> np.ndarray:
-    array: np.ndarray = np.load(folder / _file(shard, part), mmap_mode=mmap_mode, allow_pickle=False)
-    return array

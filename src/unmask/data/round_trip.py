@@ -11,6 +11,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from unmask.data.words import IDEOGRAPHS
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -19,7 +21,6 @@ _BATCH = 10_000
 _EXAMPLES = 5
 _JOINERS = "\u200c\u200d"  # they change letters in Persian and in the scripts of India
 _HIDDEN = re.compile("\0\\d+")  # the unknown token of Unigram, in a plain copy
-_IDEOGRAPHS = "㐀-鿿"
 
 
 class WordCounter:
@@ -66,8 +67,8 @@ def mark_pattern() -> str:
 
 @lru_cache(maxsize=1)
 def _units() -> re.Pattern[str]:
-    letter, mark = f"[^\\W\\d_{_IDEOGRAPHS}]", mark_pattern()
-    return re.compile(f"{letter}+(?:{mark}+{letter}*)*|[{_IDEOGRAPHS}]|{mark}|[^\\s!-@[-`{{-~]")
+    letter, mark = f"[^\\W\\d_{IDEOGRAPHS}]", mark_pattern()
+    return re.compile(f"{letter}+(?:{mark}+{letter}*)*|[{IDEOGRAPHS}]|{mark}|[^\\s!-@[-`{{-~]")
 
 
 def is_word(text: str) -> bool:

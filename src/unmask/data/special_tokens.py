@@ -14,12 +14,12 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CONTROL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+CONTROL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Return the ids of the control tokens."""
-    named = (getattr(tokenizer, f"{name}_token_id", None) for name in _CONTROL)
+    named = (getattr(tokenizer, f"{name}_token_id", None) for name in CONTROL_NAMES)
     return {int(number) for number in named if number is not None}.union(*frame(tokenizer))
 
 

@@ -38,6 +38,8 @@ _CJK = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+IDEOGRAPHS = "".join(f"{chr(low)}-{chr(high)}" for low, high in _CJK)
+"""Chinese characters, as ranges of a regular expression; each is a word."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import Packed
 from unmask.errors import plural
 from unmask.promises.case import Case, Measurement
-from unmask.training.loop import Position
+from unmask.training.position import Position
 
 _SIGMAS = 5.0
 _COPIES = 2000

@@ -9,8 +9,9 @@ from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
-from unmask.training.loop import Length, Loop, Position
+from unmask.training.loop import Loop
 from unmask.training.optimizers import make_optimizers
+from unmask.training.position import Length, Position
 from unmask.training.recipe import Recipe, resolve
 from unmask.training.schedules import learning_rate_factor, mask_rate
 from unmask.training.staged_start import StagedStart, head_first, rows_first

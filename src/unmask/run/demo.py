@@ -14,7 +14,8 @@ from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.run.docstrings import collect_docstrings, write_jsonl
 from unmask.run.lock import lock_run
-from unmask.run.train import FinishedRun, train
+from unmask.run.train import train
+from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 

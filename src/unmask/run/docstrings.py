@@ -21,7 +21,6 @@ import site
 import sysconfig
 import warnings
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -34,14 +33,12 @@ from zlib import crc32
 
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
+from unmask.run.docstring_sieve import MIN_CHARACTERS, Found, Sieve, Source, shared_shares
 from unmask.storage import write_atomically
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
-MIN_CHARACTERS = 40
-"""Shorter docstrings ("Return the name.") teach nothing about context."""
 MIN_WORDS = 0.5
 """Share of the characters, white space aside, that must belong to words; the rest is tables and drawings."""
 MIN_QUOTED = 0.1
@@ -49,10 +46,6 @@ MIN_QUOTED = 0.1
 and transformers this leaves out 5% of the text and 25% of the bytes to parse."""
 MAX_FILE_BYTES = 1_000_000
 """Larger files are generated tables."""
-MAX_REPEATS = 3
-"""How often a paragraph of at least ``GRAM`` words may occur in the corpus; more copies are boilerplate."""
-GRAM = 8
-"""Words of a shingle, by which near-duplicates are found."""
 MAX_SHARED = 0.5
 """A held-out docstring with a larger share of its shingles in the training text is dropped."""
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"})
@@ -92,7 +85,7 @@ class DocstringCorpus:
     duplicates: int
     """Docstrings removed because one with the same words was kept."""
     boilerplate: int
-    """Paragraphs removed because they were kept ``MAX_REPEATS`` times already."""
+    """Paragraphs removed because they were kept ``docstring_sieve.MAX_REPEATS`` times already."""
     near_duplicates: int
     """Held-out docstrings removed because most of their word 8-grams occur in the training text."""
 
@@ -105,27 +98,10 @@ class DocstringCorpus:
         return sum(len(docstring.text) for docstring in self.heldout)
 
 
-class _Source(NamedTuple):
-    """A file to read, and the dotted name of its module."""
-
-    path: str
-    module: str
-
-
-class _Found(NamedTuple):
-    """A docstring as a worker hands it over: paragraphs, words in each, and a 32-bit hash of every word."""
-
-    source: _Source
-    name: str
-    paragraphs: list[str]
-    counts: list[int]
-    words: bytes
-
-
 class _Chunk(NamedTuple):
     """What was found in some files: a list for each file, and the files that could not be read."""
 
-    files: list[list[_Found]]
+    files: list[list[Found]]
     unreadable: list[str]
 
 
@@ -191,15 +167,15 @@ def installed_roots() -> list[Path]:
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
-def _find_sources(roots: Sequence[Path]) -> list[_Source]:
+def _find_sources(roots: Sequence[Path]) -> list[Source]:
     """Return the Python files below the roots, in an order that mixes the packages and never changes."""
-    sources: dict[str, _Source] = {}
+    sources: dict[str, Source] = {}
     for root in roots:
         if not root.is_dir():
             raise DataError("expected a folder of Python source, found none", path=root)
         for path in _python_files(root):
             module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-            sources.setdefault(str(path), _Source(str(path), module))
+            sources.setdefault(str(path), Source(str(path), module))
     # A root may be named from two places: the module decides, the path only breaks ties.
     return sorted(sources.values(), key=lambda source: (_draw("order", source.module), source))
 
@@ -222,11 +198,11 @@ def _cores() -> int:
 
 
 def _read_sources(
-    sources: list[_Source], workers: int, max_characters: int | None, progress: Progress
-) -> tuple[list[_Found], list[str]]:
+    sources: list[Source], workers: int, max_characters: int | None, progress: Progress
+) -> tuple[list[Found], list[str]]:
     """Read files in their order until the characters are used up; return docstrings and unreadable files."""
     chunks = [sources[start : start + _FILES_PER_CHUNK] for start in range(0, len(sources), _FILES_PER_CHUNK)]
-    found: list[_Found] = []
+    found: list[Found] = []
     unreadable: list[str] = []
     characters = 0
     for number, chunk in enumerate(_read_chunks(chunks, workers, progress), 1):
@@ -243,7 +219,7 @@ def _read_sources(
     return found, unreadable
 
 
-def _read_chunks(chunks: list[list[_Source]], workers: int, progress: Progress) -> Iterator[_Chunk]:
+def _read_chunks(chunks: list[list[Source]], workers: int, progress: Progress) -> Iterator[_Chunk]:
     """Yield what is found in each chunk, in order.
 
     The processes are spawned: the caller may have threads, which a fork would leave in an unknown state.
@@ -269,7 +245,7 @@ def _leave_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _read_files(sources: Sequence[_Source]) -> _Chunk:
+def _read_files(sources: Sequence[Source]) -> _Chunk:
     """Return the docstrings of some files. Runs in a worker process."""
     chunk = _Chunk([], [])
     hashes = _WordHashes()
@@ -289,7 +265,7 @@ def _read_files(sources: Sequence[_Source]) -> _Chunk:
     return chunk
 
 
-def _read_file(source: _Source, hashes: _WordHashes) -> Iterator[_Found]:
+def _read_file(source: Source, hashes: _WordHashes) -> Iterator[Found]:
     content = Path(source.path).read_bytes()
     if len(content) > MAX_FILE_BYTES or _quoted_share(content) < MIN_QUOTED:
         return
@@ -333,7 +309,7 @@ class _WordHashes(dict[str, int]):
         return value
 
 
-def _digest(source: _Source, name: str, text: str, hashes: _WordHashes) -> _Found | None:
+def _digest(source: Source, name: str, text: str, hashes: _WordHashes) -> Found | None:
     """Cut a docstring into paragraphs and hashed words; ``None`` if it is mostly something else than text."""
     paragraphs = [part for part in _BLANK_LINES.split(text) if part.strip()]
     words = [_WORD.findall(paragraph.lower()) for paragraph in paragraphs]
@@ -341,20 +317,20 @@ def _digest(source: _Source, name: str, text: str, hashes: _WordHashes) -> _Foun
     if characters < MIN_WORDS * sum(map(len, text.split())):
         return None
     hashed = array("I", [hashes[word] for part in words for word in part])
-    return _Found(source, name, paragraphs, [len(part) for part in words], hashed.tobytes())
+    return Found(source, name, paragraphs, [len(part) for part in words], hashed.tobytes())
 
 
 def _build_corpus(
-    found: list[_Found], heldout_share: float, *, files: int, unreadable: int
+    found: list[Found], heldout_share: float, *, files: int, unreadable: int
 ) -> DocstringCorpus:
     """Split by module; the training side passes the sieve first, so held-out text never displaces it."""
-    sides: tuple[list[_Found], list[_Found]] = ([], [])
+    sides: tuple[list[Found], list[Found]] = ([], [])
     for docstring in found:
         sides[_draw("heldout", docstring.source.module) < heldout_share].append(docstring)
-    sieve = _Sieve()
+    sieve = Sieve()
     train = [kept for docstring in sides[0] if (kept := sieve.admit(docstring))]
     heldout = [kept for docstring in sides[1] if (kept := sieve.admit(docstring))]
-    shared = _shared_shares([kept.words for kept in heldout], [kept.words for kept in train])
+    shared = shared_shares([kept.words for kept in heldout], [kept.words for kept in train])
     fresh = [kept for kept, share in zip(heldout, shared, strict=True) if share <= MAX_SHARED]
     return DocstringCorpus(
         train=[_as_docstring(kept) for kept in train],
@@ -368,83 +344,5 @@ def _build_corpus(
     )
 
 
-def _as_docstring(found: _Found) -> Docstring:
+def _as_docstring(found: Found) -> Docstring:
     return Docstring("\n\n".join(found.paragraphs), found.source.module, found.name)
-
-
-class _Sieve:
-    """Lets each docstring through once, and each long paragraph ``MAX_REPEATS`` times; the words decide."""
-
-    def __init__(self) -> None:
-        self.duplicates = 0
-        self.boilerplate = 0
-        self._seen: set[bytes] = set()
-        self._paragraphs: Counter[bytes] = Counter()
-
-    def admit(self, found: _Found) -> _Found | None:
-        """Return the docstring without its boilerplate, or ``None`` if nothing new is left of it."""
-        if found.words in self._seen:
-            self.duplicates += 1
-            return None
-        self._seen.add(found.words)
-        kept = self._without_boilerplate(found)
-        if kept is found:
-            return found
-        if kept.words in self._seen or sum(map(len, kept.paragraphs)) < MIN_CHARACTERS:
-            self.duplicates += 1
-            return None
-        self._seen.add(kept.words)
-        return kept
-
-    def _without_boilerplate(self, found: _Found) -> _Found:
-        width = array("I").itemsize
-        parts: list[tuple[str, int, bytes]] = []
-        start = 0
-        for paragraph, count in zip(found.paragraphs, found.counts, strict=True):
-            words = found.words[start * width : (start + count) * width]
-            start += count
-            if count >= GRAM:
-                self._paragraphs[words] += 1
-            if self._paragraphs[words] <= MAX_REPEATS:
-                parts.append((paragraph, count, words))
-        if len(parts) == len(found.paragraphs):
-            return found
-        self.boilerplate += len(found.paragraphs) - len(parts)
-        return found._replace(
-            paragraphs=[part[0] for part in parts],
-            counts=[part[1] for part in parts],
-            words=b"".join(part[2] for part in parts),
-        )
-
-
-def _shared_shares(documents: list[bytes], others: list[bytes]) -> list[float]:
-    """Return for each document the share of its shingles that occur in the others (0 if it has none)."""
-    import numpy as np
-
-    mine, owner = _shingles(documents)
-    theirs, _ = _shingles(others)
-    if not len(theirs):
-        return [0.0] * len(documents)
-    theirs.sort()  # a sort and a search take a tenth of the time of np.isin
-    place = np.minimum(np.searchsorted(theirs, mine), len(theirs) - 1)
-    common = theirs[place] == mine
-    total = np.bincount(owner, minlength=len(documents))
-    shared = np.bincount(owner[common], minlength=len(documents))
-    shares: list[float] = (shared / np.maximum(total, 1)).tolist()
-    return shares
-
-
-def _shingles(documents: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return a 64-bit hash of each run of ``GRAM`` words inside a document, and the document's number."""
-    import numpy as np
-
-    words = np.frombuffer(b"".join(documents), dtype=np.uintc).astype(np.uint64)
-    lengths = [len(document) // array("I").itemsize for document in documents]
-    owner = np.repeat(np.arange(len(documents)), lengths)
-    count = max(len(words) - GRAM + 1, 0)
-    hashed = np.zeros(count, dtype=np.uint64)
-    for offset in range(GRAM):  # a polynomial modulo 2**64; array arithmetic wraps in silence
-        hashed *= np.uint64(0x9E3779B97F4A7C15)
-        hashed += words[offset : offset + count]
-    inside = owner[:count] == owner[GRAM - 1 : GRAM - 1 + count]
-    return hashed[inside], owner[:count][inside]

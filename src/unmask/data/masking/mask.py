@@ -81,13 +81,14 @@ def mask(
     _check_rate(rate)
     plan = settings if isinstance(settings, MaskingPlan) else plan_of(vocabulary, settings)
     maskable = _maskable(packed, vocabulary, protected)
+    units = None
     if plan.settings.strategy == "token" and plan.settings.count == "bernoulli":
         selected = random_bits(packed, key.stream("select")) < threshold(rate)
     else:
         selection = select(packed, plan, key, rate, maskable)
-        selected = _per_token(packed, selection, selection.selected)
+        selected, units = _per_token(packed, selection, selection.selected), selection.first
     selected &= maskable
-    return _replace(packed, np.flatnonzero(selected), plan, key)
+    return _replace(packed, np.flatnonzero(selected), plan, key, units)
 
 
 def mask_at(packed: Packed, vocabulary: Vocabulary, positions: np.ndarray) -> Masked:
@@ -119,11 +120,16 @@ def mask_decisions(
     )
 
 
-def replacement_kinds(packed: Packed, index: np.ndarray, plan: MaskingPlan, key: MaskKey) -> np.ndarray:
-    """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask token (0), a random token (1), or stay (2)."""
+def replacement_kinds(
+    packed: Packed, index: np.ndarray, plan: MaskingPlan, key: MaskKey, units: np.ndarray | None = None
+) -> np.ndarray:
+    """Return ``int8 [M]``: whether targets at ``int64 [M]`` become the mask token (0), a random token (1), or stay (2).
+
+    ``units`` has the first token of each unit, where they are known.
+    """
     settings = plan.settings
     if settings.strategy == "span":
-        first = units_of(packed, plan, key).first
+        first = units_of(packed, plan, key).first if units is None else units
         index = first[np.searchsorted(first, index, side="right") - 1]
     draw = random_bits_at(packed, index, key.stream("kind"))
     not_mask = draw >= threshold(settings.mask_share)
@@ -140,12 +146,14 @@ def _per_token(packed: Packed, selection: Selection, values: np.ndarray) -> np.n
     return np.repeat(values, np.diff(selection.first, append=len(packed.input_ids)))
 
 
-def _replace(packed: Packed, index: np.ndarray, plan: MaskingPlan, key: MaskKey) -> Masked:
+def _replace(
+    packed: Packed, index: np.ndarray, plan: MaskingPlan, key: MaskKey, units: np.ndarray | None
+) -> Masked:
     """Replace the ``int64 [M]`` targets by mask tokens and random tokens."""
     vocabulary = plan.vocabulary
     input_ids = packed.input_ids.copy()
     targets = input_ids[index]
-    kind = replacement_kinds(packed, index, plan, key)
+    kind = replacement_kinds(packed, index, plan, key, units)
     input_ids[index[kind == MASK]] = vocabulary.mask_id
     random = index[kind == RANDOM]
     chosen = random_bits_at(packed, random, key.stream("token"))

@@ -19,13 +19,12 @@ import numpy as np
 
 from unmask.data.masking.random_bits import run_hashes
 from unmask.data.round_trip import mark_pattern
-from unmask.data.words import WordTables
+from unmask.data.words import IDEOGRAPHS, WordTables
 
 if TYPE_CHECKING:
     from unmask.data.corpus import Corpus
 
 _PORTION = 1 << 21  # tokens
-_IDEOGRAPHS = "\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f"
 _UNKNOWN = -1
 _OTHER_ATOM = 0
 _ATOM_BITS = np.uint64(32)
@@ -59,7 +58,7 @@ def atoms_of(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _atoms() -> re.Pattern[str]:
-    return re.compile(rf"[{_IDEOGRAPHS}]|(?:[^\W_{_IDEOGRAPHS}]|{mark_pattern()})+|[^\s]")
+    return re.compile(rf"[{IDEOGRAPHS}]|(?:[^\W_{IDEOGRAPHS}]|{mark_pattern()})+|[^\s]")
 
 
 def words_in(

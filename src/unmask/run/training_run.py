@@ -1,0 +1,374 @@
+"""The steps of a run: train, evaluate, save and resume, then write the model, its metrics and its report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unmask.config.load import dump_config
+from unmask.config.settings import RunConfig
+from unmask.errors import DataError, DivergedError, Interrupted, plural
+from unmask.evaluation.examples import fill_examples
+from unmask.evaluation.heldout import MASKS
+from unmask.evaluation.predictions import TargetPredictions
+from unmask.model.layers import merge_lora
+from unmask.progress import Progress
+from unmask.reporting.card import model_card
+from unmask.reporting.format import cell
+from unmask.reporting.page import write_report
+from unmask.run.adaptation import adaptation_of, save_base
+from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
+from unmask.run.choices import advice_of, choices_of, choices_text, masked_excerpt
+from unmask.run.components import RunComponents, build_components
+from unmask.run.disk import disk_need, require_room
+from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
+from unmask.run.overlap import overlaps
+from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
+from unmask.run.selection import selection_of, with_selection
+from unmask.run.signals import Signals
+from unmask.run_folder import RunFolder
+from unmask.storage import (
+    append_row,
+    keep_rows,
+    read_json,
+    read_rows,
+    sync_to_disk,
+    write_atomically,
+    write_json,
+)
+from unmask.training.best_weights import Best, load_best, save_best
+from unmask.training.checkpoint import (
+    find_checkpoint,
+    load_checkpoint_state,
+    restore,
+    save_checkpoint,
+    set_aside,
+)
+from unmask.training.loop import Loop, Row
+from unmask.training.position import Position
+from unmask.training.stability import require_finite_weights
+
+_EXAMPLES = 12
+_SHARES = 10
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run; its attributes are those of :class:`unmask.RunResult`."""
+
+    folder: RunFolder
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float | None
+    evaluation: dict[str, Any] | None
+
+
+class TrainingRun:
+    """The state of a run between its first and its last step."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        resume: str | None,
+        progress: Progress,
+        signals: Signals,
+    ) -> None:
+        self.folder, self.progress, self.signals = folder, progress, signals
+        self.components: RunComponents = build_components(config, folder, progress)
+        if not self.components.world.is_main:
+            self.progress = Progress()
+        self.recipe = recipe_of(config, self.components)
+        self.config = with_recipe(config, self.recipe, self.components)
+        self.components = with_selection(self.components, self.config.train, self.progress)
+        stream = make_stream(self.config, self.recipe, self.components)
+        self.loop = make_loop(self.config, self.recipe, self.components, stream)
+        self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
+        self.loop.log = self.progress.log
+        self.fingerprint = fingerprint_of(self.config, self.components)
+        self.before: dict[str, dict[str, Any]] = {}
+        self.best: Best | None = None
+        self._save_is_due, self._saved = False, -1
+        self._tenths: dict[str, int] = {}
+        self._last_loss: float | None = None
+        self._shown_metrics: dict[str, Any] = {}
+        limits = config.train.epochs, config.train.max_steps, config.train.minutes
+        self.choices = choices_of(self.config, self.components, default_length=not any(limits))
+        self._resume(resume)
+        if self.is_main:
+            model, settings = self.components.model.model, self.config.train
+            require_room(folder, disk_need(model, self.loop.optimizers, settings, settings.max_steps))
+
+    @property
+    def is_main(self) -> bool:
+        return self.components.world.is_main
+
+    def write_info(self, command: list[str], extra: dict[str, Any]) -> None:
+        """Write ``config.yaml`` and ``run.json``."""
+        if self.is_main:
+            write_atomically(self.folder.config, dump_config(self.config))
+            info = run_info(self.components, self.config, command) | {"choices": self.choices} | extra
+            info["overlap"] = overlaps(self.components, self.progress)
+            write_json(self.folder.info, info)
+
+    def run(self) -> FinishedRun:
+        """Train to the end, then write the model, its metrics and the report."""
+        self._log_choices()
+        if self.loop.position.step == 0 and self.components.has_base:
+            self.before, predictions = final_metrics(self.components, self.config)
+            if selection := self.components.selection:
+                found = metrics_on(self.components, selection, self.config.train.eval_tokens)
+                self.before["selection"] = found.to_dict()
+            if self.is_main:
+                save_base(self.folder, predictions)
+        self.progress.begin("train")
+        with self.signals.stepping():
+            self._train()
+        self.progress.end()
+        exported = self._load_best()
+        if self.components.adapters is not None:
+            merge_lora(self.components.adapters)
+        evaluation, predictions = self._evaluate_exported(exported)
+        if evaluation is not None and not math.isfinite(evaluation["loss"]):
+            raise DivergedError(
+                f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
+            )
+        if self.is_main:
+            self._write_results(evaluation, predictions)
+        self.components.world.wait()
+        position = self.loop.position
+        return FinishedRun(
+            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
+        )
+
+    def _log_choices(self) -> None:
+        """Log what the run is going to do, and the first batch as the model sees it."""
+        if not self.is_main:
+            return
+        self.progress.log(choices_text(self.choices))
+        step = self.loop.plan(self.loop.position.cursor, self.loop.position.step)
+        if step is not None and step.batches:
+            excerpt = masked_excerpt(step.batches[0], self.components.model.tokenizer)
+            self.progress.log(f"first batch, with the original of each target in brackets:\n{excerpt}")
+
+    def _write_results(
+        self, evaluation: dict[str, Any] | None, predictions: dict[str, TargetPredictions]
+    ) -> None:
+        """Write the model, its metrics, the report, and log what would help next."""
+        write_model(self.components, self.folder, self.progress)
+        if evaluation is not None:
+            assert self.components.heldout is not None
+            write_json(self.folder.evaluation, evaluation)
+            examples = fill_examples(self.components.model, self.components.heldout, _EXAMPLES)
+            write_json(self.folder.examples, examples)
+            self._compare_with_base(predictions)
+        advice = advice_of(
+            read_rows(self.folder.metrics) if self.folder.metrics.is_file() else [],
+            self.folder,
+            epochs=self.loop.epochs,
+            scratch=self.components.scratch,
+            stopped_early=self.loop.ended,
+        )
+        ended = {"finished": now(), "steps": self.loop.position.step, "advice": advice}
+        write_json(self.folder.info, read_json(self.folder.info) | ended)
+        write_atomically(self.folder.model / "README.md", model_card(self.folder))
+        write_report(self.folder)
+        if advice:
+            self.progress.log(advice)
+
+    # What happens between steps
+
+    def _after_step(self, loop: Loop) -> None:
+        settings, position, progress = self.config.train, loop.position, loop.progress
+        if self.is_main:
+            self.progress.advance(min(progress, 1.0), {"step": position.step, **self._shown_metrics})
+        tenth = self._passed_tenth(progress, "evaluated")
+        due = position.step % settings.eval_every == 0 if settings.eval_every else tenth
+        if due or (tenth and progress >= 1):
+            self._evaluate_now()
+        saves = (
+            position.step % settings.save_every == 0
+            if settings.save_every
+            else self._passed_tenth(progress, "saved")
+        )
+        asked, stopping = self.signals.asked(self.components.world)
+        self._save_is_due |= saves and progress < 1 and not loop.ended
+        # Steps are skipped perhaps because of the weights: then an older checkpoint is the better one.
+        if asked or (self._save_is_due and not position.skipped_steps):
+            self._save()
+        if stopping:
+            raise self._interrupted()
+
+    def _train(self) -> None:
+        """Train to the end, and save: what comes after may take long, or fail."""
+        self.loop.run()
+        if self._last_loss is None:
+            why = self.components.text.why_no_target("the training text")
+            raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
+        if self._saved != self.loop.position.step:
+            self._save()
+        if self.signals.asked(self.components.world)[1]:
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"stopped by a signal after step {self.loop.position.step}; the run is saved, "
+            f"continue it with --resume and the same settings"
+        )
+
+    def _passed_tenth(self, progress: float, what: str) -> bool:
+        """Return whether the run has passed another tenth of its length since the last call."""
+        share = int(min(progress, 1.0) * _SHARES + 1e-9)
+        last = self._tenths.get(what, 0)
+        self._tenths[what] = max(share, last)
+        return share > last
+
+    def _write_row(self, row: Row) -> None:
+        if self.is_main:
+            append_row(self.folder.metrics, row)
+        if "loss" not in row:  # the row of a skipped step
+            return
+        if row["loss"] is not None:
+            self._last_loss = row["loss"]
+        self._shown_metrics = {"loss": cell(row["loss"]), "tokens/s": row["tokens_per_second"]}
+
+    def _evaluate_now(self) -> None:
+        if self.components.heldout is None:
+            return
+        tokens, position = self.config.train.eval_tokens, self.loop.position
+        metrics = metrics_on(self.components, self.components.selection or self.components.heldout, tokens)
+        row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
+        row |= {"eval_loss": metrics.loss, "eval_accuracy": metrics.accuracy}
+        line = (
+            f"step {position.step}: held-out loss {metrics.loss:.3f}, accuracy {metrics.accuracy:.1%}, "
+            f"all targets {self.components.model.tokenizer.mask_token}"
+        )
+        if self.components.general is not None:
+            row["general_loss"] = metrics_on(self.components, self.components.general, tokens).loss
+            line += f"; general loss {row['general_loss']:.3f}"
+        if self.is_main:
+            append_row(self.folder.metrics, row)
+            self.progress.log(line)
+        self._update_best(metrics.loss)
+
+    def _update_best(self, loss: float) -> None:
+        """Save the weights if they are the best so far, and end the run after ``patience`` worse evaluations."""
+        step = self.loop.position.step
+        # All processes use one number, so that they save and end together.
+        self.best = Best.after(self.best, step, self.components.world.max(loss))
+        if self.config.train.export_best and self.best.step == step:
+            if self.is_main:
+                save_best(self.folder.checkpoints, self.components.model.model, step)
+            self.components.world.wait()
+        if self.loop.progress < 1:
+            self._stop_early()
+
+    def _stop_early(self) -> None:
+        patience = self.config.train.patience
+        if not patience or self.best is None or self.best.since < patience:
+            return
+        self.loop.ended = True
+        self.progress.log(
+            f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
+            f"{self.best.loss:.3f} in {plural(self.best.since, 'evaluation')} (--patience). The learning rate ends at "
+            f"{self.loop.lr_factor(self.loop.progress, self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
+        )
+
+    def _save(self) -> None:
+        self.loop.sync_window()
+        require_finite_weights(self.components.model.model, self.loop.position.step)
+        if self.is_main:
+            state = self.loop.position.to_dict() | {
+                "fingerprint": self.fingerprint,
+                "evaluation": MASKS,
+                "before": self.before,
+                "tenths": self._tenths,
+                "last_loss": self._last_loss,
+                "best": self.best and asdict(self.best),
+            }
+            state["step"] = self.loop.position.step
+            if self.folder.metrics.is_file():  # the rows up to here are not written again
+                sync_to_disk(self.folder.metrics)
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.components.model.model,
+                self.loop.optimizers,
+                state,
+                keep_last=self.config.train.keep_last,
+            )
+        self.components.world.wait()
+        self._save_is_due, self._saved = False, self.loop.position.step
+
+    # Before the first step and after the last
+
+    def _resume(self, resume: str | None) -> None:
+        path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
+        if path is None:
+            if resume:
+                self.progress.log("no checkpoint to resume from: starting at step 0")
+            if self.is_main:
+                keep_rows(self.folder.metrics, 0)
+            return
+        state = load_checkpoint_state(path)
+        # "identity" is its earlier name.
+        check_fingerprint(state.get("fingerprint") or state["identity"], self.fingerprint, self.folder)
+        restore(path, self.components.model.model, self.loop.optimizers)
+        self.loop.position = Position.from_dict(state)
+        self._saved = state["step"]
+        self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
+        self.best = Best(**state["best"]) if state["best"] else None
+        if self.components.selection and "selection" not in self.before:
+            self.before = {}  # an earlier version evaluated the base on the held-out text as a whole
+        if state.get("evaluation") != MASKS:
+            self.before, self.best = {}, None
+            self.progress.warning(
+                "an earlier version of unmask began this run and evaluated it at other masks: its held-out metrics up to "
+                f"here are compared with nothing, and the best weights are sought from step {state['step']} on"
+            )
+        self.components.world.wait()  # until all have read it
+        if self.is_main:
+            keep_rows(self.folder.metrics, state["step"])
+            if aside := set_aside(self.folder.checkpoints, state["step"]):
+                names = ", ".join(path.name for path in aside)
+                self.progress.log(f"set aside later checkpoints: {names}; they can be deleted")
+        self.progress.log(f"resuming from step {state['step']} ({path.name})")
+        self._stop_early()
+
+    def _load_best(self) -> int:
+        """Load the best weights, if they are to be exported; return the step whose weights the model has."""
+        step, best = self.loop.position.step, self.best
+        if not self.config.train.export_best or best is None or best.step == step:
+            return step
+        try:
+            load_best(self.folder.checkpoints, self.components.model.model, best.step)
+        except DataError as error:
+            self.progress.log(f"the best weights cannot be read ({error}), so the last ones are exported")
+            return step
+        self.progress.log(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
+        return best.step
+
+    def _evaluate_exported(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, TargetPredictions]]:
+        if self.components.heldout is None:
+            return None, {}
+        self.progress.begin("evaluate")
+        metrics, predictions = final_metrics(self.components, self.config)
+        evaluation = evaluation_of(
+            self.components, self.components.heldout, self.config, metrics, self.before
+        )
+        self.progress.end()
+        chosen_on = selection_of(self.components, self.config.train, self.before.get("selection"))
+        ended = {"step": exported, "stopped_early": self.loop.ended, "selection": chosen_on}
+        return evaluation | ended, predictions
+
+    def _compare_with_base(self, predictions: dict[str, TargetPredictions]) -> None:
+        if not self.components.has_base:
+            return
+        try:
+            content = adaptation_of(self.components, self.config, self.folder, predictions)
+        except DataError as error:
+            self.progress.log(f"the report does not compare base and adapted model: {error}")
+            self.folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
+            return
+        write_json(self.folder.adaptation, content)
