@@ -3,6 +3,12 @@
 Both serve the same model (BERT of two sizes with BERT's vocabulary, new weights) on loopback, each in its own process, and
 get the same requests (the fill-mask task of Hugging Face, one masked word in a text) from 1, 8, 32 and 128 clients, each of
 which sends its next request when it has an answer. The sides take turns. Memory is the peak of the server's process.
+
+A part is one model, precision, kind of text and number of clients. Its result is kept under build/benchmarks/serving: a
+call with the same settings goes on where an earlier one was ended.
+
+`--soak MINUTES` instead sends one server every kind of request, 1% of them bad, and counts answers and memory; `--identity`
+instead compares the answers of texts that are computed alone and together.
 """
 
 from __future__ import annotations
@@ -12,12 +18,11 @@ import asyncio
 import json
 import os
 import random
-import resource
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,17 +31,19 @@ from typing import Any
 import harness
 from fill import masked
 from harness import Result, goal, middle, say
+from serving_load import Connection, memory, soak
 from throughput import sentences
 
 CLIENTS = (1, 8, 32, 128)
 SIZES = {"6x384": (6, 384), "BERT-base": (12, 768)}
+PATIENCE = 60.0  # seconds for what is being answered when a measurement ends
 
 
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=3)
     add = made.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="models")
-    add("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"], help="number formats")
+    add("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"], help="number formats")
     add("--clients", nargs="+", type=int, default=list(CLIENTS), help="clients at once")
     add(
         "--texts",
@@ -45,94 +52,133 @@ def options() -> argparse.ArgumentParser:
         default=["short", "long"],
         help="sentences, or 200 words",
     )
-    add("--seconds", type=float, default=8.0, help="seconds of a measurement")
-    return made
+    add("--seconds", type=float, default=5.0, help="seconds of a measurement")
+    add(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help="mixed load for so long instead, with the first of --sizes",
+    )
+    add("--rate", type=float, default=20.0, help="requests per second of --soak")
+    add("--identity", action="store_true", help="compare answers alone and together instead")
+    return made  # fmt: skip
 
 
 def work(args: argparse.Namespace) -> None:
     source = sentences(harness.texts(args.text, 1))
     document = harness.report("serving", args, source=source)
-    rows: list[Result] = []
-    for size in args.sizes:
-        model = harness.start(args.vocabulary, *SIZES[size])
+    models = {size: harness.start(args.vocabulary, *SIZES[size]) for size in args.sizes}
+    if args.soak:
+        texts = masked(source, 256, "[MASK]") + _long(source)[:20]
+        with _serving("ours", models[args.sizes[0]], args.precisions[0]) as (port, process):
+            soak(port, process, texts, args, document)
+        return
+    if args.identity:
+        rows = [{"model": size} | harness.run("serving", "identity", {"model": model, "source": source}) for size, model in models.items()]  # fmt: skip
+        harness.write(args.json, document | {"rows": rows})
+        for row in rows:
+            sys.stdout.write(
+                "".join(
+                    f"{key}: {value}\n"
+                    for key, value in row.items()
+                    if key != "peak_rss_bytes" and not key.endswith("_seconds")
+                )
+            )
+        return
+    rows = []
+    for size, model in models.items():
         for precision in args.precisions:
-            rows += _of_model(model, source, args, {"model": size, "precision": precision})
-    harness.write(args.json, document | {"rows": rows, "goals": _goals(rows)})
+            for kind in args.texts:
+                for clients in args.clients:
+                    about = {"precision": precision, "kind": kind, "clients": clients}
+                    settings = {
+                        "model": model,
+                        "source": source,
+                        "rounds": args.rounds,
+                        "seconds": args.seconds,
+                    } | about
+                    folder = harness.WORK / "serving"
+                    name = f"{size}-{precision}-{kind}-{clients}"
+                    rows.append(
+                        {"model": size} | about | harness.part(folder, name, "serving", "measure", settings)
+                    )
+                    harness.write(args.json, document | {"rows": rows, "goals": _goals(rows)})
     _show(rows)
 
 
-def _of_model(model: str, source: str, args: argparse.Namespace, about: Result) -> list[Result]:
-    rows = []
-    with (
-        _serving("ours", model, about["precision"]) as ours,
-        _serving("peer", model, about["precision"]) as peer,
-    ):
-        for kind in args.texts:
-            texts = masked(source, 256, "[MASK]") if kind == "short" else _long(source)
-            for clients in args.clients:
-                found = harness.take_turns(
-                    {
-                        name: partial(_measured, url, texts, clients, args.seconds)
-                        for name, (url, _) in {"ours": ours, "peer": peer}.items()
-                    },
-                    args.rounds,
-                    lambda *_: None,
-                )
-                rows.append(
-                    about
-                    | {"texts": kind, "clients": clients}
-                    | {
-                        f"{name} {key}": middle(results, key)
-                        for name, results in found.items()
-                        for key in ("requests_per_second", "p50", "p95", "p99")
-                    }
-                )
-                say(f"{about['model']}, {about['precision']}, {kind}, {clients} clients: done")
-        for row in rows:
-            row |= {"ours memory": _peak(ours[1]), "peer memory": _peak(peer[1])}
-    return rows
+# ---------------------------------------------------------------- one part, in its own process
 
 
-def _measured(url: str, texts: list[str], clients: int, seconds: float) -> Result:
-    return asyncio.run(_load(url, texts, clients, seconds))
+def measure(
+    model: str, source: str, precision: str, kind: str, clients: int, rounds: int, seconds: float
+) -> Result:
+    """Send the same requests to both servers in turns."""
+    texts = masked(source, 256, "[MASK]") if kind == "short" else _long(source)
+    with _serving("ours", model, precision) as ours, _serving("peer", model, precision) as peer:
+        servers = {"ours": ours, "peer": peer}
+        sides: dict[str, Callable[[], Result]] = {
+            name: partial(_measured, port, texts, clients, seconds) for name, (port, _) in servers.items()
+        }
+        for name, (port, _) in servers.items():  # the first requests are slower on both sides
+            _measured(port, texts, min(clients, 4), min(2.0, seconds))
+            say(f"{name} is warm")
+        found = harness.take_turns(sides, rounds, lambda name, result: say(f"{name}: {result}"))
+        values = {
+            f"{name} {key}": middle(results, key)
+            for name, results in found.items()
+            for key in ("requests_per_second", "p50", "p95", "p99", "unanswered")
+        }
+        return values | {f"{name} memory": memory(process, "VmHWM") for name, (_, process) in servers.items()}
 
 
-async def _load(url: str, texts: list[str], clients: int, seconds: float) -> Result:
+def _measured(port: int, texts: list[str], clients: int, seconds: float) -> Result:
+    return asyncio.run(_load(port, texts, clients, seconds))
+
+
+async def _load(port: int, texts: list[str], clients: int, seconds: float) -> Result:
     """Send requests from so many clients for so many seconds; return the rate and the times in seconds."""
-    import httpx2
-
     times: list[float] = []
-    limits = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
-    async with httpx2.AsyncClient(timeout=120, limits=limits) as client:
-        begin = time.perf_counter()
+    begin = time.perf_counter()
 
-        async def one(number: int) -> None:
-            draw = random.Random(number)
+    async def client(number: int) -> None:
+        draw = random.Random(number)
+        async with Connection(port) as connection:
             while time.perf_counter() - begin < seconds:
                 sent = time.perf_counter()
-                answer = await client.post(url, json={"inputs": draw.choice(texts)})
-                answer.raise_for_status()
+                status = await connection.post("/", {"inputs": draw.choice(texts)})
+                if status != 200:
+                    raise harness.Failure(f"a request was answered with status {status}")
                 times.append(time.perf_counter() - sent)
 
-        await asyncio.gather(*(one(number) for number in range(clients)))
-        took = time.perf_counter() - begin
+    asked = [asyncio.ensure_future(client(number)) for number in range(clients)]
+    _, waiting = await asyncio.wait(asked, timeout=seconds + PATIENCE)
+    took = time.perf_counter() - begin
+    for one in waiting:
+        one.cancel()
+    for done in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(done, Exception):
+            raise done
     times.sort()
-    return {"requests_per_second": len(times) / took} | {
+    rates = {"requests_per_second": len(times) / took, "unanswered": len(waiting)}
+    return rates | {
         f"p{share}": times[min(len(times) - 1, len(times) * share // 100)] for share in (50, 95, 99)
     }
 
 
 @contextmanager
-def _serving(side: str, model: str, precision: str) -> Iterator[tuple[str, int]]:
-    """Start a server; yields its URL and process id."""
+def _serving(side: str, model: str, precision: str) -> Iterator[tuple[int, int]]:
+    """Start a server; yields its port and process id."""
     command = {
         "ours": ["-m", "unmask", "serve", f"m={model}", "--port", "0", "--json", "--offline", "-q", "--precision", precision],
-        "peer": [str(Path(__file__)), "--peer", model, precision],
+        "peer": [str(Path(__file__).resolve()), "--peer", model, precision],
     }[side]  # fmt: skip
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     try:
-        yield json.loads(process.stdout.readline())["url"], process.pid
+        line = process.stdout.readline()
+        if not line:
+            raise harness.Failure(f"the server '{side}' did not start")
+        yield int(json.loads(line)["url"].rsplit(":", 1)[1]), process.pid
     finally:
         process.terminate()
         process.wait()
@@ -176,19 +222,55 @@ def _long(source: str) -> list[str]:
     return texts
 
 
-def _peak(process: int) -> int:
-    """Return the peak of resident memory of a process in bytes."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+# ---------------------------------------------------------------- alone or together
+
+
+def identity(model: str, source: str) -> Result:
+    """Compare what 128 texts give alone, in batches of 2 to 64 with others, and in another order, in fp32."""
+    import numpy as np
+
+    from unmask.model.load import load_for_inference
+    from unmask.serving.engine import ServedModel
+    from unmask.serving.schemas import FillMaskParameters
+
+    served = ServedModel("m", load_for_inference(model, device="cpu"), lambda: None)
+    texts = masked(source, 128, "[MASK]")
+    fill, embed = served.fill_mask(FillMaskParameters(top_k=50)).compute, served.embed(False).compute
+
+    def values(task: Any, found: Any) -> Any:
+        if task is embed:
+            return found
+        return np.log([one["score"] for one in sorted(found, key=lambda one: one["token"])])
+
+    draw = random.Random(1)
+    result: Result = {"texts": len(texts)}
+    for name, task in (("log-probabilities", fill), ("embeddings", embed)):
+        alone = [values(task, task([text])[0]) for text in texts]
+        gaps = []
+        for size in (2, 8, 32, 64):
+            order = draw.sample(range(len(texts)), len(texts))
+            for begin in range(0, len(order), size):
+                group = order[begin : begin + size]
+                together = task([texts[number] for number in group])
+                gaps += [np.abs(values(task, found) - alone[number]).max() for number, found in zip(group, together, strict=True)]  # fmt: skip
+        again = [
+            np.array_equal(values(task, task([text])[0]), one) for text, one in zip(texts, alone, strict=True)
+        ]
+        result |= {
+            f"{name}, alone twice: bit for bit": f"{np.mean(again):.1%}",
+            f"{name}, alone and together: bit for bit": f"{np.mean(np.array(gaps) == 0):.1%}",
+            f"{name}, alone and together: largest difference": f"{max(gaps):.2g}",
+        }
+    return result
+
+
+# ---------------------------------------------------------------- results
 
 
 def _goals(rows: list[Result]) -> list[Result]:
     goals = []
     for row in rows:
-        name = f"{row['model']}, {row['precision']}, {row['texts']}"
+        name = f"{row['model']}, {row['precision']}, {row['kind']}"
         if row["clients"] == 32:
             ratio = row["ours requests_per_second"] / row["peer requests_per_second"]
             goals.append(goal(f"{name}: requests/s at 32 clients, ratio", ratio, least=5.0))
@@ -211,7 +293,7 @@ def _show(rows: list[Result]) -> None:
     ]
     table = [
         [
-            *(str(row[name]) for name in ("model", "precision", "texts", "clients")),
+            *(str(row[name]) for name in ("model", "precision", "kind", "clients")),
             *(f"{row[f'{side} requests_per_second']:.1f}" for side in ("ours", "peer")),
             *("/".join(f"{row[f'{side} {key}'] * 1e3:.0f}" for key in ("p50", "p95", "p99")) for side in ("ours", "peer")),
         ]

@@ -2,7 +2,8 @@
 
 One thread computes, for all models. While it computes, requests wait; then it takes texts that can be computed together,
 one of each request in turn, up to a budget of tokens. So a request waits only for what is being computed, and one with
-many texts does not hold up the others. The answers do not depend on what is computed together, but for rounding in the
+many texts does not hold up the others. What could not be done in time is refused at once: if it waited, all would time out
+in turn. The answers do not depend on what is computed together, but for rounding in the
 last bits.
 """
 
@@ -79,7 +80,7 @@ class Batcher:
         self._current: list[_Request] = []
         self._changed = threading.Condition()
         self._stopping = False
-        self._recent = 0.05  # seconds of a batch, smoothed
+        self._speed = (0.0, 1.0)  # seconds of recent batches, and what those cost
         self._thread = threading.Thread(target=self._work, name="unmask-serve", daemon=True)
 
     def start(self) -> None:
@@ -102,7 +103,7 @@ class Batcher:
     @property
     def seconds_of_queue(self) -> int:
         """About how many seconds the queue takes, at least 1."""
-        return max(1, round(len(self._waiting) * self._recent))
+        return max(1, round(self._seconds_waiting()))
 
     def check(self) -> None:
         """Stop computing if nobody waits for the result any more; called before every pass through a model.
@@ -126,7 +127,7 @@ class Batcher:
             seconds: until the request gives up.
 
         Raises:
-            QueueFullError: too many requests wait.
+            QueueFullError: too many requests wait, or those that wait already take longer than this one would wait.
             TimeoutError: it took longer.
         """
         loop = asyncio.get_running_loop()
@@ -134,7 +135,7 @@ class Batcher:
         one = _Request(key, compute, texts, costs, deadline, loop, loop.create_future())
         with self._changed:
             self._forget_the_gone()
-            if len(self._waiting) >= self.most_waiting:
+            if len(self._waiting) >= self.most_waiting or self._seconds_waiting() > seconds:
                 raise QueueFullError
             self._waiting.append(one)
             self._changed.notify()
@@ -152,6 +153,10 @@ class Batcher:
                     return
             if batch:
                 self._compute(batch)
+
+    def _seconds_waiting(self) -> float:
+        seconds, cost = self._speed
+        return sum(sum(one.costs[one.taken :]) for one in self._waiting) * seconds / cost
 
     def _forget_the_gone(self) -> None:
         self._waiting = deque(one for one in self._waiting if one.alive)
@@ -181,12 +186,17 @@ class Batcher:
             for one in self._current:
                 one.finish(error)
             return
+        finally:
+            seconds, cost = (0.9 * value for value in self._speed)
+            self._speed = (
+                seconds + time.monotonic() - began,
+                cost + sum(one.costs[number] for one, number in batch),
+            )
         for (one, _), result in zip(batch, results, strict=True):
             one.results.append(result)
             if len(one.results) == len(one.texts):
                 one.finish()
         self.batches, self.texts = self.batches + 1, self.texts + len(batch)
-        self._recent += 0.1 * (time.monotonic() - began - self._recent)
 
 
 def _in_turn(requests: list[_Request], budget: int) -> Iterator[tuple[_Request, int]]:
