@@ -11,12 +11,12 @@ import unmask
 
 FUNCTIONS = """
     bench check collocations compare conformance convert demo evaluate explain export extend_tokenizer fill load load_config
-    masks pairs prepare probe report score terms train train_tokenizer
+    masks pairs prepare probe push report score terms train train_tokenizer
 """.split()
 CLASSES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
     Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted MLMCollator MaskingSettings MissingExtra Model
-    ModelSettings PairMetrics ProbeResult Progress ProgressEvent RunConfig RunFolder RunResult Score TrainSettings
+    ModelSettings PairMetrics ProbeResult Progress ProgressEvent Push RunConfig RunFolder RunResult Score TrainSettings
     UnmaskError
 """.split()
 

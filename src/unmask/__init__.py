@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unmask.api.evaluation import pairs as pairs
     from unmask.api.evaluation import probe as probe
     from unmask.api.exporting import export as export
+    from unmask.api.exporting import push as push
     from unmask.api.masking import collocations as collocations
     from unmask.api.masking import masks as masks
     from unmask.api.masking import terms as terms
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from unmask.evaluation.compare import Comparison as Comparison
     from unmask.evaluation.evaluate import Evaluation as Evaluation
     from unmask.exporting.export import Export as Export
+    from unmask.exporting.push import Push as Push
     from unmask.inference.explain import Explanation as Explanation
     from unmask.inference.results import Candidate as Candidate
     from unmask.inference.results import FillResult as FillResult

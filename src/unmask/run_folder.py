@@ -136,7 +136,7 @@ def _refuse_other_folder(folder: Path) -> None:
     ]
     below = sorted(
         (path.parent for path in [*found, *folder.glob("*/run.json")]),
-        key=lambda path: (int("0" + path.name.rpartition("-")[2]) if path.name[-1:].isdigit() else 0, path),
+        key=lambda path: (int(number) if (number := path.name.rpartition("-")[2]).isdecimal() else 0, path),
     )
     if below:
         listed = ", ".join(path.name for path in below[:5]) + (", …" if len(below) > 5 else "")

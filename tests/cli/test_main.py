@@ -38,6 +38,7 @@ VERBS = [
     "compare",
     "explain",
     "export",
+    "push",
     "fill",
     "report",
     "tokenizer",

@@ -149,7 +149,12 @@ def test_the_run_gives_the_held_out_text(
 ) -> None:
     run = tmp_path / "run"
     unmask.train(
-        heldout, model=str(checkpoint("bert")), out=run, max_steps=1, heldout_share=0.3, progress=False
+        heldout,
+        model=str(checkpoint("bert")),
+        out=run,
+        max_steps=1,
+        settings={"data.heldout_share": 0.3},
+        progress=False,
     )
     made = export_model(tmp_path / given, tmp_path / "fp16", "fp16")
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))

@@ -1,18 +1,20 @@
-"""``export``: other forms of a model."""
+"""``export`` and ``push``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.api.evaluation import named_or_loaded, settings_of
-from unmask.api.progress import ProgressLike
+from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, text_files
 from unmask.api.wording import without_files
 
 if TYPE_CHECKING:
     from unmask.api.model import ModelLike
     from unmask.exporting.export import Export
+    from unmask.exporting.push import Push
 
 
 def export(
@@ -64,4 +66,36 @@ def export(
                 force=force,
                 progress=files.progress,
             )
+        )
+
+
+def push(
+    model: str | Path,
+    repository: str,
+    exports: Sequence[str | Path] = (),
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+    progress: ProgressLike = None,
+) -> Push:
+    """Upload a model to the Hugging Face Hub in one commit: weights, tokenizer, card, and exported forms of it.
+
+    Args:
+        model: a run folder or a model folder.
+        repository: ``org/name``; it is made if there is none.
+        exports: folders that :func:`unmask.export` wrote, in ONNX or OpenVINO.
+        private: make a new repository private; one that is there stays as it is.
+        revision: a branch, made if there is none; by default ``main``.
+        dry_run: check everything and upload nothing, without a network call.
+        progress: as for :func:`unmask.load`.
+
+    Raises:
+        ConfigError: a name, folder or the card cannot be used, or the Hub refuses.
+    """
+    from unmask.exporting.push import push_model
+
+    with shown(progress) as listener:
+        return push_model(
+            model, repository, exports, private=private, revision=revision, dry_run=dry_run, progress=listener
         )

@@ -20,6 +20,7 @@ from unmask.cli import (
     inference,
     masking,
     probe,
+    push,
     scoring,
     serve,
     tools,
@@ -54,6 +55,7 @@ _VERBS: dict[str, dict[str, Callable[..., Any]]] = {
         "score": scoring.score,
         "serve": serve.serve,
         "export": export.export,
+        "push": push.push,
     },
     "Data": {
         "check": data.check,

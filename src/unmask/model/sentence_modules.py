@@ -11,7 +11,7 @@ from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
 MODULES = "modules.json"
-_SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
+SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.h5")
 
 
@@ -31,7 +31,7 @@ def find_sentence_modules(name: str, *, offline: bool = False) -> Path | None:
     try:
         with offline_mode(offline):
             listed = hf_hub_download(path, MODULES, revision=revision, local_files_only=offline)
-            files = [MODULES, *_SETTINGS, *(f"{folder}/*" for folder in _folders(Path(listed)))]
+            files = [MODULES, *SETTINGS, *(f"{folder}/*" for folder in module_folders(Path(listed)))]
             found = snapshot_download(
                 path,
                 revision=revision,
@@ -50,7 +50,7 @@ def copy_sentence_modules(source: Path, target: Path, progress: Progress = Progr
     Weights that are pickles are left out, with a warning.
     """
     modules = [dict(module) for module in read_json(source / MODULES)]
-    for folder in _folders(source / MODULES):
+    for folder in module_folders(source / MODULES):
         path = (source / folder).resolve()
         if not path.is_relative_to(source.resolve()):
             progress.warning(
@@ -69,7 +69,7 @@ def copy_sentence_modules(source: Path, target: Path, progress: Progress = Progr
         if _is_encoder(module):
             module["path"] = ""
     write_json(target / MODULES, modules)
-    for name in _SETTINGS:
+    for name in SETTINGS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     progress.log(
@@ -77,7 +77,7 @@ def copy_sentence_modules(source: Path, target: Path, progress: Progress = Progr
     )
 
 
-def _folders(modules: Path) -> list[str]:
+def module_folders(modules: Path) -> list[str]:
     """Return the folders of the modules but the encoder, whose files are written anew."""
     return [
         str(module["path"]) for module in read_json(modules) if module.get("path") and not _is_encoder(module)

@@ -5,6 +5,7 @@ A card is made to be published, so it contains no command line and no path of th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,7 +16,7 @@ import yaml
 
 from unmask.errors import DataError, DiskError
 from unmask.reporting.adaptation import section
-from unmask.reporting.format import masks
+from unmask.reporting.format import METRICS, as_float, masks
 from unmask.reporting.headline import standing, verdict
 from unmask.reporting.page import (
     before_after,
@@ -121,9 +122,22 @@ def _front_matter(record: RunRecord) -> dict[str, Any]:
         front["base_model"] = base
     if datasets:
         front["datasets"] = datasets
+    if metrics := list(_hub_metrics(record)):
+        data = {"type": datasets[0] if len(datasets) == 1 else "text", "name": "held-out text of the run"}
+        task = {"type": "fill-mask", "name": "Masked language modelling"}
+        results = [{"task": task, "dataset": data, "metrics": metrics}]
+        front["model-index"] = [{"name": record.name, "results": results}]
     return front | {
         "tags": ["masked-lm", "unmask", "domain-adaptation" if _adapts(record) else "from-scratch"]
     }
+
+
+def _hub_metrics(record: RunRecord) -> Iterator[dict[str, Any]]:
+    """Yield the final metrics as the Hub lists them; one that is no number is left out."""
+    for key in ("accuracy", "loss", "perplexity"):
+        value = as_float((record.evaluation or {}).get(key))
+        if math.isfinite(value):
+            yield {"type": key, "value": value, "name": f"{METRICS[key]} at masked tokens"}
 
 
 def _adapts(record: RunRecord) -> bool:
