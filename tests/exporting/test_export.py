@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 import unmask
 from unmask.data.batches import Batch
+from unmask.data.corpus import open_corpus
 from unmask.errors import ConfigError
 from unmask.exporting.export import Export, export_model
 from unmask.exporting.parity import ROUNDING
@@ -63,9 +65,9 @@ def test_int8_stores_tables_once_and_does_not_mix_texts(
     assert model.precision_name == "int8"
     graph = onnx.load(made.folder / "onnx" / "model_quantized.onnx").graph
     large = [
-        weight for weight in graph.initializer if len(weight.dims) == 2 and np.prod(weight.dims) >= 1 << 14
+        weight for weight in graph.initializer if len(weight.dims) == 2 and np.prod(weight.dims) >= 1 << 12
     ]
-    assert large or model.vocabulary.size * model.hidden_size < 1 << 14
+    assert large
     assert {weight.data_type for weight in large} <= {onnx.TensorProto.UINT8}
     batch = make_batch(model.vocabulary, [40, 21, 20, 3])
     together = model.target_logits(batch)
@@ -129,9 +131,10 @@ def test_a_form_that_became_worse_is_refused_and_leaves_nothing(
     from unmask.exporting import formats
 
     def coarse(model: Any, folder: Path) -> None:
-        for weight in model.model.parameters():
+        copy = deepcopy(model.model)
+        for weight in copy.parameters():
             weight.data = (weight.data * 2).round() / 2
-        model.model.save_pretrained(folder)
+        copy.save_pretrained(folder)
 
     monkeypatch.setitem(formats.FORMATS, "bf16", formats.FORMATS["bf16"]._replace(write=coarse, exact=True))
     out = tmp_path / "out"
@@ -157,6 +160,7 @@ def test_the_run_gives_the_held_out_text(
         progress=False,
     )
     made = export_model(tmp_path / given, tmp_path / "fp16", "fp16")
-    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    assert made.parity.masked_tokens == evaluation["masked_tokens"]
-    assert made.parity.original["loss"].value == pytest.approx(evaluation["loss"], rel=1e-4)
+    corpus = open_corpus(run / "shards")
+    heldout_documents = corpus.split(0.3)[1]
+    assert 5 < made.parity.documents <= len(heldout_documents) < len(corpus) / 2
+    assert made.parity.tokens == sum(len(corpus.document(number)) + 2 for number in heldout_documents)

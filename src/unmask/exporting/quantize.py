@@ -1,9 +1,8 @@
-"""Dynamic quantisation to 8 bits: of the layers' matrices by ONNX Runtime, of tables and the LM head's matrix here.
+"""Dynamic quantisation to 8 bits: of the encoder's matrices by ONNX Runtime, of tables and the LM head here.
 
-ONNX Runtime leaves the matrix that embeddings and LM head share in fp32. Here both read one table of bytes. Weights are
-unsigned: products with signed ones overflow, silently, on processors whose widest instructions are AVX2.
-
-Shapes: V rows of a table, H numbers in each.
+ONNX Runtime leaves the matrix that embeddings and LM head share in fp32; here both read one table of bytes. It scales the
+input of a matrix as a whole; in the head each row is scaled by itself, so that the prediction of a token does not depend on
+which others are predicted with it. Weights are unsigned: products with signed ones overflow, silently, on processors whose widest instructions are AVX2.
 """
 
 from __future__ import annotations
@@ -15,37 +14,51 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmask.model.graph import HIDDEN
+
 if TYPE_CHECKING:
     import onnx
 
 _ZERO = 128
-_LEAST = 1 << 14
+_LEAST = 1 << 12
 """Numbers of a table that is worth it."""
 
 
 def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model in int8: matrices are scaled column by column, tables row by row."""
+    """Return a model in int8, whose encoder ends in :data:`~unmask.model.graph.HIDDEN`."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    head = _after(model.graph, HIDDEN)
     with tempfile.TemporaryDirectory(prefix="unmask-int8-") as folder:
         path = Path(folder, "model.onnx")
         quantize_dynamic(
             model,
             path,
             op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=sorted(head),
             per_channel=True,
             weight_type=QuantType.QUInt8,
             use_external_data_format=False,
         )
         made = onnx.load(path)
-    _quantize_tables(made.graph)
+    _quantize_rest(made.graph, head)
     onnx.checker.check_model(made)
     return made
 
 
-def _quantize_tables(graph: onnx.GraphProto) -> None:
-    """Replace tables that are looked up, or multiplied with after being transposed, by bytes."""
+def _after(graph: onnx.GraphProto, name: str) -> set[str]:
+    """Return the names of the nodes that need a value, at first or at second hand; nodes are in order."""
+    values, nodes = {name}, set()
+    for node in graph.node:
+        if values & set(node.input):
+            values |= set(node.output)
+            nodes.add(node.name)
+    return nodes
+
+
+def _quantize_rest(graph: onnx.GraphProto, head: set[str]) -> None:
+    """Replace by bytes what is looked up, or multiplied with after being transposed, and the matrices of the head."""
     from onnx import numpy_helper
 
     uses: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -59,19 +72,23 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
     for name, weight in weights.items():
         if len(weight.dims) != 2 or np.prod(weight.dims) < _LEAST:
             continue
+        direct = {node.op_type for node in uses[name]} == {"MatMul"} and {
+            node.name for node in uses[name]
+        } <= head
         products = [
             after for node in uses[name] if node.op_type == "Transpose" for after in uses[node.output[0]]
         ]
         kinds = {node.op_type if node.input[0] == name else "" for node in uses[name]}
-        if not kinds <= {"Gather", "Transpose"} or any(node.op_type != "MatMul" for node in products):
+        table = kinds <= {"Gather", "Transpose"} and all(node.op_type == "MatMul" for node in products)
+        if not (direct or table):
             continue
         graph.initializer.remove(weight)
-        graph.initializer.extend(_as_bytes(name, numpy_helper.to_array(weight)))
+        graph.initializer.extend(_as_bytes(name, numpy_helper.to_array(weight), 0 if direct else 1))
         for node in uses[name]:
-            node.input[0] = f"{name}_bytes"
+            node.input[list(node.input).index(name)] = f"{name}_bytes"
             if node.op_type == "Gather":
                 replaced[node.output[0]] = _lookup(name, node)
-        for node in products:
+        for node in uses[name] if direct else products:
             replaced[node.output[0]] = _product(name, node)
     nodes = [new for node in graph.node for new in replaced.get(node.output[0], [node])]
     del graph.node[:]
@@ -79,17 +96,17 @@ def _quantize_tables(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]  # the recorded types of what was replaced are wrong now
 
 
-def _as_bytes(name: str, table: np.ndarray) -> list[onnx.TensorProto]:
-    """Return ``uint8 [V, H]`` of a table, the ``[V]`` scales of its rows, the same as a column, and constants."""
+def _as_bytes(name: str, table: np.ndarray, axis: int) -> list[onnx.TensorProto]:
+    """Return a matrix as ``uint8``, its scales along an axis, flat and as they divide it, and constants."""
     from onnx import numpy_helper
 
-    scale = np.abs(table).max(axis=1).astype(np.float32) / (_ZERO - 1)
+    scale = np.abs(table).max(axis=axis, keepdims=True).astype(np.float32) / (_ZERO - 1)
     scale[scale == 0] = 1
-    rows = np.rint(table / scale[:, None]) + _ZERO
+    rows = np.rint(table / scale) + _ZERO
     parts = {
         "bytes": rows.astype(np.uint8),
-        "scale": scale,
-        "scales": scale[:, None],
+        "scale": scale.ravel(),
+        "scales": scale,
         "zero": np.uint8(_ZERO),
         "offset": np.float32(_ZERO),
         "most": np.float32(_ZERO - 1),
@@ -114,11 +131,7 @@ def _lookup(name: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _product(name: str, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return what multiplies hidden states with the transposed bytes.
-
-    Each row of the hidden states is scaled by itself, so that the prediction of a token does not depend on which others
-    are predicted with it.
-    """
+    """Return what multiplies rows, each scaled by itself, with bytes."""
     from onnx import TensorProto, helper
 
     hidden, out = node.input[0], node.output[0]
