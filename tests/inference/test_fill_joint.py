@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from unmask.inference.fill import FillMask, FillResult
+from unmask.inference.predict import MaskPredictor
 from unmask.model.load import load_for_inference
 
 TWO = "Her grandmother [MASK] the [MASK] telescope."
@@ -248,3 +249,23 @@ def test_a_search_that_looked_at_too_few_tokens_is_not_exact(scripted: Any) -> N
     wide = fill("[MASK] [MASK]", top_k=1, beam=8)
     assert [item.tokens for item in wide.candidates] == [["c", "x"]]
     assert wide.exact
+
+
+def test_the_work_of_a_text_is_known_beforehand(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = FillMask(load_for_inference(small, device="cpu"))
+    run = MaskPredictor.best
+    rows: list[int] = []
+
+    def counted(self: MaskPredictor, given: Any, *args: Any, **options: Any) -> Any:
+        rows.append(len(given))
+        return run(self, given, *args, **options)
+
+    monkeypatch.setattr(MaskPredictor, "best", counted)
+    for text in ("a [MASK]", "a [MASK] and [MASK]", "a ___ b", "[MASK] a {1-3} b {2}", "no mask"):
+        for ranking in ("joint", "independent"):
+            rows.clear()
+            fill.fill([text], 3, ranking=ranking)
+            assert sum(rows) <= fill.sequences(text, 3, ranking=ranking) <= max(1, 4 * sum(rows)), (
+                text,
+                ranking,
+            )

@@ -22,6 +22,7 @@ from unmask.inference.plans import FillPlan, Planner
 from unmask.inference.predict import MaskPredictor
 from unmask.inference.results import Candidate, FillResult, Ranking, TokenCandidate
 from unmask.inference.targets import score_words
+from unmask.inference.windows import MOST_FORMS, all_sizes
 from unmask.inference.word_tokenizer import WordTokenizer
 from unmask.progress import Progress
 
@@ -144,6 +145,15 @@ class FillMask:
             progress.advance(len(results) / len(texts), {"texts": len(results)})
         progress.end()
         return results
+
+    def sequences(
+        self, text: str, top_k: int = 5, *, ranking: Ranking = "joint", beam: int | None = None
+    ) -> int:
+        """Return about how many sequences go through the model to fill a text: one for each length of its blanks, and in a
+        joint search one for each filling that it keeps, for each mask after the first."""
+        sizes = all_sizes(self._encoder.gaps(text), MOST_FORMS) or [()]
+        kept = (beam or max(_BEAM, top_k)) if ranking == "joint" else 0
+        return sum(1 + kept * max(0, sum(size) - 1) for size in sizes)
 
     def sequence_with(self, text: str, mask: int, token_id: int) -> str:
         """Return a text with a token in the place of one of its masks, counted from 0; the others stay masks."""

@@ -95,6 +95,10 @@ class MarkerEncoder:
         """Return the parts of the text around its markers, one more than it has markers."""
         return self._divide(text)[0]
 
+    def gaps(self, text: str) -> list[Gap]:
+        """Return the gaps that the markers of the text stand for."""
+        return self._divide(text)[1]
+
     def _divide(self, text: str) -> tuple[list[str], list[Gap], str | None]:
         error = _unusable(text)
         parts, gaps, end = [], [], 0

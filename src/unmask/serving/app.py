@@ -157,8 +157,9 @@ class _Server:
                 long (504); or the client went away.
         """
         lengths = await self.lengths(model, texts, field) if lengths is None else lengths
+        costs = [task.cost(text, length) for text, length in zip(texts, lengths, strict=True)]
         computing = asyncio.ensure_future(
-            self.batcher.run(task.key, task.compute, texts, [*map(task.cost, lengths)], self.limits.seconds)
+            self.batcher.run(task.key, task.compute, texts, costs, self.limits.seconds)
         )
         leaving = asyncio.ensure_future(_client_leaves(request))
         try:

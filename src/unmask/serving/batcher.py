@@ -127,7 +127,7 @@ class Batcher:
             seconds: until the request gives up.
 
         Raises:
-            QueueFullError: too many requests wait, or those that wait already take longer than this one would wait.
+            QueueFullError: too many requests wait, or those that wait take more than half of its time already.
             TimeoutError: it took longer.
         """
         loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ class Batcher:
         one = _Request(key, compute, texts, costs, deadline, loop, loop.create_future())
         with self._changed:
             self._forget_the_gone()
-            if len(self._waiting) >= self.most_waiting or self._seconds_waiting() > seconds:
+            if len(self._waiting) >= self.most_waiting or self._seconds_waiting() > seconds / 2:
                 raise QueueFullError
             self._waiting.append(one)
             self._changed.notify()

@@ -26,12 +26,12 @@ class Task:
     Attributes:
         key: texts of tasks with the same key can be computed together.
         compute: returns a result for each text.
-        cost: returns about how many tokens go through the model for a text of so many tokens.
+        cost: returns about how many tokens go through the model for a text, from the text and its own number of tokens.
     """
 
     key: Hashable
     compute: Callable[[Sequence[str]], Sequence[Any]]
-    cost: Callable[[int], int] = lambda tokens: tokens
+    cost: Callable[[str, int], int] = lambda _, tokens: tokens
 
 
 class ServedModel:
@@ -96,7 +96,13 @@ class ServedModel:
             )
             return [result.to_dict() for result in found]
 
-        return Task(key, compute)
+        def cost(text: str, tokens: int) -> int:
+            if parameters.targets is not None:
+                return tokens * (1 + len(parameters.targets))
+            ranking, beam = parameters.ranking, parameters.beam
+            return tokens * filler.sequences(text, parameters.top_k, ranking=ranking, beam=beam)
+
+        return Task(key, compute, cost)
 
     def fill_mask(self, parameters: FillMaskParameters) -> Task:
         """Fill as the fill-mask task of Hugging Face: a list of candidates for each text, or one for each mask of it.
@@ -125,7 +131,7 @@ class ServedModel:
 
         one_pass = parameters.method == "estimate"
         key = (self.name, "score", parameters.method, parameters.details)
-        return Task(key, compute, (lambda tokens: tokens) if one_pass else self._copies)
+        return Task(key, compute) if one_pass else Task(key, compute, self._copies)
 
     def explain(self, parameters: ExplainParameters) -> Task:
         """Explain: the ``dict`` of ``unmask explain --json``, or the :class:`UnmaskError` of a text."""
@@ -164,7 +170,7 @@ class ServedModel:
             self._scorers[method] = Scorer(self.lm, method=method)
         return self._scorers[method]
 
-    def _copies(self, tokens: int) -> int:
+    def _copies(self, _: str, tokens: int) -> int:
         """Return the tokens of all masked copies of a text."""
         return tokens * min(tokens, self.lm.max_length)
 
