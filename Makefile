@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check lock clean
+.PHONY: help demo test weblibs lint types check lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ test: $(STAMP)  ## run the tests
 lint: $(STAMP)  ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+weblibs: $(STAMP)  ## download the JavaScript libraries that the tests of exports for the web need
+	$(BIN)/python -c "from unmask.exporting.libraries import *; keep_archives(Path('build/web-libraries'))"
 
 types: $(STAMP)  ## check types
 	$(BIN)/mypy

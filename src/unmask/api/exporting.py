@@ -25,6 +25,7 @@ def export(
     *,
     tolerance: float = 0.5,
     force: bool = False,
+    web_libraries: str | Path | None = None,
     tokens: int | None = None,
     max_length: int | None = None,
     offline: bool = False,
@@ -36,11 +37,12 @@ def export(
     Args:
         model: by name, folder, run folder or in memory.
         out: the folder to write, absent or empty; it appears complete or not at all.
-        format: ``onnx``, ``onnx-int8``, ``fp16`` or ``bf16``.
+        format: ``onnx``, ``onnx-int8``, ``web``, ``fp16`` or ``bf16``.
         data: held-out text: paths, a folder of :func:`unmask.prepare`, or texts in memory; by default that of the run.
         tolerance: points of accuracy that a form in less than fp32 may cost. In fp32 log-probabilities must agree
             within 1e-4.
         force: keep a form that is worse.
+        web_libraries: for ``web``: a folder with the archives of the JavaScript libraries; by default they are downloaded.
         tokens: tokens to read at most; by default all.
         max_length: tokens of a sequence; by default 512, or what the model takes if that is less.
         offline, progress: as for :func:`unmask.load`.
@@ -64,6 +66,7 @@ def export(
                 settings,
                 tolerance=tolerance,
                 force=force,
+                web_libraries=None if web_libraries is None else Path(web_libraries),
                 progress=files.progress,
             )
         )

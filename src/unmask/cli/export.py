@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unmask.exporting.export import Export
 
 FormatOption = Annotated[
-    str, Option("--format", metavar="FORMAT", help="onnx, onnx-int8, fp16 or bf16.", show_default=False)
+    str, Option("--format", metavar="FORMAT", help="onnx, onnx-int8, web, fp16 or bf16.", show_default=False)
 ]
 HeldoutText = Annotated[
     list[str] | None,
@@ -29,6 +29,15 @@ TokensOption = Annotated[
 Tolerance = Annotated[
     float, Option("--tolerance", metavar="POINTS", help="Points of accuracy that less than fp32 may cost.")
 ]
+WebLibraries = Annotated[
+    str | None,
+    options.text(
+        "--web-libraries",
+        metavar="DIR",
+        show_default="downloaded",
+        help="For web: a folder with the npm archives of the JavaScript libraries.",
+    ),
+]
 ForceWorse = Annotated[bool, Option("--force", help="Keep an exported model that is worse than that.")]
 
 
@@ -40,6 +49,7 @@ def export(
     tokens: TokensOption = None,
     tolerance: Tolerance = 0.5,
     force: ForceWorse = False,
+    web_libraries: WebLibraries = None,
     mask_rate: options.MaskRate = None,
     strategy: options.StrategyOption = None,
     max_length: options.MaxLength = None,
@@ -51,7 +61,7 @@ def export(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model to ONNX or to fewer bits, and compare it.
+    """Export a model: ONNX, fewer bits, a web page; compare it.
 
     The form is kept if it predicts the masked tokens as well: to rounding in fp32, within --tolerance in fewer bits.
     fill, score, eval and serve take the folder of an ONNX model as they take a model.
@@ -65,7 +75,7 @@ def export(
         from unmask.api import exporting, texts
 
         made = exporting.export(
-            model, out, form, texts.Paths(data or ()), tokens=tokens, tolerance=tolerance, force=force,
+            model, out, form, texts.Paths(data or ()), tokens=tokens, tolerance=tolerance, force=force, web_libraries=web_libraries,
             max_length=config.data.max_length, offline=offline, progress=progress, config=config,
         )  # fmt: skip
     shell.show(as_json, made.to_dict(), lambda page: draw_export(page, made))

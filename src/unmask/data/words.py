@@ -22,6 +22,8 @@ Segmenter = Callable[[str], Iterable[str]]
 """A function that splits a text without spaces, such as Chinese, into words."""
 
 _OPENS, _CLOSES, _CONTINUES, _IDEOGRAPH, _SPECIAL, _MARKED, _BARE, _SPLIT = 1, 2, 4, 8, 16, 32, 64, 128
+PARTS_OF_CHARACTERS = _CONTINUES | _SPLIT
+"""Flags of tokens whose first or last character is in several tokens."""
 _CONTINUATION = bytes(range(0x80, 0xC0))
 _BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
 WITHOUT_SPACES = (

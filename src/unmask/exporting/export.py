@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from unmask.evaluation.evaluate import DEFAULTS, EvaluationSettings
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length
 from unmask.exporting.formats import Format, format_named
 from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, why_refused
+from unmask.exporting.web import write_web
 from unmask.model.load import load_for_inference, load_torch
 from unmask.progress import Progress
 from unmask.reporting.card import hub_name
@@ -90,6 +92,7 @@ def export_model(
     *,
     tolerance: float = TOLERANCE,
     force: bool = False,
+    web_libraries: Path | None = None,
     progress: Progress = Progress(),
 ) -> Export:
     """Write a model in another form, with tokenizer, card and ``parity.json``; the folder appears complete or not at all.
@@ -102,13 +105,14 @@ def export_model(
         settings: masking, tokens to read and others of the comparison; with the run's own text the masks are the run's.
         tolerance: points of accuracy that a form in less than fp32 may cost.
         force: keep a form that is worse than that.
+        web_libraries: for ``web``: a folder with the archives of the JavaScript libraries; by default they are downloaded.
         progress: gets progress and messages.
 
     Raises:
         ConfigError: the model cannot be exported so, ``out`` is not empty, there is no text, or the form is worse.
         DataError: the text cannot be used.
     """
-    chosen, out = format_named(form), Path(out)
+    chosen, out = _with_libraries(format_named(form), web_libraries, settings.offline), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
     if not 0 <= tolerance <= 100:
@@ -121,9 +125,9 @@ def export_model(
             offline=settings.offline,
             progress=progress,
         )
-    with _heldout(model, original, data, settings, progress) as source, new_folder(out) as partial:
-        _write(original, chosen, partial)
-        exported = load_for_inference(partial, device="cpu", offline=True)
+    with _heldout(model, original, data, settings, progress) as source, new_folder(out) as folder:
+        _write(original, chosen, folder)
+        exported = load_for_inference(folder, device="cpu", offline=True)
         progress.begin("compare")
         parity = compare_forms(original, exported, source, settings.tokens, progress)
         progress.end()
@@ -134,15 +138,23 @@ def export_model(
             )
         if refused:
             progress.warning(f"kept because of --force: {refused}")
-        sizes = _megabytes(partial), 4 * original.parameters / 1e6
+        sizes = _megabytes(folder), 4 * original.parameters / 1e6
         made = Export(out, form, sizes, parity, refused)
-        write_json(partial / FILE, _private(made))
+        write_json(folder / FILE, _private(made))
         base = None if isinstance(model, Path) else hub_name(model)
         card = _card(model)
-        (partial / "README.md").write_text(
+        (folder / "README.md").write_text(
             exported_card(card, made.to_dict(), chosen.what, chosen.use, base), encoding="utf-8"
         )
     return made
+
+
+def _with_libraries(form: Format, folder: Path | None, offline: bool) -> Format:
+    if form.write is write_web:
+        return form._replace(write=partial(write_web, libraries=folder, offline=offline))
+    if folder is not None:
+        raise ConfigError("web_libraries are only for the format 'web'; leave them out")
+    return form
 
 
 def _private(made: Export) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from unmask.errors import ConfigError
 from unmask.exporting.onnx import write_onnx, write_onnx_int8
+from unmask.exporting.web import write_web
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
@@ -52,10 +53,14 @@ _UNMASK = """\
 import unmask
 
 unmask.load("FOLDER").fill("…")"""
+_PAGE = f"""\
+# In a browser: python -m http.server --directory FOLDER
+{_UNMASK}"""
 
 FORMATS: dict[str, Format] = {
     "onnx": Format("ONNX in fp32", write_onnx, True, _UNMASK),
     "onnx-int8": Format("ONNX, dynamically quantised to 8 bits", write_onnx_int8, False, _UNMASK),
+    "web": Format("a page on which the model runs in the browser, in 8 bits", write_web, False, _PAGE),
     "fp16": Format("safetensors in fp16", _weights(torch.float16), False, _TRANSFORMERS),
     "bf16": Format("safetensors in bf16", _weights(torch.bfloat16), False, _TRANSFORMERS),
 }

@@ -55,7 +55,8 @@ class FillMask:
         blanks: whether ``___``, ``{2}`` and ``{1-4}`` stand for words; otherwise they are text.
 
     Attributes:
-        possible: number of tokens that may be candidates.
+        candidates: ``bool [size]``, the tokens that may be candidates.
+        possible: their number.
 
     Raises:
         ConfigError: the tokenizer cannot be used.
@@ -65,8 +66,9 @@ class FillMask:
         self.model = model
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)
-        self._predictor = MaskPredictor(self.model, _candidate_ids(self.model))
-        self.possible = int(self._predictor.candidates.sum())
+        self.candidates = _candidate_ids(self.model)
+        self._predictor = MaskPredictor(self.model, self.candidates)
+        self.possible = int(self.candidates.sum())
         self._word_tokenizer = WordTokenizer(
             self._encoder, self._writer, self.model.vocabulary, self._predictor
         )

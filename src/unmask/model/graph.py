@@ -14,6 +14,8 @@ HIDDEN, LOGITS = "last_hidden_state", "logits"
 """Names of the outputs."""
 INPUTS = "input_ids", "attention_mask", "token_type_ids"
 """Names of the inputs; the last one only where the model has it."""
+PLACES, ROWS = "places", "masked_hidden_state"
+"""In a graph for the web: the input with the places whose tokens are predicted, and their hidden states."""
 
 Feed = dict[str, np.ndarray]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unmask.errors import ConfigError, MissingExtra
-from unmask.model.graph import HIDDEN, LOGITS, Feed
+from unmask.model.graph import HIDDEN, LOGITS, PLACES, ROWS, Feed
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class OnnxGraph:
             raise MissingExtra("onnxruntime", "export", f"reading {path}") from None
         try:
             model = onnx.load(path, load_external_data=False)
-            self.inputs = {value.name for value in model.graph.input}
+            inputs = {value.name for value in model.graph.input}
+            self.inputs = inputs - {PLACES}
+            self._rows = ROWS if PLACES in inputs else HIDDEN
             outputs = {value.name for value in model.graph.output}
             inside = not any(weight.data_location for weight in model.graph.initializer)
             self.split = inside and {HIDDEN, LOGITS} <= outputs
@@ -62,7 +64,7 @@ class OnnxGraph:
 
         parts = Extractor(model)
         encoder = parts.extract_model(sorted(self.inputs), [HIDDEN])
-        head = parts.extract_model([HIDDEN], [LOGITS])
+        head = parts.extract_model([self._rows], [LOGITS])
         return _session(encoder.SerializeToString()), _session(head.SerializeToString())
 
     def encode(self, feed: Feed) -> np.ndarray:
@@ -70,7 +72,7 @@ class OnnxGraph:
         return hidden
 
     def head(self, rows: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._sessions[1].run([LOGITS], {HIDDEN: rows})[0]
+        logits: np.ndarray = self._sessions[1].run([LOGITS], {self._rows: rows})[0]
         return logits
 
     def logits(self, feed: Feed) -> np.ndarray:

@@ -12,6 +12,9 @@ export const note = "Nothing leaves this server.";
 /** Links of the foot of the page, by their text. */
 export const links = { Routes: "docs" };
 
+/** What the page should warn of. */
+export const warnings = [];
+
 /** Keep the key that requests bring. */
 export function useKey(key) {
   sessionStorage.setItem(KEY, key);

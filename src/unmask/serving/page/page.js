@@ -17,6 +17,8 @@ function askForKey(errors) {
   byId("key-value").focus();
 }
 
+const warn = () => (byId("warning").textContent = backend.warnings.join(" "));
+
 async function loadModels() {
   try {
     state.models = await backend.models();
@@ -27,6 +29,7 @@ async function loadModels() {
   }
   byId("error").textContent = "";
   byId("key").hidden = true;
+  warn();
   state.shown = new Set(state.models.map((model) => model.name));
   const choices = state.models.map((model) => {
     const box = make("input", { type: "checkbox", checked: true });
@@ -143,6 +146,7 @@ async function run() {
   const json = JSON.stringify(answers.length === 1 ? answers[0] : answers, null, 2);
   state.last = { json, python: backend.pythonOf(tab.task, good.map((at) => bodies[at])) };
   byId("copies").hidden = good.length === 0;
+  warn();
 }
 
 async function copy(kind, button) {
@@ -199,6 +203,6 @@ byId("key").addEventListener("submit", (event) => {
   loadModels();
 });
 for (const node of document.querySelectorAll("[data-needs=blanks]")) node.hidden = !backend.blanks;
-byId("note").append(backend.note, ...Object.entries(backend.links).flatMap(([text, href]) => [" ", make("a", { href }, text)]));
 drawWords();
 await loadModels();
+byId("note").append(backend.note, ...Object.entries(backend.links).flatMap(([text, href]) => [" ", make("a", { href }, text)]));
