@@ -131,3 +131,18 @@ def test_html_escapes_everything(model: unmask.Model) -> None:
     html = model.fill(["<script>alert(1)</script> [MASK]", "<i> none"])._repr_html_()
     assert "<script" not in html
     assert "<i>" not in html
+
+
+def test_the_tokenizer_is_copied_once_for_all_scores_and_explanations(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unmask.data import tokenizer
+
+    copies: list[object] = []
+    copy = tokenizer.plain_copy
+    monkeypatch.setattr(tokenizer, "plain_copy", lambda given: copies.append(given) or copy(given))
+    model = unmask.load(checkpoint("bert"))
+    for text in ("the river", "the weather"):
+        model.score(text)
+        model.explain(text)
+    assert len(copies) == 1

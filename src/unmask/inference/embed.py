@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from unmask.data.packing import split_by_tokens
-from unmask.data.tokenizer import TextEncoder
 from unmask.errors import DataError
 from unmask.inference.predict import TOKENS_AT_ONCE
 
@@ -28,11 +27,10 @@ class Embedder:
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.size = model.hidden_size
-        self._encode = TextEncoder(model.tokenizer)
 
     def rows(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the ``int64 [n]`` token ids of each text, special tokens included."""
-        return [self.model.vocabulary.framed(ids) for ids in self._encode(texts)]
+        return [self.model.vocabulary.framed(ids) for ids in self.model.text_encoder(texts)]
 
     def __call__(self, texts: Sequence[str], *, normalize: bool = False) -> np.ndarray:
         """Return ``float32 [N, H]`` embeddings; the names of special tokens in a text are text.

@@ -21,7 +21,7 @@ from unmask.data.masking.mask import Decisions, Masked, mask, mask_at, mask_deci
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
-from unmask.data.tokenizer import Vocabulary, plain_copy, token_names
+from unmask.data.tokenizer import Vocabulary, token_names
 from unmask.errors import ConfigError, DataError, plural
 from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
@@ -255,7 +255,7 @@ def _check_top_k(top_k: int, lm: LanguageModel) -> None:
 
 def _tokenized(text: str, lm: LanguageModel) -> tuple[Packed, list[tuple[int, int]]]:
     """Return the text as the one sequence of training, and the characters of its tokens."""
-    body = plain_copy(lm.tokenizer).encode(text, add_special_tokens=False)
+    body = lm.text_encoder.core.encode(text, add_special_tokens=False)
     vocabulary = lm.vocabulary
     length = len(body.ids) + vocabulary.overhead
     if not body.ids:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.data.tokenizer import Vocabulary, vocabulary_of
+from unmask.data.tokenizer import TextEncoder, Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,11 @@ class LanguageModel(ABC):
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.vocabulary: Vocabulary = vocabulary_of(tokenizer)
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Encodes texts for this model. It is made at the first use, as it holds a copy of the tokenizer."""
+        return TextEncoder(self.tokenizer)
 
     @property
     @abstractmethod

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmask.data.special_tokens import unknown_id
-from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy
+from unmask.data.tokenizer import Vocabulary
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
@@ -76,7 +76,7 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
             f"--max-length {limit} leaves no room for text: {lm.vocabulary.overhead} tokens are special"
         )
     if examples.words is None:
-        bodies = TextEncoder(lm.tokenizer)(examples.texts)
+        bodies = lm.text_encoder(examples.texts)
         first = [np.zeros(1, dtype=np.int64) for _ in bodies]
     else:
         bodies, first = _tagged(lm, examples)
@@ -94,7 +94,7 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
 
 def _tagged(lm: MaskedLM, examples: Examples) -> tuple[list[Ints], list[Ints]]:
     """Return the ids of sentences, and for each token the position of its first subword, or -1 if it has none."""
-    encodings = plain_copy(lm.tokenizer).encode_batch(examples.texts, add_special_tokens=False)
+    encodings = lm.text_encoder.core.encode_batch(examples.texts, add_special_tokens=False)
     bodies, first = [], []
     for encoding, words in zip(encodings, examples.words or (), strict=True):
         bodies.append(np.array(encoding.ids, dtype=np.int64))

@@ -30,8 +30,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from unmask.data.packing import split_by_tokens
-from unmask.data.special_tokens import unknown_id
-from unmask.data.tokenizer import plain_copy
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError, plural
 from unmask.progress import Progress
@@ -140,8 +138,8 @@ class Scorer:
         )
         if self.batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1; got {batch_tokens}")
-        self._core = plain_copy(model.tokenizer)
-        self._unknown = unknown_id(model.tokenizer)
+        self._core = model.text_encoder.core
+        self._unknown = model.text_encoder.unknown
         self._scored = ~model.vocabulary.special
         if self._unknown is not None:
             self._scored[self._unknown] = True

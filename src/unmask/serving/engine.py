@@ -51,7 +51,6 @@ class ServedModel:
         self.name, self.lm = name, lm
         lm.before_each_pass(check)
         self._fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
-        self._scorers: dict[str, Scorer] = {}
         self._embedder = Embedder(lm)
         self.embedding_size = self._embedder.size
         self.mask_token = str(lm.tokenizer.mask_token)
@@ -78,7 +77,7 @@ class ServedModel:
     def warm_up(self) -> None:
         """Compute something of each kind, so that the first request is not slower than others."""
         self._fillers[False].fill([f"{self.mask_token} a"])
-        list(self._scorer("original")(["a a"]))
+        list(Scorer(self.lm)(["a a"]))
         self._embedder(["a"])
 
     def fill(self, parameters: FillParameters) -> Task:
@@ -121,7 +120,7 @@ class ServedModel:
 
     def score(self, parameters: ScoreParameters) -> Task:
         """Score: a ``dict`` for each text, as ``unmask score --json`` prints it."""
-        scorer = self._scorer(parameters.method)
+        scorer = Scorer(self.lm, method=parameters.method)
 
         def compute(texts: Sequence[str]) -> list[dict[str, Any]]:
             return [
@@ -164,11 +163,6 @@ class ServedModel:
             return list(self._embedder(texts, normalize=normalize))
 
         return Task((self.name, "embed", normalize), compute)
-
-    def _scorer(self, method: str) -> Scorer:
-        if method not in self._scorers:  # each holds a copy of the tokenizer
-            self._scorers[method] = Scorer(self.lm, method=method)
-        return self._scorers[method]
 
     def _copies(self, _: str, tokens: int) -> int:
         """Return the tokens of all masked copies of a text."""
