@@ -76,11 +76,15 @@ def serve(
     url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     with shell.working() as progress:
         from unmask.api.model import load
+        from unmask.model.pooling import read_pooling
         from unmask.serving import Limits
 
         loaded = {
             name: load(model, device=device, precision=precision, offline=offline, progress=progress).lm
             for name, model in named.items()
+        }
+        poolings = {
+            name: read_pooling(model, offline=offline, progress=progress) for name, model in named.items()
         }
         limits = Limits(
             texts=max_texts,
@@ -90,7 +94,7 @@ def serve(
             batch_tokens=batch_tokens,
         )
         hosts = [*_LOOPBACK, "[::1]"] if loopback else ["*"]
-        app = create_app(loaded, limits, api_key=key, hosts=hosts, progress=progress)
+        app = create_app(loaded, limits, poolings=poolings, api_key=key, hosts=hosts, progress=progress)
         progress.log(f"serving {', '.join(named)} at {url} (its routes: {url}/docs); stop with Ctrl-C")
         if as_json:
             shell.emit({"url": url, "models": list(named)}, stdout)

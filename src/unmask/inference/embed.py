@@ -1,31 +1,42 @@
-"""Embeddings of whole texts: the mean over the tokens of the last layer, special tokens included (as sentence-transformers
-pools)."""
+"""Embeddings of whole texts: the tokens of the last layer, special tokens included, pooled as sentence-transformers does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unmask.data.packing import split_by_tokens
 from unmask.errors import DataError
 from unmask.inference.predict import TOKENS_AT_ONCE
+from unmask.model.pooling import MEAN, Mode, Pooling
 
 if TYPE_CHECKING:
     from unmask.model.base import LanguageModel
+
+_POOL: dict[Mode, Callable[[Tensor], Tensor]] = {
+    "mean": lambda tokens: tokens.mean(0),
+    "cls": lambda tokens: tokens[0],
+    "max": lambda tokens: tokens.amax(0),
+}
 
 
 class Embedder:
     """Embeds texts with one model.
 
+    Args:
+        model: the model.
+        pooling: how the tokens of a text become one embedding.
+
     Attributes:
         size: ``H``, numbers in an embedding.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
+    def __init__(self, model: LanguageModel, pooling: Pooling = MEAN) -> None:
+        self.model, self.pooling = model, pooling
         self.size = model.hidden_size
 
     def rows(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -37,7 +48,7 @@ class Embedder:
 
         Args:
             texts: ``N`` texts, each at most as long as the model takes.
-            normalize: scale every embedding to length 1.
+            normalize: scale every embedding to length 1; some poolings do so in any case.
 
         Raises:
             DataError: a text is longer.
@@ -55,14 +66,14 @@ class Embedder:
         with torch.inference_mode(), self.model.evaluating():
             for part in split_by_tokens(sizes[order], budget):
                 numbers = order[part]
-                out[numbers] = self._means([rows[number] for number in numbers], sizes[numbers])
-        if normalize:
+                out[numbers] = self._pooled([rows[number] for number in numbers], sizes[numbers])
+        if normalize or self.pooling.normalize:
             out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
         return out
 
-    def _means(self, rows: Sequence[np.ndarray], sizes: np.ndarray) -> np.ndarray:
-        """Return ``[N, H]`` means of rows in descending order of length."""
+    def _pooled(self, rows: Sequence[np.ndarray], sizes: np.ndarray) -> np.ndarray:
+        """Return ``[N, H]`` embeddings of rows in descending order of length."""
         hidden = self.model.hidden_states(np.concatenate(rows), np.cumsum([0, *sizes]))
         parts = torch.split(hidden.float(), sizes.tolist())
-        means: np.ndarray = torch.stack([part.mean(0) for part in parts]).cpu().numpy()
-        return means
+        pooled: np.ndarray = torch.stack([_POOL[self.pooling.mode](part) for part in parts]).cpu().numpy()
+        return pooled

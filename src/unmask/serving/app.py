@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from unmask.errors import ConfigError, DataError, UnmaskError
+from unmask.model.pooling import MEAN, Pooling
 from unmask.progress import Progress
 from unmask.serving.answers import JsonAnswer, add_error_answers, refuse
 from unmask.serving.batcher import AbandonedError, Batcher, QueueFullError
@@ -67,6 +69,7 @@ def create_app(
     models: Mapping[str, LanguageModel],
     limits: Limits = Limits(),
     *,
+    poolings: Mapping[str, Pooling] = MappingProxyType({}),
     api_key: str | None = None,
     hosts: Sequence[str] = ("*",),
     progress: Progress = Progress(),
@@ -76,12 +79,13 @@ def create_app(
     Args:
         models: by name; the first is used where a request names none.
         limits: what it accepts.
+        poolings: how tokens become one embedding, by the name of the model; by default their mean.
         api_key: what requests must bring as a bearer token, if anything.
         hosts: names by which the server may be called; a page of another site that points its name at this machine is
             refused so.
         progress: logs every request, without its texts.
     """
-    server = _Server(models, limits)
+    server = _Server(models, limits, poolings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -121,10 +125,15 @@ def create_app(
 class _Server:
     """The models, and what is between a request and them."""
 
-    def __init__(self, models: Mapping[str, LanguageModel], limits: Limits) -> None:
+    def __init__(
+        self, models: Mapping[str, LanguageModel], limits: Limits, poolings: Mapping[str, Pooling]
+    ) -> None:
         self.limits = limits
         self.batcher = Batcher(limits.batch_tokens, limits.waiting)
-        self.models = {name: ServedModel(name, lm, self.batcher.check) for name, lm in models.items()}
+        self.models = {
+            name: ServedModel(name, lm, self.batcher.check, poolings.get(name, MEAN))
+            for name, lm in models.items()
+        }
         self.metrics = Metrics(self.batcher)
         self.ready = True
         for model in self.models.values():
@@ -254,7 +263,7 @@ def _add_model_routes(app: FastAPI, server: _Server) -> None:
 
     @app.post("/v1/embeddings", tags=["OpenAI"])
     async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any]:
-        """Embed texts, in the shape of OpenAI's embeddings: the mean over all tokens of the last layer."""
+        """Embed texts, in the shape of OpenAI's embeddings: all tokens of the last layer, pooled as /models says."""
         return await _embeddings(request, server, body)
 
 

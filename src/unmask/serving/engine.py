@@ -12,6 +12,7 @@ from unmask.inference.embed import Embedder
 from unmask.inference.explain import explain
 from unmask.inference.fill import FillMask
 from unmask.inference.results import FillResult
+from unmask.model.pooling import MEAN, Pooling
 from unmask.scoring.scorer import Scorer
 from unmask.serving.schemas import ExplainParameters, FillMaskParameters, FillParameters, ScoreParameters
 
@@ -41,17 +42,20 @@ class ServedModel:
         name: by which requests ask for it.
         lm: the model.
         check: called before every pass through the model; it may raise to stop it.
+        pooling: how its tokens become one embedding.
 
     Attributes:
         embedding_size: numbers in an embedding.
         mask_token: how a mask is written.
     """
 
-    def __init__(self, name: str, lm: LanguageModel, check: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, lm: LanguageModel, check: Callable[[], None], pooling: Pooling = MEAN
+    ) -> None:
         self.name, self.lm = name, lm
         lm.before_each_pass(check)
         self._fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
-        self._embedder = Embedder(lm)
+        self._embedder = Embedder(lm, pooling)
         self.embedding_size = self._embedder.size
         self.mask_token = str(lm.tokenizer.mask_token)
 
@@ -66,6 +70,8 @@ class ServedModel:
             "max_length": model.max_length,
             "mask_token": self.mask_token,
             "embedding_size": self.embedding_size,
+            "pooling": self._embedder.pooling.mode,
+            "normalized": self._embedder.pooling.normalize,
             "precision": model.precision_name,
             "device": str(model.device),
         }
