@@ -29,8 +29,8 @@ from unmask.errors import ConfigError
 
 HELDOUT_SHARDS = "shards-heldout"
 """In a run folder: the tokenised held-out text, where it was given by itself."""
-EXPORTED = (".onnx",)
-"""Endings of the files of exported models. In their folder, or the one above it, are ``config.json`` and tokenizer."""
+EXPORTED = {".onnx": "onnx", ".xml": "openvino"}
+"""Endings of the files of exported models, and the folder below ``config.json`` and tokenizer in which they may lie."""
 ADDED_WORDS = "added_words.json"
 """In a model folder: the words by which its vocabulary was extended."""
 
@@ -114,7 +114,9 @@ def model_folder(name: str) -> str:
     """
     path = Path(name)
     if path.suffix in EXPORTED and path.is_file():
-        return str(path.parent.parent if path.parent.name == "onnx" else path.parent)
+        here = path.parent
+        below = here.name == EXPORTED[path.suffix] and not (here / "config.json").is_file()
+        return str(here.parent if below else here)
     run = RunFolder(path)
     if not run.root.is_dir() or (run.root / "config.json").is_file():
         return name

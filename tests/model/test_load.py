@@ -312,8 +312,8 @@ def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_checkpoints_names_them(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    for step in (500, 1000, 90):
-        shutil.copytree(checkpoint("bert"), tmp_path / f"checkpoint-{step}")
+    for name in ("checkpoint-500", "checkpoint-1000", "checkpoint-90", "bert2"):
+        shutil.copytree(checkpoint("bert"), tmp_path / name)
     for load in (load_tokenizer, read_checkpoint):
         with pytest.raises(
             ConfigError, match=r"models in folders below it .* for example .*checkpoint-1000$"

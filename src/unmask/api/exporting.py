@@ -37,7 +37,7 @@ def export(
     Args:
         model: by name, folder, run folder or in memory.
         out: the folder to write, absent or empty; it appears complete or not at all.
-        format: ``onnx``, ``onnx-int8``, ``web``, ``fp16`` or ``bf16``.
+        format: a name of :data:`unmask.exporting.formats.FORMATS`, such as ``onnx``; ``unmask export --help`` lists them.
         data: held-out text: paths, a folder of :func:`unmask.prepare`, or texts in memory; by default that of the run.
         tolerance: points of accuracy that a form in less than fp32 may cost. In fp32 log-probabilities must agree
             within 1e-4.

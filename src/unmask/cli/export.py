@@ -9,14 +9,17 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.errors import plural
+from unmask.exporting.formats import FORMATS
 from unmask.reporting.format import METRICS, change_interval, metric, metric_change
 
 if TYPE_CHECKING:
     from unmask.cli.terminal import Page
+    from unmask.exporting.embeddings import EmbeddingParity
     from unmask.exporting.export import Export
+    from unmask.exporting.parity import Parity
 
 FormatOption = Annotated[
-    str, Option("--format", metavar="FORMAT", help="onnx, onnx-int8, web, fp16 or bf16.", show_default=False)
+    str, Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}.", show_default=False)
 ]
 HeldoutText = Annotated[
     list[str] | None,
@@ -83,12 +86,34 @@ def export(
 
 def draw_export(page: Page, made: Export) -> None:
     """Draw the comparison, and where the folder is."""
-    parity = made.parity
+    from unmask.exporting.embeddings import EmbeddingParity
+
+    if isinstance(made.parity, EmbeddingParity):
+        _draw_embeddings(page, made.parity)
+    else:
+        _draw_masked(page, made.format, made.parity)
+    page.say(f"The weights take {made.megabytes[0]:,.1f} MB, in fp32 {made.megabytes[1]:,.1f} MB.")
+    for note in made.parity.notes:
+        page.say(note)
+    if made.refused:
+        page.say(f"Kept by --force: {made.refused}")
+    page.command(f"exported model: {made.folder}")
+
+
+def _draw_embeddings(page: Page, parity: EmbeddingParity) -> None:
+    page.say(
+        f"{plural(parity.texts, 'text')} of {plural(parity.tokens, 'token')} embedded by {parity.computed_by}: numbers differ "
+        f"by at most {parity.embedding:.1e}, the largest number is {parity.largest:.3g}; the smallest cosine is "
+        f"{parity.cosine:.6f}."
+    )
+
+
+def _draw_masked(page: Page, form: str, parity: Parity) -> None:
     page.say(
         f"{plural(parity.masked_tokens, 'masked token')} in {plural(parity.documents, 'document')} of held-out text"
     )
     page.table(
-        ["", "PyTorch, fp32", made.format, "difference", "95% interval"],
+        ["", "PyTorch, fp32", form, "difference", "95% interval"],
         [
             [
                 METRICS.get(name, name),
@@ -100,12 +125,4 @@ def draw_export(page: Page, made: Export) -> None:
             for name in ("accuracy", "loss")
         ],
     )
-    page.say(
-        f"Log-probabilities differ by at most {parity.log_probability:.1e} nats. The weights take "
-        f"{made.megabytes[0]:,.1f} MB, in fp32 {made.megabytes[1]:,.1f} MB."
-    )
-    for note in parity.notes:
-        page.say(note)
-    if made.refused:
-        page.say(f"Kept by --force: {made.refused}")
-    page.command(f"exported model: {made.folder}")
+    page.say(f"Log-probabilities differ by at most {parity.log_probability:.1e} nats.")

@@ -16,8 +16,10 @@ from unmask.data.hub import offline_mode
 from unmask.errors import ConfigError
 from unmask.evaluation.evaluate import DEFAULTS, EvaluationSettings
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length
-from unmask.exporting.formats import Format, format_named
+from unmask.exporting.embeddings import EmbeddingParity, compare_embeddings
+from unmask.exporting.formats import FORMATS, Format, format_named
 from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, why_refused
+from unmask.exporting.sentences import keep_modules
 from unmask.exporting.web import write_web
 from unmask.model.load import load_for_inference, load_torch
 from unmask.progress import Progress
@@ -50,26 +52,15 @@ class Export(Result):
     folder: Path
     format: str
     megabytes: tuple[float, float]
-    parity: Parity
+    parity: Parity | EmbeddingParity
     refused: str | None = None
 
     def _title(self) -> str:
         return f"{self.format} in {self.folder}: {self.megabytes[0]:,.1f} MB of weights, {self.megabytes[1]:,.1f} MB in fp32"
 
     def to_rows(self) -> Rows:
-        """Return a row for accuracy and one for the loss: ``original``, ``exported``, ``difference``, ``low``, ``high``."""
-        parity = self.parity
-        return [
-            {
-                "metric": name,
-                "original": parity.original[name].value,
-                "exported": parity.exported[name].value,
-                "difference": parity.difference[name].value,
-                "low": parity.difference[name].low,
-                "high": parity.difference[name].high,
-            }
-            for name in ("accuracy", "loss")
-        ]
+        """Return the rows of the comparison: of accuracy and loss, or one of the embeddings."""
+        return self.parity.to_rows()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
@@ -126,15 +117,16 @@ def export_model(
             progress=progress,
         )
     with _heldout(model, original, data, settings, progress) as source, new_folder(out) as folder:
-        _write(original, chosen, folder)
-        exported = load_for_inference(folder, device="cpu", offline=True)
+        own = _write(original, chosen, folder, _name(model, original), settings.offline, progress)
         progress.begin("compare")
-        parity = compare_forms(original, exported, source, settings.tokens, progress)
+        parity, refused = _compare(
+            original, chosen, folder, own, source, settings.tokens, tolerance, progress
+        )
         progress.end()
-        refused = why_refused(parity, chosen.exact, tolerance)
         if refused and not force:
             raise ConfigError(
-                f"'{form}' is not written: {refused}. Use another format, a larger --tolerance, or --force to keep it"
+                f"'{form}' is not written: {refused}. Use another format{'' if chosen.exact else ', a larger --tolerance'} "
+                f"or --force to keep it"
             )
         if refused:
             progress.warning(f"kept because of --force: {refused}")
@@ -144,13 +136,14 @@ def export_model(
         base = None if isinstance(model, Path) else hub_name(model)
         card = _card(model)
         (folder / "README.md").write_text(
-            exported_card(card, made.to_dict(), chosen.what, chosen.use, base), encoding="utf-8"
+            exported_card(card, made.to_dict(), chosen.what, chosen.use, base, chosen.metadata),
+            encoding="utf-8",
         )
     return made
 
 
 def _with_libraries(form: Format, folder: Path | None, offline: bool) -> Format:
-    if form.write is write_web:
+    if form is FORMATS["web"]:
         return form._replace(write=partial(write_web, libraries=folder, offline=offline))
     if folder is not None:
         raise ConfigError("web_libraries are only for the format 'web'; leave them out")
@@ -162,7 +155,13 @@ def _private(made: Export) -> dict[str, Any]:
     return {name: value for name, value in made.to_dict().items() if name != "folder"}
 
 
-def _write(model: MaskedLM, form: Format, folder: Path) -> None:
+def _name(model: str | Path | LanguageModel, loaded: MaskedLM) -> str:
+    """Return where a model comes from, or nothing."""
+    return str(model) if isinstance(model, str | Path) else str(loaded.model.config.name_or_path)
+
+
+def _write(model: MaskedLM, form: Format, folder: Path, name: str, offline: bool, progress: Progress) -> bool:
+    """Write all files but the card; return whether the model's own modules for sentence-transformers are among them."""
     model.model.config.save_pretrained(folder)
     tokenizer = model.tokenizer
     before, tokenizer.model_max_length = tokenizer.model_max_length, model.max_length
@@ -170,7 +169,30 @@ def _write(model: MaskedLM, form: Format, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     finally:
         tokenizer.model_max_length = before
+    own = form.pooling is not None and keep_modules(
+        name, form.pooling, folder, offline=offline, progress=progress
+    )
     form.write(model, folder)
+    return own
+
+
+def _compare(
+    model: MaskedLM,
+    form: Format,
+    folder: Path,
+    own: bool,
+    source: TextSource,
+    most: int | None,
+    tolerance: float,
+    progress: Progress,
+) -> tuple[Parity | EmbeddingParity, str | None]:
+    """Return how the form differs, and why it is refused, if it is."""
+    if form.pooling:
+        embeddings = compare_embeddings(model, folder, form.pooling, own, source, most, progress)
+        return embeddings, embeddings.why_refused()
+    exported = load_for_inference(folder, device="cpu", offline=True)
+    parity = compare_forms(model, exported, source, most, progress)
+    return parity, why_refused(parity, form.exact, tolerance)
 
 
 @contextmanager

@@ -1,21 +1,21 @@
-"""The forms in which a model can be exported, and what writes each."""
+"""The forms in which a model can be exported, and what writes each. Light to import: the command line lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from unmask.errors import ConfigError
-from unmask.exporting.onnx import write_onnx, write_onnx_int8
-from unmask.exporting.web import write_web
+from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
+
+Pooling = Literal["mean", "splade"]
+"""What makes an embedding of a text: the mean of its hidden states, or the largest logit of each entry of the vocabulary."""
+Writer = Callable[["MaskedLM", Path], None]
 
 
 class Format(NamedTuple):
@@ -23,24 +23,27 @@ class Format(NamedTuple):
 
     Attributes:
         what: in a few words.
-        write: writes its files; ``config.json`` and the tokenizer are in the folder already.
+        write: writes its files; ``config.json`` and the tokenizer are in the folder already, and the modules of a
+            sentence-transformers model where it has fitting ones.
         exact: whether it computes in fp32, as the model that it is made from.
         use: Python code that uses it, with ``FOLDER`` for its place.
+        pooling: how it embeds texts, where it gives embeddings; these are compared then, not masked tokens.
+        metadata: what it changes in the metadata of the card.
     """
 
     what: str
-    write: Callable[[MaskedLM, Path], None]
+    write: Writer
     exact: bool
     use: str
+    pooling: Pooling | None = None
+    metadata: JsonDict = {}
 
 
-def _weights(dtype: torch.dtype) -> Callable[[MaskedLM, Path], None]:
+def _writer(module: str, name: str) -> Writer:
+    """Return a function of a module of this package, which is imported when something is written."""
+
     def write(model: MaskedLM, folder: Path) -> None:
-        copy: nn.Module = deepcopy(model.model)  # a copy, so that tied weights stay tied
-        copy.to(dtype)
-        if not all(weight.isfinite().all() for weight in copy.parameters()):
-            raise ConfigError("a weight is too large for fp16, whose largest number is 65,504; use bf16")
-        copy.save_pretrained(folder)  # type: ignore[operator]
+        getattr(import_module(f"unmask.exporting.{module}"), name)(model, folder)
 
     return write
 
@@ -56,13 +59,51 @@ unmask.load("FOLDER").fill("…")"""
 _PAGE = f"""\
 # In a browser: python -m http.server --directory FOLDER
 {_UNMASK}"""
+_SENTENCES = """\
+from sentence_transformers import SentenceTransformer
+
+SentenceTransformer("FOLDER").encode(["…"])"""
+_SPARSE = """\
+from sentence_transformers import SparseEncoder
+
+SparseEncoder("FOLDER").encode(["…"])"""
+
+_LIBRARY = {"library_name": "sentence-transformers", "tags": ["sentence-transformers"]}
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format("ONNX in fp32", write_onnx, True, _UNMASK),
-    "onnx-int8": Format("ONNX, dynamically quantised to 8 bits", write_onnx_int8, False, _UNMASK),
-    "web": Format("a page on which the model runs in the browser, in 8 bits", write_web, False, _PAGE),
-    "fp16": Format("safetensors in fp16", _weights(torch.float16), False, _TRANSFORMERS),
-    "bf16": Format("safetensors in bf16", _weights(torch.bfloat16), False, _TRANSFORMERS),
+    "onnx": Format("ONNX in fp32", _writer("onnx", "write_onnx"), True, _UNMASK),
+    "onnx-int8": Format(
+        "ONNX, dynamically quantised to 8 bits", _writer("onnx", "write_onnx_int8"), False, _UNMASK
+    ),
+    "openvino": Format("OpenVINO in fp32", _writer("openvino", "write_openvino"), True, _UNMASK),
+    "openvino-int8": Format(
+        "OpenVINO, weights in 8 bits", _writer("openvino", "write_openvino_int8"), False, _UNMASK
+    ),
+    "web": Format(
+        "a page on which the model runs in the browser, in 8 bits", _writer("web", "write_web"), False, _PAGE
+    ),
+    "sentence-transformers": Format(
+        "an encoder with pooling for sentence-transformers",
+        _writer("sentences", "write_sentence_transformer"),
+        True,
+        _SENTENCES,
+        "mean",
+        _LIBRARY | {"pipeline_tag": "sentence-similarity"},
+    ),
+    "splade": Format(
+        "a sparse encoder (SPLADE) for sentence-transformers",
+        _writer("sentences", "write_sparse_encoder"),
+        True,
+        _SPARSE,
+        "splade",
+        _LIBRARY
+        | {
+            "pipeline_tag": "feature-extraction",
+            "tags": ["sentence-transformers", "sparse-encoder", "splade"],
+        },
+    ),
+    "fp16": Format("safetensors in fp16", _writer("half", "write_fp16"), False, _TRANSFORMERS),
+    "bf16": Format("safetensors in bf16", _writer("half", "write_bf16"), False, _TRANSFORMERS),
 }
 
 

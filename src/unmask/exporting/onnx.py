@@ -34,7 +34,7 @@ def write_onnx(model: MaskedLM, folder: Path) -> None:
     Raises:
         ConfigError: the packages are not installed, or the exporter of PyTorch cannot take the architecture.
     """
-    _save(_exported(model), folder / "onnx" / "model.onnx", facts_of(model, "fp32"))
+    save_graph(exported_graph(model), folder / "onnx" / "model.onnx", facts_of(model, "fp32"))
 
 
 def write_onnx_int8(model: MaskedLM, folder: Path) -> None:
@@ -43,13 +43,14 @@ def write_onnx_int8(model: MaskedLM, folder: Path) -> None:
     Raises:
         ConfigError: as :func:`write_onnx`.
     """
-    made = _exported(model)
+    made = exported_graph(model)
     with _quiet():
         made = quantized(made)
-    _save(made, folder / "onnx" / "model_quantized.onnx", facts_of(model, "int8"))
+    save_graph(made, folder / "onnx" / "model_quantized.onnx", facts_of(model, "int8"))
 
 
-def _save(made: onnx.ModelProto, path: Path, facts: Any) -> None:
+def save_graph(made: onnx.ModelProto, path: Path, facts: Any) -> None:
+    """Write a graph with what it records of the model; weights of more than 1.9 GB go to a file beside it."""
     import onnx
 
     entry = made.metadata_props.add()
@@ -59,7 +60,12 @@ def _save(made: onnx.ModelProto, path: Path, facts: Any) -> None:
     onnx.save(made, path, save_as_external_data=large, location=f"{path.name}_data" if large else None)
 
 
-def _exported(model: MaskedLM) -> onnx.ModelProto:
+def exported_graph(model: MaskedLM) -> onnx.ModelProto:
+    """Return a model as a graph in fp32.
+
+    Raises:
+        ConfigError: as :func:`write_onnx`.
+    """
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
@@ -93,6 +99,9 @@ def _exported(model: MaskedLM) -> onnx.ModelProto:
     if program is None:
         raise ConfigError(f"PyTorch cannot export {model.architecture} to ONNX")
     made: onnx.ModelProto = program.model_proto
+    parts = made.graph
+    for part in (*parts.node, *parts.initializer, *parts.value_info, *parts.input, *parts.output):
+        part.ClearField("metadata_props")  # the lines of code it comes from, with their place on this machine
     return made
 
 

@@ -50,6 +50,20 @@ class Parity:
     difference: dict[str, Estimate]
     notes: list[str]
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row for accuracy and one for the loss: ``original``, ``exported``, ``difference``, ``low``, ``high``."""
+        return [
+            {
+                "metric": name,
+                "original": self.original[name].value,
+                "exported": self.exported[name].value,
+                "difference": self.difference[name].value,
+                "low": self.difference[name].low,
+                "high": self.difference[name].high,
+            }
+            for name in ("accuracy", "loss")
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
         parts = {name: getattr(self, name) for name in ("original", "exported", "difference")}

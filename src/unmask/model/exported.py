@@ -16,7 +16,7 @@ from unmask.errors import ConfigError
 from unmask.model.base import LanguageModel
 from unmask.model.graph import HIDDEN, INPUTS, Feed, Graph
 from unmask.progress import Progress
-from unmask.run_folder import model_folder
+from unmask.run_folder import EXPORTED, model_folder
 from unmask.storage import JsonDict, read_json
 
 if TYPE_CHECKING:
@@ -145,12 +145,18 @@ def exported_file(name: str) -> Path | None:
         ConfigError: the folder has several.
     """
     path = Path(name)
-    if path.suffix in _READERS and path.is_file():
+    if path.suffix in EXPORTED and path.is_file():
         return path
-    if not (path / "config.json").is_file() or any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
+    if (
+        not (path / "config.json").is_file()
+        or any(path.glob("*.safetensors"))
+        or any(path.glob("pytorch_model*.bin"))
+    ):
         return None
     found = sorted(
-        file for suffix in _READERS for file in (*path.glob(f"*{suffix}"), *path.glob(f"onnx/*{suffix}"))
+        file
+        for suffix, below in EXPORTED.items()
+        for file in (*path.glob(f"*{suffix}"), *path.glob(f"{below}/*{suffix}"))
     )
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found)
@@ -194,4 +200,10 @@ def _onnx(path: Path) -> Graph:
     return OnnxGraph(path)
 
 
-_READERS: dict[str, Callable[[Path], Graph]] = {".onnx": _onnx}
+def _openvino(path: Path) -> Graph:
+    from unmask.model.openvino_graph import OpenVinoGraph
+
+    return OpenVinoGraph(path)
+
+
+_READERS: dict[str, Callable[[Path], Graph]] = {".onnx": _onnx, ".xml": _openvino}

@@ -11,7 +11,9 @@ from unmask.reporting.render import environment
 from unmask.storage import JsonDict
 
 
-def exported_card(card: str | None, made: JsonDict, what: str, use: str, base: str | None) -> str:
+def exported_card(
+    card: str | None, made: JsonDict, what: str, use: str, base: str | None, metadata: JsonDict
+) -> str:
     """Return the text of ``README.md``.
 
     Args:
@@ -20,6 +22,7 @@ def exported_card(card: str | None, made: JsonDict, what: str, use: str, base: s
         what: the form in a few words.
         use: Python code that uses it.
         base: name of the model on the Hub, if it has one.
+        metadata: what the form changes in the card's metadata; its tags are added.
     """
     pages = environment()
     pages.filters |= {
@@ -28,10 +31,28 @@ def exported_card(card: str | None, made: JsonDict, what: str, use: str, base: s
         "change": lambda value, name: metric_change(name, value),
         "change_interval": lambda ends, name: change_interval(name, ends),
         "small": lambda value: f"{value:.1e}",
+        "figure": lambda value: f"{value:.3g}",
+        "cosine": lambda value: f"{value:.6f}",
         "megabytes": lambda value: f"{value:,.1f}",
     }
     section = pages.get_template("export.md.j2").render(made=made, what=what, use=use)
-    return f"{(card or _front(base)).rstrip()}\n\n{section}"
+    return f"{_with_metadata(card or _front(base), metadata).rstrip()}\n\n{section}"
+
+
+def _with_metadata(card: str, metadata: JsonDict) -> str:
+    """Return a card with other metadata; a card without readable metadata as it is."""
+    start, _, rest = card.partition("---\n")
+    front, end, body = rest.partition("\n---\n")
+    try:
+        known = yaml.safe_load(front)
+    except yaml.YAMLError:
+        return card
+    if start or not end or not metadata or not isinstance(known, dict):
+        return card
+    tags = known.get("tags") or []
+    tags = dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *metadata["tags"]])
+    changed = yaml.safe_dump({**known, **metadata, "tags": [*tags]}, sort_keys=False, allow_unicode=True)
+    return f"---\n{changed}---\n{body}"
 
 
 def _front(base: str | None) -> str:
