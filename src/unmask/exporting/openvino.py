@@ -54,23 +54,31 @@ def _write(model: MaskedLM, folder: Path, precision: str) -> None:
 
 
 def _compress(model: Any) -> None:
-    """Replace each table that is looked up or multiplied with by ``int8 [V, H]`` and the ``[V, 1]`` scales of its rows.
+    """Replace each table that is looked up or multiplied with by ``uint8 [V, H]``, and ``[V, 1]`` zeros and scales of rows.
 
-    The package nncf writes the same for ``INT8_SYM``.
+    The package nncf writes the same for ``INT8_ASYM``.
     """
+    from openvino import Type
     from openvino import opset13 as operations
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Constant" or len(node.shape) != 2 or np.prod(node.shape) < _LEAST:
+        if node.get_type_name() != "Constant" or node.get_element_type() != Type.f32:
+            continue
+        if len(node.shape) != 2 or np.prod(node.shape) < _LEAST:
             continue
         uses = list(node.output(0).get_target_inputs())
         if not all(_takes_rows(use) for use in uses):
             continue
         table = node.data
-        scale = np.abs(table).max(axis=1, keepdims=True).astype(np.float32) / 127
+        low, high = table.min(axis=1, keepdims=True).clip(max=0), table.max(axis=1, keepdims=True).clip(min=0)
+        scale = (high - low) / 255
         scale[scale == 0] = 1
-        rows = operations.constant(np.rint(table / scale).astype(np.int8))
-        scaled = operations.multiply(operations.convert(rows, "f32"), operations.constant(scale))
+        zero = np.rint(-low / scale)
+        rows, zeros = (
+            operations.convert(operations.constant(whole.clip(0, 255).astype(np.uint8)), "f32")
+            for whole in (np.rint(table / scale) + zero, zero)
+        )
+        scaled = operations.multiply(operations.subtract(rows, zeros), operations.constant(scale))
         for use in uses:
             use.replace_source_output(scaled.output(0))
 
