@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,7 +36,7 @@ GIVEN = TEXTS | MODELS | {"file", "out", "texts"}  # also where they may be left
 # With everything on this machine these take long, or do not end; they are tested elsewhere.
 SLOW = {"bench", "conformance", "serve"}
 SENTENCES = {("explain", "text"), ("fill", "text"), ("score", "text")}  # no path
-EXTRA = {"train": ["--max-steps", "1"], "serve": ["--port", "0"]}
+EXTRA = {"train": ["--max-steps", "1"], "serve": ["--port", "0"], "push": ["--dry-run"]}
 
 
 def verbs() -> dict[str, Any]:
@@ -100,6 +101,8 @@ def local(
     rows = [f"{sentence}\t{number % 2}" for number, sentence in enumerate(corpus_text)]
     labelled.write_text("\n".join(["text\tlabel", *rows[:80]]), encoding="utf-8")
     (tmp_path / "test.tsv").write_text("\n".join(["text\tlabel", *rows[300:340]]), encoding="utf-8")
+    run = shutil.copytree(checkpoint("bert"), tmp_path / "run")
+    (run / "README.md").write_text("---\ntags: [unmask]\n---\n", encoding="utf-8")
     pairs.write_text("good\tbad\nThe cats sleep.\tThe cats sleeps.\n", encoding="utf-8")
     return {
         **dict.fromkeys(TEXTS, str(text)),
@@ -114,6 +117,10 @@ def local(
         "vocab_size": "300",
         "texts": "The [MASK] is here.",
         "sentence": "The river is measured.",
+        "run": str(run),
+        "repository": "unmask-nobody/absent",
+        "form": "fp16",
+        "format": "fp16",
     }
 
 

@@ -31,11 +31,45 @@ def with_model(folder: RunFolder, **model: Any) -> str:
 
 def test_front_matter_from_scratch_claims_only_what_is_known(run: RunFolder) -> None:
     front, _ = front_and_body(model_card(run))
+    assert front.pop("model-index")
     assert front == {
         "library_name": "transformers",
         "pipeline_tag": "fill-mask",
         "tags": ["masked-lm", "unmask", "from-scratch"],
     }
+
+
+def test_metrics_for_the_hub_say_what_they_rest_on(adapted: RunFolder) -> None:
+    front, _ = front_and_body(model_card(adapted))
+    ((result,),) = [each["results"] for each in front["model-index"]]
+    assert {one["name"]: one["value"] for one in result["metrics"]} == {
+        f"{name} at masked tokens": json.loads(adapted.evaluation.read_text(encoding="utf-8"))[name]
+        for name in ("accuracy", "loss", "perplexity")
+    }
+    assert (
+        result["dataset"]["name"]
+        == "held-out text: 23,412 masked tokens in 1,196 documents, every target replaced by the mask token"
+    )
+    assert result["dataset"]["args"]["masked_tokens"] == 23_412
+
+
+@pytest.mark.parametrize(
+    ("inputs", "heldout", "expected"),
+    [
+        (["hf://some/corpus"], [], "some/corpus"),
+        (["hf://some/corpus", "notes/"], [], "text"),
+        (["hf://some/corpus"], ["held-out/"], "text"),
+        (["notes/"], ["hf://some/corpus"], "some/corpus"),
+    ],
+)
+def test_a_data_set_is_named_only_if_all_held_out_text_is_of_it(
+    adapted: RunFolder, inputs: list[str], heldout: list[str], expected: str
+) -> None:
+    config = yaml.safe_load(adapted.config.read_text(encoding="utf-8"))
+    config["data"] |= {"inputs": inputs, "heldout": heldout}
+    adapted.config.write_text(yaml.safe_dump(config), encoding="utf-8")
+    front, _ = front_and_body(model_card(adapted))
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == expected
 
 
 def test_front_matter_of_an_adapted_checkpoint(adapted: RunFolder) -> None:
@@ -113,6 +147,8 @@ def test_values_that_are_not_finite_stand_in_the_card(run: RunFolder) -> None:
     card = model_card(run)
     assert "**NaN or infinite in the final evaluation: loss.**" in card
     assert "| **this model** | 36.4% | not finite | 51.47 |" in card
+    (result,) = front_and_body(card)[0]["model-index"][0]["results"]
+    assert [one["type"] for one in result["metrics"]] == ["accuracy", "perplexity"]
 
 
 def test_held_out_text_of_ones_own_is_not_called_the_same_source(run: RunFolder) -> None:

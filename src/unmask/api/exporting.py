@@ -80,6 +80,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     dry_run: bool = False,
+    offline: bool = False,
     progress: ProgressLike = None,
 ) -> Push:
     """Upload a model to the Hugging Face Hub in one commit: weights, tokenizer, card, and exported forms of it.
@@ -88,17 +89,19 @@ def push(
         model: a run folder or a model folder.
         repository: ``org/name``; it is made if there is none.
         exports: folders that :func:`unmask.export` wrote, in ONNX or OpenVINO.
-        private: make a new repository private; one that is there stays as it is.
+        private: make a new repository private; one that is public is refused.
         revision: a branch, made if there is none; by default ``main``.
         dry_run: check everything and upload nothing, without a network call.
+        offline: make no network call: only a dry run works.
         progress: as for :func:`unmask.load`.
 
     Raises:
-        ConfigError: a name, folder or the card cannot be used, or the Hub refuses.
+        ConfigError: a name, folder or the card cannot be used, or the Hub refuses or cannot be reached.
+        UnmaskError: the Hub lacks a file after the commit.
     """
     from unmask.exporting.push import push_model
 
-    with shown(progress) as listener:
+    with shown(progress, offline) as listener:
         return push_model(
             model, repository, exports, private=private, revision=revision, dry_run=dry_run, progress=listener
         )

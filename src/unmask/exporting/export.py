@@ -18,7 +18,7 @@ from unmask.evaluation.evaluate import DEFAULTS, EvaluationSettings
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length
 from unmask.exporting.embeddings import EmbeddingParity, compare_embeddings
 from unmask.exporting.formats import FORMATS, Format, format_named
-from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, why_refused
+from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, weights_hash, why_refused
 from unmask.exporting.sentences import keep_modules
 from unmask.exporting.web import write_web
 from unmask.model.load import load_for_inference, load_torch
@@ -132,7 +132,7 @@ def export_model(
             progress.warning(f"kept because of --force: {refused}")
         sizes = _megabytes(folder), 4 * original.parameters / 1e6
         made = Export(out, form, sizes, parity, refused)
-        write_json(folder / FILE, _private(made))
+        write_json(folder / FILE, _private(made) | {"model_sha256": weights_hash(model)})
         base = None if isinstance(model, Path) else hub_name(model)
         card = _card(model)
         (folder / "README.md").write_text(

@@ -6,6 +6,7 @@ Shapes: M targets, V entries of the vocabulary, U resampling units.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from unmask.evaluation.predictions import score_targets
 from unmask.evaluation.strata import places
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
+from unmask.run_folder import model_folder
+from unmask.storage import sha256
 
 FILE = "parity.json"
 ROUNDING = 1e-4
@@ -168,3 +171,12 @@ def why_refused(parity: Parity, exact: bool, tolerance: float = TOLERANCE) -> st
         else "too few documents for an interval"
     )
     return f"its accuracy is {lost.value:+.2f} points of that in PyTorch ({ends}); the tolerance is {tolerance:g} points"
+
+
+def weights_hash(model: object) -> str | None:
+    """Return the SHA-256 of the weights in a model or run folder; ``None`` for a model by name or in memory."""
+    if not isinstance(model, str | Path) or not Path(model).is_dir():
+        return None
+    files = sorted(Path(model_folder(str(model))).glob("model*.safetensors"))
+    hashes = [sha256(path) for path in files]
+    return hashes[0] if len(hashes) == 1 else sha256("".join(hashes).encode())

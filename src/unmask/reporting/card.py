@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from unmask.errors import DataError, DiskError
+from unmask.errors import DataError, DiskError, plural
 from unmask.reporting.adaptation import section
-from unmask.reporting.format import METRICS, as_float, masks
+from unmask.reporting.format import (
+    METRICS,
+    as_float,
+    change_interval,
+    masks,
+    metric,
+    metric_change,
+)
 from unmask.reporting.headline import standing, verdict
 from unmask.reporting.page import (
     before_after,
@@ -30,13 +37,14 @@ from unmask.reporting.page import (
 from unmask.reporting.record import RunRecord, read_record
 from unmask.reporting.render import environment
 from unmask.run_folder import RunFolder
-from unmask.storage import write_atomically
+from unmask.storage import JsonDict, write_atomically
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _HUB_DATA = re.compile(r"hf://([\w.-]+/[\w.-]+)")
 # The facts of the report that describe the model, not the machine and the time.
 _PUBLIC = {"Model", "Text", "Training", "Hashes (SHA-256)"}
 _PRIVATE = {"Started", "Finished", "Starting point"}
+_PLACE = "path/to/this/folder"
 
 
 def model_card(folder: RunFolder) -> str:
@@ -71,6 +79,7 @@ def model_card(folder: RunFolder) -> str:
             max_length=data.get("max_length"),
             same_source=not data.get("heldout"),
             version=_plain(str(record.info.get("unmask") or "")),
+            place=_PLACE,
         )
     )
 
@@ -105,6 +114,38 @@ def write_missing_card(folder: RunFolder) -> None:
         raise DiskError(f"{path}: the model card cannot be written: {error.strerror}") from None
 
 
+def published_card(card: str, repository: str, forms: Mapping[str, JsonDict]) -> str:
+    """Return a card as it stands on the Hub: its code names the repository, and a table compares the exported forms.
+
+    Args:
+        card: as in the model folder.
+        repository: ``org/name``.
+        forms: ``parity.json`` of each form, by its file in the repository.
+    """
+    card = card.replace(_PLACE, repository)
+    if not forms:
+        return card
+    rows = [f"| `{name}` {''.join(_form_cells(found))}|" for name, found in forms.items()]
+    return "\n".join(
+        [
+            card.rstrip(),
+            "\n## Other forms\n",
+            "Compared with the model in PyTorch (fp32) at the same masked tokens of held-out text.\n",
+            "| file | accuracy | change | 95% interval | loss | change | 95% interval |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _form_cells(found: JsonDict) -> Iterator[str]:
+    for name in ("accuracy", "loss"):
+        value, change = found["exported"][name]["value"], found["difference"][name]
+        yield f"| {metric(name, value)} | {metric_change(name, change['value'])} "
+        yield f"| {change_interval(name, change['interval'])} "
+
+
 def hub_name(name: object) -> str | None:
     """Return ``name`` without its revision where it names a model on the Hub, ``None`` where it is a folder."""
     if not isinstance(name, str) or not _HUB_NAME.fullmatch(name) or Path(name).is_dir():
@@ -115,29 +156,48 @@ def hub_name(name: object) -> str | None:
 def _front_matter(record: RunRecord) -> dict[str, Any]:
     """What the Hub reads. Language and licence are not known here, so they are not claimed."""
     base = hub_name((record.config.get("model") or {}).get("name"))
-    inputs = (record.config.get("data") or {}).get("inputs") or []
-    datasets = sorted({found.group(1) for each in inputs if (found := _HUB_DATA.match(str(each)))})
+    data = record.config.get("data") or {}
+    datasets = _hub_data(data.get("inputs") or [])
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "fill-mask"}
     if base:
         front["base_model"] = base
-    if datasets:
+    if datasets := [name for name in datasets if name]:
         front["datasets"] = datasets
-    if metrics := list(_hub_metrics(record)):
-        data = {"type": datasets[0] if len(datasets) == 1 else "text", "name": "held-out text of the run"}
-        task = {"type": "fill-mask", "name": "Masked language modelling"}
-        results = [{"task": task, "dataset": data, "metrics": metrics}]
-        front["model-index"] = [{"name": record.name, "results": results}]
+    if results := _hub_results(record, _hub_data(data.get("heldout") or data.get("inputs") or [])):
+        front["model-index"] = [{"name": record.name, "results": [results]}]
     return front | {
         "tags": ["masked-lm", "unmask", "domain-adaptation" if _adapts(record) else "from-scratch"]
     }
 
 
-def _hub_metrics(record: RunRecord) -> Iterator[dict[str, Any]]:
-    """Yield the final metrics as the Hub lists them; one that is no number is left out."""
-    for key in ("accuracy", "loss", "perplexity"):
-        value = as_float((record.evaluation or {}).get(key))
-        if math.isfinite(value):
-            yield {"type": key, "value": value, "name": f"{METRICS[key]} at masked tokens"}
+def _hub_data(inputs: Iterable[object]) -> list[str]:
+    """Return the names of data sets on the Hub, sorted, and an empty one for any other text."""
+    return sorted({found.group(1) if (found := _HUB_DATA.match(str(each))) else "" for each in inputs})
+
+
+def _hub_results(record: RunRecord, sources: Sequence[str]) -> dict[str, Any] | None:
+    """Return the final metrics as the Hub lists them, with what they rest on; one that is no number is left out."""
+    found = record.evaluation or {}
+    metrics = [
+        {"type": key, "value": value, "name": f"{METRICS[key]} at masked tokens"}
+        for key in ("accuracy", "loss", "perplexity")
+        if math.isfinite(value := as_float(found.get(key)))
+    ]
+    if not metrics:
+        return None
+    counts = {key: found[key] for key in ("documents", "masked_tokens", "mask_rate") if key in found}
+    rests = plural(found["masked_tokens"], "masked token")
+    if "documents" in found:
+        rests += f" in {plural(found['documents'], 'document')}"
+    return {
+        "task": {"type": "fill-mask", "name": "Masked language modelling"},
+        "dataset": {
+            "type": sources[0] if len(sources) == 1 and sources[0] else "text",
+            "name": f"held-out text: {rests}, {masks(found)}",
+            "args": counts,
+        },
+        "metrics": metrics,
+    }
 
 
 def _adapts(record: RunRecord) -> bool:
