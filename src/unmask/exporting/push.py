@@ -40,9 +40,9 @@ _TOKENIZER = (
     "tokenizer.model",
 )  # fmt: skip
 _CARD = "README.md"
-_PARTS = (*_WEIGHTS, *_TOKENIZER, MODULES, *SETTINGS)
+_PARTS = (*_WEIGHTS, *_TOKENIZER, MODULES, *SETTINGS, FILE)
 _MODULE = ("config.json", "*.safetensors")
-_FORMS = ("onnx/", "openvino/")
+_FORMS = tuple(f"{place}/" for place in EXPORTED.values())
 # What the Hub refuses or git cannot take as the name of a branch, and what names a commit.
 _NO_BRANCH = re.compile(
     r"[-/.].*|.*([/.]|\.lock)|.*(\.\.|//|/\.|@\{|[\s~^:?*\[\\\x00-\x1f]).*|refs/.*|[0-9a-f]{40}|"
@@ -300,7 +300,7 @@ def _form(form: Path, model: Path) -> tuple[str, JsonDict, dict[str, Path]]:
         )
     if parity.get("model_sha256") != weights_hash(model):
         raise ConfigError(f"'{form}' was not exported from the weights in '{model}'; export them again")
-    place = _FORMS[weights[0].suffix != ".onnx"]
+    place = f"{EXPORTED[weights[0].suffix]}/"
     found = {f"{place}{Path(FILE).stem}-{parity['format']}.json": form / FILE}
     for path in weights:
         beside = (path, path.with_suffix(".bin"), path.with_name(f"{path.name}_data"))
@@ -311,7 +311,9 @@ def _form(form: Path, model: Path) -> tuple[str, JsonDict, dict[str, Path]]:
 def _card(path: Path | None, repository: str, forms: Mapping[str, JsonDict]) -> bytes:
     """Return the card for the Hub; its metadata are checked as the Hub reads them."""
     if path is None:
-        raise ConfigError("the model has no card (README.md); 'unmask report RUN' writes that of a run, for another model write one")
+        raise ConfigError(
+            "the model has no card (README.md); 'unmask report RUN' writes that of a run, for another model write one"
+        )
     import yaml
     from huggingface_hub import ModelCard
 
