@@ -302,7 +302,7 @@ def test_a_run_goes_up_in_one_commit_without_texts_or_checkpoints(
 
 
 def test_the_card_has_the_metrics_of_the_run_and_its_place(hub: Hub, run: Path, form: Path) -> None:
-    unmask.push(run, "org/notes", [form], progress=False)
+    unmask.push(run, "org/notes", export=form, progress=False)
     card = hub.pushed()["README.md"].decode()
     (result,) = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
     evaluation = read_json(run / "evaluation.json")
@@ -311,7 +311,7 @@ def test_the_card_has_the_metrics_of_the_run_and_its_place(hub: Hub, run: Path, 
     assert f"{evaluation['masked_tokens']} masked tokens in" in result["dataset"]["name"]
     assert result["dataset"]["args"]["masked_tokens"] == evaluation["masked_tokens"]
     assert 'pipeline("fill-mask", model="org/notes")' in card
-    assert "| `onnx/model_quantized.onnx` | " in card
+    assert "| `onnx/model_quantized.onnx`" in card
     assert "path/to" not in card
 
 
@@ -503,6 +503,8 @@ def test_a_card_that_the_hub_cannot_read_is_refused(folder: Path, card: str | No
 def test_only_forms_of_this_model_go_with_it(run: Path, form: Path, exported: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no parity\.json"):
         unmask.push(run, "o/n", [tmp_path], dry_run=True)
+    with pytest.raises(ConfigError, match="push the model that it was made from, with export="):
+        unmask.push(form, "o/n", dry_run=True)
     with pytest.raises(ConfigError, match="a model by itself"):
         unmask.push(run, "o/n", [exported("bert", "fp16").folder], dry_run=True)
     with pytest.raises(ConfigError, match="has the place of another form, onnx/model_quantized"):

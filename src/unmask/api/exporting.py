@@ -75,7 +75,7 @@ def export(
 def push(
     model: str | Path,
     repository: str,
-    exports: Sequence[str | Path] = (),
+    export: str | Path | Sequence[str | Path] = (),
     *,
     private: bool = False,
     revision: str | None = None,
@@ -88,7 +88,7 @@ def push(
     Args:
         model: a run folder or a model folder.
         repository: ``org/name``; it is made if there is none.
-        exports: folders that :func:`unmask.export` wrote, in ONNX or OpenVINO.
+        export: a folder that :func:`unmask.export` wrote in ONNX or OpenVINO, or several.
         private: make a new repository private; one that is public is refused.
         revision: a branch, made if there is none; by default ``main``.
         dry_run: check everything and upload nothing, without a network call.
@@ -101,7 +101,8 @@ def push(
     """
     from unmask.exporting.push import push_model
 
+    forms = [export] if isinstance(export, str | Path) else export
     with shown(progress, offline) as listener:
         return push_model(
-            model, repository, exports, private=private, revision=revision, dry_run=dry_run, progress=listener
+            model, repository, forms, private=private, revision=revision, dry_run=dry_run, progress=listener
         )

@@ -18,7 +18,8 @@ TEMPORARY = "unmask-text-"
 """Prefix of the temporary folders that hold texts in memory as files, ``ARGUMENT.jsonl``."""
 
 _SWITCHES = (
-    "allow_overlap", "allow_unknown", "drop_overlap", "force", "offline", "resume", "skip_unreadable", "strict",
+    "allow_overlap", "allow_unknown", "drop_overlap", "dry_run", "force", "offline", "private", "resume", "skip_unreadable",
+    "strict",
 )  # fmt: skip
 _WORDS = (
     (r"'unmask train -o (\S+) --resume'", r"unmask.train(out='\1', resume=True)"),

@@ -228,13 +228,18 @@ def _upload(
         revision=revision,
         parent_commit=head.sha,
     )
-    tree = api.list_repo_tree(repository, recursive=True, revision=done.oid)
+    _read_back(api, repository, files, done.oid)
+    return str(done.commit_url)
+
+
+def _read_back(api: HfApi, repository: str, files: Mapping[str, Content], commit: str) -> None:
+    """Check that a commit has all files, whole."""
+    tree = api.list_repo_tree(repository, recursive=True, revision=commit)
     there = {one.path: getattr(one, "size", None) for one in tree}
     if wrong := sorted(name for name, content in files.items() if there.get(name) != _size(content)):
         raise UnmaskError(
-            f"'{repository}': {wrong[0]} is not there, or not whole, after the commit {done.oid}; push again"
+            f"'{repository}': {wrong[0]} is not there, or not whole, after the commit {commit}; push again"
         )
-    return str(done.commit_url)
 
 
 def _size(content: Content) -> int:
@@ -262,6 +267,10 @@ def _folder(model: Path) -> Path:
     if not model.is_dir():
         raise ConfigError(f"'{model}': no such folder; give a run folder or a model folder")
     folder = Path(model_folder(str(model)))
+    if (folder / FILE).is_file() and not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"'{model}' is a form of a model; push the model that it was made from, with --export {model}"
+        )
     if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise ConfigError(f"'{folder}' is no model: expected config.json and model.safetensors")
     return folder

@@ -125,7 +125,10 @@ def published_card(card: str, repository: str, forms: Mapping[str, JsonDict]) ->
     card = card.replace(_PLACE, repository)
     if not forms:
         return card
-    rows = [f"| `{name}` {''.join(_form_cells(found))}|" for name, found in forms.items()]
+    worse = {
+        name: ", worse than the tolerance" if found.get("refused") else "" for name, found in forms.items()
+    }
+    rows = [f"| `{name}`{worse[name]} {''.join(_form_cells(found))}|" for name, found in forms.items()]
     return "\n".join(
         [
             card.rstrip(),
