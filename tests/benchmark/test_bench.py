@@ -115,6 +115,7 @@ def test_the_verb_prints_a_table_or_json(
 ) -> None:
     verb = [
         "bench",
+        "--data",
         str(text),
         "--model",
         str(checkpoint("bert")),

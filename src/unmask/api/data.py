@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from unmask.api.options import READING, sections
 from unmask.api.progress import ProgressLike
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from unmask.api.model import ModelLike
     from unmask.benchmark.bench import Bench
+    from unmask.benchmark.uses import ModelSpeeds
     from unmask.checking.results import DataCheck
     from unmask.data.corpus import Corpus
     from unmask.vocabulary.extend import ExtendedVocabulary
@@ -186,31 +188,42 @@ def extend_tokenizer(
         )
 
 
+@overload
+def bench(text: Text = None, *, models: None = None, **options: Any) -> Bench: ...
+@overload
+def bench(text: Text = None, *, models: ModelLike | Sequence[ModelLike], **options: Any) -> ModelSpeeds: ...
 def bench(
     text: Text = None,
     *,
+    models: ModelLike | Sequence[ModelLike] | None = None,
     model: ModelLike | None = None,
     preset: str | None = None,
     seconds: float = 20.0,
     offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
-) -> Bench:
-    """Measure how fast this machine trains, masks and prepares text.
+) -> Bench | ModelSpeeds:
+    """Measure how fast this machine trains, masks and prepares text; or with ``models``, how fast these are.
 
     Args:
         text: text to measure with; by default the documentation of this Python installation.
-        model, preset: what to measure; by default the preset ``modernbert-mini``.
-        seconds: seconds of training to measure.
+        models: models, or forms of one, to compare with the first of them: texts filled, embedded and scored a second.
+        model, preset: what to train; by default the preset ``modernbert-mini``.
+        seconds: seconds of training to measure, or of each of ``models``.
         offline, progress: as for :func:`unmask.load`.
-        options: ``tokenizer``, ``device``, ``precision``, ``batch_tokens``, ``max_length``.
+        options: ``tokenizer``, ``device``, ``precision``, ``batch_tokens``, ``max_length``; with ``models``
+            ``device`` and ``precision``.
 
     Raises:
-        ConfigError, DataError: the model or the text cannot be used.
+        ConfigError, DataError: a model or the text cannot be used.
     """
+    known = ("tokenizer", "device", "precision", "batch_tokens", "max_length")
+    if models is not None:
+        if model is not None or preset is not None:
+            raise ConfigError("models= are compared, model= or preset= is trained; give one of the two")
+        return _bench_models(models, text, seconds, offline, progress, options)
     from unmask.benchmark.bench import run_bench
 
-    known = ("tokenizer", "device", "precision", "batch_tokens", "max_length")
     sections(options, known)
     with text_files(progress, offline) as files:
         values = options | {
@@ -219,6 +232,32 @@ def bench(
             "preset": preset or (None if model else "modernbert-mini"),
         }
         return run_bench(sections(values, values, offline), seconds=seconds, progress=files.progress)
+
+
+def _bench_models(
+    models: ModelLike | Sequence[ModelLike],
+    text: Text,
+    seconds: float,
+    offline: bool,
+    progress: ProgressLike,
+    options: dict[str, Any],
+) -> ModelSpeeds:
+    from unmask.api.evaluation import named_or_loaded
+    from unmask.api.model import as_list
+    from unmask.benchmark.uses import measure_models
+
+    settings = sections(options, (*READING, "device", "precision"), offline)
+    with text_files(progress, offline, settings.data.text_field) as files:
+        return measure_models(
+            [named_or_loaded(model) for model in as_list(models)[0]],
+            settings.data,
+            [] if text is None else files.inputs(text),
+            seconds=seconds,
+            progress=files.progress,
+            device=settings.train.device,
+            precision=options.get("precision", "fp32"),
+            offline=offline,
+        )
 
 
 def tokenizer_of(given: Any, offline: bool, progress: Progress) -> PreTrainedTokenizerBase:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from unmask.benchmark.flops import PRECISIONS, MatmulRate, flops_per_token, matmul_rate, settle
 from unmask.benchmark.stopwatch import Stopwatch
-from unmask.config.settings import RunConfig
+from unmask.config.settings import DocumentSettings, RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.batching import first_characters, in_batches
 from unmask.data.corpus import prepare
@@ -283,17 +283,23 @@ def encode_rate(tokenizer: Any, texts: list[str]) -> float:
     return tokens / (time.perf_counter() - begin)
 
 
-def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
-    """Write what is measured with as JSON lines: the beginning of the inputs, or documentation of this Python."""
-    if config.data.inputs:
-        reader = DocumentReader(config.data.inputs, config.data, progress=progress)
-        texts: Iterator[str] = (document.text for document in reader)
+def read_texts(
+    data: DocumentSettings, inputs: Sequence[str], limit: int, progress: Progress = Progress()
+) -> Iterator[str]:
+    """Yield what is measured with: the beginning of the inputs, or else of the documentation of this Python."""
+    if inputs:
+        texts: Iterator[str] = (document.text for document in DocumentReader(inputs, data, progress=progress))
     else:
         progress.log("no text given: taking the documentation of this Python")
-        found = collect_docstrings(max_characters=_CHARACTERS, progress=progress)
+        found = collect_docstrings(max_characters=limit, progress=progress)
         texts = (docstring.text for docstring in found.train)
+    return first_characters(texts, limit)
+
+
+def _write_texts(config: RunConfig, path: Path, progress: Progress) -> None:
+    """Write the text as JSON lines."""
     with path.open("w", encoding="utf-8") as file:
-        for text in first_characters(texts, _CHARACTERS):
+        for text in read_texts(config.data, config.data.inputs, _CHARACTERS, progress):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 

@@ -18,22 +18,27 @@ from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
     from unmask.benchmark.bench import Bench
+    from unmask.benchmark.uses import ModelSpeeds
 
 _DEFAULT_PRESET = "modernbert-mini"
 
+ModelsToCompare = Annotated[
+    list[str] | None,
+    Argument(metavar="MODEL", help="Models, or exported forms of one, whose speed in use is compared."),
+]
 TextToMeasure = Annotated[
     list[str] | None,
-    Argument(metavar="TEXT", help="Text to measure with [default: the documentation of this Python]."),
-]
+    options.text("--data", metavar="PATH", show_default="the documentation of this Python", help="Text to measure with; may be repeated."),
+]  # fmt: skip
 PresetToMeasure = Annotated[
     str | None,
-    Option("--preset", metavar="NAME", show_default=_DEFAULT_PRESET, help="Architecture to measure."),
+    Option("--preset", metavar="NAME", show_default=_DEFAULT_PRESET, help="Architecture to train."),
 ]
 ModelToMeasure = Annotated[
     str | None,
-    Option("--model", metavar="MODEL", help="Measure this model instead of a preset."),
+    Option("--model", metavar="MODEL", help="Train this model instead of a preset."),
 ]
-Seconds = Annotated[float, Option("--seconds", min=0.1, help="Seconds of training to measure.")]
+Seconds = Annotated[float, Option("--seconds", min=0.1, help="Seconds to measure training, or each MODEL.")]
 SettingsFile = Annotated[Path | None, Argument(metavar="FILE", help="File to write [default: run.yaml].")]
 Schema = Annotated[
     bool,
@@ -44,7 +49,8 @@ Stdout = Annotated[bool, Option("--stdout", help="Print the settings instead of 
 
 
 def bench(
-    text: TextToMeasure = None,
+    models: ModelsToCompare = None,
+    data: TextToMeasure = None,
     preset: PresetToMeasure = None,
     model: ModelToMeasure = None,
     tokenizer: options.Tokenizer = None,
@@ -56,18 +62,70 @@ def bench(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how fast this machine trains and prepares text.
+    """Measure how fast this machine trains and prepares text, or with MODEL, how fast models are used.
+
+    Models fill, embed and score short texts in turns; their speed is compared with that of the first.
 
     Examples:
-        unmask bench
-        unmask bench notes/ --model bert-base-uncased --seconds 60
+        unmask bench --data notes/ --model bert-base-uncased --seconds 60
+        unmask bench runs/notes notes-onnx notes-int8
     """
-    config = options.load_settings({**locals(), "preset": preset or (None if model else _DEFAULT_PRESET)})
-    with shell.working() as progress:
-        from unmask.benchmark.bench import run_bench
+    if not models:
+        chosen = preset or (None if model else _DEFAULT_PRESET)
+        config = options.load_settings({**locals(), "text": data, "preset": chosen})
+        with shell.working() as progress:
+            from unmask.benchmark.bench import run_bench
 
-        result = run_bench(config, seconds=seconds, progress=progress)
-    shell.show(as_json, result, lambda page: draw_bench(page, result))
+            result = run_bench(config, seconds=seconds, progress=progress)
+        shell.show(as_json, result, lambda page: draw_bench(page, result))
+        return
+    if any((preset, model, tokenizer, batch_tokens, max_length)):
+        raise ConfigError(
+            "MODEL compares models in use; --preset, --model, --tokenizer, --batch-tokens and --max-length are for training. "
+            "Give one or the other; text is given with --data"
+        )
+    with shell.working() as progress:
+        from unmask.api import data as api
+        from unmask.api import texts
+
+        speeds = api.bench(
+            texts.Paths(data) if data else None, models=models, seconds=seconds, offline=offline, progress=progress,
+            device=device or "auto", precision=precision or "fp32",
+        )  # fmt: skip
+    shell.show(as_json, speeds, lambda page: draw_speeds(page, speeds))
+
+
+def draw_speeds(page: Page, speeds: ModelSpeeds) -> None:
+    """Draw a row for each model, the machine first."""
+    page.say(
+        f"texts a second on {speeds.machine['machine']['cpu']}, {plural(speeds.threads, 'thread')}; "
+        f"{plural(speeds.texts, 'text')} of {speeds.tokens:.0f} tokens"
+    )
+    page.say("")
+    first = speeds.models[0]
+    page.table(
+        ["", "precision", "weights", *first.texts_per_second],
+        [
+            [
+                found.model,
+                found.precision,
+                f"{found.megabytes:,.1f} MB",
+                *(
+                    _speed(found.texts_per_second[use], found.ratio[use], found is first)
+                    for use in found.ratio
+                ),
+            ]
+            for found in speeds.models
+        ],
+        left=(0, 1),
+    )
+
+
+def _speed(rate: float | None, ratio: float | None, first: bool) -> str:
+    if rate is None:
+        return "-"
+    shown = f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}"
+    return shown if first or ratio is None else f"{shown} ({ratio:.2f}x)"
 
 
 def draw_bench(page: Page, bench: Bench) -> None:
