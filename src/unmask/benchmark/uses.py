@@ -56,7 +56,7 @@ class ModelSpeed:
     """The speed of one model.
 
     Attributes:
-        model: its name.
+        model: its name, as given.
         precision: in which it computes.
         megabytes: size of its weights on disk; of a model of the Hub or in memory, in fp32.
         texts_per_second: the median by use; ``None`` where the model cannot be used so.
@@ -146,8 +146,12 @@ def measure_models(
         texts=len(texts),
         tokens=float(np.mean([len(row) for row in Embedder(loaded[0]).rows([plain for _, plain in texts])])),
         models=[
-            _speed(model, {use: rate[:, [0, place]] for use, rate in rates.items()})
-            for place, model in enumerate(loaded)
+            _speed(
+                str(given) if isinstance(given, str | Path) else model.name,
+                model,
+                {use: rate[:, [0, place]] for use, rate in rates.items()},
+            )
+            for place, (given, model) in enumerate(zip(models, loaded, strict=True))
         ],
     )
 
@@ -198,9 +202,9 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _speed(model: LanguageModel, rates: dict[str, np.ndarray]) -> ModelSpeed:
+def _speed(name: str, model: LanguageModel, rates: dict[str, np.ndarray]) -> ModelSpeed:
     return ModelSpeed(
-        model.name,
+        name,
         model.precision_name,
         _megabytes(model),
         {use: _median(rate[:, 1]) for use, rate in rates.items()},

@@ -22,6 +22,7 @@ from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, weig
 from unmask.exporting.sentences import keep_modules
 from unmask.exporting.web import write_web
 from unmask.model.load import load_for_inference, load_torch
+from unmask.model.verify import verify
 from unmask.progress import Progress
 from unmask.reporting.card import hub_name
 from unmask.reporting.export_card import exported_card
@@ -116,6 +117,7 @@ def export_model(
             offline=settings.offline,
             progress=progress,
         )
+    verify(original, progress)  # which finds how batches of it are computed
     with _heldout(model, original, data, settings, progress) as source, new_folder(out) as folder:
         own = _write(original, chosen, folder, _name(model, original), settings.offline, progress)
         progress.begin("compare")

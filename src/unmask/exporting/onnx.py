@@ -56,7 +56,7 @@ def save_graph(made: onnx.ModelProto, path: Path, facts: Any) -> None:
     entry = made.metadata_props.add()
     entry.key, entry.value = FACTS, json.dumps(facts)
     path.parent.mkdir(exist_ok=True)
-    large = made.ByteSize() > _LARGEST
+    large = sum(len(weight.raw_data) for weight in made.graph.initializer) > _LARGEST
     onnx.save(made, path, save_as_external_data=large, location=f"{path.name}_data" if large else None)
 
 
@@ -76,6 +76,7 @@ def exported_graph(model: MaskedLM) -> onnx.ModelProto:
     example = torch.from_numpy(real.astype("int64"))
     inputs = (ids["input_ids"].cpu(), example, torch.zeros_like(example))[: len(names)]
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    traced = _WithHidden(model)
     with model.plain() as plain, model.evaluating(), _quiet(), torch.enable_grad():
         device = plain.device
         try:
@@ -83,7 +84,7 @@ def exported_graph(model: MaskedLM) -> onnx.ModelProto:
             with contextlib.suppress(ValueError, ImportError):
                 plain.set_attn_implementation("eager")
             program = torch.onnx.export(
-                _WithHidden(model).to("cpu"),
+                traced.to("cpu"),
                 inputs,
                 input_names=names,
                 output_names=[LOGITS, HIDDEN],
@@ -95,10 +96,15 @@ def exported_graph(model: MaskedLM) -> onnx.ModelProto:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(f"PyTorch cannot export {model.architecture} to ONNX: {reason}") from error
         finally:
+            traced.hook.remove()
             plain.to(device)  # type: ignore[arg-type]
     if program is None:
         raise ConfigError(f"PyTorch cannot export {model.architecture} to ONNX")
     made: onnx.ModelProto = program.model_proto
+    if any(side.dim_value for given in made.graph.input for side in given.type.tensor_type.shape.dim):
+        raise ConfigError(
+            f"PyTorch exports {model.architecture} to ONNX for texts of one length only; use fp16 or bf16"
+        )
     parts = made.graph
     for part in (*parts.node, *parts.initializer, *parts.value_info, *parts.input, *parts.output):
         part.ClearField("metadata_props")  # the lines of code it comes from, with their place on this machine
@@ -112,7 +118,7 @@ class _WithHidden(nn.Module):
         super().__init__()
         self.model = model.model
         self._hidden: list[Tensor] = []
-        model.head.register_forward_pre_hook(lambda _, given: self._hidden.append(given[0]))
+        self.hook = model.head.register_forward_pre_hook(lambda _, given: self._hidden.append(given[0]))
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

@@ -52,7 +52,11 @@ class ExportedModel(LanguageModel):
         self.shortest = int(facts.get("shortest", 1))
         self.batching = facts.get("batching", "padded")
         self.max_length = min(int(tokenizer.model_max_length), self._positions())
-        size = self.document_logits(np.resize(self.vocabulary.replacements, self.shortest)).shape[-1]
+        trial = np.resize(self.vocabulary.replacements, self.shortest + 1)
+        size = self.document_logits(trial).shape[-1]
+        self._hidden_size = (
+            self.hidden_states(trial, np.array([0, len(trial)])).shape[-1] if graph.split else 0
+        )
         if size < self.vocabulary.size:
             raise ConfigError(
                 f"'{name}' is of another model than the tokenizer beside it: it predicts {size:,} tokens, the tokenizer "
@@ -60,9 +64,11 @@ class ExportedModel(LanguageModel):
             )
 
     def _positions(self) -> int:
-        """Return the most tokens that the table of positions allows, where the export did not record it."""
+        """Return the most tokens that the model takes: as recorded, or as its table of positions allows."""
         limit = self.config.get("max_position_embeddings")
-        if self.graph.facts or not isinstance(limit, int) or limit <= 0:
+        if recorded := self.graph.facts.get("max_length"):
+            return int(recorded)
+        if not isinstance(limit, int) or limit <= 0:
             return 1 << 30
         roberta = self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet", "esm")
         return limit - (self.vocabulary.pad_id + 1 if roberta else 0)
@@ -89,7 +95,7 @@ class ExportedModel(LanguageModel):
 
     @property
     def hidden_size(self) -> int:
-        return int(self.config.get("hidden_size") or self.config["dim"])
+        return self._hidden_size
 
     @property
     def takes_token_types(self) -> bool:
@@ -147,21 +153,23 @@ def exported_file(name: str) -> Path | None:
     path = Path(name)
     if path.suffix in EXPORTED and path.is_file():
         return path
-    if (
-        not (path / "config.json").is_file()
-        or any(path.glob("*.safetensors"))
-        or any(path.glob("pytorch_model*.bin"))
-    ):
-        return None
-    found = sorted(
-        file
-        for suffix, below in EXPORTED.items()
-        for file in (*path.glob(f"*{suffix}"), *path.glob(f"{below}/*{suffix}"))
-    )
+    found = exported_files(path)
     if len(found) > 1:
         names = ", ".join(str(file.relative_to(path)) for file in found)
-        raise ConfigError(f"'{name}' holds several exported models ({names}); give one of these files")
+        raise ConfigError(
+            f"'{name}' holds several exported models ({names}); give one of these files, for example {found[0]}"
+        )
     return found[0] if found else None
+
+
+def exported_files(folder: Path) -> list[Path]:
+    """Return the exported models of a folder; none where it has PyTorch weights, which come first."""
+    if any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
+        return []
+    # Without config.json, files of XML are probably something else.
+    kinds = EXPORTED if (folder / "config.json").is_file() else {".onnx": EXPORTED[".onnx"]}
+    patterns = [f"{place}*{suffix}" for suffix, below in kinds.items() for place in ("", f"{below}/")]
+    return sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
 
 
 def load_exported(
@@ -190,6 +198,10 @@ def load_exported(
     if tokenizer is None or isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(str(tokenizer or folder), offline=True, progress=progress)
     config: JsonDict = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ConfigError(
+            f"'{path}' needs the config.json of its model in {folder}, where there is none; copy it there from that model"
+        )
     graph = _READERS[path.suffix](path)
     return ExportedModel(graph, tokenizer, config, str(path))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+from pathlib import Path
+from typing import Protocol, get_args
 
 import numpy as np
 
 from unmask.data.tokenizer import tokenizer_hash
-from unmask.model.base import LanguageModel
+from unmask.errors import ConfigError
+from unmask.model.base import Batching, LanguageModel
 from unmask.storage import JsonDict
 
 HIDDEN, LOGITS = "last_hidden_state", "logits"
@@ -55,6 +58,27 @@ def facts_of(model: LanguageModel, precision: str) -> JsonDict:
         "precision": precision,
         "parameters": model.parameters,
         "shortest": model.shortest,
+        "max_length": model.max_length,
         "batching": "alone" if precision == "int8" else "equal" if model.batching == "equal" else "padded",
         "tokenizer": tokenizer_hash(model.tokenizer),
     }
+
+
+def read_facts(recorded: str, path: Path) -> JsonDict:
+    """Return the facts that were recorded in an exported model.
+
+    Raises:
+        ConfigError: they are not those of :func:`facts_of`.
+    """
+    kinds = {"precision": str, "parameters": int, "shortest": int, "max_length": int, "tokenizer": str}
+    try:
+        facts: JsonDict = json.loads(recorded)
+        if facts["batching"] in get_args(Batching) and all(
+            isinstance(facts[key], kinds[key]) for key in kinds
+        ):
+            return facts
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ConfigError(
+        f"'{path}': what unmask recorded in it is damaged, or of another version; export the model again"
+    )

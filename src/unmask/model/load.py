@@ -14,7 +14,7 @@ from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, plural
 from unmask.model.base import LanguageModel
 from unmask.model.cpu.linear import use_onednn_linear
-from unmask.model.exported import exported_file, load_exported
+from unmask.model.exported import exported_file, exported_files, load_exported
 from unmask.model.head import require_encoder
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
@@ -182,6 +182,11 @@ def read_checkpoint(
 
 
 def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
+    if exported := exported_files(Path(path)):
+        return ConfigError(
+            f"'{name}' is an exported model ({exported[0].name}), and the model in PyTorch is needed here. Give the one "
+            f"that it was exported from"
+        )
     weights = [*Path(path).glob("*.safetensors*"), *Path(path).glob("pytorch_model*.bin")]
     if pointers := list(filter(is_lfs_pointer, weights)):
         return ConfigError(f"{pointers[0]}: {LFS_POINTER}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from unmask.errors import ConfigError, MissingExtra
-from unmask.model.graph import HIDDEN, LOGITS, Feed
+from unmask.model.graph import HIDDEN, LOGITS, Feed, read_facts
 from unmask.storage import JsonDict
 
 FACTS = "unmask"
@@ -46,7 +45,9 @@ class OpenVinoGraph:
     def __init__(self, path: Path) -> None:
         openvino = import_openvino(f"reading {path}")
         if b"<net" not in path.read_bytes()[:4096]:  # OpenVINO would try the readers of other frameworks
-            raise ConfigError(f"'{path}' is no model of OpenVINO: there is no <net> at its beginning")
+            raise ConfigError(
+                f"'{path}' is no model of OpenVINO: there is no <net> at its beginning; copy or export it again"
+            )
         try:
             core = openvino.Core()
             model = core.read_model(path)
@@ -56,13 +57,24 @@ class OpenVinoGraph:
             parts = self._split(openvino, model) if self.split else (model,)
             self._parts = [core.compile_model(part, "CPU", _settings()) for part in parts]
         except RuntimeError as error:
-            raise ConfigError(f"'{path}' cannot be read as a model of OpenVINO: {_reason(error)}") from error
+            raise ConfigError(
+                f"'{path}' cannot be read as a model of OpenVINO ({_reason(error)}); copy or export it again"
+            ) from error
         if LOGITS not in outputs:
             raise ConfigError(
-                f"'{path}' is no masked language model: it has the outputs {', '.join(sorted(outputs))}, not '{LOGITS}'"
+                f"'{path}' is no masked language model: it has the outputs {', '.join(sorted(outputs))}, not '{LOGITS}'; "
+                f"export the model with its LM head"
             )
-        recorded = model.get_rt_info(FACTS).astype(str) if model.has_rt_info(FACTS) else "{}"
-        self.facts: JsonDict = json.loads(recorded)
+        for value in model.inputs:
+            if value.get_element_type() != openvino.Type.i64 or not all(
+                side.is_dynamic for side in value.partial_shape
+            ):
+                raise ConfigError(
+                    f"'{path}': expected inputs in int64, of any number of texts and tokens, not '{value.get_any_name()}' "
+                    f"in {value.get_element_type().to_string()} {value.partial_shape}"
+                )
+        recorded = model.has_rt_info(FACTS)
+        self.facts: JsonDict = read_facts(model.get_rt_info(FACTS).astype(str), path) if recorded else {}
         weights = (node for node in model.get_ops() if node.get_type_name() == "Constant")
         counted = sum(math.prod(node.shape) for node in weights if len(node.shape))
         self.parameters = int(self.facts.get("parameters", counted))
