@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-COMMANDS = ["adaptation", "equivalence", "gpu", "memory", "preparation", "throughput", "time_to_quality"]
+COMMANDS = [
+    "adaptation",
+    "equivalence",
+    "exports",
+    "gpu",
+    "memory",
+    "preparation",
+    "throughput",
+    "time_to_quality",
+]
 Load = Callable[[str], ModuleType]
 
 

@@ -125,7 +125,9 @@ def restore_folder(path: Path) -> None:
     if path.exists():
         shutil.rmtree(replaced, ignore_errors=True)
     else:
-        with contextlib.suppress(FileNotFoundError):  # there is none, or another process renamed it first
+        with contextlib.suppress(
+            FileNotFoundError, NotADirectoryError
+        ):  # there is none, or another process renamed it first
             replaced.rename(path)
 
 

@@ -208,6 +208,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         print_error(f"{error.filename or 'disk'}: cannot be written: {error.strerror}")
         return DiskError.exit_code
+    if isinstance(error, NotADirectoryError | PermissionError) and error.filename:
+        print_error(f"{error.filename}: {error.strerror}; choose another place, or change its permissions")
+        return DiskError.exit_code
     print_error(
         f"unexpected {type(error).__name__}: {error}; run again with --debug to see where it came from"
     )

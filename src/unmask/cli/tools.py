@@ -62,7 +62,7 @@ def bench(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how fast this machine trains and prepares text, or with MODEL, how fast models are used.
+    """Measure the speed of training, or of the models given.
 
     Models fill, embed and score short texts in turns; their speed is compared with that of the first.
 
