@@ -251,7 +251,10 @@ def test_openvino_reports_nothing_to_its_maker(from_onnx: Exporter) -> None:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda xml, weights: weights.unlink(), r"cannot be read as a model of OpenVINO \(Empty weights data"),
+        (
+            lambda xml, weights: weights.unlink(),
+            r"cannot be read as a model of OpenVINO \(Empty weights data",
+        ),
         (lambda xml, weights: weights.write_bytes(b"short"), "cannot be read as a model of OpenVINO"),
         (
             lambda xml, weights: xml.write_bytes(xml.read_bytes()[:3000]),
