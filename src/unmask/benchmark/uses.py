@@ -21,7 +21,7 @@ from unmask.benchmark.bench import SECONDS, read_texts
 from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import DocumentSettings
 from unmask.data.tokenizer import TextEncoder
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.inference.embed import Embedder
 from unmask.inference.fill import FillMask
 from unmask.inference.markers import MARKERS
@@ -89,7 +89,7 @@ class ModelSpeeds(Result):
     models: list[ModelSpeed]
 
     def _title(self) -> str:
-        return f"speed of {len(self.models)} models on texts of {self.tokens:.0f} tokens"
+        return f"speed of {plural(len(self.models), 'model')} on texts of {self.tokens:.0f} tokens"
 
     def to_rows(self) -> Rows:
         """Return a row for each model and use: ``model``, ``use``, ``texts_per_second``, ``ratio``."""
@@ -130,6 +130,8 @@ def measure_models(
         DataError: the text cannot be used.
     """
     loaded = [load_for_inference(model, progress=progress, **loading) for model in models]
+    if not loaded:
+        raise ConfigError("there is no model to measure; give one or more")
     texts = list(islice(_short_texts(loaded[0], read_texts(data, inputs, _CHARACTERS, progress)), _MOST))
     if not texts:
         raise DataError(f"there is no text of {_FEWEST} tokens or more to measure with; give more text")
@@ -161,10 +163,12 @@ def _short_texts(model: LanguageModel, documents: Iterable[str]) -> Iterator[tup
     core = TextEncoder(model.tokenizer).core
     markers = (*MARKERS, str(model.tokenizer.mask_token))
     for document in documents:
-        text = " ".join(document.split())
+        text = " ".join(document[:_CHARACTERS].split())
         offsets = core.encode(text, add_special_tokens=False).offsets
         for part in (offsets[begin : begin + _TOKENS] for begin in range(0, len(offsets), _TOKENS)):
-            (begin, end), gap = (part[0][0], part[-1][1]), part[len(part) // 2]
+            begin, end = part[0][0], part[-1][1]
+            # A token at the start of a word may have no character of its own.
+            gap = next((place for place in part[len(part) // 2 :] if place[0] < place[1]), part[0])
             if len(part) >= _FEWEST and not any(marker in text[begin:end] for marker in markers):
                 yield f"{text[begin : gap[0]]}[MASK]{text[gap[1] : end]}", text[begin:end]
 
