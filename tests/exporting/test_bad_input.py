@@ -17,17 +17,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from onnx import TensorProto, helper, numpy_helper
 
 import unmask
 from unmask.cli.main import main
 from unmask.data.batches import Batch
-from unmask.errors import ConfigError, MissingExtra
+from unmask.errors import ConfigError, MissingExtra, UnmaskError
 from unmask.exporting import onnx as writing
 from unmask.exporting.export import export_model
 from unmask.model.exported import ExportedModel
 from unmask.model.load import load_for_inference, read_checkpoint
 from unmask.model.onnx_graph import FACTS, OnnxGraph
+from unmask.serving import Limits, create_app
 
 Make = Callable[[], Path]
 TYPES = {"int64": TensorProto.INT64, "int32": TensorProto.INT32}
@@ -69,7 +71,7 @@ def size(wordpiece_tokenizer: Any) -> int:
     return len(wordpiece_tokenizer)
 
 
-def refusal(call: Callable[[], object], error: type[ConfigError] = ConfigError) -> str:
+def refusal(call: Callable[[], object], error: type[UnmaskError] = ConfigError) -> str:
     with pytest.raises(error) as raised:
         call()
     message = str(raised.value)
@@ -143,11 +145,11 @@ def test_a_model_of_another_vocabulary_is_refused(folder: Path, size: int) -> No
     assert "of another model than the tokenizer" in refusal(lambda: load_for_inference(folder))
 
 
-def test_a_batch_that_the_graph_cannot_compute_is_a_refusal(folder: Path, size: int) -> None:
+def test_a_batch_that_the_graph_cannot_compute_is_an_error_of_the_model(folder: Path, size: int) -> None:
     path = folder / "onnx" / "model.onnx"
     write_graph(path, size)
     graph = OnnxGraph(path)
-    message = refusal(lambda: graph.logits({"input_ids": np.full((2, 3), size + 7)}))
+    message = refusal(lambda: graph.logits({"input_ids": np.full((2, 3), size + 7)}), UnmaskError)
     assert f"'{path}' cannot compute a batch of 2 x 3 tokens" in message
 
 
@@ -251,6 +253,19 @@ def test_a_folder_of_another_tool_fills_and_scores_but_gives_no_embeddings(folde
     ids = np.array([2, 3])
     message = refusal(lambda: model.lm.hidden_states(ids, np.array([0, 2])))
     assert "has no output 'last_hidden_state', so it gives no embeddings" in message
+
+
+def test_a_folder_of_another_tool_is_served_without_embeddings(folder: Path, size: int) -> None:
+    write_graph(folder / "onnx" / "model.onnx", size, inputs=["input_ids", "attention_mask"])
+    with TestClient(
+        create_app({"foreign": unmask.load(folder).lm}, Limits()), base_url="http://127.0.0.1"
+    ) as client:
+        filled = client.post("/models/foreign", json={"inputs": "the [MASK] sold"})
+        assert client.get("/models").json()[0]["embedding_size"] == 0
+        refused = client.post("/v1/embeddings", json={"input": "the old keeper", "model": "foreign"})
+    assert filled.status_code == 200
+    assert refused.status_code == 422
+    assert "exported without its hidden states, so it gives no embeddings" in refused.text
 
 
 def test_without_a_mask_of_padding_only_texts_of_one_length_share_a_batch(folder: Path, size: int) -> None:

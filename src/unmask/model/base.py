@@ -80,7 +80,7 @@ class LanguageModel(ABC):
     @property
     @abstractmethod
     def hidden_size(self) -> int:
-        """Numbers in a hidden state."""
+        """Numbers in a hidden state; 0 where an exported model returns none."""
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.data.batches import Batch
 from unmask.data.tokenizer import load_tokenizer, tokenizer_hash
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, UnmaskError
 from unmask.model.base import LanguageModel
 from unmask.model.graph import HIDDEN, INPUTS, Feed, Graph
 from unmask.progress import Progress
@@ -53,10 +53,12 @@ class ExportedModel(LanguageModel):
         self.batching = facts.get("batching", "padded")
         self.max_length = min(int(tokenizer.model_max_length), self._positions())
         trial = np.resize(self.vocabulary.replacements, self.shortest + 1)
-        size = self.document_logits(trial).shape[-1]
-        self._hidden_size = (
-            self.hidden_states(trial, np.array([0, len(trial)])).shape[-1] if graph.split else 0
-        )
+        try:
+            size = self.document_logits(trial).shape[-1]
+        except UnmaskError as error:
+            raise ConfigError(str(error)) from error
+        states = self.hidden_states(trial, np.array([0, len(trial)])) if graph.split else np.empty((0, 0))
+        self._hidden_size = states.shape[-1]
         if size < self.vocabulary.size:
             raise ConfigError(
                 f"'{name}' is of another model than the tokenizer beside it: it predicts {size:,} tokens, the tokenizer "

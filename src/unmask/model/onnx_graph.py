@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from unmask.errors import ConfigError, MissingExtra
+from unmask.errors import ConfigError, MissingExtra, UnmaskError
 from unmask.model.graph import HIDDEN, INPUTS, LOGITS, PLACES, ROWS, Feed, read_facts
 from unmask.storage import LFS_POINTER, JsonDict, is_lfs_pointer
 
@@ -99,7 +99,7 @@ class OnnxGraph:
             found: np.ndarray = self._sessions[session].run([output], feed)[0]
         except Exception as error:
             shape = " x ".join(map(str, next(iter(feed.values())).shape[:2]))
-            raise ConfigError(
+            raise UnmaskError(
                 f"'{self._path}' cannot compute a batch of {shape} tokens ({_reason(error)}); export the model again"
             ) from error
         return found

@@ -275,6 +275,8 @@ async def _answer(
 
 async def _embeddings(request: Request, server: _Server, body: EmbeddingsRequest) -> Any:
     model, texts = server.model(body.model), _texts(body.input)
+    if not model.embedding_size:
+        refuse(422, "this model was exported without its hidden states, so it gives no embeddings", "model")
     if body.dimensions not in (None, model.embedding_size):
         refuse(422, f"the embeddings of this model have {model.embedding_size} dimensions", "dimensions")
     lengths = await server.lengths(model, texts, "input")

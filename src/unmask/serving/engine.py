@@ -45,7 +45,7 @@ class ServedModel:
         pooling: how its tokens become one embedding.
 
     Attributes:
-        embedding_size: numbers in an embedding.
+        embedding_size: numbers in an embedding; 0 of an exported model that gives none.
         mask_token: how a mask is written.
     """
 
@@ -84,7 +84,8 @@ class ServedModel:
         """Compute something of each kind, so that the first request is not slower than others."""
         self._fillers[False].fill([f"{self.mask_token} a"])
         list(Scorer(self.lm)(["a a"]))
-        self._embedder(["a"])
+        if self.embedding_size:
+            self._embedder(["a"])
 
     def fill(self, parameters: FillParameters) -> Task:
         """Fill: a ``dict`` for each text, as ``unmask fill --json`` prints it."""
