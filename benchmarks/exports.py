@@ -35,14 +35,7 @@ def options() -> argparse.ArgumentParser:
     )
     add("--only", nargs="+", metavar="NAME", help=f"of {', '.join(NEW)} and the names of --model")
     add("--formats", nargs="+", default=FORMS, metavar="FORMAT", help="forms to export")
-    add(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[6, 384],
-        metavar=("LAYERS", "WIDTH"),
-        help="size of the models with new weights",
-    )
+    harness.add_size(made, "the models")
     add("--tokens", type=int, default=50_000, help="tokens of the text to compare on")
     add("--seconds", type=float, default=20.0, help="seconds to measure the speed of each side of a row")
     add("--threads", type=int, help="threads for both sides")

@@ -28,14 +28,7 @@ def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=5)
     add = made.add_argument
     add("--model", metavar="MODEL", help="a checkpoint to use instead of new weights")
-    add(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[6, 384],
-        metavar=("LAYERS", "WIDTH"),
-        help="size of the model with new weights",
-    )
+    harness.add_size(made)
     add("--texts", type=int, default=256, help="sentences filled together")
     add("--single", type=int, default=64, help="how many of them are filled one after another")
     add("--threads", type=int, help="threads for both sides")

@@ -160,6 +160,18 @@ def parser(text: str, rounds: int | None = 3) -> argparse.ArgumentParser:
     return made
 
 
+def add_size(made: argparse.ArgumentParser, what: str = "the model") -> None:
+    """Add the option ``--size`` of models with new weights."""
+    made.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=[6, 384],
+        metavar=("LAYERS", "WIDTH"),
+        help=f"size of {what} with new weights",
+    )
+
+
 def texts(given: list[Path] | None, most: int | None = None) -> list[str]:
     """Return the text files to use: those given, or up to ``most`` of the data folder.
 

@@ -40,14 +40,7 @@ def options() -> argparse.ArgumentParser:
         help="folder of BLiMP: JSONL files with sentence_good and sentence_bad",
     )
     add("--model", metavar="MODEL", help="a checkpoint to use instead of new weights")
-    add(
-        "--size",
-        type=int,
-        nargs=2,
-        default=[6, 384],
-        metavar=("LAYERS", "WIDTH"),
-        help="size of the model with new weights",
-    )
+    harness.add_size(made)
     add("--sentences", type=int, default=1000, help="sentences that unmask scores per round")
     add("--few", type=int, default=100, help="how many of them minicons scores per round")
     add("--threads", type=int, help="threads for both sides")

@@ -420,3 +420,18 @@ def load(checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
     return lambda architecture, **arguments: load_for_inference(
         str(checkpoint(architecture)), device="cpu", **arguments
     )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright; tests that use it are skipped where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()

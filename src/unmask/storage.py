@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.errors import DataError
+from unmask.errors import ConfigError, DataError
 
 JsonDict = Mapping[str, Any]
 """A JSON object that is only read."""
@@ -117,6 +117,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         restore_folder(path)
         raise
     shutil.rmtree(_replaced(path), ignore_errors=True)
+
+
+def require_new(path: Path) -> None:
+    """Raise :class:`ConfigError` where a folder is to be written and something is there already."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path}: exists already and is not an empty folder; choose another name")
 
 
 def restore_folder(path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from unmask.exporting.export import Export, export_model
 
@@ -25,13 +29,20 @@ def heldout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(
     checkpoint: Callable[[str], Path], heldout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], Export]:
-    """Return `make(architecture, format) -> Export`, made once. Never write into its folder."""
-    made: dict[tuple[str, str], Export] = {}
+    """Return `make(architecture, format) -> Export`, made once by the first process. Never write into its folder."""
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
 
+    @cache
     def make(architecture: str, form: str) -> Export:
-        if (architecture, form) not in made:
-            out = tmp_path_factory.mktemp("exported") / form
-            made[architecture, form] = export_model(checkpoint(architecture), out, form, heldout, force=True)
-        return made[architecture, form]
+        place = root / architecture
+        place.mkdir(parents=True, exist_ok=True)
+        kept = place / f"{form}.pickle"
+        with FileLock(place / f"{form}.lock"):
+            if not kept.is_file():
+                made = export_model(checkpoint(architecture), place / form, form, heldout, force=True)
+                kept.write_bytes(pickle.dumps(made))
+        found: Export = pickle.loads(kept.read_bytes())
+        return found
 
     return make

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,10 +20,8 @@ from unmask.exporting.libraries import LIBRARIES, read_libraries
 from unmask.exporting.web import SAMPLES, facts_for_page, require_readable
 from unmask.inference.markers import MarkerEncoder
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LIBRARY_FOLDER = Path(__file__).parents[2] / "build" / "web-libraries"
 in_browser = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
     pytest.mark.skipif(
         len([*LIBRARY_FOLDER.glob("*.tgz")]) < len(LIBRARIES),
         reason=f"no JavaScript libraries in {LIBRARY_FOLDER}; 'make weblibs' downloads them",
@@ -77,16 +74,6 @@ def site(
     yield make
     for server in servers:
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

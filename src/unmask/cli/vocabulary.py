@@ -10,10 +10,10 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, plural
+from unmask.errors import plural
 from unmask.reporting.format import round_trip_text
 from unmask.run_folder import ADDED_WORDS
-from unmask.storage import new_folder
+from unmask.storage import new_folder, require_new
 
 if TYPE_CHECKING:
     from unmask.vocabulary.extend import ExtendedVocabulary
@@ -151,8 +151,7 @@ def train_tokenizer(
         unmask tokenizer train notes/ --vocab-size 8192 -o tokenizer
         unmask tokenizer train notes/ --vocab-size 8192 --kind unigram -o new
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
+    require_new(out)
     config = options.load_settings(locals())
     with shell.working() as progress:
         from unmask.data.reading.documents import DocumentReader

@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.data.batches import TextSource
 from unmask.errors import ConfigError
 from unmask.evaluation.heldout import evaluation_batches
-from unmask.exporting.formats import Pooling
+from unmask.exporting.formats import FormPooling
 from unmask.exporting.parity import ROUNDING
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.trial import reason_of
@@ -81,7 +81,7 @@ class EmbeddingParity:
 def compare_embeddings(
     original: MaskedLM,
     folder: Path,
-    pooling: Pooling,
+    pooling: FormPooling,
     own: bool,
     source: TextSource,
     most: int | None = None,
@@ -127,7 +127,7 @@ def compare_embeddings(
     return EmbeddingParity(texts, tokens, difference, largest, cosine, files.library, notes)
 
 
-def _outputs(model: MaskedLM, ids: np.ndarray, pooling: Pooling) -> Tensor:
+def _outputs(model: MaskedLM, ids: np.ndarray, pooling: FormPooling) -> Tensor:
     """Return what is pooled of a text of n tokens: hidden states, or logits."""
     if pooling == "splade":
         return model.document_logits(ids)
@@ -142,8 +142,8 @@ class _Files:
         whole: whether it computes the modules after the encoder too.
     """
 
-    def __init__(self, folder: Path, pooling: Pooling, own: bool) -> None:
-        self._pooling: Pooling = pooling
+    def __init__(self, folder: Path, pooling: FormPooling, own: bool) -> None:
+        self._pooling: FormPooling = pooling
         try:
             library, self.whole = import_module("sentence_transformers"), True
         except ImportError:

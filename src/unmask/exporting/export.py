@@ -29,13 +29,11 @@ from unmask.reporting.export_card import exported_card
 from unmask.reporting.results import Result, Rows
 from unmask.run.heldout import heldout_of, run_of
 from unmask.run_folder import model_folder
-from unmask.storage import new_folder, write_json
+from unmask.storage import new_folder, require_new, write_json
 
 if TYPE_CHECKING:
     from unmask.model.base import LanguageModel
     from unmask.model.masked_lm import MaskedLM
-
-_ROUNDINGS = {"accuracy": 4, "loss": 4}
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,8 +103,7 @@ def export_model(
         DataError: the text cannot be used.
     """
     chosen, out = _with_libraries(format_named(form), web_libraries, settings.offline), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
+    require_new(out)
     if not 0 <= tolerance <= 100:
         raise ConfigError(f"the tolerance is {tolerance:g}; expected points of accuracy from 0 to 100")
     with offline_mode(settings.offline):

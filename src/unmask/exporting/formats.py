@@ -13,7 +13,7 @@ from unmask.storage import JsonDict
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
 
-Pooling = Literal["mean", "splade"]
+FormPooling = Literal["mean", "splade"]
 """What makes an embedding of a text: the mean of its hidden states, or the largest logit of each entry of the vocabulary."""
 Writer = Callable[["MaskedLM", Path], None]
 
@@ -35,7 +35,7 @@ class Format(NamedTuple):
     write: Writer
     exact: bool
     use: str
-    pooling: Pooling | None = None
+    pooling: FormPooling | None = None
     metadata: JsonDict = {}
 
 

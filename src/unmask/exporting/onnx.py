@@ -43,10 +43,7 @@ def write_onnx_int8(model: MaskedLM, folder: Path) -> None:
     Raises:
         ConfigError: as :func:`write_onnx`.
     """
-    made = exported_graph(model)
-    with _quiet():
-        made = quantized(made)
-    save_graph(made, folder / "onnx" / "model_quantized.onnx", facts_of(model, "int8"))
+    save_graph(int8_graph(model), folder / "onnx" / "model_quantized.onnx", facts_of(model, "int8"))
 
 
 def save_graph(made: onnx.ModelProto, path: Path, facts: Any) -> None:
@@ -56,8 +53,24 @@ def save_graph(made: onnx.ModelProto, path: Path, facts: Any) -> None:
     entry = made.metadata_props.add()
     entry.key, entry.value = FACTS, json.dumps(facts)
     path.parent.mkdir(exist_ok=True)
-    large = sum(len(weight.raw_data) for weight in made.graph.initializer) > _LARGEST
+    large = is_large(made)
     onnx.save(made, path, save_as_external_data=large, location=f"{path.name}_data" if large else None)
+
+
+def is_large(made: onnx.ModelProto) -> bool:
+    """Return whether the weights are too many for one file."""
+    return sum(len(weight.raw_data) for weight in made.graph.initializer) > _LARGEST
+
+
+def int8_graph(model: MaskedLM) -> onnx.ModelProto:
+    """Return a model as a graph in 8 bits.
+
+    Raises:
+        ConfigError: as :func:`write_onnx`.
+    """
+    made = exported_graph(model)
+    with _quiet():
+        return quantized(made)
 
 
 def exported_graph(model: MaskedLM) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from unmask.exporting.formats import Pooling
+from unmask.exporting.formats import FormPooling
 from unmask.model.sentence_modules import MODULES, copy_sentence_modules, find_sentence_modules
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
@@ -22,7 +22,7 @@ _DENSE, _SPARSE = "sentence_transformers.models", "sentence_transformers.sparse_
 
 
 def keep_modules(
-    name: str, pooling: Pooling, folder: Path, *, offline: bool, progress: Progress = Progress()
+    name: str, pooling: FormPooling, folder: Path, *, offline: bool, progress: Progress = Progress()
 ) -> bool:
     """Copy the modules that a model has for sentence-transformers, if they pool as asked for; return whether they do."""
     found = find_sentence_modules(name, offline=offline) if name else None

@@ -19,10 +19,10 @@ from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy, token_nam
 from unmask.data.words import PARTS_OF_CHARACTERS
 from unmask.errors import ConfigError
 from unmask.exporting.libraries import LIBRARIES, read_libraries
-from unmask.exporting.onnx import write_onnx_int8
+from unmask.exporting.onnx import int8_graph, is_large, save_graph
 from unmask.inference.fill import FillMask
 from unmask.inference.markers import MarkerEncoder, TokenWriter
-from unmask.model.graph import HIDDEN, LOGITS, PLACES, ROWS
+from unmask.model.graph import HIDDEN, LOGITS, PLACES, ROWS, facts_of
 from unmask.model.load import load_for_inference
 from unmask.storage import JsonDict, read_json, write_json
 
@@ -69,10 +69,11 @@ def write_web(model: MaskedLM, folder: Path, libraries: Path | None = None, *, o
     """
     require_readable(folder / "tokenizer.json")
     files = read_libraries(libraries, offline=offline)
-    write_onnx_int8(model, folder)
-    path = folder / "onnx" / "model_quantized.onnx"
-    outputs = _write_with_places(path, folder / MODEL)
-    path.unlink()
+    graph = int8_graph(model)
+    if is_large(graph):
+        raise ConfigError("the model takes more than 2 GB, which browsers cannot load")
+    outputs = _add_places(graph)
+    save_graph(graph, folder / MODEL, facts_of(model, "int8"))
     page = folder / "page"
     for source in (Path(__file__).parents[1] / "serving" / "page", Path(__file__).parent / "page"):
         for file in sorted(source.iterdir()):
@@ -93,14 +94,11 @@ def _name(model: str) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def _write_with_places(path: Path, out: Path) -> int:
-    """Write a graph whose LM head computes ``int64 [places]`` of all rows alone; return the number of its logits."""
+def _add_places(model: onnx.ModelProto) -> int:
+    """Let the LM head of a graph compute ``int64 [places]`` of all rows alone; return the number of its logits."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    if path.with_name(f"{path.name}_data").exists():
-        raise ConfigError("the model takes more than 2 GB, which browsers cannot load")
-    model = onnx.load(path)
     graph = model.graph
     for node in graph.node:
         node.input[:] = [ROWS if name == HIDDEN else name for name in node.input]
@@ -123,7 +121,6 @@ def _write_with_places(path: Path, out: Path) -> int:
     del graph.value_info[:]
     graph.value_info.append(helper.make_tensor_value_info(ROWS, TensorProto.FLOAT, [1, "places", width]))
     onnx.checker.check_model(model)
-    onnx.save(model, out)
     return int(outputs[2].dim_value)
 
 

@@ -25,6 +25,7 @@ BATCHINGS: tuple[Batching, ...] = ("packed", "padded", "equal")
 """What is tried in PyTorch, in this order."""
 
 _PADDING_WASTE = 1.15
+_NO_TARGETS = np.empty(0, dtype=np.int64)
 
 
 class LanguageModel(ABC):
@@ -134,6 +135,25 @@ class LanguageModel(ABC):
             if last == len(lengths) or lengths[first] > waste * lengths[last] + spare:
                 yield first, last
                 first = last
+
+    def blocks(
+        self, input_ids: np.ndarray, cu_seqlens: np.ndarray, targets: np.ndarray = _NO_TARGETS
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Cut sequences, which lie end to end in descending order of length, into those that are padded together.
+
+        Args:
+            input_ids: ``int64 [T]``.
+            cu_seqlens: ``[N + 1]``, the first token of each sequence, then ``T``.
+            targets: ``int64 [M]``, places among the ``T`` tokens, in order.
+
+        Yields:
+            The ids of a block, the lengths of its sequences, and the targets in it, as places among its ids.
+        """
+        cuts = cu_seqlens.astype(np.int64)
+        for first, last in self.together(np.diff(cuts)):
+            begin, end = cuts[first], cuts[last]
+            inside = slice(*np.searchsorted(targets, [begin, end]))
+            yield input_ids[begin:end], np.diff(cuts[first : last + 1]), targets[inside] - begin
 
     def pad(self, input_ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pad sequences, which lie end to end in ``int64 [T]``, to the longest, or to what the model needs.

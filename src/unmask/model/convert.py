@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unmask.errors import ConfigError
 from unmask.progress import Progress
-from unmask.storage import LFS_POINTER, is_lfs_pointer, new_folder
+from unmask.storage import LFS_POINTER, is_lfs_pointer, new_folder, require_new
 
 _OTHER_WEIGHTS = ("*.bin", "*.bin.index.json", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.pt", "*.pth")
 
@@ -36,8 +36,7 @@ def convert_weights(folder: Path, out: Path, progress: Progress = Progress()) ->
         raise ConfigError(f"'{folder}' has no pytorch_model.bin; give a model folder that has one")
     if pointers := list(filter(is_lfs_pointer, pickled)):
         raise ConfigError(f"{pointers[0]}: {LFS_POINTER}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
+    require_new(out)
     with new_folder(out) as partial:
         ignored = shutil.ignore_patterns(*_OTHER_WEIGHTS)
         shutil.copytree(folder, partial, ignore=ignored, dirs_exist_ok=True)

@@ -14,7 +14,7 @@ from unmask.data.batches import Batch
 from unmask.data.tokenizer import load_tokenizer, tokenizer_hash
 from unmask.errors import ConfigError, UnmaskError
 from unmask.model.base import LanguageModel
-from unmask.model.graph import HIDDEN, INPUTS, Feed, Graph
+from unmask.model.graph import HIDDEN, INPUTS, LOGITS, Feed, Graph
 from unmask.progress import Progress
 from unmask.run_folder import EXPORTED, model_folder
 from unmask.storage import JsonDict, read_json
@@ -44,6 +44,11 @@ class ExportedModel(LanguageModel):
         if facts.get("tokenizer") not in (None, tokenizer_hash(tokenizer)):
             raise ConfigError(
                 f"'{name}' was exported with another tokenizer than the one beside it; export the model again"
+            )
+        if LOGITS not in graph.outputs:
+            raise ConfigError(
+                f"'{name}' is no masked language model: it has the outputs {', '.join(sorted(graph.outputs))}, not "
+                f"'{LOGITS}'; export the model with its LM head"
             )
         if "input_ids" not in graph.inputs or graph.inputs - set(INPUTS):
             raise ConfigError(
@@ -108,11 +113,9 @@ class ExportedModel(LanguageModel):
 
     def target_logits(self, batch: Batch) -> Tensor:
         parts = []
-        for first, last in self.together(np.diff(batch.cu_seqlens)):
-            cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
-            feed, real = self._feed(batch.input_ids[cu[0] : cu[-1]], np.diff(cu))
-            begin, end = np.searchsorted(batch.target_index, [cu[0], cu[-1]])
-            index = np.flatnonzero(real)[batch.target_index[begin:end] - cu[0]]
+        for ids, lengths, targets in self.blocks(batch.input_ids, batch.cu_seqlens, batch.target_index):
+            feed, real = self._feed(ids, lengths)
+            index = np.flatnonzero(real)[targets]
             if self.graph.split:
                 hidden = self.graph.encode(feed)
                 logits = self.graph.head(hidden.reshape(1, -1, hidden.shape[-1])[:, index])[0]
@@ -128,9 +131,8 @@ class ExportedModel(LanguageModel):
                 f"'{self.name}' has no output '{HIDDEN}', so it gives no embeddings; export it with unmask"
             )
         parts = []
-        for first, last in self.together(np.diff(cu_seqlens)):
-            cu = cu_seqlens[first : last + 1]
-            feed, real = self._feed(input_ids[cu[0] : cu[-1]], np.diff(cu))
+        for ids, lengths, _ in self.blocks(input_ids, cu_seqlens):
+            feed, real = self._feed(ids, lengths)
             parts.append(torch.from_numpy(self.graph.encode(feed)[real]))
         return torch.cat(parts)
 

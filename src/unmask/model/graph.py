@@ -29,13 +29,14 @@ class Graph(Protocol):
     Attributes:
         facts: what the export recorded (:func:`facts_of`); empty where another tool wrote the file.
         parameters: number of its weights.
-        inputs: names of its inputs.
+        inputs, outputs: names of its inputs and outputs.
         split: whether encoder and LM head can be computed one after the other.
     """
 
     facts: JsonDict
     parameters: int
     inputs: set[str]
+    outputs: set[str]
     split: bool
 
     def encode(self, feed: Feed) -> np.ndarray:

@@ -129,9 +129,8 @@ class MaskedLM(LanguageModel):
                 packed: Tensor = self.encoder(**row).last_hidden_state[0]
                 return packed
             parts = []
-            for first, last in self.together(np.diff(cu_seqlens)):
-                cu = cu_seqlens[first : last + 1]
-                inputs, real = self.padded(input_ids[cu[0] : cu[-1]], np.diff(cu))
+            for ids, lengths, _ in self.blocks(input_ids, cu_seqlens):
+                inputs, real = self.padded(ids, lengths)
                 parts.append(self.encoder(**inputs).last_hidden_state[self._tensor(real)])
             return torch.cat(parts)
 
@@ -376,15 +375,13 @@ class MaskedLM(LanguageModel):
         return logits
 
     def _padded_logits(self, batch: Batch) -> Tensor:
-        bounds = self.together(np.diff(batch.cu_seqlens))
-        return torch.cat([self._run_padded(batch, first, last) for first, last in bounds])
+        blocks = self.blocks(batch.input_ids, batch.cu_seqlens, batch.target_index)
+        return torch.cat([self._run_padded(*block) for block in blocks])
 
-    def _run_padded(self, batch: Batch, first: int, last: int) -> Tensor:
-        """Run sequences ``first`` to ``last`` of a batch, which is in order of length, as one padded block."""
-        cu = batch.cu_seqlens[first : last + 1].astype(np.int64)
-        inputs, real = self.padded(batch.input_ids[cu[0] : cu[-1]], np.diff(cu))
-        begin, end = np.searchsorted(batch.target_index, [cu[0], cu[-1]])
-        self._gate.index = self._tensor(np.flatnonzero(real)[batch.target_index[begin:end] - cu[0]])
+    def _run_padded(self, input_ids: np.ndarray, lengths: np.ndarray, targets: np.ndarray) -> Tensor:
+        """Return the logits at the targets of a block of :meth:`blocks`."""
+        inputs, real = self.padded(input_ids, lengths)
+        self._gate.index = self._tensor(np.flatnonzero(real)[targets])
         try:
             logits: Tensor = self.model(**inputs).logits
             return logits.reshape(-1, logits.shape[-1])

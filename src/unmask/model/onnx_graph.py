@@ -29,8 +29,7 @@ class OnnxGraph:
     tokens alone. Weights outside the file (more than 2 GB) are computed in one.
 
     Raises:
-        ConfigError: onnxruntime is not installed, or the file cannot be read, or is no masked language model that takes
-            texts of any length.
+        ConfigError: onnxruntime is not installed, or the file cannot be read, or does not take texts of any length.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,19 +48,14 @@ class OnnxGraph:
             inputs = {value.name for value in given}
             self.inputs = inputs - {PLACES}
             self._rows = ROWS if PLACES in inputs else HIDDEN
-            outputs = {value.name for value in model.graph.output}
+            self.outputs = {value.name for value in model.graph.output}
             inside = not any(weight.data_location for weight in model.graph.initializer)
-            self.split = inside and {HIDDEN, LOGITS} <= outputs
+            self.split = inside and {HIDDEN, LOGITS} <= self.outputs
             self._sessions = self._split(model) if self.split else (_session(str(path)),)
         except Exception as error:
             raise ConfigError(
                 f"'{path}' cannot be read as an ONNX model ({_reason(error)}); copy or export it again"
             ) from error
-        if LOGITS not in outputs:
-            raise ConfigError(
-                f"'{path}' is no masked language model: it has the outputs {', '.join(sorted(outputs))}, not '{LOGITS}'; "
-                f"export the model with its LM head"
-            )
         for value in given:
             tensor = value.type.tensor_type
             if tensor.elem_type != onnx.TensorProto.INT64 or any(side.dim_value for side in tensor.shape.dim):

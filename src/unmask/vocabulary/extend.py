@@ -19,7 +19,7 @@ from unmask.model.sentence_modules import copy_sentence_modules, find_sentence_m
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
 from unmask.run_folder import ADDED_WORDS
-from unmask.storage import new_folder, write_json
+from unmask.storage import new_folder, require_new, write_json
 from unmask.vocabulary.choose import MIN_COUNT, AddedWord, WordCounts, choose_words
 from unmask.vocabulary.embeddings import add_rows
 from unmask.vocabulary.tokenizer import check_extendable, write_extended
@@ -169,8 +169,7 @@ def extend_vocabulary(
 def _check(add: int, out: Path) -> None:
     if add < 1:
         raise ConfigError(f"the number of words to add must be 1 or more, not {add}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: exists already and is not an empty folder; choose another name")
+    require_new(out)
 
 
 class _Sample:
