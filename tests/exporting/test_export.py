@@ -164,3 +164,18 @@ def test_the_run_gives_the_held_out_text(
     heldout_documents = corpus.split(0.3)[1]
     assert 5 < made.parity.documents <= len(heldout_documents) < len(corpus) / 2
     assert made.parity.tokens == sum(len(corpus.document(number)) + 2 for number in heldout_documents)
+
+
+def test_a_text_of_unknown_words_is_said_without_quoting_it(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "\n\n".join(f"the patient {'रोगी को दवा ' * 4} aspirin {n}" for n in range(12)), encoding="utf-8"
+    )
+    made = export_model(checkpoint("bert"), tmp_path / "out", "bf16", text, force=True)
+    assert any("unknown tokens are never targets" in note for note in made.parity.notes)
+    for name in ("parity.json", "README.md"):
+        written = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "unknown to the tokenizer" in written
+        assert "रोगी" not in written

@@ -5,7 +5,7 @@ Shapes: M targets, V entries of the vocabulary, U resampling units.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,10 @@ def compare_forms(
     if not seen.any():
         raise DataError(f"there is nothing to predict: {source.why_no_target('the text')}")
     left, right = sums
+    notes = list(interval_notes(int(seen.sum()), len(np.unique(keys[seen]))))
+    unknown = replace(source.corpus.unknown(original.tokenizer), examples=[])  # a card quotes no text
+    if message := unknown.message():
+        notes.append(f"unknown tokens are never targets: {message}")
     return Parity(
         masked_tokens=int(left[:, 0].sum()),
         documents=int(seen.sum()),
@@ -138,7 +142,7 @@ def compare_forms(
         original=metrics_of(left),
         exported=metrics_of(right),
         difference=metrics_of(paired_sums(left, right), difference=True),
-        notes=list(interval_notes(int(seen.sum()), len(np.unique(keys[seen])))),
+        notes=notes,
     )
 
 
