@@ -206,6 +206,7 @@ def serve_peer(model: str, precision: str) -> None:
         socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     )  # as uvicorn's own command makes it
     listening.bind(("127.0.0.1", 0))
+    listening.listen()
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{listening.getsockname()[1]}"}) + "\n")
     sys.stdout.flush()
     uvicorn.Server(config).run(sockets=[listening])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from unmask.api.model import load
 from unmask.serving.engine import ServedModel, Task
-from unmask.serving.schemas import FillMaskParameters, FillParameters, ScoreParameters
+from unmask.serving.schemas import ExplainParameters, FillMaskParameters, FillParameters, ScoreParameters
 
 BOUND = 1e-5  # in probability, log-probability and each number of an embedding; docs/serving.md says it
 ARCHITECTURES = (
@@ -70,3 +71,32 @@ def test_what_is_computed_together_does_not_matter(
             for text, found in zip(company, task.compute(company), strict=True):
                 if text in alone:
                     assert np.abs(values(found) - alone[text]).max() <= BOUND
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batches_at_the_same_time_give_what_each_gives_alone(
+    architecture: str, checkpoint: Callable[[str], Path]
+) -> None:
+    """Filling, scoring, embedding and explaining side by side, in more threads than there are copies of the model."""
+    served = ServedModel("m", load(checkpoint(architecture)).lm, lambda: None, at_once=3)
+    assert served.at_once == 3
+    given = texts(served.mask_token)
+    plain = [text.replace(served.mask_token, "light") for text in given]
+    jobs = [
+        (served.fill_mask(FillMaskParameters(top_k=20)), given),
+        (served.score(ScoreParameters(method="original", details=True)), plain[:4]),
+        (served.embed(normalize=False), plain),
+        (served.explain(ExplainParameters(seed=3)), plain[:2]),
+    ]
+    alone = [task.compute(some) for task, some in jobs]
+
+    def check(number: int) -> None:
+        (task, some), expected = jobs[number % len(jobs)], alone[number % len(jobs)]
+        for found, wanted in zip(task.compute(some), expected, strict=True):
+            if "labels" in wanted:
+                assert found == wanted
+            else:
+                assert np.abs(values(found) - values(wanted)).max() <= BOUND
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(check, range(24)))

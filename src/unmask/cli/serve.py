@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 _KEY = "UNMASK_API_KEY"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -61,7 +65,7 @@ def serve(
         unmask serve runs/notes
         unmask serve base=bert-base-uncased runs/notes --port 9000
     """
-    from unmask.serving import create_app, listen, run
+    from unmask.serving import create_app, in_thread_that_ends, listen, run
 
     named = _named(models)
     key = api_key or os.environ.get(_KEY) or None
@@ -79,13 +83,6 @@ def serve(
         from unmask.model.pooling import read_pooling
         from unmask.serving import Limits
 
-        loaded = {
-            name: load(model, device=device, precision=precision, offline=offline, progress=progress).lm
-            for name, model in named.items()
-        }
-        poolings = {
-            name: read_pooling(model, offline=offline, progress=progress) for name, model in named.items()
-        }
         limits = Limits(
             texts=max_texts,
             tokens=max_tokens,
@@ -94,7 +91,21 @@ def serve(
             batch_tokens=batch_tokens,
         )
         hosts = [*_LOOPBACK, "[::1]"] if loopback else ["*"]
-        app = create_app(loaded, limits, poolings=poolings, api_key=key, hosts=hosts, progress=progress)
+
+        def loaded() -> FastAPI:
+            lms = {
+                name: load(model, device=device, precision=precision, offline=offline, progress=progress).lm
+                for name, model in named.items()
+            }
+            poolings = {
+                name: read_pooling(model, offline=offline, progress=progress) for name, model in named.items()
+            }
+            return create_app(lms, limits, poolings=poolings, api_key=key, hosts=hosts, progress=progress)
+
+        app = in_thread_that_ends(loaded)
+        # What is loaded stays: a full garbage collection would look at all of it, for a tenth of a second.
+        gc.collect()
+        gc.freeze()
         progress.log(f"serving {', '.join(named)} at {url} (its routes: {url}/docs); stop with Ctrl-C")
         if as_json:
             shell.emit({"url": url, "models": list(named)}, stdout)

@@ -112,6 +112,10 @@ class LanguageModel(ABC):
     def before_each_pass(self, check: Callable[[], None]) -> None:
         """Call something before every pass through the model from now on; it may raise to stop it."""
 
+    def shared_copy(self) -> LanguageModel | None:
+        """Return a copy that shares the weights, to compute in another thread at the same time, where that is faster."""
+        return None
+
     def precision(self) -> AbstractContextManager[Any]:
         """The context in which the model is run."""
         return nullcontext()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, register
 from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
+from unmask.model.cpu.linear import share_onednn_weights
 from unmask.model.cpu.norms import use_bf16_norms
 from unmask.model.cpu.shapes import pad_to_round_size
 from unmask.model.head import TargetSelector, find_head, require_encoder
@@ -144,6 +146,20 @@ class MaskedLM(LanguageModel):
 
     def before_each_pass(self, check: Callable[[], None]) -> None:
         self.encoder.register_forward_pre_hook(lambda *_: check())
+
+    def shared_copy(self) -> MaskedLM | None:
+        if self.device.type != "cpu":  # one batch uses up any other device
+            return None
+        shared = (
+            self.tokenizer,
+            self.vocabulary,
+            self.text_encoder,
+            *self.model.parameters(),
+            *self.model.buffers(),
+        )
+        copy = deepcopy(self, {id(one): one for one in shared})
+        share_onednn_weights(self.model, copy.model)
+        return copy
 
     def precision(self) -> AbstractContextManager[Any]:
         """The autocast context in which this model is run."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -22,8 +23,8 @@ from unmask.errors import ConfigError, DataError, UnmaskError
 from unmask.model.pooling import MEAN, Pooling
 from unmask.progress import Progress
 from unmask.serving.answers import JsonAnswer, add_error_answers, refuse
-from unmask.serving.batcher import AbandonedError, Batcher, QueueFullError
-from unmask.serving.engine import ServedModel, Task
+from unmask.serving.batcher import AbandonedError, Batcher, QueueFullError, Task
+from unmask.serving.engine import ServedModel
 from unmask.serving.gate import Gate
 from unmask.serving.metrics import Metrics
 from unmask.serving.routes_page import routes_page
@@ -55,6 +56,7 @@ class Limits:
         waiting: requests that may wait.
         seconds: from a request until its answer.
         batch_tokens: tokens computed together.
+        batches: computed at the same time by a model in PyTorch on a CPU; more than there are cores are not.
     """
 
     body: int = 1 << 20
@@ -63,6 +65,7 @@ class Limits:
     waiting: int = 256
     seconds: float = 30.0
     batch_tokens: int = 4096
+    batches: int = 4
 
 
 def create_app(
@@ -129,15 +132,21 @@ class _Server:
         self, models: Mapping[str, LanguageModel], limits: Limits, poolings: Mapping[str, Pooling]
     ) -> None:
         self.limits = limits
-        self.batcher = Batcher(limits.batch_tokens, limits.waiting)
+        cores = torch.get_num_threads()
+        batches = min(limits.batches, cores)
+        self.batcher = Batcher(
+            limits.batch_tokens,
+            limits.waiting,
+            threads=batches,
+            cores=cores,
+            use_cores=torch.set_num_threads,
+        )
         self.models = {
-            name: ServedModel(name, lm, self.batcher.check, poolings.get(name, MEAN))
+            name: ServedModel(name, lm, self.batcher.check, poolings.get(name, MEAN), batches)
             for name, lm in models.items()
         }
         self.metrics = Metrics(self.batcher)
         self.ready = True
-        for model in self.models.values():
-            model.warm_up()
 
     def model(self, name: str | None) -> ServedModel:
         """Return the model of this name, or the first.
@@ -167,9 +176,7 @@ class _Server:
         """
         lengths = await self.lengths(model, texts, field) if lengths is None else lengths
         costs = [task.cost(text, length) for text, length in zip(texts, lengths, strict=True)]
-        computing = asyncio.ensure_future(
-            self.batcher.run(task.key, task.compute, texts, costs, self.limits.seconds)
-        )
+        computing = asyncio.ensure_future(self.batcher.run(task, texts, costs, self.limits.seconds))
         leaving = asyncio.ensure_future(_client_leaves(request))
         try:
             await asyncio.wait((computing, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+import queue
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import MaskingSettings
@@ -14,25 +15,27 @@ from unmask.inference.fill import FillMask
 from unmask.inference.results import FillResult
 from unmask.model.pooling import MEAN, Pooling
 from unmask.scoring.scorer import Scorer
+from unmask.serving.batcher import Task
 from unmask.serving.schemas import ExplainParameters, FillMaskParameters, FillParameters, ScoreParameters
 
 if TYPE_CHECKING:
     from unmask.model.base import LanguageModel
 
 
-@dataclass(frozen=True)
-class Task:
-    """How to compute the texts of a request.
+class _Engine:
+    """What computes one batch at a time: a model, or a copy that shares its weights."""
 
-    Attributes:
-        key: texts of tasks with the same key can be computed together.
-        compute: returns a result for each text.
-        cost: returns about how many tokens go through the model for a text, from the text and its own number of tokens.
-    """
+    def __init__(self, lm: LanguageModel, pooling: Pooling) -> None:
+        self.lm = lm
+        self.fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
+        self.embedder = Embedder(lm, pooling)
 
-    key: Hashable
-    compute: Callable[[Sequence[str]], Sequence[Any]]
-    cost: Callable[[str, int], int] = lambda _, tokens: tokens
+    def warm_up(self) -> None:
+        """Compute something of each kind, so that the first request is not slower than others."""
+        self.fillers[False].fill([f"{self.lm.tokenizer.mask_token} a"])
+        list(Scorer(self.lm)(["a a"]))
+        if self.embedder.size:
+            self.embedder(["a"])
 
 
 class ServedModel:
@@ -43,25 +46,39 @@ class ServedModel:
         lm: the model.
         check: called before every pass through the model; it may raise to stop it.
         pooling: how its tokens become one embedding.
+        at_once: batches that it should compute at the same time, where it can.
 
     Attributes:
+        at_once: batches that it can compute at the same time.
         embedding_size: numbers in an embedding; 0 of an exported model that gives none.
         mask_token: how a mask is written.
     """
 
     def __init__(
-        self, name: str, lm: LanguageModel, check: Callable[[], None], pooling: Pooling = MEAN
+        self,
+        name: str,
+        lm: LanguageModel,
+        check: Callable[[], None],
+        pooling: Pooling = MEAN,
+        at_once: int = 1,
     ) -> None:
         self.name, self.lm = name, lm
         lm.before_each_pass(check)
-        self._fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
-        self._embedder = Embedder(lm, pooling)
-        self.embedding_size = self._embedder.size
+        self._first = _Engine(lm, pooling)
+        self._first.warm_up()  # before it is copied: copies share what the first pass makes
+        engines = [self._first]
+        while len(engines) < at_once and (copy := lm.shared_copy()):
+            engines.append(_Engine(copy, pooling))
+        self.at_once = len(engines)
+        self._idle = queue.LifoQueue[_Engine]()
+        for engine in engines:
+            self._idle.put(engine)
+        self.embedding_size = self._first.embedder.size
         self.mask_token = str(lm.tokenizer.mask_token)
 
     def about(self) -> dict[str, Any]:
         """Return what ``/models`` says of it."""
-        model = self.lm
+        model, pooling = self.lm, self._first.embedder.pooling
         return {
             "name": self.name,
             "architecture": model.architecture,
@@ -70,87 +87,80 @@ class ServedModel:
             "max_length": model.max_length,
             "mask_token": self.mask_token,
             "embedding_size": self.embedding_size,
-            "pooling": self._embedder.pooling.mode,
-            "normalized": self._embedder.pooling.normalize,
+            "pooling": pooling.mode,
+            "normalized": pooling.normalize,
             "precision": model.precision_name,
             "device": str(model.device),
         }
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the length of each text in tokens, special tokens included."""
-        return [len(row) for row in self._embedder.rows(texts)]
-
-    def warm_up(self) -> None:
-        """Compute something of each kind, so that the first request is not slower than others."""
-        self._fillers[False].fill([f"{self.mask_token} a"])
-        list(Scorer(self.lm)(["a a"]))
-        if self.embedding_size:
-            self._embedder(["a"])
+        return [len(row) for row in self._first.embedder.rows(texts)]
 
     def fill(self, parameters: FillParameters) -> Task:
         """Fill: a ``dict`` for each text, as ``unmask fill --json`` prints it."""
-        key = (self.name, "fill", parameters.model_dump_json())
-        filler = self._fillers[parameters.blanks]
+        targets, ranking, beam, blanks = (
+            parameters.targets,
+            parameters.ranking,
+            parameters.beam,
+            parameters.blanks,
+        )
 
-        def compute(texts: Sequence[str]) -> list[dict[str, Any]]:
-            found = filler.fill(
-                texts,
-                min(parameters.top_k, filler.possible),
-                targets=parameters.targets,
-                ranking=parameters.ranking,
-                beam=parameters.beam,
-            )
+        def compute(engine: _Engine, texts: Sequence[str]) -> list[dict[str, Any]]:
+            filler = engine.fillers[blanks]
+            top_k = min(parameters.top_k, filler.possible)
+            found = filler.fill(texts, top_k, targets=targets, ranking=ranking, beam=beam)
             return [result.to_dict() for result in found]
 
         def cost(text: str, tokens: int) -> int:
-            if parameters.targets is not None:
-                return tokens * (1 + len(parameters.targets))
-            ranking, beam = parameters.ranking, parameters.beam
+            if targets is not None:
+                return tokens * (1 + len(targets))
+            filler = self._first.fillers[blanks]
             return tokens * filler.sequences(text, parameters.top_k, ranking=ranking, beam=beam)
 
-        return Task(key, compute, cost)
+        return self._task(("fill", parameters.model_dump_json()), compute, cost)
 
     def fill_mask(self, parameters: FillMaskParameters) -> Task:
         """Fill as the fill-mask task of Hugging Face: a list of candidates for each text, or one for each mask of it.
 
         An error takes the place of the list of a text that cannot be filled.
         """
-        key = (self.name, "fill-mask", parameters.model_dump_json())
-        filler, targets = self._fillers[False], parameters.targets
+        targets = parameters.targets
 
-        def compute(texts: Sequence[str]) -> list[Any]:
+        def compute(engine: _Engine, texts: Sequence[str]) -> list[Any]:
+            filler = engine.fillers[False]
             top_k = min(parameters.top_k, filler.possible)
             found = filler.fill(texts, top_k, targets=targets, ranking="independent")
             return [self._candidates(filler, result, targets is not None) for result in found]
 
-        return Task(key, compute)
+        return self._task(("fill-mask", parameters.model_dump_json()), compute)
 
     def score(self, parameters: ScoreParameters) -> Task:
         """Score: a ``dict`` for each text, as ``unmask score --json`` prints it."""
-        scorer = Scorer(self.lm, method=parameters.method)
+        method, details = parameters.method, parameters.details
 
-        def compute(texts: Sequence[str]) -> list[dict[str, Any]]:
+        def compute(engine: _Engine, texts: Sequence[str]) -> list[dict[str, Any]]:
             return [
-                result.to_dict(details=parameters.details) | ({"error": result.error} if result.error else {})
-                for result in scorer(texts)
+                result.to_dict(details=details) | ({"error": result.error} if result.error else {})
+                for result in Scorer(engine.lm, method=method)(texts)
             ]
 
-        one_pass = parameters.method == "estimate"
-        key = (self.name, "score", parameters.method, parameters.details)
-        return Task(key, compute) if one_pass else Task(key, compute, self._copies)
+        key = ("score", method, details)
+        one_pass = method == "estimate"
+        return self._task(key, compute) if one_pass else self._task(key, compute, self._copies)
 
     def explain(self, parameters: ExplainParameters) -> Task:
         """Explain: the ``dict`` of ``unmask explain --json``, or the :class:`UnmaskError` of a text."""
         masking = MaskingSettings(rate=parameters.mask_rate, strategy=parameters.strategy)
 
-        def compute(texts: Sequence[str]) -> list[dict[str, Any] | UnmaskError]:
-            return [_explained(text) for text in texts]
+        def compute(engine: _Engine, texts: Sequence[str]) -> list[dict[str, Any] | UnmaskError]:
+            return [_explained(engine.lm, text) for text in texts]
 
-        def _explained(text: str) -> dict[str, Any] | UnmaskError:
+        def _explained(lm: LanguageModel, text: str) -> dict[str, Any] | UnmaskError:
             try:
                 found = explain(
                     text,
-                    self.lm,
+                    lm,
                     mask_positions=parameters.mask_positions,
                     labels=parameters.labels,
                     masking=masking,
@@ -161,15 +171,35 @@ class ServedModel:
                 return error
             return found.to_dict() | {"model": self.name}
 
-        return Task((self.name, "explain", parameters.model_dump_json()), compute)
+        return self._task(("explain", parameters.model_dump_json()), compute)
 
     def embed(self, normalize: bool) -> Task:
         """Embed: an ``fp32 [H]`` array for each text."""
 
-        def compute(texts: Sequence[str]) -> Sequence[Any]:
-            return list(self._embedder(texts, normalize=normalize))
+        def compute(engine: _Engine, texts: Sequence[str]) -> Sequence[Any]:
+            return list(engine.embedder(texts, normalize=normalize))
 
-        return Task((self.name, "embed", normalize), compute)
+        return self._task(("embed", normalize), compute)
+
+    def _task(
+        self,
+        key: tuple[Hashable, ...],
+        compute: Callable[[_Engine, Sequence[str]], Sequence[Any]],
+        cost: Callable[[str, int], int] = lambda _, tokens: tokens,
+    ) -> Task:
+        def by_idle_engine(texts: Sequence[str]) -> Sequence[Any]:
+            with self._engine() as engine:
+                return compute(engine, texts)
+
+        return Task(self.name, (self.name, *key), by_idle_engine, cost, self.at_once)
+
+    @contextmanager
+    def _engine(self) -> Iterator[_Engine]:
+        engine = self._idle.get()
+        try:
+            yield engine
+        finally:
+            self._idle.put(engine)
 
     def _copies(self, _: str, tokens: int) -> int:
         """Return the tokens of all masked copies of a text."""

@@ -93,6 +93,13 @@ def use_onednn_linear(model: nn.Module) -> int:
     return sum(isinstance(layer, OneDnnLinear) for layer in model.modules())
 
 
+def share_onednn_weights(source: nn.Module, target: nn.Module) -> None:
+    """Give a copy of a model that shares its parameters what is laid out for oneDNN already."""
+    for layer, twin in zip(source.modules(), target.modules(), strict=True):
+        if "_copy" in layer.__dict__:
+            twin.__dict__["_copy"] = layer.__dict__["_copy"]
+
+
 def _fits(layer: nn.Linear) -> bool:
     weight = layer.weight
     return weight.is_cpu and weight.dtype == torch.float32 and not weight.is_inference()
