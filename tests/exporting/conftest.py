@@ -1,14 +1,19 @@
-"""Exported models, each made once a session: the exporter of PyTorch takes seconds."""
+"""Exported models, each made once a session, and each model traced once: the exporter of PyTorch takes seconds."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import onnx
 import pytest
+import torch
 from filelock import FileLock
 
 from unmask.exporting.export import Export, export_model
@@ -26,12 +31,39 @@ def heldout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of the session share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_model_traced_once(shared_folder: Path) -> Iterator[None]:
+    """Keep what PyTorch's exporter made of a model, for the other formats and the other processes."""
+    root, trace = shared_folder / "traced", torch.onnx.export
+
+    def export(module: Any, inputs: Any, **options: Any) -> Any:
+        key = hashlib.sha256(repr((module.model.config, options)).encode())
+        for name, value in module.model.state_dict().items():
+            key.update(name.encode() + value.contiguous().numpy().tobytes())
+        root.mkdir(exist_ok=True)
+        kept = root / f"{key.hexdigest()}.onnx"
+        with FileLock(kept.with_suffix(".lock")):
+            if not kept.is_file():
+                kept.write_bytes(trace(module, inputs, **options).model_proto.SerializeToString())
+        return SimpleNamespace(model_proto=onnx.load_from_string(kept.read_bytes()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export)
+        yield
+
+
+@pytest.fixture(scope="session")
 def exported(
-    checkpoint: Callable[[str], Path], heldout: Path, tmp_path_factory: pytest.TempPathFactory
+    checkpoint: Callable[[str], Path], heldout: Path, shared_folder: Path
 ) -> Callable[[str, str], Export]:
     """Return `make(architecture, format) -> Export`, made once by the first process. Never write into its folder."""
-    own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "exported"
+    root = shared_folder / "exported"
 
     @cache
     def make(architecture: str, form: str) -> Export:
