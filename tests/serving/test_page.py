@@ -67,9 +67,20 @@ def test_masks_in_the_text_and_blanks_are_filled(url: str, open_page: Callable[.
     page.get_by_role("button", name="Fill", exact=True).click()
     page.get_by_text("Done.").wait_for()
     assert len(rows(page, "bert")) == 8
+    assert page.locator("#words > *").all_inner_texts() == ["The", "[MASK]", "is", "quiet"]
     page.get_by_role("button", name="quiet").click()
     page.get_by_role("button", name="Fill", exact=True).click()
     page.wait_for_function("document.querySelectorAll('#results tbody tr').length >= 1")
+
+
+@pytest.mark.parametrize("mask", ["[MASK]", "<mask>"])
+def test_a_mask_of_either_model_is_one_for_both(url: str, open_page: Callable[..., Any], mask: str) -> None:
+    page = open_page(url)
+    page.get_by_role("checkbox", name="roberta").wait_for()
+    write(page, f"The {mask} is quiet")
+    page.get_by_role("button", name="Fill", exact=True).click()
+    page.get_by_text("Done.").wait_for()
+    assert [len(rows(page, model)) for model in ("bert", "roberta")] == [8, 8]
 
 
 def test_several_masks_are_filled_jointly_or_independently(

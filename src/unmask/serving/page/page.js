@@ -38,6 +38,7 @@ async function loadModels() {
   });
   byId("models").append(...choices);
   byId("models").hidden = state.models.length < 2;
+  if (!state.masked.size) drawWords(); // the mask tokens are known now
   for (const node of document.querySelectorAll(".mask-token")) node.textContent = state.models[0].mask_token;
 }
 
@@ -45,7 +46,20 @@ const shownModels = () => state.models.filter((model) => state.shown.has(model.n
 
 // --- words -----------------------------------------------------------------------------------------------------------
 
+// The parts of a text and where they begin; a mask token that was typed is one part.
 function wordsOf(text) {
+  const masks = state.models.map((model) => model.mask_token.replace(/[$()*+./?[\\\]^{|}]/g, "\\$&"));
+  const pieces = masks.length ? text.split(new RegExp(`(${masks.join("|")})`, "u")) : [text];
+  let at = 0;
+  return pieces.flatMap((piece, number) => {
+    const begin = at;
+    at += piece.length;
+    const parts = number % 2 ? [{ text: piece, at: 0, word: false, mask: true }] : partsOf(piece);
+    return parts.map((part) => ({ ...part, at: begin + part.at }));
+  });
+}
+
+function partsOf(text) {
   if (segmenter) {
     return [...segmenter.segment(text)].map((part) => ({ text: part.segment, at: part.index, word: part.isWordLike }));
   }
@@ -75,7 +89,7 @@ function drawWords() {
 function maskedText(model) {
   const gap = backend.blanks && chosen("gap") === "word" ? "___" : model.mask_token;
   return wordsOf(byId("text").value)
-    .map((part) => (state.masked.has(part.at) ? gap : part.text))
+    .map((part) => (part.mask ? model.mask_token : state.masked.has(part.at) ? gap : part.text))
     .join("");
 }
 
