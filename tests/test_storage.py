@@ -88,6 +88,14 @@ def test_a_folder_appears_whole_and_replaces_what_was_there(tmp_path: Path, befo
     assert names(tmp_path / "a") == ["b"]
 
 
+def test_others_may_read_what_a_library_wrote_for_its_user_alone(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a") as folder:
+        (folder / "open").touch()
+        (folder / "private").touch(0o600)
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "a").iterdir()}
+    assert modes["private"] == modes["open"]
+
+
 @pytest.mark.parametrize("call", range(1, 12))
 @pytest.mark.parametrize("name", ["fsync", "rename", "block"])
 def test_a_folder_that_fails_at_any_call_leaves_an_old_or_a_new_one_whole(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, DiskError
 
 JsonDict = Mapping[str, Any]
 """A JSON object that is only read."""
@@ -105,7 +105,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         restore_folder(path)
         partial.mkdir(parents=True)
         yield partial
+        readable = partial.stat().st_mode & 0o666  # some libraries write files that nobody else may read
         for folder, _, files in os.walk(partial):
+            for name in files:
+                Path(folder, name).chmod(readable)
             for name in (*files, "."):
                 sync_to_disk(Path(folder, name))
         if path.exists():
@@ -120,9 +123,21 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def require_new(path: Path) -> None:
-    """Raise :class:`ConfigError` where a folder is to be written and something is there already."""
+    """Find out before the work whether a folder can be written.
+
+    Raises:
+        ConfigError: something is there already.
+        DiskError: no folder can be made there.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path}: exists already and is not an empty folder; choose another name")
+    place = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    if not place.is_dir():
+        raise DiskError(f"{path}: {place} is a file, not a folder; choose another place")
+    if not os.access(place, os.W_OK):
+        raise DiskError(
+            f"{path}: nothing can be written in {place}; choose another place, or change its permissions"
+        )
 
 
 def restore_folder(path: Path) -> None:

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 import unmask
 from unmask.cli.main import main
 from unmask.data.batches import Batch
-from unmask.errors import ConfigError, MissingExtra, UnmaskError
+from unmask.errors import ConfigError, DiskError, MissingExtra, UnmaskError
 from unmask.exporting import onnx as writing
 from unmask.exporting.export import export_model
 from unmask.model.exported import ExportedModel
@@ -143,6 +143,22 @@ def test_a_graph_that_cannot_be_used_is_explained(
 def test_a_model_of_another_vocabulary_is_refused(folder: Path, size: int) -> None:
     write_graph(folder / "onnx" / "model.onnx", size - 1)
     assert "of another model than the tokenizer" in refusal(lambda: load_for_inference(folder))
+
+
+def test_a_model_of_another_architecture_is_refused(folder: Path, exported: Any) -> None:
+    shutil.copy(exported("distilbert", "onnx").folder / "onnx" / "model.onnx", folder / "onnx")
+    message = refusal(lambda: load_for_inference(folder))
+    assert (
+        "exported from a DistilBertForMaskedLM, the config.json beside it is that of a BertForMaskedLM"
+        in message
+    )
+
+
+@pytest.mark.parametrize("place", ["file/new", "file/a/new"])
+def test_a_place_where_nothing_can_be_written_is_found_before_the_work(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    message = refusal(lambda: unmask.export("no model", tmp_path / place, "onnx"), DiskError)
+    assert message == f"{tmp_path / place}: {tmp_path / 'file'} is a file, not a folder; choose another place"
 
 
 def test_a_batch_that_the_graph_cannot_compute_is_an_error_of_the_model(folder: Path, size: int) -> None:
@@ -422,4 +438,4 @@ def test_a_place_below_a_file_is_a_refusal(
     out = tmp_path / "file" / "out"
     options = ["--format", "fp16", "--data", str(heldout)]
     assert main(["export", str(checkpoint("bert")), "-o", str(out), *options]) == 5
-    assert "Not a directory; choose another place" in capsys.readouterr().err.splitlines()[-1]
+    assert "is a file, not a folder; choose another place" in capsys.readouterr().err.splitlines()[-1]

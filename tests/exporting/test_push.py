@@ -513,3 +513,9 @@ def test_only_forms_of_this_model_go_with_it(run: Path, form: Path, exported: An
     write_json(other / "parity.json", read_json(form / "parity.json") | {"model_sha256": "0" * 64})
     with pytest.raises(ConfigError, match="was not exported from the weights in"):
         unmask.push(run, "o/n", [other], dry_run=True)
+    swapped = shutil.copytree(form, tmp_path / "swapped")
+    shutil.copy(
+        exported("distilbert", "onnx").folder / "onnx/model.onnx", swapped / "onnx/model_quantized.onnx"
+    )
+    with pytest.raises(ConfigError, match="are not those that were exported and compared"):
+        unmask.push(run, "o/n", [swapped], dry_run=True)

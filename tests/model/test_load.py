@@ -180,10 +180,26 @@ def test_a_checkpoint_without_a_head_is_taken_with_a_notice(headless: Path, chec
     model = read_checkpoint(str(headless), progress=progress).model
     assert len(progress.heard) == 1
     assert "has no LM head" in progress.heard[0]
-    assert "Expect a high loss at first" in progress.heard[0]
+    assert "Until it is trained, its predictions say nothing" in progress.heard[0]
     whole = read_checkpoint(str(checkpoint("bert"))).model
     assert same(model.bert, whole.bert)
     assert not same(model.cls, whole.cls)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: model.fill("the [MASK] is quiet"),
+        lambda model: model.score("the harbour is quiet"),
+        lambda model: model.explain("the harbour is quiet"),
+    ],
+    ids=["fill", "score", "explain"],
+)
+def test_nothing_is_predicted_with_a_head_that_was_never_trained(
+    headless: Path, ask: Callable[[unmask.Model], object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"has no LM head .*says nothing\. Train it first: unmask train"):
+        ask(unmask.load(headless))
 
 
 def test_a_head_that_starts_anew_comes_from_the_seed(headless: Path) -> None:

@@ -12,6 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 from tests.conftest import Messages
+from tests.serving.conftest import serving
 
 from unmask.api.model import load
 from unmask.model.pooling import MEAN, Pooling, read_pooling
@@ -88,3 +89,18 @@ def test_what_is_not_computed_is_said(
 
 def test_a_folder_without_modules_is_embedded_by_the_mean(checkpoint: Callable[[str], Path]) -> None:
     assert read_pooling(str(checkpoint("bert")), offline=True) == Pooling("mean", normalize=False)
+
+
+def test_an_encoder_without_a_head_gives_embeddings_and_nothing_else(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "encoder"))
+    whole = load(folder).lm
+    whole.model.base_model.save_pretrained(folder)
+    with serving({"encoder": load(folder).lm}) as url:
+        answer = httpx2.post(f"{url}/v1/embeddings", json={"input": TEXTS[0]})
+        assert len(answer.json()["data"][0]["embedding"]) == whole.hidden_size
+        for route in ("", "fill", "score", "explain"):
+            refused = httpx2.post(f"{url}/{route}", json={"inputs": "the [MASK]"})
+            assert refused.status_code == 422
+            assert "has no LM head" in refused.json()["error"]

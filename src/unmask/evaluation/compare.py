@@ -253,7 +253,7 @@ def _tokens_verdict(names: Sequence[str], found: Mapping[str, Estimate], same: b
     share = 1 - math.exp(-abs(loss.value))
     text = (
         f"{better} predicts this text better than {worse}: its loss is {_size(loss, '.3f')} nats lower per masked token, "
-        f"so its perplexity is {share:.0%} lower"
+        f"so its perplexity is {share:{'.0%' if share >= 0.01 else '.2%'}} lower"
     )
     if not _shows(accuracy):
         return f"{text}; how many masked tokens they fill in exactly does not tell them apart."

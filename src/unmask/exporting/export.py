@@ -18,7 +18,16 @@ from unmask.evaluation.evaluate import DEFAULTS, EvaluationSettings
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length
 from unmask.exporting.embeddings import EmbeddingParity, compare_embeddings
 from unmask.exporting.formats import FORMATS, Format, format_named
-from unmask.exporting.parity import FILE, TOLERANCE, Parity, compare_forms, weights_hash, why_refused
+from unmask.exporting.parity import (
+    FILE,
+    TOLERANCE,
+    Parity,
+    compare_forms,
+    hashes_of,
+    weight_files,
+    weights_hash,
+    why_refused,
+)
 from unmask.exporting.sentences import keep_modules
 from unmask.exporting.web import write_web
 from unmask.model.load import load_for_inference, load_torch
@@ -131,7 +140,8 @@ def export_model(
             progress.warning(f"kept because of --force: {refused}")
         sizes = _megabytes(folder), 4 * original.parameters / 1e6
         made = Export(out, form, sizes, parity, refused)
-        write_json(folder / FILE, _private(made) | {"model_sha256": weights_hash(model)})
+        hashes = {"model_sha256": weights_hash(model), "files": hashes_of(folder)}
+        write_json(folder / FILE, _private(made) | hashes)
         base = None if isinstance(model, Path) else hub_name(model)
         card = _card(model)
         (folder / "README.md").write_text(
@@ -226,5 +236,4 @@ def _card(model: str | Path | LanguageModel) -> str | None:
 
 
 def _megabytes(folder: Path) -> float:
-    weights = (".onnx", ".onnx_data", ".safetensors", ".bin", ".xml")
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in weights) / 1e6
+    return sum(path.stat().st_size for path in weight_files(folder)) / 1e6

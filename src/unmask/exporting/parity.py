@@ -177,6 +177,17 @@ def why_refused(parity: Parity, exact: bool, tolerance: float = TOLERANCE) -> st
     return f"its accuracy is {lost.value:+.2f} points of that in PyTorch ({ends}); the tolerance is {tolerance:g} points"
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with the weights of an exported model."""
+    endings = (".onnx", ".onnx_data", ".safetensors", ".bin", ".xml")
+    return sorted(path for path in folder.rglob("*") if path.suffix in endings)
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file with weights of an exported model, by its name in the folder."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in weight_files(folder)}
+
+
 def weights_hash(model: object) -> str | None:
     """Return the SHA-256 of the weights in a model or run folder; ``None`` for a model by name or in memory."""
     if not isinstance(model, str | Path) or not Path(model).is_dir():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, UnmaskError, on_one_line, plural
-from unmask.exporting.parity import FILE, weights_hash
+from unmask.exporting.parity import FILE, hashes_of, weights_hash
 from unmask.model.sentence_modules import MODULES, SETTINGS, module_folders
 from unmask.progress import Progress
 from unmask.reporting.card import published_card
@@ -309,6 +309,10 @@ def _form(form: Path, model: Path) -> tuple[str, JsonDict, dict[str, Path]]:
         )
     if parity.get("model_sha256") != weights_hash(model):
         raise ConfigError(f"'{form}' was not exported from the weights in '{model}'; export them again")
+    if parity.get("files") != hashes_of(form):
+        raise ConfigError(
+            f"the weights in '{form}' are not those that were exported and compared; export the model again"
+        )
     place = f"{EXPORTED[weights[0].suffix]}/"
     found = {f"{place}{Path(FILE).stem}-{parity['format']}.json": form / FILE}
     for path in weights:

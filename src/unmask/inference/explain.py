@@ -198,6 +198,7 @@ def explain(
     if labels not in ("all", "masked"):
         raise ConfigError(f"labels must be 'all' or 'masked'; got '{labels}'")
     lm = load_for_inference(model)
+    lm.require_head()
     _check_top_k(top_k, lm)
     packed, spans = _tokenized(text, lm)
     tokens, special = _tokens(packed.input_ids, lm), lm.vocabulary.special[packed.input_ids]

@@ -59,10 +59,11 @@ class FillMask:
         possible: their number.
 
     Raises:
-        ConfigError: the tokenizer cannot be used.
+        ConfigError: the tokenizer cannot be used, or the model has no trained LM head.
     """
 
     def __init__(self, model: LanguageModel, *, blanks: bool = True) -> None:
+        model.require_head()
         self.model = model
         self._encoder = MarkerEncoder(self.model.tokenizer, blanks=blanks)
         self._writer = TokenWriter(self.model.tokenizer, self._encoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unmask.data.batches import Batch
 from unmask.data.tokenizer import TextEncoder, Vocabulary, vocabulary_of
+from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,11 +39,13 @@ class LanguageModel(ABC):
         max_length: tokens that a sequence may have, special tokens included.
         shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
         batching: how batches are computed.
+        new_head: names of weights of the LM head that the checkpoint lacked.
     """
 
     max_length: int
     shortest = 1
     batching: Batching = "padded"
+    new_head: Sequence[str] = ()
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -111,6 +114,15 @@ class LanguageModel(ABC):
     @abstractmethod
     def before_each_pass(self, check: Callable[[], None]) -> None:
         """Call something before every pass through the model from now on; it may raise to stop it."""
+
+    def require_head(self) -> None:
+        """Raise :class:`ConfigError` where the LM head has new weights, so that its predictions say nothing."""
+        if self.new_head:
+            raise ConfigError(
+                f"'{self.name}' has no LM head (its checkpoint lacks {', '.join(self.new_head[:3])}), so what it predicts "
+                f"for a mask says nothing. Train it first: unmask train TEXT --model {self.name}; its embeddings can be "
+                f"used as they are"
+            )
 
     def shared_copy(self) -> LanguageModel | None:
         """Return a copy that shares the weights, to compute in another thread at the same time, where that is faster."""

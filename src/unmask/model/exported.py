@@ -45,6 +45,11 @@ class ExportedModel(LanguageModel):
             raise ConfigError(
                 f"'{name}' was exported with another tokenizer than the one beside it; export the model again"
             )
+        if facts.get("architecture", self.architecture) != self.architecture:
+            raise ConfigError(
+                f"'{name}' was exported from a {facts['architecture']}, the config.json beside it is that of a "
+                f"{self.architecture}; export the model again"
+            )
         if LOGITS not in graph.outputs:
             raise ConfigError(
                 f"'{name}' is no masked language model: it has the outputs {', '.join(sorted(graph.outputs))}, not "
@@ -86,7 +91,10 @@ class ExportedModel(LanguageModel):
 
     @property
     def architecture(self) -> str:
-        return str((self.config.get("architectures") or [self.config.get("model_type", "unknown")])[0])
+        named = self.config.get("architectures") or [
+            self.graph.facts.get("architecture", self.config.get("model_type"))
+        ]
+        return str(named[0])
 
     @property
     def device(self) -> torch.device:

@@ -57,6 +57,7 @@ def facts_of(model: LanguageModel, precision: str) -> JsonDict:
     """
     return {
         "precision": precision,
+        "architecture": model.architecture,
         "parameters": model.parameters,
         "shortest": model.shortest,
         "max_length": model.max_length,

@@ -73,13 +73,14 @@ def load_for_inference(
     """
     if isinstance(model, LanguageModel):
         return model
+    new_head: list[str] = []
     if isinstance(model, (str, Path)):
         if exported := exported_file(model_folder(str(model)) if Path(model).is_dir() else str(model)):
             return load_exported(exported, tokenizer, device=device, precision=precision, progress=progress)
         # The tokenizer first: a wrong name is then found before the weights are read.
         tokenizer = str(model) if tokenizer is None else tokenizer
         loaded_tokenizer = _tokenizer(tokenizer, offline, progress)
-        loaded = read_checkpoint(str(model), offline=offline, progress=progress).model
+        loaded, new_head = read_checkpoint(str(model), offline=offline, progress=progress)
         loaded.to(pick_device(device))  # type: ignore[arg-type]
     else:
         if not isinstance(model, torch.nn.Module):
@@ -94,7 +95,9 @@ def load_for_inference(
         if device != "auto":
             loaded.to(pick_device(device))  # type: ignore[arg-type]
     use_onednn_linear(loaded)
-    return in_precision(loaded.eval(), loaded_tokenizer, precision, progress)
+    wrapped = in_precision(loaded.eval(), loaded_tokenizer, precision, progress)
+    wrapped.new_head = new_head
+    return wrapped
 
 
 def load_torch(model: str | Path | PreTrainedModel | LanguageModel, purpose: str, **loading: Any) -> MaskedLM:
@@ -217,7 +220,7 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
     if head:
         progress.warning(
             f"'{name}' has no LM head: {plural(len(head), 'new weight')} initialised ({', '.join(head[:3])}"
-            f"{', …' if len(head) > 3 else ''}). Expect a high loss at first"
+            f"{', …' if len(head) > 3 else ''}). Until it is trained, its predictions say nothing"
         )
     return head
 

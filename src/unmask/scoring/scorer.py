@@ -120,7 +120,7 @@ class Scorer:
         method, max_length, batch_tokens: as for :func:`score`.
 
     Raises:
-        ConfigError: an argument cannot work with this model.
+        ConfigError: an argument cannot work with this model, or it has no trained LM head.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class Scorer:
         max_length: int | None = None,
         batch_tokens: int | None = None,
     ) -> None:
+        model.require_head()
         self.model, self.method = model, method_named(method)
         self.room = _usable_length(model, max_length) - model.vocabulary.overhead
         self.batch_tokens = (

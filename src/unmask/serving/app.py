@@ -159,6 +159,19 @@ class _Server:
             refuse(404, f"there is no such model; there are {', '.join(self.models)}", "model")
         return found
 
+    def predictor(self, name: str | None) -> ServedModel:
+        """Return the model of this name, or the first, to predict tokens.
+
+        Raises:
+            HTTPException: there is none (404), or its LM head was never trained (422).
+        """
+        found = self.model(name)
+        if found.lm.new_head:
+            refuse(
+                422, "this model has no LM head, so it predicts nothing; /v1/embeddings can use it", "model"
+            )
+        return found
+
     async def run(
         self,
         request: Request,
@@ -226,7 +239,7 @@ def _name(field: str, given: str | list[str], number: int) -> str:
 
 def _add_model_routes(app: FastAPI, server: _Server) -> None:
     async def fill_mask(request: Request, body: FillMaskRequest, name: str | None = None) -> Any:
-        model = server.model(name)
+        model = server.predictor(name)
         results = await server.run(
             request, model, model.fill_mask(body.parameters), _texts(body.inputs), "inputs"
         )
@@ -250,19 +263,19 @@ def _add_model_routes(app: FastAPI, server: _Server) -> None:
     @app.post("/fill", tags=["unmask"])
     async def fill(request: Request, body: FillRequest) -> list[dict[str, Any]]:
         """Fill masks and blanks: the JSON of 'unmask fill', one result for each text."""
-        model = server.model(body.model)
+        model = server.predictor(body.model)
         return await _answer(request, server, model, model.fill(body.parameters), body.inputs)
 
     @app.post("/score", tags=["unmask"])
     async def score(request: Request, body: ScoreRequest) -> list[dict[str, Any]]:
         """Score texts by pseudo-log-likelihood: the JSON of 'unmask score', one result for each text."""
-        model = server.model(body.model)
+        model = server.predictor(body.model)
         return await _answer(request, server, model, model.score(body.parameters), body.inputs)
 
     @app.post("/explain", tags=["unmask"])
     async def explain(request: Request, body: ExplainRequest) -> dict[str, Any]:
         """Mask a text as in training, and return every step: the JSON of 'unmask explain'."""
-        model = server.model(body.model)
+        model = server.predictor(body.model)
         results = await server.run(request, model, model.explain(body.parameters), [body.inputs], "inputs")
         if isinstance(results[0], UnmaskError):
             refuse(422, str(results[0]))

@@ -27,13 +27,16 @@ class _Engine:
 
     def __init__(self, lm: LanguageModel, pooling: Pooling) -> None:
         self.lm = lm
-        self.fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in (True, False)}
+        # Without a trained LM head there are only embeddings.
+        both = () if lm.new_head else (True, False)
+        self.fillers = {blanks: FillMask(lm, blanks=blanks) for blanks in both}
         self.embedder = Embedder(lm, pooling)
 
     def warm_up(self) -> None:
         """Compute something of each kind, so that the first request is not slower than others."""
-        self.fillers[False].fill([f"{self.lm.tokenizer.mask_token} a"])
-        list(Scorer(self.lm)(["a a"]))
+        if self.fillers:
+            self.fillers[False].fill([f"{self.lm.tokenizer.mask_token} a"])
+            list(Scorer(self.lm)(["a a"]))
         if self.embedder.size:
             self.embedder(["a"])
 
