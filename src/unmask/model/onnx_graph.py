@@ -126,4 +126,6 @@ def _session(model: str | bytes) -> InferenceSession:
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # errors are raised
+    # Threads of one session that wait for more would keep the other, and torch, from the cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return InferenceSession(model, options, providers=["CPUExecutionProvider"])
