@@ -52,6 +52,7 @@ def options() -> argparse.ArgumentParser:
         default=["short", "long"],
         help="sentences, or 200 words",
     )
+    add("--form", choices=("onnx", "onnx-int8"), help="serve what 'unmask export' makes of the model")
     add("--seconds", type=float, default=5.0, help="seconds of a measurement")
     add(
         "--soak",
@@ -93,12 +94,13 @@ def work(args: argparse.Namespace) -> None:
                     about = {"precision": precision, "kind": kind, "clients": clients}
                     settings = {
                         "model": model,
+                        "ours": _exported(model, args.form, source) if args.form else model,
                         "source": source,
                         "rounds": args.rounds,
                         "seconds": args.seconds,
                     } | about
                     folder = harness.WORK / "serving"
-                    name = f"{size}-{precision}-{kind}-{clients}"
+                    name = f"{size}-{args.form or precision}-{kind}-{clients}"
                     rows.append(
                         {"model": size} | about | harness.part(folder, name, "serving", "measure", settings)
                     )
@@ -106,16 +108,26 @@ def work(args: argparse.Namespace) -> None:
     _show(rows)
 
 
+def _exported(model: str, form: str, source: str) -> str:
+    """Export a model once; new weights predict nothing, so its comparison decides nothing."""
+    folder = harness.WORK / f"{Path(model).name}-{form}"
+    if not folder.is_dir():
+        options = ["--format", form, "--data", source, "--tokens", "5000", "--force", "-q"]
+        command = [sys.executable, "-m", "unmask", "export", model, "-o", str(folder), *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return str(folder)
+
+
 # ---------------------------------------------------------------- one part, in its own process
 
 
 def measure(
-    model: str, source: str, precision: str, kind: str, clients: int, rounds: int, seconds: float
+    model: str, ours: str, source: str, precision: str, kind: str, clients: int, rounds: int, seconds: float
 ) -> Result:
-    """Send the same requests to both servers in turns."""
+    """Send the same requests to both servers in turns; ``ours`` is the model or what was exported of it."""
     texts = masked(source, 256, "[MASK]") if kind == "short" else _long(source)
-    with _serving("ours", model, precision) as ours, _serving("peer", model, precision) as peer:
-        servers = {"ours": ours, "peer": peer}
+    with _serving("ours", ours, precision) as first, _serving("peer", model, precision) as second:
+        servers = {"ours": first, "peer": second}
         sides: dict[str, Callable[[], Result]] = {
             name: partial(_measured, port, texts, clients, seconds) for name, (port, _) in servers.items()
         }
