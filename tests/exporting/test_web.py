@@ -97,6 +97,7 @@ def open_page(browser: Any, site: Callable[[str], tuple[Path, str]]) -> Iterator
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("requestfailed", lambda request: wrong.append(request.url))
+        page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
         page.goto(url)
         page.wait_for_function("document.querySelector('#note').textContent !== ''")
         return page

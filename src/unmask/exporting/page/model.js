@@ -56,7 +56,8 @@ export class Model {
     }
     const bytes = new Uint8Array(await new Blob(chunks).arrayBuffer());
     ort.env.wasm.wasmBinary = await (await runtime).arrayBuffer(); // whatever type the host says it has
-    this.session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+    const options = { executionProviders: ["wasm"], logSeverityLevel: 3 }; // its warnings would be errors of the console
+    this.session = await ort.InferenceSession.create(bytes, options);
     await this.check();
   }
 
