@@ -100,6 +100,7 @@ def test_what_is_no_request_is_refused(
     answer = client.post("/", content=content, headers=headers)
     assert answer.status_code == status
     assert set(answer.json()) <= {"error", "field"}
+    assert status != 400 or "cannot be read as JSON" in answer.json()["error"]
     assert len(answer.content) < 500
 
 

@@ -7,16 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 _KEY = "UNMASK_API_KEY"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -65,7 +62,7 @@ def serve(
         unmask serve runs/notes
         unmask serve base=bert-base-uncased runs/notes --port 9000
     """
-    from unmask.serving import create_app, in_thread_that_ends, listen, run
+    from unmask.serving import create_app, listen, run
 
     named = _named(models)
     key = api_key or os.environ.get(_KEY) or None
@@ -83,6 +80,13 @@ def serve(
         from unmask.model.pooling import read_pooling
         from unmask.serving import Limits
 
+        loaded = {
+            name: load(model, device=device, precision=precision, offline=offline, progress=progress).lm
+            for name, model in named.items()
+        }
+        poolings = {
+            name: read_pooling(model, offline=offline, progress=progress) for name, model in named.items()
+        }
         limits = Limits(
             texts=max_texts,
             tokens=max_tokens,
@@ -91,18 +95,7 @@ def serve(
             batch_tokens=batch_tokens,
         )
         hosts = [*_LOOPBACK, "[::1]"] if loopback else ["*"]
-
-        def loaded() -> FastAPI:
-            lms = {
-                name: load(model, device=device, precision=precision, offline=offline, progress=progress).lm
-                for name, model in named.items()
-            }
-            poolings = {
-                name: read_pooling(model, offline=offline, progress=progress) for name, model in named.items()
-            }
-            return create_app(lms, limits, poolings=poolings, api_key=key, hosts=hosts, progress=progress)
-
-        app = in_thread_that_ends(loaded)
+        app = create_app(loaded, limits, poolings=poolings, api_key=key, hosts=hosts, progress=progress)
         # What is loaded stays: a full garbage collection would look at all of it, for a tenth of a second.
         gc.collect()
         gc.freeze()

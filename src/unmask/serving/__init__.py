@@ -4,10 +4,10 @@ from unmask.errors import MissingExtra
 
 try:
     from unmask.serving.app import Limits, create_app
-    from unmask.serving.server import in_thread_that_ends, listen, make_server, run
+    from unmask.serving.server import listen, make_server, run
 except ModuleNotFoundError as error:
     if error.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client"):
         raise
     raise MissingExtra(error.name, "serve", "the server") from None
 
-__all__ = ["Limits", "create_app", "in_thread_that_ends", "listen", "make_server", "run"]
+__all__ = ["Limits", "create_app", "listen", "make_server", "run"]

@@ -57,9 +57,11 @@ def add_error_answers(app: FastAPI) -> None:
     """Answer every exception of an application in this form."""
 
     async def refused(request: Request, error: Any) -> Response:
-        detail = error.detail
+        detail, status = error.detail, error.status_code
         found: dict[str, Any] = detail if isinstance(detail, dict) else {"error": str(detail)}
-        return error_answer(request.url.path, error.status_code, **found, headers=error.headers)
+        if status == 400 and error.__cause__:
+            found = {"error": "the body cannot be read as JSON: too deep, a number too long, or not in UTF-8"}
+        return error_answer(request.url.path, status, **found, headers=error.headers)
 
     async def invalid(request: Request, error: Any) -> Response:
         # Of the errors of alternatives (a text, a list of texts) the one deepest in the request.

@@ -8,17 +8,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unmask.errors import ConfigError
-
-_Result = TypeVar("_Result")
 
 _GRACE = 30  # seconds for what is being answered when the server is told to stop
 _HEADER_SECONDS = 10.0
@@ -44,28 +41,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {reason}; choose another with --host or --port"
         ) from None
-    return found
-
-
-def in_thread_that_ends(compute: Callable[[], _Result]) -> _Result:
-    """Return what a function returns, computed in a thread of its own.
-
-    For what is computed before the server starts. OpenMP keeps worker threads for every thread that has computed, and as
-    soon as there are more than cores it puts them to sleep after each operation. So the thread that answers requests has
-    to be the only one: another that computed once would make it slower for as long as it lives.
-    """
-    future: Future[_Result] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(compute())
-        except BaseException as error:
-            future.set_exception(error)
-
-    thread = threading.Thread(target=work, daemon=True)  # so that Ctrl-C need not wait for it
-    thread.start()
-    found = future.result()
-    thread.join()
     return found
 
 
