@@ -26,7 +26,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
-from unmask.data.corpus import open_corpus
+from unmask.data.corpus import is_corpus, open_corpus
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import ConfigError, DataError, DiskError, DivergedError, Interrupted, UnmaskError
 from unmask.evaluation.heldout import MASKS
@@ -563,7 +563,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(
     if kill > 3:
         with folder.metrics.open("a", encoding="utf-8") as file:
             file.write('{"step": 9, "los')
-    assert folder.root.exists() == (kill > 3)  # before the first checkpoint there is nothing to go on from
+    assert is_corpus(str(folder.shards))  # so preparing is not done again
     resumed = train(config, folder.root, resume="auto")
     assert_same(resumed.folder, finished("tiny-bert")[0].folder)
 
@@ -897,9 +897,16 @@ def test_held_out_text_without_a_target_is_said_and_no_error(
 def test_a_run_that_diverges_says_so(configure: Configure, tmp_path: Path, checkpoint: Any) -> None:
     config = configure(model__name=str(checkpoint("bert")), train__optimizer__learning_rate=1e38)
     with pytest.raises(
-        DivergedError, match=r"step \d+: .* Lower the learning rate.*; there is no checkpoint yet"
+        DivergedError,
+        match=r"step \d+: .* Lower the learning rate.*; there is no checkpoint yet.*run/shards as its text",
     ):
         train(config, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert any("skipped" in row for row in read_rows(folder.metrics))  # which the message points to
+    again = configure(
+        model__name=str(checkpoint("bert")), data__inputs=[str(folder.shards)], train__max_steps=2
+    )
+    assert (train(again, tmp_path / "again").folder.model / "config.json").is_file()
 
 
 def let_fail(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:

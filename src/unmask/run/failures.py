@@ -16,10 +16,14 @@ EARLY_ENDS = (StoppedAtOnce, DivergedError, OSError, SafetensorError)
 
 
 def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
-    """Return whether a run that ended early left a checkpoint or prepared text."""
+    """Return whether a run that ended early left a checkpoint, or prepared text that was not to blame.
+
+    Preparing can take hours. Where settings, the text or the disk are to blame, it would be in the way of the next try.
+    """
     if list_checkpoints(folder.checkpoints):
         return True
-    return isinstance(error, StoppedAtOnce) and is_corpus(str(folder.shards))
+    to_blame = isinstance(error, UnmaskError | OSError) and not isinstance(error, StoppedAtOnce | DivergedError)
+    return not to_blame and is_corpus(str(folder.shards))
 
 
 def further(folder: RunFolder) -> str:
@@ -38,6 +42,8 @@ def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
         return Interrupted(f"stopped by a signal; {_left(folder)}")
     if isinstance(error, DivergedError):
         safe = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+        if not whole and is_corpus(str(folder.shards)):
+            safe += f", but the prepared text is kept: start another run with {folder.shards} as its text"
         return DivergedError(f"{error}; {safe}")
     if not whole:
         return DiskError(f"cannot write the run: {error}; free space or choose another folder with -o")
