@@ -205,7 +205,7 @@ def test_results_are_copied_as_json_and_python(url: str, open_page: Callable[...
     page.locator("#copy-json").get_by_text("Copied").wait_for()
     shown = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert [answer[0]["text"] for answer in printed] == [answer[0]["text"] for answer in shown]
-    assert [answer[0]["text"] for answer in shown] == ['The "river" is [MASK]'] * 2
+    assert [answer[0]["text"] for answer in shown] == ['The "river" is [MASK]', 'The "river" is <mask>']
 
 
 @pytest.mark.parametrize("width", [360, 1100])
