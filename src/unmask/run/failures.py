@@ -22,7 +22,9 @@ def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
     """
     if list_checkpoints(folder.checkpoints):
         return True
-    to_blame = isinstance(error, UnmaskError | OSError) and not isinstance(error, StoppedAtOnce | DivergedError)
+    to_blame = isinstance(error, UnmaskError | OSError) and not isinstance(
+        error, StoppedAtOnce | DivergedError
+    )
     return not to_blame and is_corpus(str(folder.shards))
 
 
