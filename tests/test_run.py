@@ -985,6 +985,18 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     assert_same(train(config, tmp_path / "run", resume="auto").folder, finished("tiny-bert")[0].folder)
 
 
+def test_a_disk_that_is_full_at_the_first_checkpoint_is_left_as_it_was(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(DiskError, match=r"cannot write the run: .*; free space or choose another folder"):
+        train(configure(model__preset="tiny-bert"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_cannot_fit_on_the_disk_is_refused(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,10 +22,8 @@ def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
     """
     if list_checkpoints(folder.checkpoints):
         return True
-    to_blame = isinstance(error, UnmaskError | OSError) and not isinstance(
-        error, StoppedAtOnce | DivergedError
-    )
-    return not to_blame and is_corpus(str(folder.shards))
+    to_blame = isinstance(error, UnmaskError | OSError | SafetensorError)
+    return (not to_blame or isinstance(error, DivergedError)) and is_corpus(str(folder.shards))
 
 
 def further(folder: RunFolder) -> str:
