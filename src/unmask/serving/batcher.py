@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -67,6 +67,11 @@ class _Request:
     given_up: bool = False
 
     @property
+    def cost_left(self) -> int:
+        """Tokens of the texts that no thread has taken."""
+        return sum(self.costs[self.taken :])
+
+    @property
     def alive(self) -> bool:
         return not self.given_up and time.monotonic() < self.deadline
 
@@ -92,7 +97,7 @@ class _Request:
             self.loop.call_soon_threadsafe(settle)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Batch:
     """Texts that are computed together: requests with the numbers of their texts."""
 
@@ -129,9 +134,8 @@ class Batcher:
         self.budget, self.most_waiting = budget, most_waiting
         self.batches = self.texts = 0
         self._cores, self._use_cores = cores, use_cores
-        self._cores_in_use = self._cost_in_work = 0
         self._waiting: deque[_Request] = deque()
-        self._running = Counter[str]()  # batches, by model
+        self._running: list[_Batch] = []
         self._mine = threading.local()  # the requests that a thread computes
         self._changed = threading.Condition()
         self._stopping = False
@@ -225,22 +229,16 @@ class Batcher:
         with self._changed:
             if last and len(last.requests) > 1:
                 self._linger(len(last.requests), _LINGER * seconds)
-            while True:
-                self._changed.wait_for(lambda: self._possible() or (self._stopping and not self._waiting))
-                if batch := self._take():
-                    break
+            while not (batch := self._take()):
                 if self._stopping and not self._waiting:
                     return None
-            self._running[batch.task.model] += 1
-            self._cores_in_use += batch.cores
-            self._cost_in_work += batch.cost
+                self._changed.wait()
+            self._running.append(batch)
         return batch
 
     def _end(self, batch: _Batch, seconds: float) -> None:
         with self._changed:
-            self._running[batch.task.model] -= 1
-            self._cores_in_use -= batch.cores
-            self._cost_in_work -= batch.cost
+            self._running.remove(batch)
             self._speed = (0.9 * self._speed[0] + seconds, 0.9 * self._speed[1] + batch.cost)
             self.batches, self.texts = self.batches + 1, self.texts + len(batch.texts)
             self._changed.notify_all()
@@ -258,30 +256,28 @@ class Batcher:
 
     def _seconds_waiting(self) -> float:
         seconds, cost = self._speed
-        waiting = sum(sum(one.costs[one.taken :]) for one in self._waiting)
-        return waiting * seconds / cost / len(self._threads)
+        return sum(one.cost_left for one in self._waiting) * seconds / cost / len(self._threads)
 
     def _forget_the_gone(self) -> None:
         self._waiting = deque(one for one in self._waiting if one.alive)
 
-    def _possible(self) -> list[_Request]:
-        """Return the requests whose model can take another batch."""
-        return [one for one in self._waiting if self._running[one.task.model] < one.task.at_once]
+    def _is_free(self, task: Task) -> bool:
+        """Whether the model of a task can take another batch."""
+        return sum(batch.task.model == task.model for batch in self._running) < task.at_once
 
     def _take(self) -> _Batch | None:
         """Take texts of the oldest request and of others of its key, in turn, up to the budget or a fair share."""
         self._forget_the_gone()
-        possible = self._possible()
-        if not possible:
+        task = next((one.task for one in self._waiting if self._is_free(one.task)), None)
+        if task is None:
             return None
-        task = possible[0].task
-        together = [one for one in possible if one.task.key == task.key]
-        waiting = sum(sum(one.costs[one.taken :]) for one in together)
-        share = ceil((waiting + self._cost_in_work) / min(len(self._threads), task.at_once))
+        together = [one for one in self._waiting if one.task.key == task.key]
+        cost = sum(one.cost_left for one in together) + sum(batch.cost for batch in self._running)
+        share = ceil(cost / min(len(self._threads), task.at_once))
         texts = list(_in_turn(together, min(self.budget, share)))
         cost = sum(one.costs[number] for one, number in texts)
-        cores = max(1, min(self._cores - self._cores_in_use, cost // _TOKENS_OF_A_CORE))
-        batch = _Batch(task, texts, cost, cores)
+        free = self._cores - sum(batch.cores for batch in self._running)
+        batch = _Batch(task, texts, cost, max(1, min(free, cost // _TOKENS_OF_A_CORE)))
         # Requests with texts left go to the end.
         for one in batch.requests:
             self._waiting.remove(one)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import MaskingSettings
@@ -102,12 +101,8 @@ class ServedModel:
 
     def fill(self, parameters: FillParameters) -> Task:
         """Fill: a ``dict`` for each text, as ``unmask fill --json`` prints it."""
-        targets, ranking, beam, blanks = (
-            parameters.targets,
-            parameters.ranking,
-            parameters.beam,
-            parameters.blanks,
-        )
+        targets, blanks = parameters.targets, parameters.blanks
+        ranking, beam = parameters.ranking, parameters.beam
 
         def compute(engine: _Engine, texts: Sequence[str]) -> list[dict[str, Any]]:
             filler = engine.fillers[blanks]
@@ -188,21 +183,16 @@ class ServedModel:
         self,
         key: tuple[Hashable, ...],
         compute: Callable[[_Engine, Sequence[str]], Sequence[Any]],
-        cost: Callable[[str, int], int] = lambda _, tokens: tokens,
+        cost: Callable[[str, int], int] = Task.cost,
     ) -> Task:
         def by_idle_engine(texts: Sequence[str]) -> Sequence[Any]:
-            with self._engine() as engine:
+            engine = self._idle.get()
+            try:
                 return compute(engine, texts)
+            finally:
+                self._idle.put(engine)
 
         return Task(self.name, (self.name, *key), by_idle_engine, cost, self.at_once)
-
-    @contextmanager
-    def _engine(self) -> Iterator[_Engine]:
-        engine = self._idle.get()
-        try:
-            yield engine
-        finally:
-            self._idle.put(engine)
 
     def _copies(self, _: str, tokens: int) -> int:
         """Return the tokens of all masked copies of a text."""
