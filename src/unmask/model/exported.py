@@ -91,10 +91,8 @@ class ExportedModel(LanguageModel):
 
     @property
     def architecture(self) -> str:
-        named = self.config.get("architectures") or [
-            self.graph.facts.get("architecture", self.config.get("model_type"))
-        ]
-        return str(named[0])
+        named = self.config.get("architectures") or [self.graph.facts.get("architecture")]
+        return str(named[0] or self.config.get("model_type", "unknown"))
 
     @property
     def device(self) -> torch.device:

@@ -25,12 +25,10 @@ from unmask.model.cpu.shapes import pad_to_round_size
 from unmask.model.head import TargetSelector, find_head, require_encoder
 from unmask.model.last_layer import shorten_last_layer
 from unmask.model.softmax import target_losses
-from unmask.model.trial import UNABLE, close, gives, reason_of, trial_batch
+from unmask.model.trial import UNABLE, close, find_shortest, gives, reason_of, trial_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_LONGEST_PROBE = 16
 
 
 class MaskedLM(LanguageModel):
@@ -66,7 +64,10 @@ class MaskedLM(LanguageModel):
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
         self._check_vocabulary()
         self._parameters = set(inspect.signature(model.forward).parameters)
-        self.shortest = self._find_shortest()
+        with self.evaluating(), torch.no_grad():
+            self.shortest = find_shortest(
+                lambda length: model(input_ids=self._probe(length)), type(model).__name__
+            )
         self.head = find_head(model, self.encoder, self._probe(max(4, self.shortest)))
         self._gate = TargetSelector(self.head)
         self._offset = 0
@@ -308,25 +309,6 @@ class MaskedLM(LanguageModel):
 
         wanted = run()[index]
         return shorten_last_layer(self.model, run, lambda: close(run(index), wanted))
-
-    def _find_shortest(self) -> int:
-        """Find the fewest tokens that the model takes: Funnel's pooling needs five."""
-        if not self._fails(1):
-            return 1
-        if reason := self._fails(_LONGEST_PROBE):
-            raise ConfigError(
-                f"{type(self.model).__name__} cannot compute a text of {_LONGEST_PROBE} tokens ({reason})"
-            )
-        return next(length + 1 for length in range(_LONGEST_PROBE - 1, 0, -1) if self._fails(length))
-
-    def _fails(self, length: int) -> str:
-        """Return why so many tokens cannot be computed, or nothing where they can."""
-        try:
-            with self.evaluating(), torch.no_grad():
-                self.model(input_ids=self._probe(length))
-        except UNABLE as error:
-            return reason_of(error)
-        return ""
 
     def use_bf16(self) -> str:
         """Compute in bf16 under autocast, if a batch and its gradient can be computed so; else return why not."""

@@ -11,14 +11,41 @@ from torch import Tensor
 from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
 from unmask.data.tokenizer import Vocabulary
+from unmask.errors import ConfigError
 
 UNABLE = (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError, AttributeError)
 """The trial is the test: an architecture that cannot compute a batch fails with one of these."""
 
 # Tokens beyond the fewest that the model takes, and which are masked. The shares of masks differ, and two have one length.
 _DOCUMENTS = ((4, (1, 3)), (4, ()), (3, (0,)), (2, (2,)))
+_LONGEST_PROBE = 16
 _TOLERANCE = 1e-4
 _TOLERANCES = {torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def find_shortest(run: Callable[[int], object], name: str) -> int:
+    """Find the fewest tokens that a model takes: Funnel's pooling needs five.
+
+    Args:
+        run: computes so many tokens.
+        name: of the class of the model.
+
+    Raises:
+        ConfigError: it cannot compute a text of 16 tokens either.
+    """
+
+    def fails(length: int) -> str:
+        try:
+            run(length)
+        except UNABLE as error:
+            return reason_of(error)
+        return ""
+
+    if not fails(1):
+        return 1
+    if reason := fails(_LONGEST_PROBE):
+        raise ConfigError(f"{name} cannot compute a text of {_LONGEST_PROBE} tokens ({reason})")
+    return next(length + 1 for length in range(_LONGEST_PROBE - 1, 0, -1) if fails(length))
 
 
 def trial_batch(vocabulary: Vocabulary, shortest: int) -> Batch:
