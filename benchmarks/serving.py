@@ -69,9 +69,12 @@ def work(args: argparse.Namespace) -> None:
     source = sentences(harness.texts(args.text, 1))
     document = harness.report("serving", args, source=source)
     models = {size: harness.start(args.vocabulary, *SIZES[size]) for size in args.sizes}
+    served = {
+        size: _exported(model, args.form, source) if args.form else model for size, model in models.items()
+    }
     if args.soak:
         texts = masked(source, 256, "[MASK]") + _long(source)[:20]
-        with _serving("ours", models[args.sizes[0]], args.precisions[0]) as (port, process):
+        with _serving("ours", served[args.sizes[0]], args.precisions[0]) as (port, process):
             soak(port, process, texts, args, document)
         return
     if args.identity:
@@ -94,7 +97,7 @@ def work(args: argparse.Namespace) -> None:
                     about = {"precision": precision, "kind": kind, "clients": clients}
                     settings = {
                         "model": model,
-                        "ours": _exported(model, args.form, source) if args.form else model,
+                        "ours": served[size],
                         "source": source,
                         "rounds": args.rounds,
                         "seconds": args.seconds,
@@ -102,7 +105,9 @@ def work(args: argparse.Namespace) -> None:
                     folder = harness.WORK / "serving"
                     name = f"{size}-{args.form or precision}-{kind}-{clients}"
                     rows.append(
-                        {"model": size} | about | harness.part(folder, name, "serving", "measure", settings)
+                        {"model": f"{size} in {args.form}" if args.form else size}
+                        | about
+                        | harness.part(folder, name, "serving", "measure", settings)
                     )
                     harness.write(args.json, document | {"rows": rows, "goals": _goals(rows)})
     _show(rows)
