@@ -38,7 +38,7 @@ def work(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as place:
         harness.run("conformance_peers", "make", {"place": place})
         theirs = harness.run("conformance_peers", "peer", {"place": place})
-        ours = harness.run("conformance_peers", "ours", {"place": place})
+        ours = harness.run("conformance_ours", "ours", {"place": place})
     harness.write(args.json, harness.report("conformance_peers", args, transformers=theirs, unmask=ours))
     harness.table(["case", "transformers", "unmask"], [*_rows(theirs, ours)])
 
@@ -136,7 +136,7 @@ def _byte_level(texts: list[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=core, **special)
 
 
-def _bytes(place: str) -> Any:
+def byte_tokenizer(place: str) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(Path(place, "bytes"))
@@ -303,7 +303,7 @@ def _masks(loader: Any) -> list[Any]:
     return [tuple((row != -100).tolist()) for batch in loader for row in batch["labels"]]
 
 
-def _same(found: list[Any], wanted: list[Any]) -> float:
+def same_share(found: list[Any], wanted: list[Any]) -> float:
     return sum(a == b for a, b in zip(found, wanted, strict=True)) / len(wanted)
 
 
@@ -312,7 +312,7 @@ def _peer_epochs(tokenizer: Any, rows: list[Any]) -> float:
 
     collator = _collator(tokenizer, seed=0)
     loader = DataLoader(_padded(tokenizer, rows), batch_size=8, num_workers=2, collate_fn=collator)
-    return _same(_masks(loader), _masks(loader))
+    return same_share(_masks(loader), _masks(loader))
 
 
 def _peer_rows(tokenizer: Any, rows: list[Any]) -> float:
@@ -322,7 +322,7 @@ def _peer_rows(tokenizer: Any, rows: list[Any]) -> float:
     sizes = [
         _masks(DataLoader(padded, batch_size=n, collate_fn=_collator(tokenizer, seed=0))) for n in (8, 7)
     ]
-    return 1.0 - _same(*sizes)
+    return 1.0 - same_share(*sizes)
 
 
 def _peer_resume(place: str, rows: list[Any]) -> float:
@@ -343,7 +343,7 @@ def _peer_whole(place: str) -> float:
     import torch
 
     torch.manual_seed(0)
-    tokenizer = _bytes(place)
+    tokenizer = byte_tokenizer(place)
     settings = {
         "truncation": True,
         "max_length": LENGTH,
@@ -382,164 +382,6 @@ def _peer_neighbour(place: str) -> float:
     with torch.no_grad():
         logits = [model.eval()(input_ids=torch.cat([first, other], 1)).logits for other in (second, third)]
     return float((logits[0][:, : first.shape[1]] - logits[1][:, : first.shape[1]]).abs().max())
-
-
-# ---------------------------------------------------------------- unmask
-
-
-def ours(place: str) -> Result:
-    """Compute every case with unmask."""
-    from unmask.promises.checks import conformance
-
-    checks = {check.name: check for check in conformance(str(Path(place, "bert")), offline=True)}
-    model = _ready(place, "bert")
-    source = _source(place, model.tokenizer, "bert")
-    return {
-        "accumulation": {family: _our_accumulation(place, family) for family in FAMILIES},
-        "processes": 1.0 + checks["process loss"].measured,
-        "again": checks["evaluation again"].measured,
-        "batch": _our_batch(source, model),
-        "no_targets": checks["no targets"].measured,
-        "epochs": _our_epochs(source),
-        "rows": _our_rows(source),
-        "resume": _our_resume(place),
-        "special": _our_special(source, model),
-        "literal": checks["literal tokens"].measured,
-        "neighbour": checks["neighbours"].measured,
-        "whole": _our_whole(place),
-    }
-
-
-def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
-    """Return the text as a source of unmask."""
-    import numpy as np
-
-    from unmask.config.settings import DocumentSettings, MaskingSettings
-    from unmask.data.batches import TextSource
-    from unmask.data.corpus import prepare
-    from unmask.data.tokenizer import vocabulary_of
-
-    settings = DocumentSettings(documents="line")
-    corpus = prepare([Path(place, "text.txt")], settings, tokenizer, Path(place, f"shards-{name}"))
-    masking_settings = MaskingSettings.model_validate({"rate": RATE} | masking)
-    return TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking_settings, LENGTH)
-
-
-def _ready(place: str, family: str) -> Any:
-    from unmask.model.load import load_for_inference
-
-    return load_for_inference(str(Path(place, family)), device="cpu", offline=True)
-
-
-def _our_accumulation(place: str, family: str) -> list[Result]:
-    import numpy as np
-    import torch
-
-    from unmask.data.masking.random_bits import MaskKey
-    from unmask.training.loss import step_gradients
-
-    model = _ready(place, family)
-    source = _source(place, model.tokenizer, family)
-    numbers, found = source.by_length(np.arange(ROWS)), []
-    for count, steps in SPLITS:
-        parts = [numbers[first : first + count] for first in range(0, ROWS, count)]
-        batches = [source.batch(part, MaskKey(0, 0), RATE) for part in parts]
-        assert len(batches) == steps
-        model.model.zero_grad()
-        loss, _ = step_gradients(model, batches, sum(len(batch.target_ids) for batch in batches))
-        norm = torch.nn.utils.get_total_norm([w.grad for w in model.model.parameters() if w.grad is not None])
-        found.append({"loss": float(loss), "gradient norm": float(norm)})
-    return found
-
-
-def _our_batch(source: Any, model: Any) -> float:
-    from unmask.evaluation.heldout import evaluate_batches
-
-    losses = [evaluate_batches(model, source.evaluation_batches(tokens)).loss for tokens in (1, 32 * LENGTH)]
-    return abs(losses[0] - losses[1])
-
-
-def _our_targets(source: Any, epoch: int, rows: int) -> list[Any]:
-    import numpy as np
-
-    from unmask.data.masking.random_bits import MaskKey
-
-    found = []
-    for part in np.array_split(np.arange(256), 256 // rows):
-        batch = source.batch(part, MaskKey(0, epoch), RATE)
-        ends = np.searchsorted(batch.target_index, batch.cu_seqlens)
-        pairs = zip(ends[:-1], ends[1:], batch.cu_seqlens[:-1], strict=True)
-        found += [tuple((batch.target_index[a:b] - begin).tolist()) for a, b, begin in pairs]
-    return found
-
-
-def _our_epochs(source: Any) -> float:
-    """Rows without a target have equal masks by chance; only the others count."""
-    pairs = zip(_our_targets(source, 0, 8), _our_targets(source, 1, 8), strict=True)
-    return _same(*zip(*(pair for pair in pairs if any(pair)), strict=True))
-
-
-def _our_rows(source: Any) -> float:
-    return 1.0 - _same(_our_targets(source, 0, 8), _our_targets(source, 0, 7))
-
-
-def _our_resume(place: str) -> float:
-    import signal
-
-    from safetensors.torch import load_file
-
-    from unmask.config.load import load_config
-    from unmask.errors import Interrupted
-    from unmask.progress import Progress
-    from unmask.run.train import train
-
-    flags = {"data.inputs": [str(Path(place, "text.txt"))], "model.name": str(Path(place, "bert"))}
-    flags |= {"train.max_steps": STEPS, "train.batch_tokens": 256, "train.optimizer.learning_rate": 1e-3}
-    flags |= {"train.precision": "fp32", "train.device": "cpu", "model.offline": True}
-    config = load_config(None, flags=flags)
-
-    class Stop(Progress):
-        def advance(self, share: float | None, figures: Any) -> None:
-            if figures.get("step") == STEPS // 2 + 1:
-                signal.raise_signal(signal.SIGTERM)
-
-    whole, part = Path(place, "whole"), Path(place, "part")
-    train(config, whole)
-    try:
-        train(config, part, progress=Stop())
-    except Interrupted:
-        train(config, part, resume="auto")
-    weights = [load_file(folder / "model" / "model.safetensors") for folder in (whole, part)]
-    return max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
-
-
-def _our_whole(place: str) -> float:
-    import numpy as np
-
-    from unmask.data.masking.random_bits import MaskKey
-
-    source = _source(place, _bytes(place), "bytes", strategy="word")
-    batches = [
-        source.batch(np.array([number]), MaskKey(0, 0), RATE) for number in range(len(source.sequences))
-    ]
-    overhead = source.vocabulary.overhead
-    hit = [len(batch.target_ids) == batch.tokens - overhead for batch in batches if len(batch.target_ids)]
-    return sum(hit) / len(hit)
-
-
-def _our_special(source: Any, model: Any) -> float:
-    import numpy as np
-
-    from unmask.data.masking.random_bits import MaskKey
-
-    wrong = replaced = 0
-    for epoch in range(40):
-        batch = source.batch(np.arange(256), MaskKey(0, epoch), RATE)
-        seen = batch.input_ids[batch.target_index]
-        drawn = seen[(seen != batch.target_ids) & (seen != model.vocabulary.mask_id)]
-        wrong += int(np.isin(drawn, model.tokenizer.all_special_ids).sum())
-        replaced += len(drawn)
-    return 1000 * wrong / replaced
 
 
 if __name__ == "__main__":
