@@ -38,7 +38,7 @@ def _source(place: str, tokenizer: Any, name: str, **masking: Any) -> Any:
 
     from unmask.config.settings import DocumentSettings, MaskingSettings
     from unmask.data.batches import TextSource
-    from unmask.data.corpus import prepare
+    from unmask.data.preparation import prepare
     from unmask.data.tokenizer import vocabulary_of
 
     settings = DocumentSettings(documents="line")

@@ -63,7 +63,7 @@ def _sides(args: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callabl
     """Yield every side, ready to be measured; text and files are made once."""
     from unmask.config.settings import DocumentSettings, MaskingSettings
     from unmask.data.collator import MLMCollator
-    from unmask.data.corpus import prepare
+    from unmask.data.preparation import prepare
 
     files = _texts(args, place)
     tokenizer = _tokenizer(args.vocabulary, files)

@@ -53,7 +53,7 @@ def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: An
 def shards(out: str, start: str, files: list[str], documents: str) -> Result:
     """Prepare text as ``unmask prepare`` does."""
     from unmask.config.settings import DocumentSettings
-    from unmask.data.corpus import prepare
+    from unmask.data.preparation import prepare
     from unmask.data.tokenizer import load_tokenizer
 
     corpus = prepare(files, DocumentSettings(documents=documents), load_tokenizer(start), Path(out))
@@ -63,7 +63,7 @@ def shards(out: str, start: str, files: list[str], documents: str) -> Result:
 def prepare_speed(start: str, files: list[str], documents: str) -> Result:
     """Time the preparation of text into a new folder, without imports and loading the tokenizer."""
     from unmask.config.settings import DocumentSettings
-    from unmask.data.corpus import prepare
+    from unmask.data.preparation import prepare
     from unmask.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(start)

@@ -71,8 +71,8 @@ def show(name: str, ranked: list[str], words: list[str]) -> None:
 def counted(text: Path, tokenizer: Any, documents: str) -> tuple[Counter[str], Counter[str]]:
     """Return the words of a text, and the documents that have them."""
     from unmask.config.settings import DocumentSettings
-    from unmask.data.corpus import prepare
     from unmask.data.masking.terms import count_words
+    from unmask.data.preparation import prepare
     from unmask.data.tokenizer import vocabulary_of
 
     words = vocabulary_of(tokenizer).words

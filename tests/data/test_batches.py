@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
-from unmask.data.corpus import Corpus, prepare
+from unmask.data.corpus import Corpus
 from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
 from unmask.data.packing import split_by_tokens
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import ConfigError, DataError
 

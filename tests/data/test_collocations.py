@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.corpus import Corpus, prepare
+from unmask.data.corpus import Corpus
 from unmask.data.masking.collocations import (
     Collocation,
     find_collocations,
     load_collocations,
     save_collocations,
 )
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import vocabulary_of
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError, DataError

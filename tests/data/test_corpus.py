@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from unmask.config.settings import DataSettings, DocumentSettings
-from unmask.data import corpus as shards
+from unmask.data import preparation as shards
 from unmask.data import shards as shard_files
-from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus, prepare
+from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus
+from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
 from unmask.errors import DataError
@@ -244,7 +245,7 @@ def test_shards_of_an_earlier_version_are_read(made: Callable[..., Corpus]) -> N
     wanted = dict(manifest["read"])
     manifest["read"]["faults"] = manifest["read"].pop("errors")
     manifest["read"]["fault_examples"] = manifest["read"].pop("error_examples")
-    (corpus.folder / "manifest.json").write_text(shards._manifest_text(manifest), encoding="utf-8")
+    (corpus.folder / "manifest.json").write_text(shards.manifest_text(manifest), encoding="utf-8")
     assert open_corpus(corpus.folder, strict=True).manifest["read"] == wanted
     assert made().folder == corpus.folder
 

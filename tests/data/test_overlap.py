@@ -13,8 +13,9 @@ import pytest
 from unmask.cli.main import main
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
-from unmask.data.corpus import document_key, prepare
+from unmask.data.corpus import document_key
 from unmask.data.overlap import Overlap, find_overlap
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import vocabulary_of
 
 LETTERS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from unmask.config.settings import DocumentSettings, ModelSettings
-from unmask.data.corpus import prepare
 from unmask.data.masking.terms import count_words, find_salient_terms, load_terms, odds_ratios, save_terms
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import DataError
 from unmask.vocabulary.new_tokenizer import train_tokenizer

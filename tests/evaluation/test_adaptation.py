@@ -9,7 +9,8 @@ import pytest
 
 from unmask.config.settings import DataSettings, MaskingSettings
 from unmask.data.batches import TextSource
-from unmask.data.corpus import prepare, token_counts
+from unmask.data.corpus import token_counts
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import vocabulary_of
 from unmask.evaluation.adaptation import BETTER, WORSE, EvaluatedTargets, by_frequency, change, differing
 from unmask.evaluation.predictions import TargetPredictions

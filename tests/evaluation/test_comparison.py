@@ -469,7 +469,7 @@ def test_shards_hold_one_tokenizer_only(
     checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str], tmp_path: Path
 ) -> None:
     from unmask.config.settings import DocumentSettings
-    from unmask.data.corpus import prepare
+    from unmask.data.preparation import prepare
     from unmask.data.tokenizer import load_tokenizer
 
     first, second = str(checkpoint("bert")), str(checkpoint("roberta"))

@@ -13,8 +13,8 @@ import pytest
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
-from unmask.data.corpus import prepare
 from unmask.data.masking.random_bits import MaskKey
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.evaluation.mask_survey import sample, survey
 

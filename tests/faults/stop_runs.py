@@ -9,7 +9,7 @@ from typing import Any
 import tiny_run
 
 from unmask.config.settings import RunConfig
-from unmask.data import corpus
+from unmask.data import preparation
 from unmask.run import components as components
 from unmask.run import training_run as run
 from unmask.run_folder import RunFolder
@@ -20,7 +20,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "step": (loop, "step_gradients", 12),
     "save": (checkpoint, "sha256", 12),
     "evaluation": (run, "metrics_on", 3),
-    "preparation": (corpus.TextEncoder, "__call__", 1),
+    "preparation": (preparation.TextEncoder, "__call__", 1),
     "final evaluation": (run, "evaluation_of", 1),
     "training the tokenizer": (components, "train_tokenizer", 1),
     "opening the text": (components, "prepare", 1),

@@ -13,7 +13,8 @@ import pytest
 
 from unmask.cli.main import main
 from unmask.config.settings import DocumentSettings
-from unmask.data.corpus import Corpus, open_corpus, prepare
+from unmask.data.corpus import Corpus, open_corpus
+from unmask.data.preparation import prepare
 from unmask.errors import DataError
 
 FOLDER = Path(__file__).parent

@@ -190,8 +190,8 @@ def test_top_k_says_how_many_predictions_are_kept(bert: MaskedLM) -> None:
 @pytest.mark.parametrize("strategy", ["token", "word"])
 def test_what_is_shown_is_what_training_does(strategy: Any, bert: MaskedLM, tmp_path: Path) -> None:
     from unmask.data.batches import TextSource
-    from unmask.data.corpus import prepare
     from unmask.data.masking.random_bits import MaskKey
+    from unmask.data.preparation import prepare
 
     others = ["A text that comes before.", TEXT, "And one that comes after, which moves nothing."]
     tmp_path.joinpath("text.txt").write_text("\n".join(others) + "\n", encoding="utf-8")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from unmask.config.settings import DataSettings, ModelSettings
-from unmask.data.corpus import open_corpus, prepare
+from unmask.data.corpus import open_corpus
+from unmask.data.preparation import prepare
 from unmask.progress import Progress
 from unmask.run.components import open_tokenizer, training_texts
 from unmask.run_folder import RunFolder

@@ -20,7 +20,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from unmask.config.load import load_config
 from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream, join
-from unmask.data.corpus import Corpus, open_corpus, prepare
+from unmask.data.corpus import Corpus, open_corpus
+from unmask.data.preparation import prepare
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, Interrupted
 from unmask.model.layers import add_lora, depths, encoder_layers, head_weights, merge_lora

@@ -12,7 +12,7 @@ import torch
 
 from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, ScheduleSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream
-from unmask.data.corpus import prepare
+from unmask.data.preparation import prepare
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module

@@ -95,7 +95,7 @@ def prepare(
         DataError: the text cannot be used, or ``out`` holds something else.
         ConfigError: there is no tokenizer, or it cannot be loaded.
     """
-    from unmask.data.corpus import prepare as write_shards
+    from unmask.data.preparation import prepare as write_shards
     from unmask.storage import sha256
 
     settings = sections(options, (*READING, "allow_unknown"), offline).data

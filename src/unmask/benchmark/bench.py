@@ -20,9 +20,9 @@ from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import DocumentSettings, RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.batching import first_characters, in_batches
-from unmask.data.corpus import prepare
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import split_by_tokens
+from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
 from unmask.errors import plural

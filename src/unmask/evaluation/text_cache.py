@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.corpus import Corpus, given_shards, open_shards, prepare
+from unmask.data.corpus import Corpus, given_shards, open_shards
+from unmask.data.preparation import prepare
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
 from unmask.errors import ConfigError, DataError

@@ -20,8 +20,8 @@ from unmask.data.corpus import (
     is_held_out,
     open_corpus,
     open_shards,
-    prepare,
 )
+from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import ConfigError, DataError, plural
