@@ -284,9 +284,38 @@ def test_a_step_is_the_same_however_it_is_split(
     for rank in range(world):
         for batch in stream.micro_batches(Cursor(), numbers, 0.3, parts, rank, world):
             assert not found.keys() & sequences(batch).keys()
-            assert batch.tokens
+            assert batch.tokens or world > 1
             found |= sequences(batch)
     assert found == whole
+
+
+@pytest.mark.parametrize(("parts", "world"), [(1, 2), (3, 2), (2, 7), (1, 40)])
+def test_every_process_has_as_many_micro_batches(
+    parts: int, world: int, of: Callable[..., TextSource]
+) -> None:
+    stream = TrainingStream(of(), 200, seed=0)
+    numbers, _ = stream.take(Cursor())
+    empty = 0
+    for rank in range(world):
+        batches = stream.micro_batches(Cursor(), numbers, 0.3, parts, rank, world)
+        assert len(batches) == parts
+        for batch in batches:
+            assert len(batch.cu_seqlens) == len(batch.sequence_ids) + 1
+            assert batch.cu_seqlens[-1] == batch.tokens == len(batch.position_ids)
+            empty += not batch.tokens
+    assert empty >= parts * world - len(numbers)
+
+
+def test_no_process_has_more_tokens_than_its_micro_batches_hold(of: Callable[..., TextSource]) -> None:
+    stream = TrainingStream(of(max_length=400), 3000, seed=0)
+    numbers, _ = stream.take(Cursor())
+    longest = int(stream.sizes(numbers).max())
+    for most, world in ((200, 1), (500, 1), (200, 2), (200, 3), (10**6, 2)):
+        parts = stream.parts(numbers, most, world)
+        for rank in range(world):
+            batches = stream.micro_batches(Cursor(), numbers, 0.3, parts, rank, world)
+            assert all(batch.tokens <= most + longest for batch in batches)
+    assert stream.parts(numbers, 10**6, 2) == 1
 
 
 def test_masks_change_with_the_epoch(of: Callable[..., TextSource]) -> None:

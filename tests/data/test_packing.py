@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.data.packing import Sequences, SequenceSplit, frame_positions, next_batch, split_evenly
+from unmask.data.packing import Sequences, SequenceSplit, deal, frame_positions, next_batch, split_evenly
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=20).map(np.array)
 SPLITS = st.integers(1, 15).flatmap(
@@ -121,3 +121,25 @@ def test_of_two_borders_equally_near_the_first_is_taken() -> None:
 
 def test_nothing_is_split_into_nothing() -> None:
     assert split_evenly(np.zeros(0, dtype=np.int64), 3) == [slice(0, 0)] * 3
+
+
+@given(SIZES, st.integers(1, 9))
+def test_processes_get_every_sequence_once_and_about_the_same_work(sizes: np.ndarray, hands: int) -> None:
+    sizes = np.sort(sizes)[::-1]
+    dealt = deal(sizes, hands)
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(len(sizes)))
+    work = sizes * (2048 + sizes)
+    loads = [int(work[hand].sum()) for hand in dealt]
+    for hand, load in zip(dealt, loads, strict=True):
+        # No process could give its last sequence to another and leave it with less work than it has itself.
+        assert not len(hand) or load - work[hand[-1]] <= min(loads)
+        assert (np.diff(hand) > 0).all()
+
+
+def test_long_sequences_do_not_all_go_to_one_process() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.sort(np.minimum(rng.lognormal(5, 1.5, 2000).astype(np.int64) + 3, 8192))[::-1]
+    pairs = [int((sizes[hand] ** 2).sum()) for hand in deal(sizes, 8)]
+    assert max(pairs) < 1.1 * sum(pairs) / 8
+    evenly = [int((sizes[part] ** 2).sum()) for part in split_evenly(sizes, 8)]
+    assert max(evenly) > 3 * sum(evenly) / 8

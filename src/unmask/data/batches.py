@@ -20,6 +20,7 @@ from unmask.data.packing import (
     Packed,
     Sequences,
     SequenceSplit,
+    deal,
     frame_positions,
     next_batch,
     split_by_tokens,
@@ -54,6 +55,10 @@ class Batch:
     @property
     def tokens(self) -> int:
         return len(self.input_ids)
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+_EMPTY = Batch(_NONE, _NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE, _NONE)
 
 
 @dataclass(frozen=True)
@@ -271,11 +276,27 @@ class TrainingStream:
     def micro_batches(
         self, cursor: Cursor, numbers: np.ndarray, rate: float, parts: int, rank: int = 0, world: int = 1
     ) -> list[Batch]:
-        """Return the micro-batches of this process: ``parts`` for each of ``world`` processes."""
-        slices = split_evenly(self.sizes(numbers), parts * world)[rank::world]
-        return [self._batch(cursor, numbers[part], rate) for part in slices if part.stop > part.start]
+        """Return the micro-batches of this process, of about equal numbers of tokens.
+
+        One process has at most ``parts``; of several, which do about the same work, each has exactly so many, and some
+        may have no sequences, since all take part in every message.
+        """
+        if world > 1:
+            numbers = numbers[deal(self.sizes(numbers), world)[rank]]
+        slices = split_evenly(self.sizes(numbers), parts)
+        return [
+            self._batch(cursor, numbers[part], rate) for part in slices if world > 1 or part.stop > part.start
+        ]
+
+    def parts(self, numbers: np.ndarray, most: int, world: int = 1) -> int:
+        """Return how many micro-batches of about ``most`` tokens each of ``world`` processes needs."""
+        sizes = self.sizes(numbers)
+        tokens = max(int(sizes[hand].sum()) for hand in deal(sizes, world)) if world > 1 else int(sizes.sum())
+        return max(1, -(-tokens // most))
 
     def _batch(self, cursor: Cursor, numbers: np.ndarray, rate: float) -> Batch:
+        if not len(numbers):
+            return _EMPTY
         batches = []
         for source, here, own in self._parts(numbers):
             epoch = cursor.epoch if source is self.source else cursor.replay_epoch

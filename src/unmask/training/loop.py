@@ -273,8 +273,7 @@ class Loop:
 
     def _batches(self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int) -> list[Batch]:
         """Split the sequences of a step into micro-batches of about so many tokens."""
-        tokens = int(self.stream.sizes(numbers).sum())
-        parts = -(-tokens // (micro * self.world.size))
+        parts = self.stream.parts(numbers, micro, self.world.size)
         return self.stream.micro_batches(cursor, numbers, rate, parts, self.world.rank, self.world.size)
 
     def _epochs_at(self, cursor: Cursor) -> float:
