@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from os import PathLike
 
 
 class UnmaskError(Exception):
@@ -51,15 +50,13 @@ class DataError(UnmaskError):
 
     Args:
         message: what was expected, what came and what to do.
-        path: the file, if there is one.
+        path: the file, if there is one: its path or URL.
         line: its line, counted from 1, if there is one.
     """
 
     exit_code = 3
 
-    def __init__(
-        self, message: str, *, path: str | PathLike[str] | None = None, line: int | None = None
-    ) -> None:
+    def __init__(self, message: str, *, path: object = None, line: int | None = None) -> None:
         self.path = None if path is None else str(path)
         self.line = line
         shown = "" if path is None else on_one_line(str(path))

@@ -125,7 +125,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
         expand_inputs([])
     with pytest.raises(DataError, match="an empty input"):
         expand_inputs([""])
-    with pytest.raises(DataError, match=r"^https://x\.org/a\.txt: only hf:// addresses"):
+    with pytest.raises(DataError, match=r"^https://x\.org/a\.txt: URLs of https:// cannot be used"):
         expand_inputs(["https://x.org/a.txt"])
 
 

@@ -15,6 +15,7 @@ from unmask.api.wording import Reworded, errors_in_python
 from unmask.data.hub import offline_mode
 from unmask.errors import ConfigError
 from unmask.progress import Progress
+from unmask.remote.files import list_files
 from unmask.reporting.format import progress_metrics
 
 ProgressLike = Progress | bool | Callable[["ProgressEvent"], object] | None
@@ -152,6 +153,7 @@ def shown(progress: ProgressLike, offline: bool = False) -> Iterator[Progress]:
     Raises:
         ConfigError: it is something else.
     """
+    list_files.cache_clear()  # what changed since an earlier call is seen
     with offline_mode(offline), without_bars_of_transformers():
         if isinstance(progress, Progress):
             yield progress

@@ -2,9 +2,9 @@
 
 What is a path and what is a text:
 
-- A string is a path, a glob, ``-`` or an ``hf://`` address; a string that is none of these is an error.
+- A string is a path, a glob, a URL (``s3://…``), ``-`` or an ``hf://`` address; a string that is none of these is an error.
 - A :class:`~pathlib.Path`, and a list with one in it, are paths.
-- A list of strings is a list of paths if all of them exist (or are globs that match, ``-`` or ``hf://``), and a list of
+- A list of strings is a list of paths if all of them exist (or are globs that match, URLs, ``-`` or ``hf://``), and a list of
   texts if none exists or looks like a path (no white space, and a separator or a suffix such as ``.txt``). In between
   it is an error, so that no mistyped path is taken for a text. Only in a list of over 100 strings may up to half look
   like paths.
@@ -31,6 +31,7 @@ from unmask.data.reading.files import format_of
 from unmask.data.reading.files import missing as missing_file
 from unmask.errors import ConfigError, DataError, DiskError, plural
 from unmask.progress import Progress
+from unmask.remote.systems import is_url
 from unmask.reporting.results import short
 
 Text: TypeAlias = Any
@@ -252,7 +253,7 @@ def _paths(values: list[object], name: str) -> list[str]:
 
 def _is_path(text: str) -> bool:
     """Whether a string names something that can be read: a file or folder that exists, a glob that matches."""
-    if text == "-" or text.startswith("hf://"):
+    if text == "-" or text.startswith("hf://") or (is_url(text) and not any(map(str.isspace, text))):
         return True
     if not text.strip() or len(text) > _LONGEST_PATH or "\n" in text or "\0" in text:
         return False

@@ -32,10 +32,11 @@ from unmask.data.hub import offline_mode
 from unmask.data.packing import SequenceSplit
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.errors import ErrorCounts, ReadErrors
-from unmask.data.reading.inputs import HubInput, Input, StdinInput, as_list, expand_inputs
+from unmask.data.reading.inputs import Given, HubInput, Input, StdinInput, as_list, expand_inputs
 from unmask.data.unknown import MOST
 from unmask.errors import ConfigError, DataError, plural
 from unmask.progress import Progress
+from unmask.remote.files import RemoteFile
 from unmask.training.recipe import default_epochs
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def check_data(
     ``train`` and like ``dev``, ``valid`` or ``test``, the latter are searched for in the former too.
 
     Args:
-        inputs: files, folders, globs, ``-`` or ``hf://`` addresses, or one of them.
+        inputs: files, folders, globs, URLs, ``-`` or ``hf://`` addresses, or one of them.
         settings: how text files are split into documents, and the field with the text (of the test files too).
         model: a checkpoint whose tokenizer and speed are measured: Hub name or folder.
         test: test files, which are searched for in the inputs, word for word and in runs of 13 words.
@@ -128,7 +129,7 @@ class _Check:
         control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
         return [str(token) for token in control], text_specials(tokenizer)
 
-    def run(self, inputs: list[str | Path], test: list[str | Path]) -> DataCheck:
+    def run(self, inputs: list[Given], test: list[Given]) -> DataCheck:
         tests = expand_inputs(test) if test else []
         given, items = self._expanded(inputs)
         named = _splits(items)
@@ -165,14 +166,14 @@ class _Check:
 
     # ---- reading
 
-    def _expanded(self, inputs: list[str | Path]) -> tuple[list[str], list[Input]]:
+    def _expanded(self, inputs: list[Given]) -> tuple[list[str], list[Input]]:
         """Return the inputs that exist, and the files they name; the others are noted as unreadable."""
         there: list[str] = []
         items: list[Input] = []
         self.skipped = ErrorCounts()
         for given in inputs:
             try:
-                if is_corpus(given):
+                if is_corpus(str(given)):
                     raise DataError(
                         "a folder of tokenised shards, which hold no text; give the text itself", path=given
                     )
@@ -192,7 +193,11 @@ class _Check:
         self, items: Sequence[Input], progress: Progress, *, log_errors: bool = False
     ) -> DocumentReader:
         given = [
-            item if isinstance(item, Path) else "-" if isinstance(item, StdinInput) else item.address
+            item
+            if isinstance(item, Path | RemoteFile)
+            else "-"
+            if isinstance(item, StdinInput)
+            else item.address
             for item in items
         ]
         return DocumentReader(given, self.settings, progress=progress, log_errors=log_errors)
@@ -232,7 +237,7 @@ class _Check:
 
     def _result(
         self,
-        inputs: list[str | Path],
+        inputs: list[Given],
         given: list[str],
         test: list[str],
         items: list[Input],

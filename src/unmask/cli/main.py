@@ -29,6 +29,7 @@ from unmask.cli import (
 )
 from unmask.cli import runtime as shell
 from unmask.cli.command import Command, Group
+from unmask.remote.files import list_files
 
 app = typer.Typer(
     cls=Group,
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     shell.mode.quiet = shell.mode.debug = False
     shell.share_cores()
+    list_files.cache_clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an undecodable byte in a path must not end the program
             stream.reconfigure(errors="backslashreplace")

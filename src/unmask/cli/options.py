@@ -33,9 +33,7 @@ compute = partial(Option, rich_help_panel="Computation")
 settings = partial(Option, rich_help_panel="Settings")
 output = partial(Option, rich_help_panel="Output")
 
-_TEXT_HELP = (
-    "Text: files, folders, globs, - (standard input), hf://org/name, or a folder of 'unmask prepare'."
-)
+_TEXT_HELP = "Text: files, folders, globs, URLs (s3://…), - (standard input), hf://org/name, or shards of 'unmask prepare'."
 _MODEL_HELP = "Hub name, name@revision, model folder or run folder."
 
 # Arguments.

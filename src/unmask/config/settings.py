@@ -71,7 +71,7 @@ class DataSettings(DocumentSettings):
     """The training text and the held-out text."""
 
     inputs: list[str] = []
-    """Files, folders, globs, ``-`` for standard input, ``hf://org/name``, or a folder made by ``unmask prepare``."""
+    """Files, folders, globs, URLs, ``-`` for standard input, ``hf://org/name``, or shards made by ``unmask prepare``."""
     heldout: list[str] = []
     """Text to evaluate on; by default a share of the inputs is set aside."""
     heldout_share: float = Field(0.05, gt=0, lt=1)

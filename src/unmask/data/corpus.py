@@ -17,6 +17,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from unmask.data.tokenizer import tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import DataError, plural
 from unmask.progress import Progress
+from unmask.remote.folders import fetch, files_below
+from unmask.remote.systems import is_url
 from unmask.storage import read_json, sha256
 
 if TYPE_CHECKING:
@@ -190,18 +193,53 @@ def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray
 
 
 def is_corpus(path: str | Path) -> bool:
-    """Return whether a path is a folder made by ``unmask prepare``."""
+    """Return whether a path or URL is a folder made by ``unmask prepare``."""
+    if is_url(path):
+        return (
+            not str(path).startswith("hf://")
+            and not has_magic(str(path))
+            and MANIFEST in files_below(str(path))
+        )
     return (Path(path) / MANIFEST).is_file()
 
 
-def given_shards(inputs: Sequence[str]) -> Path | None:
-    """Return the folder if the input is prepared shards, else ``None``; shards and other inputs are a :class:`DataError`."""
+def fetch_shards(url: str, progress: Progress = Progress()) -> Path:
+    """Return the folder of the cache that holds the shards at a URL, with the checksums of their manifest.
+
+    Raises:
+        DataError: they are no whole shards, or cannot be read.
+        DiskError: they do not fit into the cache.
+    """
+    found, where = files_below(url), f"{url.rstrip('/')}/{MANIFEST}"
+    try:
+        content = found[MANIFEST].read()
+        sums = dict(json.loads(content)["files"])
+    except (ValueError, TypeError, KeyError):
+        raise DataError(
+            "this is no manifest of shards, or it is damaged; prepare them again", path=where
+        ) from None
+    for name in sums:
+        if name not in found:
+            raise DataError(
+                "the object is missing; prepare the shards again", path=f"{url.rstrip('/')}/{name}"
+            )
+    files = {name: found[name] for name in (*sums, MANIFEST)}
+    return fetch(url, files, "shards", sums=sums | {MANIFEST: sha256(content)}, progress=progress)
+
+
+def given_shards(inputs: Sequence[str], progress: Progress = Progress()) -> Path | None:
+    """Return the folder if the input is prepared shards, else ``None``; shards and other inputs are a :class:`DataError`.
+
+    Shards by URL are fetched into the cache.
+    """
     shards = [item for item in inputs if is_corpus(item)]
     if shards and len(inputs) > 1:
         raise DataError(
             f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}"
         )
-    return Path(shards[0]) if shards else None
+    if not shards:
+        return None
+    return fetch_shards(shards[0], progress) if is_url(shards[0]) else Path(shards[0])
 
 
 def open_shards(

@@ -11,6 +11,7 @@ from typing import Any
 
 from unmask.data.reading.inputs import HubInput
 from unmask.errors import DataError
+from unmask.remote.systems import network
 
 _VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 _OFFLINE_HINT = "offline (--offline or HF_HUB_OFFLINE is set), only data sets in the local cache can be read"
@@ -27,7 +28,7 @@ class _Offline:
 
 @contextmanager
 def offline_mode(offline: bool = True) -> Iterator[None]:
-    """Prevent network calls of the Hugging Face libraries in this process and those it starts.
+    """Prevent network calls of this process, and of the Hugging Face libraries in those it starts.
 
     The libraries read their environment variables on import, so the values they have read are set too.
     """
@@ -37,6 +38,7 @@ def offline_mode(offline: bool = True) -> Iterator[None]:
     with _Offline.lock:
         if _Offline.blocks == 0:
             _Offline.undo = _go_offline()
+            network.forbidden = True
         _Offline.blocks += 1
     try:
         yield
@@ -45,6 +47,7 @@ def offline_mode(offline: bool = True) -> Iterator[None]:
             _Offline.blocks -= 1
             if _Offline.blocks == 0:
                 _Offline.undo()
+                network.forbidden = False
 
 
 def _go_offline() -> Callable[[], None]:

@@ -49,7 +49,7 @@ class EvaluationText:
     ) -> None:
         given = [inputs] if isinstance(inputs, str | Path) else inputs
         self.inputs, self.settings, self.progress = [str(item) for item in given], settings, LogOnce(progress)
-        self.shards = given_shards(self.inputs)
+        self.shards = given_shards(self.inputs, self.progress)
         self._folder = tempfile.TemporaryDirectory(prefix="unmask-text-")
         self._spooled: list[str] | None = None
         self._corpora: dict[str, Corpus] = {}

@@ -16,7 +16,6 @@ from unmask.data.corpus import (
     Corpus,
     document_key,
     given_shards,
-    is_corpus,
     is_held_out,
     open_corpus,
     open_shards,
@@ -159,8 +158,8 @@ def open_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer that is named, of the checkpoint or of the shards; or train one on the text."""
     name = model.tokenizer or model.name
-    if name is None and is_corpus(data.inputs[0]):
-        name = str(Path(data.inputs[0]) / "tokenizer")
+    if name is None and (shards := given_shards(data.inputs, progress)):
+        name = str(shards / "tokenizer")
         progress.log(f"using the tokenizer of the shards: {name}")
     if name is not None:
         return load_tokenizer(name, offline=model.offline, progress=progress)
@@ -367,7 +366,7 @@ def _open_corpus(
     inputs: list[str], data: DataSettings, out: Path, model: MaskedLM, world: World, progress: Progress
 ) -> Corpus:
     """Open the shards that are given, or prepare the text in ``out``, in the main process only."""
-    shards = given_shards(inputs)
+    shards = given_shards(inputs, progress)
     if shards is not None:
         return open_shards(
             shards, model.tokenizer, strict=data.strict, allow_unknown=data.allow_unknown, progress=progress

@@ -36,7 +36,7 @@ def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Pro
     """
     config = load_config(folder.config)
     data = config.data
-    shards = given_shards(data.heldout or data.inputs)
+    shards = given_shards(data.heldout or data.inputs, progress)
     shards = shards or folder.root / (HELDOUT_SHARDS if data.heldout else folder.shards.name)
     if not is_corpus(shards):
         return None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from unmask.data.reading.files import format_of
 from unmask.data.reading.formats import text_of
-from unmask.data.reading.inputs import STDIN_NAME, HubInput, StdinInput, expand_inputs
+from unmask.data.reading.inputs import STDIN_NAME, Given, HubInput, StdinInput, expand_inputs
 from unmask.data.reading.records import Record, RecordReader
 from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.progress import Progress
+from unmask.remote.files import RemoteFile
 from unmask.scoring.pairs import Pair
 
 KNOWN = (
@@ -33,7 +34,7 @@ class PairReader:
     In place of a pair that cannot be read comes its :class:`DataError`.
 
     Args:
-        given: file, folder, glob, or ``-``.
+        given: file, folder, glob, URL, or ``-``.
         good, bad: fields or columns of the sides, or numbers of the columns of a table without names; by default
             those of :data:`KNOWN` that are there, or the only two.
         by: field or column that makes the rows of the table, of all files; by default ``UID``, or the name of the
@@ -57,7 +58,7 @@ class PairReader:
     progress: Progress = Progress()
     names: dict[str, str] = field(default_factory=dict, init=False)
     """A name of each file."""
-    _files: list[str] = field(default_factory=list, init=False)
+    _files: list[Given] = field(default_factory=list, init=False)
     _current: RecordReader | None = field(default=None, init=False)
     _begun: int = field(default=0, init=False)
     blank_lines: int = field(default=0, init=False)
@@ -68,7 +69,7 @@ class PairReader:
         if self.good is not None and self.good == self.bad:
             raise ConfigError(f"--good and --bad are the same column, '{self.good}'")
         self._files = self._found()
-        self.names = _names(self._files)
+        self.names = _names([str(file) for file in self._files])
         for file in self._files:
             RecordReader(
                 file, text_as="tsv"
@@ -81,7 +82,7 @@ class PairReader:
 
     def __iter__(self) -> Iterator[Pair | DataError]:
         for number, file in enumerate(self._files, 1):
-            sides = _Sides(self, STDIN_NAME if file == "-" else file)
+            sides = _Sides(self, STDIN_NAME if file == "-" else str(file))
             self._begun = number
             self._current = RecordReader(
                 file, text_as="tsv", has_names=sides.has_names, skip_blank=True, progress=self.progress
@@ -92,22 +93,22 @@ class PairReader:
                 yield error  # the whole file is at error; the others are read
             self.blank_lines += self._current.blank_lines
 
-    def _found(self) -> list[str]:
+    def _found(self) -> list[Given]:
         found = expand_inputs([self.given], progress=self.progress)
         if isinstance(found[0], HubInput):
             raise DataError("pairs are read from files; download it first", path=self.given)
         if isinstance(found[0], StdinInput):
             return ["-"]
-        paths = [item for item in found if isinstance(item, Path)]
-        if paths == [Path(self.given)]:
+        paths = [item for item in found if isinstance(item, Path | RemoteFile)]
+        if [str(path) for path in paths] == [str(Path(self.given))]:
             return [self.given]
         fitting = [path for path in paths if format_of(path).kind in ("jsonl", "tsv", "csv")]
         if len(fitting) < len(paths):
-            others = ", ".join(path.name for path in paths if path not in fitting)
+            others = ", ".join(PurePath(str(path)).name for path in paths if path not in fitting)
             self.progress.log(f"{self.given}: skipped {len(paths) - len(fitting)} without pairs: {others}")
         if not fitting:
             raise DataError("no file of pairs; expected .jsonl, .tsv or .csv", path=self.given)
-        return [str(path) for path in fitting]
+        return [str(path) if isinstance(path, Path) else path for path in fitting]
 
 
 class _Sides:

@@ -10,7 +10,6 @@ The order is that of the inputs, and by name inside a folder or glob. Skipped te
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.hub import hub_records
+from unmask.data.hub import hub_records, offline_mode
 from unmask.data.reading.errors import (
     ErrorCounts,
     ReadErrors,
@@ -30,11 +29,13 @@ from unmask.data.reading.errors import (
 )
 from unmask.data.reading.fields import field_names, has_field, known_fields, top_names
 from unmask.data.reading.files import (
+    File,
     decode,
     format_of,
     is_utf8,
     open_bytes,
     readable_stat,
+    size_of,
     text_lines,
     whole_lines,
 )
@@ -47,7 +48,7 @@ from unmask.data.reading.formats import (
     no_such_field,
     texts_of,
 )
-from unmask.data.reading.inputs import STDIN_NAME, HubInput, Input, StdinInput, expand_inputs
+from unmask.data.reading.inputs import STDIN_NAME, Given, HubInput, Input, StdinInput, expand_inputs
 from unmask.data.reading.markup import content_of, plain_text
 from unmask.data.reading.splitting import (
     DOCUMENT_LIMIT,
@@ -62,6 +63,7 @@ from unmask.data.reading.splitting import (
 from unmask.data.reading.tables import separator_with
 from unmask.errors import DataError, plural
 from unmask.progress import Progress
+from unmask.remote.files import RemoteFile
 
 MANY_FILES, SMALL_FILE = 10, 32_000
 """Plain text files, and the bytes that half of them have at most, from which ``auto`` takes a file as a document."""
@@ -114,7 +116,7 @@ class DocumentReader:
     """Iterates over the documents of inputs in a fixed order and bounded memory.
 
     Args:
-        inputs: files, folders, globs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
+        inputs: files, folders, globs, URLs, ``-`` or ``hf://`` addresses; see :func:`expand_inputs`.
         settings: how text files are split into documents, the field of the text, and whether errors are raised.
         progress: gets, in the first pass, what was skipped and why and the mode that ``auto`` chose.
         log_errors: whether errors are logged; :attr:`stats` counts them in any case.
@@ -133,7 +135,7 @@ class DocumentReader:
 
     def __init__(
         self,
-        inputs: str | Path | Sequence[str | Path],
+        inputs: Given | Sequence[Given],
         settings: DocumentSettings = _DEFAULTS,
         *,
         progress: Progress = Progress(),
@@ -148,7 +150,8 @@ class DocumentReader:
         self._stdin_read = False
         self._no_lines = False  # of the file that is being read
         self._errors = self._next_errors()
-        self.inputs = expand_inputs(inputs, errors=self._errors)
+        with offline_mode(settings.offline):
+            self.inputs = expand_inputs(inputs, errors=self._errors)
         self._input_errors = self._errors
         self.small_files = self._are_many_small_files() if small_files is None else small_files
 
@@ -160,10 +163,12 @@ class DocumentReader:
             before, self._no_lines = self.stats.documents, False
             try:
                 # Only in plain text are the lines of a document lines of its file.
-                is_text = isinstance(item, Path) and format_of(item).kind == "text"
+                is_text = isinstance(item, Path | RemoteFile) and format_of(item).kind == "text"
                 yield from self._counted(str(item), self._parts(item), is_text)
             except DataError as error:
-                if not (isinstance(error, TextError) or self.settings.skip_unreadable):
+                # What a network cuts off is never left out: the same command must give the same text.
+                skips = self.settings.skip_unreadable and not isinstance(item, RemoteFile)
+                if not (isinstance(error, TextError) or skips):
                     raise
                 errors.note(error)
             if before == self.stats.documents:
@@ -193,10 +198,11 @@ class DocumentReader:
 
     def _are_many_small_files(self) -> bool:
         """Say whether the plain text among the inputs is many small files; see :data:`MANY_FILES`."""
-        paths = [item for item in self.inputs if isinstance(item, Path) and format_of(item).kind == "text"]
+        files = [item for item in self.inputs if isinstance(item, Path | RemoteFile)]
+        paths = [file for file in files if format_of(file).kind == "text"]
         if self.settings.documents != "auto" or len(paths) < MANY_FILES:
             return False
-        sizes = sorted(os.stat(path).st_size for path in paths if path.is_file())
+        sizes = sorted(size_of(path) for path in paths if isinstance(path, RemoteFile) or path.is_file())
         return len(sizes) >= MANY_FILES and sizes[len(sizes) // 2] <= SMALL_FILE
 
     def _counted(self, source: str, parts: Iterator[Part], whole_lines: bool) -> Iterator[Document]:
@@ -238,7 +244,7 @@ class DocumentReader:
             return self._stdin_parts()
         return self._file_parts(item)
 
-    def _file_parts(self, path: Path) -> Iterator[Part]:
+    def _file_parts(self, path: File) -> Iterator[Part]:
         kind, source, field = format_of(path).kind, str(path), self.settings.text_field
         errors, settings = self._errors, self.settings
         if kind != "text":
@@ -255,7 +261,7 @@ class DocumentReader:
                     encoding = None
                 chunks = decode(stream, source, errors, encoding=encoding, one_line_end=one_end)
                 if kind == "text":
-                    small = self.small_files and readable_stat(path).st_size <= DOCUMENT_LIMIT
+                    small = self.small_files and size_of(path) <= DOCUMENT_LIMIT
                     yield from self._text_parts(chunks, source, small)
                 elif kind == "jsonl":
                     yield from split_rows(jsonl_rows(chunks, field, source, errors))
@@ -336,8 +342,11 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 
 @contextmanager
-def _note_changes(path: Path, errors: ReadErrors) -> Iterator[None]:
-    """Note an error if a file changes while it is read."""
+def _note_changes(path: File, errors: ReadErrors) -> Iterator[None]:
+    """Note an error if a file changes while it is read; of an object that is an error of reading."""
+    if isinstance(path, RemoteFile):
+        yield
+        return
     before = readable_stat(path)
     yield
     after = readable_stat(path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import re
 from dataclasses import dataclass, field
-from os import PathLike
 
 from unmask.errors import DataError, plural
 from unmask.progress import Progress
@@ -71,7 +70,7 @@ class TextError(DataError):
         reason: str,
         message: str,
         *,
-        path: str | PathLike[str],
+        path: object,
         line: int | None = None,
     ) -> None:
         self.reason = reason

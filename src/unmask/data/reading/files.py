@@ -22,17 +22,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, Literal, cast
 
 from unmask.data.reading.errors import CONTROLS, ESCAPE, ReadErrors, TextError
 from unmask.errors import DataError, did_you_mean
+from unmask.remote.files import RemoteFile
 from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 Compression = Literal["gzip", "bzip2", "xz", "zstd"]
 Line = tuple[int, str]  # line from 1, and the line with its "\n"; without one it continues in the next item
 LineRead = tuple[int, str | TextError]
+File = Path | RemoteFile
 
 CHUNK = 1 << 18
 """Bytes read at once; a longer line is yielded in parts."""
@@ -87,13 +89,14 @@ class FileFormat:
     known: bool
 
 
-def format_of(path: Path) -> FileFormat:
+def format_of(file: File) -> FileFormat:
     """Return the format by the name: ``notes.csv.gz`` is CSV in gzip, an unknown suffix is text."""
+    path = PurePosixPath(str(file))
     compression, suffix = _COMPRESSIONS.get(path.suffix.lower()), name_suffix(path)
     return FileFormat(_KINDS.get(suffix, "text"), compression, suffix in _KINDS)
 
 
-def name_suffix(path: Path) -> str:
+def name_suffix(path: PurePath) -> str:
     """Return the suffix of a name in lower case, without that of a compression."""
     compressed = path.suffix.lower() in _COMPRESSIONS
     return (path.with_suffix("") if compressed else path).suffix.lower()
@@ -112,6 +115,11 @@ def readable_stat(path: Path) -> os.stat_result:
         what = "a pipe, socket or device, expected a regular file; to read a pipe give '-' and redirect it"
         raise TextError("not a file", what, path=path)
     return found
+
+
+def size_of(file: File) -> int:
+    """Return the bytes of a file; :class:`DataError` as for :func:`readable_stat`."""
+    return file.size if isinstance(file, RemoteFile) else readable_stat(file).st_size
 
 
 def cannot_open(path: Path, error: OSError) -> DataError:
@@ -154,17 +162,10 @@ def _names_in(folder: Path) -> list[str]:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: File) -> Iterator[BinaryIO]:
     """Open a file for reading bytes, decompressed by its suffix; :class:`DataError` if the content does not fit it."""
     compression = format_of(path).compression
-    readable_stat(path)
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise cannot_open(path, error) from None
-    with file:
-        if is_lfs_pointer(path):
-            raise TextError("Git LFS pointer", LFS_POINTER, path=path)
+    with _open(path) as file:
         if compression:
             _check_compressed(file, compression, path)
             yield cast(BinaryIO, _Unpacked(file, _decompressed(file, compression), path))
@@ -172,14 +173,26 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def _check_compressed(file: BinaryIO, compression: Compression, path: Path) -> None:
+def _open(path: File) -> BinaryIO:
+    if isinstance(path, RemoteFile):
+        return path.open()
+    readable_stat(path)
+    if is_lfs_pointer(path):
+        raise TextError("Git LFS pointer", LFS_POINTER, path=path)
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise cannot_open(path, error) from None
+
+
+def _check_compressed(file: BinaryIO, compression: Compression, path: File) -> None:
     head = file.read(5)
     file.seek(0)
     begins = {"gzip": _GZIP, "bzip2": _BZIP2, "xz": _XZ, "zstd": _ZSTD}
     skippable = compression == "zstd" and head[1:4] == _ZSTD_SKIPPABLE
     if not head.startswith(begins[compression]) and not skippable:
         content = "other data" if head else "an empty file"
-        what = f"not {compression} although its suffix is {path.suffix}: {content}; rename it"
+        what = f"not {compression} although its suffix is {Path(str(path)).suffix}: {content}; rename it"
         raise TextError("wrong suffix", what, path=path)
 
 
@@ -196,7 +209,7 @@ def _decompressed(file: BinaryIO, compression: Compression) -> BinaryIO:
 class _Unpacked:
     """Decompressed data, with a limit on its compression ratio."""
 
-    def __init__(self, file: BinaryIO, stream: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, stream: BinaryIO, path: File) -> None:
         self._file, self._path, self._size = file, path, 0
         # read1 returns the data before a damaged part, which read would lose.
         self._read = getattr(stream, "read1", stream.read)
@@ -223,9 +236,9 @@ def read_bytes(stream: BinaryIO, source: str, line: int | None = None, size: int
     raise TextError(reason, what, path=source, line=line)
 
 
-def holds_text(path: Path) -> bool:
+def holds_text(path: File) -> bool:
     """Return whether the first 8 KiB of a file, decompressed, look like text, of whatever encoding."""
-    if is_lfs_pointer(path):
+    if isinstance(path, Path) and is_lfs_pointer(path):
         return False
     with open_bytes(path) as stream:
         head = read_bytes(stream, str(path), size=_HEAD)
@@ -235,7 +248,7 @@ def holds_text(path: Path) -> bool:
     return b"\0" not in head and _foreign(head) is None and (_is_utf8(head) or 50 * controls < len(head))
 
 
-def is_utf8(path: Path) -> bool:
+def is_utf8(path: File) -> bool:
     """Return whether a whole file is UTF-8 with other characters than those of ASCII, and without NUL."""
     decoder, ascii_only = codecs.getincrementaldecoder("utf-8")(), True
     with open_bytes(path) as stream:

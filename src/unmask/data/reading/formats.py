@@ -14,7 +14,6 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
@@ -30,6 +29,7 @@ from unmask.data.reading.files import (
     CHUNK,
     PARQUET_MAGIC,
     RECORD_LIMIT,
+    File,
     LineRead,
     format_of,
     open_bytes,
@@ -289,7 +289,7 @@ def _columns(field: str, names: list[str], source: str, line: int) -> list[int]:
     return [names.index(name) for name in found]
 
 
-def column_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]:
+def column_rows(path: File, field: str, errors: ReadErrors) -> Iterator[TextRow]:
     """Yield a column of a Parquet or Arrow file, or a field in one, with the number of each row."""
     import pyarrow
 
@@ -317,7 +317,7 @@ def column_rows(path: Path, field: str, errors: ReadErrors) -> Iterator[TextRow]
             raise TextError(f"damaged {kind}", what, path=source) from None
 
 
-def _batches(file: BinaryIO, path: Path, field: str) -> Iterator[Any]:
+def _batches(file: BinaryIO, path: File, field: str) -> Iterator[Any]:
     """Yield the columns of a field in batches; small ones of Parquet, since a row may be a whole book."""
     if format_of(path).kind == "arrow":
         from pyarrow import ipc
@@ -332,7 +332,7 @@ def _batches(file: BinaryIO, path: Path, field: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _seekable(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+def _seekable(stream: BinaryIO, path: File) -> Iterator[BinaryIO]:
     """Parquet needs seeking: decompress a compressed file into a temporary one first."""
     if format_of(path).compression is None:
         yield stream

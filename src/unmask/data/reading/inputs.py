@@ -1,4 +1,4 @@
-"""Expand inputs: files, folders, globs, standard input and Hub data sets."""
+"""Expand inputs: files, folders and globs, here or by URL, standard input and Hub data sets."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from urllib.parse import unquote
 
 from unmask.data.reading.errors import ReadErrors, TextError
-from unmask.data.reading.files import cannot_open, format_of, holds_text, readable_stat
+from unmask.data.reading.files import File, cannot_open, format_of, holds_text, readable_stat
 from unmask.errors import DataError, did_you_mean, on_one_line
 from unmask.progress import Progress
+from unmask.remote.files import RemoteFile, list_files
+from unmask.remote.systems import is_url
 
 STDIN_NAME = "<stdin>"
 _FileId = tuple[int, int]  # device and inode
+_F = TypeVar("_F", Path, RemoteFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,17 @@ class HubInput:
         return cls(address, name, **options)
 
 
-Input = Path | HubInput | StdinInput
+Input = File | HubInput | StdinInput
+Given = str | File
 
 
-def as_list(inputs: str | Path | Iterable[str | Path]) -> list[str | Path]:
+def as_list(inputs: Given | Iterable[Given]) -> list[Given]:
     """Return inputs as a list; a string or path is one input."""
-    return [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    return [inputs] if isinstance(inputs, str | Path | RemoteFile) else list(inputs)
 
 
 def expand_inputs(
-    inputs: str | Path | Iterable[str | Path],
+    inputs: Given | Iterable[Given],
     *,
     progress: Progress = Progress(),
     errors: ReadErrors | None = None,
@@ -88,7 +94,7 @@ def expand_inputs(
     errors = errors or ReadErrors(progress)
     found = [item for given in as_list(inputs) for item in _expanded(given, errors)]
     if not found:
-        raise DataError("no inputs; give files, folders, globs, '-' or hf://org/name")
+        raise DataError("no inputs; give files, folders, globs, URLs, '-' or hf://org/name")
     if sum(isinstance(item, StdinInput) for item in found) > 1:
         raise DataError("'-' is given more than once; standard input can be read only once")
     repeated = [item for item, count in Counter(found).items() if count > 1]
@@ -99,16 +105,17 @@ def expand_inputs(
     return found
 
 
-def describe_inputs(inputs: str | Path | Iterable[str | Path]) -> list[dict[str, str | int]]:
-    """Return a fingerprint of inputs for JSON, from the names, sizes and times of their files.
+def describe_inputs(inputs: Given | Iterable[Given]) -> list[dict[str, str | int]]:
+    """Return a fingerprint of inputs for JSON, from the names, sizes and times (of objects, ETags) of their files.
 
     Standard input never has the same one twice. The content of a Hub data set is not part of it.
     """
     return [_described(given) for given in as_list(inputs)]
 
 
-def _described(given: str | Path) -> dict[str, str | int]:
-    files = [item for item in _expanded(given, ReadErrors(skip_unreadable=True)) if isinstance(item, Path)]
+def _described(given: Given) -> dict[str, str | int]:
+    expanded = _expanded(given, ReadErrors(skip_unreadable=True))
+    files = [item for item in expanded if isinstance(item, Path | RemoteFile)]
     if str(given) == "-":
         return {"input": "-", "time_ns": time.time_ns()}
     shown = str(given).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -116,28 +123,48 @@ def _described(given: str | Path) -> dict[str, str | int]:
         return {"input": shown}
     digest, size = hashlib.sha256(), 0
     for path in files:
-        found = readable_stat(path)
-        size += found.st_size
-        digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        if isinstance(path, RemoteFile):
+            length, version = path.size, path.version
+        else:
+            found = readable_stat(path)
+            length, version = found.st_size, str(found.st_mtime_ns)
+        size += length
+        digest.update(f"{path}\0{length}\0{version}\n".encode("utf-8", "surrogateescape"))
     return {"input": shown, "files": len(files), "bytes": size, "names_sizes_times": digest.hexdigest()}
 
 
-def _expanded(given: str | Path, errors: ReadErrors) -> list[Input]:
+def _expanded(given: Given, errors: ReadErrors) -> list[Input]:
+    if isinstance(given, RemoteFile):
+        return [given]
     if isinstance(given, str):
         if given == "-":
             return [StdinInput()]
         if given.startswith("hf://"):
             return [HubInput.parse(given)]
         if not given.strip():
-            raise DataError("an empty input; give a file, a folder, a glob, '-' or hf://org/name")
-        if "://" in given:
-            raise DataError("only hf:// addresses can be read; download it first", path=given)
+            raise DataError("an empty input; give a file, a folder, a glob, a URL, '-' or hf://org/name")
+        if is_url(given):
+            return list(_remote_files(given, errors))
         if "\0" in given:
             raise DataError("a name with a NUL character, which no file can have", path=given)
+    if is_url(given):
+        raise DataError("give a URL as a string: as a Path it loses a slash", path=given)
     path = Path(given).expanduser() if str(given).startswith("~/") else Path(given)
     if not os.path.lexists(path) and isinstance(given, str) and glob.has_magic(given):
         return list(_glob_files(str(path), errors))
     return list(_files_of(path, errors))
+
+
+def _remote_files(url: str, errors: ReadErrors) -> list[RemoteFile]:
+    found = list_files(url)
+    if found[0].url == url:
+        return list(found)
+    root = (
+        re.split(r"[*?[]", url, maxsplit=1)[0].rpartition("/")[0] if glob.has_magic(url) else url.rstrip("/")
+    )
+    hidden = [file for file in found if "/." in str(file).removeprefix(root)]
+    seen = [file for file in found if file not in set(hidden)]
+    return _text_files(root, _without_metadata(seen), hidden, errors)
 
 
 def _files_of(path: Path, errors: ReadErrors) -> list[Path]:
@@ -167,19 +194,25 @@ def _glob_files(pattern: str, errors: ReadErrors) -> list[Path]:
 
 def _folder_files(folder: Path, errors: ReadErrors) -> list[Path]:
     hidden: list[Path] = []
-    files: list[Path] = []
-    foreign: list[Path] = []
-    for path in _without_metadata(_walk(folder, hidden, errors)):
+    return _text_files(folder, _without_metadata(_walk(folder, hidden, errors)), hidden, errors)
+
+
+def _text_files(folder: Path | str, found: list[_F], hidden: list[_F], errors: ReadErrors) -> list[_F]:
+    """Return the files of a folder that hold text, and count the others."""
+    files: list[_F] = []
+    foreign: list[_F] = []
+    for path in found:
         try:
-            readable_stat(path)
-            (files if format_of(path).known or holds_text(path) else foreign).append(path)
-        except DataError as error:
+            if isinstance(path, Path):
+                readable_stat(path)
+            (files if format_of(path).known or _holds_text(path) else foreign).append(path)
+        except TextError as error:
             errors.skip_file(error)
     for skipped, why in ((hidden, "hidden"), (foreign, "not text, by its first bytes")):
         if skipped:
             counts = errors.counts.skipped_files
             counts[why] = counts.get(why, 0) + len(skipped)
-            names = ", ".join(on_one_line(str(path.relative_to(folder))) for path in skipped[:5])
+            names = ", ".join(on_one_line(os.path.relpath(str(path), folder)) for path in skipped[:5])
             message = f"{folder}: skipped {len(skipped)} ({why}): {names}{_and_more(skipped, 5)}"
             errors.progress.log(message)
     if not files:
@@ -190,30 +223,45 @@ def _folder_files(folder: Path, errors: ReadErrors) -> list[Path]:
     return files
 
 
-def _without_metadata(files: list[Path]) -> list[Path]:
+def _holds_text(file: File) -> bool:
+    return _object_holds_text(file) if isinstance(file, RemoteFile) else holds_text(file)
+
+
+@lru_cache(maxsize=1 << 16)
+def _object_holds_text(file: RemoteFile) -> bool:
+    """As :func:`holds_text`; inputs are described and read, and each object is looked at once."""
+    return holds_text(file)
+
+
+def _without_metadata(files: list[_F]) -> list[_F]:
     """Leave out what ``save_to_disk`` of the datasets library writes beside the text.
 
     Raises:
         DataError: it saved several splits, and none was chosen.
     """
-    names = set(files)
-    for path in files:
-        if path.name == "dataset_dict.json" and (splits := _splits(path.parent, names)):
-            what = (
-                f"a saved data set with {len(splits)} splits; give one of them: {', '.join(map(str, splits))}"
-            )
-            raise DataError(what, path=path.parent)
-    saved = {path.parent for path in files if path.name == "state.json"}
-    saved = {path for path in saved if path / "dataset_info.json" in names}
+    named = {PurePosixPath(str(file)): file for file in files}
+    for path in named:
+        if path.name == "dataset_dict.json" and (splits := _splits(path.parent, named)):
+            what = f"a saved data set with {len(splits)} splits; give one of them: {', '.join(splits)}"
+            raise DataError(what, path=_shown(path.parent))
+    saved = {path.parent for path in named if path.name == "state.json"}
+    saved = {path for path in saved if path / "dataset_info.json" in named}
     return [
-        path
-        for path in files
+        file
+        for path, file in named.items()
         if path.parent not in saved or (path.suffix == ".arrow" and not path.name.startswith("cache-"))
     ]
 
 
-def _splits(folder: Path, names: set[Path]) -> list[Path]:
-    return sorted(path.parent for path in names if path.name == "state.json" and path.parent.parent == folder)
+def _splits(folder: PurePosixPath, names: Iterable[PurePosixPath]) -> list[str]:
+    return sorted(
+        _shown(path.parent) for path in names if path.name == "state.json" and path.parent.parent == folder
+    )
+
+
+def _shown(path: PurePosixPath) -> str:
+    """Return a path, or the URL that it was made of."""
+    return re.sub("^([a-z0-9]{2,}):/", r"\1://", str(path))
 
 
 def _walk(folder: Path, hidden: list[Path], errors: ReadErrors) -> list[Path]:
@@ -251,5 +299,5 @@ def _list_folder(folder: Path, above: frozenset[_FileId]) -> tuple[frozenset[_Fi
         raise cannot_open(folder, error) from None
 
 
-def _and_more(items: list[Path] | list[Input], shown: int = 1) -> str:
+def _and_more(items: Sequence[object], shown: int = 1) -> str:
     return f" and {len(items) - shown} more" if len(items) > shown else ""

@@ -18,17 +18,20 @@ from typing import Any, BinaryIO, Literal, TypeVar, cast, get_args
 
 from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
 from unmask.data.reading.files import (
+    File,
     LineRead,
     decode,
     format_of,
     open_bytes,
-    readable_stat,
+    size_of,
     whole_lines,
 )
-from unmask.data.reading.inputs import STDIN_NAME
+from unmask.data.reading.inputs import STDIN_NAME, Given, expand_inputs
 from unmask.data.reading.tables import EMPTY_LINE, RowRead, separator_of, table_rows
 from unmask.errors import ConfigError, DataError, plural
 from unmask.progress import Progress
+from unmask.remote.files import RemoteFile
+from unmask.remote.systems import is_url
 
 RecordKind = Literal["text", "jsonl", "tsv", "csv"]
 KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
@@ -122,6 +125,19 @@ class Record:
 
 
 RecordRead = Record | DataError
+
+
+def _one_file(given: Given) -> File:
+    if isinstance(given, str) and is_url(given):
+        (first, *_) = expand_inputs(given)
+        given = first if isinstance(first, RemoteFile) and first.url == given else given
+    if isinstance(given, RemoteFile):
+        return given
+    if is_url(given) or os.path.isdir(given):
+        raise DataError("a folder, expected a file", path=given)
+    return Path(given)
+
+
 HasNames = Callable[[Sequence[str]], bool]
 """Whether the first row of a table holds the names of the columns."""
 
@@ -131,7 +147,7 @@ class RecordReader:
     """Iterates over the records of a file or of standard input, once.
 
     Args:
-        given: a path, or ``-``.
+        given: a path, the URL of an object, or ``-``.
         kind: its format; by default its suffix decides, and for standard input its first character.
         has_names: called with the first row of a table; by default it always holds the names.
         text_as: format of files whose suffix only says that they are text.
@@ -146,13 +162,14 @@ class RecordReader:
         ConfigError: the format has no records.
     """
 
-    given: str | Path
+    given: Given
     kind: str | None = None
     has_names: HasNames = lambda names: True
     text_as: RecordKind = "text"
     skip_blank: bool = False
     progress: Progress = Progress()
     blank_lines: int = field(default=0, init=False)
+    _file: File = field(init=False)
     _bytes: int = field(default=0, init=False)
     _size: int | None = field(default=None, init=False)
 
@@ -162,13 +179,10 @@ class RecordReader:
             raise ConfigError(f"no such format '{self.kind}'; there are {', '.join(KINDS)}")
         if self.source == STDIN_NAME:
             return
-        path = Path(self.given)
-        if os.path.isdir(path):
-            raise DataError("a folder, expected a file", path=path)
-        size, form = readable_stat(path).st_size, format_of(path)
-        self._size = None if form.compression else size
+        self._file = _one_file(self.given)
+        self._size = None if format_of(self._file).compression else size_of(self._file)
         if self.kind is None:
-            self.kind = self._kind_of(path)
+            self.kind = self._kind_of(self._file)
 
     def share(self) -> float | None:
         """Return the share of the file that was read, 0 to 1, or ``None`` if its size is unknown."""
@@ -190,7 +204,7 @@ class RecordReader:
                 raise
             yield error  # the records before the damage are valid
 
-    def _kind_of(self, path: Path) -> RecordKind:
+    def _kind_of(self, path: File) -> RecordKind:
         kind = format_of(path).kind
         if kind in ("json", "parquet", "arrow"):
             what = (
@@ -202,7 +216,7 @@ class RecordReader:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         if self.source != STDIN_NAME:
-            with open_bytes(Path(self.given)) as stream:
+            with open_bytes(self._file) as stream:
                 yield stream
         elif sys.stdin is None or sys.stdin.closed:
             raise DataError("standard input is closed; expected records there", path=STDIN_NAME)
