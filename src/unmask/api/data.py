@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -86,7 +87,7 @@ def prepare(
 
     Args:
         text: paths, or texts in memory.
-        out: the folder to write; shards of the same text that are there already are opened.
+        out: the folder or URL to write; shards of the same text that are there already are opened.
         model, tokenizer: whose tokenizer is used; one of them.
         offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``, ``allow_unknown``.
@@ -96,6 +97,8 @@ def prepare(
         ConfigError: there is no tokenizer, or it cannot be loaded.
     """
     from unmask.data.preparation import prepare as write_shards
+    from unmask.data.published import prepare_at
+    from unmask.remote.systems import is_url
     from unmask.storage import sha256
 
     settings = sections(options, (*READING, "allow_unknown"), offline).data
@@ -105,7 +108,8 @@ def prepare(
         described: list[dict[str, str | int]] | None = None
         if files.written:  # a temporary file has another name each time
             described = [{"input": "<text>", "sha256": sha256(Path(inputs[0]))}]
-        return write_shards(inputs, settings, loaded, Path(out), described=described, progress=files.progress)
+        write = partial(write_shards, inputs, settings, loaded, described=described, progress=files.progress)
+        return prepare_at(str(out), write, files.progress) if is_url(out) else write(Path(out))
 
 
 def train_tokenizer(

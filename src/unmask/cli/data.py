@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
@@ -25,7 +24,7 @@ Test = Annotated[
     list[str] | None,
     Option("--test", metavar="PATH", help="Test text that must not occur in TEXT: file, folder or glob; may be repeated, or list several."),
 ]  # fmt: skip
-Shards = Annotated[Path | None, Option("-o", "--out", metavar="FOLDER", help="Folder to write.")]
+Shards = Annotated[str | None, Option("-o", "--out", metavar="FOLDER", help="Folder or URL to write.")]
 Strict = Annotated[bool, Option("--strict", help="Exit with code 3 if a problem was found.")]
 
 
@@ -224,7 +223,7 @@ def prepare(
     shell.show(as_json, {"folder": out, **manifest}, lambda page: _draw_prepared(page, manifest, out))
 
 
-def _draw_prepared(page: Page, manifest: JsonDict, out: Path) -> None:
+def _draw_prepared(page: Page, manifest: JsonDict, out: str) -> None:
     read = manifest.get("read", {})
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
     counts |= {name: manifest.get(name) for name in ("documents", "tokens", "unknown_tokens", "bytes")}

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from unmask.errors import DataError, DiskError, on_one_line, plural
@@ -66,12 +66,9 @@ def fetch(
         DiskError: the cache has no room, or cannot be written.
     """
     sums = sums or {}
-    key = sha256(
-        repr(
-            [(name, sums.get(name) or (file.size, file.version)) for name, file in sorted(files.items())]
-        ).encode()
+    target = _place(
+        url, kind, {name: sums.get(name) or (file.size, file.version) for name, file in files.items()}
     )
-    target = cache_folder(kind) / f"{PurePosixPath(url).name}-{key[:16]}"
     if strange := [name for name in files if ".." in PurePosixPath(name).parts]:
         raise DataError(f"a name that leaves its folder: {on_one_line(strange[0])}", path=url)
     with cache_errors(target, url), _lock(target, url, progress):
@@ -81,6 +78,22 @@ def fetch(
                 _download(url, files, sums, folder, progress)
             progress.log(f"fetched {plural(len(files), 'file')} of {url} into {target}")
     return target
+
+
+def adopt(folder: Path, url: str, kind: str, sums: Mapping[str, str]) -> Path:
+    """Move a folder that was published into the place of the cache where :func:`fetch` would put it; return that."""
+    target = _place(url, kind, sums)
+    with cache_errors(target, url), _lock(target, url, Progress()):
+        if target.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.rename(target)
+    return target
+
+
+def _place(url: str, kind: str, versions: Mapping[str, object]) -> Path:
+    key = sha256(repr(sorted(versions.items())).encode())
+    return cache_folder(kind) / f"{PurePosixPath(url).name}-{key[:16]}"
 
 
 def _download(
@@ -144,8 +157,9 @@ def cache_errors(target: Path, url: str) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------------- publishing
 
 
-def begin_publication(url: str, last: str) -> None:
-    """Find out before the work that a folder can be published at a URL, and mark that this has begun.
+@contextmanager
+def publication(url: str, last: str) -> Iterator[None]:
+    """Find out before the work of the block that a folder can be published at a URL, and mark that this has begun.
 
     What an interrupted publication left there is removed.
 
@@ -163,6 +177,12 @@ def begin_publication(url: str, last: str) -> None:
         system.pipe_file(
             f"{path}/{INCOMPLETE}", b"unmask writes this folder; it is whole when this file is gone\n"
         )
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # that one is raised
+            system.rm_file(f"{path}/{INCOMPLETE}")
+        raise
 
 
 def publish(folder: Path, url: str, *, last: str, progress: Progress = Progress()) -> None:
