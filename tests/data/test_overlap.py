@@ -96,7 +96,7 @@ def test_variants_of_a_text_are_on_one_side_of_a_split(
 ) -> None:
     twins = [text.upper().replace(" ", "  ") for text in corpus_text]
     corpus = source([*corpus_text, *twins], wordpiece_tokenizer).corpus
-    train, heldout = corpus.split(0.2)
+    train, heldout = map(np.asarray, corpus.split(0.2))
     half = len(corpus_text)
     assert len(heldout) > 50
     assert set(heldout % half) & set(train % half) == set()

@@ -6,23 +6,24 @@ The batch of a step depends on the cursor alone; it is split over processes and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.corpus import Corpus, token_counts
+from unmask.data.document_set import DocumentSet, slices
 from unmask.data.masking.mask import mask
-from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey, shuffled
+from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
 from unmask.data.masking.units import plan_of
+from unmask.data.order import ORDER, Order
 from unmask.data.packing import (
     Packed,
     Sequences,
     SequenceSplit,
     deal,
     frame_positions,
-    next_batch,
     split_by_tokens,
     split_evenly,
 )
@@ -70,12 +71,23 @@ class Cursor:
         used: sequences of the current pass that were used.
         replay_epoch: completed passes over the replay text.
         replay_used: sequences of its current pass that were used.
+        tokens: tokens of the training text before it, where they are known; they follow from ``epoch`` and ``used``.
+        replay_tokens: tokens of the replay text before it.
+        order: version of the order.
     """
 
     epoch: int = 0
     used: int = 0
     replay_epoch: int = 0
     replay_used: int = 0
+    tokens: int | None = field(default=None, compare=False)
+    replay_tokens: int | None = field(default=None, compare=False)
+    order: int = ORDER
+
+    @staticmethod
+    def of(content: Mapping[str, int]) -> Cursor:
+        """Return the cursor of its fields; those of earlier versions have no ``order``."""
+        return Cursor(**{"order": 1, **content})
 
 
 class TextSource:
@@ -83,7 +95,7 @@ class TextSource:
 
     Args:
         corpus: the tokenised documents.
-        documents: ``int64`` numbers of those to use.
+        documents: those to use, or their ``int64`` numbers in ascending order; by default all.
         vocabulary: of the tokenizer that made the corpus.
         masking: masking settings.
         max_length: most tokens of a sequence, special tokens included.
@@ -97,16 +109,18 @@ class TextSource:
     def __init__(
         self,
         corpus: Corpus,
-        documents: np.ndarray,
+        documents: DocumentSet | np.ndarray | None,
         vocabulary: Vocabulary,
         masking: MaskingSettings,
         max_length: int,
         overlap: int = 0,
     ) -> None:
-        self.corpus, self.documents, self.vocabulary, self.masking = corpus, documents, vocabulary, masking
+        self.corpus, self.vocabulary, self.masking = corpus, vocabulary, masking
+        self.documents = DocumentSet.of(documents, len(corpus))
         self.plan = plan_of(vocabulary, masking)
         split = SequenceSplit(max_length - vocabulary.overhead, overlap)
-        self.sequences = Sequences(corpus.lengths[documents], split)
+        self.sequences = Sequences(corpus.lengths, split, self.documents)
+        self._first: tuple[int | None, np.ndarray] | None = None
         if not len(self.sequences):
             raise DataError(
                 "there is no text to make batches from: every document is empty", path=corpus.folder
@@ -114,8 +128,7 @@ class TextSource:
 
     def pack(self, numbers: np.ndarray) -> Packed:
         """Concatenate ``int64 [N]`` sequences with their special tokens."""
-        which, start, body = self.sequences.locate(numbers)
-        documents = self.documents[which]
+        documents, start, body = self.sequences.find(numbers)
         prefix, suffix = self.vocabulary.prefix, self.vocabulary.suffix
         cu_seqlens = np.zeros(len(numbers) + 1, dtype=np.int64)
         np.cumsum(body + self.vocabulary.overhead, out=cu_seqlens[1:])
@@ -145,20 +158,26 @@ class TextSource:
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         """Return ``int64 [N]``: tokens of sequences with their special tokens."""
-        return self.sequences.locate(numbers)[2] + self.vocabulary.overhead
+        return self.sequences.find(numbers)[2] + self.vocabulary.overhead
 
     @property
     def tokens(self) -> int:
         """Tokens of one pass, special tokens included."""
-        return int(self.sizes(np.arange(len(self.sequences))).sum())
+        return self.sequences.tokens + self.vocabulary.overhead * len(self.sequences)
 
     def token_counts(self, most: int = _COUNTED) -> np.ndarray:
         """Return ``int64 [V]`` token counts of the text, estimated on every n-th document beyond ``most`` tokens."""
-        lengths = self.corpus.lengths[self.documents]
-        documents = self.documents[:: max(1, int(lengths.sum()) // most)]
-        return token_counts(self.corpus, documents, self.vocabulary.size)
+        step, counts = (
+            max(1, self.sequences.text_tokens // most),
+            np.zeros(self.vocabulary.size, dtype=np.int64),
+        )
+        skip = 0
+        for block in self.documents.blocks():
+            counts += token_counts(self.corpus, block[skip::step], self.vocabulary.size)
+            skip = (skip - len(block)) % step
+        return counts
 
-    def part(self, documents: np.ndarray) -> TextSource:
+    def part(self, documents: DocumentSet | np.ndarray) -> TextSource:
         """Return some of its documents, in the same sequences."""
         split = self.sequences.split
         length = split.body + self.vocabulary.overhead
@@ -198,15 +217,25 @@ class TextSource:
             most: tokens of all batches.
             hidden: replace every target by the mask token; otherwise the same targets are replaced as in training.
         """
-        numbers = np.arange(len(self.sequences))
-        which, _, _ = self.sequences.locate(numbers)
-        numbers = numbers[np.argsort(self.corpus.keys[self.documents[which]], kind="stable")]
-        if most is not None:
-            total = np.cumsum(self.sizes(numbers))
-            numbers = numbers[: max(1, int(np.searchsorted(total, most, side="right")))]
-        numbers = self.by_length(numbers)
+        if self._first is None or self._first[0] != most:
+            self._first = most, self._by_hash(most)
+        numbers = self.by_length(self._first[1])
         for part in split_by_tokens(self.sizes(numbers), budget):
             yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate, hidden=hidden)
+
+    def _by_hash(self, most: int | None) -> np.ndarray:
+        """Return the sequences of the documents whose hashes come first, of at most ``most`` tokens, by hash."""
+        numbers, keys = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+        for part in slices(len(self.sequences)):
+            more = np.arange(part.start, part.stop)
+            numbers = np.concatenate([numbers, more])
+            keys = np.concatenate([keys, self.corpus.keys[self.sequences.find(more)[0]]])
+            order = np.argsort(keys, kind="stable")
+            if most is not None:
+                total = np.cumsum(self.sizes(numbers[order]))
+                order = order[: max(1, int(np.searchsorted(total, most, side="right")))]
+            numbers, keys = numbers[order], keys[order]
+        return numbers
 
 
 class TrainingStream:
@@ -232,31 +261,41 @@ class TrainingStream:
     ) -> None:
         self.source, self.replay, self.batch_tokens, self.seed = source, replay, batch_tokens, seed
         self.replay_share = replay_share if replay is not None else 0.0
-        self._orders = [_Order(text, seed) for text in (source, replay) if text is not None]
+        self._order = Order(source, seed)
+        self._replay_order = None if replay is None else Order(replay, seed)
 
     def take(self, cursor: Cursor) -> tuple[np.ndarray, Cursor]:
         """Return the ``int64 [N]`` sequences of the step at ``cursor``, longest first, and the next cursor."""
-        general, at = self._take_replay(cursor, self.batch_tokens)
-        left = self.batch_tokens - int(self.sizes(general).sum())
-        numbers, (epoch, used) = self._orders[0].take(
-            cursor.epoch, cursor.used, left, at_least_one=not len(general)
-        )
-        numbers = np.concatenate([numbers, general])
-        return numbers[np.lexsort((numbers, -self.sizes(numbers)))], Cursor(epoch, used, *at)
+        before = _known_tokens(cursor.tokens, cursor.epoch, cursor.used)
+        if self._replay_order is not None and before is None:
+            before = self._order.tokens_before(cursor.order, (cursor.epoch, cursor.used))
+        general, general_sizes, replay = self._take_replay(cursor, before or 0)
+        left = self.batch_tokens - int(general_sizes.sum())
+        at = cursor.epoch, cursor.used
+        numbers, sizes, at = self._order.take(cursor.order, at, left, at_least_one=not len(general))
+        tokens = None if before is None else before + int(sizes.sum())
+        numbers, sizes = np.concatenate([numbers, general]), np.concatenate([sizes, general_sizes])
+        following = replace(replay, epoch=at[0], used=at[1], tokens=tokens)
+        return numbers[np.lexsort((numbers, -sizes))], following
 
-    def _take_replay(self, cursor: Cursor, budget: int) -> tuple[np.ndarray, tuple[int, int]]:
+    def _take_replay(self, cursor: Cursor, before: int) -> tuple[np.ndarray, np.ndarray, Cursor]:
         """Take as much replay text as makes ``replay_share`` of all tokens up to and including this step.
 
         A sequence that does not fit is used in a later step, so the share also holds for small steps.
         """
+        if self._replay_order is None:
+            return _NONE, _NONE, cursor
         at = cursor.replay_epoch, cursor.replay_used
-        if self.replay is None:
-            return np.zeros(0, dtype=np.int64), at
-        text, general = self._orders
-        done = general.tokens_before(*at)
-        owed = self.replay_share * (text.tokens_before(cursor.epoch, cursor.used) + done + budget) - done
-        numbers, at = general.take(*at, min(int(owed), budget), at_least_one=False)
-        return numbers + len(self.source.sequences), at
+        done = _known_tokens(cursor.replay_tokens, *at)
+        if done is None:
+            done = self._replay_order.tokens_before(cursor.order, at)
+        owed = self.replay_share * (before + done + self.batch_tokens) - done
+        budget = min(int(owed), self.batch_tokens)
+        numbers, sizes, at = self._replay_order.take(cursor.order, at, budget, at_least_one=False)
+        following = replace(
+            cursor, replay_epoch=at[0], replay_used=at[1], replay_tokens=done + int(sizes.sum())
+        )
+        return numbers + len(self.source.sequences), sizes, following
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         """Return ``int64 [N]``: tokens of sequences with their special tokens."""
@@ -269,7 +308,7 @@ class TrainingStream:
         """Return the documents of ``int64 [N]`` sequences: their numbers in the shards, from 0."""
         found: list[int | str] = []
         for source, _, own in self._parts(numbers):
-            which = np.unique(source.documents[source.sequences.locate(own)[0]]).tolist()
+            which = np.unique(source.sequences.find(own)[0]).tolist()
             found += which if source is self.source else [f"replay {number}" for number in which]
         return found
 
@@ -314,34 +353,9 @@ class TrainingStream:
             yield self.replay, of_replay, numbers[of_replay] - count
 
 
-class _Order:
-    """The shuffled order of a text's sequences, a new one every epoch."""
-
-    def __init__(self, source: TextSource, seed: int) -> None:
-        self.source, self.seed, self._epoch = source, seed, -1
-
-    def take(
-        self, epoch: int, used: int, budget: int, *, at_least_one: bool = True
-    ) -> tuple[np.ndarray, tuple[int, int]]:
-        """Return the next ``int64 [N]`` sequences that fit a budget of tokens, and the position after them."""
-        self._load(epoch)
-        end = next_batch(self._before, used, budget)
-        if not at_least_one and self._before[end] - self._before[used] > budget:
-            end = used
-        following = (epoch, end) if end < len(self._order) else (epoch + 1, 0)
-        return self._order[used:end], following
-
-    def tokens_before(self, epoch: int, used: int) -> int:
-        """Return the number of tokens before a position."""
-        self._load(epoch)
-        return int(epoch * self._before[-1] + self._before[used])
-
-    def _load(self, epoch: int) -> None:
-        if epoch == self._epoch:
-            return
-        self._order = shuffled(len(self.source.sequences), MaskKey(self.seed, epoch))
-        self._before = np.concatenate([[0], np.cumsum(self.source.sizes(self._order))])
-        self._epoch = epoch
+def _known_tokens(tokens: int | None, epoch: int, used: int) -> int | None:
+    """Return the tokens before a position; there are none at the beginning."""
+    return 0 if not epoch and not used else tokens
 
 
 def join(batches: Sequence[Batch]) -> Batch:

@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unmask.data.document_set import DocumentSet, RunningSums, slices
 from unmask.data.packing import split_by_tokens
-from unmask.data.shards import load_part
+from unmask.data.shards import PARTS, Column, open_part
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
@@ -40,10 +43,11 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT = 2
 _COUNTED_AT_ONCE = 1 << 20  # tokens
+_HASHED_AT_ONCE = 8
 
 
 class Corpus:
-    """A prepared corpus, memory-mapped.
+    """A prepared corpus, memory-mapped; what is held in memory is a few bytes a document at most.
 
     Attributes:
         folder: its folder.
@@ -54,12 +58,10 @@ class Corpus:
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
-        shards = [shard["name"] for shard in manifest["shards"]]
-        self.lengths = np.concatenate([load_part(folder, name, "lengths") for name in shards])
-        self.keys = np.concatenate([load_part(folder, name, "keys") for name in shards])
-        self._tokens = [load_part(folder, name, "tokens", mmap_mode="r") for name in shards]
-        self._begins = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._shard_begins = np.concatenate([[0], np.cumsum([len(tokens) for tokens in self._tokens])])
+        self._tokens, lengths, keys = (open_part(folder, manifest["shards"], part) for part in PARTS)
+        self.lengths, self.keys = Column(lengths, np.int64), Column(keys, np.uint64)
+        self._begins = RunningSums(len(self.lengths), self.lengths.__getitem__)
+        self._shard_begins = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -70,18 +72,22 @@ class Corpus:
     @property
     def tokens(self) -> int:
         """Text tokens of the corpus."""
-        return int(self._begins[-1])
+        return self._begins.total
 
     def unknown(self, tokenizer: PreTrainedTokenizerBase) -> UnknownTokens:
         """Return the unknown tokens of the tokenizer that made the ids; shards of an earlier version are counted."""
         token, count = unknown_id(tokenizer), self.manifest.get("unknown_tokens")
         if count is None:
-            count = sum(int((tokens == token).sum()) for tokens in self._tokens) if token is not None else 0
+            count = (
+                sum(int((tokens.array() == token).sum()) for tokens in self._tokens)
+                if token is not None
+                else 0
+            )
         return UnknownTokens(token, self.tokens, count, self.manifest.get("unknown_examples", []))
 
     def document(self, number: int) -> np.ndarray:
         """Return the ``int64 [n]`` token ids of one document."""
-        return self.gather(np.array([number]), np.array([0]), self.lengths[number : number + 1])
+        return self.gather(np.array([number]), np.array([0]), self.lengths[np.array([number])])
 
     def gather(self, documents: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return ``int64 [sum(lengths)]``: slices of documents, concatenated.
@@ -92,32 +98,61 @@ class Corpus:
                 with special tokens, hold arbitrary ids.
             lengths: ``int64 [N]`` positions to return of each.
         """
+        begins = self._begins.before(documents) + starts
         ends = np.cumsum(lengths)
-        begins = self._begins[documents]
-        index = np.repeat(begins + starts - (ends - lengths), lengths)
-        index += np.arange(len(index))
         if len(self._tokens) == 1:
-            return self._tokens[0].take(index, mode="clip").astype(np.int64)
-        shard = np.repeat(np.searchsorted(self._shard_begins, begins, side="right") - 1, lengths)
-        out = np.empty(len(index), dtype=np.int64)
-        for number in np.unique(shard):
-            here = shard == number
-            out[here] = self._tokens[number].take(index[here] - self._shard_begins[number], mode="clip")
+            index = _ranges(begins, lengths)
+            return self._tokens[0].array().take(index, mode="clip").astype(np.int64)
+        order, parts = self.lengths.by_shard(documents)
+        lengths, begins, ends = lengths[order], begins[order], ends[order]
+        places, found, done = _ranges(begins, lengths), [np.zeros(0, dtype=np.int64)], 0
+        for shard, part in parts:
+            index = places[done : done + int(lengths[part].sum())]
+            done += len(index)
+            found.append(self._tokens[shard].array().take(index - self._shard_begins[shard], mode="clip"))
+        out = np.empty(len(places), dtype=np.int64)
+        out[_ranges(ends - lengths, lengths)] = np.concatenate(found)
         return out
 
-    def split(self, heldout_share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Split the documents by hash; return the ``int64`` numbers of those to train on and of those held out."""
-        heldout = is_held_out(self.keys, heldout_share)
-        return np.flatnonzero(~heldout), np.flatnonzero(heldout)
+    def read(self, documents: DocumentSet | np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the lengths and the tokens of documents, ``int64`` both, about a million tokens at a time."""
+        for block in documents.blocks() if isinstance(documents, DocumentSet) else [documents]:
+            lengths = self.lengths[block]
+            for part in split_by_tokens(lengths, _COUNTED_AT_ONCE):
+                yield lengths[part], self.gather(block[part], np.zeros_like(lengths[part]), lengths[part])
+
+    def where(self, chosen: Callable[[np.ndarray], np.ndarray]) -> DocumentSet:
+        """Return the documents of which a function of their ``uint64`` keys is true."""
+        parts = (np.packbits(chosen(self.keys[part]), bitorder="little") for part in slices(len(self)))
+        return DocumentSet(len(self), np.concatenate([np.zeros(0, dtype=np.uint8), *parts]))
+
+    @property
+    def is_one_text(self) -> bool:
+        """Whether all documents are copies of one."""
+        first = self.keys[0:1]
+        return all((self.keys[part] == first).all() for part in slices(len(self)))
+
+    @property
+    def least_key(self) -> np.uint64:
+        """The least of the keys."""
+        return min(self.keys[part].min() for part in slices(len(self)))
+
+    def split(self, heldout_share: float) -> tuple[DocumentSet, DocumentSet]:
+        """Split the documents by hash; return those to train on and those held out."""
+        heldout = self.where(lambda keys: is_held_out(keys, heldout_share))
+        return ~heldout, heldout
 
     def verify(self) -> None:
         """Compare every file with its checksum; raise :class:`DataError` where one is missing or was changed."""
-        for name, checksum in self.manifest["files"].items():
-            path = self.folder / name
-            if sha256(path) != checksum:
-                raise DataError(
-                    "the checksum does not match: the file is damaged; prepare it again", path=path
-                )
+        paths = [self.folder / name for name in self.manifest["files"]]
+        with ThreadPoolExecutor(min(_HASHED_AT_ONCE, os.cpu_count() or 1)) as pool:
+            sums = pool.map(sha256, paths)
+            for path, found, checksum in zip(paths, sums, self.manifest["files"].values(), strict=True):
+                if found != checksum:
+                    pool.shutdown(cancel_futures=True)
+                    raise DataError(
+                        "the checksum does not match: the file is damaged; prepare it again", path=path
+                    )
 
 
 def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False) -> Corpus:
@@ -136,10 +171,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False
     for name in manifest["files"]:
         if not (folder / name).is_file():
             raise DataError("the file is missing; prepare the shards again", path=folder / name)
-    try:
-        corpus = Corpus(folder, manifest)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"a shard cannot be read ({error}); prepare it again", path=folder) from None
+    corpus = Corpus(folder, manifest)
     if verify:
         corpus.verify()
     errors = sum(manifest["read"]["errors"].values())
@@ -182,12 +214,10 @@ def manifest_text(content: dict[str, Any]) -> str:
     return json.dumps(content | {"sha256": digest}, indent=2, ensure_ascii=False) + "\n"
 
 
-def token_counts(corpus: Corpus, documents: np.ndarray, size: int) -> np.ndarray:
+def token_counts(corpus: Corpus, documents: DocumentSet | np.ndarray, size: int) -> np.ndarray:
     """Return ``int64 [V]`` token counts of some documents, in bounded memory."""
     counts = np.zeros(size, dtype=np.int64)
-    lengths = corpus.lengths[documents]
-    for part in split_by_tokens(lengths, _COUNTED_AT_ONCE):
-        ids = corpus.gather(documents[part], np.zeros_like(lengths[part]), lengths[part])
+    for _, ids in corpus.read(documents):
         counts += np.bincount(ids, minlength=size)
     return counts
 
@@ -274,6 +304,13 @@ def document_key(text: str) -> int:
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     data = " ".join(text.lower().split()).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the numbers of ranges, end to end."""
+    index = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+    index += np.arange(len(index))
+    return index
 
 
 def is_held_out(keys: Any, share: float) -> Any:

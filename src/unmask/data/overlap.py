@@ -70,7 +70,7 @@ def find_overlap(heldout: TextSource, training: Sequence[TextSource]) -> Overlap
     """
     run = max(_SHORTEST_RUN, math.ceil(_RUN_BITS / math.log2(max(2, len(heldout.vocabulary.replacements)))))
     keys = heldout.corpus.keys[heldout.documents]
-    same = np.isin(keys, np.concatenate([text.corpus.keys[text.documents] for text in training]))
+    same = np.isin(keys, _common(keys, training))
     rest = heldout.documents[~same]
     rest = rest[np.cumsum(heldout.corpus.lengths[rest]) <= _SEARCHED]
     runs, owner = (np.concatenate(part) for part in zip(*_runs(heldout, rest, run), strict=True))
@@ -79,7 +79,7 @@ def find_overlap(heldout: TextSource, training: Sequence[TextSource]) -> Overlap
     sieve = np.zeros(int(_SIEVE) + 1, dtype=bool)
     sieve[wanted & _SIEVE] = True
     for text in training if len(wanted) else ():
-        for found, _ in _runs(text, text.documents, run):
+        for found, _ in _all_runs(text, run):
             maybe = found[sieve[found & _SIEVE]]
             at = np.minimum(np.searchsorted(wanted, maybe), len(wanted) - 1)
             seen[at[wanted[at] == maybe]] = True
@@ -87,6 +87,23 @@ def find_overlap(heldout: TextSource, training: Sequence[TextSource]) -> Overlap
     hits = np.bincount(owner, seen[which], minlength=len(rest))
     near = (total > 0) & (hits >= MOSTLY * total)
     return Overlap(len(keys), int(same.sum()), int(near.sum()), int((total > 0).sum()), run)
+
+
+def _common(keys: np.ndarray, training: Sequence[TextSource]) -> np.ndarray:
+    """Return those of ``uint64`` keys that training text has too."""
+    wanted = np.unique(keys)
+    seen = np.zeros(len(wanted), dtype=bool)
+    for text in training:
+        for block in text.documents.blocks():
+            found = text.corpus.keys[block]
+            at = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
+            seen[at[wanted[at] == found]] = True
+    return wanted[seen]
+
+
+def _all_runs(text: TextSource, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for block in text.documents.blocks():
+        yield from _runs(text, block, size)
 
 
 def _runs(text: TextSource, documents: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -9,9 +9,16 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from unmask.data.document_set import At, DocumentSet, RunningSums, slices
+
+if TYPE_CHECKING:
+    from unmask.data.shards import Column
 
 _EVEN_LENGTH = 2048
 """A sequence of so many tokens costs as much in attention as in all other layers: about 3 times the hidden size."""
@@ -61,24 +68,54 @@ class Sequences:
     """The sequences of a set of documents, numbered from 0 and located without a table of them.
 
     Args:
-        lengths: ``int64 [D]`` text tokens of the documents.
+        lengths: text tokens of the documents of a corpus, ``int64 [D]``.
         split: how long documents are split.
+        documents: those of the set; by default all.
     """
 
-    def __init__(self, lengths: np.ndarray, split: SequenceSplit) -> None:
+    def __init__(
+        self, lengths: Column | np.ndarray, split: SequenceSplit, documents: DocumentSet | None = None
+    ) -> None:
         self.split = split
+        self.documents = DocumentSet.of(documents, len(lengths))
         self._lengths = lengths
-        self._ends = np.cumsum(split.counts(lengths))
+        self._sums = RunningSums(len(lengths), self._counts)
+
+    def _counts(self, documents: At) -> np.ndarray:
+        counts = self.split.counts(self._lengths[documents])
+        return np.where(self.documents.has(documents), counts, 0)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._sums.total
 
-    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the document, the start in it and the text tokens of sequences, ``int64 [N]`` each."""
-        document = np.searchsorted(self._ends, numbers, side="right")
-        before = np.where(document > 0, self._ends[document - 1], 0)
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the document in the corpus, the start in it and the text tokens of sequences, ``int64 [N]`` each."""
+        document, before = self._sums.find(numbers)
         start = (numbers - before) * (self.split.body - self.split.overlap)
         return document, start, np.minimum(self.split.body, self._lengths[document] - start)
+
+    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the same with the place of the document in the set."""
+        document, start, body = self.find(numbers)
+        return self.documents.places(document), start, body
+
+    @cached_property
+    def text_tokens(self) -> int:
+        """Text tokens of the documents."""
+        return sum(int(lengths.sum()) for lengths in self._chosen_lengths())
+
+    @cached_property
+    def tokens(self) -> int:
+        """Text tokens of all sequences, with those that are repeated."""
+        if not self.split.overlap:
+            return self.text_tokens
+        continued = len(self) - sum(int(np.count_nonzero(lengths)) for lengths in self._chosen_lengths())
+        return self.text_tokens + self.split.overlap * continued
+
+    def _chosen_lengths(self) -> Iterator[np.ndarray]:
+        """Yield the lengths of all documents, 0 for those that are not in the set."""
+        for part in slices(len(self._lengths)):
+            yield np.where(self.documents.has(part), self._lengths[part], 0)
 
 
 def frame_positions(cu_seqlens: np.ndarray) -> np.ndarray:

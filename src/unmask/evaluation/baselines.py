@@ -122,9 +122,7 @@ def tally_baselines(
         most: as for ``tally``.
     """
     if train is not None:
-        fitted_on = (
-            f"the training text given ({plural(int(train.corpus.lengths[train.documents].sum()), 'token')})"
-        )
+        fitted_on = f"the training text given ({plural(train.sequences.text_tokens, 'token')})"
         folds: list[tuple[TextSource, NDArray[np.bool_] | None]] = [(train, None)]
     else:
         folds = _folds(source)

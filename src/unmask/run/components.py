@@ -20,6 +20,7 @@ from unmask.data.corpus import (
     open_corpus,
     open_shards,
 )
+from unmask.data.document_set import DocumentSet
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer
@@ -274,12 +275,12 @@ def open_texts(
 ) -> RunTexts:
     """Open or prepare all texts of a run, and set aside what is held out."""
 
-    def source(corpus: Corpus, documents: np.ndarray) -> TextSource:
+    def source(corpus: Corpus, documents: DocumentSet | None = None) -> TextSource:
         return TextSource(corpus, documents, model.vocabulary, masking, length, data.overlap)
 
     def whole(inputs: list[str], name: str, data: DataSettings = data) -> TextSource:
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
-        return source(corpus, np.arange(len(corpus)))
+        return source(corpus)
 
     def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
@@ -311,14 +312,15 @@ def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
     return data.model_copy(update={"documents": "file"}) if are_files else data
 
 
-def split_documents(corpus: Corpus, share: float) -> tuple[np.ndarray, np.ndarray | None]:
+def split_documents(corpus: Corpus, share: float) -> tuple[DocumentSet, DocumentSet | None]:
     """Return the documents to train on, and those held out: at least one where there are two."""
     train, heldout = corpus.split(share)
-    if len(np.unique(corpus.keys)) == 1:
-        return np.arange(len(corpus)), None
+    if corpus.is_one_text:
+        return DocumentSet(len(corpus)), None
     if not len(heldout) or not len(train):
-        first = corpus.keys == corpus.keys.min()
-        heldout, train = np.flatnonzero(first), np.flatnonzero(~first)
+        least = corpus.least_key
+        heldout = corpus.where(lambda keys: keys == least)
+        train = ~heldout
     return train, heldout
 
 

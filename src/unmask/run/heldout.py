@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from unmask.config.load import load_config
 from unmask.data.batches import TextSource
 from unmask.data.corpus import given_shards, is_corpus, open_shards
+from unmask.data.document_set import DocumentSet
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.run.components import sequence_length, split_documents
@@ -41,7 +40,7 @@ def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Pro
     if not is_corpus(shards):
         return None
     corpus = open_shards(shards, model.tokenizer, allow_unknown=True, progress=progress)
-    documents = np.arange(len(corpus)) if data.heldout else split_documents(corpus, data.heldout_share)[1]
+    documents = DocumentSet(len(corpus)) if data.heldout else split_documents(corpus, data.heldout_share)[1]
     if documents is None:
         return None
     length = sequence_length(data, model)

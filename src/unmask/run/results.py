@@ -147,7 +147,7 @@ def _counts(components: RunComponents) -> dict[str, int | float]:
 
 def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
     documents = 0 if text is None else len(text.documents)
-    tokens = 0 if text is None else int(text.corpus.lengths[text.documents].sum())
+    tokens = 0 if text is None else text.sequences.text_tokens
     return {f"{prefix}documents": documents, f"{prefix}tokens": tokens}
 
 

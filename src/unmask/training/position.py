@@ -59,6 +59,6 @@ class Position:
         content = {
             "skipped_steps": content.get("bad_steps"),
             **content,
-            "cursor": Cursor(**content["cursor"]),
+            "cursor": Cursor.of(content["cursor"]),
         }
         return Position(**{key: content[key] for key in Position.__dataclass_fields__})
