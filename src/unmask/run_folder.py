@@ -22,10 +22,14 @@ added words holds :data:`ADDED_WORDS` as well.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from unmask.errors import ConfigError
+from unmask.progress import Progress
+from unmask.remote.folders import fetch, files_below
+from unmask.remote.systems import is_url
 
 HELDOUT_SHARDS = "shards-heldout"
 """In a run folder: the tokenised held-out text, where it was given by itself."""
@@ -33,6 +37,13 @@ EXPORTED = {".onnx": "onnx", ".xml": "openvino"}
 """Endings of the files of exported models, and the folder below ``config.json`` and tokenizer in which they may lie."""
 ADDED_WORDS = "added_words.json"
 """In a model folder: the words by which its vocabulary was extended."""
+
+
+_MODEL_FILE = re.compile(r"config\.json|tokenizer\.json|vocab\.(txt|json)|[^/]*\.model")
+_NO_MODEL = re.compile(
+    r"^checkpoint[^/]*/|^shards[^/]*/|^runs/|(^|/)\.|"
+    r"(^|/)(pytorch_model|training_args)[^/]*\.bin|\.(pt|pth|h5|msgpack|ot|ckpt|pkl)$"
+)
 
 
 @dataclass(frozen=True)
@@ -106,12 +117,22 @@ class RunFolder:
         return self.root / "report.html"
 
 
-def model_folder(name: str) -> str:
+def is_model_folder(model: object) -> bool:
+    """Return whether a model is given as a folder, here or by URL, not by its Hub name or as an object."""
+    return isinstance(model, str | Path) and (is_url(model) or Path(model).is_dir())
+
+
+def model_folder(name: str, progress: Progress = Progress()) -> str:
     """Return the model folder of a run folder, or of an exported model file; any other name of a model unchanged.
+
+    A model by URL is fetched into the cache of this host.
 
     Raises:
         ConfigError: the run has no model yet, or the model is in a folder below.
+        DataError: a URL cannot be read.
     """
+    if is_url(name):
+        return str(_fetched(name, progress))
     path = Path(name)
     if path.suffix in EXPORTED and path.is_file():
         here = path.parent
@@ -129,6 +150,30 @@ def model_folder(name: str) -> str:
             f"'unmask train -o {name} --resume', or give the folder of a model"
         )
     return str(run.model)
+
+
+def _fetched(url: str, progress: Progress) -> Path:
+    """Fetch a model, or that of a run: weights in safetensors or exported, tokenizer and settings."""
+    if url.startswith("hf://"):
+        hub = url.removeprefix("hf://")
+        raise ConfigError(f"'{url}': a model of the Hub is given by its name alone; give {hub}")
+    found = files_below(url)
+    where = "model/" if RunFolder(Path()).info.name in found else ""
+    if where and "model/config.json" not in found:
+        raise ConfigError(
+            f"'{url}' is a run that has no model yet; finish it with 'unmask train -o {url} --resume'"
+        )
+    below = {name.removeprefix(where): file for name, file in found.items() if name.startswith(where)}
+    files = {name: file for name, file in below.items() if not _NO_MODEL.search(name)}
+    if not any(_MODEL_FILE.fullmatch(name) for name in files):
+        folders = sorted({name.split("/")[0] for name in found if name.endswith("/config.json")})
+        hint = (
+            f"; there are models in folders below it, for example {url.rstrip('/')}/{folders[-1]}"
+            if folders
+            else ""
+        )
+        raise ConfigError(f"'{url}' is no model: config.json is missing{hint}")
+    return fetch(url, files, "models", progress=progress)
 
 
 def _refuse_other_folder(folder: Path) -> None:

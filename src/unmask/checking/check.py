@@ -37,6 +37,7 @@ from unmask.data.unknown import MOST
 from unmask.errors import ConfigError, DataError, plural
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile
+from unmask.run_folder import is_model_folder, model_folder
 from unmask.training.recipe import default_epochs
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class _Check:
 
             longest = load_for_inference(model, device="cpu", offline=self.offline).max_length
         except ConfigError as error:
-            if Path(model, "config.json").is_file():
+            if is_model_folder(model) and Path(model_folder(model), "config.json").is_file():
                 raise  # a model that cannot be trained
             self.trainable, longest = False, int(tokenizer.model_max_length)
             self.progress.log(f"only the tokenizer of '{model}' is used: {error}")
@@ -348,7 +349,9 @@ class _Check:
                 epochs,
                 self._chosen_settings(),
                 extend=extend,
-                tokenizer_only=self.model is not None and not self.trainable and Path(self.model).exists(),
+                tokenizer_only=self.model is not None
+                and not self.trainable
+                and (is_model_folder(self.model) or Path(self.model).exists()),
                 unknown=bool(vocabulary and vocabulary["unknown"]["share"] > MOST),
                 unreadable=bool(self.reader.stats.unreadable + self.skipped.unreadable),
             ),

@@ -33,8 +33,8 @@ compute = partial(Option, rich_help_panel="Computation")
 settings = partial(Option, rich_help_panel="Settings")
 output = partial(Option, rich_help_panel="Output")
 
-_TEXT_HELP = "Text: files, folders, globs, URLs (s3://…), - (standard input), hf://org/name, or shards of 'unmask prepare'."
-_MODEL_HELP = "Hub name, name@revision, model folder or run folder."
+_TEXT_HELP = "Text: files, folders, globs, URLs such as s3://bucket/notes, - (standard input), hf://org/name, or shards of 'unmask prepare'."
+_MODEL_HELP = "Hub name, name@revision, model folder or run folder, also by URL such as s3://bucket/run."
 
 # Arguments.
 TextArgument = Annotated[list[str], Argument(metavar="TEXT", help=_TEXT_HELP)]

@@ -14,6 +14,7 @@ from typer import Argument, Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.errors import ConfigError
+from unmask.remote.systems import is_url
 
 _KEY = "UNMASK_API_KEY"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -115,7 +116,7 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for given in models:
         name, equals, model = given.partition("=")
-        if not equals or Path(given).exists():
+        if not equals or is_url(given) or Path(given).exists():
             name, model = _name(given), given
         if not name or not model:
             raise ConfigError(f"expected MODEL or NAME=MODEL, got '{given}'")
@@ -129,7 +130,8 @@ def _named(models: Sequence[str]) -> dict[str, str]:
 
 def _name(model: str) -> str:
     path = Path(model)
-    if not path.exists():
-        return model
-    path = path.resolve()
+    if not is_url(model):
+        if not path.exists():
+            return model
+        path = path.resolve()
     return path.parent.name if path.name == "model" else path.name

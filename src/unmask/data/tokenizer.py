@@ -33,6 +33,7 @@ from unmask.data.tokenizer_files import (
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
 from unmask.errors import ConfigError
 from unmask.progress import Progress
+from unmask.remote.systems import is_url
 from unmask.run_folder import model_folder
 from unmask.storage import sha256
 
@@ -93,7 +94,7 @@ def load_tokenizer(
         ConfigError: it cannot be loaded, is not backed by the ``tokenizers`` library, has no entries for text or no
             mask token, or is far smaller than the model in its folder.
     """
-    path, revision = checkpoint_name(name)
+    path, revision = checkpoint_name(name, progress)
     require_files(path)
     try:
         with offline_mode(offline):
@@ -102,6 +103,8 @@ def load_tokenizer(
         raise not_loaded(name, path, error) from error
     _require_mask(tokenizer, name)
     tokenizer = converted(tokenizer)
+    if is_url(name):
+        tokenizer.name_or_path = name  # not its place in the cache
     if what := no_text(tokenizer):
         raise not_loaded(name, path, what)
     require_size(tokenizer, name, path, progress)
@@ -134,14 +137,14 @@ def _read(path: str, hub: dict[str, Any], progress: Progress) -> PreTrainedToken
     return tokenizer
 
 
-def checkpoint_name(name: str) -> tuple[str, str | None]:
+def checkpoint_name(name: str, progress: Progress = Progress()) -> tuple[str, str | None]:
     """Return the path or Hub name of a model or tokenizer, and its revision or ``None``; resolve run folders.
 
     Raises:
         ConfigError: a path does not exist, or a run folder has no model.
     """
-    if Path(name).exists():
-        return model_folder(name), None
+    if is_url(name) or Path(name).exists():
+        return model_folder(name, progress), None
     path, _, revision = name.partition("@")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ConfigError(f"'{name}': no such file or folder; give the folder of a checkpoint, or a Hub name")

@@ -37,7 +37,7 @@ from unmask.reporting.card import hub_name
 from unmask.reporting.export_card import exported_card
 from unmask.reporting.results import Result, Rows
 from unmask.run.heldout import heldout_of, run_of
-from unmask.run_folder import model_folder
+from unmask.run_folder import is_model_folder, model_folder
 from unmask.storage import new_folder, require_new, write_json
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _heldout(
 
 def _card(model: str | Path | LanguageModel) -> str | None:
     """Return the card of the model, if it has one on this machine."""
-    if not isinstance(model, str | Path) or not Path(model).is_dir():
+    if not is_model_folder(model):
         return None
     path = Path(model_folder(str(model)), "README.md")
     return path.read_text(encoding="utf-8") if path.is_file() else None

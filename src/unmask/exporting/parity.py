@@ -21,7 +21,7 @@ from unmask.evaluation.predictions import score_targets
 from unmask.evaluation.strata import places
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
-from unmask.run_folder import model_folder
+from unmask.run_folder import is_model_folder, model_folder
 from unmask.storage import sha256
 
 FILE = "parity.json"
@@ -190,7 +190,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
 
 def weights_hash(model: object) -> str | None:
     """Return the SHA-256 of the weights in a model or run folder; ``None`` for a model by name or in memory."""
-    if not isinstance(model, str | Path) or not Path(model).is_dir():
+    if not is_model_folder(model):
         return None
     files = sorted(Path(model_folder(str(model))).glob("model*.safetensors"))
     hashes = [sha256(path) for path in files]

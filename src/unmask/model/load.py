@@ -20,7 +20,8 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
-from unmask.run_folder import model_folder
+from unmask.remote.systems import is_url
+from unmask.run_folder import is_model_folder, model_folder
 from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def load_for_inference(
         return model
     new_head: list[str] = []
     if isinstance(model, (str, Path)):
-        if exported := exported_file(model_folder(str(model)) if Path(model).is_dir() else str(model)):
+        if exported := exported_file(
+            model_folder(str(model), progress) if is_model_folder(model) else str(model)
+        ):
             return load_exported(exported, tokenizer, device=device, precision=precision, progress=progress)
         # The tokenizer first: a wrong name is then found before the weights are read.
         tokenizer = str(model) if tokenizer is None else tokenizer
@@ -166,7 +169,7 @@ def read_checkpoint(
     """
     from transformers import AutoModelForMaskedLM
 
-    path, revision = checkpoint_name(name)
+    path, revision = checkpoint_name(name, progress)
     options: dict[str, Any] = {"revision": revision, "local_files_only": offline, "trust_remote_code": False}
     options |= {"dtype": torch.float32, "output_loading_info": True}
     try:
@@ -180,6 +183,8 @@ def read_checkpoint(
                 )
     except Exception as error:
         raise _not_loaded(name, path, error) from error
+    if is_url(name):
+        model.config.name_or_path = name  # not its place in the cache
     require_encoder(model, name)
     return Checkpoint(model, _new_head(name, model, info, progress))
 

@@ -7,7 +7,6 @@ variables and files. Every error names the URL, and no message repeats what a se
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +43,9 @@ network = _Network()
 
 
 def is_url(given: object) -> bool:
-    """Return whether something names a file by URL; a path into which a URL was made (``s3:/bucket``) is one too."""
+    """Return whether something names a file by URL; what :class:`~pathlib.Path` makes of one (``s3:/bucket``) is one too."""
     found = _URL.match(str(given))
-    return found is not None and (bool(found[2]) or isinstance(given, os.PathLike))
+    return found is not None and (bool(found[2]) or found[1] in (*PROTOCOLS, *LOCAL, "hf", "http", "https"))
 
 
 def changed(url: str) -> DataError:
@@ -57,7 +56,9 @@ def changed(url: str) -> DataError:
 
 def open_system(url: str, *, writing: bool = False) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it."""
-    scheme = url.partition("://")[0].lower()
+    scheme, slashes, _ = url.partition("://")
+    if not slashes:
+        raise ConfigError(f"{url}: give a URL as a string: as a Path it loses a slash")
     if found := _SECRET.search(url):
         raise ConfigError(
             f"{url[: found.start()]}…: a URL takes no credentials and no options, which would stand in logs and run "
