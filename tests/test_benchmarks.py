@@ -17,6 +17,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = [
     "adaptation",
+    "corpus_memory",
     "equivalence",
     "exports",
     "gpu",

@@ -306,6 +306,23 @@ def test_every_process_has_as_many_micro_batches(
     assert empty >= parts * world - len(numbers)
 
 
+def test_a_process_reads_only_its_own_sequences(
+    of: Callable[..., TextSource], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, read = TrainingStream(of(), 2000, seed=0), []
+    numbers, _ = stream.take(Cursor())
+    gather = corpus.gather
+    monkeypatch.setattr(corpus, "gather", lambda *args: read.append(args[2].sum()) or gather(*args))
+    shares = []
+    for rank in range(4):
+        read.clear()
+        own = stream.micro_batches(Cursor(), numbers, 0.3, 2, rank, 4)
+        shares.append(sum(read))
+        assert shares[-1] == sum(batch.tokens for batch in own)
+    assert sum(shares) == stream.sizes(numbers).sum()
+    assert max(shares) < 1.2 * min(shares)
+
+
 def test_no_process_has_more_tokens_than_its_micro_batches_hold(of: Callable[..., TextSource]) -> None:
     stream = TrainingStream(of(max_length=400), 3000, seed=0)
     numbers, _ = stream.take(Cursor())

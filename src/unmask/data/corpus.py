@@ -160,7 +160,7 @@ def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False
 
     Args:
         folder: its path.
-        verify: compare every file with its checksum.
+        verify: compare every file with its checksum; the sizes of arrays are compared in any case.
         strict: refuse shards whose text had errors.
 
     Raises:
@@ -276,12 +276,13 @@ def open_shards(
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    verify: bool = True,
     strict: bool = False,
     allow_unknown: bool = False,
     progress: Progress = Progress(),
 ) -> Corpus:
     """Open prepared shards for a tokenizer; as :func:`open_corpus`, and another tokenizer's shards are a :class:`DataError`."""
-    corpus = open_corpus(folder, strict=strict)
+    corpus = open_corpus(folder, verify=verify, strict=strict)
     if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(tokenizer):
         raise DataError(
             "these shards were made with another tokenizer than the model's; prepare them again with "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 _GROUP = 64  # bytes of bits, whose sums are kept
-_AT_ONCE = 1 << 20  # documents
+_AT_ONCE = 1 << 17  # documents
 _ROWS_AT_ONCE = 1 << 14
 _DENSE = 1 << 20
 """Documents up to which all sums are kept."""
@@ -24,7 +24,7 @@ At = np.ndarray | slice
 
 
 def slices(count: int) -> Iterator[slice]:
-    """Yield slices of so many documents, a million at a time."""
+    """Yield slices of so many documents, 131,072 at a time."""
     for begin in range(0, count, _AT_ONCE):
         yield slice(begin, min(begin + _AT_ONCE, count))
 
@@ -83,7 +83,7 @@ class DocumentSet:
         return numbers
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield the numbers, up to a million at a time."""
+        """Yield the numbers, some at a time."""
         for part in slices(self.size):
             yield np.flatnonzero(self.has(part)) + part.start
 

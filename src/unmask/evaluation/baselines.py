@@ -178,11 +178,17 @@ def _columns(prediction: Prediction, targets: NDArray[np.int64]) -> Floats:
 
 def _training_tokens(text: TextSource) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of the training documents end to end, up to a limit, and where documents begin."""
-    lengths = text.corpus.lengths[text.documents]
-    order = np.argsort(text.corpus.keys[text.documents], kind="stable")
-    order = np.sort(order[: int(np.searchsorted(np.cumsum(lengths[order]), MAX_TOKENS)) + 1])
-    lengths = lengths[order]
-    tokens = text.corpus.gather(text.documents[order], np.zeros(len(order), dtype=np.int64), lengths)
+    documents, keys = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
+    for block in text.documents.blocks():
+        documents = np.concatenate([documents, block])
+        keys = np.concatenate([keys, text.corpus.keys[block]])
+        order = np.argsort(keys, kind="stable")
+        total = np.cumsum(text.corpus.lengths[documents[order]])
+        order = order[: int(np.searchsorted(total, MAX_TOKENS)) + 1]
+        documents, keys = documents[order], keys[order]
+    documents = np.sort(documents)
+    lengths = text.corpus.lengths[documents]
+    tokens = text.corpus.gather(documents, np.zeros_like(lengths), lengths)
     return tokens, np.concatenate([[0], np.cumsum(lengths)])
 
 

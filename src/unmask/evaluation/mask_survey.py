@@ -11,8 +11,9 @@ import numpy as np
 
 from unmask.data.batches import TextSource
 from unmask.data.masking.mask import KEEP, MASK, RANDOM, Masked, mask, replacement_kinds
-from unmask.data.masking.random_bits import MaskKey, shuffled
+from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import word_starts
+from unmask.data.order import ORDER, Order, permutation
 from unmask.data.packing import Packed, split_by_tokens
 from unmask.data.tokenizer import load_tokenizer, token_names
 
@@ -60,9 +61,9 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
     """
     tokenizer = load_tokenizer(str(source.corpus.folder / "tokenizer"), offline=True)
     key = MaskKey(seed, epoch)
-    order = shuffled(len(source.sequences), key)
-    # A long one of the first few.
-    number = order[:32][np.argmax(np.minimum(source.sizes(order[:32]), length))]
+    count = len(source.sequences)
+    first = permutation(count, key).at(np.arange(min(32, count)))
+    number = first[np.argmax(np.minimum(source.sizes(first), length))]  # a long one of the first few
     packed = source.pack(np.array([number]))
     masked = mask(packed, source.vocabulary, source.plan, key, source.masking.rate)
     kind = dict(
@@ -92,11 +93,9 @@ def sample(source: TextSource, seed: int = 0, epoch: int = 0, length: int = 64) 
 
 def _masked(source: TextSource, tokens: int, key: MaskKey) -> Iterator[tuple[Packed, Masked]]:
     """Yield parts of the text with their masks, about ``tokens`` tokens in all."""
-    order = shuffled(len(source.sequences), key)
-    sizes = source.sizes(order)
-    order = order[: max(1, int(np.searchsorted(np.cumsum(sizes), tokens, side="right")))]
-    for part in split_by_tokens(sizes[: len(order)], _BUDGET):
-        packed = source.pack(order[part])
+    numbers, sizes, _ = Order(source, key.seed).take(ORDER, (key.epoch, 0), tokens)
+    for part in split_by_tokens(sizes, _BUDGET):
+        packed = source.pack(numbers[part])
         yield packed, mask(packed, source.vocabulary, source.plan, key, source.masking.rate)
 
 
