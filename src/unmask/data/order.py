@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from unmask.data.masking.random_bits import GOLDEN, MaskKey, mix, shuffled
+from unmask.data.masking.random_bits import MIX_1, MIX_2, MaskKey, shuffled
 
 ORDER = 2
 """The version of the order: up to 65,536 sequences sorted by a hash, as any number in version 1, and more by
@@ -20,6 +20,7 @@ ORDER = 2
 _SORTED = 1 << 16
 _ROUNDS = 6
 _AT_ONCE = 1 << 16
+_HALF = np.uint64(32)
 
 
 class Permutation(Protocol):
@@ -71,22 +72,29 @@ class Bijection:
 
     def _permute(self, numbers: np.ndarray) -> np.ndarray:
         height, width = np.uint64(self._height), np.uint64(self._width)
-        left, right = np.divmod(numbers.astype(np.uint64), width)
-        for number, key in enumerate(self._keys):
-            if number % 2:
-                right = _added(right, left, width, key)
-            else:
-                left = _added(left, right, height, key)
-        return (left * width + right).astype(np.int64)
+        with np.errstate(over="ignore"):
+            left = numbers.astype(np.uint64) // width
+            right = numbers.astype(np.uint64) - left * width
+            for number, key in enumerate(self._keys):
+                if number % 2:
+                    right = _added(right, left, width, key)
+                else:
+                    left = _added(left, right, height, key)
+            return (left * width + right).astype(np.int64)
 
 
 def _added(digit: np.ndarray, other: np.ndarray, base: np.uint64, key: np.uint64) -> np.ndarray:
-    """Add a hash of another digit to a digit, modulo its base, which is below 2³²."""
-    half = np.uint64(32)
-    with np.errstate(over="ignore"):
-        draw = ((mix(other * GOLDEN + key) >> half) * base) >> half
+    """Add a hash of another digit, which is below 2³² as the base is, to a digit, modulo its base."""
+    draw = other + key
+    draw *= MIX_1
+    draw ^= draw >> _HALF
+    draw *= MIX_2
+    draw >>= _HALF
+    draw *= base
+    draw >>= _HALF
     draw += digit
-    return np.where(draw >= base, draw - base, draw)
+    draw -= base * (draw >= base)
+    return draw
 
 
 class Text(Protocol):

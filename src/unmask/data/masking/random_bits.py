@@ -18,9 +18,9 @@ EVALUATION_EPOCH = -1
 EVALUATION_SEED = 0
 """The seed of every evaluation, so that all models predict the same positions."""
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
     lengths = np.diff(packed.cu_seqlens)
     starts = packed.cu_seqlens[:-1].astype(np.uint64)
     with np.errstate(over="ignore"):
-        base = packed.keys + stream + (packed.offsets.astype(np.uint64) - starts) * GOLDEN
+        base = packed.keys + stream + (packed.offsets.astype(np.uint64) - starts) * _GOLDEN
         counters = np.repeat(base, lengths)
-        counters += np.arange(len(counters), dtype=np.uint64) * GOLDEN
+        counters += np.arange(len(counters), dtype=np.uint64) * _GOLDEN
     return mix(counters)
 
 
@@ -55,26 +55,26 @@ def random_bits_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.n
     segment = np.searchsorted(packed.cu_seqlens, index, side="right") - 1
     position = (index - packed.cu_seqlens[segment] + packed.offsets[segment]).astype(np.uint64)
     with np.errstate(over="ignore"):
-        return mix(packed.keys[segment] + stream + position * GOLDEN)
+        return mix(packed.keys[segment] + stream + position * _GOLDEN)
 
 
 def sequence_random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
     """Return ``uint64 [N]``: random bits of each sequence, by stream, document and first position."""
     with np.errstate(over="ignore"):
-        return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * GOLDEN)
+        return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * _GOLDEN)
 
 
 def shuffled(count: int, key: MaskKey) -> np.ndarray:
     """Return ``int64 [count]``: a permutation determined by the key."""
     with np.errstate(over="ignore"):
-        counters = np.arange(count, dtype=np.uint64) * GOLDEN + key.stream("order")
+        counters = np.arange(count, dtype=np.uint64) * _GOLDEN + key.stream("order")
     return np.argsort(mix(counters), kind="stable")
 
 
 def mix(counters: np.ndarray) -> np.ndarray:
     """Hash ``uint64`` counters in place and return them."""
     scratch = np.empty_like(counters)
-    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+    for shift, factor in ((30, MIX_1), (27, MIX_2)):
         np.right_shift(counters, np.uint64(shift), out=scratch)
         np.bitwise_xor(counters, scratch, out=counters)
         np.multiply(counters, factor, out=counters)
@@ -88,7 +88,7 @@ def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
     lengths = np.diff(first, append=len(numbers))
     place = np.arange(len(numbers)) - np.repeat(first, lengths)
     with np.errstate(over="ignore"):
-        scrambled = mix(numbers.astype(np.uint64) * _MIX_2 + place.astype(np.uint64) * GOLDEN + _MIX_1)
+        scrambled = mix(numbers.astype(np.uint64) * MIX_2 + place.astype(np.uint64) * _GOLDEN + MIX_1)
         return np.add.reduceat(scrambled, first)
 
 
