@@ -29,7 +29,7 @@ from pathlib import Path
 from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.remote.folders import fetch, files_below
-from unmask.remote.systems import is_url
+from unmask.remote.systems import is_url, refuse_url
 
 HELDOUT_SHARDS = "shards-heldout"
 """In a run folder: the tokenised held-out text, where it was given by itself."""
@@ -53,6 +53,7 @@ class RunFolder:
     root: Path
 
     def __post_init__(self) -> None:
+        refuse_url(self.root)
         object.__setattr__(self, "root", Path(self.root))
 
     def __fspath__(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import ConfigError, DataError, DiskError
+from unmask.remote.systems import refuse_url
 
 JsonDict = Mapping[str, Any]
 """A JSON object that is only read."""
@@ -76,6 +77,7 @@ def keep_rows(path: Path, step: int) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path``, text as UTF-8: a reader sees the old content or the new, never a part."""
+    refuse_url(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -98,6 +100,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder could not be written.
     """
+    refuse_url(path)
     path = path.resolve()
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -129,6 +132,7 @@ def require_new(path: Path) -> None:
         ConfigError: something is there already.
         DiskError: no folder can be made there.
     """
+    refuse_url(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path}: exists already and is not an empty folder; choose another name")
     place = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())

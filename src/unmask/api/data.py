@@ -136,8 +136,10 @@ def train_tokenizer(
         ConfigError: an option does not work.
     """
     from unmask.data.reading.documents import DocumentReader
+    from unmask.remote.systems import refuse_url
     from unmask.vocabulary.new_tokenizer import train_tokenizer as train_on
 
+    refuse_url(out, "out")
     config = sections(options | {"vocab_size": vocab_size}, (*READING, *TOKENIZER_OPTIONS), offline)
     with text_files(progress, offline, config.data.text_field) as files:
         reader = DocumentReader(files.inputs(text), config.data, progress=files.progress)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from unmask.cli import runtime as shell
 from unmask.cli.usage import usage
+from unmask.remote.systems import refuse_url
 
 if TYPE_CHECKING:
     Parameter = TyperArgument | TyperOption
@@ -95,11 +97,24 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         if not shell.mode.debug:
             shell.quiet_libraries()
+        self._refuse_urls(ctx.params)
         if ctx.params.get("offline"):
             from unmask.data.hub import offline_mode
 
             ctx.with_resource(offline_mode())
         return super().invoke(ctx)
+
+    def _refuse_urls(self, given: Mapping[str, Any]) -> None:
+        """Refuse a URL for a parameter that is a path here: it would make a folder called ``s3:``."""
+        params: list[Any] = self.params
+        for param in params:
+            annotation = param.type_descriptor.annotation
+            if Path in (annotation, *get_args(annotation)):
+                values = given.get(param.name)
+                for value in values if isinstance(values, list | tuple) else [values]:
+                    refuse_url(
+                        value, param.opts[-1] if isinstance(param, TyperOption) else str(param.metavar)
+                    )
 
 
 class Group(TyperGroup):

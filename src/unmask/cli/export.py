@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -33,7 +34,7 @@ Tolerance = Annotated[
     float, Option("--tolerance", metavar="POINTS", help="Points of accuracy that less than fp32 may cost.")
 ]
 WebLibraries = Annotated[
-    str | None,
+    Path | None,
     options.text(
         "--web-libraries",
         metavar="DIR",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Option
@@ -16,7 +17,7 @@ from unmask.reporting.format import baseline_name, clock, interval, percent
 from unmask.storage import JsonDict
 
 Task = Annotated[
-    str,
+    Path,
     Option(
         "--task",
         metavar="PATH",
@@ -26,11 +27,11 @@ Task = Annotated[
     ),
 ]
 Test = Annotated[
-    str | None,
+    Path | None,
     Option("--test", metavar="FILE", help="Test file, if the folder has none or several."),
 ]
 Dev = Annotated[
-    str | None,
+    Path | None,
     Option(
         "--dev",
         metavar="FILE",

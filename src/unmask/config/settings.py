@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unmask.remote.systems import is_url
+
 
 class Settings(BaseModel):
     """Base of all settings."""
@@ -125,6 +127,13 @@ class MaskingSettings(Settings):
                 f"mask_share + random_share must be at most 1, "
                 f"not {self.mask_share} + {self.random_share} = {self.mask_share + self.random_share:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_local(self) -> MaskingSettings:
+        for name in ("collocations", "terms"):
+            if is_url(getattr(self, name)):
+                raise ValueError(f"{name} must be a file of this machine, not the URL {getattr(self, name)}")
         return self
 
     @model_validator(mode="after")

@@ -48,6 +48,15 @@ def is_url(given: object) -> bool:
     return found is not None and (bool(found[2]) or found[1] in (*PROTOCOLS, *LOCAL, "hf", "http", "https"))
 
 
+def refuse_url(given: object, what: str = "") -> None:
+    """Raise a :class:`ConfigError` if a URL is given where only a file or folder of this machine can be."""
+    if is_url(given):
+        url = re.sub("^([^:]*):/+", r"\1://", str(given))
+        raise ConfigError(
+            f"{what}{': ' if what else ''}{_SECRET.split(url)[0]} is a URL; give a file or folder of this machine"
+        )
+
+
 def changed(url: str) -> DataError:
     return DataError(
         "the object changed since it was listed; start again, so that one version is read", path=url
