@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from unmask.config.settings import DataSettings, DocumentSettings
+from unmask.data import parts
 from unmask.data import preparation as shards
 from unmask.data import shards as shard_files
-from unmask.data.corpus import Corpus, document_key, is_corpus, open_corpus
+from unmask.data.corpus import Corpus, document_key, is_corpus, manifest_text, open_corpus
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
@@ -46,7 +47,7 @@ def made(source: Path, wordpiece_tokenizer: Any, tmp_path: Path) -> Callable[...
 
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_files, "_SHARD_TOKENS", 700)
-    monkeypatch.setattr(shards, "_BATCH_CHARACTERS", 1500)
+    monkeypatch.setattr(parts, "_BATCH_CHARACTERS", 1500)
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
@@ -102,9 +103,7 @@ def test_the_manifest_accounts_for_everything(
         *(
             "manifest.json",
             "tokenizer",
-            "shard-00000.tokens.npy",
-            "shard-00000.lengths.npy",
-            "shard-00000.keys.npy",
+            "part-00000",
         )
     }
 
@@ -116,8 +115,8 @@ def test_the_tokenizer_lies_beside_the_shards(made: Callable[..., Corpus], wordp
 
 def test_the_same_input_gives_the_same_bytes(made: Callable[..., Corpus]) -> None:
     first, second = made("first"), made("second")
-    for path in sorted(first.folder.glob("*.npy")):
-        assert path.read_bytes() == (second.folder / path.name).read_bytes()
+    for path in sorted(first.folder.rglob("*.npy")):
+        assert path.read_bytes() == (second.folder / path.relative_to(first.folder)).read_bytes()
 
 
 def test_a_large_vocabulary_gets_wider_numbers(
@@ -126,7 +125,7 @@ def test_a_large_vocabulary_gets_wider_numbers(
     narrow = made("narrow")
     monkeypatch.setattr(type(wordpiece_tokenizer), "__len__", lambda self: 70_000)
     wide = made("wide")
-    kinds = [np.load(c.folder / "shard-00000.tokens.npy").dtype for c in (narrow, wide)]
+    kinds = [np.load(c.folder / "part-00000" / "shard-00000.tokens.npy").dtype for c in (narrow, wide)]
     assert kinds == [np.uint16, np.uint32]
     assert narrow.document(7).tolist() == wide.document(7).tolist()
     assert wide.document(7).dtype == np.int64
@@ -190,7 +189,7 @@ def test_a_failure_leaves_nothing_behind(
     def fail(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards, "sha256", fail)
+    monkeypatch.setattr(parts, "sha256", fail)
     with pytest.raises(OSError, match="No space left"):
         made()
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt"}
@@ -202,7 +201,7 @@ def test_paths_may_be_strings(
     monkeypatch.chdir(tmp_path)
     settings = DocumentSettings(documents="line")
     made = shards.prepare(source.name, settings, wordpiece_tokenizer, "p")
-    assert len(shards.open_corpus("p")) == len(made) == 400
+    assert len(open_corpus("p")) == len(made) == 400
     assert len(list(DocumentReader(source.name, settings))) == 400
 
 
@@ -211,14 +210,14 @@ def test_paths_may_be_strings(
 
 @pytest.mark.parametrize("part", ["tokens", "lengths", "keys"])
 def test_one_flipped_byte_is_found(part: str, made: Callable[..., Corpus]) -> None:
-    path = made().folder / f"shard-00000.{part}.npy"
+    path = made().folder / "part-00000" / f"shard-00000.{part}.npy"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(
         DataError, match=rf"shard-00000.{part}.npy: the checksum does not match: the file is damaged"
     ):
-        open_corpus(path.parent)
+        open_corpus(path.parent.parent)
     with pytest.raises(DataError, match="the checksum does not match"):
         made()
 
@@ -227,12 +226,12 @@ def test_a_missing_or_short_file_is_found(made: Callable[..., Corpus], tmp_path:
     folder = made().folder
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    (copy / "shard-00000.keys.npy").unlink()
+    (copy / "part-00000" / "shard-00000.keys.npy").unlink()
     with pytest.raises(
         DataError, match=r"shard-00000.keys.npy: the file is missing; prepare the shards again"
     ):
         open_corpus(copy)
-    path = folder / "shard-00000.tokens.npy"
+    path = folder / "part-00000" / "shard-00000.tokens.npy"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError):
         open_corpus(folder)
@@ -245,7 +244,7 @@ def test_shards_of_an_earlier_version_are_read(made: Callable[..., Corpus]) -> N
     wanted = dict(manifest["read"])
     manifest["read"]["faults"] = manifest["read"].pop("errors")
     manifest["read"]["fault_examples"] = manifest["read"].pop("error_examples")
-    (corpus.folder / "manifest.json").write_text(shards.manifest_text(manifest), encoding="utf-8")
+    (corpus.folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
     assert open_corpus(corpus.folder, strict=True).manifest["read"] == wanted
     assert made().folder == corpus.folder
 

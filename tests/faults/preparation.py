@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from unmask.config.settings import DocumentSettings
-from unmask.data import corpus, preparation, shards
+from unmask.data import corpus, parts, preparation, shards
 
 WORDS = "when shall we three meet again in thunder lightning or in rain".split()
 
@@ -53,7 +53,7 @@ def start(text: Path, out: Path, threads: int) -> int:
     code = 1
     try:
         os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = str(threads), "true"
-        shards._SHARD_TOKENS, preparation._BATCH_CHARACTERS = 20_000, 50_000
+        shards._SHARD_TOKENS, parts._BATCH_CHARACTERS = 20_000, 50_000
         preparation.prepare([text], DocumentSettings(documents="line"), make_tokenizer(), out)
         code = 0
     finally:

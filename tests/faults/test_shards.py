@@ -62,7 +62,7 @@ def test_every_byte_of_the_manifest_counts(shards: Corpus) -> None:
 def test_training_refuses_a_damaged_tokenizer_or_shard(
     shards: Corpus, checkpoint: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for name in ("tokenizer/tokenizer.json", "shard-00000.tokens.npy"):
+    for name in ("tokenizer/tokenizer.json", "part-00000/shard-00000.tokens.npy"):
         path = shards.folder / name
         content = path.read_bytes()
         at = len(content) // 2

@@ -4,9 +4,10 @@
 
     FOLDER/manifest.json            inputs, tokenizer hash, settings, counts, errors, and the SHA-256 of every file
     FOLDER/tokenizer/               the tokenizer that made the ids
-    FOLDER/shard-00000.tokens.npy   uint16 or uint32 [tokens], concatenated documents, no special tokens
-    FOLDER/shard-00000.lengths.npy  int64 [documents]
-    FOLDER/shard-00000.keys.npy     uint64 [documents], a hash of each document's normalised text
+    FOLDER/part-00000/              the shards of a run of files (:mod:`unmask.data.parts`)
+        shard-00000.tokens.npy      uint16 or uint32 [tokens], concatenated documents, no special tokens
+        shard-00000.lengths.npy     int64 [documents]
+        shard-00000.keys.npy        uint64 [documents], a hash of each document's normalised text
 
 Sequence length, masking and order are not part of it, so changing them needs no new preparation.
 """

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unmask.config.settings import DocumentSettings
-from unmask.data.batching import in_batches
-from unmask.data.corpus import FORMAT, MANIFEST, Corpus, document_key, is_corpus, manifest_text, open_corpus
-from unmask.data.reading.documents import Document, DocumentReader
-from unmask.data.reading.inputs import as_list, describe_inputs
-from unmask.data.shards import ShardWriter
+from unmask.data.corpus import Corpus, is_corpus, open_corpus
+from unmask.data.parts import Plan, Written, cut, join, write_part
+from unmask.data.reading.documents import DocumentReader, ReadStats
+from unmask.data.reading.inputs import Expanded, as_list, describe_inputs
+from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import DataError, plural
 from unmask.progress import Progress
-from unmask.storage import new_folder, sha256, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_BATCH_CHARACTERS = 1 << 20
 
 
 def prepare(
@@ -40,7 +36,7 @@ def prepare(
     """Tokenise documents into shards, or open the shards that the same inputs gave before.
 
     Text is read while the last batch is tokenised; memory is bounded by a shard and a few batches of text. The folder
-    ``out`` appears complete or not at all.
+    ``out`` appears complete or not at all; of a large text, the parts that are whole are kept for the next call.
 
     Args:
         described: fingerprint of the inputs; by default their names, sizes and times.
@@ -53,17 +49,63 @@ def prepare(
     names = [str(item) for item in as_list(inputs)]
     fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
     what = ", ".join(names)[:200]
+    work = out.absolute().with_name(f".{out.absolute().name}.partial")
     if is_corpus(out):
         corpus = _reuse(out, fingerprint, settings.strict, progress)
         require_known(corpus.unknown(tokenizer), what, settings.allow_unknown, progress)
+        shutil.rmtree(work, ignore_errors=True)
         return corpus
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
-    with new_folder(out) as folder:
-        reader = DocumentReader(names, settings, progress=progress)
-        unknown = _write(folder, reader, fingerprint, tokenizer, progress)
-        require_known(unknown, what, settings.allow_unknown, progress)
-    return open_corpus(out, verify=False)
+    reader = DocumentReader(names, settings, progress=progress)
+    parts, stats = cut(reader.inputs), deepcopy(vars(reader.stats))
+    plan = Plan(work, Expanded(reader.inputs), parts, settings, reader.small_files, stats, fingerprint)
+    with _kept_whole(plan, progress):
+        plan.save(tokenizer)
+        written = _write(plan, reader, tokenizer, progress)
+        reader.finish(written.read)
+        require_known(written.unknown, what, settings.allow_unknown, progress)
+        join(plan, written, out)
+    return open_corpus(
+        out, verify=False, strict=settings.strict
+    )  # of text read without it, whose parts were kept
+
+
+@contextmanager
+def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
+    """Where the block fails, keep the parts that are whole if there are several, and remove the rest."""
+    try:
+        yield
+    except BaseException:
+        whole = len(plan.parts) - len(plan.missing()) if len(plan.parts) > 1 else 0
+        if whole:
+            progress.log(
+                f"{whole:,} of {plural(len(plan.parts), 'part')} are whole and kept in {plan.folder}; "
+                f"the same command goes on with the others"
+            )
+        else:
+            shutil.rmtree(plan.folder, ignore_errors=True)
+        raise
+
+
+def _write(
+    plan: Plan, reader: DocumentReader, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> Written:
+    """Write the parts that are missing, and return what all of them hold."""
+    encode = TextEncoder(tokenizer)
+    written = Written(UnknownTokens(unknown_id(tokenizer)), ReadStats(**deepcopy(plan.stats)))
+
+    def tell(documents: int, tokens: int) -> None:
+        done = written.counts
+        progress.advance(
+            None, {"documents": done["documents"] + documents, "tokens": done["tokens"] + tokens}
+        )
+
+    progress.begin("prepare")
+    for part in range(len(plan.parts)):
+        written.add(plan.record(part) or write_part(plan, part, reader, tokenizer, encode, tell=tell))
+    progress.end()
+    return written
 
 
 def _fingerprint(
@@ -97,47 +139,3 @@ def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, progress: Progr
         f"reusing {plural(corpus.tokens, 'token')} of {plural(len(corpus), 'document')} prepared before in {out}"
     )
     return corpus
-
-
-def _write(
-    folder: Path,
-    reader: DocumentReader,
-    fingerprint: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    progress: Progress,
-) -> UnknownTokens:
-    encode = TextEncoder(tokenizer)
-    writer = ShardWriter(folder, np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32))
-    unknown = UnknownTokens(encode.unknown)
-    progress.begin("prepare")
-    for texts, arrays in _encoded(reader, encode):
-        writer.add(texts, arrays, list(map(document_key, texts)))
-        for text, array in zip(texts, arrays, strict=True):
-            unknown.add(array, partial(encode.unknown_parts, text))
-        progress.advance(None, {"documents": writer.documents, "tokens": writer.tokens})
-    writer.close()
-    progress.end()
-    tokenizer.save_pretrained(folder / "tokenizer")
-    counts = {"documents": writer.documents, "tokens": writer.tokens, "bytes": writer.bytes}
-    counts |= {"unknown_tokens": unknown.unknown}
-    content = {"format": FORMAT, **counts, "unknown_examples": unknown.examples, "read": vars(reader.stats),
-               **fingerprint, "shards": writer.shards}  # fmt: skip
-    made = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): sha256(path) for path in made}
-    write_atomically(folder / MANIFEST, manifest_text(content | {"files": files}))
-    return unknown
-
-
-def _encoded(
-    documents: Iterable[Document], encode: TextEncoder
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield batches of texts with their token ids; the next batch is read while one is encoded."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: tuple[list[str], Future[list[np.ndarray]]] | None = None
-        for texts in in_batches((document.text for document in documents), _BATCH_CHARACTERS):
-            job = (texts, pool.submit(encode, texts))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = job
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()

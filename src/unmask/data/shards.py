@@ -221,6 +221,15 @@ class ShardWriter:
             self._write(arrays[part], lengths[part], np.array(keys[part], dtype=np.uint64))
             begin = part.stop
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file."""
+        return {
+            _file(shard["name"], part): checksum
+            for shard in self.shards
+            for part, checksum in shard["sha256"].items()
+        }
+
     def close(self) -> None:
         """Write the last shard."""
         if self._files:

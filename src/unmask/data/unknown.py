@@ -43,8 +43,17 @@ class UnknownTokens:
         self.tokens += len(ids)
         self.unknown += unknown
         if unknown and len(self.examples) < _EXAMPLES:
-            self.examples = list(dict.fromkeys([*self.examples, *parts()]))[:_EXAMPLES]
+            self._show(parts())
         return unknown
+
+    def merge(self, later: UnknownTokens) -> None:
+        """Count the tokens of text that comes after this; the result is that of counting both at once."""
+        self.tokens += later.tokens
+        self.unknown += later.unknown
+        self._show(later.examples)
+
+    def _show(self, parts: Iterable[str]) -> None:
+        self.examples = list(dict.fromkeys([*self.examples, *parts]))[:_EXAMPLES]
 
     def message(self, where: str = "") -> str | None:
         """Return a sentence about them, or ``None`` where they are few; ``where`` is such as `` of FILE``."""

@@ -21,6 +21,8 @@ from pathlib import Path
 from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records, offline_mode
 from unmask.data.reading.errors import (
+    LISTED,
+    SHOWN,
     ErrorCounts,
     ReadErrors,
     TextError,
@@ -48,7 +50,7 @@ from unmask.data.reading.formats import (
     no_such_field,
     texts_of,
 )
-from unmask.data.reading.inputs import STDIN_NAME, Given, HubInput, Input, StdinInput, expand_inputs
+from unmask.data.reading.inputs import STDIN_NAME, Expanded, Given, HubInput, Input, StdinInput, expand_inputs
 from unmask.data.reading.markup import content_of, plain_text
 from unmask.data.reading.splitting import (
     DOCUMENT_LIMIT,
@@ -111,6 +113,21 @@ class ReadStats(ErrorCounts):
     contents: dict[str, int] = field(default_factory=dict)
     splits: dict[str, int] = field(default_factory=dict)
 
+    def add(self, later: ReadStats) -> None:
+        """Count what was read after this; the result is that of reading both in one pass."""
+        for name, more in vars(later).items():
+            mine = getattr(self, name)
+            if isinstance(more, int):
+                setattr(self, name, mine + more)
+            elif isinstance(more, list):
+                mine += more[: LISTED - len(mine)]
+            else:
+                for key, value in more.items():
+                    if isinstance(value, list):
+                        mine[key] = [*mine.get(key, []), *value][:SHOWN]
+                    else:
+                        mine[key] = mine.get(key, 0) + value
+
 
 class DocumentReader:
     """Iterates over the documents of inputs in a fixed order and bounded memory.
@@ -135,7 +152,7 @@ class DocumentReader:
 
     def __init__(
         self,
-        inputs: Given | Sequence[Given],
+        inputs: Given | Sequence[Given] | Expanded,
         settings: DocumentSettings = _DEFAULTS,
         *,
         progress: Progress = Progress(),
@@ -146,6 +163,7 @@ class DocumentReader:
         self.stats = ReadStats()
         self._progress = progress
         self._logged: set[str] = set()
+        self._shown: dict[str, int] = {}
         self._log_errors = log_errors  # in the first pass
         self._stdin_read = False
         self._no_lines = False  # of the file that is being read
@@ -156,8 +174,32 @@ class DocumentReader:
         self.small_files = self._are_many_small_files() if small_files is None else small_files
 
     def __iter__(self) -> Iterator[Document]:
-        errors = self._errors = self._next_pass()
-        for item in self.inputs:
+        self._errors = self._next_pass()
+        yield from self._documents(self.inputs)
+        self.finish(self.stats)
+
+    def part(self, begin: int, end: int) -> Iterator[Document]:
+        """Yield the documents of some of the inputs, by number; :attr:`stats` counts these alone.
+
+        Errors are logged as in one pass over all parts; :meth:`finish` ends it.
+        """
+        first, self.stats = self._errors.first, ReadStats()
+        self._errors = self._next_errors()
+        self._errors.first = first
+        yield from self._documents(self.inputs[begin:end])
+
+    def finish(self, stats: ReadStats) -> None:
+        """Log the errors of all that was read; :class:`DataError` if there was no text at all."""
+        self._errors.counts = stats
+        self._errors.log_summary()
+        if stats.documents == 0:
+            self._errors.raise_first()
+            names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
+            raise DataError(f"the inputs hold no text; expected at least one document in {names}")
+
+    def _documents(self, inputs: Iterable[Input]) -> Iterator[Document]:
+        errors = self._errors
+        for item in inputs:
             self.stats.files += 1
             errors.begin_file()
             before, self._no_lines = self.stats.documents, False
@@ -173,18 +215,13 @@ class DocumentReader:
                 errors.note(error)
             if before == self.stats.documents:
                 errors.no_text(str(item), only=len(self.inputs) == 1)
-        errors.log_summary()
-        if self.stats.documents == 0:
-            errors.raise_first()
-            names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
-            raise DataError(f"the inputs hold no text; expected at least one document in {names}")
 
     def _next_errors(self) -> ReadErrors:
-        strict, skip = self.settings.strict, self.settings.skip_unreadable
-        log = self._log_errors
+        settings = self.settings
         return ReadErrors(
-            self._progress, strict=strict, skip_unreadable=skip, log_errors=log, counts=self.stats
-        )
+            self._progress, strict=settings.strict, skip_unreadable=settings.skip_unreadable,
+            log_errors=self._log_errors, counts=self.stats, shown=self._shown,
+        )  # fmt: skip
 
     def _next_pass(self) -> ReadErrors:
         """Return the errors of a new pass, which begin with those of the inputs themselves."""

@@ -114,6 +114,7 @@ class ReadErrors:
         skip_unreadable: skip a file of which nothing can be read, instead of raising its first error.
         log_errors: whether errors are logged; they are counted in any case.
         counts: where to count.
+        shown: errors of each reason that were logged before, which is kept up to date.
 
     Attributes:
         first: the first error that skipped text, if any.
@@ -127,9 +128,11 @@ class ReadErrors:
         skip_unreadable: bool = False,
         log_errors: bool = True,
         counts: ErrorCounts | None = None,
+        shown: dict[str, int] | None = None,
     ) -> None:
         self.progress, self.strict, self.skip_unreadable = progress, strict, skip_unreadable
         self._log_errors = log_errors
+        self._shown = {} if shown is None else shown
         self.counts = ErrorCounts() if counts is None else counts
         self.first: DataError | None = None
         self._first_of_file: DataError | None = None
@@ -152,8 +155,10 @@ class ReadErrors:
         reason = error.reason if isinstance(error, TextError) else "not readable"
         count = self.counts.errors[reason] = self.counts.errors.get(reason, 0) + 1
         if count <= SHOWN:
-            more = "; more of this kind are only counted" if count == SHOWN else ""
             self.counts.error_examples.setdefault(reason, []).append(str(error))
+        shown = self._shown[reason] = self._shown.get(reason, 0) + 1
+        if shown <= SHOWN:
+            more = "; more of this kind are only counted" if shown == SHOWN else ""
             self._log(f"{'note' if kept else 'skipped'}: {error}{more}")
         if not kept:
             self.first = self.first or error
@@ -212,12 +217,14 @@ class ReadErrors:
             self._log(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
 
     def raise_first(self) -> None:
-        """Raise the first error that skipped text, if any."""
-        if self.first is None:
+        """Raise the first error that skipped text, if any; of counts that another process made, its example."""
+        examples = (found[0] for reason, found in self.counts.error_examples.items() if reason not in KEPT)
+        first = self.first or next(map(DataError, examples), None)
+        if first is None:
             return
         others = self.total - 1
         raise _with_more(
-            self.first, f" (and {plural(others, 'more error')}; nothing could be read)" if others else ""
+            first, f" (and {plural(others, 'more error')}; nothing could be read)" if others else ""
         )
 
     def _log(self, text: str) -> None:

@@ -71,13 +71,17 @@ Input = File | HubInput | StdinInput
 Given = str | File
 
 
+class Expanded(list[Input]):
+    """What :func:`expand_inputs` returned before, to be read again as it is."""
+
+
 def as_list(inputs: Given | Iterable[Given]) -> list[Given]:
     """Return inputs as a list; a string or path is one input."""
     return [inputs] if isinstance(inputs, str | Path | RemoteFile) else list(inputs)
 
 
 def expand_inputs(
-    inputs: Given | Iterable[Given],
+    inputs: Given | Iterable[Given] | Expanded,
     *,
     progress: Progress = Progress(),
     errors: ReadErrors | None = None,
@@ -91,6 +95,8 @@ def expand_inputs(
     Raises:
         DataError: an input itself does not exist, matches nothing, or can never be read; or a file of a folder cannot.
     """
+    if isinstance(inputs, Expanded):
+        return inputs
     errors = errors or ReadErrors(progress)
     found = [item for given in as_list(inputs) for item in _expanded(given, errors)]
     if not found:
