@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unmask.benchmark.uses import ModelSpeeds
     from unmask.checking.results import DataCheck
     from unmask.data.corpus import Corpus
+    from unmask.data.preparation import Executor
     from unmask.vocabulary.extend import ExtendedVocabulary
 
     TokenizerLike = str | Path | PreTrainedTokenizerBase
@@ -79,6 +80,8 @@ def prepare(
     *,
     model: ModelLike | None = None,
     tokenizer: TokenizerLike | None = None,
+    executor: Executor | None = None,
+    tasks: int | None = None,
     offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
@@ -89,12 +92,16 @@ def prepare(
         text: paths, or texts in memory.
         out: the folder or URL to write; shards of the same text that are there already are opened.
         model, tokenizer: whose tokenizer is used; one of them.
+        executor: ``local``, ``slurm`` or ``ray``: what runs tasks that share the work (extra ``cluster``); the shards
+            are the same.
+        tasks: how many tasks; on this machine by default one a core.
         offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``, ``allow_unknown``.
 
     Raises:
         DataError: the text cannot be used, or ``out`` holds something else.
-        ConfigError: there is no tokenizer, or it cannot be loaded.
+        ConfigError: there is no tokenizer, or it cannot be loaded; or the executor cannot be used.
+        Interrupted: a task was killed; the same call goes on with the parts that are missing.
     """
     from unmask.data.preparation import prepare as write_shards
     from unmask.data.published import prepare_at
@@ -108,7 +115,10 @@ def prepare(
         described: list[dict[str, str | int]] | None = None
         if files.written:  # a temporary file has another name each time
             described = [{"input": "<text>", "sha256": sha256(Path(inputs[0]))}]
-        write = partial(write_shards, inputs, settings, loaded, described=described, progress=files.progress)
+        shared: dict[str, Any] = {"executor": executor, "tasks": tasks, "progress": files.progress}
+        write: Callable[[Path], Corpus] = partial(
+            write_shards, inputs, settings, loaded, described=described, **shared
+        )
         return prepare_at(str(out), write, files.progress) if is_url(out) else write(Path(out))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Option
 
@@ -25,6 +25,14 @@ Test = Annotated[
     Option("--test", metavar="PATH", help="Test text that must not occur in TEXT: file, folder or glob; may be repeated, or list several."),
 ]  # fmt: skip
 Shards = Annotated[str | None, Option("-o", "--out", metavar="FOLDER", help="Folder or URL to write.")]
+ExecutorOption = Annotated[
+    Literal["local", "slurm", "ray"] | None,
+    options.compute("--executor", show_default="local with --tasks", help="Share the work out to tasks: on this machine, by Slurm or by Ray (extra 'cluster')."),
+]  # fmt: skip
+Tasks = Annotated[
+    int | None,
+    options.compute("--tasks", min=1, show_default="with local, one a core", help="Tasks that share the work; the shards are the same for any number."),
+]  # fmt: skip
 Strict = Annotated[bool, Option("--strict", help="Exit with code 3 if a problem was found.")]
 
 
@@ -192,6 +200,8 @@ def prepare(
     allow_unknown: options.AllowUnknown = False,
     skip_unreadable: options.SkipUnreadable = False,
     max_length: options.MaxLength = None,
+    executor: ExecutorOption = None,
+    tasks: Tasks = None,
     config_file: options.ConfigFile = None,
     overrides: options.Overrides = None,
     offline: options.Offline = False,
@@ -201,6 +211,7 @@ def prepare(
 
     Examples:
         unmask prepare notes/ --model bert-base-uncased -o shards
+        unmask prepare crawl/ --model bert-base-uncased -o shards --tasks 16
         unmask train shards --model bert-base-uncased
     """
     config = options.load_settings(locals())
@@ -218,7 +229,14 @@ def prepare(
 
         inputs = texts.Paths(config.data.inputs)
         manifest = data.prepare(
-            inputs, out, tokenizer=name, offline=config.model.offline, progress=progress, config=config
+            inputs,
+            out,
+            tokenizer=name,
+            executor=executor,
+            tasks=tasks,
+            offline=config.model.offline,
+            progress=progress,
+            config=config,
         ).manifest
     shell.show(as_json, {"folder": out, **manifest}, lambda page: _draw_prepared(page, manifest, out))
 

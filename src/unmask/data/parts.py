@@ -3,6 +3,7 @@
 ::
 
     .NAME.partial/plan.json           inputs and their parts, settings, and a digest of what determines the content
+    .NAME.partial/encoder.json        what makes ids of text
     .NAME.partial/part-00000.json     written last of a part: its counts and errors, and the SHA-256 of its files
     .NAME.partial/shards/part-00000/  its shards
     .NAME.partial/shards/tokenizer/
@@ -22,7 +23,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,12 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
 from unmask.data.corpus import FORMAT, MANIFEST, document_key, manifest_text
 from unmask.data.reading.documents import DocumentReader, ReadStats
-from unmask.data.reading.inputs import Expanded, HubInput, Input
+from unmask.data.reading.inputs import Expanded, HubInput, Input, StdinInput
 from unmask.data.shards import ShardWriter
 from unmask.data.tokenizer import TextEncoder
 from unmask.data.unknown import UnknownTokens
 from unmask.progress import Progress
+from unmask.remote.files import RemoteFile
 from unmask.storage import new_folder, read_json, sha256, sync_to_disk, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -57,13 +59,19 @@ def cut(inputs: list[Input]) -> list[tuple[int, int]]:
     parts: list[tuple[int, int]] = []
     size = PART_BYTES + 1
     for number, item in enumerate(inputs):
-        here = item.stat().st_size if isinstance(item, Path) and item.is_file() else PART_BYTES + 1
+        here = _size(item)
         if size + here > PART_BYTES:
             parts.append((number, number))
             size = 0
         size += here
         parts[-1] = (parts[-1][0], number + 1)
     return parts
+
+
+def _size(item: Input) -> int:
+    if isinstance(item, RemoteFile):
+        return item.size
+    return item.stat().st_size if isinstance(item, Path) and item.is_file() else PART_BYTES + 1
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Plan:
         small_files: whether a file of plain text is a document, which depends on all of them.
         stats: what was found of the inputs before they are read, such as hidden files.
         fingerprint: what determines the content of the shards.
+        vocabulary: entries of the tokenizer.
         digest: a hash of that and of the parts.
     """
 
@@ -88,6 +97,7 @@ class Plan:
     small_files: bool
     stats: dict[str, Any]
     fingerprint: dict[str, Any]
+    vocabulary: int
 
     @cached_property
     def digest(self) -> str:
@@ -106,10 +116,14 @@ class Plan:
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         with new_folder(self.shards / "tokenizer") as folder:
             tokenizer.save_pretrained(folder)
-        content = {
-            name: getattr(self, name) for name in ("parts", "small_files", "stats", "fingerprint", "digest")
-        }
-        inputs = [("file" if isinstance(item, Path) else "address", str(item)) for item in self.inputs]
+        encode = TextEncoder(tokenizer)
+        write_atomically(self.folder / "encoder.json", encode.core.to_str())
+        names = ("parts", "small_files", "stats", "fingerprint", "vocabulary", "digest")
+        content = {name: getattr(self, name) for name in names} | {"unknown": encode.unknown}
+        inputs = [
+            [type(item).__name__, *astuple(item)] if is_dataclass(item) else ["Path", str(item)]
+            for item in self.inputs
+        ]
         settings = self.settings.model_dump(include=set(DocumentSettings.model_fields))
         content |= {"inputs": inputs, "settings": settings}
         write_atomically(self.folder / "plan.json", json.dumps(content) + "\n")
@@ -118,7 +132,8 @@ class Plan:
     def load(cls, folder: Path) -> Plan:
         """Read what :meth:`save` wrote."""
         content = read_json(folder / "plan.json")
-        inputs = [Path(name) if kind == "file" else HubInput.parse(name) for kind, name in content["inputs"]]
+        kinds = {kind.__name__: kind for kind in (Path, RemoteFile, HubInput, StdinInput)}
+        inputs: list[Input] = [kinds[kind](*values) for kind, *values in content["inputs"]]
         return cls(
             folder,
             Expanded(inputs),
@@ -127,7 +142,13 @@ class Plan:
             content["small_files"],
             content["stats"],
             content["fingerprint"],
+            content["vocabulary"],
         )
+
+    def encoder(self) -> TextEncoder:
+        """Return what makes ids of text, from what :meth:`save` wrote."""
+        definition = (self.folder / "encoder.json").read_text(encoding="utf-8")
+        return TextEncoder.restore(definition, read_json(self.folder / "plan.json")["unknown"])
 
     def reader(self, progress: Progress = Progress()) -> DocumentReader:
         """Return a reader of the parts."""
@@ -193,7 +214,6 @@ def write_part(
     plan: Plan,
     part: int,
     reader: DocumentReader,
-    tokenizer: PreTrainedTokenizerBase,
     encode: TextEncoder,
     *,
     kept: Kept | None = None,
@@ -208,7 +228,7 @@ def write_part(
     name, unknown = part_name(part), UnknownTokens(encode.unknown)
     texts: Iterable[str] = (document.text for document in reader.part(*plan.parts[part]))
     with plan.new_part(part) as folder:
-        writer = ShardWriter(folder, np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32))
+        writer = ShardWriter(folder, np.dtype(np.uint16 if plan.vocabulary <= 1 << 16 else np.uint32))
         for batch, arrays in _encoded(kept(texts, part) if kept else texts, encode):
             writer.add(batch, arrays, list(map(document_key, batch)))
             for text, array in zip(batch, arrays, strict=True):
@@ -249,7 +269,7 @@ def join(plan: Plan, written: Written, out: Path) -> None:
         for path in (plan.shards / "tokenizer").rglob("*")
         if path.is_file()
     }
-    content = {"format": FORMAT, **written.counts, "unknown_tokens": written.unknown.unknown}
+    content: dict[str, Any] = {"format": FORMAT, **written.counts, "unknown_tokens": written.unknown.unknown}
     content |= {"unknown_examples": written.unknown.examples, "read": vars(written.read), **plan.fingerprint}
     if written.duplicates:
         content["duplicates"] = written.duplicates

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, is_corpus, open_corpus
 from unmask.data.parts import Plan, Written, cut, join, write_part
 from unmask.data.reading.documents import DocumentReader, ReadStats
-from unmask.data.reading.inputs import Expanded, as_list, describe_inputs
+from unmask.data.reading.inputs import Expanded, StdinInput, as_list, describe_inputs
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
-from unmask.errors import DataError, plural
+from unmask.errors import ConfigError, DataError, MissingExtra, plural
 from unmask.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Executor = Literal["local", "slurm", "ray"]
 
 
 def prepare(
@@ -31,6 +36,8 @@ def prepare(
     out: str | Path,
     *,
     described: list[dict[str, str | int]] | None = None,
+    executor: Executor | None = None,
+    tasks: int | None = None,
     progress: Progress = Progress(),
 ) -> Corpus:
     """Tokenise documents into shards, or open the shards that the same inputs gave before.
@@ -40,12 +47,17 @@ def prepare(
 
     Args:
         described: fingerprint of the inputs; by default their names, sizes and times.
+        executor: what runs tasks that share the work: this machine (also where only ``tasks`` is given), Slurm or Ray.
+            The shards are the same for any number of tasks.
+        tasks: how many; on this machine by default one a core.
 
     Raises:
+        ConfigError: the executor cannot be used.
         DataError: the text cannot be read or is empty, a fifth of its tokens are unknown (unless
             ``settings.allow_unknown``), or ``out`` is a folder of other files.
     """
     out = Path(out)
+    tasks = _tasks(executor, tasks)
     names = [str(item) for item in as_list(inputs)]
     fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
     what = ", ".join(names)[:200]
@@ -59,9 +71,19 @@ def prepare(
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     reader = DocumentReader(names, settings, progress=progress)
     parts, stats = cut(reader.inputs), deepcopy(vars(reader.stats))
-    plan = Plan(work, Expanded(reader.inputs), parts, settings, reader.small_files, stats, fingerprint)
+    if tasks and any(isinstance(item, StdinInput) for item in reader.inputs):
+        raise ConfigError(
+            "standard input cannot be shared out to tasks; save it to a file, or leave out --executor and --tasks"
+        )
+    plan = Plan(
+        work, Expanded(reader.inputs), parts, settings, reader.small_files, stats, fingerprint, len(tokenizer)
+    )
     with _kept_whole(plan, progress):
         plan.save(tokenizer)
+        if tasks:
+            from unmask.data.cluster import run_tasks
+
+            run_tasks(plan, executor or "local", tasks, progress)
         written = _write(plan, reader, tokenizer, progress)
         reader.finish(written.read)
         require_known(written.unknown, what, settings.allow_unknown, progress)
@@ -88,6 +110,23 @@ def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
         raise
 
 
+def _tasks(executor: Executor | None, tasks: int | None) -> int | None:
+    """Return the number of tasks, ``None`` for this process alone.
+
+    Raises:
+        ConfigError: there is none, or a package that runs them is not installed.
+    """
+    if executor is None and tasks is None:
+        return None
+    executor = executor or "local"
+    for package in ("datatrove", "ray")[: 2 if executor == "ray" else 1]:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "cluster", f"preparing with the executor '{executor}'")
+    if tasks is None and executor != "local":
+        raise ConfigError(f"the executor '{executor}' needs a number of tasks: --tasks, or tasks=")
+    return len(os.sched_getaffinity(0)) if tasks is None else tasks
+
+
 def _write(
     plan: Plan, reader: DocumentReader, tokenizer: PreTrainedTokenizerBase, progress: Progress
 ) -> Written:
@@ -103,7 +142,7 @@ def _write(
 
     progress.begin("prepare")
     for part in range(len(plan.parts)):
-        written.add(plan.record(part) or write_part(plan, part, reader, tokenizer, encode, tell=tell))
+        written.add(plan.record(part) or write_part(plan, part, reader, encode, tell=tell))
     progress.end()
     return written
 

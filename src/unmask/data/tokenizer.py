@@ -188,6 +188,16 @@ class TextEncoder:
         self.core = plain_copy(tokenizer)
         self.unknown = unknown_id(tokenizer)
 
+    @classmethod
+    def restore(cls, definition: str, unknown: int | None) -> TextEncoder:
+        """Return the encoder whose ``core.to_str()`` is given, without the library that loads tokenizers."""
+        from tokenizers import Tokenizer
+
+        made = cls.__new__(cls)
+        made.core, made.unknown = Tokenizer.from_str(definition), unknown
+        made.core.encode_special_tokens = True  # which is not in the definition
+        return made
+
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, ``int64 [n]``."""
         encodings = self.core.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -1,0 +1,206 @@
+"""Tasks of an executor write what one process writes, and go on where a killed one stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.config.settings import DocumentSettings
+from unmask.data import parts
+from unmask.data.corpus import Corpus, open_corpus
+from unmask.data.preparation import prepare
+from unmask.errors import ConfigError, DataError, DiskError, Interrupted, MissingExtra
+from unmask.progress import Progress
+
+LINES = DocumentSettings(documents="line")
+
+
+class Notices(Progress):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus_text: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Seven files, each a part; one has an error."""
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(7):
+        lines = corpus_text[number * 40 : number * 40 + 40]
+        (folder / f"{number}.txt").write_text("\n".join([*lines, f"猫{number} 犬"]) + "\n", encoding="utf-8")
+    with (folder / "5.txt").open("ab") as file:
+        file.write(b"caf\xe9\n")
+    return folder
+
+
+@pytest.fixture
+def made(folder: Path, wordpiece_tokenizer: Any, tmp_path: Path) -> Callable[..., Corpus]:
+    def make(
+        name: str = "shards", tasks: int | None = None, progress: Progress = Progress(), **settings: Any
+    ) -> Corpus:
+        chosen = LINES.model_copy(update=settings)
+        return prepare([folder], chosen, wordpiece_tokenizer, tmp_path / name, tasks=tasks, progress=progress)
+
+    return make
+
+
+def test_any_number_of_tasks_writes_the_same(made: Callable[..., Corpus], tmp_path: Path) -> None:
+    wanted = made("one").manifest
+    assert wanted["read"]["errors"] == {"not UTF-8": 1}
+    heard = Notices()
+    for tasks in (2, 9):
+        assert made(f"tasks-{tasks}", tasks, heard).manifest == wanted
+        open_corpus(tmp_path / f"tasks-{tasks}")
+    assert heard.texts.count("7 parts to prepare, so 7 tasks; no file is divided") == 1
+    names = {"one", "tasks-2", "tasks-9", "text"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_an_error_in_the_text_names_task_part_file_and_log(
+    made: Callable[..., Corpus], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        made(tasks=2, strict=True)
+    message = str(caught.value)
+    assert re.match(r"task 1, part 5: \S+/5\.txt:\d+: byte 0xe9 is not UTF-8.*; log: ", message)
+    log = Path(re.search(r"log: (\S+);", message)[1])
+    assert "byte 0xe9 is not UTF-8" in log.read_text(encoding="utf-8")
+    assert not (tmp_path / "shards").exists()
+    assert made(tasks=1).manifest == made("wanted").manifest
+    assert not (tmp_path / ".shards.partial").exists()
+
+
+@pytest.fixture
+def killer(tmp_path: Path) -> Iterator[Callable[[int], None]]:
+    """Return `kill(rank)`, which sends SIGKILL to a task as soon as it is seen."""
+    stop = threading.Event()
+    work = str(tmp_path / ".shards.partial").encode()
+
+    def watch(rank: int) -> None:
+        while not stop.wait(0.01):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    command = (process / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if command[2:5] == [b"unmask.data.task", work, str(rank).encode()]:
+                    os.kill(int(process.name), signal.SIGKILL)
+                    return
+
+    threads: list[threading.Thread] = []
+
+    def kill(rank: int) -> None:
+        threads.append(threading.Thread(target=watch, args=[rank]))
+        threads[-1].start()
+
+    yield kill
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_killed_task_is_named_and_its_parts_are_written_next(
+    made: Callable[..., Corpus], killer: Callable[[int], None], tmp_path: Path
+) -> None:
+    killer(1)
+    with pytest.raises(Interrupted) as caught:
+        made(tasks=2)
+    assert re.match(
+        r"task 1: was killed by signal 9 \(SIGKILL\); 3 parts of 7 missing; log: .*task-00001\.log; the same command",
+        str(caught.value),
+    )
+    whole = {
+        path.name: path.stat().st_mtime_ns for path in (tmp_path / ".shards.partial").glob("part-*.json")
+    }
+    assert sorted(whole) == [f"part-{number:05d}.json" for number in (0, 2, 4, 6)]
+    kept = (tmp_path / ".shards.partial/shards/part-00000/shard-00000.tokens.npy").stat().st_ino
+    heard = Notices()
+    assert made(tasks=5, progress=heard).manifest == made("wanted").manifest
+    assert (tmp_path / "shards/part-00000/shard-00000.tokens.npy").stat().st_ino == kept
+    assert "3 parts to prepare, so 3 tasks; no file is divided" in heard.texts
+
+
+def test_a_full_disk_is_an_error_of_the_disk(
+    made: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "sitecustomize.py"
+    script.write_text(
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    with pytest.raises(DiskError, match=r"task 0, part 0: .*File too large; 7 parts of 7 missing"):
+        made(tasks=1)
+    script.unlink()
+    assert made(tasks=1).manifest["documents"] == 287
+
+
+def test_a_task_ends_with_its_parent(tmp_path: Path) -> None:
+    from unmask.data import task
+
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(read, 0)
+        os.close(write)
+        task._end_with_parent()
+    os.close(read)
+    time.sleep(0.05)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.close(write)
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 1
+
+
+def test_what_cannot_be_shared_out_is_refused(
+    folder: Path, wordpiece_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(
+        message: str, error: type[ConfigError] = ConfigError, inputs: Any = None, **options: Any
+    ) -> None:
+        with pytest.raises(error, match=message):
+            prepare(inputs or [folder], LINES, wordpiece_tokenizer, tmp_path / "shards", **options)
+
+    refused("standard input cannot be shared out to tasks", inputs=["-"], tasks=2)
+    refused("the executor 'slurm' needs a number of tasks", executor="slurm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused("there is no 'sbatch' on this machine", executor="slurm", tasks=2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused(r"needs the package 'datatrove': pip install 'unmask\[cluster\]'", MissingExtra, tasks=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"text"}
+
+
+def test_json_of_the_command_is_the_same(
+    folder: Path, wordpiece_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from unmask.cli.main import main
+
+    wordpiece_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    common = [
+        "prepare",
+        str(folder),
+        "--tokenizer",
+        str(tmp_path / "tokenizer"),
+        "--documents",
+        "line",
+        "--json",
+    ]
+    found = []
+    for name, more in (("one", []), ("two", ["--executor", "local", "--tasks", "2"])):
+        assert main([*common, "-o", str(tmp_path / name), *more]) == 0
+        found.append(json.loads(capsys.readouterr().out) | {"folder": ""})
+    assert found[0] == found[1]
+    assert main([*common, "-o", str(tmp_path / "x"), "--tasks", "0"]) == 2
