@@ -22,14 +22,6 @@ from unmask.progress import Progress
 LINES = DocumentSettings(documents="line")
 
 
-class Notices(Progress):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def log(self, text: str) -> None:
-        self.texts.append(text)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, corpus_text: list[str]) -> Path:
     """Seven files with several kinds of errors, a file without text and a hidden one."""
@@ -84,12 +76,13 @@ def test_parts_are_runs_of_files_up_to_a_size(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("size", [1, 4000])
 def test_several_parts_hold_what_one_holds(
-    size: int, made: Callable[..., Corpus], folder: Path, monkeypatch: pytest.MonkeyPatch
+    size: int, made: Callable[..., Corpus], folder: Path, monkeypatch: pytest.MonkeyPatch, notices: Any
 ) -> None:
-    heard_one, heard = Notices(), Notices()
-    one = made("one", heard_one)
+    one = made("one", notices)
+    said = notices.texts[:]
+    notices.texts.clear()
     small_parts(monkeypatch, size)
-    several = made("several", heard)
+    several = made("several", notices)
     assert len({shard["name"].split("/")[0] for shard in several.manifest["shards"]}) > 2
     assert several.keys.tolist() == one.keys.tolist()
     assert several.lengths.tolist() == one.lengths.tolist()
@@ -105,11 +98,11 @@ def test_several_parts_hold_what_one_holds(
     assert json.dumps(several.manifest["read"]) == json.dumps(vars(reader.stats))
     assert several.manifest["read"]["errors"] == {"not UTF-8": 8, "control characters": 8, "no text": 1}
     assert several.manifest["unknown_tokens"] == one.manifest["unknown_tokens"] > 5
-    assert heard.texts == heard_one.texts
+    assert notices.texts == said
 
 
 def test_what_is_whole_is_not_written_again(
-    made: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notices: Any
 ) -> None:
     small_parts(monkeypatch)
     wanted = made("wanted").manifest
@@ -119,23 +112,21 @@ def test_what_is_whole_is_not_written_again(
             made()
     assert not (tmp_path / "shards").exists()
     written = stop_after(monkeypatch, 99)
-    heard = Notices()
-    assert made(progress=heard).manifest == wanted
+    assert made(progress=notices).manifest == wanted
     assert written == [3, 4, 5, 6]
     assert {path.name for path in tmp_path.iterdir()} == {"text", "wanted", "shards"}
 
 
 def test_a_part_whose_file_is_gone_is_written_again(
-    made: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notices: Any
 ) -> None:
     small_parts(monkeypatch)
     wanted = made("wanted").manifest
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
-        heard = Notices()
         with pytest.raises(KeyboardInterrupt):
-            made(progress=heard)
-    assert heard.texts[-1].startswith("3 of 7 parts are whole and kept in ")
+            made(progress=notices)
+    assert notices.texts[-1].startswith("3 of 7 parts are whole and kept in ")
     (tmp_path / ".shards.partial" / "shards" / "part-00001" / "shard-00000.keys.npy").unlink()
     written = stop_after(monkeypatch, 99)
     assert made().manifest == wanted
@@ -190,7 +181,7 @@ def test_without_any_text_the_first_error_is_named(
     assert (caught.value.path, caught.value.line) == (str(folder / "0.txt"), 1)
 
 
-def test_shards_without_parts_are_used_again(made: Callable[..., Corpus], tmp_path: Path) -> None:
+def test_shards_without_parts_are_used_again(made: Callable[..., Corpus], notices: Any) -> None:
     """An earlier version wrote the shards of all inputs beside the manifest."""
     corpus = made()
     manifest = json.loads(json.dumps(corpus.manifest).replace("part-00000/", ""))
@@ -198,8 +189,7 @@ def test_shards_without_parts_are_used_again(made: Callable[..., Corpus], tmp_pa
         os.rename(path, corpus.folder / path.name)
     (corpus.folder / "part-00000").rmdir()
     (corpus.folder / "manifest.json").write_text(manifest_text(manifest), encoding="utf-8")
-    heard = Notices()
-    assert made(progress=heard).keys.tolist() == corpus.keys.tolist()
-    assert heard.texts[-1].startswith("reusing ")
+    assert made(progress=notices).keys.tolist() == corpus.keys.tolist()
+    assert notices.texts[-1].startswith("reusing ")
     assert open_corpus(corpus.folder).document(3).tolist() == corpus.document(3).tolist()
     shutil.rmtree(corpus.folder)

@@ -15,71 +15,37 @@ from typing import Any
 import pytest
 
 from unmask.config.settings import DocumentSettings
-from unmask.data import parts
 from unmask.data.corpus import Corpus, open_corpus
 from unmask.data.preparation import prepare
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, MissingExtra
-from unmask.progress import Progress
 
 LINES = DocumentSettings(documents="line")
 
 
-class Notices(Progress):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def log(self, text: str) -> None:
-        self.texts.append(text)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, corpus_text: list[str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Seven files, each a part; one has an error."""
-    monkeypatch.setattr(parts, "PART_BYTES", 1)
-    folder = tmp_path / "text"
-    folder.mkdir()
-    for number in range(7):
-        lines = corpus_text[number * 40 : number * 40 + 40]
-        (folder / f"{number}.txt").write_text("\n".join([*lines, f"猫{number} 犬"]) + "\n", encoding="utf-8")
-    with (folder / "5.txt").open("ab") as file:
-        file.write(b"caf\xe9\n")
-    return folder
-
-
-@pytest.fixture
-def made(folder: Path, wordpiece_tokenizer: Any, tmp_path: Path) -> Callable[..., Corpus]:
-    def make(
-        name: str = "shards", tasks: int | None = None, progress: Progress = Progress(), **settings: Any
-    ) -> Corpus:
-        chosen = LINES.model_copy(update=settings)
-        return prepare([folder], chosen, wordpiece_tokenizer, tmp_path / name, tasks=tasks, progress=progress)
-
-    return make
-
-
-def test_any_number_of_tasks_writes_the_same(made: Callable[..., Corpus], tmp_path: Path) -> None:
-    wanted = made("one").manifest
+def test_any_number_of_tasks_writes_the_same(
+    prepared: Callable[..., Corpus], tmp_path: Path, notices: Any
+) -> None:
+    wanted = prepared("one").manifest
     assert wanted["read"]["errors"] == {"not UTF-8": 1}
-    heard = Notices()
     for tasks in (2, 9):
-        assert made(f"tasks-{tasks}", tasks, heard).manifest == wanted
+        assert prepared(f"tasks-{tasks}", notices, tasks=tasks).manifest == wanted
         open_corpus(tmp_path / f"tasks-{tasks}")
-    assert heard.texts.count("7 parts to prepare, so 7 tasks; no file is divided") == 1
+    assert notices.texts.count("7 parts to prepare, so 7 tasks; no file is divided") == 1
     names = {"one", "tasks-2", "tasks-9", "text"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_an_error_in_the_text_names_task_part_file_and_log(
-    made: Callable[..., Corpus], tmp_path: Path
+    prepared: Callable[..., Corpus], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
-        made(tasks=2, strict=True)
+        prepared("shards", tasks=2, strict=True)
     message = str(caught.value)
     assert re.match(r"task 1, part 5: \S+/5\.txt:\d+: byte 0xe9 is not UTF-8.*; log: ", message)
     log = Path(re.search(r"log: (\S+);", message)[1])
     assert "byte 0xe9 is not UTF-8" in log.read_text(encoding="utf-8")
     assert not (tmp_path / "shards").exists()
-    assert made(tasks=1).manifest == made("wanted").manifest
+    assert prepared("shards", tasks=1).manifest == prepared("wanted").manifest
     assert not (tmp_path / ".shards.partial").exists()
 
 
@@ -113,11 +79,11 @@ def killer(tmp_path: Path) -> Iterator[Callable[[int], None]]:
 
 
 def test_a_killed_task_is_named_and_its_parts_are_written_next(
-    made: Callable[..., Corpus], killer: Callable[[int], None], tmp_path: Path
+    prepared: Callable[..., Corpus], killer: Callable[[int], None], tmp_path: Path, notices: Any
 ) -> None:
     killer(1)
     with pytest.raises(Interrupted) as caught:
-        made(tasks=2)
+        prepared("shards", tasks=2)
     assert re.match(
         r"task 1: was killed by signal 9 \(SIGKILL\); 3 parts of 7 missing; log: .*task-00001\.log; the same command",
         str(caught.value),
@@ -127,14 +93,13 @@ def test_a_killed_task_is_named_and_its_parts_are_written_next(
     }
     assert sorted(whole) == [f"part-{number:05d}.json" for number in (0, 2, 4, 6)]
     kept = (tmp_path / ".shards.partial/shards/part-00000/shard-00000.tokens.npy").stat().st_ino
-    heard = Notices()
-    assert made(tasks=5, progress=heard).manifest == made("wanted").manifest
+    assert prepared("shards", tasks=5, progress=notices).manifest == prepared("wanted").manifest
     assert (tmp_path / "shards/part-00000/shard-00000.tokens.npy").stat().st_ino == kept
-    assert "3 parts to prepare, so 3 tasks; no file is divided" in heard.texts
+    assert "3 parts to prepare, so 3 tasks; no file is divided" in notices.texts
 
 
 def test_a_full_disk_is_an_error_of_the_disk(
-    made: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "sitecustomize.py"
     script.write_text(
@@ -144,9 +109,9 @@ def test_a_full_disk_is_an_error_of_the_disk(
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(DiskError, match=r"task 0, part 0: .*File too large; 7 parts of 7 missing"):
-        made(tasks=1)
+        prepared("shards", tasks=1)
     script.unlink()
-    assert made(tasks=1).manifest["documents"] == 287
+    assert prepared("shards", tasks=1).manifest["documents"] == 287
 
 
 def test_a_task_ends_with_its_parent(tmp_path: Path) -> None:
@@ -166,13 +131,13 @@ def test_a_task_ends_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_shared_out_is_refused(
-    folder: Path, wordpiece_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: Path, wordpiece_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(
         message: str, error: type[ConfigError] = ConfigError, inputs: Any = None, **options: Any
     ) -> None:
         with pytest.raises(error, match=message):
-            prepare(inputs or [folder], LINES, wordpiece_tokenizer, tmp_path / "shards", **options)
+            prepare(inputs or [text], LINES, wordpiece_tokenizer, tmp_path / "shards", **options)
 
     refused("standard input cannot be shared out to tasks", inputs=["-"], tasks=2)
     refused("the executor 'slurm' needs a number of tasks", executor="slurm")
@@ -184,14 +149,14 @@ def test_what_cannot_be_shared_out_is_refused(
 
 
 def test_json_of_the_command_is_the_same(
-    folder: Path, wordpiece_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: Path, wordpiece_tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from unmask.cli.main import main
 
     wordpiece_tokenizer.save_pretrained(tmp_path / "tokenizer")
     common = [
         "prepare",
-        str(folder),
+        str(text),
         "--tokenizer",
         str(tmp_path / "tokenizer"),
         "--documents",

@@ -78,7 +78,7 @@ def prepare(
     plan = Plan(
         work, Expanded(reader.inputs), parts, settings, reader.small_files, stats, fingerprint, len(tokenizer)
     )
-    with _kept_whole(plan, progress):
+    with _kept_whole(plan, executor, progress):
         plan.save(tokenizer)
         if tasks:
             from unmask.data.cluster import run_tasks
@@ -94,8 +94,8 @@ def prepare(
 
 
 @contextmanager
-def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
-    """Where the block fails, keep the parts that are whole if there are several, and remove the rest."""
+def _kept_whole(plan: Plan, executor: Executor | None, progress: Progress) -> Iterator[None]:
+    """Where the block fails, keep the parts that are whole, if there are several, and whatever a job goes on to write."""
     try:
         yield
     except BaseException:
@@ -105,7 +105,7 @@ def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
                 f"{whole:,} of {plural(len(plan.parts), 'part')} are whole and kept in {plan.folder}; "
                 f"the same command goes on with the others"
             )
-        else:
+        elif executor != "slurm":
             shutil.rmtree(plan.folder, ignore_errors=True)
         raise
 
