@@ -23,14 +23,14 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from unmask.data.parts import Plan
-from unmask.data.task import TODO, failure_file, log_file
+from unmask.data.task import STOP, TODO, failure_file, log_file
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError, plural
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
 MEMORY = 1
 """GB that a task asks for."""
-_POLL = 1.0  # seconds
+_POLL, _PATIENCE = 1.0, 60.0  # seconds
 _FINAL = {kind.exit_code: kind for kind in (ConfigError, DataError, DiskError)}
 """Failures that another try would meet again."""
 
@@ -150,25 +150,30 @@ class RayRun(_Threaded):
     """Tasks of a Ray cluster: the one of RAY_ADDRESS, or of this machine."""
 
     def __init__(self, plan: Plan, tasks: int, progress: Progress) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import
         import ray
 
         super().__init__(plan, tasks, progress)
+        self._started = not ray.is_initialized()
         try:
             ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise ConfigError(f"no Ray cluster can be reached or started: {error}") from None
         found = ray.cluster_resources()
-        if found.get("CPU", 0) < 1 or found.get("memory", 0) < MEMORY << 30:
+        cores, memory = found.get("CPU", 0.0), found.get("memory", 0.0) / (1 << 30)
+        if cores < 1 or memory < MEMORY:
+            if self._started:
+                ray.shutdown()
             raise ConfigError(
-                f"the Ray cluster has {found.get('CPU', 0):g} CPUs and {found.get('memory', 0) / 2**30:.1f} GB of memory "
-                f"free; a task needs 1 and {MEMORY}"
+                f"the Ray cluster has {cores:g} CPUs and {memory:.1f} GB of memory; a task needs 1 and {MEMORY}"
             )
         self._start(RayPipelineExecutor([Task(plan.folder, 1)], mem_per_cpu_gb=MEMORY, **self.options))
 
     def stop(self) -> None:
         import ray
 
-        if not self.wait(0):
+        (self.plan.folder / STOP).touch()  # ray.shutdown() while the executor waits ends this process
+        if self.wait(_PATIENCE) and self._started:
             ray.shutdown()
 
 
@@ -250,7 +255,7 @@ def run_tasks(plan: Plan, executor: str, tasks: int, progress: Progress) -> None
             f"{plural(len(todo), 'part')} to prepare, so {plural(len(todo), 'task')}; no file is divided"
         )
     write_json(plan.folder / TODO, todo)
-    for path in (plan.folder / "logs").glob("task-*.json"):
+    for path in (plan.folder / STOP, *(plan.folder / "logs").glob("task-*.json")):
         path.unlink(missing_ok=True)
     run = RUNS[executor](plan, min(tasks, len(todo)), progress)
     progress.begin("prepare")

@@ -20,8 +20,8 @@ from unmask.errors import DiskError, UnmaskError
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
-TODO = "todo.json"
-"""The parts that the tasks share out."""
+TODO, STOP = "todo.json", "stop"
+"""The parts that the tasks share out, and the file where there is one no task begins a part."""
 
 
 def log_file(plan_folder: Path, rank: int) -> Path:
@@ -54,7 +54,7 @@ def write_parts(folder: Path, rank: int, tasks: int) -> None:
         plan = Plan.load(folder)
         encode, reader = plan.encoder(), plan.reader(progress)
         for part in read_json(folder / TODO)[rank::tasks]:
-            if plan.record(part) is None:
+            if plan.record(part) is None and not (folder / STOP).exists():
                 record = write_part(plan, part, reader, encode)
                 progress.log(f"part {part}: {record['counts']}")
     except Exception as error:
