@@ -87,7 +87,7 @@ def test_a_wrong_bucket(line: list[Any], run: Run) -> None:
     assert "s3://no-such-bucket-here/shards: cannot be written: there is no such bucket" in shown
 
 
-@pytest.mark.parametrize("name", ["shard-00000.tokens", "manifest.json"])
+@pytest.mark.parametrize("name", ["part-00000/shard-00000.tokens", "manifest.json"])
 def test_an_upload_that_fails_is_taken_up_by_the_same_command(
     store: Any, line: list[Any], run: Run, name: str, tmp_path: Path
 ) -> None:

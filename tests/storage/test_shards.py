@@ -104,19 +104,19 @@ def test_other_shards_at_the_same_url_are_fetched_anew(
 
 
 def test_damage_is_found(store: Any, shards: str, prepared: Path, run: Run, tmp_path: Path) -> None:
-    tokens = (prepared / "shard-00000.tokens.npy").read_bytes()
-    store.put("data/shards/shard-00000.tokens.npy", tokens[:-1] + b"\x7f")
+    tokens = (prepared / "part-00000/shard-00000.tokens.npy").read_bytes()
+    store.put("data/shards/part-00000/shard-00000.tokens.npy", tokens[:-1] + b"\x7f")
     code, _, error = run("masks", shards)
     assert (code, error.count("\n")) == (3, 1)
-    assert f"{shards}/shard-00000.tokens.npy: what came is not what its manifest says" in error
+    assert f"{shards}/part-00000/shard-00000.tokens.npy: what came is not what its manifest says" in error
     cache = tmp_path / "cache" / "shards"
     assert [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_a_missing_object_and_a_broken_manifest(store: Any, shards: str, run: Run) -> None:
-    store.client.delete_object(Bucket=store.bucket[5:], Key="data/shards/shard-00000.keys.npy")
+    store.client.delete_object(Bucket=store.bucket[5:], Key="data/shards/part-00000/shard-00000.keys.npy")
     code, _, error = run("masks", shards)
-    assert (code, f"{shards}/shard-00000.keys.npy: the object is missing" in error) == (3, True)
+    assert (code, f"{shards}/part-00000/shard-00000.keys.npy: the object is missing" in error) == (3, True)
     store.put("data/shards/manifest.json", "[1")
     code, _, error = run("masks", shards)
     assert (code, f"{shards}/manifest.json: this is no manifest of shards" in error) == (3, True)
@@ -126,10 +126,10 @@ def test_a_missing_object_and_a_broken_manifest(store: Any, shards: str, run: Ru
 def test_a_failing_server_leaves_nothing(
     store: Any, shards: str, run: Run, tmp_path: Path, fault: Any
 ) -> None:
-    store.fault(method="GET", path="shard-00000.tokens", **fault)
+    store.fault(method="GET", path="part-00000/shard-00000.tokens", **fault)
     code, _, error = run("masks", shards, "-q")
     assert (code, error.count("\n")) == (3, 1)
-    assert f"{shards}/shard-00000.tokens.npy: cannot be read: " in error
+    assert f"{shards}/part-00000/shard-00000.tokens.npy: cannot be read: " in error
     cache = tmp_path / "cache" / "shards"
     assert [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] == []
     store.faults.clear()
@@ -177,7 +177,7 @@ def test_a_cache_that_cannot_be_made(shards: str, tmp_path: Path, monkeypatch: p
 
 
 def test_processes_of_a_host_fetch_once(store: Any, shards: str, tmp_path: Path) -> None:
-    store.fault(method="GET", path="shard-00000.tokens", delay=0.5)
+    store.fault(method="GET", path="part-00000/shard-00000.tokens", delay=0.5)
     code = f"from unmask.data.corpus import given_shards; print(given_shards([{shards!r}]))"
     started = [
         subprocess.Popen(
@@ -188,7 +188,7 @@ def test_processes_of_a_host_fetch_once(store: Any, shards: str, tmp_path: Path)
     found = {process.communicate(timeout=60)[0].strip() for process in started}
     assert [process.returncode for process in started] == [0, 0]
     assert len(found) == 1
-    assert sum("shard-00000.tokens" in path for _, path, _ in store.requests) == 1
+    assert sum("part-00000/shard-00000.tokens" in path for _, path, _ in store.requests) == 1
 
 
 def test_memory_and_among_other_inputs(prepared: Path) -> None:
