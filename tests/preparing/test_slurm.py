@@ -89,14 +89,14 @@ def test_an_error_in_the_text_cancels_the_job(prepared: Callable[..., Corpus], f
 def test_a_job_that_ends_without_a_word_is_an_error(prepared: Callable[..., Corpus], fake: Path) -> None:
     (fake / "srun").write_text("#!/bin/bash\nexit 1\n", encoding="utf-8")
     with pytest.raises(
-        Interrupted, match=r"the tasks ended with 7 parts of 7 missing; their logs are in .*/logs"
+        Interrupted, match=r"the tasks ended with 7 of 7 parts missing; their logs are in .*/logs"
     ):
         prepared("shards", executor="slurm", tasks=2)
 
 
 def test_a_job_that_is_refused_is_an_error(prepared: Callable[..., Corpus], fake: Path) -> None:
     (fake / "sbatch").write_text("#!/bin/bash\necho no partition >&2; exit 3\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"sbatch refused the job with exit code 3: .*SBATCH_PARTITION"):
+    with pytest.raises(ConfigError, match=r"sbatch refused the job with exit code 3, see .*SBATCH_PARTITION"):
         prepared("shards", executor="slurm", tasks=2)
 
 
@@ -186,7 +186,7 @@ def test_after_a_job_was_cancelled_the_parts_that_are_missing_are_written(
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    with pytest.raises(Interrupted, match=r"parts? of 7 missing; .*; the same command goes on with them"):
+    with pytest.raises(Interrupted, match=r"of 7 parts missing; .*; the same command goes on with them"):
         prepared("shards", executor="slurm", tasks=1)
     thread.join()
     kept = sorted(path.name for path in (tmp_path / ".shards.partial").glob("part-*.json"))

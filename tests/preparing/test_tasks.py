@@ -62,7 +62,7 @@ def killer(tmp_path: Path) -> Iterator[Callable[[int], None]]:
                     command = (process / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if command[2:5] == [b"unmask.data.task", work, str(rank).encode()]:
+                if command[2:6] == [b"unmask.data.task", work, b"parts", str(rank).encode()]:
                     os.kill(int(process.name), signal.SIGKILL)
                     return
 
@@ -85,7 +85,7 @@ def test_a_killed_task_is_named_and_its_parts_are_written_next(
     with pytest.raises(Interrupted) as caught:
         prepared("shards", tasks=2)
     assert re.match(
-        r"task 1: was killed by signal 9 \(SIGKILL\); 3 parts of 7 missing; log: .*task-00001\.log; the same command",
+        r"task 1: was killed by signal 9 \(SIGKILL\); 3 of 7 parts missing; log: .*task-00001\.log; the same command",
         str(caught.value),
     )
     whole = {
@@ -108,7 +108,7 @@ def test_a_full_disk_is_an_error_of_the_disk(
         encoding="utf-8",
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    with pytest.raises(DiskError, match=r"task 0, part 0: .*File too large; 7 parts of 7 missing"):
+    with pytest.raises(DiskError, match=r"task 0, part 0: .*File too large; 7 of 7 parts missing"):
         prepared("shards", tasks=1)
     script.unlink()
     assert prepared("shards", tasks=1).manifest["documents"] == 287
@@ -139,7 +139,7 @@ def test_what_cannot_be_shared_out_is_refused(
         with pytest.raises(error, match=message):
             prepare(inputs or [text], LINES, wordpiece_tokenizer, tmp_path / "shards", **options)
 
-    refused("standard input cannot be shared out to tasks", inputs=["-"], tasks=2)
+    refused("standard input is read once, by one process", inputs=["-"], tasks=2)
     refused("the executor 'slurm' needs a number of tasks", executor="slurm")
     monkeypatch.setenv("PATH", str(tmp_path))
     refused("there is no 'sbatch' on this machine", executor="slurm", tasks=2)

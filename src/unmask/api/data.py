@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unmask.benchmark.uses import ModelSpeeds
     from unmask.checking.results import DataCheck
     from unmask.data.corpus import Corpus
-    from unmask.data.preparation import Executor
+    from unmask.data.preparation import Duplicates, Executor
     from unmask.vocabulary.extend import ExtendedVocabulary
 
     TokenizerLike = str | Path | PreTrainedTokenizerBase
@@ -80,6 +80,7 @@ def prepare(
     *,
     model: ModelLike | None = None,
     tokenizer: TokenizerLike | None = None,
+    deduplicate: Duplicates | None = None,
     executor: Executor | None = None,
     tasks: int | None = None,
     offline: bool = False,
@@ -92,6 +93,8 @@ def prepare(
         text: paths, or texts in memory.
         out: the folder or URL to write; shards of the same text that are there already are opened.
         model, tokenizer: whose tokenizer is used; one of them.
+        deduplicate: leave out documents that are an ``exact`` or a ``near`` duplicate of one that is kept; they are
+            counted in ``manifest["duplicates"]`` (extra ``cluster``).
         executor: ``local``, ``slurm`` or ``ray``: what runs tasks that share the work (extra ``cluster``); the shards
             are the same.
         tasks: how many tasks; on this machine by default one a core.
@@ -115,9 +118,9 @@ def prepare(
         described: list[dict[str, str | int]] | None = None
         if files.written:  # a temporary file has another name each time
             described = [{"input": "<text>", "sha256": sha256(Path(inputs[0]))}]
-        shared: dict[str, Any] = {"executor": executor, "tasks": tasks, "progress": files.progress}
+        shared: dict[str, Any] = {"executor": executor, "tasks": tasks, "deduplicate": deduplicate}
         write: Callable[[Path], Corpus] = partial(
-            write_shards, inputs, settings, loaded, described=described, **shared
+            write_shards, inputs, settings, loaded, described=described, progress=files.progress, **shared
         )
         return prepare_at(str(out), write, files.progress) if is_url(out) else write(Path(out))
 

@@ -25,6 +25,10 @@ Test = Annotated[
     Option("--test", metavar="PATH", help="Test text that must not occur in TEXT: file, folder or glob; may be repeated, or list several."),
 ]  # fmt: skip
 Shards = Annotated[str | None, Option("-o", "--out", metavar="FOLDER", help="Folder or URL to write.")]
+Deduplicate = Annotated[
+    Literal["exact", "near"] | None,
+    options.text("--deduplicate", show_default="all are kept", help="Leave out documents that occur before: the same text, or nearly so (extra 'cluster')."),
+]  # fmt: skip
 ExecutorOption = Annotated[
     Literal["local", "slurm", "ray"] | None,
     options.compute("--executor", show_default="local with --tasks", help="Share the work out to tasks: on this machine, by Slurm or by Ray (extra 'cluster')."),
@@ -200,6 +204,7 @@ def prepare(
     allow_unknown: options.AllowUnknown = False,
     skip_unreadable: options.SkipUnreadable = False,
     max_length: options.MaxLength = None,
+    deduplicate: Deduplicate = None,
     executor: ExecutorOption = None,
     tasks: Tasks = None,
     config_file: options.ConfigFile = None,
@@ -232,6 +237,7 @@ def prepare(
             inputs,
             out,
             tokenizer=name,
+            deduplicate=deduplicate,
             executor=executor,
             tasks=tasks,
             offline=config.model.offline,
@@ -246,7 +252,10 @@ def _draw_prepared(page: Page, manifest: JsonDict, out: str) -> None:
     counts = {name: read.get(name) for name in ("files", "characters", "empty", "split_documents")}
     counts |= {name: manifest.get(name) for name in ("documents", "tokens", "unknown_tokens", "bytes")}
     counts |= {f"error: {reason}": count for reason, count in read.get("errors", {}).items()}
-    for part in left_out(read):
+    left = list(left_out(read))
+    if manifest.get("deduplicate"):
+        left.append(plural(manifest["duplicates"]["documents"], f"{manifest['deduplicate']} duplicate"))
+    for part in left:
         page.say(f"left out: {part}", style="yellow")
     page.pairs({name.replace("_", " "): count for name, count in counts.items() if count is not None})
     page.say(f"shards in {out}; train on them with 'unmask train {out} ...'")

@@ -1,7 +1,7 @@
-"""Tasks that write the parts of a preparation, started by the executors of datatrove: on this machine, by Slurm or by Ray.
+"""Tasks that share out a stage of a preparation, started by the executors of datatrove: on this machine, by Slurm or by Ray.
 
 Each task is a process of its own (:mod:`unmask.data.task`), so that one that is killed is noticed everywhere. What is whole
-is known from the parts alone; the record that datatrove keeps of finished tasks is not used.
+is known from the pieces alone; the record that datatrove keeps of finished tasks is not used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from unmask.data.parts import Plan
-from unmask.data.task import STOP, TODO, failure_file, log_file
+from unmask.data.parts import Plan, Stage
+from unmask.data.task import JOB, STOP, TODO, failure_file, log_file
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError, plural
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
@@ -38,18 +38,19 @@ logger.disable("datatrove")
 
 
 class Task(PipelineStep):
-    """The only step of a pipeline: a process that writes the parts of a rank.
+    """The only step of a pipeline: a process that does the pieces of a rank.
 
     Args:
         folder: the folder of the plan.
+        stage: the name of the stage.
         threads: threads that tokenise.
     """
 
     type, name = "unmask", "prepare"
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, stage: str, threads: int) -> None:
         super().__init__()
-        self.folder, self.threads, self.place = folder, threads, os.getcwd()
+        self.folder, self.stage, self.threads, self.place = folder, stage, threads, os.getcwd()
         self.running: list[subprocess.Popen[bytes]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,7 +58,15 @@ class Task(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         """Run the process and wait for it; a failure is kept in its file, and raised for the executor."""
-        command = [sys.executable, "-m", "unmask.data.task", str(self.folder), str(rank), str(world_size)]
+        command = [
+            sys.executable,
+            "-m",
+            "unmask.data.task",
+            str(self.folder),
+            self.stage,
+            str(rank),
+            str(world_size),
+        ]
         env = os.environ | {"RAYON_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "true", "OMP_NUM_THREADS": "1"}  # fmt: skip
         with (
             log_file(self.folder, rank).open("ab") as log,
@@ -70,7 +79,12 @@ class Task(PipelineStep):
         code = process.returncode
         if code and not failure_file(self.folder, rank).exists():
             died = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"  # fmt: skip
-            content = {"code": Interrupted.exit_code, "part": None, "message": died}
+            content = {
+                "code": Interrupted.exit_code,
+                "stage": self.stage,
+                "number": None,
+                "message": died,
+            }
             write_json(failure_file(self.folder, rank), content)
         if code:
             raise RuntimeError(f"task {rank} ended with {code}")
@@ -81,12 +95,13 @@ class Run:
 
     Args:
         plan: what they prepare.
+        stage: the name of the stage that they share out.
         tasks: how many there are.
         progress: gets what a person should know.
     """
 
-    def __init__(self, plan: Plan, tasks: int, progress: Progress) -> None:
-        self.plan, self.tasks, self.progress = plan, tasks, progress
+    def __init__(self, plan: Plan, stage: str, tasks: int, progress: Progress) -> None:
+        self.plan, self.stage, self.tasks, self.progress = plan, stage, tasks, progress
         self.options: dict[str, Any] = {
             "tasks": tasks,
             "logging_dir": str(plan.folder / "logs" / "datatrove"),
@@ -135,9 +150,9 @@ class _LocalExecutor(LocalPipelineExecutor):
 class LocalRun(_Threaded):
     """Processes of this machine."""
 
-    def __init__(self, plan: Plan, tasks: int, progress: Progress) -> None:
-        super().__init__(plan, tasks, progress)
-        self._task = Task(plan.folder, max(1, len(os.sched_getaffinity(0)) // tasks))
+    def __init__(self, plan: Plan, stage: str, tasks: int, progress: Progress) -> None:
+        super().__init__(plan, stage, tasks, progress)
+        self._task = Task(plan.folder, stage, max(1, len(os.sched_getaffinity(0)) // tasks))
         self._start(_LocalExecutor([self._task], **self.options))
 
     def stop(self) -> None:
@@ -149,11 +164,11 @@ class LocalRun(_Threaded):
 class RayRun(_Threaded):
     """Tasks of a Ray cluster: the one of RAY_ADDRESS, or of this machine."""
 
-    def __init__(self, plan: Plan, tasks: int, progress: Progress) -> None:
+    def __init__(self, plan: Plan, stage: str, tasks: int, progress: Progress) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import
         import ray
 
-        super().__init__(plan, tasks, progress)
+        super().__init__(plan, stage, tasks, progress)
         self._started = not ray.is_initialized()
         try:
             ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
@@ -167,7 +182,7 @@ class RayRun(_Threaded):
             raise ConfigError(
                 f"the Ray cluster has {cores:g} CPUs and {memory:.1f} GB of memory; a task needs 1 and {MEMORY}"
             )
-        self._start(RayPipelineExecutor([Task(plan.folder, 1)], mem_per_cpu_gb=MEMORY, **self.options))
+        self._start(RayPipelineExecutor([Task(plan.folder, stage, 1)], mem_per_cpu_gb=MEMORY, **self.options))
 
     def stop(self) -> None:
         import ray
@@ -192,9 +207,9 @@ class _SlurmExecutor(SlurmPipelineExecutor):
 class SlurmRun(Run):
     """An array job of Slurm. The same command goes on waiting for one that it submitted before."""
 
-    def __init__(self, plan: Plan, tasks: int, progress: Progress) -> None:
-        super().__init__(plan, tasks, progress)
-        self._note = plan.folder / "slurm.json"
+    def __init__(self, plan: Plan, stage: str, tasks: int, progress: Progress) -> None:
+        super().__init__(plan, stage, tasks, progress)
+        self._note = plan.folder / JOB
         before = read_json(self._note)
         self._job = str(before["job"]) if before else ""
         if not before or self._is_over():
@@ -207,7 +222,7 @@ class SlurmRun(Run):
     def _submit(self) -> str:
         path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
         executor = _SlurmExecutor(
-            [Task(self.plan.folder, 1)], time=None, partition=None, qos=None, mem_per_cpu_gb=MEMORY,
+            [Task(self.plan.folder, self.stage, 1)], time=None, partition=None, qos=None, mem_per_cpu_gb=MEMORY,
             job_name="unmask-prepare", env_command=path, mail_type=None, **self.options,
         )  # fmt: skip
         try:
@@ -215,10 +230,9 @@ class SlurmRun(Run):
         except FileNotFoundError:
             raise ConfigError("there is no 'sbatch' on this machine; '--executor slurm' runs where jobs of Slurm are submitted") from None  # fmt: skip
         except subprocess.CalledProcessError as error:
-            script = self.plan.folder / "logs" / "datatrove" / "launch_script.slurm"
             raise ConfigError(
-                f"sbatch refused the job with exit code {error.returncode}: see what it says above, and {script}; "
-                f"SBATCH_PARTITION, SBATCH_ACCOUNT, SBATCH_TIMELIMIT and the others of sbatch are kept to"
+                f"sbatch refused the job with exit code {error.returncode}, see what it says above; SBATCH_PARTITION, "
+                f"SBATCH_ACCOUNT, SBATCH_TIMELIMIT and its other environment variables are kept to"
             ) from None
         return str(executor.job_id)
 
@@ -240,55 +254,56 @@ class SlurmRun(Run):
 RUNS: dict[str, type[Run]] = {"local": LocalRun, "slurm": SlurmRun, "ray": RayRun}
 
 
-def run_tasks(plan: Plan, executor: str, tasks: int, progress: Progress) -> None:
-    """Write the parts that are missing in several tasks at once, and wait for them.
+def run_tasks(plan: Plan, stage: Stage, executor: str, tasks: int, progress: Progress) -> None:
+    """Do the pieces of a stage that are missing in several tasks at once, and wait for them.
 
     Raises:
         ConfigError: the executor cannot be used.
         UnmaskError: a task failed, of the class that its error had; :class:`Interrupted` if one was killed.
     """
-    todo = plan.missing()
+    todo = stage.missing()
     if not todo:
         return
-    if tasks > len(todo):
+    if stage.name == "parts" and tasks > len(todo):
         progress.log(
             f"{plural(len(todo), 'part')} to prepare, so {plural(len(todo), 'task')}; no file is divided"
         )
     write_json(plan.folder / TODO, todo)
     for path in (plan.folder / STOP, *(plan.folder / "logs").glob("task-*.json")):
         path.unlink(missing_ok=True)
-    run = RUNS[executor](plan, min(tasks, len(todo)), progress)
+    run = RUNS[executor](plan, stage.name, min(tasks, len(todo)), progress)
     progress.begin("prepare")
     try:
         while not run.wait(_POLL):
-            whole = sum(1 for _ in plan.folder.glob("part-*.json"))
-            progress.advance(whole / len(plan.parts), {"parts": whole})
+            whole = sum(1 for _ in plan.folder.glob(stage.files))
+            progress.advance(whole / stage.count, {stage.name: whole})
             if any(found["code"] in _FINAL for found in _failures(plan)):
                 break
     finally:
         run.stop()
     progress.end()
-    if missing := plan.missing():
-        _raise_failure(plan, len(missing))
+    if missing := stage.missing():
+        _raise_failure(plan, stage, len(missing))
 
 
 def _failures(plan: Plan) -> list[dict[str, Any]]:
-    """Return why tasks failed, those of the first parts first; of killed ones the part is unknown."""
+    """Return why tasks failed, those of the first pieces first; of killed ones the piece is unknown."""
     found = []
     for path in (plan.folder / "logs").glob("task-*.json"):
         rank = int(path.stem.removeprefix("task-"))
         found.append(read_json(path) | {"rank": rank, "log": log_file(plan.folder, rank)})
-    return sorted(found, key=lambda row: (row["part"] is None, row["part"], row["rank"]))
+    return sorted(found, key=lambda row: (row["number"] is None, row["number"], row["rank"]))
 
 
-def _raise_failure(plan: Plan, missing: int) -> NoReturn:
-    left = f"{plural(missing, 'part')} of {len(plan.parts):,} missing"
+def _raise_failure(plan: Plan, stage: Stage, missing: int) -> NoReturn:
+    left = f"{missing:,} of {stage.count:,} {stage.name} missing"
     again = "the same command goes on with them"
     failures = _failures(plan)
     if not failures:
         raise Interrupted(f"the tasks ended with {left}; their logs are in {plan.folder / 'logs'}; {again}")
     first = failures[0]
-    where = f"task {first['rank']}" + ("" if first["part"] is None else f", part {first['part']}")
+    unit = "part" if stage.name in ("parts", "signatures") else stage.name
+    where = f"task {first['rank']}" + ("" if first["number"] is None else f", {unit} {first['number']}")
     more = f" ({len(failures) - 1:,} more failed)" if len(failures) > 1 else ""
     raise {**_FINAL, Interrupted.exit_code: Interrupted}.get(first["code"], UnmaskError)(
         f"{where}: {first['message']}; {left}{more}; log: {first['log']}; {again}"

@@ -23,6 +23,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import astuple, dataclass, field, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -161,18 +162,27 @@ class Plan:
             return None
         return found if all((self.shards / name).is_file() for name in found["files"]) else None
 
-    def missing(self) -> list[int]:
-        """Return the parts that are not whole."""
-        return [part for part in range(len(self.parts)) if self.record(part) is None]
+    @property
+    def deduplicate(self) -> str | None:
+        """Which documents are left out as duplicates: ``exact`` or ``near`` ones."""
+        return self.fingerprint.get("deduplicate")
+
+    @contextlib.contextmanager
+    def own_folder(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder that no other process uses; it is removed at the end."""
+        folder = self.folder / f".{name}.{socket.gethostname()}.{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def new_part(self, part: int) -> Iterator[Path]:
         """Yield a folder for the shards of a part; they are in their place, on disk, when the block ends."""
         place = self.shards / part_name(part)
-        folder = self.folder / f".{part_name(part)}.{socket.gethostname()}.{os.getpid()}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
+        with self.own_folder(part_name(part)) as folder:
             yield folder
             sync_to_disk(folder)
             if self.record(part) is None:  # otherwise another process, taken for dead, was faster
@@ -180,8 +190,48 @@ class Plan:
                 if any(folder.iterdir()):
                     folder.rename(place)
                 sync_to_disk(self.shards)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Work in numbered pieces, which tasks share out; each is done once.
+
+    Attributes:
+        name: its name.
+        count: of the pieces.
+        is_done: whether a piece is whole.
+        run: does a piece.
+        files: a pattern of the files, below the folder of the plan, that say that a piece is whole.
+    """
+
+    name: str
+    count: int
+    is_done: Callable[[int], bool]
+    run: Callable[[int], object]
+    files: str
+
+    def missing(self) -> list[int]:
+        """Return the pieces that are not whole."""
+        return [number for number in range(self.count) if not self.is_done(number)]
+
+
+def parts_stage(plan: Plan, write: Callable[[int], object]) -> Stage:
+    """Return the writing of the parts, each by ``write``."""
+    return Stage("parts", len(plan.parts), lambda part: plan.record(part) is not None, write, "part-*.json")
+
+
+def make_plan(folder: Path, reader: DocumentReader, fingerprint: dict[str, Any], vocabulary: int) -> Plan:
+    """Return the plan of a reader that has read nothing yet; see :class:`Plan`."""
+    return Plan(
+        folder,
+        Expanded(reader.inputs),
+        cut(reader.inputs),
+        reader.settings,
+        reader.small_files,
+        deepcopy(vars(reader.stats)),
+        fingerprint,
+        vocabulary,
+    )
 
 
 def part_name(part: int) -> str:

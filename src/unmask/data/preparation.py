@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, is_corpus, open_corpus
-from unmask.data.parts import Plan, Written, cut, join, write_part
+from unmask.data.parts import Plan, Stage, Written, join, make_plan, write_part
 from unmask.data.reading.documents import DocumentReader, ReadStats
-from unmask.data.reading.inputs import Expanded, StdinInput, as_list, describe_inputs
+from unmask.data.reading.inputs import StdinInput, as_list, describe_inputs
 from unmask.data.special_tokens import unknown_id
+from unmask.data.task import JOB, keeper, stages_of
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import ConfigError, DataError, MissingExtra, plural
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 Executor = Literal["local", "slurm", "ray"]
+Duplicates = Literal["exact", "near"]
 
 
 def prepare(
@@ -36,6 +38,7 @@ def prepare(
     out: str | Path,
     *,
     described: list[dict[str, str | int]] | None = None,
+    deduplicate: Duplicates | None = None,
     executor: Executor | None = None,
     tasks: int | None = None,
     progress: Progress = Progress(),
@@ -47,6 +50,8 @@ def prepare(
 
     Args:
         described: fingerprint of the inputs; by default their names, sizes and times.
+        deduplicate: leave out the documents that occur before, as they are or nearly so; see
+            :mod:`unmask.data.deduplication`.
         executor: what runs tasks that share the work: this machine (also where only ``tasks`` is given), Slurm or Ray.
             The shards are the same for any number of tasks.
         tasks: how many; on this machine by default one a core.
@@ -60,6 +65,9 @@ def prepare(
     tasks = _tasks(executor, tasks)
     names = [str(item) for item in as_list(inputs)]
     fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
+    if deduplicate:
+        _require("datatrove", "--deduplicate")
+        fingerprint["deduplicate"] = deduplicate
     what = ", ".join(names)[:200]
     work = out.absolute().with_name(f".{out.absolute().name}.partial")
     if is_corpus(out):
@@ -70,42 +78,36 @@ def prepare(
     if out.exists() and any(out.iterdir()):
         raise DataError("the folder is not empty and holds no shards; choose another, or empty it", path=out)
     reader = DocumentReader(names, settings, progress=progress)
-    parts, stats = cut(reader.inputs), deepcopy(vars(reader.stats))
-    if tasks and any(isinstance(item, StdinInput) for item in reader.inputs):
+    if (tasks or deduplicate) and any(isinstance(item, StdinInput) for item in reader.inputs):
         raise ConfigError(
-            "standard input cannot be shared out to tasks; save it to a file, or leave out --executor and --tasks"
+            "standard input is read once, by one process: save it to a file, or leave out --executor, --tasks and --deduplicate"
         )
-    plan = Plan(
-        work, Expanded(reader.inputs), parts, settings, reader.small_files, stats, fingerprint, len(tokenizer)
-    )
-    with _kept_whole(plan, executor, progress):
+    plan = make_plan(work, reader, fingerprint, len(tokenizer))
+    with _kept_whole(plan, progress):
         plan.save(tokenizer)
-        if tasks:
-            from unmask.data.cluster import run_tasks
-
-            run_tasks(plan, executor or "local", tasks, progress)
+        for stage in stages_of(plan, lambda part: None)[: None if tasks else -1]:
+            _run(plan, stage, executor, tasks, progress)
         written = _write(plan, reader, tokenizer, progress)
         reader.finish(written.read)
         require_known(written.unknown, what, settings.allow_unknown, progress)
         join(plan, written, out)
-    return open_corpus(
-        out, verify=False, strict=settings.strict
-    )  # of text read without it, whose parts were kept
+    # Strict: parts that were kept may be of a call that was not.
+    return open_corpus(out, verify=False, strict=settings.strict)
 
 
 @contextmanager
-def _kept_whole(plan: Plan, executor: Executor | None, progress: Progress) -> Iterator[None]:
+def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
     """Where the block fails, keep the parts that are whole, if there are several, and whatever a job goes on to write."""
     try:
         yield
     except BaseException:
-        whole = len(plan.parts) - len(plan.missing()) if len(plan.parts) > 1 else 0
+        whole = sum(1 for part in range(len(plan.parts)) if plan.record(part)) if len(plan.parts) > 1 else 0
         if whole:
             progress.log(
                 f"{whole:,} of {plural(len(plan.parts), 'part')} are whole and kept in {plan.folder}; "
                 f"the same command goes on with the others"
             )
-        elif executor != "slurm":
+        elif not (plan.folder / JOB).exists():
             shutil.rmtree(plan.folder, ignore_errors=True)
         raise
 
@@ -120,18 +122,36 @@ def _tasks(executor: Executor | None, tasks: int | None) -> int | None:
         return None
     executor = executor or "local"
     for package in ("datatrove", "ray")[: 2 if executor == "ray" else 1]:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra(package, "cluster", f"preparing with the executor '{executor}'")
+        _require(package, f"--executor {executor}")
     if tasks is None and executor != "local":
         raise ConfigError(f"the executor '{executor}' needs a number of tasks: --tasks, or tasks=")
     return len(os.sched_getaffinity(0)) if tasks is None else tasks
+
+
+def _require(package: str, option: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(package, "cluster", f"'{option}'")
+
+
+def _run(plan: Plan, stage: Stage, executor: Executor | None, tasks: int | None, progress: Progress) -> None:
+    """Do a stage in tasks, or here."""
+    if tasks:
+        from unmask.data.cluster import run_tasks
+
+        run_tasks(plan, stage, executor or "local", tasks, progress)
+        return
+    progress.begin("prepare")
+    for number in stage.missing():
+        stage.run(number)
+        progress.advance((number + 1) / stage.count, {stage.name: number + 1})
+    progress.end()
 
 
 def _write(
     plan: Plan, reader: DocumentReader, tokenizer: PreTrainedTokenizerBase, progress: Progress
 ) -> Written:
     """Write the parts that are missing, and return what all of them hold."""
-    encode = TextEncoder(tokenizer)
+    encode, kept = TextEncoder(tokenizer), keeper(plan)
     written = Written(UnknownTokens(unknown_id(tokenizer)), ReadStats(**deepcopy(plan.stats)))
 
     def tell(documents: int, tokens: int) -> None:
@@ -142,7 +162,7 @@ def _write(
 
     progress.begin("prepare")
     for part in range(len(plan.parts)):
-        written.add(plan.record(part) or write_part(plan, part, reader, encode, tell=tell))
+        written.add(plan.record(part) or write_part(plan, part, reader, encode, kept=kept, tell=tell))
     progress.end()
     return written
 
@@ -167,11 +187,11 @@ def _content_settings(settings: DocumentSettings) -> dict[str, Any]:
 def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, progress: Progress) -> Corpus:
     corpus = open_corpus(out, strict=strict)
     made = corpus.manifest | {"settings": _content_settings(DocumentSettings(**corpus.manifest["settings"]))}
-    for part, wanted in fingerprint.items():
-        if made[part] != wanted:
+    for part in (*fingerprint, "deduplicate"):
+        if made.get(part) != fingerprint.get(part):
+            name = {"tokenizer_sha256": "tokenizer", "deduplicate": "settings"}.get(part, part)
             raise DataError(
-                f"the folder holds shards made from other {part.replace('_sha256', '')}; "
-                f"choose another folder, or delete this one",
+                f"the folder holds shards made from other {name}; choose another folder, or delete this one",
                 path=out,
             )
     progress.log(

@@ -1,6 +1,6 @@
-"""A task of an executor: some of the parts of a preparation, in a process of its own.
+"""A task of an executor: some of the pieces of a stage of a preparation, in a process of its own.
 
-    python -m unmask.data.task FOLDER RANK TASKS
+    python -m unmask.data.task FOLDER STAGE RANK TASKS
 
 FOLDER is that of :mod:`unmask.data.parts`. It ends when its standard input is closed, as by the death of its parent.
 """
@@ -11,17 +11,18 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.data.parts import Plan, write_part
+from unmask.data.parts import Kept, Plan, Stage, parts_stage, write_part
 from unmask.errors import DiskError, UnmaskError
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
-TODO, STOP = "todo.json", "stop"
-"""The parts that the tasks share out, and the file where there is one no task begins a part."""
+TODO, STOP, JOB = "todo.json", "stop", "slurm.json"
+"""The pieces that the tasks share out; and where there is the second file, no task begins a piece. The third
+has the number of a job of Slurm."""
 
 
 def log_file(plan_folder: Path, rank: int) -> Path:
@@ -30,7 +31,7 @@ def log_file(plan_folder: Path, rank: int) -> Path:
 
 
 def failure_file(plan_folder: Path, rank: int) -> Path:
-    """Return the file that says why a task failed: its exit code, its part and the message."""
+    """Return the file that says why a task failed: its exit code, the piece and the message."""
     return log_file(plan_folder, rank).with_suffix(".json")
 
 
@@ -43,23 +44,48 @@ class _Log(Progress):
         pass
 
 
-def write_parts(folder: Path, rank: int, tasks: int) -> None:
-    """Write every ``tasks``-th of the parts that are to be done, unless they are whole.
+def stages_of(plan: Plan, write: Callable[[int], object]) -> list[Stage]:
+    """Return all stages of a preparation in their order; ``write`` writes a part."""
+    if plan.deduplicate is None:
+        return [parts_stage(plan, write)]
+    from unmask.data.deduplication import duplicate_stages
+
+    return [*duplicate_stages(plan), parts_stage(plan, write)]
+
+
+def keeper(plan: Plan) -> Kept | None:
+    """Return what leaves duplicates out, if anything does."""
+    if plan.deduplicate is None:
+        return None
+    from unmask.data.deduplication import kept
+
+    return kept(plan)
+
+
+def work(folder: Path, name: str, rank: int, tasks: int) -> None:
+    """Do every ``tasks``-th of the pieces of a stage that are to be done, unless they are whole.
 
     Raises:
-        UnmaskError: one cannot be written; the reason is in :func:`failure_file`, too.
+        UnmaskError: one cannot be done; the reason is in :func:`failure_file`, too.
     """
-    progress, part = _Log(), None
+    number = None
     try:
         plan = Plan.load(folder)
-        encode, reader = plan.encoder(), plan.reader(progress)
-        for part in read_json(folder / TODO)[rank::tasks]:
-            if plan.record(part) is None and not (folder / STOP).exists():
-                record = write_part(plan, part, reader, encode)
-                progress.log(f"part {part}: {record['counts']}")
+        encode, reader, kept = plan.encoder(), plan.reader(_Log()), keeper(plan)
+        stages = stages_of(plan, lambda part: write_part(plan, part, reader, encode, kept=kept))
+        stage = next(stage for stage in stages if stage.name == name)
+        for number in read_json(folder / TODO)[rank::tasks]:
+            if not stage.is_done(number) and not (folder / STOP).exists():
+                stage.run(number)
+                _Log().log(f"{name}: {number} is done")
     except Exception as error:
         found = _known(error)
-        content: dict[str, Any] = {"code": found.exit_code, "part": part, "message": str(found)}
+        content: dict[str, Any] = {
+            "code": found.exit_code,
+            "stage": name,
+            "number": number,
+            "message": str(found),
+        }
         write_json(failure_file(folder, rank), content)
         raise found from error
 
@@ -80,9 +106,9 @@ def _end_with_parent() -> None:
 
 def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder, rank, tasks = sys.argv[1:]
+    folder, stage, rank, tasks = sys.argv[1:]
     try:
-        write_parts(Path(folder), int(rank), int(tasks))
+        work(Path(folder), stage, int(rank), int(tasks))
     except UnmaskError as error:
         traceback.print_exc()
         return error.exit_code
