@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import resource
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -60,7 +64,7 @@ def shards(out: str, start: str, files: list[str], documents: str) -> Result:
     return {"tokens": corpus.tokens, "documents": len(corpus)}
 
 
-def prepare_speed(start: str, files: list[str], documents: str) -> Result:
+def prepare_speed(start: str, files: list[str], documents: str, tasks: int | None = None) -> Result:
     """Time the preparation of text into a new folder, without imports and loading the tokenizer."""
     from unmask.config.settings import DocumentSettings
     from unmask.data.preparation import prepare
@@ -69,11 +73,44 @@ def prepare_speed(start: str, files: list[str], documents: str) -> Result:
     tokenizer = load_tokenizer(start)
     with tempfile.TemporaryDirectory(prefix="unmask-benchmark-") as place:
         begin = time.perf_counter()
-        corpus = prepare(files, DocumentSettings(documents=documents), tokenizer, Path(place) / "shards")
+        corpus = prepare(
+            files, DocumentSettings(documents=documents), tokenizer, Path(place) / "shards", tasks=tasks
+        )
         seconds = time.perf_counter() - begin
     read = corpus.manifest["bytes"]
     return {"seconds": seconds, "tokens": corpus.tokens, "megabytes_per_second": read / 1e6 / seconds,
             "tokens_per_second": corpus.tokens / seconds}  # fmt: skip
+
+
+def prepare_tasks(start: str, files: list[str], documents: str, tasks: int | None) -> Result:
+    """As :func:`prepare_speed` by tasks of this machine, in small parts; with the CPU time and the peak memory of a task."""
+    from unmask.data import parts
+
+    parts.PART_BYTES = 6 << 20
+    peaks: dict[str, int] = {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for process in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if b"unmask.data.task" in (process / "cmdline").read_bytes():
+                        peak = re.search(r"VmHWM:\s+(\d+)", (process / "status").read_text(encoding="utf-8"))
+                        peaks[process.name] = int(peak[1]) * 1024 if peak else 0
+
+    def used() -> float:
+        return sum(
+            sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+
+    watcher, before = threading.Thread(target=watch), used()
+    watcher.start()
+    try:
+        result = prepare_speed(start, files, documents, tasks=tasks)
+    finally:
+        done.set()
+        watcher.join()
+    return result | {"cpu_seconds": used() - before, "task_peak_rss_bytes": max(peaks.values(), default=0)}
 
 
 def encode_speed(start: str, files: list[str], documents: str, fast: bool) -> Result:

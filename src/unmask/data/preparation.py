@@ -105,7 +105,7 @@ def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
         if whole:
             progress.log(
                 f"{whole:,} of {plural(len(plan.parts), 'part')} are whole and kept in {plan.folder}; "
-                f"the same command goes on with the others"
+                f"the same command goes on from there"
             )
         elif not (plan.folder / JOB).exists():
             shutil.rmtree(plan.folder, ignore_errors=True)
