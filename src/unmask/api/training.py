@@ -24,6 +24,7 @@ from unmask.reporting.results import Result, Rows, metric_rows
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.failures import further
 from unmask.run.lock import is_empty
+from unmask.run.published import output_folder
 from unmask.run.train import train as run_training
 from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
@@ -105,7 +106,7 @@ def train(
         text: paths, or texts in memory (see :mod:`unmask.api.texts`), which are kept in the run folder.
         model: the checkpoint to adapt: Hub name, model folder or run folder.
         preset: an architecture to train from scratch instead, such as ``bert-mini``.
-        out: the run folder, absent or empty unless ``resume`` is set.
+        out: the run folder or its URL, absent or empty unless ``resume`` is set.
         config: a YAML file as ``unmask init`` writes it, or a :class:`unmask.RunConfig`.
         settings: any settings by dotted key, such as ``{"train.keep_last": 5}``; they win over ``config``.
         resume: continue the run in ``out`` from its last checkpoint, by default with its own settings and text.
@@ -132,29 +133,44 @@ def train(
         )
     if settings is not None and not isinstance(settings, Mapping):
         raise ConfigError(f"settings must be a dictionary by dotted key, not {settings!r:.80}")
-    folder = RunFolder(Path(out))
     resume = resume or checkpoint is not None
+    with (
+        shown(progress, offline) as listener,
+        output_folder(out, resume=resume, progress=listener) as root,
+    ):
+        given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
+        finished = _train(given, RunFolder(root), config, settings, resume, checkpoint, listener)
+    return RunResult(**vars(finished))
+
+
+def _train(
+    given: dict[str, Any],
+    folder: RunFolder,
+    config: str | Path | RunConfig | None,
+    settings: Mapping[str, Any] | None,
+    resume: bool,
+    checkpoint: str | Path | None,
+    progress: Progress,
+) -> FinishedRun:
+    """Train in a folder of this machine with the arguments of :func:`train`."""
     _require_free(folder, resume)
-    if resume and text is None and config is None and not folder.config.is_file():
+    if resume and given["text"] is None and config is None and not folder.config.is_file():
         raise ConfigError(f"{folder.root} holds no run to resume; name the folder of one with out=")
-    own = text is not None and (model is not None or preset is not None)  # the call says everything itself
+    own = given["text"] is not None and (given["model"] or given["preset"])  # the call says everything itself
     if resume and config is None and not own and folder.config.is_file():
         config = folder.config
-    given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
     flags = flat_settings(settings or {}) | {
         OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
     }
-    with shown(progress, offline) as listener:
-        field = configured(config, flags, listener).data.text_field
-        flags |= _texts(given, field, folder, listener)
-        finished = run_training(
-            configured(config, flags),
-            folder.root,
-            resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
-            command=sys.argv,
-            progress=listener,
-        )
-    return RunResult(**vars(finished))
+    field = configured(config, flags, progress).data.text_field
+    flags |= _texts(given, field, folder, progress)
+    return run_training(
+        configured(config, flags),
+        folder.root,
+        resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
+        command=sys.argv,
+        progress=progress,
+    )
 
 
 def demo(

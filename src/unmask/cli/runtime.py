@@ -19,6 +19,7 @@ import typer
 
 from unmask.cli.usage import usage_message
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
+from unmask.progress import Progress
 
 if TYPE_CHECKING:
     from unmask.api.terminal import TerminalProgress
@@ -136,6 +137,15 @@ def log(message: str, word: str) -> None:
     """Print one line on stderr, unless ``--quiet`` was given."""
     if not mode.quiet:
         print_error(message, word)
+
+
+class Lines(Progress):
+    """Prints what is logged on stderr, where no bar is drawn."""
+
+    def log(self, text: str) -> None:
+        if not mode.quiet:
+            with contextlib.suppress(BrokenPipeError):
+                sys.stderr.write(f"{text}\n")
 
 
 def print_error(message: str, word: str = "error") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, plural
+from unmask.remote.systems import is_url
 from unmask.reporting.format import (
     baseline_name,
     byte_size,
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from unmask.run.training_run import FinishedRun
 
 Out = Annotated[
-    Path | None,
-    options.output("-o", "--out", metavar="RUN", show_default="runs/train", help="Run folder."),
+    str | None,
+    options.output("-o", "--out", metavar="RUN", show_default="runs/train", help="Run folder, or its URL."),
 ]
 DemoFolder = Annotated[Path, options.output("-o", "--out", metavar="RUN", help="Run folder.")]
 DemoMinutes = Annotated[float, Option("--minutes", min=0.01, help="Minutes of training.")]
@@ -95,7 +97,7 @@ def train(
         unmask train -o runs/notes --resume
     """
     if resume and out is None and text and is_run(text):
-        out, text = Path(text[0]), None
+        out, text = text[0], None
     if resume and text == ["auto"]:  # what other trainers call the last checkpoint
         text = None
     if resume and any(item == "auto" or Path(item).parent.name == "checkpoints" for item in text or ()):
@@ -103,14 +105,30 @@ def train(
             "--resume takes no value; name the run with -o, and another checkpoint with --checkpoint"
         )
     given = locals()
-    folder = out or Path("runs/train")
     continued = str(checkpoint) if checkpoint else "auto" if resume else None
-    messages = [] if out or dry_run else [f"run folder: {folder} (choose another with -o)"]
-    own = text and (model or preset)  # the same command as before, which says everything
-    if continued and not (config_file or own) and is_run([str(folder)]):
+    messages = [] if out or dry_run else ["run folder: runs/train (choose another with -o)"]
+    with contextlib.ExitStack() as stack:
+        if out and is_url(out) and not dry_run:
+            from unmask.run.published import output_folder
+
+            folder = stack.enter_context(output_folder(out, resume=bool(continued), progress=shell.Lines()))
+        else:
+            folder = Path(out or "runs/train")
+        result = _train(given, folder, continued, messages)
+    if result is not None:
+        print_result(result, as_json, url=out if out and is_url(out) else None)
+
+
+def _train(
+    given: dict[str, Any], folder: Path, continued: str | None, messages: list[str]
+) -> FinishedRun | None:
+    """Train in a folder with the parameters of the verb; a dry run prints what it measured instead."""
+    text, dry_run, as_json = given["text"], given["dry_run"], given["as_json"]
+    own = text and (given["model"] or given["preset"])  # the same command as before, which says everything
+    if continued and not (given["config_file"] or own) and is_run([str(folder)]):
         given["config_file"] = folder / "config.yaml"
         messages.append(f"settings from {folder / 'config.yaml'}")
-    elif continued and not (config_file or text):
+    elif continued and not (given["config_file"] or text):
         raise ConfigError(
             f"{folder}: no run to resume (it has no config.yaml); name the folder of a run with -o"
         )
@@ -124,33 +142,35 @@ def train(
 
             found = measure(config, progress=progress)
         shell.show(as_json, found, lambda page: draw_dry_run(page, found))
-        return
+        return None
     with shell.working() as progress:
         for message in messages:
             progress.log(message)
         from unmask.run.train import train as run_training
 
         command = ["unmask", *sys.argv[1:]]
-        result = run_training(config, folder, resume=continued, command=command, progress=progress)
-    print_result(result, as_json)
+        return run_training(config, folder, resume=continued, command=command, progress=progress)
 
 
 def is_run(paths: Sequence[str]) -> bool:
     return len(paths) == 1 and (Path(paths[0]) / "config.yaml").is_file()
 
 
-def print_result(result: FinishedRun, as_json: bool, examples: bool = False) -> None:
-    """Print the metrics of a finished run; of several processes only the main one does."""
+def print_result(result: FinishedRun, as_json: bool, examples: bool = False, url: str | None = None) -> None:
+    """Print the metrics of a finished run, and its paths or URLs; of several processes only the main one does."""
     if os.environ.get("RANK", "0") != "0":
         return
     folder = result.folder
-    document: dict[str, Any] = {"run": folder.root, "model": folder.model, "report": folder.report}
+    places = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}
+    if url:
+        places = {name: path.replace(str(folder.root), url.rstrip("/"), 1) for name, path in places.items()}
+    document: dict[str, Any] = dict(places)
     document |= {name: getattr(result, name) for name in ("steps", "tokens", "seconds", "loss", "evaluation")}
     document["read"] = (read_json(folder.info) or {}).get("read")
-    shell.show(as_json, document, lambda page: draw_result(page, result, examples))
+    shell.show(as_json, document, lambda page: draw_result(page, result, examples, places))
 
 
-def draw_result(page: Page, result: FinishedRun, examples: bool = False) -> None:
+def draw_result(page: Page, result: FinishedRun, examples: bool, places: Mapping[str, str]) -> None:
     """Draw the metrics of a finished run and where its files are; with ``examples``, passages with predictions."""
     folder = result.folder
     if result.evaluation is not None:
@@ -163,8 +183,8 @@ def draw_result(page: Page, result: FinishedRun, examples: bool = False) -> None
     page.say(
         f"{plural(result.steps, 'step')} over {plural(result.tokens, 'token')} in {clock(result.seconds)}"
     )
-    page.command(f"model:  {folder.model}")
-    page.command(f"report: {folder.report}")
+    page.command(f"model:  {places['model']}")
+    page.command(f"report: {places['report']}")
 
 
 @surviving_viewers()

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,23 @@ from unmask.storage import new_folder, sha256
 
 INCOMPLETE = ".unmask-incomplete"
 """An object that marks a folder whose publication has begun and not ended."""
+
+
+class DamagedFile(DataError):
+    """A file that is not what its checksum says."""
+
+
+def sums_of(manifest: RemoteFile) -> dict[str, str]:
+    """Return the SHA-256 by name of the files of a folder, from its manifest.
+
+    Raises:
+        DataError: it is no manifest.
+    """
+    try:
+        content = json.loads(manifest.read())
+        return {name: value for name, value in content.get("files", content).items() if len(str(value)) == 64}
+    except (ValueError, AttributeError):
+        raise DamagedFile("this is no manifest, or it is damaged", path=manifest.url) from None
 
 
 def cache_folder(kind: str) -> Path:
@@ -71,7 +89,7 @@ def fetch(
     )
     if strange := [name for name in files if ".." in PurePosixPath(name).parts]:
         raise DataError(f"a name that leaves its folder: {on_one_line(strange[0])}", path=url)
-    with cache_errors(target, url), _lock(target, url, progress):
+    with cache_errors(target, url), host_lock(target, url, progress):
         if not target.is_dir():
             _require_room(target.parent, url, sum(file.size for file in files.values()))
             with new_folder(target) as folder:
@@ -83,7 +101,7 @@ def fetch(
 def adopt(folder: Path, url: str, kind: str, sums: Mapping[str, str]) -> Path:
     """Move a folder that was published into the place of the cache where :func:`fetch` would put it; return that."""
     target = _place(url, kind, sums)
-    with cache_errors(target, url), _lock(target, url, Progress()):
+    with cache_errors(target, url), host_lock(target, url, Progress()):
         if target.is_dir():
             shutil.rmtree(folder)
         else:
@@ -111,7 +129,7 @@ def _download(
         progress.advance(min(1.0, done / size), {"MB": round(done / 1e6)})
         if path.stat().st_size != file.size or sums.get(name) not in (None, sha256(path)):
             what = "what came is not what its manifest says" if name in sums else "what came has another size"
-            raise DataError(
+            raise DamagedFile(
                 f"{what}: the object is damaged, or was replaced; publish the folder again", path=file.url
             )
     progress.end()
@@ -121,7 +139,7 @@ def _download(
 
 
 @contextmanager
-def _lock(target: Path, url: str, progress: Progress) -> Iterator[None]:
+def host_lock(target: Path, url: str, progress: Progress) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as file:
         try:
