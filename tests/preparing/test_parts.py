@@ -126,7 +126,7 @@ def test_a_part_whose_file_is_gone_is_written_again(
         stop_after(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             made(progress=notices)
-    assert notices.texts[-1].startswith("3 of 7 parts are whole and kept in ")
+    assert notices.texts[-1].startswith("what is whole (3 of 7 parts) is kept in ")
     (tmp_path / ".shards.partial" / "shards" / "part-00001" / "shard-00000.keys.npy").unlink()
     written = stop_after(monkeypatch, 99)
     assert made().manifest == wanted

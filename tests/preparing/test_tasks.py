@@ -49,6 +49,25 @@ def test_an_error_in_the_text_names_task_part_file_and_log(
     assert not (tmp_path / ".shards.partial").exists()
 
 
+def test_text_by_url_travels_with_the_plan(text: Path, wordpiece_tokenizer: Any, tmp_path: Path) -> None:
+    inputs = [f"file://{text}/0.txt", str(text / "1.txt"), f"file://{text}/2.txt"]
+    made = [
+        prepare(inputs, LINES, wordpiece_tokenizer, tmp_path / str(tasks), tasks=tasks).manifest
+        for tasks in (None, 2)
+    ]
+    assert made[0] == made[1]
+    assert made[0]["read"]["files"] == 3
+
+
+def test_the_log_of_a_task_is_there_where_nothing_is_whole(
+    text: Path, wordpiece_tokenizer: Any, tmp_path: Path
+) -> None:
+    strict = LINES.model_copy(update={"strict": True})
+    with pytest.raises(DataError, match=r"^task 0, part 0: .*5\.txt:42: byte 0xe9 is not UTF-8") as caught:
+        prepare([text / "5.txt"], strict, wordpiece_tokenizer, tmp_path / "shards", tasks=1)
+    assert Path(re.search(r"log: (\S+);", str(caught.value))[1]).is_file()
+
+
 @pytest.fixture
 def killer(tmp_path: Path) -> Iterator[Callable[[int], None]]:
     """Return `kill(rank)`, which sends SIGKILL to a task as soon as it is seen."""
@@ -78,6 +97,7 @@ def killer(tmp_path: Path) -> Iterator[Callable[[int], None]]:
         thread.join()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the task in /proc")
 def test_a_killed_task_is_named_and_its_parts_are_written_next(
     prepared: Callable[..., Corpus], killer: Callable[[int], None], tmp_path: Path, notices: Any
 ) -> None:

@@ -165,7 +165,8 @@ def _duplicates(check: JsonDict) -> Iterator[Finding]:
         yield Finding(
             level,
             "duplicates",
-            f"exact duplicates: {_share(found['exact'], documents, 'document')}",
+            f"exact duplicates: {_share(found['exact'], documents, 'document')}"
+            + ("; 'unmask prepare --deduplicate exact' leaves them out" if level == "warning" else ""),
         )
     else:
         yield Finding("ok", "duplicates", "no exact duplicates")

@@ -23,7 +23,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from unmask.data.parts import Plan, Stage
-from unmask.data.task import JOB, STOP, TODO, failure_file, log_file
+from unmask.data.task import STOP, TODO, cores, failure_file, log_file
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError, plural
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
@@ -143,7 +143,7 @@ class _LocalExecutor(LocalPipelineExecutor):
             thread.join()
 
     def _one(self, rank: int) -> None:
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(Exception):  # of the task: it is in its file
             self._run_for_rank(rank)
 
 
@@ -152,7 +152,7 @@ class LocalRun(_Threaded):
 
     def __init__(self, plan: Plan, stage: str, tasks: int, progress: Progress) -> None:
         super().__init__(plan, stage, tasks, progress)
-        self._task = Task(plan.folder, stage, max(1, len(os.sched_getaffinity(0)) // tasks))
+        self._task = Task(plan.folder, stage, max(1, cores() // tasks))
         self._start(_LocalExecutor([self._task], **self.options))
 
     def stop(self) -> None:
@@ -209,7 +209,7 @@ class SlurmRun(Run):
 
     def __init__(self, plan: Plan, stage: str, tasks: int, progress: Progress) -> None:
         super().__init__(plan, stage, tasks, progress)
-        self._note = plan.folder / JOB
+        self._note = plan.folder / "slurm.json"
         before = read_json(self._note)
         self._job = str(before["job"]) if before else ""
         if not before or self._is_over():

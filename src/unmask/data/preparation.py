@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from unmask.data.parts import Plan, Stage, Written, join, make_plan, write_part
 from unmask.data.reading.documents import DocumentReader, ReadStats
 from unmask.data.reading.inputs import StdinInput, as_list, describe_inputs
 from unmask.data.special_tokens import unknown_id
-from unmask.data.task import JOB, keeper, stages_of
+from unmask.data.task import cores, keeper, stages_of
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import ConfigError, DataError, MissingExtra, plural
@@ -97,17 +96,18 @@ def prepare(
 
 @contextmanager
 def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
-    """Where the block fails, keep the parts that are whole, if there are several, and whatever a job goes on to write."""
+    """Where the block fails, keep what is whole of several parts, and what tasks said; remove the rest."""
     try:
         yield
-    except BaseException:
-        whole = sum(1 for part in range(len(plan.parts)) if plan.record(part)) if len(plan.parts) > 1 else 0
-        if whole:
+    except BaseException as error:
+        several = len(plan.parts) > 1
+        whole = sum(1 for part in range(len(plan.parts)) if plan.record(part)) if several else 0
+        if whole or (several and any(plan.folder.glob("duplicates/*.done"))):
             progress.log(
-                f"{whole:,} of {plural(len(plan.parts), 'part')} are whole and kept in {plan.folder}; "
+                f"what is whole ({whole:,} of {plural(len(plan.parts), 'part')}) is kept in {plan.folder}; "
                 f"the same command goes on from there"
             )
-        elif not (plan.folder / JOB).exists():
+        elif isinstance(error, ConfigError) or not any(plan.folder.glob("logs/*")):
             shutil.rmtree(plan.folder, ignore_errors=True)
         raise
 
@@ -125,7 +125,7 @@ def _tasks(executor: Executor | None, tasks: int | None) -> int | None:
         _require(package, f"--executor {executor}")
     if tasks is None and executor != "local":
         raise ConfigError(f"the executor '{executor}' needs a number of tasks: --tasks, or tasks=")
-    return len(os.sched_getaffinity(0)) if tasks is None else tasks
+    return cores() if tasks is None else tasks
 
 
 def _require(package: str, option: str) -> None:

@@ -20,9 +20,14 @@ from unmask.errors import DiskError, UnmaskError
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
-TODO, STOP, JOB = "todo.json", "stop", "slurm.json"
-"""The pieces that the tasks share out; and where there is the second file, no task begins a piece. The third
-has the number of a job of Slurm."""
+TODO, STOP = "todo.json", "stop"
+"""The pieces that the tasks share out; and where there is the second file, no task begins a piece."""
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    available = getattr(os, "sched_getaffinity", None)
+    return len(available(0)) if available else os.cpu_count() or 1
 
 
 def log_file(plan_folder: Path, rank: int) -> Path:
