@@ -124,8 +124,10 @@ def local(
     }
 
 
-def arguments(verb: str, hub: str | None, values: dict[str, str]) -> list[str]:
-    """Return a command line of a verb; its parameter `hub` is something of the Hub."""
+def arguments(
+    verb: str, hub: str | None, values: dict[str, str], model: str = HUB_MODEL, text: str = HUB_TEXT
+) -> list[str]:
+    """Return a command line of a verb; its parameter `hub` is something of the Hub, or by another URL."""
     line, positional = verb.split(), []
     for name, parameter in parameters(verb).items():
         if (value := values.get(f"{verb} {name}", values.get(name))) == "":
@@ -134,7 +136,7 @@ def arguments(verb: str, hub: str | None, values: dict[str, str]) -> list[str]:
         if (verb, name) in SENTENCES:
             value = values["sentence"]
         elif name == hub:
-            value = HUB_MODEL if name in MODELS else HUB_TEXT
+            value = model if name in MODELS else text
         if parameter.param_type_name == "argument":
             positional.append(value)
         else:
@@ -157,6 +159,21 @@ def test_a_verb_looks_up_no_host(
         capsys.readouterr().err
     )
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False  # as it was
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [case for case in CASES if case[1] is not None],
+    ids=[f"{verb}-{name}" for verb, name in CASES if name is not None],
+)
+def test_a_verb_reads_no_url(
+    verb: str, name: str, local: dict[str, str], lookups: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(arguments(verb, name, local, "s3://bucket/model", "s3://bucket/text"))
+    assert lookups == []
+    shown = capsys.readouterr().err
+    # Some take no URL at all, or not with these options.
+    assert code == ConfigError.exit_code or (code, "offline" in shown) == (DataError.exit_code, True), shown
 
 
 @pytest.mark.parametrize("name", ["text", "tokenizer"])

@@ -30,11 +30,7 @@ def test_verbs_take_them_and_fetch_them_once(store: Any, model: str, run: Run, t
     text.write_text("\n".join(f"The river {number} is wide." for number in range(40)))
     for line in (
         ["fill", model, "The [MASK] is here."],
-        ["explain", model, "The river is here."],
-        ["score", model, text],
         ["eval", model, "--data", text, "--max-length", "32"],
-        ["compare", model, model, "--data", text, "--max-length", "32"],
-        ["masks", text, "--tokenizer", model],
         ["train", text, "--model", model, "--max-steps", "1", "--max-length", "32", "-o", tmp_path / "run"],
         [
             "tokenizer",

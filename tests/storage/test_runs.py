@@ -25,9 +25,10 @@ def line(store: Any, checkpoint: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     text = tmp_path / "a.txt"
     words = "river slow wide old deep cold new long".split()
     text.write_text(
-        "\n".join(f"The {a} river {number} is {b}." for number in range(4) for a in words for b in words)
+        "\n".join(f"The {a} river {number} is {b}." for number in range(1) for a in words for b in words)
     )
     options = ["--max-steps", "4", "--save-every", "2", "--max-length", "32", "--batch-tokens", "256"]
+    options += ["--set", "train.eval_tokens=300"]
     return ["train", text, "--model", checkpoint("bert"), *options, "-o", f"{store.bucket}/runs/one"]
 
 

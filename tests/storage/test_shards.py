@@ -51,10 +51,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_verb_takes_them(shards: str, run: Run, checkpoint: Any, tmp_path: Path) -> None:
-    model = checkpoint("bert")
     for line in (
         ["masks", shards],
-        ["eval", model, "--data", shards, "--max-length", "32"],
         [
             "train",
             shards,

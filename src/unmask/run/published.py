@@ -31,6 +31,7 @@ from unmask.training.distributed import World
 
 _MANIFEST = "manifest.json"
 _PUBLISHED = ".published"  # in the folder of the cache, when all of it is at the URL
+_STAGE = ".publishing"  # in the same folder, what is being uploaded
 _PAUSE, _PAUSE_AFTER_ERROR = 2.0, 30.0
 _WHOLE = re.compile(r"checkpoints/(step-\d+)/manifest\.json")
 
@@ -75,13 +76,13 @@ def _require_new(url: str, local: Path, found: dict[str, RemoteFile]) -> None:
         raise ConfigError(
             f"{url} already holds files; choose another URL with -o, or resume its run with --resume"
         )
-    if (local / _PUBLISHED).is_file():
-        shutil.rmtree(local)
-    elif local.is_dir() and any(path.name[0] != "." for path in local.iterdir()):
+    left = [path.name for path in local.iterdir() if path.name[0] != "."] if local.is_dir() else []
+    if left and not (local / _PUBLISHED).is_file():
         raise ConfigError(
             f"{url} is empty, but {local} holds a run that was not published there; continue it with --resume, or delete "
             f"that folder"
         )
+    shutil.rmtree(local if left else local / _STAGE, ignore_errors=True)
 
 
 def _fetch_back(url: str, local: Path, found: dict[str, RemoteFile], progress: Progress) -> None:
@@ -224,7 +225,7 @@ class _Mirror:
             return
         if name in self.sent:
             self._remove(name)
-        stage = self.local / ".publishing"
+        stage = self.local / _STAGE
         shutil.rmtree(stage, ignore_errors=True)
         shutil.copytree(manifest.parent, stage, copy_function=_link)
         files = sorted(path for path in stage.rglob("*") if path.is_file())
