@@ -63,7 +63,7 @@ def folder(wordpiece_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
     (root / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shard_files, "_SHARD_TOKENS", 200)
-        patch.setattr("unmask.data.preparation._BATCH_CHARACTERS", 3000)
+        patch.setattr("unmask.data.parts._BATCH_CHARACTERS", 3000)
         prepare([root / "text.txt"], DocumentSettings(documents="line"), wordpiece_tokenizer, root / "shards")
     return root / "shards"
 
@@ -349,7 +349,7 @@ def test_a_corpus_is_sized_up_when_it_is_opened(folder: Path, tmp_path: Path) ->
     """Where another process compares the checksums."""
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    path = copy / "shard-00007.tokens.npy"
+    path = copy / "part-00000" / "shard-00007.tokens.npy"
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match=r"shard-00007.tokens.npy.*expected .* entries"):
         open_corpus(copy, verify=False)
@@ -374,3 +374,15 @@ def test_lengths_and_keys_are_read_like_arrays(folder: Path) -> None:
         assert np.array_equal(corpus.keys[index], keys[index])
     assert corpus.lengths[17] == lengths[17]
     assert keys.dtype == np.uint64
+
+
+@pytest.mark.parametrize("longest", [255, 256, 65_535, 65_536, 2**33])
+def test_lengths_of_any_size_are_kept(longest: int, tmp_path: Path) -> None:
+    files = []
+    for number, lengths in enumerate(([3, 0, 7], [longest, 1], [2])):
+        np.save(tmp_path / f"{number}.npy", np.array(lengths, dtype=np.int64))
+        files.append(shard_files.ArrayFile(tmp_path / f"{number}.npy", len(lengths)))
+    found = shard_files.Lengths(files)
+    assert np.asarray(found).tolist() == [3, 0, 7, longest, 1, 2]
+    assert found[np.array([3, 5])].dtype == np.int64
+    assert found[3] == longest

@@ -28,7 +28,7 @@ import numpy as np
 
 from unmask.data.document_set import DocumentSet, RunningSums, slices
 from unmask.data.packing import split_by_tokens
-from unmask.data.shards import PARTS, Column, open_part
+from unmask.data.shards import PARTS, Column, Lengths, open_part
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
@@ -60,7 +60,7 @@ class Corpus:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         self._tokens, lengths, keys = (open_part(folder, manifest["shards"], part) for part in PARTS)
-        self.lengths, self.keys = Column(lengths, np.int64), Column(keys, np.uint64)
+        self.lengths, self.keys = Lengths(lengths), Column(keys, np.uint64)
         self._begins = RunningSums(len(self.lengths), self.lengths.__getitem__)
         self._shard_begins = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])
 
@@ -104,7 +104,7 @@ class Corpus:
         if len(self._tokens) == 1:
             index = _ranges(begins, lengths)
             return self._tokens[0].array().take(index, mode="clip").astype(np.int64)
-        order, parts = self.lengths.by_shard(documents)
+        order, parts = self.keys.by_shard(documents)
         lengths, begins, ends = lengths[order], begins[order], ends[order]
         places, found, done = _ranges(begins, lengths), [np.zeros(0, dtype=np.int64)], 0
         for shard, part in parts:

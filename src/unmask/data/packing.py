@@ -18,7 +18,7 @@ import numpy as np
 from unmask.data.document_set import At, DocumentSet, RunningSums, slices
 
 if TYPE_CHECKING:
-    from unmask.data.shards import Column
+    from unmask.data.shards import Lengths
 
 _EVEN_LENGTH = 2048
 """A sequence of so many tokens costs as much in attention as in all other layers: about 3 times the hidden size."""
@@ -74,7 +74,7 @@ class Sequences:
     """
 
     def __init__(
-        self, lengths: Column | np.ndarray, split: SequenceSplit, documents: DocumentSet | None = None
+        self, lengths: Lengths | np.ndarray, split: SequenceSplit, documents: DocumentSet | None = None
     ) -> None:
         self.split = split
         self.documents = DocumentSet.of(documents, len(lengths))

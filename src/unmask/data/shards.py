@@ -23,6 +23,7 @@ from unmask.storage import sha256
 
 PARTS = ("tokens", "lengths", "keys")
 _SHARD_TOKENS = 1 << 29  # a gigabyte of 16-bit ids
+_MOST_OPEN = 4096
 
 
 class ArrayFile:
@@ -117,7 +118,32 @@ def _most_open() -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     except ImportError:  # Windows
         return 64
-    return 1024 if limit < 0 else max(8, min(limit // 4, 1024))
+    return _MOST_OPEN if limit < 0 else max(8, min(limit // 4, _MOST_OPEN))
+
+
+class Lengths:
+    """The lengths of all documents, in memory in as few bytes as the longest needs; indexed like an ``int64`` array."""
+
+    def __init__(self, files: Sequence[ArrayFile]) -> None:
+        self._array = np.empty(sum(len(file) for file in files), dtype=np.uint8)
+        begin = 0
+        for file in files:
+            part = file.array()
+            for bound in (part.min(initial=0), part.max(initial=0)):
+                needed = np.promote_types(self._array.dtype, np.min_scalar_type(int(bound)))
+                self._array = self._array.astype(needed, copy=False)
+            self._array[begin : begin + len(part)] = part
+            begin += len(part)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._array.astype(dtype or np.int64)
+
+    def __getitem__(self, at: Any) -> Any:
+        """Return the lengths at an index: a number, a slice, ``bool`` or ``int64`` of any shape."""
+        return self._array[at if isinstance(at, slice) else np.asarray(at)].astype(np.int64)
 
 
 class Column:
