@@ -28,13 +28,14 @@ WORDS = "when shall we three meet again in thunder lightning or in rain".split()
 
 
 def make_text(folder: Path, lines: int) -> Path:
-    """Write text that fills several shards."""
+    """Write four files, each a part of several shards."""
     draw = random.Random(0)
-    path = folder / "text.txt"
-    path.write_text(
-        "".join(" ".join(draw.choices(WORDS, k=12)) + "\n" for _ in range(lines)), encoding="utf-8"
-    )
-    return path
+    text = folder / "text"
+    text.mkdir()
+    for number in range(4):
+        content = "".join(" ".join(draw.choices(WORDS, k=12)) + "\n" for _ in range(lines // 4))
+        (text / f"{number}.txt").write_text(content, encoding="utf-8")
+    return text
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -53,7 +54,7 @@ def start(text: Path, out: Path, threads: int) -> int:
     code = 1
     try:
         os.environ["RAYON_NUM_THREADS"], os.environ["TOKENIZERS_PARALLELISM"] = str(threads), "true"
-        shards._SHARD_TOKENS, parts._BATCH_CHARACTERS = 20_000, 50_000
+        shards._SHARD_TOKENS, parts._BATCH_CHARACTERS, parts.PART_BYTES = 20_000, 50_000, 1
         preparation.prepare([text], DocumentSettings(documents="line"), make_tokenizer(), out)
         code = 0
     finally:
