@@ -23,7 +23,7 @@ from unmask.storage import sha256
 
 PARTS = ("tokens", "lengths", "keys")
 _SHARD_TOKENS = 1 << 29  # a gigabyte of 16-bit ids
-_MOST_OPEN = 4096
+_MOST_OPEN, _FEW = 4096, 8
 
 
 class ArrayFile:
@@ -50,7 +50,6 @@ class ArrayFile:
             raise ValueError(
                 f"expected {entries:,} entries in {size:,} bytes, not {shape} in {path.stat().st_size:,}"
             )
-        self._map_if_there_is_room()
 
     def __len__(self) -> int:
         return self._entries
@@ -67,12 +66,6 @@ class ArrayFile:
         self._used = True
         return found
 
-    def _map_if_there_is_room(self) -> None:
-        """Map the file at once, so that it can be read where its folder is removed, as a temporary one may be."""
-        with _lock:
-            if _has_room():
-                self._map()
-
     def _map(self) -> np.ndarray:
         found = np.zeros(0, dtype=self.dtype)
         if self._entries:
@@ -86,15 +79,6 @@ class ArrayFile:
 
 _lock = threading.Lock()
 _mapped: deque[weakref.ref[ArrayFile]] = deque()
-
-
-def _has_room() -> bool:
-    """Return whether one more file may be mapped; those of a corpus that is gone are closed."""
-    if len(_mapped) >= _most_open():
-        living = [reference for reference in _mapped if reference() is not None]
-        _mapped.clear()
-        _mapped.extend(living)
-    return len(_mapped) < _most_open()
 
 
 def _make_room() -> None:
@@ -211,7 +195,13 @@ def open_part(folder: Path, shards: Sequence[dict[str, Any]], part: str) -> list
         DataError: a file is damaged.
     """
     entries = "tokens" if part == "tokens" else "documents"
-    return [_open(folder / _file(shard["name"], part), shard[entries]) for shard in shards]
+    files = [_open(folder / _file(shard["name"], part), shard[entries]) for shard in shards]
+    if (
+        len(files) <= _FEW
+    ):  # mapped at once, they can be read where their folder is removed, as a temporary one may be
+        for file in files:
+            file.array()
+    return files
 
 
 def _open(path: Path, entries: int) -> ArrayFile:
