@@ -173,6 +173,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_slurm_writes_the_same_shards(slurm: None, prepared: Callable[..., Corpus]) -> None:
     assert prepared("shards", executor="slurm", tasks=3).manifest == prepared("wanted").manifest
+    wanted = prepared("one", deduplicate="exact").manifest
+    assert prepared("several", executor="slurm", tasks=3, deduplicate="exact").manifest == wanted
 
 
 @pytest.mark.slow
