@@ -10,6 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import NullHandler, getLogger
 from typing import Any
 
 from unmask.errors import ConfigError, DataError, DiskError, MissingExtra, UnmaskError
@@ -26,6 +27,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")
 _SECRET = re.compile(r"://[^/@]*:[^/@]*@|\?[^/]*=")
 
+_LOGGERS = ("s3fs", "gcsfs", "adlfs", "azure", "google")
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _REFUSED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity", "AuthFailure"}
 _BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "OperationAborted"}
@@ -81,11 +83,18 @@ def open_system(url: str, *, writing: bool = False) -> tuple[Any, str]:
         raise (ConfigError(f"{url}: {what}") if writing else DataError(what, path=url))
     from fsspec.core import url_to_fs
 
+    for name in _LOGGERS:  # which would print tracebacks
+        if not (logger := getLogger(name)).handlers:
+            logger.addHandler(NullHandler())
     try:
         options = {"max_concurrency": 4} if PROTOCOLS.get(scheme) == "s3fs" else {}  # parts in memory at once
         system, path = url_to_fs(url, use_listings_cache=False, **options)
-    except ImportError:
-        raise MissingExtra(PROTOCOLS.get(scheme, "fsspec"), "storage", f"{scheme}://") from None
+    except ImportError as error:
+        package = str(error.name or PROTOCOLS.get(scheme, "fsspec")).partition(".")[0]
+        raise MissingExtra(package, "storage", f"{scheme}://") from None
+    except (ValueError, TypeError):  # that its library says so may repeat them
+        what = f"{PROTOCOLS[scheme]} finds no credentials or settings that it can use; set them as it expects"
+        raise (DiskError(f"{url}: {what}") if writing else DataError(what, path=url)) from None
     except Exception as error:
         raise explanation(error, url, DiskError if writing else DataError) from None
     if scheme in PROTOCOLS and not path.strip("/"):
