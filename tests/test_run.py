@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unmask.config.load import load_config
@@ -648,9 +649,19 @@ def as_written_before(run: Path, **settings: Any) -> None:
         own["schedule"]["decay_share"] = 0.4
         own |= {"batch_ramp": 0.0} | settings
         path.write_text(json.dumps(state), encoding="utf-8")
-        manifest = read(path.with_name("manifest.json"))
-        manifest["state.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        path.with_name("manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        as_laid_out_before(path.parent)
+
+
+def as_laid_out_before(checkpoint: Path) -> None:
+    """Give a checkpoint the files of an earlier version: one of weights, one of optimizer state."""
+    for number, name in enumerate(("model", "optimizer"), 1):
+        file = checkpoint / f"model-{number:05d}-of-00002.safetensors"
+        save_file(load_file(file), checkpoint / f"{name}.safetensors")
+        file.unlink()
+    (checkpoint / "model.safetensors.index.json").unlink()
+    (checkpoint / "manifest.json").unlink()
+    manifest = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.iterdir()}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_a_run_of_an_earlier_version_is_resumed(
@@ -679,7 +690,7 @@ def test_a_run_can_be_made_longer(stopped: Path, configure: Configure) -> None:
 
 
 def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure, finished: Runs) -> None:
-    newest = stopped / "checkpoints" / "step-00000004" / "model.safetensors"
+    newest = stopped / "checkpoints" / "step-00000004" / "model-00001-of-00002.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     listener = Listener()
     result = train(load_config(stopped / "config.yaml"), stopped, resume="auto", progress=listener)
@@ -954,7 +965,7 @@ def test_a_full_disk_is_said(configure: Configure, tmp_path: Path, monkeypatch: 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoint_module, "save_tensors", full)
     with pytest.raises(DiskError, match="No space left on device; free space or choose another folder"):
         train(configure(model__preset="tiny-bert"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -963,17 +974,18 @@ def test_a_full_disk_is_said(configure: Configure, tmp_path: Path, monkeypatch: 
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     finished: Runs, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_report: None
 ) -> None:
-    whole, calls = checkpoint_module.save_file, iter(range(100))
+    whole, calls = checkpoint_module.save_tensors, iter(range(100))
 
-    def full(tensors: Any, path: Path) -> None:
-        if next(calls) == 5:  # the optimizer of the third checkpoint
-            path.write_bytes(b"half")
+    def full(tensors: Any, *, storage_writer: Any, **options: Any) -> None:
+        whole(tensors, storage_writer=storage_writer, **options)
+        if next(calls) == 2:  # the optimizer of the third checkpoint
+            optimizer = Path(storage_writer.path) / "model-00002-of-00002.safetensors"
+            optimizer.write_bytes(optimizer.read_bytes()[:100])
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        whole(tensors, path)
 
     config = configure(model__preset="tiny-bert", train__save_every=3)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, "save_file", full)
+        patch.setattr(checkpoint_module, "save_tensors", full)
         with pytest.raises(
             DiskError, match=r"No space left.*; step-00000006 is safe: free at least .* --resume"
         ):
@@ -988,10 +1000,10 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
 def test_a_disk_that_is_full_at_the_first_checkpoint_is_left_as_it_was(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    monkeypatch.setattr(checkpoint_module, "save_tensors", full)
     with pytest.raises(DiskError, match=r"cannot write the run: .*; free space or choose another folder"):
         train(configure(model__preset="tiny-bert"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -1018,7 +1030,7 @@ def test_the_disk_need_of_the_dry_run_and_of_the_refusal_is_what_a_run_writes(
     """Three checkpoints of weights and two moments each, their best weights, the model, and the shards."""
     config, folder = configure(model__name=str(checkpoint("bert"))), finished("bert")[0].folder
     saved = folder.checkpoints / "step-00000012"
-    tensors = sum((saved / f"{name}.safetensors").stat().st_size for name in ("model", "optimizer"))
+    tensors = sum(path.stat().st_size for path in saved.glob("*.safetensors"))
     written = 3 * tensors + 4 * (folder.model / "model.safetensors").stat().st_size
     needed = dry_run(config).disk_bytes
     assert needed == pytest.approx(written + size_of(folder.shards), rel=0.05)
@@ -1085,6 +1097,7 @@ def test_two_processes_make_the_run_of_one(finished: Runs, tmp_path: Path) -> No
             worker.kill()
             worker.wait()
     folder = RunFolder(tmp_path / "run")
+    assert folder.exit_code.read_text(encoding="utf-8") == "0\n"
     for found, wanted in zip(read_rows(folder.metrics), read_rows(whole.metrics), strict=True):
         assert found.keys() == wanted.keys()
         for key in found.keys() - set(TIMED):

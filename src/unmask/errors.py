@@ -9,6 +9,7 @@
     ├── DivergedError        4   the loss, the gradient or a probability is NaN or infinite
     ├── DiskError            5   no space, or no permission, to write what is needed
     └── Interrupted         75   stopped by a signal; can be resumed
+        └── LostProcess     75   another process of the run ended or hangs; can be resumed
 
 A message says what was expected, what came, where, and what to do. The library raises; only the command line exits.
 """
@@ -80,6 +81,16 @@ class Interrupted(UnmaskError):
     """A signal stopped the run; it is saved and can be resumed."""
 
     exit_code = 75
+
+
+class LostProcess(Interrupted):
+    """Another process of the run ended or hangs; the run can be resumed."""
+
+
+ERRORS: dict[int, type[UnmaskError]] = {
+    kind.exit_code: kind for kind in (ConfigError, DataError, DivergedError, DiskError, Interrupted)
+}
+"""The exception of each exit code."""
 
 
 def on_one_line(text: str) -> str:

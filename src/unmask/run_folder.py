@@ -90,6 +90,10 @@ class RunFolder:
         return self.root / "run.json"
 
     @property
+    def exit_code(self) -> Path:
+        return self.root / "exit_code"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 

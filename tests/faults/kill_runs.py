@@ -22,23 +22,23 @@ from unmask.training.position import Position
 
 # What a save does, in the names that it does it by; a kill comes before one of these calls.
 SAVING = [
-    *((checkpoint, "save_file"), (checkpoint, "write_json"), (checkpoint, "sha256"), (os, "fsync")),
+    *((checkpoint, "save_tensors"), (checkpoint, "write_json"), (checkpoint, "sha256"), (os, "fsync")),
     *((Path, "rename"), (Path, "replace"), (shutil, "rmtree")),
 ]
 
 
 def half_a_file(number: int) -> None:
     """Kill the process when half of a file of tensors is written."""
-    whole = checkpoint.save_file
+    whole = checkpoint.save_tensors
     calls = iter(range(1, 1_000_000))
 
-    def write(tensors: dict[str, Any], path: Path) -> None:
-        whole(tensors, path)
-        if next(calls) == number:
-            os.truncate(path, path.stat().st_size // 2)
+    def write(tensors: dict[str, Any], *, storage_writer: Any, **options: Any) -> None:
+        whole(tensors, storage_writer=storage_writer, **options)
+        if number in (next(calls), next(calls)):  # weights, then the optimizers
+            tiny_run.truncate_one(Path(storage_writer.path), number - 1)
             tiny_run.kill()
 
-    checkpoint.save_file = write  # type: ignore[assignment]
+    checkpoint.save_tensors = write
 
 
 def kill_in_a_save(config: RunConfig, out: Path, draw: random.Random) -> int:
@@ -107,8 +107,15 @@ def kill_runs(
 
 
 def _half_way(config: RunConfig, out: Path) -> None:
+    def kill_when_saved() -> None:
+        for _ in range(1000):  # the second checkpoint may still be written
+            if len(list_checkpoints(RunFolder(out).checkpoints)) == 2:
+                break
+            time.sleep(0.01)
+        tiny_run.kill()
+
     def arm() -> None:
-        tiny_run.at_call(loop, "step_gradients", 8, tiny_run.kill)
+        tiny_run.at_call(loop, "step_gradients", 8, kill_when_saved)
 
     if tiny_run.ended(tiny_run.start(config, out, arm)) != -signal.SIGKILL:
         raise SystemExit("the run was not killed half way")

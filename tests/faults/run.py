@@ -53,8 +53,9 @@ def errors_of(found: dict[str, dict]) -> list[str]:
     holds = {
         "a killed run is the undisturbed one": not kill["differing"],
         "runs were killed": kill["kills"] > 0,
-        # The last row of metrics may be of a step whose checkpoint was being written.
-        "lost work is at most one save interval": kill["steps lost at most"] <= SAVE_EVERY,
+        # A step is saved when the checkpoint before it is whole, and the last row of metrics may be of that step.
+        "lost work is at most the save interval and the checkpoint being written": kill["steps lost at most"]
+        <= 2 * SAVE_EVERY,
         "other micro-batches and processes give the same losses": max(found["other shapes"].values()) <= 1e-5,
         "a dropped position is caught": bool(found["position dropped"]),
         "flipped bits are found": flip["flips"] == flip["found"] == flip["previous used"],

@@ -18,7 +18,7 @@ from unmask.training import checkpoint, loop
 # When the signal comes: before one of the first so many calls of a function.
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "step": (loop, "step_gradients", 12),
-    "save": (checkpoint, "sha256", 12),
+    "save": (checkpoint, "sha256", 16),
     "evaluation": (run, "metrics_on", 3),
     "preparation": (preparation.TextEncoder, "__call__", 1),
     "final evaluation": (run, "evaluation_of", 1),

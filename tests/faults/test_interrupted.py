@@ -28,7 +28,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 def test_a_killed_run_comes_to_the_end_of_the_undisturbed_one(found: Found) -> None:
     assert found["kill"]["kills"] >= 3
     assert found["kill"]["differing"] == []
-    assert found["kill"]["steps lost at most"] <= found["kill"]["save every"]
+    # While one checkpoint is written, the steps to the next may be computed, and not one more.
+    assert found["kill"]["steps lost at most"] <= 2 * found["kill"]["save every"]
 
 
 def test_a_run_goes_on_with_other_micro_batches_and_with_two_processes(found: Found) -> None:

@@ -157,6 +157,13 @@ def furthest_losses(found: RunFolder, wanted: RunFolder) -> float:
     return max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(*rows, strict=True))
 
 
+def truncate_one(folder: Path, number: int) -> None:
+    """Cut one of the files of tensors in a folder in half."""
+    files = sorted(folder.glob("*.safetensors"))
+    path = files[number % len(files)]
+    os.truncate(path, path.stat().st_size // 2)
+
+
 def at_call(owner: Any, name: str, number: int, act: Callable[[], None]) -> None:
     """Act in the `number`-th call of a function, the first being 1, before it does anything."""
     whole, calls = getattr(owner, name), iter(range(1, 1_000_000))

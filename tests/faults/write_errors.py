@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from tiny_run import truncate_one
 from torch import nn
 
 from unmask.progress import Progress
@@ -19,7 +20,7 @@ from unmask.training import checkpoint
 from unmask.training.checkpoint import find_checkpoint, list_checkpoints, restore, save_checkpoint
 
 PLACES: list[tuple[Any, str]] = [
-    *((checkpoint, "save_file"), (checkpoint, "write_json"), (os, "fsync"), (os, "open"), (Path, "open")),
+    *((checkpoint, "save_tensors"), (checkpoint, "write_json"), (os, "fsync"), (os, "open"), (Path, "open")),
     *((Path, "rename"), (Path, "replace"), (Path, "mkdir"), (shutil, "rmtree")),
 ]
 
@@ -45,9 +46,9 @@ def _fail(owner: Any, name: str, number: int, code: int) -> Callable[[], None]:
     def broken(*arguments: Any, **named: Any) -> Any:
         if next(calls) != number:
             return whole(*arguments, **named)
-        if name == "save_file":
+        if name == "save_tensors":
             whole(*arguments, **named)
-            os.truncate(arguments[1], os.path.getsize(arguments[1]) // 2)
+            truncate_one(Path(named["storage_writer"].path), code)
             raise SafetensorError(f"I/O error: {os.strerror(code)} (os error {code})")
         if name == "rmtree" and named.get("ignore_errors"):
             return None

@@ -144,26 +144,28 @@ def test_a_damaged_checkpoint_is_skipped(
     store: Any, line: list[Any], run: Run, another_host: Callable[[], None]
 ) -> None:
     assert run(*line, "-q")[0] == 0
-    store.put("runs/one/checkpoints/step-00000004/model.safetensors", b"damaged")
+    weights = "runs/one/checkpoints/step-00000004/model-00001-of-00002.safetensors"
+    assert weights in store.names()
+    store.put(weights, b"damaged")
     another_host()
     code, _, error = run("train", "-o", line[-1], "--resume")
     assert code == 0, error
     assert "skipped a damaged checkpoint" in error
     assert "resuming from step 2" in error
     assert "runs/one/checkpoints/step-00000004/manifest.json" in store.names()
-    assert len(store.get("runs/one/checkpoints/step-00000004/model.safetensors")) > 100
+    assert len(store.get(weights)) > 100
 
 
 def test_what_cannot_be_published_ends_with_5_and_stays_here(
     store: Any, line: list[Any], run: Run, tmp_path: Path
 ) -> None:
-    store.fault(method="PUT", path="checkpoints/step-00000004/optimizer", error="AccessDenied")
+    store.fault(method="PUT", path="checkpoints/step-00000004/model-00002", error="AccessDenied")
     code, out, error = run(*line)
     assert (code, out) == (5, "")
     assert error.count("not published yet, it is tried again: ") <= 1
     last = error.splitlines()[-1]
     assert (
-        f"{line[-1]}/checkpoints/step-00000004/optimizer.safetensors: cannot be written: access denied"
+        f"{line[-1]}/checkpoints/step-00000004/model-00002-of-00002.safetensors: cannot be written: access denied"
         in last
     )
     (local,) = (path for path in (tmp_path / "cache" / "runs").iterdir() if path.is_dir())

@@ -36,6 +36,7 @@ from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
 from unmask.training.best_weights import Best, load_best, save_best
+from unmask.training.checkpoint import CheckpointWriter, save_checkpoint
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
 
@@ -473,9 +474,12 @@ def test_what_is_best_after_some_evaluations() -> None:
 def test_the_best_weights_of_a_checkpoint_are_kept_with_it(load: Any, tmp_path: Path) -> None:
     """A run that goes back to a checkpoint needs what was best then."""
     model = load("bert").model
-    run_module.save_checkpoint(tmp_path, model, [], {"step": 4, "best": {"step": 3}}, keep_last=2)
+    save_checkpoint(tmp_path, model, [], {"step": 4, "best": {"step": 3}}, keep_last=2)
+    writer = CheckpointWriter()
     for step in (3, 6, 9):
-        save_best(tmp_path, model, step)
+        save_best(writer, tmp_path, model, step)
+    writer.wait()
+    writer.close()
     kept = sorted(path.name for path in (tmp_path / "best").iterdir())
     assert kept == ["step-00000003", "step-00000009"]
     with torch.no_grad():
@@ -549,7 +553,8 @@ def test_damaged_best_weights_are_said_and_the_last_are_exported(
 ) -> None:
     result = train(worsening, tmp_path / "run")
     (path,) = (result.folder.checkpoints / "best").glob(f"*{read(result.folder.evaluation)['step']}")
-    (path / "model.safetensors").write_bytes(b"no weights")
+    (weights,) = path.glob("*.safetensors")
+    weights.write_bytes(b"no weights")
     listener = Listener()
     again = train(worsening, tmp_path / "run", resume="auto", progress=listener)
     if read(again.folder.evaluation)["step"] == again.steps:
@@ -569,7 +574,10 @@ def headless(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def at_checkpoints(folder: RunFolder) -> dict[int, dict[str, Tensor]]:
-    return {int(path.name[5:]): weights_of(path) for path in folder.checkpoints.glob("step-*")}
+    return {
+        int(path.name[5:]): load_file(path / "model-00001-of-00002.safetensors")
+        for path in folder.checkpoints.glob("step-*")
+    }
 
 
 @pytest.mark.parametrize("lora", [None, 2])

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from unmask.config.settings import OptimizerSettings
@@ -17,7 +20,9 @@ from unmask.errors import DataError
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.training import checkpoint as checkpoints
+from unmask.training.best_weights import check_best, load_best
 from unmask.training.checkpoint import (
+    CheckpointWriter,
     check,
     find_checkpoint,
     list_checkpoints,
@@ -28,6 +33,9 @@ from unmask.training.checkpoint import (
 )
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
+
+WEIGHTS = "model-00001-of-00002.safetensors"
+OPTIMIZER = "model-00002-of-00002.safetensors"
 
 
 class Notices(Progress):
@@ -84,6 +92,155 @@ def test_going_on_is_bit_exact(trained: Any, tmp_path: Path, architecture: str, 
     assert other.optimizers[0].param_groups[0]["lr"] == 1.23e-3
 
 
+def save_earlier_layout(one: Trained, path: Path, step: int) -> Path:
+    """Write a checkpoint as earlier versions did: weights in one file, all else of torch in another."""
+    path.mkdir(parents=True)
+    own = {tensor.data_ptr(): name for name, tensor in reversed(one.model.model.state_dict().items())}
+    weights = {name: one.model.model.state_dict()[name].clone() for name in own.values()}
+    save_file(weights, path / "model.safetensors")
+    tensors = {"rng.cpu": torch.get_rng_state()}
+    contents = [optimizer.state_dict() for optimizer in one.optimizers]
+    for number, content in enumerate(contents):
+        for index, entries in content["state"].items():
+            tensors |= {f"{number}.{index}.{entry}": value.clone() for entry, value in entries.items()}
+    save_file(tensors, path / "optimizer.safetensors")
+    state = {"step": step, "optimizer": [content["param_groups"] for content in contents]}
+    (path / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
+    (path / "manifest.json").write_text(json.dumps(hashes), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_going_on_from_a_checkpoint_of_the_earlier_layout_is_bit_exact(
+    trained: Any, tmp_path: Path, architecture: str, name: str
+) -> None:
+    one, other = trained(architecture, name), trained(architecture, name)
+    for seed in range(3):
+        one.step(seed)
+    one.optimizers[0].param_groups[0]["lr"] = 1.23e-3
+    torch.manual_seed(7)
+    path = save_earlier_layout(one, tmp_path / "step-00000003", 3)
+    drawn = torch.rand(5)
+    assert find_checkpoint(tmp_path, "auto", Progress()) == path
+    assert restore(path, other.model.model, other.optimizers)["step"] == 3
+    assert torch.equal(torch.rand(5), drawn)
+    for seed in range(3, 6):
+        one.step(seed)
+        other.step(seed)
+    assert all(torch.equal(a, b) for a, b in zip(one.weights(), other.weights(), strict=True))
+    assert other.optimizers[0].param_groups[0]["lr"] == 1.23e-3
+    raw = other.model.model
+    assert raw.get_output_embeddings().weight is raw.get_input_embeddings().weight
+
+
+def test_the_best_weights_of_the_earlier_layout_can_be_loaded(trained: Any, tmp_path: Path) -> None:
+    """They were saved with the random state alone beside them."""
+    one, other = trained(), trained()
+    one.step(0)
+    kept, one.optimizers = one.optimizers, []
+    save_earlier_layout(one, tmp_path / "best" / "step-00000001", 1)
+    one.optimizers = kept
+    assert check_best(tmp_path, 1) == ""
+    load_best(tmp_path, other.model.model, 1)
+    assert all(torch.equal(a, b) for a, b in zip(one.weights(), other.weights(), strict=True))
+
+
+def test_weights_and_optimizer_state_are_in_files_of_their_own(trained: Any, tmp_path: Path) -> None:
+    one = trained("bert", "adamw")
+    one.step(0)
+    path = one.save(tmp_path, 1)
+    names = {}
+    for file in (WEIGHTS, OPTIMIZER):
+        with safe_open(path / file, "pt") as tensors:
+            names[file] = {*tensors.keys()}
+    assert names[WEIGHTS] <= {*one.model.model.state_dict()}
+    assert "rng.cpu" in names[OPTIMIZER]
+    assert all(name[0].isdecimal() for name in names[OPTIMIZER] - {"rng.cpu"})
+    alone = save_checkpoint(tmp_path / "alone", one.model.model, [], {"step": 1}, keep_last=1)
+    assert [file.name for file in alone.glob("*.safetensors")] == ["model-00001-of-00001.safetensors"]
+
+
+def test_training_may_go_on_while_a_checkpoint_is_written(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is what there was when it was asked for: weights, optimizer, random state and plain values."""
+    one, other = trained(), trained()
+    one.step(0)
+    go, write = threading.Event(), checkpoints.save_tensors
+    monkeypatch.setattr(
+        checkpoints, "save_tensors", lambda *args, **options: go.wait(30) and write(*args, **options)
+    )
+    writer = CheckpointWriter()
+    torch.manual_seed(7)
+    state: dict[str, Any] = {"step": 1, "tenths": {"saved": 1}}
+    writer.save(tmp_path, one.model.model, one.optimizers, state, keep_last=1)
+    drawn, weights = torch.rand(5), one.weights()
+    state["tenths"]["saved"] = 2
+    one.optimizers[0].param_groups[0]["lr"] = 1.23e-3
+    one.step(1)
+    assert list_checkpoints(tmp_path) == []
+    go.set()
+    writer.wait()
+    writer.close()
+    kept = restore(tmp_path / "step-00000001", other.model.model, other.optimizers)
+    assert kept["tenths"] == {"saved": 1}
+    assert other.optimizers[0].param_groups[0]["lr"] != 1.23e-3
+    other.optimizers[0].param_groups[0]["lr"] = 1.23e-3
+    assert torch.equal(torch.rand(5), drawn)
+    assert all(torch.equal(a, b) for a, b in zip(weights, other.weights(), strict=True))
+    other.step(1)
+    assert all(torch.equal(a, b) for a, b in zip(one.weights(), other.weights(), strict=True))
+
+
+def test_a_later_step_is_copied_when_the_one_before_it_is_written(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is memory for one copy, and a run that is killed must not lose several checkpoints."""
+    one, seen = trained(), []
+    go, write = threading.Event(), checkpoints.save_tensors
+    monkeypatch.setattr(
+        checkpoints, "save_tensors", lambda *args, **options: go.wait(30) and write(*args, **options)
+    )
+    writer = CheckpointWriter()
+    for folder in (tmp_path / "best", tmp_path):  # of one step, neither waits
+        writer.save(folder, one.model.model, one.optimizers, {"step": 1}, keep_last=9)
+
+    def save() -> None:
+        writer.save(tmp_path, one.model.model, one.optimizers, {"step": 2}, keep_last=9)
+        seen.extend(list_checkpoints(tmp_path))
+
+    later = threading.Thread(target=save)
+    later.start()
+    later.join(0.2)
+    assert later.is_alive()
+    go.set()
+    later.join()
+    writer.wait()
+    writer.close()
+    assert [path.name for path in seen][:1] == ["step-00000001"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001", "step-00000002"]
+    assert len(list_checkpoints(tmp_path / "best")) == 1
+
+
+def test_an_error_in_the_background_is_raised_by_what_comes_next(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trained()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_tensors", full)
+    writer = CheckpointWriter()
+    writer.save(tmp_path, one.model.model, one.optimizers, {"step": 1}, keep_last=1)
+    with pytest.raises(OSError, match="No space left"):
+        writer.wait()
+    writer.close()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_restoring_keeps_tied_weights_tied(trained: Any, tmp_path: Path) -> None:
     one, other = trained("bert", "adamw"), trained("bert", "adamw")
     one.step(0)
@@ -108,10 +265,14 @@ def test_a_checkpoint_names_its_files_and_no_partial_one_is_left(trained: Any, t
     path = trained().save(tmp_path / "runs" / "checkpoints", 120)
     assert path.name == "step-00000120"
     assert {file.name for file in path.iterdir()} == {
-        "model.safetensors",
-        "optimizer.safetensors",
+        WEIGHTS,
+        OPTIMIZER,
+        "model.safetensors.index.json",
         "state.json",
         "manifest.json",
+    }
+    assert {*json.loads((path / "manifest.json").read_text(encoding="utf-8"))} == {
+        file.name for file in path.iterdir() if file.name != "manifest.json"
     }
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert load_checkpoint_state(path)["step"] == 120
@@ -163,10 +324,10 @@ def test_a_full_disk_comes_as_the_error_that_it_is(
 ) -> None:
     """safetensors has an exception of its own, and only its text says what happened."""
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_tensors", full)
     with pytest.raises(OSError, match="No space left") as caught:
         trained().save(tmp_path, 1)
     assert caught.value.errno == errno.ENOSPC
@@ -190,7 +351,7 @@ def test_when_writing_fails_the_earlier_ones_stay(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         one.save(tmp_path, 2, keep_last=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
@@ -202,12 +363,12 @@ def test_when_writing_fails_the_earlier_ones_stay(
 
 def damage(path: Path, how: str) -> None:
     if how == "a flipped byte":
-        content = bytearray((path / "model.safetensors").read_bytes())
+        content = bytearray((path / WEIGHTS).read_bytes())
         content[-1] ^= 1
-        (path / "model.safetensors").write_bytes(bytes(content))
+        (path / WEIGHTS).write_bytes(bytes(content))
     elif how == "a cut file":
-        content = (path / "optimizer.safetensors").read_bytes()
-        (path / "optimizer.safetensors").write_bytes(content[: len(content) // 2])
+        content = (path / OPTIMIZER).read_bytes()
+        (path / OPTIMIZER).write_bytes(content[: len(content) // 2])
     elif how == "a missing file":
         (path / "state.json").unlink()
     elif how == "no manifest":

@@ -1,27 +1,39 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 
+from unmask.model.masked_lm import MaskedLM
 from unmask.training.distributed import World
+from unmask.training.loss import step_gradients
+from unmask.training.parallel import GradientSum
 
 
 def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: pytest.fail("nobody to join"))
     world = World.join(torch.device("cpu"))
-    model = nn.Linear(2, 2)
-    world.sum_gradients(model)
     world.wait()
+    world.doing("nothing")
     assert world == World(0, 1)
     assert world.is_main
-    assert model.weight.grad is None
+    assert world.shares_files
+    assert world.speaks
+    assert world.meet(sees_files=True) == []
     assert world.sum_(torch.tensor(3.0)) == 3.0
     assert (world.any(True), world.any(False), world.max(0.25)) == (True, False, 0.25)
+    assert world.gather([1.0, 2.0]).tolist() == [[1.0, 2.0]]
+    assert world.from_main("mine") == "mine"
+    assert world.main_first(lambda: 3, "counting") == world.leader_first(lambda: 3, "counting") == 3
+    world.require_same({"version": 1})
+    error = RuntimeError("gloo: connection closed")
+    world.fail(error)
+    assert world.explained(error) is error
+    world.leave()
 
 
 def test_torchrun_with_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,44 +53,30 @@ def test_who_will_lead_is_known_before_joining(
     assert World.will_be_main() is leads
 
 
-class Twin:
-    """Stands for the messages between two processes: the other one holds what `other` says."""
-
-    def __init__(self, other: Tensor) -> None:
-        self.other, self.messages = other, 0
-
-    def __call__(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> None:
-        self.messages += 1
-        if op == dist.ReduceOp.SUM:
-            tensor += self.other
-        else:
-            torch.maximum(tensor, self.other, out=tensor)
-
-
-def test_gradients_are_summed_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A weight with a gradient here, one with a gradient there, one with both, one with none."""
-    model = nn.ParameterList([nn.Parameter(torch.zeros(2)) for _ in range(4)])
-    model[0].grad, model[2].grad = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0])
-    # What the other process sends: four gradients of two, then whether it has each.
-    there = torch.tensor([0.0, 0.0, 3.0, 4.0, 10.0, 20.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
-    twin = Twin(there)
-    monkeypatch.setattr(dist, "all_reduce", twin)
-    World(0, 2).sum_gradients(model)
-    assert twin.messages == 1
-    found = [None if weight.grad is None else weight.grad.tolist() for weight in model]
-    # As in one process, an optimizer must not decay a weight that no process has a gradient for.
-    assert found == [[1.0, 2.0], [3.0, 4.0], [15.0, 26.0], None]
-
-
-@pytest.mark.parametrize(("here", "there", "wanted"), [(0.0, 1.0, True), (1.0, 0.0, True), (0.0, 0.0, False)])
-def test_one_yes_is_enough(monkeypatch: pytest.MonkeyPatch, here: float, there: float, wanted: bool) -> None:
-    monkeypatch.setattr(dist, "all_reduce", Twin(torch.tensor([there], dtype=torch.float64)))
-    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
-    assert World(0, 2).any(bool(here)) is wanted
-
-
-def test_the_slowest_clock_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dist, "all_reduce", Twin(torch.tensor([0.5], dtype=torch.float64)))
-    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
-    assert World(1, 2).max(0.25) == 0.5
-    assert World(1, 2).max(0.75) == 0.75
+def test_alone_gradients_are_summed_with_nobody(
+    load: Callable[..., MaskedLM], make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight without a gradient keeps none, so that an optimizer does not decay it; a batch without targets is no work."""
+    monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: pytest.fail("nobody to send to"))
+    model = load("bert")
+    model.model.train()
+    raw = model.model
+    frozen = raw.get_input_embeddings().weight
+    frozen.requires_grad_(False)
+    batches = [make_batch(model.vocabulary, [9, 7], rate=rate) for rate in (0.3, 0.0)]
+    found = []
+    for sum_ in (None, GradientSum(model), GradientSum(model, World(), "fsdp")):
+        if sum_ is not None:
+            assert not sum_.sharded
+            sum_.begin()
+        step_gradients(model, batches, len(batches[0].target_ids), sum_)
+        if sum_ is not None:
+            sum_.check()
+            assert sum_.whole_model() is model
+        assert frozen.grad is None
+        assert model.wrapped is None
+        found.append([weight.grad for weight in raw.parameters() if weight.grad is not None])
+        raw.zero_grad(set_to_none=True)
+    assert len(found[0]) > 10
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))

@@ -16,9 +16,9 @@ from unmask.data.preparation import prepare
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
-from unmask.training.distributed import World
 from unmask.training.loop import Loop, Row
 from unmask.training.optimizers import make_optimizers
+from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
 from unmask.training.schedules import learning_rate_factor, mask_rate
 
@@ -56,7 +56,7 @@ def make_loop(load: Callable[..., MaskedLM], shards: Any) -> LoopMaker:
             "micro_batch_tokens": 50,
             "clip_norm": 1.0,
             "log_every": 2,
-            "world": World(),
+            "gradient_sum": GradientSum(model),
             "position": Position(),
             "on_row": rows.append,
             "after_step": lambda loop: None,

@@ -21,6 +21,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 Strategy = Literal["token", "word", "span", "ngram", "terms"]
 
 # Headings of a long help. A name in brackets after an option's help is its default.
@@ -222,6 +223,14 @@ FreezeOption = Annotated[
 ]
 LoraRank = Annotated[
     int | None, training("--lora-rank", help="Train LoRA adapters of rank N and merge them into the model.")
+]
+ParallelOption = Annotated[
+    Parallel | None,
+    training(
+        "--parallel",
+        show_default="auto",
+        help="With several processes: each has the whole model (ddp), or a share of it (fsdp).",
+    ),
 ]
 HeadWarmupSteps = Annotated[
     int | None,

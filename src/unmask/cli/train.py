@@ -80,6 +80,7 @@ def train(
     lora_rank: options.LoraRank = None,
     head_warmup_steps: options.HeadWarmupSteps = None,
     new_embeddings_steps: options.NewEmbeddingsSteps = None,
+    parallel: options.ParallelOption = None,
     device: options.DeviceOption = None,
     precision: options.PrecisionOption = None,
     seed: options.Seed = None,
@@ -141,7 +142,8 @@ def _train(
             from unmask.run.dry_run import dry_run as measure
 
             found = measure(config, progress=progress)
-        shell.show(as_json, found, lambda page: draw_dry_run(page, found))
+        if os.environ.get("RANK", "0") == "0":
+            shell.show(as_json, found, lambda page: draw_dry_run(page, found))
         return None
     with shell.working() as progress:
         for message in messages:

@@ -35,6 +35,7 @@ OPTIONS = {
     "layer_decay": "train.optimizer.layer_decay",
     "freeze": "train.freeze",
     "lora_rank": "train.lora_rank",
+    "parallel": "train.parallel",
     "head_warmup_steps": "train.head_warmup_steps",
     "new_embeddings_steps": "train.new_embeddings_steps",
     "patience": "train.patience",

@@ -219,6 +219,10 @@ class TrainSettings(Settings):
     from scratch."""
     micro_batch_tokens: int | None = Field(None, ge=8)
     """Tokens computed at once on one device; by default by the device. Does not change the result."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """With several processes: each has the whole model (``ddp``), or a share of it (``fsdp``); by default by its size."""
+    timeout_minutes: float = Field(10.0, gt=0)
+    """With several processes: minutes that one waits for the others in a step before it gives up."""
     seed: int = Field(0, ge=0)
     """Seed of order, masks and new weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -297,6 +297,11 @@ class TrainingStream:
         )
         return numbers + len(self.source.sequences), sizes, following
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a sequence can have."""
+        return self.source.sequences.split.body + self.source.vocabulary.overhead
+
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         """Return ``int64 [N]``: tokens of sequences with their special tokens."""
         sizes = np.empty(len(numbers), dtype=np.int64)

@@ -40,12 +40,14 @@ class LanguageModel(ABC):
         shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
         batching: how batches are computed.
         new_head: names of weights of the LM head that the checkpoint lacked.
+        single_pass: whether sequences of one batch are all padded together, whatever the waste.
     """
 
     max_length: int
     shortest = 1
     batching: Batching = "padded"
     new_head: Sequence[str] = ()
+    single_pass = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -142,6 +144,9 @@ class LanguageModel(ABC):
 
     def together(self, lengths: np.ndarray) -> Iterator[tuple[int, int]]:
         """Cut lengths in descending order where padding them together would waste too much, or change the output."""
+        if self.single_pass:
+            yield 0, len(lengths)
+            return
         if self.batching == "alone":
             yield from pairwise(range(len(lengths) + 1))
             return

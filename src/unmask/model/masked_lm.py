@@ -45,6 +45,7 @@ class MaskedLM(LanguageModel):
     Attributes:
         head: the first module after the encoder.
         short_last_layer: whether the last layer is computed at the targets alone.
+        wrapped: what is called in place of the model where it is trained, if anything.
         verified: whether :func:`unmask.model.verify.verify` has passed it.
 
     Raises:
@@ -58,7 +59,8 @@ class MaskedLM(LanguageModel):
         require_encoder(model, type(model).__name__)
         super().__init__(tokenizer)
         self.model, self.autocast = model, False
-        self._weight: nn.Parameter = next(model.parameters())  # whose device is that of the model
+        self.wrapped: nn.Module | None = None
+        self.weights_replaced()
         if self.device.type == "cpu":
             disable_malloc_trim()
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
@@ -144,6 +146,15 @@ class MaskedLM(LanguageModel):
         with self.plain() as model, self.precision(), self.evaluating():
             logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
         return logits
+
+    @property
+    def _called(self) -> nn.Module:
+        train = self.wrapped is not None and self.model.training and torch.is_grad_enabled()
+        return self.wrapped if train and self.wrapped is not None else self.model
+
+    def weights_replaced(self) -> None:
+        """Take note that the model has other tensors as weights now."""
+        self._weight: nn.Parameter = next(self.model.parameters())  # whose device is that of the model
 
     def before_each_pass(self, check: Callable[[], None]) -> None:
         self.encoder.register_forward_pre_hook(lambda *_: check())
@@ -241,7 +252,7 @@ class MaskedLM(LanguageModel):
         targets: Tensor | None = None,
     ) -> Tensor:
         """Return the logits of all rows, or of ``int64 [M]`` targets where the last layer is short."""
-        logits: Tensor = self.model(**self._row(input_ids, position_ids, cu_seqlens, targets)).logits
+        logits: Tensor = self._called(**self._row(input_ids, position_ids, cu_seqlens, targets)).logits
         return logits.reshape(-1, logits.shape[-1])
 
     def _row(
@@ -381,7 +392,7 @@ class MaskedLM(LanguageModel):
         inputs, real = self.padded(input_ids, lengths)
         self._gate.index = self._tensor(np.flatnonzero(real)[targets])
         try:
-            logits: Tensor = self.model(**inputs).logits
+            logits: Tensor = self._called(**inputs).logits
             return logits.reshape(-1, logits.shape[-1])
         finally:
             self._gate.index = None

@@ -31,6 +31,7 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.storage import read_json, write_json
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
+from unmask.training.parallel import GradientSum
 
 PROCESSES = 2
 
@@ -310,8 +311,9 @@ def share_step(folder: str) -> None:
     case = Case(model, root, saved["length"], saved["seed"], MaskingSettings(**saved["masking"]))
     batches = case.stream().micro_batches(Cursor(), case.numbers, case.rate, 2, world.rank, world.size)
     targets = world.sum_(torch.tensor(sum(len(batch.target_ids) for batch in batches)))
-    loss, _ = step_gradients(model, batches, int(targets))
-    world.sum_gradients(model.model)
+    gradient_sum = GradientSum(model, world)
+    gradient_sum.begin()
+    loss, _ = step_gradients(model, batches, int(targets), gradient_sum)
     world.sum_(loss)
     if world.is_main:
         np.save(root / "gradient.npy", flat_gradient(model).numpy())

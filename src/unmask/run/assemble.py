@@ -7,10 +7,13 @@ from typing import Any
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
+from unmask.errors import ConfigError
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
+from unmask.training.distributed import World
 from unmask.training.loop import Loop
 from unmask.training.optimizers import make_optimizers
+from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
 from unmask.training.recipe import Recipe, resolve
 from unmask.training.schedules import learning_rate_factor, mask_rate
@@ -78,8 +81,13 @@ def make_stream(config: RunConfig, recipe: Recipe, components: RunComponents) ->
 def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stream: TrainingStream) -> Loop:
     """Make the training loop from a resolved configuration."""
     settings = config.train
+    gradient_sum = GradientSum(components.model, components.world, components.parallel[0])
     optimizers = make_optimizers(
-        components.model.model, settings.optimizer, recipe.optimizer, recipe.learning_rate
+        components.model.model,
+        settings.optimizer,
+        recipe.optimizer,
+        recipe.learning_rate,
+        components.world,
     )
     rates = recipe.initial_rate, config.masking.rate
     return Loop(
@@ -92,13 +100,33 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         micro_batch_tokens=recipe.micro_batch_tokens,
         clip_norm=settings.optimizer.clip_norm,
         log_every=settings.log_every,
-        world=components.world,
+        gradient_sum=gradient_sum,
         position=Position(),
         on_row=lambda row: None,
         after_step=lambda loop: None,
         staged_start=_staged_start(config, recipe, components),
         skip_spikes=settings.skip_spikes,
     )
+
+
+def require_shardable(config: RunConfig, world: World) -> None:
+    """Refuse what FSDP cannot do here.
+
+    Raises:
+        ConfigError: a setting needs whole weights, or the processes have no folder in common for the checkpoints.
+    """
+    train = config.train
+    for wanted, option in (
+        (train.lora_rank, "--lora-rank"),
+        (train.new_embeddings_steps, "--new-embeddings-steps"),
+    ):
+        if wanted:
+            raise ConfigError(f"{option} needs the whole model in every process; use --parallel ddp")
+    if world.any(not world.shares_files):
+        raise ConfigError(
+            "with --parallel fsdp every process writes its share of a checkpoint into the run folder, but not all of them "
+            "see it; use a folder that all hosts share, or --parallel ddp"
+        )
 
 
 def _staged_start(config: RunConfig, recipe: Recipe, components: RunComponents) -> StagedStart:

@@ -70,6 +70,7 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
         "precision": components.precision,
         "device": components.model.device.type,
         "processes": components.world.size,
+        "parallel": components.parallel[1],
     }
 
 
@@ -100,7 +101,7 @@ def choices_text(choices: Mapping[str, Any]) -> str:
         if choices["patience"] and heldout
         else "off",
         "computing": f"{choices['precision']} on {choices['device']}"
-        + (f", {choices['processes']} processes" if choices["processes"] > 1 else ""),
+        + (f", {choices['processes']} processes: {choices['parallel']}" if choices["processes"] > 1 else ""),
     }
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 

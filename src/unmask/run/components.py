@@ -39,6 +39,7 @@ from unmask.progress import Progress
 from unmask.run_folder import ADDED_WORDS, HELDOUT_SHARDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
+from unmask.training.parallel import Kind, choose_parallel
 from unmask.vocabulary.new_tokenizer import KINDS, train_tokenizer
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class RunComponents(RunTexts):
         precision: ``fp32`` or ``bf16``.
         max_length: tokens of a sequence.
         world: the processes of the run.
+        parallel: how they share the work, and why so.
         adapters: the LoRA adapters in the model, if any.
         new_rows: ids of the added tokens, whose embeddings are trained first.
         sentence_modules: the folder with the modules of a sentence-transformers checkpoint.
@@ -88,6 +90,7 @@ class RunComponents(RunTexts):
     precision: str = field(kw_only=True)
     max_length: int = field(kw_only=True)
     world: World = field(kw_only=True)
+    parallel: tuple[Kind, str] = ("ddp", "")
     adapters: LoraModel | None = None
     new_rows: list[int] = field(default_factory=list)
     sentence_modules: Path | None = None
@@ -107,7 +110,9 @@ class RunComponents(RunTexts):
         return not (self.scratch or self.new_head)
 
 
-def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -> RunComponents:
+def build_components(
+    config: RunConfig, folder: RunFolder, progress: Progress, world: World | None = None
+) -> RunComponents:
     """Load or make everything that a run needs.
 
     Raises:
@@ -115,8 +120,7 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         DataError: the text cannot be used.
     """
     settings = config.train
-    device = pick_device(settings.device)
-    world = World.join(device)
+    device, world = pick_device(settings.device), world or World()
     progress = LogOnce(progress) if world.is_main else Progress()  # a tokenizer may read the same text first
     tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
     raw, new_head = build_model(config.model, tokenizer, settings.seed, progress)
@@ -125,6 +129,11 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         # The reentrant kind gives no gradient where the embeddings take none.
         raw.gradient_checkpointing_enable({"use_reentrant": False})
     model = in_precision(raw, tokenizer, settings.precision, progress)
+    if world.size > 1 and settings.precision == "auto":  # measured in each, which may find otherwise
+        wanted = world.from_main(model.precision_name)
+        if wanted == "bf16" and not model.autocast and (reason := model.use_bf16()):
+            raise ConfigError(f"process 0 computes in bf16, but here {reason}; use --precision fp32")
+        model.autocast = wanted == "bf16"
     verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
     if config.model.dropout is not None:
@@ -145,6 +154,7 @@ def build_components(config: RunConfig, folder: RunFolder, progress: Progress) -
         precision="bf16" if model.autocast else "fp32",
         max_length=length,
         world=world,
+        parallel=choose_parallel(settings.parallel, raw, device, world) if world.size > 1 else ("ddp", ""),
         adapters=adapters,
         new_rows=added_token_ids(config.model.name or "") if settings.new_embeddings_steps else [],
         sentence_modules=find_sentence_modules(config.model.name, offline=config.model.offline)
@@ -165,10 +175,13 @@ def open_tokenizer(
     if name is not None:
         return load_tokenizer(name, offline=model.offline, progress=progress)
     saved = folder.root / "tokenizer"
-    if world.is_main and not (saved / "tokenizer.json").is_file():
-        with new_folder(saved) as partial:
-            _train_tokenizer(model, data, progress).save_pretrained(partial)
-    world.wait()
+
+    def train() -> None:
+        if not (saved / "tokenizer.json").is_file():
+            with new_folder(saved) as partial:
+                _train_tokenizer(model, data, progress).save_pretrained(partial)
+
+    world.leader_first(train, "training the tokenizer")
     return load_tokenizer(str(saved), offline=True)
 
 
@@ -367,13 +380,18 @@ def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Pro
 def _open_corpus(
     inputs: list[str], data: DataSettings, out: Path, model: MaskedLM, world: World, progress: Progress
 ) -> Corpus:
-    """Open the shards that are given, or prepare the text in ``out``, in the main process only."""
+    """Open the shards that are given, or prepare the text in ``out``, in one process for all that see it."""
     shards = given_shards(inputs, progress)
     if shards is not None:
         return open_shards(
-            shards, model.tokenizer, strict=data.strict, allow_unknown=data.allow_unknown, progress=progress
+            shards,
+            model.tokenizer,
+            strict=data.strict,
+            allow_unknown=data.allow_unknown,
+            verify=world.size == 1 or world.first_of_host,  # reading all of a large text takes long
+            progress=progress,
         )
-    if world.is_main:
-        corpus = prepare(inputs, data, model.tokenizer, out, progress=progress)
-    world.wait()
-    return corpus if world.is_main else open_corpus(out, verify=False)
+    corpus = world.leader_first(
+        lambda: prepare(inputs, data, model.tokenizer, out, progress=progress), f"preparing {out.name}"
+    )
+    return corpus if corpus is not None else open_corpus(out, verify=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from unmask.config.settings import RunConfig
+from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
@@ -20,6 +21,7 @@ from unmask.run.choices import planned_steps
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, size_of
 from unmask.run_folder import RunFolder
+from unmask.training.distributed import World
 from unmask.training.loop import Loop
 from unmask.training.staged_start import StagedStart
 
@@ -57,9 +59,24 @@ def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
         DataError: the text cannot be used.
     """
     check_trainable(config)
+    world = World.join(pick_device(config.train.device), config.train.timeout_minutes * 60)
+    world.leader = world.rank  # each has a temporary folder of its own
+    try:
+        found = _measure(config, progress, world)
+        world.wait()
+        return found
+    except BaseException as error:
+        failure = world.explained(error)
+        world.fail(failure)
+        raise failure from (None if failure is error else error)
+    finally:
+        world.leave()
+
+
+def _measure(config: RunConfig, progress: Progress, world: World) -> DryRun:
     with tempfile.TemporaryDirectory(prefix="unmask-dry-run-") as place:
         folder = RunFolder(Path(place))
-        components = build_components(config, folder, progress)
+        components = build_components(config, folder, progress, world)
         recipe = recipe_of(config, components)
         config = with_recipe(config, recipe, components)
         loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
@@ -83,7 +100,7 @@ def _time_steps(loop: Loop) -> float:
     seconds = 0.0
     for _ in range(_STEPS):
         begin = time.perf_counter()
-        step = loop.plan(loop.position.cursor, loop.position.step)
+        step = loop.agreed(loop.position.cursor, loop.position.step)
         if step is None:
             break
         loop.step(step)

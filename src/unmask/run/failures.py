@@ -9,6 +9,7 @@ from unmask.errors import DiskError, DivergedError, Interrupted, UnmaskError
 from unmask.run.disk import shown, size_of
 from unmask.run.signals import StoppedAtOnce
 from unmask.run_folder import RunFolder
+from unmask.storage import write_atomically
 from unmask.training.checkpoint import list_checkpoints
 
 EARLY_ENDS = (StoppedAtOnce, DivergedError, OSError, SafetensorError)
@@ -23,7 +24,17 @@ def is_worth_keeping(folder: RunFolder, error: BaseException) -> bool:
     if list_checkpoints(folder.checkpoints):
         return True
     to_blame = isinstance(error, UnmaskError | OSError | SafetensorError)
-    return (not to_blame or isinstance(error, DivergedError)) and is_corpus(str(folder.shards))
+    return (not to_blame or isinstance(error, DivergedError | Interrupted)) and is_corpus(str(folder.shards))
+
+
+def write_exit_code(folder: RunFolder, error: BaseException | None) -> None:
+    """Write how the run ended for a scheduler, since ``torchrun`` ends with 1 whatever the codes of its processes."""
+    code = 0
+    if error is not None:
+        known = explained(error, folder) if isinstance(error, EARLY_ENDS) else error
+        code = getattr(known, "exit_code", 1)
+    if folder.root.is_dir():
+        write_atomically(folder.exit_code, f"{code}\n")
 
 
 def further(folder: RunFolder) -> str:

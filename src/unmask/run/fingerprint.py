@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -22,13 +23,14 @@ from unmask.run.components import RunComponents
 from unmask.run.failures import further
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json, sha256
+from unmask.training.distributed import World
 
 # Settings that a resume may change: they affect no step that is done, or only when the run ends.
 _FREE = {
     "model": {"offline"},
     "data": {"strict", "offline", "allow_unknown", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best"},
+              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best", "parallel", "timeout_minutes"},
 }  # fmt: skip
 
 
@@ -45,6 +47,34 @@ def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, An
         "lists": _lists_hash(config),
         "parameters": components.model.parameters,
     }
+
+
+def require_same_settings(config: RunConfig, world: World) -> None:
+    """Refuse to begin where the processes of a run have other versions or settings; paths of text may differ.
+
+    Raises:
+        ConfigError: they differ; the message says in what.
+    """
+    settings = config.model_dump()
+    for key in ("inputs", "heldout", "replay", "forgetting_eval"):
+        settings["data"].pop(key)
+    versions = {name: version(name) for name in ("unmask", "torch", "transformers", "tokenizers")}
+    world.require_same(versions | _flat(settings))
+
+
+def require_same_model(fingerprint: dict[str, Any], components: RunComponents) -> None:
+    """Refuse to begin where the processes of a run have other text, another tokenizer or other weights.
+
+    Raises:
+        ConfigError: they differ; the message says in what.
+    """
+    if components.world.size == 1:
+        return
+    weights = hashlib.sha256()
+    for weight in components.model.model.parameters():
+        weights.update(weight.detach().cpu().view(torch.uint8).numpy().data)
+    facts = {key: value for key, value in fingerprint.items() if key != "settings"}
+    components.world.require_same(facts | {"weights": weights.hexdigest(), "precision": components.precision})
 
 
 def _lists_hash(config: RunConfig) -> str:

@@ -20,8 +20,8 @@ LOCK = ".lock"
 
 
 @contextmanager
-def lock_run(root: Path, progress: Progress) -> Iterator[None]:
-    """Hold ``root/.lock`` while a run uses ``root``.
+def lock_run(root: Path, progress: Progress, token: str = "") -> Iterator[None]:
+    """Hold ``root/.lock`` while a run uses ``root``; ``token`` tells the other processes of the run that it is this one.
 
     The kernel releases the lock when its process ends, however it ends, so a file that was left behind is not taken
     for a lock that is held, even where another process has the same id by now.
@@ -37,6 +37,7 @@ def lock_run(root: Path, progress: Progress) -> Iterator[None]:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "token": token,
         }
         os.ftruncate(handle, 0)
         os.write(handle, json.dumps(owner).encode())
@@ -48,6 +49,18 @@ def lock_run(root: Path, progress: Progress) -> Iterator[None]:
         # Removed while it is held: a process that waits for this file sees that it was replaced.
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def is_locked_by(root: Path, token: str) -> bool:
+    """Whether this process sees the lock that a run with this token holds."""
+    for _ in range(3):  # a network file system may show it late
+        try:
+            if json.loads((root / LOCK).read_text(encoding="utf-8")).get("token") == token:
+                return True
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.5)
+    return False
 
 
 def is_empty(root: Path) -> bool:

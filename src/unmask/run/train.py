@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
+from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import keep_choices
-from unmask.run.failures import EARLY_ENDS, explained, further, is_worth_keeping
-from unmask.run.fingerprint import require_same_text
-from unmask.run.lock import is_empty, lock_run
+from unmask.run.failures import EARLY_ENDS, explained, further, is_worth_keeping, write_exit_code
+from unmask.run.fingerprint import require_same_settings, require_same_text
+from unmask.run.lock import is_empty, is_locked_by, lock_run
 from unmask.run.signals import Signals
 from unmask.run.training_run import FinishedRun, TrainingRun
 from unmask.run_folder import RunFolder
@@ -51,29 +54,78 @@ def train(
         Interrupted: a signal came; the run is saved and can be resumed.
     """
     check_trainable(config)
-    folder = RunFolder(Path(out))
-    is_main = World.will_be_main()  # other processes may come here when the main one has begun to write
+    folder, signals = RunFolder(Path(out)), Signals(progress)
+    with signals.listening():
+        world = World.join(pick_device(config.train.device), config.train.timeout_minutes * 60)
+        try:
+            run = _train(config, folder, resume, world, signals, progress, command or sys.argv, extra or {})
+            world.wait()  # the main process may hold the store through which the others see that it is done
+            return run
+        except BaseException as error:
+            error = world.explained(error)
+            world.fail(error)
+            raise error
+        finally:
+            world.leave()
+
+
+def _train(
+    config: RunConfig,
+    folder: RunFolder,
+    resume: str | None,
+    world: World,
+    signals: Signals,
+    progress: Progress,
+    command: list[str],
+    extra: dict[str, Any],
+) -> FinishedRun:
+    require_same_settings(config, world)
     fresh = not folder.root.exists() or is_empty(folder.root)
-    if is_main and not fresh and resume is None:
-        raise ConfigError(
-            f"{folder.root} already holds files; choose another folder with -o, or resume its run with --resume{further(folder)}"
-        )
-    signals = Signals(progress)
+    token = world.from_main(uuid4().hex)
     try:
-        folder.root.mkdir(parents=True, exist_ok=True)
-        with lock_run(folder.root, progress) if is_main else nullcontext(), signals.listening():
+        if world.is_main:
+            _require_free(folder, fresh, resume)
+            folder.root.mkdir(parents=True, exist_ok=True)
+        with lock_run(folder.root, progress, token) if world.is_main else nullcontext():
             try:
-                if resume is not None:
-                    require_same_text(config, folder)
-                    config = keep_choices(config, folder)
+                _meet(folder, token, world, progress)
+                config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(config.train.seed)  # the seed of dropout
-                    run = TrainingRun(config, folder, resume, progress, signals)
-                    run.write_info(command or sys.argv, extra or {})
+                    run = TrainingRun(config, folder, resume, progress, signals, world)
+                    run.write_info(command, extra)
                     return run.run()
             except BaseException as error:
-                if is_main and fresh and not is_worth_keeping(folder, error):
+                if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
+                elif world.size > 1 and world.speaks:
+                    write_exit_code(folder, world.explained(error))
                 raise
     except EARLY_ENDS as error:
         raise explained(error, folder) from error
+
+
+def _require_free(folder: RunFolder, fresh: bool, resume: str | None) -> None:
+    if not fresh and resume is None:
+        raise ConfigError(
+            f"{folder.root} already holds files; choose another folder with -o, or resume its run with --resume{further(folder)}"
+        )
+
+
+def _resumed(config: RunConfig, folder: RunFolder, resume: str | None) -> RunConfig:
+    if resume is None:
+        return config
+    require_same_text(config, folder)
+    return keep_choices(config, folder)
+
+
+def _meet(folder: RunFolder, token: str, world: World, progress: Progress) -> None:
+    """Find out which processes see the run folder; a host that does not prepares its text itself."""
+    world.wait()  # until the main process has locked the folder
+    if apart := world.meet(is_locked_by(folder.root, token)):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        if world.is_main:
+            progress.warning(
+                f"{', '.join(apart)}: this host does not see {folder.root} of {socket.gethostname()}, so it prepares the text "
+                f"itself, in a folder of the same name; checkpoints and results are on {socket.gethostname()} alone"
+            )

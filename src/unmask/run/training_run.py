@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
-from unmask.errors import DataError, DivergedError, Interrupted, plural
+from unmask.errors import ConfigError, DataError, DivergedError, Interrupted, LostProcess, plural
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
@@ -18,11 +19,12 @@ from unmask.reporting.card import model_card
 from unmask.reporting.format import cell
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
-from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
+from unmask.run.assemble import make_loop, make_stream, recipe_of, require_shardable, with_recipe
 from unmask.run.choices import advice_of, choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
-from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now
+from unmask.run.failures import write_exit_code
+from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now, require_same_model
 from unmask.run.overlap import overlaps
 from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
 from unmask.run.selection import selection_of, with_selection
@@ -37,14 +39,15 @@ from unmask.storage import (
     write_atomically,
     write_json,
 )
-from unmask.training.best_weights import Best, load_best, save_best
+from unmask.training.best_weights import Best, check_best, load_best, save_best
 from unmask.training.checkpoint import (
+    CheckpointWriter,
     find_checkpoint,
     load_checkpoint_state,
     restore,
-    save_checkpoint,
     set_aside,
 )
+from unmask.training.distributed import World
 from unmask.training.loop import Loop, Row
 from unmask.training.position import Position
 from unmask.training.stability import require_finite_weights
@@ -75,19 +78,24 @@ class TrainingRun:
         resume: str | None,
         progress: Progress,
         signals: Signals,
+        world: World,
     ) -> None:
         self.folder, self.progress, self.signals = folder, progress, signals
-        self.components: RunComponents = build_components(config, folder, progress)
+        self.components: RunComponents = build_components(config, folder, progress, world)
         if not self.components.world.is_main:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.components)
         self.config = with_recipe(config, self.recipe, self.components)
         self.components = with_selection(self.components, self.config.train, self.progress)
+        self.fingerprint = fingerprint_of(self.config, self.components)
+        require_same_model(self.fingerprint, self.components)
         stream = make_stream(self.config, self.recipe, self.components)
         self.loop = make_loop(self.config, self.recipe, self.components, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
         self.loop.log = self.progress.log
-        self.fingerprint = fingerprint_of(self.config, self.components)
+        self.checkpoints = CheckpointWriter(world, self.loop.gradient_sum.sharded)
+        if self.loop.gradient_sum.sharded:
+            require_shardable(config, world)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
         self._save_is_due, self._saved = False, -1
@@ -125,23 +133,33 @@ class TrainingRun:
                 save_base(self.folder, predictions)
         self.progress.begin("train")
         with self.signals.stepping():
-            self._train()
+            self._train_or_save()
         self.progress.end()
         exported = self._load_best()
         if self.components.adapters is not None:
             merge_lora(self.components.adapters)
+        whole = self.loop.gradient_sum.whole_model()
+        if whole is None:  # it has a share of the weights only
+            evaluation = None
+            self.components.world.main_first(lambda: None, "writing results")
+        else:
+            self.components = replace(self.components, model=whole)
+            evaluation = self._finish(exported)
+        position = self.loop.position
+        return FinishedRun(
+            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
+        )
+
+    def _finish(self, exported: int) -> dict[str, Any] | None:
+        """Evaluate the model and write the results; return the metrics."""
         evaluation, predictions = self._evaluate_exported(exported)
         if evaluation is not None and not math.isfinite(evaluation["loss"]):
             raise DivergedError(
                 f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
             )
-        if self.is_main:
-            self._write_results(evaluation, predictions)
-        self.components.world.wait()
-        position = self.loop.position
-        return FinishedRun(
-            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
-        )
+        write = partial(self._write_results, evaluation, predictions)
+        self.components.world.main_first(write, "writing results")
+        return evaluation
 
     def _log_choices(self) -> None:
         """Log what the run is going to do, and the first batch as the model sees it."""
@@ -171,6 +189,8 @@ class TrainingRun:
             scratch=self.components.scratch,
             stopped_early=self.loop.ended,
         )
+        if self.components.world.size > 1:
+            write_exit_code(self.folder, None)
         ended = {"finished": now(), "steps": self.loop.position.step, "advice": advice}
         write_json(self.folder.info, read_json(self.folder.info) | ended)
         write_atomically(self.folder.model / "README.md", model_card(self.folder))
@@ -199,7 +219,32 @@ class TrainingRun:
         if asked or (self._save_is_due and not position.skipped_steps):
             self._save()
         if stopping:
+            self.checkpoints.wait()
             raise self._interrupted()
+
+    def _train_or_save(self) -> None:
+        """Train; where another process is lost, save what this one has, which is what all had after the last step."""
+        world, loop = self.components.world, self.loop
+        try:
+            self._train()
+        except BaseException as error:
+            failure = world.explained(error)
+            of_another = failure is not error and isinstance(failure, LostProcess | ConfigError)
+            unsaved = self._saved != loop.position.step and not loop.gradient_sum.sharded
+            if of_another and world.speaks and unsaved and loop.whole:
+                self._save_alone()
+            raise failure from (None if failure is error else error)
+        finally:
+            self.checkpoints.close()
+
+    def _save_alone(self) -> None:
+        try:
+            self.checkpoints = CheckpointWriter()
+            self._save()
+            self.checkpoints.wait()
+            self.progress.warning(f"saved step {self.loop.position.step}; continue with --resume")
+        except (OSError, DivergedError) as error:
+            self.progress.warning(f"step {self.loop.position.step} could not be saved: {error}")
 
     def _train(self) -> None:
         """Train to the end, and save: what comes after may take long, or fail."""
@@ -209,6 +254,7 @@ class TrainingRun:
             raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
         if self._saved != self.loop.position.step:
             self._save()
+        self.checkpoints.wait()
         if self.signals.asked(self.components.world)[1]:
             raise self._interrupted()
 
@@ -259,9 +305,7 @@ class TrainingRun:
         # All processes use one number, so that they save and end together.
         self.best = Best.after(self.best, step, self.components.world.max(loss))
         if self.config.train.export_best and self.best.step == step:
-            if self.is_main:
-                save_best(self.folder.checkpoints, self.components.model.model, step)
-            self.components.world.wait()
+            save_best(self.checkpoints, self.folder.checkpoints, self.components.model.model, step)
         if self.loop.progress < 1:
             self._stop_early()
 
@@ -279,42 +323,47 @@ class TrainingRun:
     def _save(self) -> None:
         self.loop.sync_window()
         require_finite_weights(self.components.model.model, self.loop.position.step)
-        if self.is_main:
-            state = self.loop.position.to_dict() | {
-                "fingerprint": self.fingerprint,
-                "evaluation": MASKS,
-                "before": self.before,
-                "tenths": self._tenths,
-                "last_loss": self._last_loss,
-                "best": self.best and asdict(self.best),
-            }
-            state["step"] = self.loop.position.step
-            if self.folder.metrics.is_file():  # the rows up to here are not written again
-                sync_to_disk(self.folder.metrics)
-            save_checkpoint(
-                self.folder.checkpoints,
-                self.components.model.model,
-                self.loop.optimizers,
-                state,
-                keep_last=self.config.train.keep_last,
-            )
-        self.components.world.wait()
+        self._write_checkpoint()
         self._save_is_due, self._saved = False, self.loop.position.step
+
+    def _write_checkpoint(self) -> None:
+        state = self.loop.position.to_dict() | {
+            "fingerprint": self.fingerprint,
+            "evaluation": MASKS,
+            "before": self.before,
+            "tenths": self._tenths,
+            "last_loss": self._last_loss,
+            "best": self.best and asdict(self.best),
+        }
+        state["step"] = self.loop.position.step
+        if self.is_main and self.folder.metrics.is_file():  # the rows up to here are not written again
+            sync_to_disk(self.folder.metrics)
+        self.checkpoints.save(
+            self.folder.checkpoints,
+            self.components.model.model,
+            self.loop.optimizers,
+            state,
+            keep_last=self.config.train.keep_last,
+            random_state=self.loop.random_state,
+        )
 
     # Before the first step and after the last
 
     def _resume(self, resume: str | None) -> None:
-        path = find_checkpoint(self.folder.checkpoints, resume, self.progress) if resume else None
+        world, path = self.components.world, None
+        if resume and self.is_main:
+            path = find_checkpoint(self.folder.checkpoints, resume, self.progress)
+        path = world.from_main(path)
         if path is None:
             if resume:
                 self.progress.log("no checkpoint to resume from: starting at step 0")
             if self.is_main:
                 keep_rows(self.folder.metrics, 0)
             return
-        state = load_checkpoint_state(path)
+        state = world.from_main(load_checkpoint_state(path) if self.is_main else {})
         # "identity" is its earlier name.
         check_fingerprint(state.get("fingerprint") or state["identity"], self.fingerprint, self.folder)
-        restore(path, self.components.model.model, self.loop.optimizers)
+        restore(path, self.components.model.model, self.loop.optimizers, self.loop.gradient_sum)
         self.loop.position = Position.from_dict(state)
         self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
@@ -341,11 +390,12 @@ class TrainingRun:
         step, best = self.loop.position.step, self.best
         if not self.config.train.export_best or best is None or best.step == step:
             return step
-        try:
-            load_best(self.folder.checkpoints, self.components.model.model, best.step)
-        except DataError as error:
-            self.progress.log(f"the best weights cannot be read ({error}), so the last ones are exported")
+        self.checkpoints.wait()
+        damage = check_best(self.folder.checkpoints, best.step) if self.is_main else ""
+        if damage := self.components.world.from_main(damage):
+            self.progress.log(f"the best weights cannot be read ({damage}), so the last ones are exported")
             return step
+        load_best(self.folder.checkpoints, self.components.model.model, best.step, self.loop.gradient_sum)
         self.progress.log(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
         return best.step
 

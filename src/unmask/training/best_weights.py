@@ -10,17 +10,20 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from unmask.errors import DataError
 from unmask.training.checkpoint import (
+    CheckpointWriter,
     check,
     list_checkpoints,
     load_checkpoint_state,
     restore,
-    save_checkpoint,
 )
+from unmask.training.parallel import GradientSum
 
 
 @dataclass(frozen=True)
@@ -45,31 +48,40 @@ class Best:
         return replace(best, since=best.since + 1)
 
 
-def save_best(checkpoints: Path, model: nn.Module, step: int) -> None:
+def save_best(writer: CheckpointWriter, checkpoints: Path, model: nn.Module, step: int) -> None:
     """Save the weights of ``step``; keep those that a checkpoint refers to, since a resumed run may need them.
 
     Raises:
-        OSError: they could not be written; the earlier ones are untouched.
+        OSError: an earlier checkpoint could not be written.
     """
-    folder = checkpoints / "best"
-    wanted = {save_checkpoint(folder, model, [], {"step": step}, keep_last=sys.maxsize)}
+    after = partial(_remove_others, checkpoints, step)
+    writer.save(checkpoints / "best", model, [], {"step": step}, keep_last=sys.maxsize, after=after)
+
+
+def _remove_others(checkpoints: Path, step: int) -> None:
+    wanted = {_path(checkpoints, step)}
     for checkpoint in list_checkpoints(checkpoints):
         if best := load_checkpoint_state(checkpoint).get("best"):
             wanted.add(_path(checkpoints, best["step"]))
-    for old in list_checkpoints(folder):
+    for old in list_checkpoints(checkpoints / "best"):
         if old not in wanted:
             shutil.rmtree(old)
 
 
-def load_best(checkpoints: Path, model: nn.Module, step: int) -> None:
-    """Load the weights that were saved at ``step``.
+def check_best(checkpoints: Path, step: int) -> str:
+    """Return what is wrong with the weights that were saved at ``step``, if anything."""
+    try:
+        check(_path(checkpoints, step))
+    except DataError as error:
+        return str(error)
+    return ""
 
-    Raises:
-        DataError: they are missing or damaged.
-    """
-    path = _path(checkpoints, step)
-    check(path)
-    restore(path, model, [])
+
+def load_best(
+    checkpoints: Path, model: nn.Module, step: int, gradient_sum: GradientSum | None = None
+) -> None:
+    """Load the weights that were saved at ``step``."""
+    restore(_path(checkpoints, step), model, [], gradient_sum)
 
 
 def _path(checkpoints: Path, step: int) -> Path:

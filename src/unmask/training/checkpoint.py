@@ -2,35 +2,163 @@
 
 ::
 
-    checkpoints/step-00000120/model.safetensors       the weights
-    checkpoints/step-00000120/optimizer.safetensors   the state of the optimizers
-    checkpoints/step-00000120/state.json              position in the text, counts, learning rates, fingerprint
-    checkpoints/step-00000120/manifest.json           SHA-256 of each of the files above
+    checkpoints/step-00000120/model-00001-of-00002.safetensors   the weights
+    checkpoints/step-00000120/model-00002-of-00002.safetensors   the state of the optimizers
+    checkpoints/step-00000120/state.json      position in the text, counts, learning rates, fingerprint
+    checkpoints/step-00000120/manifest.json   SHA-256 of each of the files above
 
-A checkpoint is written to a temporary folder, forced to disk and renamed, so one that has its name is whole.
+They are written by :mod:`torch.distributed.checkpoint`, as safetensors: by the main process where each process has the
+whole model, and where each has a share (FSDP) by all of them, as ``shard-00001-model-…`` and so on. Either kind, and the two
+files ``model.safetensors`` and ``optimizer.safetensors`` of earlier versions, can be resumed by any number of processes.
+
+Training waits for a copy in memory only; files are written in the background, to a temporary folder. The manifest is
+written last, then the folder is forced to disk and renamed, so one that has its name is whole.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from unmask.errors import DataError
 from unmask.progress import Progress
 from unmask.storage import new_folder, read_json, restore_folder, sha256, sync_to_disk, write_json
+from unmask.training.distributed import World
+from unmask.training.parallel import GradientSum
 
-_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+# A single process is what is meant.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+
 _MANIFEST = "manifest.json"
+_STATE = "state.json"
 _RNG = "rng.cpu"
+
+
+class CheckpointWriter:
+    """Writes checkpoints in the background, one after the other.
+
+    Every process of a run makes one and calls it alike.
+
+    Args:
+        world: the processes of the run.
+        sharded: whether each has a share of the weights only.
+    """
+
+    def __init__(self, world: World | None = None, sharded: bool = False) -> None:
+        self.world, self.sharded = world or World(), sharded
+        self._group = dist.new_group(backend="gloo") if sharded else None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._jobs: list[tuple[int, Future[Any]]] = []
+
+    def save(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        state: dict[str, Any],
+        *,
+        keep_last: int,
+        random_state: Tensor | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write a checkpoint for ``state["step"]`` and remove the oldest beyond ``keep_last``.
+
+        Args:
+            folder: of the checkpoints.
+            model: of transformers, whose weights are copied before this returns.
+            optimizers: their state, too.
+            state: plain values.
+            keep_last: how many are kept.
+            random_state: of torch on the CPU, if it is not the one of now.
+            after: is called in the background when it is whole, in the main process.
+
+        Raises:
+            OSError: an earlier one could not be written; those before it are untouched.
+        """
+        self.wait(state["step"])  # there is memory for the copies of one step, not for many
+        if not (self.world.is_main or self.sharded):
+            return
+        tensors, plain = _tensors(model, optimizers)
+        if optimizers:
+            tensors[_RNG] = torch.get_rng_state() if random_state is None else random_state
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        copies: Any = stager.stage(tensors)
+        stager.close()
+        weights = set(_own_weights(model))
+        content = deepcopy(state | ({"optimizer": plain} if optimizers else {}))  # training goes on
+
+        def write() -> None:
+            self._write(folder, copies, weights, content, keep_last)
+            if self.world.is_main:
+                after()
+
+        self._jobs.append((state["step"], self._pool.submit(write)))
+
+    def wait(self, step: int | None = None) -> None:
+        """Wait for what is still to be written, but not for what is of ``step``.
+
+        Raises:
+            OSError: one could not be written.
+        """
+        while self._jobs and (self._jobs[0][0] != step or self._jobs[0][1].done()):
+            self._jobs.pop(0)[1].result()
+
+    def close(self) -> None:
+        """Wait for what is being written, whether it succeeds or not."""
+        self._pool.shutdown()
+
+    def _write(
+        self, folder: Path, tensors: dict[str, Any], weights: set[str], state: dict[str, Any], keep_last: int
+    ) -> None:
+        final = folder / f"step-{state['step']:08d}"
+        if not self.world.is_main:
+            dist.barrier(group=self._group)
+            self._write_tensors(_partial(final), tensors, weights)
+            dist.barrier(group=self._group)
+            return
+        for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
+        _restore_replaced(folder)
+        with new_folder(final) as partial:
+            if self.sharded:
+                dist.barrier(group=self._group)
+            self._write_tensors(partial, tensors, weights)
+            if self.sharded:
+                dist.barrier(group=self._group)
+            write_json(partial / _STATE, state)
+            write_json(partial / _MANIFEST, {path.name: sha256(path) for path in sorted(partial.iterdir())})
+        sync_to_disk(folder.parent)
+        for old in list_checkpoints(folder)[:-keep_last]:
+            shutil.rmtree(old)
+
+    def _write_tensors(self, path: Path, tensors: dict[str, Any], weights: set[str]) -> None:
+        """Write safetensors files; an error of the disk is raised as the ``OSError`` that it is."""
+        writer = HuggingFaceStorageWriter(
+            str(path), {name: 1 if name in weights else 2 for name in tensors}, save_distributed=self.sharded
+        )
+        try:
+            save_tensors(tensors, storage_writer=writer, process_group=self._group, no_dist=not self.sharded)
+        except (SafetensorError, CheckpointException) as error:
+            raise _as_os_error(error, path) from error
 
 
 def save_checkpoint(
@@ -41,27 +169,24 @@ def save_checkpoint(
     *,
     keep_last: int,
 ) -> Path:
-    """Write a checkpoint for ``state["step"]`` and remove the oldest beyond ``keep_last``.
+    """Write a checkpoint as :meth:`CheckpointWriter.save` does, and wait for it.
 
     Raises:
         OSError: it could not be written; the earlier ones are untouched.
     """
-    final = folder / f"step-{state['step']:08d}"
-    for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
-    _restore_replaced(folder)
-    with new_folder(final) as partial:
-        weights = {name: tensor.detach().contiguous().clone() for name, tensor in _own_weights(model).items()}
-        _save_tensors(weights, partial / "model.safetensors")
-        tensors, plain = _optimizer_state(optimizers)
-        tensors[_RNG] = torch.get_rng_state()
-        _save_tensors(tensors, partial / "optimizer.safetensors")
-        write_json(partial / "state.json", state | {"optimizer": plain})
-        write_json(partial / _MANIFEST, {name: sha256(partial / name) for name in _FILES})
-    sync_to_disk(folder.parent)
-    for old in list_checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old)
-    return final
+    writer = CheckpointWriter()
+    try:
+        writer.save(folder, model, optimizers, state, keep_last=keep_last)
+        writer.wait()
+    finally:
+        writer.close()
+    return folder / f"step-{state['step']:08d}"
+
+
+def _partial(final: Path) -> Path:
+    """Return the folder that :func:`unmask.storage.new_folder` fills."""
+    final = final.resolve()
+    return final.with_name(f".{final.name}.partial")
 
 
 def _restore_replaced(folder: Path) -> None:
@@ -126,7 +251,8 @@ def check(path: Path) -> None:
         manifest = read_json(path / _MANIFEST)
     except OSError as error:
         raise DataError(f"cannot be read ({error})", path=path) from None
-    if not isinstance(manifest, dict) or set(manifest) != set(_FILES):
+    tensors = [name for name in manifest or () if name.endswith(".safetensors")]
+    if not isinstance(manifest, dict) or _STATE not in manifest or not tensors:
         raise DataError("this is not a complete checkpoint: its manifest is missing or incomplete", path=path)
     for name, wanted in manifest.items():
         if not (path / name).is_file() or sha256(path / name) != wanted:
@@ -135,22 +261,85 @@ def check(path: Path) -> None:
 
 def load_checkpoint_state(path: Path) -> dict[str, Any]:
     """Return the ``state.json`` of a checkpoint."""
-    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
     return state
 
 
-def restore(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Load weights, optimizer state and the random state of torch; return the rest of the state."""
-    weights = load_file(path / "model.safetensors")
+def restore(
+    path: Path | None,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    gradient_sum: GradientSum | None = None,
+) -> dict[str, Any]:
+    """Load weights, optimizer state and the random state of torch; return the rest of the state.
+
+    Args:
+        path: the checkpoint; where each process has the whole model, only the main one's counts, which sends the others
+            what it reads.
+        model: of transformers.
+        optimizers: as they were when it was saved.
+        gradient_sum: of the processes of the run.
+    """
+    world = gradient_sum.world if gradient_sum is not None else World()
+    sharded = gradient_sum is not None and gradient_sum.sharded
+    reads = world.is_main or sharded
+    found = (load_checkpoint_state(path), _names_in(path)) if path and world.is_main else ({}, [])
+    state, names = world.from_main(found)
+    if optimizers:
+        _prepare_optimizers(optimizers, state["optimizer"], names)
+    tensors, _ = _tensors(model, optimizers)
+    if optimizers:
+        tensors[_RNG] = torch.get_rng_state()
     with torch.no_grad():
-        for name, tensor in _own_weights(model).items():
-            tensor.copy_(weights[name])
-    tensors = load_file(path / "optimizer.safetensors")
-    torch.set_rng_state(tensors.pop(_RNG))
-    state = load_checkpoint_state(path)
-    for number, optimizer in enumerate(optimizers):
-        _restore_optimizer(optimizer, number, tensors, state["optimizer"][number])
+        if reads:
+            reader = HuggingFaceStorageReader(str(path))
+            load_tensors(tensors, storage_reader=reader, no_dist=not sharded)
+        if world.size > 1 and not sharded:
+            for tensor in tensors.values():
+                dist.broadcast(tensor, src=0)
+    if optimizers:
+        torch.set_rng_state(tensors[_RNG])
     return state
+
+
+def _names_in(path: Path) -> list[str]:
+    return sorted(HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata)
+
+
+def _prepare_optimizers(
+    optimizers: list[torch.optim.Optimizer], groups: list[list[dict[str, Any]]], names: list[str]
+) -> None:
+    """Give optimizers the settings of their groups, and zeros for what a checkpoint has of their state."""
+    entries: dict[tuple[str, str], list[str]] = {}
+    for owner, parameter, entry in (name.split(".", 2) for name in names if name[0].isdecimal()):
+        entries.setdefault((owner, parameter), []).append(entry)
+    for number, (optimizer, saved) in enumerate(zip(optimizers, groups, strict=True)):
+        optimizer.state.clear()
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        for index, weight in enumerate(weights):
+            optimizer.state[weight] = {
+                entry: torch.zeros((), device=weight.device)
+                if entry == "step"
+                else torch.zeros_like(weight.detach())
+                for entry in entries.get((str(number), str(index)), ())
+            }
+        for group, before in zip(optimizer.param_groups, saved, strict=True):
+            group |= {key: value for key, value in before.items() if key != "params"}
+
+
+def _tensors(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> tuple[dict[str, Tensor], list[list[dict[str, Any]]]]:
+    """Return weights by name, optimizer state as ``optimizer.parameter.entry``, and the plain settings of groups."""
+    tensors = {name: tensor.detach() for name, tensor in _own_weights(model).items()}
+    plain = []
+    for number, optimizer in enumerate(optimizers):
+        content = optimizer.state_dict()
+        for parameter, entries in content["state"].items():
+            for entry, value in entries.items():
+                tensors[f"{number}.{parameter}.{entry}"] = value
+        plain.append(content["param_groups"])
+    return tensors, plain
 
 
 def _own_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -164,35 +353,14 @@ def _own_weights(model: nn.Module) -> dict[str, Tensor]:
     return own
 
 
-def _optimizer_state(optimizers: list[torch.optim.Optimizer]) -> tuple[dict[str, Tensor], list[Any]]:
-    """Split optimizer state into tensors, named ``optimizer.parameter.entry``, and plain JSON."""
-    tensors, plain = {}, []
-    for number, optimizer in enumerate(optimizers):
-        content = optimizer.state_dict()
-        for parameter, entries in content["state"].items():
-            for entry, value in entries.items():
-                tensors[f"{number}.{parameter}.{entry}"] = torch.as_tensor(value).contiguous().clone()
-        plain.append(content["param_groups"])
-    return tensors, plain
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, number: int, tensors: dict[str, Tensor], groups: list[Any]
-) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        owner, parameter, entry = name.split(".", 2)
-        if int(owner) == number:
-            state.setdefault(int(parameter), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file; an error of the disk is raised as the ``OSError`` that it is."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+def _as_os_error(error: BaseException, path: Path) -> BaseException:
+    """Return the error of the disk that is behind another one, if there is one."""
+    if isinstance(error, CheckpointException):
+        for failure, _ in error.failures.values():
+            if isinstance(failure, OSError):
+                return failure
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return error
+    number = int(found[1]) or errno.EIO
+    return OSError(number, os.strerror(number), str(path))

@@ -1,51 +1,148 @@
-"""The processes of a run that ``torchrun`` starts: ranks, sums and barriers; in a single process they cost nothing."""
+"""The processes of a run that ``torchrun`` starts: their messages, and what each knows of the others.
+
+Tensors are summed by the backend of their device (gloo or NCCL). The number of targets of the next step is agreed on while one is computed, through a
+group of its own. Each process says through the store of ``torchrun`` that it lives and what it does; so one that died or
+hangs can be named, and a long preparation by the main process is waited for without a message that could time out. In a
+single process all of this costs nothing.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-# One process may prepare a large text while the others wait for it.
-_TIMEOUT = timedelta(hours=24)
+from unmask.errors import ERRORS, ConfigError, LostProcess, UnmaskError
+
+Result = TypeVar("Result")
+
+TIMEOUT_MINUTES = 10.0
+"""So long a process waits in a step for the others."""
+
+_RUNS = count()
+_PULSE = 1.0  # seconds between two signs of life
+_POLL = 0.2
+_SILENT = 5.0  # a process without a sign of life for so many seconds is gone, or stopped
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
     """The processes of a run.
 
     Attributes:
         rank: this process, from 0.
         size: how many there are.
+        timeout: seconds that a process waits for the others.
+        gone: processes that ended or hang, as far as this one knows.
+        leader: the process that prepares files for this one: the main process, or where this host does not see its
+            files, the first one of this host.
     """
 
     rank: int = 0
     size: int = 1
+    timeout: float = TIMEOUT_MINUTES * 60
+    leader: int = 0
+    gone: list[int] = field(default_factory=list)
+    _control: Any = None
+    _pulse: _Pulse | None = None
+    _waits: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
-    def join(device: torch.device) -> World:
-        """Join the processes that ``torchrun`` started, if any."""
-        if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    def join(device: torch.device, timeout: float = TIMEOUT_MINUTES * 60) -> World:
+        """Join the processes that ``torchrun`` started, if any.
+
+        Raises:
+            LostProcess: not all of them came.
+        """
+        if not World.expected():
             return World()
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
-        return World(dist.get_rank(), dist.get_world_size())
+        rank, size, limit = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout)
+        try:
+            if not dist.is_initialized():
+                store, rank, size = next(rendezvous("env://", timeout=limit))
+                backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+                dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+            control = dist.new_group(backend="gloo", timeout=limit)
+        except (RuntimeError, dist.DistError) as error:
+            raise LostProcess(
+                f"process {rank} of {size} on {socket.gethostname()} did not find the others within {_minutes(timeout)} "
+                f"({str(error).splitlines()[0][:200]}); look at what they say, and whether the hosts reach each other"
+            ) from None
+        return World(rank, size, timeout, _control=control, _pulse=_Pulse.start(rank, size))
+
+    @staticmethod
+    def expected() -> bool:
+        """Return whether ``torchrun`` started this process as one of several."""
+        return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+    @staticmethod
+    def will_be_main() -> bool:
+        """Whether this process will be the main one once it has joined."""
+        return os.environ.get("RANK", "0") == "0"
 
     @property
     def is_main(self) -> bool:
         """Whether this is the main process, which alone writes files and logs."""
         return self.rank == 0
 
-    @staticmethod
-    def will_be_main() -> bool:
-        """Whether this process will be the main one once it has joined."""
-        return os.environ.get("RANK", "0") == "0"
+    @property
+    def first_of_host(self) -> bool:
+        """Whether this is the first process of its host."""
+        return os.environ.get("LOCAL_RANK", "0") == "0"
+
+    @property
+    def group(self) -> Any:
+        """The group for messages of the thread that plans steps; ``None`` in a single process."""
+        return self._control
+
+    def meet(self, sees_files: bool) -> list[str]:
+        """Find out which processes see the files of the main one, and return the hosts that do not."""
+        if self.size == 1:
+            return []
+        rows: list[Any] = [None] * self.size
+        dist.all_gather_object(rows, (socket.gethostname(), sees_files))
+        apart: dict[str, int] = {}
+        for rank, (host, sees) in enumerate(rows):
+            if not sees:
+                apart.setdefault(host, rank)
+        if not sees_files:
+            self.leader = apart[socket.gethostname()]
+        return sorted(apart)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process writes in the run folder: the main one, or where that is gone, the first that is left."""
+        first = min(set(range(self.size)) - set(self.gone), default=0)
+        return self.rank == first and self.shares_files
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether this process sees the files of the main one."""
+        return self.leader == 0
+
+    def doing(self, what: str) -> None:
+        """Say what this process does, for the others' messages about it."""
+        if self._pulse is not None:
+            self._pulse.doing = what
+
+    # Messages
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes, in place."""
@@ -53,37 +150,229 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Sum all gradients over all processes, in one message.
-
-        A weight without a gradient in every process keeps none, as in a single process, so that optimizers skip it.
-        """
+    def gather(self, values: list[float], group: Any = None) -> np.ndarray:
+        """Return the values of all processes, ``float64 [size, len(values)]``; by ``group`` off the main thread."""
+        own = torch.tensor([values], dtype=torch.float64)
         if self.size == 1:
-            return
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        have = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32)
-        parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        flat = torch.cat([*(part.reshape(-1) for part in parts), have.to(parts[0])])
-        dist.all_reduce(flat)
-        *sums, had = flat.split([*(weight.numel() for weight in weights), len(weights)])
-        for weight, total, some in zip(weights, sums, had.tolist(), strict=True):
-            weight.grad = total.view_as(weight) if some else None
+            return own.numpy()
+        rows = torch.empty(self.size, len(values), dtype=torch.float64)
+        dist.all_gather(list(rows.split(1)), own, group=group)
+        return rows.numpy()
+
+    def max(self, value: float) -> float:
+        """Return the largest of the processes' values."""
+        return value if self.size == 1 else float(self.gather([value]).max())
 
     def any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
         return bool(self.max(float(flag)))
 
-    def max(self, value: float) -> float:
-        """Return the largest of the processes' values."""
+    def from_main(self, value: Result) -> Result:
+        """Return the main process's value, which can be pickled; the others' is ignored."""
         if self.size == 1:
             return value
-        values = torch.tensor([value], dtype=torch.float64)
-        if dist.get_backend() == "nccl":
-            values = values.cuda()
-        dist.all_reduce(values, dist.ReduceOp.MAX)
-        return float(values)
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
 
     def wait(self) -> None:
         """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+        self.gather([0.0])
+
+    def main_first(self, work: Callable[[], Result], what: str) -> Result | None:
+        """Have the main process do something that may take long.
+
+        Returns:
+            The result in that process; ``None`` in the others, which have waited for it.
+
+        Raises:
+            LostProcess: that process is gone, or hangs.
+            UnmaskError: it failed; the error is the one that it had.
+        """
+        return self._first(0, work, what)
+
+    def leader_first(self, work: Callable[[], Result], what: str) -> Result | None:
+        """As :meth:`main_first`, but by one process of each host that has files of its own."""
+        return self._first(self.leader, work, what)
+
+    def _first(self, leader: int, work: Callable[[], Result], what: str) -> Result | None:
+        if self._pulse is None:
+            return work()
+        self.doing(what)
+        number = self._waits[what] = self._waits.get(what, 0) + 1
+        key = f"done/{what}/{number}/{leader}"
+        if self.rank == leader:
+            result = work()
+            self._pulse.store.set(key, "1")
+            return result
+        try:
+            while not self._pulse.store.check([key]):
+                self._raise_failure()
+                if self._pulse.silence(leader) > self.timeout:
+                    raise self._lost([leader])
+                time.sleep(_POLL)
+        except dist.DistError:  # the store was in a process that ended
+            raise self._lost([0]) from None
+        return None
+
+    def require_same(self, facts: dict[str, Any]) -> None:
+        """Compare plain values of all processes with those of the main one.
+
+        Raises:
+            ConfigError: one differs; the message says where, and in what.
+        """
+        if self.size == 1:
+            return
+        own = {key: json.dumps(value, sort_keys=True, default=str) for key, value in facts.items()}
+        rows: list[Any] = [None] * self.size
+        dist.all_gather_object(rows, (socket.gethostname(), own))
+        host, wanted = rows[0]
+        for rank, (other, found) in enumerate(rows):
+            different = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+            if different:
+                shown = "; ".join(
+                    f"{key}: {found.get(key)!s:.20} and {wanted.get(key)!s:.20}" for key in different[:3]
+                )
+                raise ConfigError(
+                    f"process {rank} on {other} and process 0 on {host} differ, but all must train the same model on the same "
+                    f"text ({shown}); give all of them the same versions, settings and files"
+                )
+
+    # Failures
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others why this process ends."""
+        if self._pulse is None or self._pulse.failed():
+            return
+        code = getattr(error, "exit_code", 1)
+        text = str(error) or type(error).__name__
+        content = {"rank": self.rank, "host": socket.gethostname(), "code": code, "text": text[:2000]}
+        with suppress(dist.DistError):  # the store was in a process that ended
+            self._pulse.store.set("failed", json.dumps(content))
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Return the error of a failed message as one that names the process that is to blame; others unchanged."""
+        if self._pulse is None or not _is_of_messages(error):
+            return error
+        self.gone = [] if self._pulse.failed() else self._silent()
+        try:
+            self._raise_failure()
+        except UnmaskError as failure:
+            return failure
+        return self._lost(self.gone)
+
+    def _silent(self) -> list[int]:
+        """Return the processes that give no sign of life while this one looks, which takes some seconds."""
+        pulse = self._pulse
+        assert pulse is not None
+        for rank in range(self.size):
+            pulse.silence(rank)
+        time.sleep(_SILENT)
+        return [rank for rank in range(self.size) if rank != self.rank and pulse.silence(rank) >= _SILENT]
+
+    def leave(self) -> None:
+        """Leave the other processes."""
+        if self._pulse is not None:
+            self._pulse.stop()
+            self._pulse = None
+
+    def _raise_failure(self) -> None:
+        failure = self._pulse and self._pulse.failed()
+        if failure and failure["rank"] != self.rank:
+            self.gone = [failure["rank"]]
+            kind = ERRORS.get(failure["code"], LostProcess)
+            raise kind(f"process {failure['rank']} on {failure['host']}: {failure['text']}")
+
+    def _lost(self, ranks: list[int]) -> LostProcess:
+        assert self._pulse is not None
+        if ranks:
+            found = [f"process {rank} on {self._pulse.last(rank)}" for rank in ranks]
+            return LostProcess(
+                f"{'; '.join(found)}: it ended or hangs, without a sign of life for {_SILENT:.0f} seconds or more"
+            )
+        found = [f"process {rank} on {self._pulse.last(rank)}" for rank in range(self.size)]
+        return LostProcess(
+            f"a message to the other processes failed, though all of them live: {'; '.join(found)}"
+        )
+
+
+class _Pulse:
+    """Signs of life of all processes, in the store.
+
+    Attributes:
+        doing: what this process does.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        self.store, self.rank, self.size = store, rank, size
+        self.doing = "starting"
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._ended = threading.Event()
+
+    @staticmethod
+    def start(rank: int, size: int) -> _Pulse:
+        """Begin to give signs of life, in a thread."""
+        store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+        # A process may make several runs one after the other.
+        pulse = _Pulse(PrefixStore(f"unmask/{next(_RUNS)}", store), rank, size)
+        pulse._beat(0)
+        threading.Thread(target=pulse._run, daemon=True, name="signs of life").start()
+        return pulse
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def failed(self) -> dict[str, Any] | None:
+        """Return why a process failed, if one did."""
+        try:
+            if not self.store.check(["failed"]):
+                return None
+            content: dict[str, Any] = json.loads(self.store.get("failed"))
+            return content
+        except dist.DistError:  # the host of the store is gone
+            return None
+
+    def silence(self, rank: int) -> float:
+        """Return for how many seconds a process has given no sign of life, as far as this one has looked."""
+        now, value = time.monotonic(), self._value(rank)
+        before = self._seen.get(rank)
+        if before is None or before[0] != value:
+            self._seen[rank] = value, now
+            return 0.0
+        return now - before[1]
+
+    def last(self, rank: int) -> str:
+        """Return host and last activity of a process."""
+        host, _, what = self._value(rank).split("\t") if self._value(rank) else ("", "", "")
+        return f"{host or 'an unknown host'} ({what or 'not started'})"
+
+    def _run(self) -> None:
+        number = 0
+        while not self._ended.wait(_PULSE):
+            number += 1
+            try:
+                self._beat(number)
+            except dist.DistError:  # the host of the store is gone, and soon this process
+                return
+
+    def _beat(self, number: int) -> None:
+        self.store.set(f"pulse/{self.rank}", f"{socket.gethostname()}\t{number}\t{self.doing}")
+
+    def _value(self, rank: int) -> str:
+        key = f"pulse/{rank}"
+        try:
+            return str(self.store.get(key).decode()) if self.store.check([key]) else ""
+        except dist.DistError:  # the store was in a process that ended
+            return self._seen.get(rank, ("", 0.0))[0]
+
+
+def _is_of_messages(error: BaseException) -> bool:
+    """Whether an error came of a message between processes; gloo raises a plain ``RuntimeError``."""
+    if isinstance(error, dist.DistError):
+        return True
+    words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch, Cursor, TrainingStream
-from unmask.errors import ConfigError, DivergedError, plural
+from unmask.errors import ConfigError, DivergedError, UnmaskError, plural
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import stability as errors
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import clip_gradients
+from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
 from unmask.training.staged_start import StagedStart
 
@@ -33,7 +34,10 @@ MAX_SKIPPED_STEPS = 5
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The data of one step: this process's micro-batches, and values that are the same in all processes."""
+    """The data of one step: this process's micro-batches, and values that are the same in all processes.
+
+    ``targets`` are those of this process until :meth:`Loop.agreed` has added up those of all.
+    """
 
     batches: list[Batch]
     cursor: Cursor
@@ -43,6 +47,8 @@ class StepPlan:
     epochs: float
     mask_rate: float
     micro_batch_tokens: int
+    step: int
+    targets: int
 
 
 class StepResult(NamedTuple):
@@ -79,7 +85,7 @@ class Loop:
         micro_batch_tokens: tokens computed at once.
         clip_norm: the gradient is scaled down to this norm.
         log_every: steps between rows of metrics.
-        world: the processes of the run.
+        gradient_sum: over the processes of the run.
         position: of the run.
         on_row: gets every row of metrics.
         after_step: called with the loop after every step, to evaluate, save or stop.
@@ -87,6 +93,8 @@ class Loop:
         ended: set by ``after_step`` to end the run before its length.
         skip_spikes: skip a step whose loss is a spike.
         log: logs skipped steps and smaller micro-batches.
+        whole: whether weights and optimizer state are those of ``position``; not so while a step is applied.
+        random_state: of torch on the CPU at the begin of the step that is computed.
     """
 
     model: MaskedLM
@@ -98,7 +106,7 @@ class Loop:
     micro_batch_tokens: int
     clip_norm: float
     log_every: int
-    world: World
+    gradient_sum: GradientSum
     position: Position
     on_row: Callable[[Row], None]
     after_step: Callable[[Loop], None]
@@ -106,6 +114,13 @@ class Loop:
     ended: bool = False
     skip_spikes: bool = False
     log: Callable[[str], None] = lambda text: None
+    whole: bool = True
+    random_state: Tensor | None = None
+
+    @property
+    def world(self) -> World:
+        """The processes of the run."""
+        return self.gradient_sum.world
 
     @property
     def epochs(self) -> float:
@@ -124,13 +139,19 @@ class Loop:
             ConfigError: a single sequence takes more memory than there is.
             DivergedError: the loss or the gradient is NaN or infinite, several steps in a row.
         """
+        if self.world.size > 1 and not self.gradient_sum.sharded:  # FSDP has messages in the forward pass too
+            self._rehearse()
         clock = time.perf_counter()
         for plan in self._plans():
             if self.ended or self.progress >= _DONE:  # the clock, which a plan does not know
                 break
             waited = time.perf_counter() - clock
+            self.random_state = torch.get_rng_state()
+            self.world.doing(f"step {plan.step + 1}")
             result = self.step(plan)
             self._count(plan, result, waited)
+            self.whole = True
+            self.random_state = None
             self._spend(time.perf_counter() - clock)
             if result.skipped:
                 self._log_skipped(plan, result.skipped)
@@ -147,14 +168,14 @@ class Loop:
             self.model.model.train()
         number = self.position.step
         self.staged_start.begin(number)
-        targets = self._targets(plan)
-        loss, correct = self._gradients(plan, targets)
-        self.world.sum_gradients(self.model.model)
+        self.gradient_sum.begin()
+        targets = plan.targets
+        loss, correct = self._sums(*self._gradients(plan, targets))
+        self.gradient_sum.check()
         self.staged_start.mask(number)
-        self.world.sum_(loss)
-        self.world.sum_(correct)
         norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
         skipped, spike = self._check_step(loss, norm, targets)
+        self.whole = False
         if skipped is None:
             self.staged_start.set_rates(self.optimizers, number, self.lr_factor_of(plan))
             for optimizer in self.optimizers:
@@ -178,19 +199,44 @@ class Loop:
         The result does not depend on how a step is split.
         """
         batches = plan.batches
+        if self.world.size > 1:
+            # Nobody can try again within the backward pass, in which all wait for each other: see _rehearse.
+            sums = errors.unless_out_of_memory(
+                partial(step_gradients, self.model, batches, targets, self.gradient_sum)
+            )
+            if sums is None:
+                raise ConfigError(
+                    f"step {plan.step + 1}: out of memory with {self.micro_batch_tokens:,} tokens at once; continue with "
+                    f"--resume and --set train.micro_batch_tokens={self.micro_batch_tokens // 2}"
+                )
+            return sums
         if plan.micro_batch_tokens != self.micro_batch_tokens:  # halved while this step was prepared
             batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
         while True:
             sums = errors.unless_out_of_memory(partial(step_gradients, self.model, batches, targets))
-            # If one process has too little memory, all split the step again.
-            if not self.world.any(sums is None) and sums is not None:
+            if sums is not None:
                 return sums
             self.model.model.zero_grad(set_to_none=True)
-            self._halve(plan)
+            self._halve(int(self.stream.sizes(plan.sequences).max()))
             batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
 
-    def _halve(self, plan: StepPlan) -> None:
-        longest = int(self.stream.sizes(plan.sequences).max())
+    def _rehearse(self) -> None:
+        """Find a size of micro-batches for which every process has the memory, before they wait for each other in a step."""
+        longest, kept = self.stream.longest, torch.get_rng_state()
+        self.model.model.train()
+        self.staged_start.begin(self.position.step)
+        self.gradient_sum.begin()
+        while True:
+            batch = self.gradient_sum.rehearsal(longest, self.micro_batch_tokens)
+            compute = partial(step_gradients, self.model, [batch], 1, self.gradient_sum, last=False)
+            found = errors.unless_out_of_memory(compute)
+            self.model.model.zero_grad(set_to_none=True)
+            if not self.world.any(found is None):
+                break
+            self._halve(longest)
+        torch.set_rng_state(kept)
+
+    def _halve(self, longest: int) -> None:
         if self.micro_batch_tokens <= longest:
             raise ConfigError(
                 f"there is not enough memory for a single sequence of {longest} tokens (step {self.position.step + 1}); "
@@ -203,11 +249,12 @@ class Loop:
             f"here on, which changes nothing in the result (train.micro_batch_tokens={self.micro_batch_tokens} begins so)"
         )
 
-    def _targets(self, plan: StepPlan) -> int:
-        own = sum(len(batch.target_ids) for batch in plan.batches)
+    def _sums(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all processes, made in one message."""
         if self.world.size == 1:
-            return own
-        return int(self.world.sum_(torch.tensor(own, device=self.model.device)))
+            return loss, correct
+        both = self.world.sum_(torch.stack([loss.double(), correct.double()]))
+        return both[0].float(), both[1].long()
 
     def _check_step(self, loss: Tensor, norm: Tensor, targets: int) -> tuple[str | None, float]:
         """Return why a step must be skipped, if it must, and by how many deviations its loss is a spike."""
@@ -245,13 +292,25 @@ class Loop:
         at, step = self.position.cursor, self.position.step
         with ThreadPoolExecutor(1) as pool:
             # The clock is read here, not in the background, where it would differ between processes.
-            job = pool.submit(self.plan, at, step, self.position.seconds)
+            job = pool.submit(self.agreed, at, step, self.position.seconds)
             while (plan := job.result()) is not None:
                 at, step = plan.following, step + 1
                 # When that step begins, one more will have been computed.
                 seconds = self.position.seconds * step / max(step - 1, 1)
-                job = pool.submit(self.plan, at, step, seconds)
+                job = pool.submit(self.agreed, at, step, seconds)
                 yield plan
+
+    def agreed(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
+        """Prepare a step as :meth:`plan` does, with the targets of all processes; each of them must call it."""
+        plan = self.plan(cursor, step, seconds)
+        if plan is None or self.world.size == 1:
+            return plan
+        found = self.world.gather([step, plan.targets], self.world.group)
+        if (found[:, 0] != step).any():
+            raise UnmaskError(
+                f"the processes of the run are at different steps: {found[:, 0].astype(int).tolist()}"
+            )
+        return replace(plan, targets=int(found[:, 1].sum()))
 
     def plan(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
         """Prepare the step at a cursor, or return ``None`` where the run is over by steps or epochs.
@@ -269,7 +328,8 @@ class Loop:
         tokens = int(self.stream.sizes(numbers).sum())
         micro = self.micro_batch_tokens
         batches = self._batches(cursor, numbers, rate, micro)
-        return StepPlan(batches, cursor, following, numbers, tokens, epochs, rate, micro)
+        targets = sum(len(batch.target_ids) for batch in batches)
+        return StepPlan(batches, cursor, following, numbers, tokens, epochs, rate, micro, step, targets)
 
     def _batches(self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int) -> list[Batch]:
         """Split the sequences of a step into micro-batches of about so many tokens."""

@@ -8,12 +8,19 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.softmax import row_blocks
+from unmask.training.parallel import GradientSum
 
 
-def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple[Tensor, Tensor]:
+def step_gradients(
+    model: MaskedLM,
+    batches: list[Batch],
+    targets: int,
+    gradient_sum: GradientSum | None = None,
+    *,
+    last: bool = True,
+) -> tuple[Tensor, Tensor]:
     """Add the gradient of a step's loss to the weights, micro-batch by micro-batch.
 
     Dividing by the step's own number of targets, not by each micro-batch's, makes the sum the same for every
@@ -23,22 +30,29 @@ def step_gradients(model: MaskedLM, batches: list[Batch], targets: int) -> tuple
         model: in training mode.
         batches: this process's micro-batches.
         targets: targets of the step over all processes and micro-batches.
+        gradient_sum: of the processes, in each of which there are as many micro-batches.
+        last: whether the gradients are summed over the processes after these micro-batches.
 
     Returns:
         This process's part of the loss, and of the number of targets filled exactly; both scalars on the device.
     """
     loss = torch.zeros((), device=model.device)
     correct = torch.zeros((), dtype=torch.int64, device=model.device)
-    for batch in batches:
-        if not len(batch.target_ids):
+    summed = gradient_sum or GradientSum(model)
+    for number, batch in enumerate(batches):
+        empty = not len(batch.target_ids)
+        if empty and summed.alone:
             continue
-        labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
-        with defer_embedding_grad(model.model):
+        if empty:  # all processes take part in the sum
+            batch = summed.filler()
+        with summed.micro_batch(last and number == len(batches) - 1):
+            labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
             logits = model.target_logits(batch, filled=True)
             part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
-            part.backward()
-        loss += part.detach()
-        correct += hits
+            (part * 0.0 if empty else part).backward()
+        if not empty:
+            loss += part.detach()
+            correct += hits
     return loss, correct
 
 

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unmask.config.settings import OptimizerSettings
 from unmask.model.layers import depths, encoder_layers, is_table
+from unmask.training.distributed import World
+from unmask.training.parallel import whole
 
 # The quintic of Jordan et al. 2024: steepest at zero among those that keep singular values near one.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -19,7 +23,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose step is orthogonalised by Newton–Schulz iterations (Jordan et al. 2024).
 
     Matrices of one shape are stacked and orthogonalised in one batch. A fused projection, such as query, key and
-    value in one matrix, is orthogonalised part by part.
+    value in one matrix, is orthogonalised part by part. Of several processes, each orthogonalises a share of the matrices.
 
     Args:
         parameters: 2-D weights, or groups of them.
@@ -27,6 +31,7 @@ class Muon(torch.optim.Optimizer):
         momentum: Nesterov momentum.
         weight_decay: decoupled.
         parts: number of matrices that a weight is split into, by its ``id``.
+        world: the processes of the run.
     """
 
     def __init__(
@@ -36,9 +41,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         parts: dict[int, int] | None = None,
+        world: World | None = None,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._parts = parts or {}
+        self._parts, self._world = parts or {}, world or World()
         self.grad_scale: Tensor | None = None  # gradients are divided by it, as in torch's fused AdamW
 
     @torch.no_grad()
@@ -65,13 +71,28 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
         parts = self._parts.get(id(weights[0]), 1)
         rows, columns = weights[0].shape
-        stack = torch.stack(list(ahead)).view(-1, rows // parts, columns)
-        updates = orthogonalise(stack).reshape(len(weights), rows, columns).to(weights[0].dtype)
+        stack = torch.stack([whole(matrix) for matrix in ahead]).view(-1, rows // parts, columns)
+        updates = self._orthogonalised(stack).reshape(len(weights), rows, columns).to(weights[0].dtype)
         scale = max(1.0, rows / parts / columns) ** 0.5
         tensors: list[Tensor] = list(weights)
         if group["weight_decay"]:
             torch._foreach_mul_(tensors, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(tensors, list(updates.unbind()), alpha=-lr * scale)
+        own = [_laid_out(update, weight) for update, weight in zip(updates.unbind(), weights, strict=True)]
+        torch._foreach_add_(tensors, own, alpha=-lr * scale)
+
+    def _orthogonalised(self, stack: Tensor) -> Tensor:
+        """Orthogonalise ``[N, rows, columns]``, of several processes each its share, and gather the results in bf16."""
+        size = self._world.size
+        if size == 1:
+            return orthogonalise(stack)
+        share = -(-len(stack) // size)
+        own = stack[self._world.rank * share :][:share]
+        part = torch.zeros(share, *stack.shape[1:], dtype=torch.bfloat16, device=stack.device)
+        if len(own):
+            part[: len(own)] = orthogonalise(own)
+        gathered = part.new_empty(size * share, *stack.shape[1:])
+        dist.all_gather_into_tensor(gathered.view(torch.uint8), part.view(torch.uint8))  # gloo has no bf16
+        return gathered[: len(stack)]
 
     def _buffer(self, weight: nn.Parameter) -> Tensor:
         state = self.state[weight]
@@ -79,6 +100,14 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         buffer: Tensor = state["momentum"]
         return buffer
+
+
+def _laid_out(update: Tensor, weight: Tensor) -> Tensor:
+    """Return an update as its weight is laid out over the processes."""
+    if not isinstance(weight, DTensor):
+        return update
+    # Every process has the whole update, so nothing is sent.
+    return distribute_tensor(update, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -96,7 +125,11 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def make_optimizers(
-    model: nn.Module, settings: OptimizerSettings, name: str, learning_rate: float
+    model: nn.Module,
+    settings: OptimizerSettings,
+    name: str,
+    learning_rate: float,
+    world: World | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Make the optimizers of a run; a parameter group keeps its peak rate under ``peak_lr`` and its
     weight decay under ``full_decay``.
@@ -106,6 +139,7 @@ def make_optimizers(
         settings: weight decay, Muon's rate, and the layer-wise decay of rates.
         name: ``adamw`` or ``muon``.
         learning_rate: peak rate of AdamW.
+        world: the processes of the run.
 
     Raises:
         ConfigError: there is a ``layer_decay``, and the model's layers are not found.
@@ -127,7 +161,7 @@ def make_optimizers(
         matrices = [(key, weight) for key, weight in named if key in hidden]
         parts = {id(weight): _fused_parts(key) for key, weight in matrices}
         optimizers.append(
-            Muon(_by_factor(matrices, factors, settings.muon_learning_rate, decay), parts=parts)
+            Muon(_by_factor(matrices, factors, settings.muon_learning_rate, decay), parts=parts, world=world)
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -151,7 +185,7 @@ def clip_gradients(
         The norm before clipping; scalar on the device.
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
     for optimizer in optimizers:
         optimizer.grad_scale = ((norm + 1e-6) / most).clamp(min=1.0)  # type: ignore[attr-defined]
     return norm

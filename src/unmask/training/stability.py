@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from unmask.errors import DivergedError
+from unmask.training.parallel import own_part
 
 SIGMAS = 6.0
 """A loss more than so many standard deviations above its running mean is a spike."""
@@ -63,7 +64,7 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
         DivergedError: a weight is not finite.
     """
     for name, weight in model.named_parameters():
-        if not bool(weight.detach().isfinite().all()):
+        if not bool(own_part(weight.detach()).isfinite().all()):
             raise DivergedError(
                 f"step {step}: the weight {name} is no longer finite; nothing was saved. "
                 f"Lower the learning rate"

@@ -1,0 +1,218 @@
+"""How the processes of a run sum their gradients: by DDP, where each has the whole model, or by FSDP2, each with a share.
+
+Both sum while the backward pass goes on. The loss is divided by the targets of the whole step already, so gradients are
+added up and not averaged.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModelForMaskedLM
+
+from unmask.data.batches import Batch
+from unmask.data.packing import frame_positions
+from unmask.errors import ConfigError, UnmaskError
+from unmask.model.cpu.embeddings import defer_embedding_grad
+from unmask.model.layers import encoder_layers
+from unmask.model.masked_lm import MaskedLM
+from unmask.model.trial import trial_batch
+from unmask.training.distributed import World
+
+Kind = Literal["ddp", "fsdp"]
+
+BYTES_PER_WEIGHT = 16
+"""Of a weight that AdamW trains in fp32: itself, its gradient and two moments."""
+
+_FULL = 0.6  # share of the memory that weights and their state may take under DDP; activations need the rest
+
+
+def choose_parallel(wanted: str, model: nn.Module, device: torch.device, world: World) -> tuple[Kind, str]:
+    """Choose DDP where the model with its training state fits into the memory of every process, else FSDP.
+
+    Returns:
+        The choice, and a sentence that says why.
+    """
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = sum(weight.numel() for weight in model.parameters()) - trained
+    need, memory = BYTES_PER_WEIGHT * trained + 4 * frozen, -world.max(-_memory(device, world))
+    kind: Kind = "ddp" if need <= _FULL * memory else "fsdp"
+    if wanted != "auto":
+        kind = "fsdp" if wanted == "fsdp" else "ddp"
+    what = {"ddp": "each has the whole model", "fsdp": "each has a share of the model"}[kind]
+    size = f"{need / 1e9:,.1f} GB of weights and their state, {memory / 1e9:,.1f} GB of memory a process"
+    return kind, f"{kind} ({what}; {size})"
+
+
+def _memory(device: torch.device, world: World) -> float:
+    """Return the bytes of memory that this process has for itself."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / here
+
+
+class GradientSum:
+    """Sums the gradients of a model over the processes of a run; in a single process it does nothing.
+
+    FSDP replaces the weights of the model, so make this before the optimizers.
+
+    Args:
+        model: in training mode.
+        world: the processes.
+        kind: how.
+    """
+
+    def __init__(self, model: MaskedLM, world: World | None = None, kind: Kind = "ddp") -> None:
+        self.model, self.world, self.kind = model, world or World(), kind
+        self.alone = self.world.size == 1
+        self._wrapped_for: list[bool] = []
+        self._ignored: list[nn.Parameter] = []
+        if self.sharded:
+            self._shard()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a share of every weight only."""
+        return self.kind == "fsdp" and not self.alone
+
+    def begin(self) -> None:
+        """Get ready for a step, in which other weights may be trained than in the last."""
+        if self.alone or self.sharded:
+            return
+        trained = [weight.requires_grad for weight in self.model.model.parameters()]
+        if trained != self._wrapped_for:
+            self._replicate()
+            self._wrapped_for = trained
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Sum gradients in the backward pass of the last micro-batch alone."""
+        wrapped = self.model.wrapped
+        if self.alone:
+            with defer_embedding_grad(self.model.model):
+                yield
+        elif isinstance(wrapped, DistributedDataParallel) and not last:
+            with wrapped.no_sync():
+                yield
+        else:
+            if self.sharded:
+                self._root.set_requires_gradient_sync(last)
+            yield
+
+    def check(self) -> None:
+        """Make sure that no weight has a gradient that was not summed."""
+        for weight in self._ignored:
+            if weight.grad is not None:
+                name = next(name for name, other in self.model.model.named_parameters() if other is weight)
+                raise UnmaskError(
+                    f"the weight {name} had no gradient in a trial and has one now, so it cannot be trained by several "
+                    f"processes with ddp; use --parallel fsdp, or one process"
+                )
+
+    def whole_model(self) -> MaskedLM | None:
+        """Return the model of the main process with whole weights; where each has a share, a new one in that process."""
+        if not self.sharded:
+            return self.model
+        raw = self.model.model
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(raw, options=options)
+        if not self.world.is_main:
+            return None
+        plain = AutoModelForMaskedLM.from_config(raw.config)
+        plain.load_state_dict(weights)
+        plain.config.name_or_path = raw.config.name_or_path
+        plain.to(self.model.device)
+        found = MaskedLM(plain, self.model.tokenizer, autocast=self.model.autocast)
+        found.verified = self.model.verified
+        return found
+
+    def filler(self) -> Batch:
+        """Return a batch for a process that has no target in a micro-batch: its loss must be multiplied by zero."""
+        return trial_batch(self.model.vocabulary, self.model.shortest)
+
+    def rehearsal(self, length: int, tokens: int) -> Batch:
+        """Return a micro-batch of sequences of ``length``, of about so many ``tokens`` in all, a third of them targets."""
+        cuts = np.arange(0, max(length, tokens) + 1, length)
+        ids = np.resize(self.model.vocabulary.replacements, cuts[-1])
+        targets = np.arange(0, len(ids), 3)
+        return Batch(ids, frame_positions(cuts), cuts.astype(np.int32), targets, ids[targets], cuts[:-1])
+
+    @property
+    def _root(self) -> FSDPModule:
+        assert isinstance(self.model.model, FSDPModule)
+        return self.model.model
+
+    def _replicate(self) -> None:
+        self.model.wrapped = None
+        gc.collect()  # an earlier wrapper has hooks on the weights as long as it lives
+        raw: nn.Module = self.model.model
+        unused = set(self._without_gradient())
+        self._ignored = [weight for name, weight in raw.named_parameters() if name in unused]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(raw, sorted(unused))
+        # Buffers are constants here, and the gradients are the buckets themselves, not copies.
+        wrapped = DistributedDataParallel(raw, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped.register_comm_hook(None, _add_up)
+        self.model.wrapped = wrapped
+
+    def _without_gradient(self) -> list[str]:
+        """Return the names of trained weights that have no part in the loss, such as those of a head that is not used."""
+        model = self.model
+        named = [(name, weight) for name, weight in model.model.named_parameters() if weight.requires_grad]
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            total = model.target_logits(self.filler(), filled=True).float().sum()
+            found = torch.autograd.grad(total, [weight for _, weight in named], allow_unused=True)
+        return [name for (name, _), gradient in zip(named, found, strict=True) if gradient is None]
+
+    def _shard(self) -> None:
+        if self.model.batching == "equal":
+            raise ConfigError(
+                f"{self.model.architecture} takes only sequences of one length together, which --parallel fsdp cannot; use ddp"
+            )
+        raw, device = self.model.model, self.model.device.type
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world.size))
+        hosts = self.world.size // here
+        # Over several hosts: a share of the model in each process of a host, and the same on every host.
+        shape, names = ((hosts, here), ("hosts", "here")) if hosts > 1 < here else ((self.world.size,), None)
+        mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+        half = torch.bfloat16 if self.model.autocast else None
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        trained = [weight.requires_grad for weight in raw.parameters()]
+        for module in [*encoder_layers(raw)[1], raw]:
+            shard = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+            shard.set_gradient_divide_factor(1.0)
+            shard.set_force_sum_reduction_for_comms(True)
+        for weight, requires_grad in zip(raw.parameters(), trained, strict=True):
+            weight.requires_grad_(requires_grad)
+        self.model.weights_replaced()
+        # Every pass sends messages, so that each process must make as many.
+        self.model.single_pass = not self.model.packed
+
+
+# Without annotations, since torch compares them and does not take strings.
+def _add_up(_, bucket):  # type: ignore[no-untyped-def]
+    future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return future.then(lambda done: done.value()[0])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that FSDP has shared out as a whole; all processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this process has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,135 @@
+"""Runs of several processes: the same model for any number of them, and what happens when one is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCENARIOS = Path(__file__).parent / "processes.py"
+SAME = 1e-6
+"""The largest difference of weights, relative to the largest weight."""
+
+Scenario = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Scenario:
+    """Run a scenario of `processes.py` in a process that can fork, and return what it found."""
+
+    def run(name: str, **named: Any) -> dict[str, Any]:
+        command = [sys.executable, str(SCENARIOS), f"{name}:{json.dumps(named)}", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
+        assert done.returncode == 0, done.stderr[-4000:]
+        found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+        return found
+
+    return run
+
+
+def require_same(found: dict[str, dict[str, float]]) -> None:
+    for name, gaps in found.items():
+        assert gaps["weights"] < SAME, name
+        assert max(gaps["loss"], gaps["eval_loss"]) < SAME * 10, name
+        assert gaps["accuracy"] == gaps["eval_accuracy"] == 0, name  # the same masks, the same answers
+
+
+def test_any_number_of_processes_trains_the_same_model(scenario: Scenario) -> None:
+    """By DDP and FSDP, packed and padded; and each is resumed as another one."""
+    found = scenario("matrix")
+    assert len(found) == 2 * (2 + 3)
+    require_same(found)
+
+
+@pytest.mark.slow
+def test_every_combination_trains_the_same_model(scenario: Scenario) -> None:
+    found = scenario("matrix", sizes=[1, 2, 4], whole=True)
+    assert len(found) == 4 * (4 + 5)
+    require_same(found)
+
+
+def test_a_killed_process_costs_no_step(scenario: Scenario) -> None:
+    """The other one names it, saves the last step, and says so to a scheduler."""
+    found = scenario("lost")
+    assert found["codes"] == [75]
+    assert found["exit_code"] == "75"
+    assert found["checkpoints"] == ["step-00000003"]
+    assert "process 1 on " in found["said"][0]
+    assert "saved step 3; continue with --resume" in found["said"][0]
+    require_same({"resumed": found["difference"]})
+
+
+def test_where_the_main_process_is_killed_another_one_saves(scenario: Scenario) -> None:
+    found = scenario("lost", rank=0)
+    assert (found["codes"], found["exit_code"]) == ([75], "75")
+    assert found["checkpoints"] == ["step-00000003"]
+    assert "process 0 on " in found["said"][1]
+    require_same({"resumed": found["difference"]})
+
+
+def test_a_process_that_hangs_is_named(scenario: Scenario) -> None:
+    """It is stopped, and would be waited for for ever; the run's own limit here is six seconds."""
+    found = scenario("lost", how="stop")
+    assert found["codes"] == [75]
+    assert found["seconds"] < 60
+    assert "process 1 on " in found["said"][0]
+    assert "without a sign of life" in found["said"][0]
+    assert found["checkpoints"] == ["step-00000003"]
+    require_same({"resumed": found["difference"]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1, 2, 3] * 5)
+def test_twenty_kills(scenario: Scenario, rank: int) -> None:
+    found = scenario("lost", size=4, rank=rank)
+    assert found["codes"] == [75, 75, 75]
+    require_same({"resumed": found["difference"]})
+
+
+def test_folders_that_are_not_shared(scenario: Scenario) -> None:
+    """The other host prepares its own text; the checkpoint is that of the main process alone, the newest that is whole."""
+    found = scenario("apart")
+    assert found["codes"] == [75, 75, 0, 0]
+    assert found["held"] == ["shards", "tokenizer"]
+    assert "does not see" in found["said"][0]
+    again = found["said"][2]
+    assert "skipped a damaged checkpoint" in again
+    assert "resuming from step 2" in again
+    require_same({"resumed": found["difference"]})
+
+
+def test_what_differs_is_named_by_all(scenario: Scenario) -> None:
+    found = scenario("different")
+    settings, texts, full = found["settings"], found["texts"], found["full"]
+    assert settings["codes"] == texts["codes"] == full["codes"] == [2, 2]
+    assert all("train.seed: 1 and 0" in text for text in settings["said"])
+    assert all("differ" in text and "(text: " in text for text in texts["said"])
+    assert all("already holds files" in text for text in full["said"])
+    assert found["few"]["codes"] == [0, 0]
+    # Nothing is left of what could not begin, and what was there stays.
+    assert found["left"] == ["few", "host-0", "host-1", "taken"]
+
+
+def test_a_fault_in_one_process_ends_all_alike(scenario: Scenario) -> None:
+    found = scenario("broken_steps")
+    nan, memory, later = found["nan"], found["memory"], found["later"]
+    assert nan["codes"] == [4, 4]
+    assert "5 steps in a row were not applied" in nan["said"][1]
+    # What is found before the first step costs nothing.
+    assert memory["codes"] == [0, 0]
+    assert "computing 200 tokens at once" in memory["said"][0]
+    assert later["codes"] == [2, 2]
+    assert "out of memory" in later["said"][0]
+    assert later["checkpoints"] == ["step-00000003"]
+
+
+def test_a_signal_to_one_stops_all_at_one_step(scenario: Scenario) -> None:
+    found = scenario("signalled")
+    assert found["codes"] == [75, 75]
+    assert found["exit_code"] == "75"
+    assert found["checkpoints"] == ["step-00000003"]
