@@ -23,6 +23,7 @@ COMMANDS = [
     "gpu",
     "memory",
     "preparation",
+    "scaling",
     "throughput",
     "time_to_quality",
 ]
