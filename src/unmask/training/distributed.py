@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import count
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ Result = TypeVar("Result")
 TIMEOUT_MINUTES = 10.0
 """So long a process waits in a step for the others."""
 
-_RUNS = count()
 _PULSE = 1.0  # seconds between two signs of life
 _POLL = 0.2
 _SILENT = 5.0  # a process without a sign of life for so many seconds is gone, or stopped
@@ -80,12 +79,15 @@ class World:
                 backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
                 dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
             control = dist.new_group(backend="gloo", timeout=limit)
+            # Neither an earlier run of these processes nor one before a restart may be taken for this one.
+            name = [uuid4().hex]
+            dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
         except (RuntimeError, dist.DistError) as error:
             raise LostProcess(
-                f"process {rank} of {size} on {socket.gethostname()} did not find the others within {_minutes(timeout)} "
-                f"({str(error).splitlines()[0][:200]}); look at what they say, and whether the hosts reach each other"
+                f"process {rank} of {size} on {socket.gethostname()} does not reach the others, which it waits for "
+                f"{_minutes(timeout)} ({str(error).splitlines()[0][:200]}); look at what they say, and at the network"
             ) from None
-        return World(rank, size, timeout, _control=control, _pulse=_Pulse.start(rank, size))
+        return World(rank, size, timeout, _control=control, _pulse=_Pulse.start(rank, size, name[0]))
 
     @staticmethod
     def expected() -> bool:
@@ -310,11 +312,10 @@ class _Pulse:
         self._ended = threading.Event()
 
     @staticmethod
-    def start(rank: int, size: int) -> _Pulse:
+    def start(rank: int, size: int, run: str) -> _Pulse:
         """Begin to give signs of life, in a thread."""
         store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
-        # A process may make several runs one after the other.
-        pulse = _Pulse(PrefixStore(f"unmask/{next(_RUNS)}", store), rank, size)
+        pulse = _Pulse(PrefixStore(f"unmask/{run}", store), rank, size)
         pulse._beat(0)
         threading.Thread(target=pulse._run, daemon=True, name="signs of life").start()
         return pulse
