@@ -45,7 +45,7 @@ class MaskedLM(LanguageModel):
     Attributes:
         head: the first module after the encoder.
         short_last_layer: whether the last layer is computed at the targets alone.
-        wrapped: what is called in place of the model where it is trained, if anything.
+        wrapped: what is called in place of the model where gradients are wanted, if anything.
         verified: whether :func:`unmask.model.verify.verify` has passed it.
 
     Raises:
@@ -149,8 +149,7 @@ class MaskedLM(LanguageModel):
 
     @property
     def _called(self) -> nn.Module:
-        train = self.wrapped is not None and self.model.training and torch.is_grad_enabled()
-        return self.wrapped if train and self.wrapped is not None else self.model
+        return self.model if self.wrapped is None or not torch.is_grad_enabled() else self.wrapped
 
     def weights_replaced(self) -> None:
         """Take note that the model has other tensors as weights now."""
