@@ -1092,6 +1092,7 @@ def test_two_processes_make_the_run_of_one(finished: Runs, tmp_path: Path) -> No
         for worker in workers:
             _, errors = worker.communicate(timeout=120)
             assert worker.returncode == 0, errors
+            assert "FutureWarning" not in errors
     finally:
         for worker in workers:
             worker.kill()
