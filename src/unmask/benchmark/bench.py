@@ -26,6 +26,7 @@ from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
 from unmask.errors import plural
+from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
@@ -34,6 +35,7 @@ from unmask.run.components import RunComponents, build_components
 from unmask.run.docstrings import collect_docstrings
 from unmask.run.fingerprint import machine_info
 from unmask.run_folder import RunFolder
+from unmask.training.distributed import World, joined
 from unmask.training.loop import Loop, Row
 
 SECONDS = 20.0
@@ -106,6 +108,8 @@ class Bench(Result):
         training: of this model on this text.
         masking_tokens_per_second: packing and masking, on one core.
         preparation: of the text.
+        processes: that train together, as ``torchrun`` starts them; the other rates are of one of them.
+        parallel: how they share the work.
     """
 
     machine: dict[str, Any]
@@ -118,9 +122,12 @@ class Bench(Result):
     training: TrainingRate
     masking_tokens_per_second: float
     preparation: PreparationRate
+    processes: int = 1
+    parallel: str = ""
 
     def _title(self) -> str:
-        return f"bench of {self.model}, {self.parameters / 1e6:,.1f}M parameters, on {self.device}"
+        processes = f", {self.processes} processes" if self.processes > 1 else ""
+        return f"bench of {self.model}, {self.parameters / 1e6:,.1f}M parameters, on {self.device}{processes}"
 
     def to_rows(self) -> Rows:
         """Return a row for each rate: ``measure``, ``rate`` and its ``unit``."""
@@ -156,12 +163,18 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         ConfigError: settings that cannot work.
         DataError: the text cannot be used.
     """
+    check_trainable(config)
+    with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
+        world.leader = world.rank  # each has a temporary folder of its own
+        return _measure(config, seconds, progress, world)
+
+
+def _measure(config: RunConfig, seconds: float, progress: Progress, world: World) -> Bench:
     with tempfile.TemporaryDirectory(prefix="unmask-bench-") as place:
         text = Path(place) / "text.jsonl"
         _write_texts(config, text, progress)
         config = _to_measure(config, text)
-        check_trainable(config)
-        components = build_components(config, RunFolder(Path(place) / "run"), progress)
+        components = build_components(config, RunFolder(Path(place) / "run"), progress, world)
         progress.begin("measure")
         model = components.model
         ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in PRECISIONS}
@@ -177,6 +190,8 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
             ceilings=ceilings,
             training=training,
             masking_tokens_per_second=masking_rate(components.text, _MASKING_SECONDS),
+            processes=world.size,
+            parallel=components.parallel[1],
             preparation=_preparation_rate(config, components, text, Path(place) / "shards"),
         )
         progress.end()
@@ -198,7 +213,7 @@ def run_measured(loop: Loop, watch: Stopwatch) -> None:
     def after_step(loop: Loop) -> None:
         nonlocal before
         tokens, before = loop.position.tokens - before, loop.position.tokens
-        loop.ended = watch.tick(tokens)
+        loop.ended = loop.world.any(watch.tick(tokens))
 
     loop.after_step = after_step
     loop.run()
@@ -232,7 +247,7 @@ def measure_training(loop: Loop, ceiling: MatmulRate, seconds: float, progress: 
         predicted=predicted,
         flops_per_token=flops,
         teraflops=flops * rate / 1e12,
-        share=flops * rate / 1e12 / ceiling.teraflops,
+        share=flops * rate / 1e12 / ceiling.teraflops / loop.world.size,
     )
 
 

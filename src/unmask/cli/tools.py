@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ def bench(
     seconds: Seconds = 20.0,
     device: options.DeviceOption = None,
     precision: options.PrecisionOption = None,
+    parallel: options.ParallelOption = None,
     batch_tokens: options.BatchTokens = None,
     max_length: options.MaxLength = None,
     offline: options.Offline = False,
@@ -77,7 +79,8 @@ def bench(
             from unmask.benchmark.bench import run_bench
 
             result = run_bench(config, seconds=seconds, progress=progress)
-        shell.show(as_json, result, lambda page: draw_bench(page, result))
+        if os.environ.get("RANK", "0") == "0":
+            shell.show(as_json, result, lambda page: draw_bench(page, result))
         return
     if any((preset, model, tokenizer, batch_tokens, max_length)):
         raise ConfigError(
@@ -135,6 +138,10 @@ def draw_bench(page: Page, bench: Bench) -> None:
         machine["gpu"] if bench.device == "cuda" else f"{machine['cpu']}, {plural(machine['cores'], 'core')}"
     )
     page.say(f"{bench.model}, {bench.parameters / 1e6:.1f} million parameters, on {where}")
+    if bench.processes > 1:
+        page.say(
+            f"training by {bench.processes} processes together, {bench.parallel}; the other rates are of one of them"
+        )
     page.say("")
     training, preparation = bench.training, bench.preparation
     page.table(

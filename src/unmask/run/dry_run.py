@@ -21,7 +21,7 @@ from unmask.run.choices import planned_steps
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, size_of
 from unmask.run_folder import RunFolder
-from unmask.training.distributed import World
+from unmask.training.distributed import World, joined
 from unmask.training.loop import Loop
 from unmask.training.staged_start import StagedStart
 
@@ -59,18 +59,9 @@ def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
         DataError: the text cannot be used.
     """
     check_trainable(config)
-    world = World.join(pick_device(config.train.device), config.train.timeout_minutes * 60)
-    world.leader = world.rank  # each has a temporary folder of its own
-    try:
-        found = _measure(config, progress, world)
-        world.wait()
-        return found
-    except BaseException as error:
-        failure = world.explained(error)
-        world.fail(failure)
-        raise failure from (None if failure is error else error)
-    finally:
-        world.leave()
+    with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
+        world.leader = world.rank  # each has a temporary folder of its own
+        return _measure(config, progress, world)
 
 
 def _measure(config: RunConfig, progress: Progress, world: World) -> DryRun:

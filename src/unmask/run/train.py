@@ -24,7 +24,7 @@ from unmask.run.lock import is_empty, is_locked_by, lock_run
 from unmask.run.signals import Signals
 from unmask.run.training_run import FinishedRun, TrainingRun
 from unmask.run_folder import RunFolder
-from unmask.training.distributed import World
+from unmask.training.distributed import World, joined
 
 
 def train(
@@ -55,18 +55,9 @@ def train(
     """
     check_trainable(config)
     folder, signals = RunFolder(Path(out)), Signals(progress)
-    with signals.listening():
-        world = World.join(pick_device(config.train.device), config.train.timeout_minutes * 60)
-        try:
-            run = _train(config, folder, resume, world, signals, progress, command or sys.argv, extra or {})
-            world.wait()  # the main process may hold the store through which the others see that it is done
-            return run
-        except BaseException as error:
-            error = world.explained(error)
-            world.fail(error)
-            raise error
-        finally:
-            world.leave()
+    device = pick_device(config.train.device)
+    with signals.listening(), joined(device, config.train.timeout_minutes) as world:
+        return _train(config, folder, resume, world, signals, progress, command or sys.argv, extra or {})
 
 
 def _train(

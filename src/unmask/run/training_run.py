@@ -233,7 +233,9 @@ class TrainingRun:
             unsaved = self._saved != loop.position.step and not loop.gradient_sum.sharded
             if of_another and world.speaks and unsaved and loop.whole:
                 self._save_alone()
-            raise failure from (None if failure is error else error)
+            if failure is error:
+                raise
+            raise failure from error
         finally:
             self.checkpoints.close()
 

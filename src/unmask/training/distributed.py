@@ -13,8 +13,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -296,6 +296,28 @@ class World:
         return LostProcess(
             f"a message to the other processes failed, though all of them live: {'; '.join(found)}"
         )
+
+
+@contextmanager
+def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[World]:
+    """Yield the processes of a run, which end together: after an error of one of them, or when all are done.
+
+    Raises:
+        LostProcess: another one ended or hangs, or not all of them came.
+        UnmaskError: another one failed, of the kind of its error.
+    """
+    world = World.join(device, minutes * 60)
+    try:
+        yield world
+        world.wait()  # the main process may hold the store through which the others see that it is done
+    except BaseException as error:
+        failure = world.explained(error)
+        world.fail(failure)
+        if failure is error:
+            raise
+        raise failure from error
+    finally:
+        world.leave()
 
 
 class _Pulse:
