@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,51 +24,13 @@ from unmask.training.optimizers import clip_gradients
 from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
 from unmask.training.staged_start import StagedStart
+from unmask.training.steps import StepPlan, StepResult
 
 Row = dict[str, Any]
 
 _DONE = 1.0 - 1e-12
 MAX_SKIPPED_STEPS = 5
 """So many skipped steps in a row end a run."""
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """The data of one step: this process's micro-batches, and values that are the same in all processes.
-
-    ``targets`` are those of this process until :meth:`Loop.agreed` has added up those of all.
-    """
-
-    batches: list[Batch]
-    cursor: Cursor
-    following: Cursor
-    sequences: np.ndarray
-    tokens: int
-    epochs: float
-    mask_rate: float
-    micro_batch_tokens: int
-    step: int
-    targets: int
-
-
-class StepResult(NamedTuple):
-    """The result of one step, over all processes.
-
-    Attributes:
-        loss: scalar on the device.
-        correct: targets predicted exactly; scalar on the device.
-        norm: of the gradient, before clipping; scalar on the device.
-        targets: number of predicted tokens.
-        skipped: why the step was skipped, or ``None``.
-        spike: standard deviations of the loss above its running mean, or 0 if it is no spike.
-    """
-
-    loss: Tensor
-    correct: Tensor
-    norm: Tensor
-    targets: int
-    skipped: str | None = None
-    spike: float = 0.0
 
 
 @dataclass
