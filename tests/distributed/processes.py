@@ -155,12 +155,17 @@ def ended(children: list[int], most: float = 120.0) -> list[int]:
     return [codes[child] for child in children]
 
 
-def together(size: int, work: Callable[[int], Any], folder: Path, name: str) -> list[int]:
-    """Do some work in so many processes; return their exit codes."""
-    store = new_store()
-    port = store.port
+def together(
+    size: int, work: Callable[[int], Any], folder: Path, name: str, store: TCPStore | None = None
+) -> list[int]:
+    """Do some work in so many processes; return their exit codes. With a store, the launcher starts them once more."""
+    restart, store = "0" if store is None else "1", store or new_store()
     logs = [folder / f"{name}-{rank}.log" for rank in range(size)]
-    return ended([start(rank, size, port, lambda rank=rank: work(rank), logs[rank]) for rank in range(size)])
+    children = [
+        start(rank, size, store.port, partial(work, rank), logs[rank], TORCHELASTIC_RESTART_COUNT=restart)
+        for rank in range(size)
+    ]
+    return ended(children)
 
 
 def said(folder: Path, name: str) -> list[str]:
@@ -283,7 +288,7 @@ def lost(folder: Path, how: str = "kill", size: int = 2, rank: int = 1) -> dict[
     ended([children[rank]])
     checkpoints = sorted(path.name for path in (folder / "run" / "checkpoints").glob("step-*"))
     code = (folder / "run" / "exit_code").read_text(encoding="utf-8").strip()
-    resumed = together(size, lambda _: train(config, folder / "run", resume="auto"), folder, "resumed")
+    resumed = together(size, lambda _: train(config, folder / "run", resume="auto"), folder, "resumed", store)
     assert set(resumed) == {0}, said(folder, "resumed")
     return {
         "codes": codes,

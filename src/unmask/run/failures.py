@@ -5,14 +5,14 @@ from __future__ import annotations
 from safetensors import SafetensorError
 
 from unmask.data.corpus import is_corpus
-from unmask.errors import DiskError, DivergedError, Interrupted, UnmaskError
+from unmask.errors import DiskError, DivergedError, Interrupted, LostProcess, UnmaskError
 from unmask.run.disk import shown, size_of
 from unmask.run.signals import StoppedAtOnce
 from unmask.run_folder import RunFolder
 from unmask.storage import write_atomically
 from unmask.training.checkpoint import list_checkpoints
 
-EARLY_ENDS = (StoppedAtOnce, DivergedError, OSError, SafetensorError)
+EARLY_ENDS = (StoppedAtOnce, DivergedError, LostProcess, OSError, SafetensorError)
 """The errors that :func:`explained` takes; safetensors does not raise ``OSError`` where it cannot write."""
 
 
@@ -51,6 +51,9 @@ def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
     whole = list_checkpoints(folder.checkpoints)
     if isinstance(error, StoppedAtOnce):
         return Interrupted(f"stopped by a signal; {_left(folder)}")
+    if isinstance(error, LostProcess):
+        newest = f"{whole[-1].name} is saved, " if whole else ""
+        return LostProcess(f"{error}; {newest}continue with --resume and the same settings")
     if isinstance(error, DivergedError):
         safe = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
         if not whole and is_corpus(str(folder.shards)):

@@ -79,6 +79,8 @@ def _train(
             folder.root.mkdir(parents=True, exist_ok=True)
         with lock_run(folder.root, progress, token) if world.is_main else nullcontext():
             try:
+                if world.is_main:
+                    folder.exit_code.unlink(missing_ok=True)  # of the run so far
                 _meet(folder, token, world, progress)
                 config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
                 with torch.random.fork_rng(devices=[]):

@@ -76,6 +76,9 @@ class World:
         try:
             if not dist.is_initialized():
                 store, rank, size = next(rendezvous("env://", timeout=limit))
+                # The store of torchrun outlives a restart, and the addresses in it are those of ended processes.
+                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get("MASTER_PORT", "")
+                store = PrefixStore("/".join(attempt), store)
                 backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
                 dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
             control = dist.new_group(backend="gloo", timeout=limit)
@@ -84,8 +87,8 @@ class World:
             dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
         except (RuntimeError, dist.DistError) as error:
             raise LostProcess(
-                f"process {rank} of {size} on {socket.gethostname()} does not reach the others, which it waits for "
-                f"{_minutes(timeout)} ({str(error).splitlines()[0][:200]}); look at what they say, and at the network"
+                f"process {rank} of {size} on {socket.gethostname()} does not reach the others "
+                f"({str(error).splitlines()[0][:200]}); look at what they say, and at the network"
             ) from None
         return World(rank, size, timeout, _control=control, _pulse=_Pulse.start(rank, size, name[0]))
 
@@ -395,7 +398,3 @@ def _is_of_messages(error: BaseException) -> bool:
         return True
     words = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} seconds"
