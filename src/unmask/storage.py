@@ -102,7 +102,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     refuse_url(path)
     path = path.resolve()
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_folder(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         restore_folder(path)
@@ -123,6 +123,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         restore_folder(path)
         raise
     shutil.rmtree(_replaced(path), ignore_errors=True)
+
+
+def partial_folder(path: Path) -> Path:
+    """Return the folder in which a folder is made before it gets its name."""
+    path = path.absolute()
+    return path.with_name(f".{path.name}.partial")
 
 
 def require_new(path: Path) -> None:

@@ -23,15 +23,16 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from unmask.data.parts import Plan, Stage
-from unmask.data.task import STOP, TODO, cores, failure_file, log_file
-from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError, plural
+from unmask.data.task import STOP, TODO, failure_file, log_file
+from unmask.errors import ERRORS, ConfigError, DataError, DiskError, Interrupted, UnmaskError, plural
+from unmask.machine import cores
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
 MEMORY = 1
 """GB that a task asks for."""
 _POLL, _PATIENCE = 1.0, 60.0  # seconds
-_FINAL = {kind.exit_code: kind for kind in (ConfigError, DataError, DiskError)}
+_FINAL = {kind.exit_code for kind in (ConfigError, DataError, DiskError)}
 """Failures that another try would meet again."""
 
 logger.disable("datatrove")
@@ -305,6 +306,6 @@ def _raise_failure(plan: Plan, stage: Stage, missing: int) -> NoReturn:
     unit = "part" if stage.name in ("parts", "signatures") else stage.name
     where = f"task {first['rank']}" + ("" if first["number"] is None else f", {unit} {first['number']}")
     more = f" ({len(failures) - 1:,} more failed)" if len(failures) > 1 else ""
-    raise {**_FINAL, Interrupted.exit_code: Interrupted}.get(first["code"], UnmaskError)(
+    raise ERRORS.get(first["code"], UnmaskError)(
         f"{where}: {first['message']}; {left}{more}; log: {first['log']}; {again}"
     )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import DataError, plural
+from unmask.machine import cores
 from unmask.progress import Progress
 from unmask.remote.folders import fetch, files_below
 from unmask.remote.systems import is_url
@@ -146,7 +146,7 @@ class Corpus:
     def verify(self) -> None:
         """Compare every file with its checksum; raise :class:`DataError` where one is missing or was changed."""
         paths = [self.folder / name for name in self.manifest["files"]]
-        with ThreadPoolExecutor(min(_HASHED_AT_ONCE, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_HASHED_AT_ONCE, cores())) as pool:
             sums = pool.map(sha256, paths)
             for path, found, checksum in zip(paths, sums, self.manifest["files"].values(), strict=True):
                 if found != checksum:

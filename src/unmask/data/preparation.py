@@ -16,11 +16,13 @@ from unmask.data.parts import Plan, Stage, Written, join, make_plan, write_part
 from unmask.data.reading.documents import DocumentReader, ReadStats
 from unmask.data.reading.inputs import StdinInput, as_list, describe_inputs
 from unmask.data.special_tokens import unknown_id
-from unmask.data.task import cores, keeper, stages_of
+from unmask.data.task import keeper, stages_of
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
 from unmask.errors import ConfigError, DataError, MissingExtra, plural
+from unmask.machine import cores
 from unmask.progress import Progress
+from unmask.storage import partial_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +70,7 @@ def prepare(
         _require("datatrove", "--deduplicate")
         fingerprint["deduplicate"] = deduplicate
     what = ", ".join(names)[:200]
-    work = out.absolute().with_name(f".{out.absolute().name}.partial")
+    work = partial_folder(out)
     if is_corpus(out):
         corpus = _reuse(out, fingerprint, settings.strict, progress)
         require_known(corpus.unknown(tokenizer), what, settings.allow_unknown, progress)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from unmask.data.corpus import MANIFEST, Corpus, fetch_shards, is_corpus, open_corpus
 from unmask.errors import DataError, DiskError
 from unmask.progress import Progress
 from unmask.remote.files import listed
-from unmask.remote.folders import adopt, cache_folder, publication, publish
+from unmask.remote.folders import adopt, place_of, publication, publish
 from unmask.storage import read_json, sha256
 
 
@@ -28,7 +28,7 @@ def prepare_at(url: str, prepare: Callable[[Path], Corpus], progress: Progress =
             return prepare(folder)
         except DataError as error:
             raise _at(error, folder, url) from None
-    local = cache_folder("prepared") / f"{PurePosixPath(url).name}-{sha256(url.encode())[:16]}"
+    local = place_of(url, "prepared")
     with publication(url, MANIFEST):
         _write(local, prepare, progress)
     try:

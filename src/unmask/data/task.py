@@ -24,12 +24,6 @@ TODO, STOP = "todo.json", "stop"
 """The pieces that the tasks share out; and where there is the second file, no task begins a piece."""
 
 
-def cores() -> int:
-    """Return the cores that this process may use."""
-    available = getattr(os, "sched_getaffinity", None)
-    return len(available(0)) if available else os.cpu_count() or 1
-
-
 def log_file(plan_folder: Path, rank: int) -> Path:
     """Return the file of what a task says."""
     return plan_folder / "logs" / f"task-{rank:05d}.log"

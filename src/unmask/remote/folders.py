@@ -110,8 +110,15 @@ def adopt(folder: Path, url: str, kind: str, sums: Mapping[str, str]) -> Path:
 
 
 def _place(url: str, kind: str, versions: Mapping[str, object]) -> Path:
-    key = sha256(repr(sorted(versions.items())).encode())
-    return cache_folder(kind) / f"{PurePosixPath(url).name}-{key[:16]}"
+    return place_of(url, kind, repr(sorted(versions.items())))
+
+
+def place_of(url: str, kind: str, key: str | None = None) -> Path:
+    """Return the folder of the cache for what is at a URL, or for one version of it, by a key of that."""
+    return (
+        cache_folder(kind)
+        / f"{PurePosixPath(url).name}-{sha256((url if key is None else key).encode())[:16]}"
+    )
 
 
 def _download(

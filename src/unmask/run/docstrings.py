@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from unmask.errors import ConfigError, DataError
+from unmask.machine import cores
 from unmask.progress import Progress
 from unmask.run.docstring_sieve import MIN_CHARACTERS, Found, Sieve, Source, shared_shares
 from unmask.storage import write_atomically
@@ -138,7 +139,7 @@ def collect_docstrings(
     sources = _find_sources(folders)
     progress.begin("collect")
     try:
-        found, unreadable = _read_sources(sources, workers or _cores(), max_characters, progress)
+        found, unreadable = _read_sources(sources, workers or cores(), max_characters, progress)
         corpus = _build_corpus(found, heldout_share, files=len(sources), unreadable=len(unreadable))
     finally:
         progress.end()
@@ -190,11 +191,6 @@ def _draw(purpose: str, module: str) -> float:
     """Return a number in [0, 1) that depends on the purpose and the module's name alone."""
     digest = blake2b(module.encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-def _cores() -> int:
-    available = getattr(os, "sched_getaffinity", None)
-    return len(available(0)) if available else os.cpu_count() or 1
 
 
 def _read_sources(

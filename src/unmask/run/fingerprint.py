@@ -19,6 +19,7 @@ from unmask.data.corpus import MANIFEST
 from unmask.data.reading.inputs import describe_inputs
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
+from unmask.machine import cores
 from unmask.run.components import RunComponents
 from unmask.run.failures import further
 from unmask.run_folder import RunFolder
@@ -158,7 +159,7 @@ def machine_info() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": {
             "cpu": _processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
             "memory_gb": round(_memory() / 2**30, 1),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },

@@ -18,13 +18,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Event, Thread
 
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, listed
-from unmask.remote.folders import INCOMPLETE, DamagedFile, cache_folder, fetch, host_lock, sums_of
+from unmask.remote.folders import INCOMPLETE, DamagedFile, fetch, host_lock, place_of, sums_of
 from unmask.remote.systems import explained, is_url, open_system
 from unmask.storage import sha256
 from unmask.training.distributed import World
@@ -52,7 +52,7 @@ def output_folder(out: str | Path, *, resume: bool, progress: Progress = Progres
         return
     url = str(out).rstrip("/")
     found = {str(file)[len(url) + 1 :]: file for file in listed(url, DiskError)}
-    local = cache_folder("runs") / f"{PurePosixPath(url).name}-{sha256(url.encode())[:16]}"
+    local = place_of(url, "runs")
     if resume:
         with host_lock(local, url, progress):
             _fetch_back(url, local, found, progress)

@@ -41,7 +41,15 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from unmask.errors import DataError
 from unmask.progress import Progress
-from unmask.storage import new_folder, read_json, restore_folder, sha256, sync_to_disk, write_json
+from unmask.storage import (
+    new_folder,
+    partial_folder,
+    read_json,
+    restore_folder,
+    sha256,
+    sync_to_disk,
+    write_json,
+)
 from unmask.training.distributed import World
 from unmask.training.parallel import GradientSum
 
@@ -132,7 +140,7 @@ class CheckpointWriter:
         final = folder / f"step-{state['step']:08d}"
         if not self.world.is_main:
             dist.barrier(group=self._group)
-            self._write_tensors(_partial(final), tensors, weights)
+            self._write_tensors(partial_folder(final.resolve()), tensors, weights)
             dist.barrier(group=self._group)
             return
         for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
@@ -181,12 +189,6 @@ def save_checkpoint(
     finally:
         writer.close()
     return folder / f"step-{state['step']:08d}"
-
-
-def _partial(final: Path) -> Path:
-    """Return the folder that :func:`unmask.storage.new_folder` fills."""
-    final = final.resolve()
-    return final.with_name(f".{final.name}.partial")
 
 
 def _restore_replaced(folder: Path) -> None:
