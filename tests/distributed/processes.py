@@ -241,7 +241,7 @@ def _stop_after(steps: int, rank: int) -> None:
     step = Loop.step
 
     def stopped(self: Loop, plan: Any) -> Any:
-        if plan.step == steps - 1 and rank == 0:
+        if self.position.step == steps - 1 and rank == 0:
             signal.raise_signal(signal.SIGTERM)
         return step(self, plan)
 
@@ -271,7 +271,7 @@ def lost(folder: Path, how: str = "kill", size: int = 2, rank: int = 1) -> dict[
 
     def work(number: int) -> None:
         def broken(self: Loop, plan: Any) -> Any:
-            if number == rank and plan.step == 3:
+            if number == rank and self.position.step == 3:
                 os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
             return step(self, plan)
 
@@ -400,7 +400,7 @@ def signalled(folder: Path) -> dict[str, Any]:
 
     def work(rank: int) -> None:
         def slow(self: Loop, plan: Any) -> Any:
-            if rank == 1 and plan.step == 2:
+            if rank == 1 and self.position.step == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             return step(self, plan)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +78,9 @@ def bench(
             from unmask.benchmark.bench import run_bench
 
             result = run_bench(config, seconds=seconds, progress=progress)
-        if os.environ.get("RANK", "0") == "0":
+        from unmask.training.distributed import World
+
+        if World.will_be_main():
             shell.show(as_json, result, lambda page: draw_bench(page, result))
         return
     if any((preset, model, tokenizer, batch_tokens, max_length)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -142,7 +141,9 @@ def _train(
             from unmask.run.dry_run import dry_run as measure
 
             found = measure(config, progress=progress)
-        if os.environ.get("RANK", "0") == "0":
+        from unmask.training.distributed import World
+
+        if World.will_be_main():
             shell.show(as_json, found, lambda page: draw_dry_run(page, found))
         return None
     with shell.working() as progress:
@@ -160,7 +161,9 @@ def is_run(paths: Sequence[str]) -> bool:
 
 def print_result(result: FinishedRun, as_json: bool, examples: bool = False, url: str | None = None) -> None:
     """Print the metrics of a finished run, and its paths or URLs; of several processes only the main one does."""
-    if os.environ.get("RANK", "0") != "0":
+    from unmask.training.distributed import World
+
+    if not World.will_be_main():
         return
     folder = result.folder
     places = {"run": str(folder.root), "model": str(folder.model), "report": str(folder.report)}

@@ -60,7 +60,6 @@ class MaskedLM(LanguageModel):
         super().__init__(tokenizer)
         self.model, self.autocast = model, False
         self.wrapped: nn.Module | None = None
-        self.weights_replaced()
         if self.device.type == "cpu":
             disable_malloc_trim()
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
@@ -99,7 +98,7 @@ class MaskedLM(LanguageModel):
 
     @property
     def device(self) -> torch.device:
-        return self._weight.device
+        return next(self.model.parameters()).device
 
     @property
     def packed(self) -> bool:
@@ -150,10 +149,6 @@ class MaskedLM(LanguageModel):
     @property
     def _called(self) -> nn.Module:
         return self.model if self.wrapped is None or not torch.is_grad_enabled() else self.wrapped
-
-    def weights_replaced(self) -> None:
-        """Take note that the model has other tensors as weights now."""
-        self._weight: nn.Parameter = next(self.model.parameters())  # whose device is that of the model
 
     def before_each_pass(self, check: Callable[[], None]) -> None:
         self.encoder.register_forward_pre_hook(lambda *_: check())

@@ -81,9 +81,9 @@ def _train(
             try:
                 if world.is_main:
                     folder.exit_code.unlink(missing_ok=True)  # of the run so far
-                _meet(folder, token, world, progress)
-                config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
-                with torch.random.fork_rng(devices=[]):
+                with world.explaining(), torch.random.fork_rng(devices=[]):
+                    _meet(folder, token, world, progress)
+                    config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
                     torch.manual_seed(config.train.seed)  # the seed of dropout
                     run = TrainingRun(config, folder, resume, progress, signals, world)
                     run.write_info(command, extra)
@@ -92,7 +92,7 @@ def _train(
                 if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
                 elif world.size > 1 and world.speaks:
-                    write_exit_code(folder, world.explained(error))
+                    write_exit_code(folder, error)
                 raise
     except EARLY_ENDS as error:
         raise explained(error, folder) from error

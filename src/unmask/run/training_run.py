@@ -355,6 +355,12 @@ class TrainingRun:
         world, path = self.components.world, None
         if resume and self.is_main:
             path = find_checkpoint(self.folder.checkpoints, resume, self.progress)
+            if path is not None:
+                saved = load_checkpoint_state(path)
+                # "identity" is its earlier name.
+                check_fingerprint(
+                    saved.get("fingerprint") or saved["identity"], self.fingerprint, self.folder
+                )
         path = world.from_main(path)
         if path is None:
             if resume:
@@ -362,10 +368,7 @@ class TrainingRun:
             if self.is_main:
                 keep_rows(self.folder.metrics, 0)
             return
-        state = world.from_main(load_checkpoint_state(path) if self.is_main else {})
-        # "identity" is its earlier name.
-        check_fingerprint(state.get("fingerprint") or state["identity"], self.fingerprint, self.folder)
-        restore(path, self.components.model.model, self.loop.optimizers, self.loop.gradient_sum)
+        state = restore(path, self.components.model.model, self.loop.optimizers, self.loop.gradient_sum)
         self.loop.position = Position.from_dict(state)
         self._saved = state["step"]
         self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]

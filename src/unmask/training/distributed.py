@@ -266,6 +266,17 @@ class World:
             return failure
         return self._lost(self.gone)
 
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise an error of the block as :meth:`explained` has it."""
+        try:
+            yield
+        except BaseException as error:
+            failure = self.explained(error)
+            if failure is error:
+                raise
+            raise failure from error
+
     def _silent(self) -> list[int]:
         """Return the processes that give no sign of life while this one looks, which takes some seconds."""
         pulse = self._pulse
@@ -311,14 +322,12 @@ def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[W
     """
     world = World.join(device, minutes * 60)
     try:
-        yield world
-        world.wait()  # the main process may hold the store through which the others see that it is done
+        with world.explaining():
+            yield world
+            world.wait()  # the main process may hold the store through which the others see that it is done
     except BaseException as error:
-        failure = world.explained(error)
-        world.fail(failure)
-        if failure is error:
-            raise
-        raise failure from error
+        world.fail(error)
+        raise
     finally:
         world.leave()
 

@@ -108,8 +108,9 @@ class Loop:
             if self.ended or self.progress >= _DONE:  # the clock, which a plan does not know
                 break
             waited = time.perf_counter() - clock
-            self.random_state = torch.get_rng_state()
-            self.world.doing(f"step {plan.step + 1}")
+            if self.world.size > 1:  # what another process needs that dies in this step
+                self.random_state = torch.get_rng_state()
+                self.world.doing(f"step {self.position.step + 1}")
             result = self.step(plan)
             self._count(plan, result, waited)
             self.whole = True
@@ -168,7 +169,7 @@ class Loop:
             )
             if sums is None:
                 raise ConfigError(
-                    f"step {plan.step + 1}: out of memory with {self.micro_batch_tokens:,} tokens at once; continue with "
+                    f"step {self.position.step + 1}: out of memory with {self.micro_batch_tokens:,} tokens at once; continue with "
                     f"--resume and --set train.micro_batch_tokens={self.micro_batch_tokens // 2}"
                 )
             return sums
@@ -291,7 +292,7 @@ class Loop:
         micro = self.micro_batch_tokens
         batches = self._batches(cursor, numbers, rate, micro)
         targets = sum(len(batch.target_ids) for batch in batches)
-        return StepPlan(batches, cursor, following, numbers, tokens, epochs, rate, micro, step, targets)
+        return StepPlan(batches, cursor, following, numbers, tokens, epochs, rate, micro, targets)
 
     def _batches(self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int) -> list[Batch]:
         """Split the sequences of a step into micro-batches of about so many tokens."""

@@ -197,7 +197,6 @@ class GradientSum:
             shard.set_force_sum_reduction_for_comms(True)
         for weight, requires_grad in zip(raw.parameters(), trained, strict=True):
             weight.requires_grad_(requires_grad)
-        self.model.weights_replaced()
         # Every pass sends messages, so that each process must make as many.
         self.model.single_pass = not self.model.packed
 

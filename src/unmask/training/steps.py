@@ -26,7 +26,6 @@ class StepPlan:
     epochs: float
     mask_rate: float
     micro_batch_tokens: int
-    step: int
     targets: int
 
 
