@@ -34,7 +34,8 @@ import numpy as np
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
 from unmask.data.corpus import FORMAT, MANIFEST, document_key, manifest_text
-from unmask.data.reading.documents import DocumentReader, ReadStats
+from unmask.data.reading.documents import DocumentReader
+from unmask.data.reading.errors import ReadStats
 from unmask.data.reading.inputs import Expanded, HubInput, Input, StdinInput
 from unmask.data.shards import ShardWriter
 from unmask.data.tokenizer import TextEncoder

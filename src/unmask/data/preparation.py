@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, is_corpus, open_corpus
 from unmask.data.parts import Plan, Stage, Written, join, make_plan, write_part
-from unmask.data.reading.documents import DocumentReader, ReadStats
+from unmask.data.reading.documents import DocumentReader
+from unmask.data.reading.errors import ReadStats
 from unmask.data.reading.inputs import StdinInput, as_list, describe_inputs
 from unmask.data.special_tokens import unknown_id
 from unmask.data.task import keeper, stages_of

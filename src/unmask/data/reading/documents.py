@@ -14,17 +14,16 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records, offline_mode
 from unmask.data.reading.errors import (
-    LISTED,
-    SHOWN,
     ErrorCounts,
     ReadErrors,
+    ReadStats,
     TextError,
     undecodable_error,
     without_controls,
@@ -89,44 +88,6 @@ class Document:
     text: str
     source: str
     line: int | None
-
-
-@dataclass
-class ReadStats(ErrorCounts):
-    """Counts of one pass over the inputs, with those of its errors.
-
-    Attributes:
-        files: inputs read, including standard input and Hub data sets.
-        documents: documents yielded.
-        empty: documents without text, which are skipped.
-        characters: characters of the documents yielded.
-        split_documents: documents that were split because they were too long.
-        contents: files by what they hold, such as ``CSV``, ``text``, ``HTML`` or ``source code``.
-        splits: files of plain text by what a document of them is: ``file``, ``block`` or ``line``.
-    """
-
-    files: int = 0
-    documents: int = 0
-    empty: int = 0
-    characters: int = 0
-    split_documents: int = 0
-    contents: dict[str, int] = field(default_factory=dict)
-    splits: dict[str, int] = field(default_factory=dict)
-
-    def add(self, later: ReadStats) -> None:
-        """Count what was read after this; the result is that of reading both in one pass."""
-        for name, more in vars(later).items():
-            mine = getattr(self, name)
-            if isinstance(more, int):
-                setattr(self, name, mine + more)
-            elif isinstance(more, list):
-                mine += more[: LISTED - len(mine)]
-            else:
-                for key, value in more.items():
-                    if isinstance(value, list):
-                        mine[key] = [*mine.get(key, []), *value][:SHOWN]
-                    else:
-                        mine[key] = mine.get(key, 0) + value
 
 
 class DocumentReader:
