@@ -66,6 +66,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
     return written
 
 
+def make_until(monkeypatch: pytest.MonkeyPatch, count: int, make: Callable[[], object]) -> None:
+    """Interrupt a preparation at the part after so many."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, count)
+        with pytest.raises(KeyboardInterrupt):
+            make()
+
+
 def test_parts_are_runs_of_files_up_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_parts(monkeypatch, 100)
     files = []
@@ -108,10 +116,7 @@ def test_what_is_whole_is_not_written_again(
 ) -> None:
     small_parts(monkeypatch)
     wanted = made("wanted").manifest
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            made()
+    make_until(monkeypatch, 3, made)
     assert not (tmp_path / "shards").exists()
     written = stop_after(monkeypatch, 99)
     assert made(progress=notices).manifest == wanted
@@ -124,10 +129,7 @@ def test_a_part_whose_file_is_gone_is_written_again(
 ) -> None:
     small_parts(monkeypatch)
     wanted = made("wanted").manifest
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            made(progress=notices)
+    make_until(monkeypatch, 3, lambda: made(progress=notices))
     assert notices.texts[-1].startswith("what is whole (3 of 7 parts) is kept in ")
     (tmp_path / ".shards.partial" / "shards" / "part-00001" / "shard-00000.keys.npy").unlink()
     written = stop_after(monkeypatch, 99)
@@ -139,10 +141,7 @@ def test_parts_of_another_text_are_not_used(
     made: Callable[..., Corpus], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_parts(monkeypatch)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            made()
+    make_until(monkeypatch, 3, made)
     (folder / "6.txt").write_text("another last file\n", encoding="utf-8")
     written = stop_after(monkeypatch, 99)
     assert made().manifest == made("wanted").manifest
@@ -155,10 +154,7 @@ def test_errors_of_parts_that_were_kept_are_errors_to_strict_reading(
     small_parts(monkeypatch)
     for number in (2, 3, 4, 5):
         (folder / f"{number}.txt").unlink()
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            made()
+    make_until(monkeypatch, 2, made)
     with pytest.raises(DataError, match=r"1\.txt:.* is not UTF-8"):
         made(strict=True)
 
