@@ -10,7 +10,6 @@ from unmask.data.batches import TrainingStream
 from unmask.errors import ConfigError
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
-from unmask.training.distributed import World
 from unmask.training.loop import Loop
 from unmask.training.optimizers import make_optimizers
 from unmask.training.parallel import GradientSum
@@ -109,12 +108,8 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
     )
 
 
-def require_shardable(config: RunConfig, world: World) -> None:
-    """Refuse what FSDP cannot do here.
-
-    Raises:
-        ConfigError: a setting needs whole weights, or the processes have no folder in common for the checkpoints.
-    """
+def require_shardable(config: RunConfig) -> None:
+    """Raise a :class:`ConfigError` where a setting needs the whole model in every process, which FSDP does not have."""
     train = config.train
     for wanted, option in (
         (train.lora_rank, "--lora-rank"),
@@ -122,11 +117,6 @@ def require_shardable(config: RunConfig, world: World) -> None:
     ):
         if wanted:
             raise ConfigError(f"{option} needs the whole model in every process; use --parallel ddp")
-    if world.any(not world.shares_files):
-        raise ConfigError(
-            "with --parallel fsdp every process writes its share of a checkpoint into the run folder, but not all of them "
-            "see it; use a folder that all hosts share, or --parallel ddp"
-        )
 
 
 def _staged_start(config: RunConfig, recipe: Recipe, components: RunComponents) -> StagedStart:

@@ -95,7 +95,7 @@ class TrainingRun:
         self.loop.log = self.progress.log
         self.checkpoints = CheckpointWriter(world, self.loop.gradient_sum.sharded)
         if self.loop.gradient_sum.sharded:
-            require_shardable(config, world)
+            require_shardable(config)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
         self._save_is_due, self._saved = False, -1

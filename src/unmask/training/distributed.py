@@ -48,6 +48,7 @@ class World:
         size: how many there are.
         timeout: seconds that a process waits for the others.
         gone: processes that ended or hang, as far as this one knows.
+        apart: whether a host does not see the files of the main process.
         leader: the process that prepares files for this one: the main process, or where this host does not see its
             files, the first one of this host.
     """
@@ -55,6 +56,7 @@ class World:
     rank: int = 0
     size: int = 1
     timeout: float = TIMEOUT_MINUTES * 60
+    apart: bool = False
     leader: int = 0
     gone: list[int] = field(default_factory=list)
     _control: Any = None
@@ -127,6 +129,7 @@ class World:
         for rank, (host, sees) in enumerate(rows):
             if not sees:
                 apart.setdefault(host, rank)
+        self.apart = bool(apart)
         if not sees_files:
             self.leader = apart[socket.gethostname()]
         return sorted(apart)
@@ -141,6 +144,11 @@ class World:
     def shares_files(self) -> bool:
         """Whether this process sees the files of the main one."""
         return self.leader == 0
+
+    @property
+    def leads_apart(self) -> bool:
+        """Whether this process writes for a host that does not see the files of the main one."""
+        return self.rank == self.leader != 0
 
     def doing(self, what: str) -> None:
         """Say what this process does, for the others' messages about it."""
