@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from unmask.cli.processes import to_print
 from unmask.cli.usage import usage_message
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
 from unmask.progress import Progress
@@ -150,10 +151,13 @@ class Lines(Progress):
 
 def print_error(message: str, word: str = "error") -> None:
     """Print one line on stderr."""
-    line = " ".join(part.strip() for part in message.splitlines() if part.strip())
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{word}: {line}\n")
+        sys.stderr.write(f"{word}: {_one_line(message)}\n")
         sys.stderr.flush()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
 def quiet_libraries() -> None:
@@ -203,28 +207,27 @@ def exit_code_of(call: Callable[[], Any]) -> int:
 
 def _report(error: BaseException) -> int:
     """Print the line that says what went wrong, and return the exit code."""
+    text, code = _explained(error)
+    if (line := to_print(_one_line(text))) is not None:
+        print_error(line, "interrupted" if isinstance(error, KeyboardInterrupt | Interrupted) else "error")
+    return code
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    """Return what went wrong, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        print_error("stopped by Ctrl-C", "interrupted")
-        return STOPPED
-    if isinstance(error, Interrupted):
-        print_error(str(error), "interrupted")
-        return error.exit_code
+        return "stopped by Ctrl-C", STOPPED
     if isinstance(error, UnmaskError):
-        print_error(str(error))
-        return error.exit_code
+        return str(error), error.exit_code
     if isinstance(error, typer.TyperException):
-        print_error(usage_message(error))
-        return error.exit_code
+        return usage_message(error), error.exit_code
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        print_error(f"{error.filename or 'disk'}: cannot be written: {error.strerror}")
-        return DiskError.exit_code
+        return f"{error.filename or 'disk'}: cannot be written: {error.strerror}", DiskError.exit_code
     if isinstance(error, NotADirectoryError | PermissionError) and error.filename:
-        print_error(f"{error.filename}: {error.strerror}; choose another place, or change its permissions")
-        return DiskError.exit_code
-    print_error(
-        f"unexpected {type(error).__name__}: {error}; run again with --debug to see where it came from"
-    )
-    return UnmaskError.exit_code
+        text = f"{error.filename}: {error.strerror}; choose another place, or change its permissions"
+        return text, DiskError.exit_code
+    text = f"unexpected {type(error).__name__}: {error}; run again with --debug to see where it came from"
+    return text, UnmaskError.exit_code
 
 
 def _forget_stdout() -> None:

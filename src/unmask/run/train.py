@@ -89,6 +89,7 @@ def _train(
                     run.write_info(command, extra)
                     return run.run()
             except BaseException as error:
+                world.fail(error)  # before its files go
                 if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
                 elif world.size > 1 and world.speaks:
@@ -115,10 +116,11 @@ def _resumed(config: RunConfig, folder: RunFolder, resume: str | None) -> RunCon
 def _meet(folder: RunFolder, token: str, world: World, progress: Progress) -> None:
     """Find out which processes see the run folder; a host that does not prepares its text itself."""
     world.wait()  # until the main process has locked the folder
-    if apart := world.meet(is_locked_by(folder.root, token)):
+    world.meet(is_locked_by(folder.root, token))
+    if world.apart:
         folder.root.mkdir(parents=True, exist_ok=True)
         if world.is_main:
             progress.warning(
-                f"{', '.join(apart)}: this host does not see {folder.root} of {socket.gethostname()}, so it prepares the text "
+                f"{', '.join(world.apart)}: this host does not see {folder.root} of {socket.gethostname()}, so it prepares the text "
                 f"itself, in a folder of the same name; checkpoints and results are on {socket.gethostname()} alone"
             )

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from unmask.errors import ERRORS, ConfigError, LostProcess, UnmaskError
+from unmask.errors import ERRORS, ConfigError, DataError, LostProcess, UnmaskError
 
 Result = TypeVar("Result")
 
@@ -48,7 +48,7 @@ class World:
         size: how many there are.
         timeout: seconds that a process waits for the others.
         gone: processes that ended or hang, as far as this one knows.
-        apart: whether a host does not see the files of the main process.
+        apart: hosts that do not see the files of the main process.
         leader: the process that prepares files for this one: the main process, or where this host does not see its
             files, the first one of this host.
     """
@@ -56,9 +56,9 @@ class World:
     rank: int = 0
     size: int = 1
     timeout: float = TIMEOUT_MINUTES * 60
-    apart: bool = False
     leader: int = 0
     gone: list[int] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
     _control: Any = None
     _pulse: _Pulse | None = None
     _waits: dict[str, int] = field(default_factory=dict)
@@ -115,24 +115,28 @@ class World:
         return os.environ.get("LOCAL_RANK", "0") == "0"
 
     @property
+    def here(self) -> int:
+        """How many processes this host has."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
+    @property
     def group(self) -> Any:
         """The group for messages of the thread that plans steps; ``None`` in a single process."""
         return self._control
 
-    def meet(self, sees_files: bool) -> list[str]:
-        """Find out which processes see the files of the main one, and return the hosts that do not."""
+    def meet(self, sees_files: bool) -> None:
+        """Find out which processes see the files of the main one."""
         if self.size == 1:
-            return []
+            return
         rows: list[Any] = [None] * self.size
         dist.all_gather_object(rows, (socket.gethostname(), sees_files))
         apart: dict[str, int] = {}
         for rank, (host, sees) in enumerate(rows):
             if not sees:
                 apart.setdefault(host, rank)
-        self.apart = bool(apart)
         if not sees_files:
             self.leader = apart[socket.gethostname()]
-        return sorted(apart)
+        self.apart = sorted(apart)
 
     @property
     def speaks(self) -> bool:
@@ -144,11 +148,6 @@ class World:
     def shares_files(self) -> bool:
         """Whether this process sees the files of the main one."""
         return self.leader == 0
-
-    @property
-    def leads_apart(self) -> bool:
-        """Whether this process writes for a host that does not see the files of the main one."""
-        return self.rank == self.leader != 0
 
     def doing(self, what: str) -> None:
         """Say what this process does, for the others' messages about it."""
@@ -259,20 +258,31 @@ class World:
             return
         code = getattr(error, "exit_code", 1)
         text = str(error) or type(error).__name__
-        content = {"rank": self.rank, "host": socket.gethostname(), "code": code, "text": text[:2000]}
+        lost = self.gone if isinstance(error, LostProcess) else None
+        content = {
+            "rank": self.rank,
+            "host": socket.gethostname(),
+            "code": code,
+            "text": text[:2000],
+            "lost": lost,
+        }
         with suppress(dist.DistError):  # the store was in a process that ended
             self._pulse.store.set("failed", json.dumps(content))
 
     def explained(self, error: BaseException) -> BaseException:
-        """Return the error of a failed message as one that names the process that is to blame; others unchanged."""
-        if self._pulse is None or not _is_of_messages(error):
+        """Return the error of a failed message as one that names the process that is to blame; others unchanged.
+
+        Files may be absent since another process failed and removed them.
+        """
+        of_messages = _is_of_messages(error)
+        if self._pulse is None or not (of_messages or isinstance(error, DataError | OSError)):
             return error
-        self.gone = [] if self._pulse.failed() else self._silent()
+        gone = self._silent() if of_messages and not self._pulse.failed() else []
         try:
             self._raise_failure()
         except UnmaskError as failure:
             return failure
-        return self._lost(self.gone)
+        return self._lost(gone) if of_messages else error
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
@@ -303,12 +313,15 @@ class World:
     def _raise_failure(self) -> None:
         failure = self._pulse and self._pulse.failed()
         if failure and failure["rank"] != self.rank:
-            self.gone = [failure["rank"]]
+            self.gone = failure["lost"] or [failure["rank"]]
+            if failure["lost"] is not None:  # that process tells of another one
+                raise LostProcess(failure["text"])
             kind = ERRORS.get(failure["code"], LostProcess)
             raise kind(f"process {failure['rank']} on {failure['host']}: {failure['text']}")
 
     def _lost(self, ranks: list[int]) -> LostProcess:
         assert self._pulse is not None
+        self.gone = ranks
         if ranks:
             found = [f"process {rank} on {self._pulse.last(rank)}" for rank in ranks]
             return LostProcess(
