@@ -411,6 +411,8 @@ class DryRun:
     parameters: int = 4_400_000
     tokens_per_epoch: int = 123_456
     steps: int = 900
+    processes: int = 2
+    parallel: str = "ddp (each has the whole model)"
     peak_memory_bytes: int = 812_000_000
     disk_bytes: int = 34_000_000
     seconds_per_step: float = 0.5
@@ -427,7 +429,7 @@ def test_dry_run_plans_and_trains_nothing(
         dry_run=lambda config, *, progress: planned.append(config) or DryRun(),
     )
     shown = run(*TRAIN, "--dry-run").out
-    for figure in ("4,400,000", "123,456", "812 MB", "34 MB", "7:30"):
+    for figure in ("4,400,000", "123,456", "2: ddp (each has", "memory a process", "812 MB", "34 MB", "7:30"):
         assert figure in shown
     assert run(*TRAIN, "--dry-run", "--json").json == vars(DryRun())
     assert planned[0].model.preset == "bert-tiny"

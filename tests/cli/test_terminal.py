@@ -389,6 +389,8 @@ def test_plan(page: Drawn) -> None:
         parameters=4_400_000,
         tokens_per_epoch=123_456,
         steps=900,
+        processes=1,
+        parallel="",
         peak_memory_bytes=812e6,
         disk_bytes=3.4e9,
         seconds_per_step=0.1234,
@@ -396,6 +398,7 @@ def test_plan(page: Drawn) -> None:
     )
     draw_dry_run(page[0], plan)
     text = page[1].getvalue()
+    assert "process" not in text
     for shown in ("4,400,000", "123,456", "812 MB", "3.4 GB", "0.123", "2:03:04"):
         assert shown in text
 

@@ -33,7 +33,6 @@ from unmask.run import training_run
 from unmask.run.train import train
 from unmask.storage import read_json, read_rows
 from unmask.training import loop as loop_module
-from unmask.training import unshared
 from unmask.training.loop import Loop
 
 WORDS = "the river carried a letter before winter came an unripe telescope measured mountains".split()
@@ -132,9 +131,21 @@ def start(rank: int, size: int, port: int, work: Callable[[], Any], log: Path, *
         os._exit(code)
 
 
-def new_store() -> TCPStore:
-    """Return the store of a launcher, which outlives each of its processes."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def new_store() -> int:
+    """Start the store of a launcher, which outlives each of its processes; return its port.
+
+    It has a process of its own, since its threads may hold locks when this one forks.
+    """
+    launcher, (read, write) = os.getpid(), os.pipe()
+    if not os.fork():
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(write, f"{store.port}\n".encode())
+        while os.getppid() == launcher:
+            time.sleep(0.2)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        return int(pipe.readline())
 
 
 def ended(children: list[int], most: float = 120.0) -> list[int]:
@@ -157,20 +168,15 @@ def ended(children: list[int], most: float = 120.0) -> list[int]:
 
 
 def together(
-    size: int,
-    work: Callable[[int], Any],
-    folder: Path,
-    name: str,
-    store: TCPStore | None = None,
-    hosts: int = 1,
+    size: int, work: Callable[[int], Any], folder: Path, name: str, store: int | None = None
 ) -> list[int]:
     """Do some work in so many processes; return their exit codes. With a store, the launcher starts them once more."""
-    restart, store, here = "0" if store is None else "1", store or new_store(), size // hosts
-    children = []
-    for rank in range(size):
-        local = {"LOCAL_RANK": str(rank % here), "LOCAL_WORLD_SIZE": str(here)} if size > 1 else {}
-        log, restarts = folder / f"{name}-{rank}.log", {"TORCHELASTIC_RESTART_COUNT": restart}
-        children.append(start(rank, size, store.port, partial(work, rank), log, **restarts, **local))
+    restart, store = "0" if store is None else "1", store or new_store()
+    logs = [folder / f"{name}-{rank}.log" for rank in range(size)]
+    children = [
+        start(rank, size, store, partial(work, rank), logs[rank], TORCHELASTIC_RESTART_COUNT=restart)
+        for rank in range(size)
+    ]
     return ended(children)
 
 
@@ -242,6 +248,29 @@ def matrix(folder: Path, sizes: tuple[int, ...] = (1, 2), whole: bool = False) -
     return found
 
 
+def fsdp(folder: Path) -> dict[str, Any]:
+    """Resume one process by FSDP with weights in the memory of the host, and FSDP with adapters as well by one process."""
+    text = make_text(folder)
+    shared = {"train__parallel": "fsdp", "train__offload": True}
+    alone, half = folder / "alone", folder / "alone-half"
+    adapters = {"model__name": str(alone / "model"), "model__preset": None, "train__lora_rank": 2}
+    lora, lora_half = folder / "lora", folder / "fsdp-half"
+
+    def done(size: int, name: str, work: Callable[[int], Any]) -> None:
+        assert set(together(size, work, folder, name)) == {0}, said(folder, name)
+
+    done(1, "alone", partial(_run_and_half, folder, "alone", configure(text)))
+    done(2, "resumed", lambda _: train(configure(text, **shared), half, resume="auto"))
+    done(1, "lora", lambda _: train(configure(text, **adapters), lora))
+    done(2, "fsdp", partial(_run_and_half, folder, "fsdp", configure(text, **shared, **adapters)))
+    done(1, "resumed lora", lambda _: train(configure(text, **adapters), lora_half, resume="auto"))
+    return {
+        "resumed by fsdp": difference(alone, half),
+        "lora": difference(lora, folder / "fsdp"),
+        "lora resumed by one process": difference(lora, lora_half),
+    }
+
+
 def _stop_after(steps: int, rank: int) -> None:
     """Send the main process a signal in the step with this number, from 1."""
     step = Loop.step
@@ -286,7 +315,7 @@ def lost(folder: Path, how: str = "kill", size: int = 2, rank: int = 1) -> dict[
 
     begin, store = time.monotonic(), new_store()
     logs = [folder / f"run-{number}.log" for number in range(size)]
-    children = [start(n, size, store.port, lambda n=n: work(n), logs[n]) for n in range(size)]
+    children = [start(n, size, store, lambda n=n: work(n), logs[n]) for n in range(size)]
     others = [child for number, child in enumerate(children) if number != rank]
     codes = ended(others)
     seconds = time.monotonic() - begin
@@ -306,35 +335,32 @@ def lost(folder: Path, how: str = "kill", size: int = 2, rank: int = 1) -> dict[
     }
 
 
-def apart(folder: Path, kind: str = "ddp", size: int = 2) -> dict[str, Any]:
-    """Train where two hosts have folders of their own; then damage the newest checkpoint of the main one and resume."""
+def apart(folder: Path) -> dict[str, Any]:
+    """Train where each process has a folder of its own; then damage the newest checkpoint of the main one and resume."""
     text = make_text(folder)
-    config = configure(text, train__save_every=2, train__parallel=kind)
+    config = configure(text, train__save_every=2)
     whole = folder / "whole"
     assert together(1, lambda _: train(config, whole), folder, "whole") == [0], said(folder, "whole")
 
     def work(resume: str | None, name: str, rank: int) -> None:
-        unshared._CHUNK = 10_000  # a file is sent in several parts
         if resume is None:
             _stop_after(4, rank)
         log = Heard(folder / f"{name}-{rank}.log")
-        train(config, folder / f"host-{rank * 2 // size}" / "run", resume=resume, progress=log)
+        train(config, folder / f"host-{rank}" / "run", resume=resume, progress=log)
 
-    codes = together(size, partial(work, None, "apart"), folder, "apart", hosts=2)
-    main, other = (folder / f"host-{host}" / "run" for host in range(2))
-    held = {path.relative_to(other).parts[0] for path in other.rglob("*") if path.is_file()}
+    codes = together(2, partial(work, None, "apart"), folder, "apart")
+    main, other = (folder / f"host-{rank}" / "run" for rank in range(2))
+    held = {path.name for path in other.iterdir()}
     newest = max((main / "checkpoints").glob("step-*"))
-    files = sorted(newest.glob("*model-00001-of-00002.safetensors"))
-    files[-1].write_bytes(b"damaged")
+    (newest / "model-00001-of-00002.safetensors").write_bytes(b"damaged")
     # A newer checkpoint of another run must not be taken for one of this run.
     stale = other / "checkpoints" / "step-00000009"
     stale.mkdir(parents=True)
     (stale / "manifest.json").write_text("{}", encoding="utf-8")
-    resumed = together(size, partial(work, "auto", "again"), folder, "again", hosts=2)
+    resumed = together(2, partial(work, "auto", "again"), folder, "again")
     return {
         "codes": codes + resumed,
         "held": sorted(held),
-        "files": [path.name for path in files],
         "said": said(folder, "apart") + said(folder, "again"),
         "difference": difference(whole, main) if set(resumed) == {0} else None,
     }
@@ -360,11 +386,20 @@ def different(folder: Path) -> dict[str, Any]:
     def full(rank: int) -> None:
         train(configure(text), taken)
 
+    def offload(rank: int) -> None:
+        train(configure(text, train__offload=True), folder / "offload")
+
     def few(rank: int) -> None:  # more processes than a batch has documents
         train(configure(text, train__batch_tokens=32, train__micro_batch_tokens=32), folder / "few")
 
     found = {}
-    for name, work in {"settings": settings, "texts": texts, "full": full, "few": few}.items():
+    for name, work in {
+        "settings": settings,
+        "texts": texts,
+        "full": full,
+        "offload": offload,
+        "few": few,
+    }.items():
         begin = time.monotonic()
         codes = together(2, work, folder, name)
         found[name] = {"codes": codes, "said": said(folder, name), "seconds": time.monotonic() - begin}

@@ -46,6 +46,11 @@ def test_any_number_of_processes_trains_the_same_model(scenario: Scenario) -> No
     require_same(found)
 
 
+def test_shares_in_the_memory_of_the_host_and_adapters(scenario: Scenario) -> None:
+    """FSDP with `--offload`, and with LoRA, resumed by other numbers of processes and resuming them."""
+    require_same(scenario("fsdp"))
+
+
 @pytest.mark.slow
 def test_every_combination_trains_the_same_model(scenario: Scenario) -> None:
     found = scenario("matrix", sizes=[1, 2, 4], whole=True)
@@ -88,6 +93,7 @@ def test_a_process_that_hangs_is_named(scenario: Scenario) -> None:
 def test_twenty_kills(scenario: Scenario, rank: int) -> None:
     found = scenario("lost", size=4, rank=rank)
     assert found["codes"] == [75, 75, 75]
+    assert found["checkpoints"] == ["step-00000003"]
     require_same({"resumed": found["difference"]})
 
 
@@ -103,21 +109,6 @@ def test_folders_that_are_not_shared(scenario: Scenario) -> None:
     require_same({"resumed": found["difference"]})
 
 
-@pytest.mark.parametrize(("size", "shares"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
-def test_shares_of_a_model_on_hosts_without_a_common_folder(
-    scenario: Scenario, size: int, shares: int
-) -> None:
-    """Each sends its share of a checkpoint to the main process, unless a process of that host has the same."""
-    found = scenario("apart", kind="fsdp", size=size)
-    assert found["codes"] == [75] * size + [0] * size
-    assert found["held"] == ["shards", "tokenizer"]
-    assert found["files"] == [f"shard-0000{n + 1}-model-00001-of-00002.safetensors" for n in range(shares)]
-    again = found["said"][size]
-    assert "skipped a damaged checkpoint" in again
-    assert "resuming from step 2" in again
-    require_same({"resumed": found["difference"]})
-
-
 def test_what_differs_is_named_by_all(scenario: Scenario) -> None:
     found = scenario("different")
     settings, texts, full = found["settings"], found["texts"], found["full"]
@@ -125,6 +116,10 @@ def test_what_differs_is_named_by_all(scenario: Scenario) -> None:
     assert all("train.seed: 1 and 0" in text for text in settings["said"])
     assert all("differ" in text and "(text: " in text for text in texts["said"])
     assert all("already holds files" in text for text in full["said"])
+    assert found["offload"]["codes"] == [2, 2]
+    assert all(
+        "has 2 processes and ddp" in text and "prepare" not in text for text in found["offload"]["said"]
+    )
     assert found["few"]["codes"] == [0, 0]
     # Nothing is left of what could not begin, and what was there stays.
     assert found["left"] == ["few", "host-0", "host-1", "taken"]

@@ -7,10 +7,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from unmask.config.settings import TrainSettings
+from unmask.errors import ConfigError, DataError, LostProcess
 from unmask.model.masked_lm import MaskedLM
-from unmask.training.distributed import World
+from unmask.training.distributed import World, _Pulse
 from unmask.training.loss import step_gradients
-from unmask.training.parallel import GradientSum
+from unmask.training.parallel import GradientSum, choose_parallel
 
 
 def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +25,8 @@ def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.is_main
     assert world.shares_files
     assert world.speaks
-    assert world.meet(sees_files=True) == []
+    world.meet(sees_files=True)
+    assert world.apart == []
     assert world.sum_(torch.tensor(3.0)) == 3.0
     assert (world.any(True), world.any(False), world.max(0.25)) == (True, False, 0.25)
     assert world.gather([1.0, 2.0]).tolist() == [[1.0, 2.0]]
@@ -34,6 +37,36 @@ def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     world.fail(error)
     assert world.explained(error) is error
     world.leave()
+
+
+@pytest.mark.parametrize(("dead", "tells", "first"), [(1, 2, 0), (0, 2, 1), (0, 1, 2)])
+def test_who_is_left_speaks_whoever_tells_of_a_lost_process(dead: int, tells: int, first: int) -> None:
+    """Another one may have noticed before; it is not the one that is lost."""
+    store = dist.HashStore()
+    worlds = [World(rank, 3, _pulse=_Pulse(store, rank, 3)) for rank in range(3)]
+    worlds[tells].fail(worlds[tells]._lost([dead]))
+    error = worlds[first].explained(RuntimeError("gloo: Connection closed by peer"))
+    assert isinstance(error, LostProcess)
+    assert str(error).startswith(f"process {dead} on ")
+    assert [worlds[rank].speaks for rank in (first, tells)] == [first < tells, tells < first]
+
+
+def test_files_that_a_failed_process_removed_are_not_to_blame() -> None:
+    store = dist.HashStore()
+    main, other = (World(rank, 2, _pulse=_Pulse(store, rank, 2)) for rank in range(2))
+    own = FileNotFoundError("manifest.json")
+    assert other.explained(own) is own
+    main.fail(DataError("nothing to read"))
+    assert str(other.explained(own)).endswith(": nothing to read")
+    assert isinstance(other.explained(own), DataError)
+
+
+def test_what_shares_of_a_model_need(load: Callable[..., MaskedLM]) -> None:
+    """By size DDP, unless FSDP is wanted; and `--offload` needs FSDP."""
+    model = load("bert")
+    assert choose_parallel(TrainSettings(), model, World()) == ("ddp", "")
+    with pytest.raises(ConfigError, match=r"this run has 1 process and ddp\. Start several with torchrun"):
+        choose_parallel(TrainSettings(offload=True, parallel="fsdp"), model, World())
 
 
 def test_torchrun_with_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ TEMPORARY = "unmask-text-"
 """Prefix of the temporary folders that hold texts in memory as files, ``ARGUMENT.jsonl``."""
 
 _SWITCHES = (
-    "allow_overlap", "allow_unknown", "drop_overlap", "dry_run", "force", "offline", "private", "resume", "skip_unreadable",
+    "allow_overlap", "allow_unknown", "drop_overlap", "dry_run", "force", "offline", "offload", "private", "resume", "skip_unreadable",
     "strict",
 )  # fmt: skip
 _WORDS = (

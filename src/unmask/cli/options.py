@@ -232,6 +232,10 @@ ParallelOption = Annotated[
         help="With several processes: each has the whole model (ddp), or a share of it (fsdp).",
     ),
 ]
+OffloadOption = Annotated[
+    bool,
+    training("--offload", help="With fsdp: keep the weights in the memory of the host, not of the device."),
+]
 HeadWarmupSteps = Annotated[
     int | None,
     training(

@@ -80,6 +80,7 @@ def train(
     head_warmup_steps: options.HeadWarmupSteps = None,
     new_embeddings_steps: options.NewEmbeddingsSteps = None,
     parallel: options.ParallelOption = None,
+    offload: options.OffloadOption = False,
     device: options.DeviceOption = None,
     precision: options.PrecisionOption = None,
     seed: options.Seed = None,
@@ -147,9 +148,11 @@ def _train(
             shell.show(as_json, found, lambda page: draw_dry_run(page, found))
         return None
     with shell.working() as progress:
-        for message in messages:
-            progress.log(message)
         from unmask.run.train import train as run_training
+        from unmask.training.distributed import World
+
+        for message in messages if World.will_be_main() else ():
+            progress.log(message)
 
         command = ["unmask", *sys.argv[1:]]
         return run_training(config, folder, resume=continued, command=command, progress=progress)
@@ -305,12 +308,14 @@ def _prediction(target: JsonDict) -> str:
 
 def draw_dry_run(page: Page, plan: Any) -> None:
     """Draw what a run would need (:class:`unmask.run.dry_run.DryRun`)."""
+    several = plan.processes > 1
     page.pairs(
         {
             "parameters": plan.parameters,
             "tokens per epoch": plan.tokens_per_epoch,
             "steps": plan.steps,
-            "peak memory": byte_size(plan.peak_memory_bytes),
+            **({"processes": f"{plan.processes}: {plan.parallel}"} if several else {}),
+            f"peak memory{' a process' if several else ''}": byte_size(plan.peak_memory_bytes),
             "disk needed": byte_size(plan.disk_bytes),
             "seconds per step": f"{plan.seconds_per_step:.3g}",
             "time in all": clock(plan.total_seconds),

@@ -36,6 +36,7 @@ OPTIONS = {
     "freeze": "train.freeze",
     "lora_rank": "train.lora_rank",
     "parallel": "train.parallel",
+    "offload": "train.offload",
     "head_warmup_steps": "train.head_warmup_steps",
     "new_embeddings_steps": "train.new_embeddings_steps",
     "patience": "train.patience",

@@ -221,6 +221,9 @@ class TrainSettings(Settings):
     """Tokens computed at once on one device; by default by the device. Does not change the result."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes: each has the whole model (``ddp``), or a share of it (``fsdp``); by default by its size."""
+    offload: bool = False
+    """With ``fsdp``: keep weights, gradients and the state of the optimizer in the memory of the host, and update the
+    weights on the CPU. Larger models fit onto a device, and steps take longer."""
     timeout_minutes: float = Field(10.0, gt=0)
     """With several processes: minutes that one waits for the others in a step before it gives up."""
     seed: int = Field(0, ge=0)

@@ -45,6 +45,7 @@ class MaskedLM(LanguageModel):
     Attributes:
         head: the first module after the encoder.
         short_last_layer: whether the last layer is computed at the targets alone.
+        computes_on: the device, where it is not that of the weights.
         wrapped: what is called in place of the model where gradients are wanted, if anything.
         verified: whether :func:`unmask.model.verify.verify` has passed it.
 
@@ -60,6 +61,7 @@ class MaskedLM(LanguageModel):
         super().__init__(tokenizer)
         self.model, self.autocast = model, False
         self.wrapped: nn.Module | None = None
+        self.computes_on: torch.device | None = None
         if self.device.type == "cpu":
             disable_malloc_trim()
         self.encoder: nn.Module = getattr(model, model.base_model_prefix, model)
@@ -98,7 +100,7 @@ class MaskedLM(LanguageModel):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.computes_on or next(self.model.parameters()).device
 
     @property
     def packed(self) -> bool:

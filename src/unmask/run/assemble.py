@@ -7,7 +7,6 @@ from typing import Any
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
-from unmask.errors import ConfigError
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Loop
@@ -80,7 +79,9 @@ def make_stream(config: RunConfig, recipe: Recipe, components: RunComponents) ->
 def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stream: TrainingStream) -> Loop:
     """Make the training loop from a resolved configuration."""
     settings = config.train
-    gradient_sum = GradientSum(components.model, components.world, components.parallel[0])
+    gradient_sum = GradientSum(
+        components.model, components.world, components.parallel[0], offload=settings.offload
+    )
     optimizers = make_optimizers(
         components.model.model,
         settings.optimizer,
@@ -106,17 +107,6 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         staged_start=_staged_start(config, recipe, components),
         skip_spikes=settings.skip_spikes,
     )
-
-
-def require_shardable(config: RunConfig) -> None:
-    """Raise a :class:`ConfigError` where a setting needs the whole model in every process, which FSDP does not have."""
-    train = config.train
-    for wanted, option in (
-        (train.lora_rank, "--lora-rank"),
-        (train.new_embeddings_steps, "--new-embeddings-steps"),
-    ):
-        if wanted:
-            raise ConfigError(f"{option} needs the whole model in every process; use --parallel ddp")
 
 
 def _staged_start(config: RunConfig, recipe: Recipe, components: RunComponents) -> StagedStart:

@@ -139,6 +139,7 @@ def build_components(
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)
     length = sequence_length(config.data, model)
+    parallel = choose_parallel(settings, model, world)  # before any text is prepared
     texts = open_texts(config.data, config.masking, model, length, folder, world, progress)
     if not texts.text.can_have_targets():
         raise DataError(texts.text.why_no_target("the training text"))
@@ -154,7 +155,7 @@ def build_components(
         precision="bf16" if model.autocast else "fp32",
         max_length=length,
         world=world,
-        parallel=choose_parallel(settings.parallel, raw, device, world) if world.size > 1 else ("ddp", ""),
+        parallel=parallel,
         adapters=adapters,
         new_rows=added_token_ids(config.model.name or "") if settings.new_embeddings_steps else [],
         sentence_modules=find_sentence_modules(config.model.name, offline=config.model.offline)

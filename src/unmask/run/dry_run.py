@@ -36,7 +36,9 @@ class DryRun:
         parameters: weights of the model, tied ones once.
         tokens_per_epoch: tokens of one pass over the training text, special tokens included.
         steps: optimizer steps of the whole run.
-        peak_memory_bytes: of this process on a CPU, of the device's allocations on CUDA.
+        processes: that train together, as ``torchrun`` starts them.
+        parallel: how they share the work; empty for a single one.
+        peak_memory_bytes: of a process on a CPU, of the device's allocations on CUDA; of several processes the most.
         disk_bytes: shards, checkpoints and the model.
         seconds_per_step: of the second step; the first one warms up.
         total_seconds: of training, without evaluation and saving.
@@ -45,6 +47,8 @@ class DryRun:
     parameters: int
     tokens_per_epoch: int
     steps: int
+    processes: int
+    parallel: str
     peak_memory_bytes: int
     disk_bytes: int
     seconds_per_step: float
@@ -79,7 +83,9 @@ def _measure(config: RunConfig, progress: Progress, world: World) -> DryRun:
             parameters=components.model.parameters,
             tokens_per_epoch=components.text.tokens,
             steps=steps,
-            peak_memory_bytes=_peak_memory(),
+            processes=world.size,
+            parallel=components.parallel[1],
+            peak_memory_bytes=int(world.max(_peak_memory())),
             disk_bytes=size_of(folder.root) + need.total,
             seconds_per_step=seconds,
             total_seconds=total,

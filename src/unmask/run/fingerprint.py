@@ -31,7 +31,7 @@ _FREE = {
     "model": {"offline"},
     "data": {"strict", "offline", "allow_unknown", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best", "parallel", "timeout_minutes"},
+              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best", "parallel", "offload", "timeout_minutes"},
 }  # fmt: skip
 
 

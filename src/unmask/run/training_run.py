@@ -19,7 +19,7 @@ from unmask.reporting.card import model_card
 from unmask.reporting.format import cell
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of, save_base
-from unmask.run.assemble import make_loop, make_stream, recipe_of, require_shardable, with_recipe
+from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run.choices import advice_of, choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
@@ -94,8 +94,6 @@ class TrainingRun:
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
         self.loop.log = self.progress.log
         self.checkpoints = CheckpointWriter(world, self.loop.gradient_sum.sharded)
-        if self.loop.gradient_sum.sharded:
-            require_shardable(config)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
         self._save_is_due, self._saved = False, -1

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from unmask.config.settings import OptimizerSettings
 from unmask.model.layers import depths, encoder_layers, is_table
 from unmask.training.distributed import World
-from unmask.training.parallel import whole
+from unmask.training.parallel import computing_device, whole
 
 # The quintic of Jordan et al. 2024: steepest at zero among those that keep singular values near one.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -71,7 +71,8 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
         parts = self._parts.get(id(weights[0]), 1)
         rows, columns = weights[0].shape
-        stack = torch.stack([whole(matrix) for matrix in ahead]).view(-1, rows // parts, columns)
+        device = computing_device(weights[0])
+        stack = torch.stack([whole(matrix.to(device)) for matrix in ahead]).view(-1, rows // parts, columns)
         updates = self._orthogonalised(stack).reshape(len(weights), rows, columns).to(weights[0].dtype)
         scale = max(1.0, rows / parts / columns) ** 0.5
         tensors: list[Tensor] = list(weights)
@@ -107,7 +108,8 @@ def _laid_out(update: Tensor, weight: Tensor) -> Tensor:
     if not isinstance(weight, DTensor):
         return update
     # Every process has the whole update, so nothing is sent.
-    return distribute_tensor(update, weight.device_mesh, weight.placements, src_data_rank=None)
+    laid_out = distribute_tensor(update, weight.device_mesh, weight.placements, src_data_rank=None)
+    return laid_out.to(weight.device)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -18,18 +18,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForMaskedLM
 
+from unmask.config.settings import TrainSettings
 from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
-from unmask.errors import ConfigError, UnmaskError
+from unmask.errors import ConfigError, UnmaskError, plural
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.trial import trial_batch
+from unmask.reporting.format import byte_size
 from unmask.training.distributed import World
 
 Kind = Literal["ddp", "fsdp"]
@@ -40,29 +48,69 @@ BYTES_PER_WEIGHT = 16
 _FULL = 0.6  # share of the memory that weights and their state may take under DDP; activations need the rest
 
 
-def choose_parallel(wanted: str, model: nn.Module, device: torch.device, world: World) -> tuple[Kind, str]:
+def choose_parallel(train: TrainSettings, model: MaskedLM, world: World) -> tuple[Kind, str]:
     """Choose DDP where the model with its training state fits into the memory of every process, else FSDP.
 
     Returns:
         The choice, and a sentence that says why.
+
+    Raises:
+        ConfigError: FSDP, or DDP, cannot do what the settings want.
     """
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    frozen = sum(weight.numel() for weight in model.parameters()) - trained
-    need, memory = BYTES_PER_WEIGHT * trained + 4 * frozen, -world.max(-_memory(device, world))
+    weights = list(model.model.parameters())
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    frozen = sum(weight.numel() for weight in weights) - trained
+    need, memory = BYTES_PER_WEIGHT * trained + 4 * frozen, -world.max(-_memory(model.device, world))
     kind: Kind = "ddp" if need <= _FULL * memory else "fsdp"
-    if wanted != "auto":
-        kind = "fsdp" if wanted == "fsdp" else "ddp"
-    what = {"ddp": "each has the whole model", "fsdp": "each has a share of the model"}[kind]
-    size = f"{need / 1e9:,.1f} GB of weights and their state, {memory / 1e9:,.1f} GB of memory a process"
-    return kind, f"{kind} ({what}; {size})"
+    if world.size == 1 or train.parallel == "ddp":
+        kind = "ddp"
+    elif train.parallel == "fsdp":
+        kind = "fsdp"
+    if kind == "fsdp":
+        _require_shardable(train, model, world)
+    elif train.offload:
+        raise ConfigError(
+            f"--offload keeps shares of the model in the memory of the host, which only fsdp makes; this run has "
+            f"{plural(world.size, 'process', 'processes')} and {kind}. Start several with torchrun and --parallel fsdp, or leave it out"
+        )
+    if world.size == 1:
+        return kind, ""
+    size = f"{byte_size(need)} of weights and their state"
+    if kind == "ddp":
+        return kind, f"ddp (each has the whole model: {size}; {byte_size(memory)} of memory a process)"
+    where = "memory"
+    if train.offload:
+        where, memory = "memory of the host", -world.max(-_memory(torch.device("cpu"), world))
+    share = f"{byte_size(need / _shares(world)[1])} of {size}"
+    return kind, f"fsdp (each has a share of the model: {share}; {byte_size(memory)} of {where} a process)"
+
+
+def _require_shardable(train: TrainSettings, model: MaskedLM, world: World) -> None:
+    """Refuse what FSDP cannot do here, before any text is prepared."""
+    if train.new_embeddings_steps:
+        raise ConfigError("--new-embeddings-steps needs the whole model in every process; use --parallel ddp")
+    if model.batching == "equal":
+        raise ConfigError(
+            f"{model.architecture} takes only sequences of one length together, which --parallel fsdp cannot; use ddp"
+        )
+    if world.apart:
+        raise ConfigError(
+            f"with --parallel fsdp every process writes its share of a checkpoint into the run folder, but "
+            f"{', '.join(world.apart)} does not see it; use a folder that all hosts share, or --parallel ddp"
+        )
 
 
 def _memory(device: torch.device, world: World) -> float:
     """Return the bytes of memory that this process has for itself."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / here
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / world.here
+
+
+def _shares(world: World) -> tuple[int, int]:
+    """Return how many copies of the model there are under FSDP, and of how many shares: over several hosts one a host."""
+    hosts = world.size // world.here
+    return (hosts, world.here) if hosts > 1 < world.here else (1, world.size)
 
 
 class GradientSum:
@@ -74,15 +122,18 @@ class GradientSum:
         model: in training mode.
         world: the processes.
         kind: how.
+        offload: whether FSDP keeps weights, gradients and the state of optimizers in the memory of the host.
     """
 
-    def __init__(self, model: MaskedLM, world: World | None = None, kind: Kind = "ddp") -> None:
+    def __init__(
+        self, model: MaskedLM, world: World | None = None, kind: Kind = "ddp", *, offload: bool = False
+    ) -> None:
         self.model, self.world, self.kind = model, world or World(), kind
         self.alone = self.world.size == 1
         self._wrapped_for: list[bool] = []
         self._ignored: list[nn.Parameter] = []
         if self.sharded:
-            self._shard()
+            self._shard(offload)
 
     @property
     def sharded(self) -> bool:
@@ -177,22 +228,20 @@ class GradientSum:
             found = torch.autograd.grad(total, [weight for _, weight in named], allow_unused=True)
         return [name for (name, _), gradient in zip(named, found, strict=True) if gradient is None]
 
-    def _shard(self) -> None:
-        if self.model.batching == "equal":
-            raise ConfigError(
-                f"{self.model.architecture} takes only sequences of one length together, which --parallel fsdp cannot; use ddp"
-            )
-        raw, device = self.model.model, self.model.device.type
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.world.size))
-        hosts = self.world.size // here
-        # Over several hosts: a share of the model in each process of a host, and the same on every host.
-        shape, names = ((hosts, here), ("hosts", "here")) if hosts > 1 < here else ((self.world.size,), None)
-        mesh = init_device_mesh(device, shape, mesh_dim_names=names)
+    def _shard(self, offload: bool) -> None:
+        raw, device = self.model.model, self.model.device
+        self.model.computes_on = device  # where its weights are kept elsewhere
+        copies, shares = _shares(self.world)
+        shape, names = ((copies, shares), ("hosts", "here")) if copies > 1 else ((shares,), None)
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+        kept = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
         half = torch.bfloat16 if self.model.autocast else None
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
         trained = [weight.requires_grad for weight in raw.parameters()]
         for module in [*encoder_layers(raw)[1], raw]:
-            shard = fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+            shard = fully_shard(
+                module, mesh=mesh, mp_policy=policy, reshard_after_forward=True, offload_policy=kept
+            )
             shard.set_gradient_divide_factor(1.0)
             shard.set_force_sum_reduction_for_comms(True)
         for weight, requires_grad in zip(raw.parameters(), trained, strict=True):
@@ -215,3 +264,8 @@ def whole(tensor: Tensor) -> Tensor:
 def own_part(tensor: Tensor) -> Tensor:
     """Return what this process has of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def computing_device(weight: Tensor) -> torch.device:
+    """Return the device that computes with a weight; it may be kept in the memory of the host."""
+    return torch.device(weight.device_mesh.device_type) if isinstance(weight, DTensor) else weight.device
