@@ -33,6 +33,7 @@ from unmask.run import training_run
 from unmask.run.train import train
 from unmask.storage import read_json, read_rows
 from unmask.training import loop as loop_module
+from unmask.training import unshared
 from unmask.training.loop import Loop
 
 WORDS = "the river carried a letter before winter came an unripe telescope measured mountains".split()
@@ -168,15 +169,20 @@ def ended(children: list[int], most: float = 120.0) -> list[int]:
 
 
 def together(
-    size: int, work: Callable[[int], Any], folder: Path, name: str, store: int | None = None
+    size: int,
+    work: Callable[[int], Any],
+    folder: Path,
+    name: str,
+    store: int | None = None,
+    hosts: int = 1,
 ) -> list[int]:
     """Do some work in so many processes; return their exit codes. With a store, the launcher starts them once more."""
-    restart, store = "0" if store is None else "1", store or new_store()
-    logs = [folder / f"{name}-{rank}.log" for rank in range(size)]
-    children = [
-        start(rank, size, store, partial(work, rank), logs[rank], TORCHELASTIC_RESTART_COUNT=restart)
-        for rank in range(size)
-    ]
+    restart, store, here = "0" if store is None else "1", store or new_store(), size // hosts
+    children = []
+    for rank in range(size):
+        local = {"LOCAL_RANK": str(rank % here), "LOCAL_WORLD_SIZE": str(here)} if size > 1 else {}
+        log, restarts = folder / f"{name}-{rank}.log", {"TORCHELASTIC_RESTART_COUNT": restart}
+        children.append(start(rank, size, store, partial(work, rank), log, **restarts, **local))
     return ended(children)
 
 
@@ -335,32 +341,35 @@ def lost(folder: Path, how: str = "kill", size: int = 2, rank: int = 1) -> dict[
     }
 
 
-def apart(folder: Path) -> dict[str, Any]:
-    """Train where each process has a folder of its own; then damage the newest checkpoint of the main one and resume."""
+def apart(folder: Path, kind: str = "ddp", size: int = 2) -> dict[str, Any]:
+    """Train where two hosts have folders of their own; then damage the newest checkpoint of the main one and resume."""
     text = make_text(folder)
-    config = configure(text, train__save_every=2)
+    config = configure(text, train__save_every=2, train__parallel=kind)
     whole = folder / "whole"
     assert together(1, lambda _: train(config, whole), folder, "whole") == [0], said(folder, "whole")
 
     def work(resume: str | None, name: str, rank: int) -> None:
+        unshared._CHUNK = 10_000  # a file is sent in several parts
         if resume is None:
             _stop_after(4, rank)
         log = Heard(folder / f"{name}-{rank}.log")
-        train(config, folder / f"host-{rank}" / "run", resume=resume, progress=log)
+        train(config, folder / f"host-{rank * 2 // size}" / "run", resume=resume, progress=log)
 
-    codes = together(2, partial(work, None, "apart"), folder, "apart")
-    main, other = (folder / f"host-{rank}" / "run" for rank in range(2))
-    held = {path.name for path in other.iterdir()}
+    codes = together(size, partial(work, None, "apart"), folder, "apart", hosts=2)
+    main, other = (folder / f"host-{host}" / "run" for host in range(2))
+    held = {path.relative_to(other).parts[0] for path in other.rglob("*") if path.is_file()}
     newest = max((main / "checkpoints").glob("step-*"))
-    (newest / "model-00001-of-00002.safetensors").write_bytes(b"damaged")
+    files = sorted(newest.glob("*model-00001-of-00002.safetensors"))
+    files[-1].write_bytes(b"damaged")
     # A newer checkpoint of another run must not be taken for one of this run.
     stale = other / "checkpoints" / "step-00000009"
     stale.mkdir(parents=True)
     (stale / "manifest.json").write_text("{}", encoding="utf-8")
-    resumed = together(2, partial(work, "auto", "again"), folder, "again")
+    resumed = together(size, partial(work, "auto", "again"), folder, "again", hosts=2)
     return {
         "codes": codes + resumed,
         "held": sorted(held),
+        "files": [path.name for path in files],
         "said": said(folder, "apart") + said(folder, "again"),
         "difference": difference(whole, main) if set(resumed) == {0} else None,
     }

@@ -109,6 +109,21 @@ def test_folders_that_are_not_shared(scenario: Scenario) -> None:
     require_same({"resumed": found["difference"]})
 
 
+@pytest.mark.parametrize(("size", "shares"), [(2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
+def test_shares_of_a_model_on_hosts_without_a_common_folder(
+    scenario: Scenario, size: int, shares: int
+) -> None:
+    """Each sends its share of a checkpoint to the main process, unless a process of that host has the same."""
+    found = scenario("apart", kind="fsdp", size=size)
+    assert found["codes"] == [75] * size + [0] * size
+    assert found["held"] == ["shards", "tokenizer"]
+    assert found["files"] == [f"shard-0000{n + 1}-model-00001-of-00002.safetensors" for n in range(shares)]
+    again = found["said"][size]
+    assert "skipped a damaged checkpoint" in again
+    assert "resuming from step 2" in again
+    require_same({"resumed": found["difference"]})
+
+
 def test_what_differs_is_named_by_all(scenario: Scenario) -> None:
     found = scenario("different")
     settings, texts, full = found["settings"], found["texts"], found["full"]

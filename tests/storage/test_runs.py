@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,6 +139,47 @@ def test_resumed_weights_are_those_of_a_run_that_was_not_stopped(
     assert "resuming from step 3" in error
     assert INCOMPLETE not in results(store)
     whole = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
+    assert store.get("runs/one/model/model.safetensors") == whole
+
+
+@pytest.mark.slow
+def test_hosts_that_share_the_weights_and_no_folder(store: Any, line: list[Any], tmp_path: Path) -> None:
+    """Two launchers of torchrun, each with a cache of its own; then both again, with new caches."""
+
+    def hosts(names: str, *arguments: object) -> list[tuple[int, str]]:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "-m", "unmask"]
+        found = [
+            subprocess.Popen(
+                [*launcher, *map(str, arguments)],
+                env={**os.environ, "UNMASK_CACHE": str(tmp_path / name), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for name in names
+        ]
+        said = [process.communicate(timeout=300)[1] for process in found]
+        return [(process.returncode, error) for process, error in zip(found, said, strict=True)]
+
+    begun = hosts("ab", *line, "--parallel", "fsdp")
+    assert [code for code, _ in begun] == [0, 0], begun
+    assert any("does not see" in error for _, error in begun)
+    whole = store.get("runs/one/model/model.safetensors")
+    newest = "checkpoints/step-00000004"
+    manifest = json.loads(store.get(f"runs/one/{newest}/manifest.json"))
+    assert sum(name.startswith("shard-00002-") for name in manifest) == 2
+    assert {f"{newest}/{name}" for name in manifest} <= results(store)
+    # As if both hosts had been lost after the second step.
+    for name in results(store):
+        if name.startswith((newest, "model/")):
+            store.client.delete_object(Bucket=store.bucket.removeprefix("s3://"), Key=f"runs/one/{name}")
+    again = hosts("cd", "train", "-o", line[-1], "--resume")
+    assert [code for code, _ in again] == [0, 0], again
+    assert any("resuming from step 2" in error for _, error in again)
     assert store.get("runs/one/model/model.safetensors") == whole
 
 

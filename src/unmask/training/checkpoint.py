@@ -8,8 +8,9 @@
     checkpoints/step-00000120/manifest.json   SHA-256 of each of the files above
 
 They are written by :mod:`torch.distributed.checkpoint`, as safetensors: by the main process where each process has the
-whole model, and where each has a share (FSDP) by all of them, as ``shard-00001-model-…`` and so on. Either kind, and the two
-files ``model.safetensors`` and ``optimizer.safetensors`` of earlier versions, can be resumed by any number of processes.
+whole model, and where each has a share (FSDP) by all of them, as ``shard-00001-model-…`` and so on; where hosts share no
+folder, see :mod:`unmask.training.unshared`. Either kind, and the two files ``model.safetensors`` and
+``optimizer.safetensors`` of earlier versions, can be resumed by any number of processes.
 
 Training waits for a copy in memory only; files are written in the background, to a temporary folder. The manifest is
 written last, then the folder is forced to disk and renamed, so one that has its name is whole.
@@ -34,10 +35,12 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
+from torch.distributed.tensor import DTensor
 
 from unmask.errors import DataError
 from unmask.progress import Progress
@@ -52,6 +55,7 @@ from unmask.storage import (
 )
 from unmask.training.distributed import World
 from unmask.training.parallel import GradientSum
+from unmask.training.unshared import read_by_main, send_to_main
 
 # A single process is what is meant.
 warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
@@ -139,32 +143,44 @@ class CheckpointWriter:
     ) -> None:
         final = folder / f"step-{state['step']:08d}"
         if not self.world.is_main:
-            dist.barrier(group=self._group)
-            self._write_tensors(partial_folder(final.resolve()), tensors, weights)
-            dist.barrier(group=self._group)
+            self._write_share(partial_folder(final.resolve()), tensors, weights)
             return
         for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
         _restore_replaced(folder)
         with new_folder(final) as partial:
-            if self.sharded:
-                dist.barrier(group=self._group)
-            self._write_tensors(partial, tensors, weights)
-            if self.sharded:
-                dist.barrier(group=self._group)
+            self._write_share(partial, tensors, weights)
             write_json(partial / _STATE, state)
             write_json(partial / _MANIFEST, {path.name: sha256(path) for path in sorted(partial.iterdir())})
         sync_to_disk(folder.parent)
         for old in list_checkpoints(folder)[:-keep_last]:
             shutil.rmtree(old)
 
+    def _write_share(self, path: Path, tensors: dict[str, Any], weights: set[str]) -> None:
+        """Write what this process has, into the folder of the main one or, where this host does not see it, through one here."""
+        if not self.sharded:
+            self._write_tensors(path, tensors, weights)
+            return
+        if self.world.leads_apart:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        dist.barrier(group=self._group)  # until there is a folder on each host
+        self._write_tensors(path, tensors, weights)  # which waits for all
+        if self.world.apart:
+            send_to_main(path, self.world, self._group)
+        if self.world.leads_apart:
+            shutil.rmtree(path)
+
     def _write_tensors(self, path: Path, tensors: dict[str, Any], weights: set[str]) -> None:
         """Write safetensors files; an error of the disk is raised as the ``OSError`` that it is."""
         writer = HuggingFaceStorageWriter(
             str(path), {name: 1 if name in weights else 2 for name in tensors}, save_distributed=self.sharded
         )
+        # What several hosts have is written by the main one, if the others would have to send it.
+        planner = DefaultSavePlanner(dedup_save_to_lowest_rank=bool(self.world.apart))
+        options: dict[str, Any] = {"process_group": self._group, "no_dist": not self.sharded}
         try:
-            save_tensors(tensors, storage_writer=writer, process_group=self._group, no_dist=not self.sharded)
+            save_tensors(tensors, storage_writer=writer, planner=planner, **options)
         except (SafetensorError, CheckpointException) as error:
             raise _as_os_error(error, path) from error
 
@@ -276,15 +292,15 @@ def restore(
     """Load weights, optimizer state and the random state of torch; return the rest of the state.
 
     Args:
-        path: the checkpoint; where each process has the whole model, only the main one's counts, which sends the others
-            what it reads.
+        path: the checkpoint; that of the main process counts, which sends the others what it reads, unless each has a
+            share of the model and all see the folder.
         model: of transformers.
         optimizers: as they were when it was saved.
         gradient_sum: of the processes of the run.
     """
     world = gradient_sum.world if gradient_sum is not None else World()
     sharded = gradient_sum is not None and gradient_sum.sharded
-    reads = world.is_main or sharded
+    each_reads = sharded and not world.apart
     found = (load_checkpoint_state(path), _names_in(path)) if path and world.is_main else ({}, [])
     state, names = world.from_main(found)
     if optimizers:
@@ -292,13 +308,15 @@ def restore(
     tensors, _ = _tensors(model, optimizers)
     if optimizers:
         tensors[_RNG] = torch.get_rng_state()
+    shares = {key: value for key, value in tensors.items() if isinstance(value, DTensor) and not each_reads}
+    rest = {key: value for key, value in tensors.items() if key not in shares}
     with torch.no_grad():
-        if reads:
-            reader = HuggingFaceStorageReader(str(path))
-            load_tensors(tensors, storage_reader=reader, no_dist=not sharded)
-        if world.size > 1 and not sharded:
-            for tensor in tensors.values():
+        if world.is_main or each_reads:
+            load_tensors(rest, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=not each_reads)
+        if world.size > 1 and not each_reads:
+            for tensor in rest.values():
                 dist.broadcast(tensor, src=0)
+        read_by_main(path, shares, world)
     if optimizers:
         torch.set_rng_state(tensors[_RNG])
     return state

@@ -149,6 +149,11 @@ class World:
         """Whether this process sees the files of the main one."""
         return self.leader == 0
 
+    @property
+    def leads_apart(self) -> bool:
+        """Whether this process writes for a host that does not see the files of the main one."""
+        return self.rank == self.leader != 0
+
     def doing(self, what: str) -> None:
         """Say what this process does, for the others' messages about it."""
         if self._pulse is not None:

@@ -67,7 +67,7 @@ def choose_parallel(train: TrainSettings, model: MaskedLM, world: World) -> tupl
     elif train.parallel == "fsdp":
         kind = "fsdp"
     if kind == "fsdp":
-        _require_shardable(train, model, world)
+        _require_shardable(train, model)
     elif train.offload:
         raise ConfigError(
             f"--offload keeps shares of the model in the memory of the host, which only fsdp makes; this run has "
@@ -85,18 +85,13 @@ def choose_parallel(train: TrainSettings, model: MaskedLM, world: World) -> tupl
     return kind, f"fsdp (each has a share of the model: {share}; {byte_size(memory)} of {where} a process)"
 
 
-def _require_shardable(train: TrainSettings, model: MaskedLM, world: World) -> None:
+def _require_shardable(train: TrainSettings, model: MaskedLM) -> None:
     """Refuse what FSDP cannot do here, before any text is prepared."""
     if train.new_embeddings_steps:
         raise ConfigError("--new-embeddings-steps needs the whole model in every process; use --parallel ddp")
     if model.batching == "equal":
         raise ConfigError(
             f"{model.architecture} takes only sequences of one length together, which --parallel fsdp cannot; use ddp"
-        )
-    if world.apart:
-        raise ConfigError(
-            f"with --parallel fsdp every process writes its share of a checkpoint into the run folder, but "
-            f"{', '.join(world.apart)} does not see it; use a folder that all hosts share, or --parallel ddp"
         )
 
 
