@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import unmask
+from unmask.remote.files import listed
 from unmask.remote.folders import INCOMPLETE
 from unmask.run import published
 
@@ -262,6 +264,23 @@ def test_python(store: Any, line: list[Any], checkpoint: Any) -> None:
     )
     assert done.steps == 2
     assert {"in_memory_text/text.jsonl", "model/config.json"} <= results(store)
+
+
+def test_what_is_published_is_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of much text are thousands of files."""
+    monkeypatch.setattr(published, "_PAUSE", 0.02)
+    seen: list[str] = []
+    scan = os.scandir
+    with published.output_folder("memory://box/run", resume=False) as local:
+        (local / "shards" / "part-00000").mkdir(parents=True)
+        (local / "shards" / "manifest.json").write_text("{}")
+        while not listed("memory://box/run/shards"):
+            time.sleep(0.02)
+        monkeypatch.setattr(os, "scandir", lambda path: seen.append(str(path)) or scan(path))
+        while str(local) not in seen[1:]:
+            time.sleep(0.02)
+        monkeypatch.setattr(os, "scandir", scan)
+    assert str(local / "shards" / "part-00000") not in seen
 
 
 def test_offline(store: Any, line: list[Any], run: Run) -> None:

@@ -126,6 +126,10 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def _is_result(name: str) -> bool:
+    return not name.startswith((".", "aside-"))
+
+
 class _Mirror:
     """Publishes a growing folder in a thread.
 
@@ -195,8 +199,7 @@ class _Mirror:
 
     def _send(self, *, finished: bool) -> None:
         """Upload what has changed: shards, checkpoints from the newest on, other files, and of a finished run its model."""
-        found = {path.parent: path for path in self.local.rglob(_MANIFEST) if self._is_result(path)}
-        manifests = [path for folder, path in found.items() if found.keys().isdisjoint(folder.parents)]
+        manifests, others = self._found()
         steps = sorted((path for path in manifests if _WHOLE.fullmatch(self._name(path))), reverse=True)
         rest = sorted(set(manifests) - set(steps), key=lambda path: ("shards" not in self._name(path), path))
         for manifest in [*rest, *steps[:1]]:
@@ -205,16 +208,24 @@ class _Mirror:
             with suppress(FileNotFoundError):  # removed meanwhile
                 self._send_whole(manifest)
         self._drop_removed()
-        others = [path for path in self.local.rglob("*") if path.is_file() and self._is_result(path)]
         for path in sorted(
             others, key=lambda path: (path.parent.name == "model", path.name == "config.json", path)
         ):
-            of_model = self._name(path).startswith("model/")
-            if (finished or not of_model) and not any(
-                manifest.parent in path.parents for manifest in manifests
-            ):
+            if finished or not self._name(path).startswith("model/"):
                 status = path.stat()
                 self._put(self._name(path), path, (status.st_size, status.st_mtime_ns))
+
+    def _found(self) -> tuple[list[Path], list[Path]]:
+        """Return the manifests, and the files that belong to none; what a manifest is of is not looked at, it may be much."""
+        manifests, others = [], []
+        for folder, below, names in os.walk(self.local):
+            if _MANIFEST in names:
+                below.clear()
+                manifests.append(Path(folder, _MANIFEST))
+                continue
+            below[:] = [name for name in below if _is_result(name)]
+            others += [Path(folder, name) for name in names if _is_result(name)]
+        return manifests, others
 
     def _send_whole(self, manifest: Path) -> None:
         """Upload a folder with a manifest, and that last; it may be removed here meanwhile."""
@@ -258,6 +269,3 @@ class _Mirror:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.local).as_posix()
-
-    def _is_result(self, path: Path) -> bool:
-        return not any(part.startswith((".", "aside-")) for part in path.relative_to(self.local).parts)
