@@ -81,6 +81,13 @@ def test_an_option_that_takes_a_path_refuses_a_url(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", sorted(verb for verb, _ in PUBLISHED))
+def test_nothing_is_written_where_it_is_gone_at_the_end(verb: str, run: Callable[..., Any]) -> None:
+    code, out, error = run(verb, "a.txt", "--model", "x", "-o", "memory://runs/one")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert "memory://runs/one is memory of this process, which is gone when the command ends" in error
+
+
 def test_settings_that_name_files(run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     for name in ("terms", "collocations"):

@@ -13,7 +13,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from unmask.cli import runtime as shell
 from unmask.cli.usage import usage
-from unmask.remote.systems import refuse_url
+from unmask.errors import ConfigError
+from unmask.remote.systems import KNOWN, refuse_url
 
 if TYPE_CHECKING:
     Parameter = TyperArgument | TyperOption
@@ -105,7 +106,11 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
     def _refuse_urls(self, given: Mapping[str, Any]) -> None:
-        """Refuse a URL for a parameter that is a path here: it would make a folder called ``s3:``."""
+        """Refuse a URL for a parameter that is a path here: it would make a folder called ``s3:``; and one that is lost."""
+        if str(out := given.get("out")).startswith("memory://"):
+            raise ConfigError(
+                f"-o: {out} is memory of this process, which is gone when the command ends; give a folder, or {KNOWN}"
+            )
         params: list[Any] = self.params
         for param in params:
             annotation = param.type_descriptor.annotation
