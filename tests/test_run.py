@@ -36,6 +36,7 @@ from unmask.model import presets
 from unmask.progress import Progress
 from unmask.run import components as material_module
 from unmask.run import training_run as run_module
+from unmask.run import writing
 from unmask.run.choices import advice_of, masked_excerpt
 from unmask.run.disk import size_of
 from unmask.run.dry_run import dry_run
@@ -64,7 +65,7 @@ def _tiny_presets() -> Iterator[None]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the report, which is drawn from the other files and takes a second."""
-    monkeypatch.setattr(run_module, "write_report", lambda folder: None)
+    monkeypatch.setattr(writing, "write_report", lambda folder: None)
 
 
 class Listener(Progress):
@@ -539,7 +540,7 @@ def test_a_signal_after_training_loses_none_of_it(
     finished: Runs, configure: Configure, tmp_path: Path, monkeypatch: Any, no_report: None
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "write_model", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(writing, "write_model", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(Interrupted, match="step-00000012 is safe, continue with --resume"):
             train(configure(model__preset="tiny-bert"), tmp_path / "run")
     resumed = train(configure(model__preset="tiny-bert"), tmp_path / "run", resume="auto")

@@ -29,7 +29,7 @@ from unmask.config.settings import RunConfig
 from unmask.errors import Interrupted, UnmaskError
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import training_run
+from unmask.run import writing
 from unmask.run.train import train
 from unmask.storage import read_json, read_rows
 from unmask.training import loop as loop_module
@@ -120,7 +120,7 @@ def start(rank: int, size: int, port: int, work: Callable[[], Any], log: Path, *
                 MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True",
             )  # fmt: skip
         os.environ.update(environment)
-        training_run.write_report = lambda folder: folder.report  # it takes a second
+        writing.write_report = lambda folder: folder.report  # it takes a second
         work()
         code = 0
     except UnmaskError as error:

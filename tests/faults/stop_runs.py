@@ -12,6 +12,7 @@ from unmask.config.settings import RunConfig
 from unmask.data import preparation
 from unmask.run import components as components
 from unmask.run import training_run as run
+from unmask.run import writing
 from unmask.run_folder import RunFolder
 from unmask.training import checkpoint, loop
 
@@ -24,7 +25,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "final evaluation": (run, "evaluation_of", 1),
     "training the tokenizer": (components, "train_tokenizer", 1),
     "opening the text": (components, "prepare", 1),
-    "writing the model": (run, "write_model", 1),
+    "writing the model": (writing, "write_model", 1),
 }
 
 

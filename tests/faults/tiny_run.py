@@ -22,7 +22,7 @@ from unmask.config.settings import RunConfig
 from unmask.errors import Interrupted
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import training_run as run_module
+from unmask.run import writing
 from unmask.run.train import train
 from unmask.run_folder import RunFolder
 from unmask.storage import read_rows
@@ -90,7 +90,7 @@ def start(
         # A process that is forked has not this one's threads, nor may it wait for them.
         torch.set_num_threads(1)
         os.environ.update(world or {})
-        run_module.write_report = lambda folder: (
+        writing.write_report = lambda folder: (
             folder.report
         )  # it takes a second and is made of the other files
         before()
@@ -125,7 +125,7 @@ def finish_first(config: RunConfig, out: Path) -> RunFolder:
         return folder.report
 
     def arm() -> None:
-        run_module.write_report = remember
+        writing.write_report = remember
 
     run = finish(config, out, arm)
     for name in names.read_text(encoding="utf-8").split("\n"):

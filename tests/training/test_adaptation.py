@@ -28,7 +28,7 @@ from unmask.model.layers import add_lora, depths, encoder_layers, head_weights, 
 from unmask.model.load import read_checkpoint
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
-from unmask.run import training_run as run_module
+from unmask.run import writing
 from unmask.run.dry_run import dry_run
 from unmask.run.selection import halves
 from unmask.run.train import train
@@ -69,7 +69,7 @@ def stop_at(step: int) -> Listener:
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the report, which is drawn from the other files and takes a second."""
-    monkeypatch.setattr(run_module, "write_report", lambda folder: None)
+    monkeypatch.setattr(writing, "write_report", lambda folder: None)
 
 
 def lines(path: Path, words: list[str], count: int, seed: int) -> Path:

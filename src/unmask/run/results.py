@@ -1,4 +1,4 @@
-"""The results of a run: ``run.json``, metrics on held-out text, and the exported model."""
+"""The results of a run: ``run.json``, and metrics on held-out text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,8 @@ from unmask.evaluation.heldout import (
 )
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import replaced_as
-from unmask.model.save import save_checked
-from unmask.model.sentence_modules import copy_sentence_modules
-from unmask.progress import Progress
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
-from unmask.run_folder import RunFolder
-from unmask.storage import new_folder
 
 _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
@@ -149,13 +144,3 @@ def _count(prefix: str, text: TextSource | None) -> dict[str, int]:
     documents = 0 if text is None else len(text.documents)
     tokens = 0 if text is None else text.sequences.text_tokens
     return {f"{prefix}documents": documents, f"{prefix}tokens": tokens}
-
-
-def write_model(components: RunComponents, folder: RunFolder, progress: Progress = Progress()) -> None:
-    """Write the Hugging Face checkpoint with its tokenizer, whole, loaded again and compared, or not at all."""
-    with new_folder(folder.model) as partial:
-        with components.model.plain() as model:
-            save_checked(model, components.model.vocabulary, partial)
-        components.model.tokenizer.save_pretrained(partial)
-        if components.sentence_modules is not None:
-            copy_sentence_modules(components.sentence_modules, partial, progress)

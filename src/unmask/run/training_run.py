@@ -10,31 +10,26 @@ from typing import Any
 from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted, LostProcess, plural
-from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.layers import merge_lora
 from unmask.progress import Progress
-from unmask.reporting.card import model_card
 from unmask.reporting.format import cell
-from unmask.reporting.page import write_report
-from unmask.run.adaptation import adaptation_of, save_base
+from unmask.run.adaptation import save_base
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
-from unmask.run.choices import advice_of, choices_of, choices_text, masked_excerpt
+from unmask.run.choices import choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
-from unmask.run.failures import write_exit_code
-from unmask.run.fingerprint import check_fingerprint, fingerprint_of, now, require_same_model
+from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_same_model
 from unmask.run.overlap import overlaps
-from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info, write_model
+from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info
 from unmask.run.selection import selection_of, with_selection
 from unmask.run.signals import Signals
+from unmask.run.writing import write_results
 from unmask.run_folder import RunFolder
 from unmask.storage import (
     append_row,
     keep_rows,
-    read_json,
-    read_rows,
     sync_to_disk,
     write_atomically,
     write_json,
@@ -52,7 +47,6 @@ from unmask.training.loop import Loop, Row
 from unmask.training.position import Position
 from unmask.training.stability import require_finite_weights
 
-_EXAMPLES = 12
 _SHARES = 10
 
 
@@ -155,7 +149,8 @@ class TrainingRun:
             raise DivergedError(
                 f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
             )
-        write = partial(self._write_results, evaluation, predictions)
+        results = self.components, self.config, self.folder, self.loop, evaluation, predictions
+        write = partial(write_results, *results, self.progress)
         self.components.world.main_first(write, "writing results")
         return evaluation
 
@@ -168,33 +163,6 @@ class TrainingRun:
         if step is not None and step.batches:
             excerpt = masked_excerpt(step.batches[0], self.components.model.tokenizer)
             self.progress.log(f"first batch, with the original of each target in brackets:\n{excerpt}")
-
-    def _write_results(
-        self, evaluation: dict[str, Any] | None, predictions: dict[str, TargetPredictions]
-    ) -> None:
-        """Write the model, its metrics, the report, and log what would help next."""
-        write_model(self.components, self.folder, self.progress)
-        if evaluation is not None:
-            assert self.components.heldout is not None
-            write_json(self.folder.evaluation, evaluation)
-            examples = fill_examples(self.components.model, self.components.heldout, _EXAMPLES)
-            write_json(self.folder.examples, examples)
-            self._compare_with_base(predictions)
-        advice = advice_of(
-            read_rows(self.folder.metrics) if self.folder.metrics.is_file() else [],
-            self.folder,
-            epochs=self.loop.epochs,
-            scratch=self.components.scratch,
-            stopped_early=self.loop.ended,
-        )
-        if self.components.world.size > 1:
-            write_exit_code(self.folder, None)
-        ended = {"finished": now(), "steps": self.loop.position.step, "advice": advice}
-        write_json(self.folder.info, read_json(self.folder.info) | ended)
-        write_atomically(self.folder.model / "README.md", model_card(self.folder))
-        write_report(self.folder)
-        if advice:
-            self.progress.log(advice)
 
     # What happens between steps
 
@@ -414,14 +382,3 @@ class TrainingRun:
         chosen_on = selection_of(self.components, self.config.train, self.before.get("selection"))
         ended = {"step": exported, "stopped_early": self.loop.ended, "selection": chosen_on}
         return evaluation | ended, predictions
-
-    def _compare_with_base(self, predictions: dict[str, TargetPredictions]) -> None:
-        if not self.components.has_base:
-            return
-        try:
-            content = adaptation_of(self.components, self.config, self.folder, predictions)
-        except DataError as error:
-            self.progress.log(f"the report does not compare base and adapted model: {error}")
-            self.folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
-            return
-        write_json(self.folder.adaptation, content)

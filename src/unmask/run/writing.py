@@ -1,0 +1,86 @@
+"""The files of a finished run: the model, its metrics, the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unmask.config.settings import RunConfig
+from unmask.errors import DataError
+from unmask.evaluation.examples import fill_examples
+from unmask.evaluation.predictions import TargetPredictions
+from unmask.model.save import save_checked
+from unmask.model.sentence_modules import copy_sentence_modules
+from unmask.progress import Progress
+from unmask.reporting.card import model_card
+from unmask.reporting.page import write_report
+from unmask.run.adaptation import adaptation_of
+from unmask.run.choices import advice_of
+from unmask.run.components import RunComponents
+from unmask.run.failures import write_exit_code
+from unmask.run.fingerprint import now
+from unmask.run_folder import RunFolder
+from unmask.storage import new_folder, read_json, read_rows, write_atomically, write_json
+from unmask.training.loop import Loop
+
+_EXAMPLES = 12
+
+
+def write_results(
+    components: RunComponents,
+    config: RunConfig,
+    folder: RunFolder,
+    loop: Loop,
+    evaluation: dict[str, Any] | None,
+    predictions: dict[str, TargetPredictions],
+    progress: Progress,
+) -> None:
+    """Write the model, its metrics and the report, and log what would help next."""
+    write_model(components, folder, progress)
+    if evaluation is not None:
+        assert components.heldout is not None
+        write_json(folder.evaluation, evaluation)
+        write_json(folder.examples, fill_examples(components.model, components.heldout, _EXAMPLES))
+        _compare_with_base(components, config, folder, predictions, progress)
+    advice = advice_of(
+        read_rows(folder.metrics) if folder.metrics.is_file() else [],
+        folder,
+        epochs=loop.epochs,
+        scratch=components.scratch,
+        stopped_early=loop.ended,
+    )
+    if components.world.size > 1:
+        write_exit_code(folder, None)
+    ended = {"finished": now(), "steps": loop.position.step, "advice": advice}
+    write_json(folder.info, read_json(folder.info) | ended)
+    write_atomically(folder.model / "README.md", model_card(folder))
+    write_report(folder)
+    if advice:
+        progress.log(advice)
+
+
+def write_model(components: RunComponents, folder: RunFolder, progress: Progress = Progress()) -> None:
+    """Write the Hugging Face checkpoint with its tokenizer, whole, loaded again and compared, or not at all."""
+    with new_folder(folder.model) as partial:
+        with components.model.plain() as model:
+            save_checked(model, components.model.vocabulary, partial)
+        components.model.tokenizer.save_pretrained(partial)
+        if components.sentence_modules is not None:
+            copy_sentence_modules(components.sentence_modules, partial, progress)
+
+
+def _compare_with_base(
+    components: RunComponents,
+    config: RunConfig,
+    folder: RunFolder,
+    predictions: dict[str, TargetPredictions],
+    progress: Progress,
+) -> None:
+    if not components.has_base:
+        return
+    try:
+        content = adaptation_of(components, config, folder, predictions)
+    except DataError as error:
+        progress.log(f"the report does not compare base and adapted model: {error}")
+        folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
+        return
+    write_json(folder.adaptation, content)
