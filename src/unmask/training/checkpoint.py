@@ -145,8 +145,7 @@ class CheckpointWriter:
         if not self.world.is_main:
             self._write_share(partial_folder(final.resolve()), tensors, weights)
             return
-        for left in folder.glob(".step-*.partial"):  # by a process that was killed while it wrote
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_unfinished(folder)
         _restore_replaced(folder)
         with new_folder(final) as partial:
             self._write_share(partial, tensors, weights)
@@ -162,14 +161,16 @@ class CheckpointWriter:
             self._write_tensors(path, tensors, weights)
             return
         if self.world.leads_apart:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_unfinished(path.parent)
             path.mkdir(parents=True)
-        dist.barrier(group=self._group)  # until there is a folder on each host
-        self._write_tensors(path, tensors, weights)  # which waits for all
-        if self.world.apart:
-            send_to_main(path, self.world, self._group)
-        if self.world.leads_apart:
-            shutil.rmtree(path)
+        try:
+            dist.barrier(group=self._group)  # until there is a folder on each host
+            self._write_tensors(path, tensors, weights)  # which waits for all
+            if self.world.apart:
+                send_to_main(path, self.world, self._group)
+        finally:
+            if self.world.leads_apart:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _write_tensors(self, path: Path, tensors: dict[str, Any], weights: set[str]) -> None:
         """Write safetensors files; an error of the disk is raised as the ``OSError`` that it is."""
@@ -205,6 +206,12 @@ def save_checkpoint(
     finally:
         writer.close()
     return folder / f"step-{state['step']:08d}"
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process wrote when it was killed."""
+    for left in folder.glob(".step-*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _restore_replaced(folder: Path) -> None:
