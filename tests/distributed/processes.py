@@ -9,6 +9,8 @@ import json
 import os
 import random
 import signal
+import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -24,7 +26,7 @@ from torch.distributed import TCPStore
 from transformers import AutoTokenizer, DebertaV2Config, DebertaV2ForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
-from unmask.config.load import load_config
+from unmask.config.load import dump_config, load_config
 from unmask.config.settings import RunConfig
 from unmask.errors import Interrupted, UnmaskError
 from unmask.model import presets
@@ -444,6 +446,32 @@ def broken_steps(folder: Path) -> dict[str, Any]:
         saved = sorted(path.name for path in (folder / name / "checkpoints").glob("step-*"))
         found[name] = {"codes": codes, "said": said(folder, name), "checkpoints": saved}
     return found
+
+
+def launchers(folder: Path) -> dict[str, Any]:
+    """Train by FSDP under two launchers of two processes each, as two hosts do, and in one process."""
+    text, file = make_text(folder), folder / "run.yaml"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file.write_text(
+        dump_config(
+            configure(text, model__preset="bert-tiny", train__parallel="fsdp", train__timeout_minutes=3)
+        )
+    )
+    unmask = ["-m", "unmask", "train", "--config", str(file), "-o"]
+    hosts = ["-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+             "--rdzv-endpoint", f"127.0.0.1:{port}", *unmask, str(folder / "hosts")]  # fmt: skip
+    running = [
+        subprocess.Popen([sys.executable, *hosts], stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    told = "".join(process.communicate()[1] for process in running)
+    codes = [process.returncode for process in running]
+    codes.append(
+        subprocess.run([sys.executable, *unmask, str(folder / "one")], stderr=subprocess.DEVNULL).returncode
+    )
+    assert codes == [0, 0, 0], told
+    return {"said": told, "difference": difference(folder / "one", folder / "hosts")}
 
 
 def signalled(folder: Path) -> dict[str, Any]:

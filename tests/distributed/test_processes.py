@@ -97,6 +97,14 @@ def test_twenty_kills(scenario: Scenario, rank: int) -> None:
     require_same({"resumed": found["difference"]})
 
 
+@pytest.mark.slow
+def test_two_launchers_train_as_one_process_does(scenario: Scenario) -> None:
+    """FSDP over two hosts: a share in each process of a host, and the same on every host."""
+    found = scenario("launchers")
+    assert "4 processes: fsdp (each has a share of the model, each host all of it: " in found["said"]
+    require_same({"two hosts": found["difference"]})
+
+
 def test_folders_that_are_not_shared(scenario: Scenario) -> None:
     """The other host prepares its own text; the checkpoint is that of the main process alone, the newest that is whole."""
     found = scenario("apart")

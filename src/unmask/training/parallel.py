@@ -81,8 +81,10 @@ def choose_parallel(train: TrainSettings, model: MaskedLM, world: World) -> tupl
     where = "memory"
     if train.offload:
         where, memory = "memory of the host", -world.max(-_memory(torch.device("cpu"), world))
-    share = f"{byte_size(need / _shares(world)[1])} of {size}"
-    return kind, f"fsdp (each has a share of the model: {share}; {byte_size(memory)} of {where} a process)"
+    copies, shares = _shares(world)
+    what = "each has a share of the model" + (", each host all of it" if copies > 1 else "")
+    share = f"{byte_size(need / shares)} of {size}"
+    return kind, f"fsdp ({what}: {share}; {byte_size(memory)} of {where} a process)"
 
 
 def _require_shardable(train: TrainSettings, model: MaskedLM) -> None:
