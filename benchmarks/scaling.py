@@ -4,7 +4,8 @@ A step is computed in three ways that take turns in the same processes: without 
 backward pass (as unmask did before), and by DDP. What summing adds to a step is the share that is waited for. ``--link``
 puts each process into a network namespace, with links of a limited rate between them (needs root, and ``ip`` and ``tc``).
 
-Further: how long training stops for a checkpoint, and how long it takes to write.
+Further: how long training stops for a checkpoint, how long it takes to write, and how long it takes from the kill -9 of one
+of two processes to the first new step of those that ``torchrun --max-restarts`` starts (``--restart``: only that).
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ import harness
 from harness import Result
 
 HERE = Path(__file__).resolve().parent
+_CHARACTERS = 400_000  # of the text of the run that is killed
+_STEPS = 4  # until it is
 WAYS = ("no sum", "one sum", "ddp")
 
 
@@ -34,10 +40,17 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--link", nargs="*", default=[], metavar="RATE", help="rates of links, such as 1gbit 100mbit"
     )
+    made.add_argument("--restart", action="store_true", help="measure only the restart after a kill")
     return made
 
 
 def work(args: argparse.Namespace) -> None:
+    if not args.restart:
+        _compare(args)
+    _restarts(args)
+
+
+def _compare(args: argparse.Namespace) -> None:
     given = {"preset": args.preset, "tokens": args.tokens, "length": args.length, "rounds": args.rounds,
              "vocabulary": str(args.vocabulary)}  # fmt: skip
     found: Result = {"1 process, 2 threads": _launch(given | {"size": 1}, threads=2)}
@@ -69,6 +82,92 @@ def work(args: argparse.Namespace) -> None:
             ["written after", f"{saved['whole'] * 1000:,.0f} ms"],
         ],
     )
+
+
+def _restarts(args: argparse.Namespace) -> None:
+    place = harness.WORK / "restart"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    text = Path(harness.texts(args.text, 1)[0]).read_text(encoding="utf-8")[:_CHARACTERS]
+    (place / "text.txt").write_text(text, encoding="utf-8")
+    found = [_restart(args, place) for _ in range(args.rounds)]
+    shutil.rmtree(place)
+    rows = [[part, f"{harness.middle(found, part):.1f} s"] for part in found[0]]
+    harness.table(["from a kill to the first new step", ""], rows)
+
+
+def _restart(args: argparse.Namespace, place: Path) -> Result:
+    """Kill one of two processes in a step; return the seconds until the run goes on, in parts."""
+    log, run = place / "log.txt", place / "run"
+    settings = {
+        "log_every": 1,
+        "save_every": 10**6,
+        "eval_every": 10**6,
+        "max_steps": 10**6,
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1",
+               "--master-port", "29732", "-m", "unmask", "train", str(place / "text.txt"), "--preset", args.preset,
+               "--tokenizer", str(args.vocabulary), "--batch-tokens", str(args.tokens), "--max-length", str(args.length),
+               "--resume", "-o", str(run)]  # fmt: skip
+    command += [f"--set=train.{key}={value}" for key, value in settings.items()]
+    with log.open("w", encoding="utf-8") as file:
+        started = subprocess.Popen(command, env=harness._environment(), stdout=file, stderr=file)
+    try:
+        first = _last_step(run)
+        _until(started, lambda: _last_step(run) >= first + _STEPS)
+        before = _processes(started.pid)
+        os.kill(before[1], signal.SIGKILL)
+        times = [time.perf_counter()]
+        for happened in (
+            lambda: "saved step" in log.read_text(encoding="utf-8"),
+            lambda: (
+                len(_processes(started.pid).keys()) == 2
+                and not set(_processes(started.pid).values()) & set(before.values())
+            ),
+            lambda: log.read_text(encoding="utf-8").count("resuming from step") > bool(first),
+        ):
+            _until(started, happened)
+            times.append(time.perf_counter())
+        last = _last_step(run)
+        _until(started, lambda: _last_step(run) > last)
+        times.append(time.perf_counter())
+    finally:
+        started.terminate()
+        started.wait()
+    parts = ["noticed, and the last step saved", "processes ended and new ones started", "text, model and checkpoint loaded",
+             "first step"]  # fmt: skip
+    found = {part: end - begin for part, begin, end in zip(parts, times[:-1], times[1:], strict=True)}
+    harness.say(f"  {found}")
+    return found | {"in all": times[-1] - times[0]}
+
+
+def _until(started: subprocess.Popen[bytes], happened: Callable[[], bool]) -> None:
+    while not happened():
+        if started.poll() is not None:
+            raise harness.Failure(
+                f"torchrun ended with {started.returncode}; see {harness.WORK / 'restart' / 'log.txt'}"
+            )
+        time.sleep(0.02)
+
+
+def _last_step(run: Path) -> int:
+    """Return the last step that the metrics of a run have, 0 if there is none."""
+    path = run / "metrics.jsonl"
+    rows = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return int(json.loads(rows[-1])["step"]) if rows else 0
+
+
+def _processes(launcher: int) -> dict[int, int]:
+    """Return the process ids of what a launcher started, by their rank (Linux)."""
+    found = {}
+    for children in Path(f"/proc/{launcher}/task").glob("*/children"):
+        for child in children.read_text().split():
+            with suppress(OSError, KeyError):
+                lines = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
+                found[int(dict(line.partition("=")[::2] for line in lines)["RANK"])] = int(child)
+    return found
 
 
 @contextmanager
