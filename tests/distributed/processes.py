@@ -419,7 +419,7 @@ def different(folder: Path) -> dict[str, Any]:
 
 
 def broken_steps(folder: Path) -> dict[str, Any]:
-    """A loss that is NaN, and memory that runs out at once or later, in one process alone."""
+    """A loss that is NaN, memory that runs out at once or later, and a full disk, in one process alone."""
     text, found = make_text(folder), {}
     gradients, calls = loop_module.step_gradients, count()
 
@@ -437,11 +437,16 @@ def broken_steps(folder: Path) -> dict[str, Any]:
             raise MemoryError
         return gradients(*args, **named)
 
+    def disk(*args: Any, **named: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            raise OSError(28, "No space left on device")
+        return gradients(*args, **named)
+
     def work(fault: Any, name: str, rank: int) -> None:
         loop_module.step_gradients = fault
         train(configure(text), folder / name, progress=Heard(folder / f"{name}-{rank}.log"))
 
-    for name, fault in {"nan": nan, "memory": memory, "later": later}.items():
+    for name, fault in {"nan": nan, "memory": memory, "later": later, "disk": disk}.items():
         codes = together(2, partial(work, fault, name), folder, name)
         saved = sorted(path.name for path in (folder / name / "checkpoints").glob("step-*"))
         found[name] = {"codes": codes, "said": said(folder, name), "checkpoints": saved}

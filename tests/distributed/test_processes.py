@@ -159,6 +159,9 @@ def test_a_fault_in_one_process_ends_all_alike(scenario: Scenario) -> None:
     assert later["codes"] == [2, 2]
     assert "out of memory" in later["said"][0]
     assert later["checkpoints"] == ["step-00000003"]
+    disk = found["disk"]
+    assert disk["codes"] == [5, 5]
+    assert all(text.count("No space left on device; free space or choose") == 1 for text in disk["said"])
 
 
 def test_a_signal_to_one_stops_all_at_one_step(scenario: Scenario) -> None:

@@ -12,7 +12,10 @@ from unmask.run_folder import RunFolder
 from unmask.storage import write_atomically
 from unmask.training.checkpoint import list_checkpoints
 
-EARLY_ENDS = (StoppedAtOnce, DivergedError, LostProcess, OSError, SafetensorError)
+NOT_OURS = (StoppedAtOnce, OSError, SafetensorError)
+"""Errors without a code and a message of unmask, which :func:`explained` gives them."""
+
+EARLY_ENDS = (DivergedError, LostProcess, *NOT_OURS)
 """The errors that :func:`explained` takes; safetensors does not raise ``OSError`` where it cannot write."""
 
 

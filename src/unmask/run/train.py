@@ -18,7 +18,7 @@ from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.run.assemble import keep_choices
-from unmask.run.failures import EARLY_ENDS, explained, further, is_worth_keeping, write_exit_code
+from unmask.run.failures import EARLY_ENDS, NOT_OURS, explained, further, is_worth_keeping, write_exit_code
 from unmask.run.fingerprint import require_same_settings, require_same_text
 from unmask.run.lock import is_empty, is_locked_by, lock_run
 from unmask.run.signals import Signals
@@ -89,7 +89,8 @@ def _train(
                     run.write_info(command, extra)
                     return run.run()
             except BaseException as error:
-                world.fail(error)  # before its files go
+                # Before its files go; the others say themselves what is saved.
+                world.fail(explained(error, folder) if isinstance(error, NOT_OURS) else error)
                 if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
                 elif world.size > 1 and world.speaks:
