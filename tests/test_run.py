@@ -685,9 +685,49 @@ def test_a_run_of_an_earlier_version_that_cannot_be_resumed_says_why(
         train(configure(model__preset="tiny-bert"), stopped, resume="auto")
 
 
-def test_a_run_can_be_made_longer(stopped: Path, configure: Configure) -> None:
-    result = train(configure(model__preset="tiny-bert", train__max_steps=14), stopped, resume="auto")
-    assert result.steps == 14
+def test_a_run_can_be_made_longer(configure: Configure, tmp_path: Path, no_report: None) -> None:
+    """It is evaluated as often as any, though it was evaluated at its end before."""
+    settings = {"model__preset": "tiny-bert", "train__export_best": True}
+    for steps in (3, 5):
+        config = configure(**settings, train__max_steps=steps)
+        result = train(config, tmp_path / "run", resume="auto")
+    assert result.steps == 5
+    assert evaluated_steps(result.folder) == [1, 2, 3, 4, 5]
+    assert (result.folder.checkpoints / "step-00000004").exists()
+
+
+def test_the_last_weights_are_evaluated_wherever_a_run_ends(
+    configure: Configure, tmp_path: Path, no_report: None
+) -> None:
+    """Also where the run was stopped after its last step, or has had its length when it is resumed."""
+    settings = {"model__preset": "tiny-bert", "train__eval_every": 3, "train__export_best": True}
+    listener = Listener({4: lambda: signal.raise_signal(signal.SIGTERM)})
+    with pytest.raises(Interrupted):
+        train(configure(**settings), tmp_path / "run", progress=listener)
+    config = configure(**settings, train__max_steps=4)
+    for _ in range(2):
+        listener = Listener()
+        result = train(config, tmp_path / "run", resume="auto", progress=listener)
+        assert evaluated_steps(result.folder) == [3, 4]
+        losses = [row["eval_loss"] for row in read_rows(result.folder.metrics) if "eval_loss" in row]
+        assert read(result.folder.evaluation)["step"] == 3 + int(np.argmin(losses))
+        assert any("no step is left to train" in text for text in listener.heard)
+
+
+def test_a_time_limit_that_is_used_up_is_said(configure: Configure, tmp_path: Path, no_report: None) -> None:
+    config = configure(model__preset="tiny-bert", train__max_steps=None, train__minutes=1e-5)
+    first, again = Listener(), Listener()
+    steps = train(config, tmp_path / "run", progress=first).steps
+    assert train(config, tmp_path / "run", resume="auto", progress=again).steps == steps
+    said = re.compile(
+        r"no step is left to train.* \d+\.\d of 1e-05 minutes \(--minutes\), .*resume with a higher limit"
+    )
+    assert not any(map(said.match, first.heard))
+    assert any(map(said.match, again.heard))
+
+
+def evaluated_steps(folder: RunFolder) -> list[int]:
+    return [row["step"] for row in read_rows(folder.metrics) if "eval_loss" in row]
 
 
 def test_a_damaged_checkpoint_is_passed_over(stopped: Path, configure: Configure, finished: Runs) -> None:

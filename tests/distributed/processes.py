@@ -29,9 +29,10 @@ from transformers.utils.logging import disable_progress_bar
 from unmask.config.load import dump_config, load_config
 from unmask.config.settings import RunConfig
 from unmask.errors import Interrupted, UnmaskError
+from unmask.evaluation import predictions
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import writing
+from unmask.run import results, writing
 from unmask.run.train import train
 from unmask.storage import read_json, read_rows
 from unmask.training import loop as loop_module
@@ -279,6 +280,46 @@ def fsdp(folder: Path) -> dict[str, Any]:
     }
 
 
+def evaluated(folder: Path) -> dict[str, Any]:
+    """Evaluate weights that do not change, packed and padded, by one process and by several."""
+    text, found = make_text(folder), {}
+    rest = {"train__optimizer__learning_rate": 1e-30, "train__max_steps": 2, "train__eval_every": 1}
+    rest["data__forgetting_eval"] = [str(make_text(folder, seed=7, name="general"))]
+    for layout in ("packed", "padded"):
+        model = make_deberta(folder, folder / "packed-1-ddp" / "model") if layout == "padded" else None
+        settings = rest | ({"model__name": str(model), "train__lora_rank": 2} if model else {})
+        for size, kind in [(1, "ddp"), (2, "ddp"), (3, "fsdp")][:: 2 if model else 1]:
+            name = f"{layout}-{size}-{kind}"
+            config = configure(text, **settings, train__parallel=kind)
+            codes = together(size, partial(_evaluate, folder, name, config), folder, name)
+            assert set(codes) == {0}, said(folder, name)
+            found[name] = {
+                "batches": [int(text.rsplit("batches: ", 1)[1]) for text in said(folder, name)],
+                "files": {
+                    path: read_json(folder / name / path) for path in ("evaluation.json", "examples.json")
+                },
+                "rows": [row for row in read_rows(folder / name / "metrics.jsonl") if "eval_loss" in row],
+                "returned": [read_json(folder / f"{name}-{rank}.json") for rank in range(size)],
+            }
+            if model:
+                found[name]["files"]["adaptation.json"] = read_json(folder / name / "adaptation.json")
+    return found
+
+
+def _evaluate(folder: Path, name: str, config: RunConfig, rank: int) -> None:
+    """Make a run; log how many batches this process evaluated, and keep what the run returned."""
+    results._EVALUATION_BUDGET, predict, done = 48, predictions._predict, []
+
+    def counted(model: Any, batch: Any) -> Any:
+        done.append(batch)
+        return predict(model, batch)
+
+    predictions._predict, log = counted, Heard(folder / f"{name}-{rank}.log")
+    finished = train(config, folder / name, progress=log)
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(finished.evaluation), encoding="utf-8")
+    log.log(f"batches: {len(done)}")
+
+
 def _stop_after(steps: int, rank: int) -> None:
     """Send the main process a signal in the step with this number, from 1."""
     step = Loop.step
@@ -421,7 +462,7 @@ def different(folder: Path) -> dict[str, Any]:
 def broken_steps(folder: Path) -> dict[str, Any]:
     """A loss that is NaN, memory that runs out at once or later, and a full disk, in one process alone."""
     text, found = make_text(folder), {}
-    gradients, calls = loop_module.step_gradients, count()
+    gradients, predict, calls = loop_module.step_gradients, predictions._predict, count()
 
     def nan(*args: Any, **named: Any) -> Any:
         loss, correct = gradients(*args, **named)
@@ -442,12 +483,30 @@ def broken_steps(folder: Path) -> dict[str, Any]:
             raise OSError(28, "No space left on device")
         return gradients(*args, **named)
 
-    def work(fault: Any, name: str, rank: int) -> None:
-        loop_module.step_gradients = fault
+    def evaluation(*args: Any) -> Any:
+        if os.environ["RANK"] == "1" and next(calls) == 3:
+            raise MemoryError
+        return predict(*args)
+
+    def no_number(*args: Any) -> Any:
+        found = predict(*args)
+        return found._replace(loss=found.loss * float("nan")) if os.environ["RANK"] == "1" else found
+
+    def work(owner: Any, fault: Any, name: str, rank: int) -> None:
+        owner.step_gradients = owner._predict = fault
+        results._EVALUATION_BUDGET = 32
         train(configure(text), folder / name, progress=Heard(folder / f"{name}-{rank}.log"))
 
-    for name, fault in {"nan": nan, "memory": memory, "later": later, "disk": disk}.items():
-        codes = together(2, partial(work, fault, name), folder, name)
+    faults = {
+        "nan": (loop_module, nan),
+        "memory": (loop_module, memory),
+        "later": (loop_module, later),
+        "disk": (loop_module, disk),
+        "evaluation": (predictions, evaluation),
+        "no number": (predictions, no_number),
+    }
+    for name, (owner, fault) in faults.items():
+        codes = together(2, partial(work, owner, fault, name), folder, name)
         saved = sorted(path.name for path in (folder / name / "checkpoints").glob("step-*"))
         found[name] = {"codes": codes, "said": said(folder, name), "checkpoints": saved}
     return found

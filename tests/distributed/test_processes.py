@@ -51,6 +51,25 @@ def test_shares_in_the_memory_of_the_host_and_adapters(scenario: Scenario) -> No
     require_same(scenario("fsdp"))
 
 
+def test_an_evaluation_is_shared_out(scenario: Scenario) -> None:
+    """Each process computes some of the batches; every figure is that of one process to the last bit."""
+    found = scenario("evaluated")
+    for layout in ("packed", "padded"):
+        runs = [run for name, run in found.items() if name.startswith(layout)]
+        alone = runs[0]
+        assert alone["rows"][0]["eval_loss"] > 0
+        assert alone["files"]["evaluation.json"]["by_replacement"]["rows"]
+        for run in runs:
+            for row in run["rows"]:
+                del row["seconds"]
+            assert run["files"].get("adaptation.json", {}).pop("hashes", None) != {}
+            assert run["returned"] == [run["files"]["evaluation.json"]] * len(run["batches"])
+            assert run["files"] == alone["files"]
+            for row, other in zip(run["rows"], alone["rows"], strict=True):  # FSDP pads in another way
+                assert row == (pytest.approx(other, rel=1e-6) if layout == "padded" else other)
+            assert max(run["batches"]) < sum(alone["batches"]) / len(run["batches"]) + 10
+
+
 @pytest.mark.slow
 def test_every_combination_trains_the_same_model(scenario: Scenario) -> None:
     found = scenario("matrix", sizes=[1, 2, 4], whole=True)
@@ -162,6 +181,12 @@ def test_a_fault_in_one_process_ends_all_alike(scenario: Scenario) -> None:
     disk = found["disk"]
     assert disk["codes"] == [5, 5]
     assert all(text.count("No space left on device; free space or choose") == 1 for text in disk["said"])
+    evaluation, no_number = found["evaluation"], found["no number"]
+    assert evaluation["codes"] == [2, 2]
+    assert "out of memory in an evaluation" in evaluation["said"][0]
+    assert evaluation["checkpoints"] == ["step-00000003"]
+    assert no_number["codes"] == [4, 4]
+    assert "the held-out loss is nan" in no_number["said"][0]
 
 
 def test_a_signal_to_one_stops_all_at_one_step(scenario: Scenario) -> None:

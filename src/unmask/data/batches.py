@@ -206,7 +206,7 @@ class TextSource:
         )
 
     def evaluation_batches(
-        self, budget: int, most: int | None = None, *, hidden: bool = True
+        self, budget: int, most: int | None = None, *, hidden: bool = True, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
         """Yield batches with fixed masks, of at most ``most`` tokens in all.
 
@@ -216,12 +216,17 @@ class TextSource:
             budget: tokens of a batch.
             most: tokens of all batches.
             hidden: replace every target by the mask token; otherwise the same targets are replaced as in training.
+            rank, world: yield the share of one of several processes, to which the batches are dealt in turn. Each has as
+                many, so the last may be empty.
         """
         if self._first is None or self._first[0] != most:
             self._first = most, self._by_hash(most)
         numbers = self.by_length(self._first[1])
-        for part in split_by_tokens(self.sizes(numbers), budget):
+        parts = list(split_by_tokens(self.sizes(numbers), budget))
+        for part in parts[rank::world]:
             yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate, hidden=hidden)
+        if rank >= len(parts) % world > 0:
+            yield _EMPTY
 
     def _by_hash(self, most: int | None) -> np.ndarray:
         """Return the sequences of the documents whose hashes come first, of at most ``most`` tokens, by hash."""

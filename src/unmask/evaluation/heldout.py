@@ -24,6 +24,7 @@ from unmask.evaluation.predictions import TargetPredictions, predict_targets
 from unmask.evaluation.strata import REPLACEMENTS, Places, Strata, places, replacements
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
+from unmask.training.distributed import World
 
 MASKS = "every target replaced by the mask token"
 """How the targets of all metrics are shown to the model; those by replacement say so themselves."""
@@ -61,21 +62,26 @@ class HeldoutMetrics:
         return {name: getattr(self, name) for name in names}
 
 
-def evaluate_batches(model: LanguageModel, batches: Iterable[Batch]) -> HeldoutMetrics:
+def evaluate_batches(
+    model: LanguageModel, batches: Iterable[Batch], world: World | None = None
+) -> HeldoutMetrics:
     """Evaluate a model on batches; NaN or infinite losses stay in the metrics.
+
+    Args:
+        model: the model.
+        batches: this process's share of them.
+        world: the processes, each of which returns the metrics of all batches; by default this one alone.
 
     Raises:
         ValueError: no token is masked in any of the batches.
     """
-    tokens, parts = 0, []
-    for batch, predictions in predict_targets(model, batches):
-        tokens += batch.tokens
-        parts.append(predictions)
+    shares = [(batch.tokens, predictions) for batch, predictions in predict_targets(model, batches)]
+    sizes, parts = zip(*(world or World()).in_turn(shares), strict=True)
     if not (count := sum(len(part.loss) for part in parts)):
         raise ValueError("the held-out text has no masked token; give more of it, or a higher mask rate")
     loss = sum(float(part.loss.sum()) for part in parts)
     correct = sum(int((part.rank == 1).sum()) for part in parts)
-    return HeldoutMetrics(loss / count, correct / count, count, tokens, TargetPredictions.join(parts))
+    return HeldoutMetrics(loss / count, correct / count, count, sum(sizes), TargetPredictions.join(parts))
 
 
 def replaced_tokens(tokens: int) -> int:
@@ -83,16 +89,26 @@ def replaced_tokens(tokens: int) -> int:
     return min(tokens, max(tokens // _REPLACED_SHARE, _REPLACED_TOKENS))
 
 
-def by_replacement(model: LanguageModel, batches: Iterable[Batch]) -> list[dict[str, Any]]:
+def by_replacement(
+    model: LanguageModel, batches: Iterable[Batch], world: World | None = None
+) -> list[dict[str, Any]]:
     """Evaluate a model on batches that are masked as in training, by what it sees at the target.
+
+    Args:
+        model: the model.
+        batches: this process's share of them.
+        world: the processes, each of which returns the metrics of all batches; by default this one alone.
 
     Returns:
         Rows with ``label``, ``masked_tokens``, ``loss`` and ``accuracy``, the last one of all targets; without those
         that have no target.
     """
-    sums = np.zeros((len(REPLACEMENTS), 3))
+    shares = []
     for batch, predictions in predict_targets(model, batches):
-        np.add.at(sums, replacements(batch, model.vocabulary.mask_id), target_columns(predictions)[:, :3])
+        share = np.zeros((len(REPLACEMENTS), 3))
+        np.add.at(share, replacements(batch, model.vocabulary.mask_id), target_columns(predictions)[:, :3])
+        shares.append(share)
+    sums = np.sum((world or World()).in_turn(shares), axis=0)
     sums[-1] = sums.sum(axis=0)
     return [
         {"label": label, "masked_tokens": int(count), "loss": loss / count, "accuracy": right / count}

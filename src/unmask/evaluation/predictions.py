@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask.data.batches import Batch
 from unmask.model.base import LanguageModel
 from unmask.model.softmax import check_finite, loss_blocks
+from unmask.model.trial import trial_batch
 
 
 class TargetPredictions(NamedTuple):
@@ -57,7 +58,12 @@ def predict_targets(
     """Run a model in evaluation mode; yield each batch with the predictions at its targets, of which it may have none."""
     with model.evaluating():
         for batch in batches:
-            yield batch, _predict(model, batch) if len(batch.target_ids) else _NONE
+            if len(batch.target_ids):
+                yield batch, _predict(model, batch)
+            else:
+                if model.sharded:  # the other processes wait for this one in each pass
+                    _predict(model, trial_batch(model.vocabulary, model.shortest))
+                yield batch, _NONE
 
 
 @torch.no_grad()

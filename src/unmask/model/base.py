@@ -40,14 +40,15 @@ class LanguageModel(ABC):
         shortest: the fewest tokens that the model computes; shorter sequences are padded to it.
         batching: how batches are computed.
         new_head: names of weights of the LM head that the checkpoint lacked.
-        single_pass: whether sequences of one batch are all padded together, whatever the waste.
+        sharded: whether every pass sends messages between processes, each of which must then make as many: the sequences of
+            a batch are padded together, whatever the waste, and a batch without targets is computed too.
     """
 
     max_length: int
     shortest = 1
     batching: Batching = "padded"
     new_head: Sequence[str] = ()
-    single_pass = False
+    sharded = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -144,7 +145,7 @@ class LanguageModel(ABC):
 
     def together(self, lengths: np.ndarray) -> Iterator[tuple[int, int]]:
         """Cut lengths in descending order where padding them together would waste too much, or change the output."""
-        if self.single_pass:
+        if self.sharded:
             yield 0, len(lengths)
             return
         if self.batching == "alone":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
+from unmask.errors import ConfigError
 from unmask.evaluation.baselines import heldout_baselines
 from unmask.evaluation.heldout import (
     MASKS,
@@ -18,16 +20,48 @@ from unmask.evaluation.heldout import (
 )
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import replaced_as
+from unmask.model.masked_lm import MaskedLM
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
+from unmask.training.distributed import World
+from unmask.training.stability import unless_out_of_memory
+
+Result = TypeVar("Result")
 
 _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
 
 
 def metrics_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutMetrics:
-    """Evaluate the model on so many tokens of a text."""
-    return evaluate_batches(components.model, text.evaluation_batches(_EVALUATION_BUDGET, tokens))
+    """Evaluate the model on so many tokens of a text, of which each process computes a share."""
+    return _computed(components, text, tokens, evaluate_batches)
+
+
+def _computed(
+    components: RunComponents,
+    text: TextSource,
+    tokens: int,
+    compute: Callable[[MaskedLM, Iterator[Batch], World], Result],
+    *,
+    hidden: bool = True,
+) -> Result:
+    """Return what ``compute`` makes of the batches of an evaluation.
+
+    Raises:
+        ConfigError: they take more memory than there is.
+    """
+    world = components.world
+    world.doing("evaluating")
+    batches = text.evaluation_batches(
+        _EVALUATION_BUDGET, tokens, hidden=hidden, rank=world.rank, world=world.size
+    )
+    found = unless_out_of_memory(partial(compute, components.model, batches, world))
+    if found is None:
+        raise ConfigError(
+            f"out of memory in an evaluation, which computes {_EVALUATION_BUDGET:,} tokens at once; continue with --resume on a "
+            f"device with more memory, or start again with a lower data.max_length or a smaller model"
+        )
+    return found
 
 
 def final_texts(components: RunComponents) -> dict[str, TextSource]:
@@ -44,13 +78,20 @@ def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
 def final_metrics(
     components: RunComponents, config: RunConfig
 ) -> tuple[dict[str, dict[str, Any]], dict[str, TargetPredictions]]:
-    """Evaluate in fp32 on each of the held-out texts; return the metrics, and the predictions that they are computed from."""
+    """Evaluate in fp32 on each of the held-out texts.
+
+    Returns:
+        The metrics, of which the main process alone has the intervals, and the predictions that they are computed from.
+    """
     metrics, predictions = {}, {}
     for name, text in final_texts(components).items():
         with components.model.in_fp32():
-            found = evaluate_batches(components.model, final_batches(text, config))
-        intervals = document_intervals(text, final_batches(text, config), found.predictions)
-        metrics[name], predictions[name] = found.to_dict() | intervals, found.predictions
+            found = metrics_on(components, text, _FINAL_EVALUATION * config.train.eval_tokens)
+        intervals = partial(document_intervals, text, final_batches(text, config), found.predictions)
+        metrics[name] = found.to_dict() | (
+            components.world.main_first(intervals, "computing intervals") or {}
+        )
+        predictions[name] = found.predictions
     return metrics, predictions
 
 
@@ -61,14 +102,14 @@ def evaluation_of(
     metrics: dict[str, dict[str, Any]],
     before: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the metrics of a trained model, of the baselines, and of the model before training."""
-    batches = final_batches(heldout, config)
+    """Return the metrics of a trained model, of the baselines (in the main process), and of the model before training."""
+    baselines = partial(heldout_baselines, components.text, final_batches(heldout, config))
     content = metrics["heldout"]
     content |= {
         "documents": len(heldout.documents),
         "masks": MASKS,
         "mask_rate": config.masking.rate,
-        "baselines": heldout_baselines(components.text, batches),
+        "baselines": components.world.main_first(baselines, "counting baselines"),
         "before": before.get("heldout"),
         "by_replacement": _by_replacement(components, heldout, content["tokens"]),
     }
@@ -81,9 +122,9 @@ def _by_replacement(components: RunComponents, heldout: TextSource, tokens: int)
     """Return the metrics at targets that are replaced as in training, on part of the text; ``None`` if all are masked."""
     if heldout.masking.mask_share == 1:
         return None
-    batches = heldout.evaluation_batches(_EVALUATION_BUDGET, replaced_tokens(tokens), hidden=False)
     with components.model.in_fp32():
-        return {"masks": replaced_as(heldout.masking), "rows": by_replacement(components.model, batches)}
+        rows = _computed(components, heldout, replaced_tokens(tokens), by_replacement, hidden=False)
+    return {"masks": replaced_as(heldout.masking), "rows": rows}
 
 
 def run_info(components: RunComponents, config: RunConfig, command: list[str]) -> dict[str, Any]:

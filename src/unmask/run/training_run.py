@@ -90,13 +90,13 @@ class TrainingRun:
         self.checkpoints = CheckpointWriter(world, self.loop.gradient_sum.sharded)
         self.before: dict[str, dict[str, Any]] = {}
         self.best: Best | None = None
-        self._save_is_due, self._saved = False, -1
-        self._tenths: dict[str, int] = {}
+        self._save_is_due, self._saved, self._evaluated = False, -1, -1
         self._last_loss: float | None = None
         self._shown_metrics: dict[str, Any] = {}
         limits = config.train.epochs, config.train.max_steps, config.train.minutes
         self.choices = choices_of(self.config, self.components, default_length=not any(limits))
         self._resume(resume)
+        self._tenths = self._tenths_done()
         if self.is_main:
             model, settings = self.components.model.model, self.config.train
             require_room(folder, disk_need(model, self.loop.optimizers, settings, settings.max_steps))
@@ -117,12 +117,7 @@ class TrainingRun:
         """Train to the end, then write the model, its metrics and the report."""
         self._log_choices()
         if self.loop.position.step == 0 and self.components.has_base:
-            self.before, predictions = final_metrics(self.components, self.config)
-            if selection := self.components.selection:
-                found = metrics_on(self.components, selection, self.config.train.eval_tokens)
-                self.before["selection"] = found.to_dict()
-            if self.is_main:
-                save_base(self.folder, predictions)
+            self._evaluate_base()
         self.progress.begin("train")
         with self.signals.stepping():
             self._train_or_save()
@@ -130,17 +125,25 @@ class TrainingRun:
         exported = self._load_best()
         if self.components.adapters is not None:
             merge_lora(self.components.adapters)
-        whole = self.loop.gradient_sum.whole_model()
-        if whole is None:  # it has a share of the weights only
-            evaluation = None
-            self.components.world.main_first(lambda: None, "writing results")
-        else:
-            self.components = replace(self.components, model=whole)
-            evaluation = self._finish(exported)
+        self.components = self._whole()
+        evaluation = self._finish(exported)
         position = self.loop.position
         return FinishedRun(
             self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
         )
+
+    def _whole(self) -> RunComponents:
+        """Return the components with the whole model, which each process evaluates in fp32 on a share of the text."""
+        return replace(self.components, model=self.loop.gradient_sum.whole_model())
+
+    def _evaluate_base(self) -> None:
+        components = self._whole()
+        self.before, predictions = final_metrics(components, self.config)
+        if selection := components.selection:
+            found = metrics_on(components, selection, self.config.train.eval_tokens)
+            self.before["selection"] = found.to_dict()
+        if self.is_main:
+            save_base(self.folder, predictions)
 
     def _finish(self, exported: int) -> dict[str, Any] | None:
         """Evaluate the model and write the results; return the metrics."""
@@ -152,7 +155,7 @@ class TrainingRun:
         results = self.components, self.config, self.folder, self.loop, evaluation, predictions
         write = partial(write_results, *results, self.progress)
         self.components.world.main_first(write, "writing results")
-        return evaluation
+        return self.components.world.from_main(evaluation)
 
     def _log_choices(self) -> None:
         """Log what the run is going to do, and the first batch as the model sees it."""
@@ -167,20 +170,16 @@ class TrainingRun:
     # What happens between steps
 
     def _after_step(self, loop: Loop) -> None:
-        settings, position, progress = self.config.train, loop.position, loop.progress
+        settings, position = self.config.train, loop.position
         if self.is_main:
-            self.progress.advance(min(progress, 1.0), {"step": position.step, **self._shown_metrics})
-        tenth = self._passed_tenth(progress, "evaluated")
-        due = position.step % settings.eval_every == 0 if settings.eval_every else tenth
-        if due or (tenth and progress >= 1):
+            self.progress.advance(min(loop.progress, 1.0), {"step": position.step, **self._shown_metrics})
+        tenths = self._tenths_done()
+        passed, self._tenths = tenths > self._tenths, tenths
+        if position.step % settings.eval_every == 0 if settings.eval_every else passed:
             self._evaluate_now()
-        saves = (
-            position.step % settings.save_every == 0
-            if settings.save_every
-            else self._passed_tenth(progress, "saved")
-        )
+        saves = position.step % settings.save_every == 0 if settings.save_every else passed
         asked, stopping = self.signals.asked(self.components.world)
-        self._save_is_due |= saves and progress < 1 and not loop.ended
+        self._save_is_due |= saves and not loop.over
         # Steps are skipped perhaps because of the weights: then an older checkpoint is the better one.
         if asked or (self._save_is_due and not position.skipped_steps):
             self._save()
@@ -220,6 +219,8 @@ class TrainingRun:
         if self._last_loss is None:
             why = self.components.text.why_no_target("the training text")
             raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
+        if self._evaluated != self.loop.position.step:
+            self._evaluate_now()
         if self._saved != self.loop.position.step:
             self._save()
         self.checkpoints.wait()
@@ -232,12 +233,9 @@ class TrainingRun:
             f"continue it with --resume and the same settings"
         )
 
-    def _passed_tenth(self, progress: float, what: str) -> bool:
-        """Return whether the run has passed another tenth of its length since the last call."""
-        share = int(min(progress, 1.0) * _SHARES + 1e-9)
-        last = self._tenths.get(what, 0)
-        self._tenths[what] = max(share, last)
-        return share > last
+    def _tenths_done(self) -> int:
+        """Return how many tenths of its length the run has."""
+        return int(min(self.loop.progress, 1.0) * _SHARES + 1e-9)
 
     def _write_row(self, row: Row) -> None:
         if self.is_main:
@@ -270,11 +268,12 @@ class TrainingRun:
     def _update_best(self, loss: float) -> None:
         """Save the weights if they are the best so far, and end the run after ``patience`` worse evaluations."""
         step = self.loop.position.step
+        self._evaluated, self._saved = step, -1  # a checkpoint of this step does not know of it
         # All processes use one number, so that they save and end together.
         self.best = Best.after(self.best, step, self.components.world.max(loss))
         if self.config.train.export_best and self.best.step == step:
             save_best(self.checkpoints, self.folder.checkpoints, self.components.model.model, step)
-        if self.loop.progress < 1:
+        if not self.loop.over:
             self._stop_early()
 
     def _stop_early(self) -> None:
@@ -299,7 +298,7 @@ class TrainingRun:
             "fingerprint": self.fingerprint,
             "evaluation": MASKS,
             "before": self.before,
-            "tenths": self._tenths,
+            "evaluated": self._evaluated,
             "last_loss": self._last_loss,
             "best": self.best and asdict(self.best),
         }
@@ -337,7 +336,8 @@ class TrainingRun:
         state = restore(path, self.components.model.model, self.loop.optimizers, self.loop.gradient_sum)
         self.loop.position = Position.from_dict(state)
         self._saved = state["step"]
-        self.before, self._tenths, self._last_loss = state["before"], state["tenths"], state["last_loss"]
+        self.before, self._last_loss = state["before"], state["last_loss"]
+        self._evaluated = state.get("evaluated", -1)
         self.best = Best(**state["best"]) if state["best"] else None
         if self.components.selection and "selection" not in self.before:
             self.before = {}  # an earlier version evaluated the base on the held-out text as a whole
@@ -355,6 +355,12 @@ class TrainingRun:
                 self.progress.log(f"set aside later checkpoints: {names}; they can be deleted")
         self.progress.log(f"resuming from step {state['step']} ({path.name})")
         self._stop_early()
+        position = self.loop.position
+        if reached := self.loop.length.reached(position.step, self.loop.epochs, position.seconds):
+            self.progress.log(
+                f"no step is left to train, only the results are written: the run has had {', '.join(reached)}, counted from its "
+                f"beginning; resume with a higher limit to train on"
+            )
 
     def _load_best(self) -> int:
         """Load the best weights, if they are to be exported; return the step whose weights the model has."""

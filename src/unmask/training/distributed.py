@@ -128,10 +128,8 @@ class World:
         """Find out which processes see the files of the main one."""
         if self.size == 1:
             return
-        rows: list[Any] = [None] * self.size
-        dist.all_gather_object(rows, (socket.gethostname(), sees_files))
         apart: dict[str, int] = {}
-        for rank, (host, sees) in enumerate(rows):
+        for rank, (host, sees) in enumerate(self.collect((socket.gethostname(), sees_files))):
             if not sees:
                 apart.setdefault(host, rank)
         if not sees_files:
@@ -192,6 +190,18 @@ class World:
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
+    def collect(self, value: Result) -> list[Result]:
+        """Return the value of each process, which can be pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def in_turn(self, own: list[Result]) -> list[Result]:
+        """Return the results of all processes, to which the work was dealt in turn; each has as many."""
+        return [result for turn in zip(*self.collect(own), strict=True) for result in turn]
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self.gather([0.0])
@@ -241,8 +251,7 @@ class World:
         if self.size == 1:
             return
         own = {key: json.dumps(value, sort_keys=True, default=str) for key, value in facts.items()}
-        rows: list[Any] = [None] * self.size
-        dist.all_gather_object(rows, (socket.gethostname(), own))
+        rows = self.collect((socket.gethostname(), own))
         host, wanted = rows[0]
         for rank, (other, found) in enumerate(rows):
             different = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]

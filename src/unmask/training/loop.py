@@ -22,13 +22,12 @@ from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import clip_gradients
 from unmask.training.parallel import GradientSum
-from unmask.training.position import Length, Position
+from unmask.training.position import DONE, Length, Position
 from unmask.training.staged_start import StagedStart
 from unmask.training.steps import StepPlan, StepResult
 
 Row = dict[str, Any]
 
-_DONE = 1.0 - 1e-12
 MAX_SKIPPED_STEPS = 5
 """So many skipped steps in a row end a run."""
 
@@ -94,6 +93,11 @@ class Loop:
         """How much of the run is done, 0 to 1 and beyond."""
         return self.length.progress(self.position.step, self.epochs, self.position.seconds)
 
+    @property
+    def over(self) -> bool:
+        """Whether the run has its length, or was ended."""
+        return self.ended or self.progress >= DONE
+
     def run(self) -> None:
         """Train until the run has its length, or is ended.
 
@@ -105,7 +109,7 @@ class Loop:
             self._rehearse()
         clock = time.perf_counter()
         for plan in self._plans():
-            if self.ended or self.progress >= _DONE:  # the clock, which a plan does not know
+            if self.over:  # by the clock, which a plan does not know
                 break
             waited = time.perf_counter() - clock
             if self.world.size > 1:  # what another process needs that dies in this step
@@ -118,7 +122,7 @@ class Loop:
             self._spend(time.perf_counter() - clock)
             if result.skipped:
                 self._log_skipped(plan, result.skipped)
-            if self.position.step % self.log_every == 0 or self.progress >= 1:
+            if self.position.step % self.log_every == 0 or self.over:
                 self._log()
             self.after_step(self)
             clock = time.perf_counter()
@@ -284,7 +288,7 @@ class Loop:
             seconds: seconds of training when it begins, as far as they are known.
         """
         epochs = self._epochs_at(cursor)
-        if self.length.progress(step, epochs, 0.0) >= _DONE:
+        if self.length.progress(step, epochs, 0.0) >= DONE:
             return None
         rate = self.mask_rate(self.length.progress(step, epochs, seconds))
         numbers, following = self.stream.take(cursor)

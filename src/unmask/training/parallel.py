@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -171,19 +170,21 @@ class GradientSum:
                     f"processes with ddp; use --parallel fsdp, or one process"
                 )
 
-    def whole_model(self) -> MaskedLM | None:
-        """Return the model of the main process with whole weights; where each has a share, a new one in that process."""
+    def whole_model(self) -> MaskedLM:
+        """Return the model with whole weights: where each process has a share, a new one, in all of them.
+
+        LoRA adapters are left out: before training they change nothing, and after it they are merged.
+        """
         if not self.sharded:
             return self.model
-        raw = self.model.model
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(raw, options=options)
-        if not self.world.is_main:
-            return None
-        plain = AutoModelForMaskedLM.from_config(raw.config)
-        plain.load_state_dict(weights)
+        raw, device = self.model.model, self.model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
+            plain = AutoModelForMaskedLM.from_config(raw.config)
+        weights = {name.replace(".base_layer.", "."): weight for name, weight in raw.state_dict().items()}
+        with torch.no_grad():
+            for name, weight in plain.state_dict().items():  # one at a time, so that none is in memory twice
+                weight.copy_(whole(weights[name].to(device)))
         plain.config.name_or_path = raw.config.name_or_path
-        plain.to(self.model.device)
         found = MaskedLM(plain, self.model.tokenizer, autocast=self.model.autocast)
         found.verified = self.model.verified
         return found
@@ -243,8 +244,7 @@ class GradientSum:
             shard.set_force_sum_reduction_for_comms(True)
         for weight, requires_grad in zip(raw.parameters(), trained, strict=True):
             weight.requires_grad_(requires_grad)
-        # Every pass sends messages, so that each process must make as many.
-        self.model.single_pass = not self.model.packed
+        self.model.sharded = True
 
 
 # Without annotations, since torch compares them and does not take strings.

@@ -7,6 +7,9 @@ from typing import Any
 
 from unmask.data.batches import Cursor
 
+DONE = 1.0 - 1e-12
+"""A run that has so much of its length is done."""
+
 
 @dataclass(frozen=True)
 class Length:
@@ -26,6 +29,15 @@ class Length:
         """Return how much of the run is done, 0 to 1 and beyond."""
         pairs = ((step, self.steps), (epochs, self.epochs), (seconds, self.seconds))
         return max((done / limit for done, limit in pairs if limit), default=0.0)
+
+    def reached(self, step: int, epochs: float, seconds: float) -> list[str]:
+        """Return in words the limits that a run has reached."""
+        parts = (
+            (step, self.steps, "{:,} of {:,} steps (--max-steps)"),
+            (epochs, self.epochs, "{:g} of {:g} epochs (--epochs)"),
+            (seconds / 60, self.seconds and self.seconds / 60, "{:.1f} of {:g} minutes (--minutes)"),
+        )
+        return [text.format(done, limit) for done, limit, text in parts if limit and done / limit >= DONE]
 
 
 @dataclass
