@@ -18,6 +18,7 @@ from unmask.api.wording import in_python
     ("message", "words"),
     [
         ("give a higher --mask-rate", "give a higher mask_rate="),
+        ("use --parallel ddp, or --precision fp32", "use parallel='ddp', or precision='fp32'"),
         ("use --device=cpu or auto", "use device=cpu or auto"),
         ("continue with --resume, or choose with -o", "continue with resume=True, or choose with out="),
         (

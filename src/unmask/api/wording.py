@@ -25,6 +25,7 @@ _WORDS = (
     (r"'unmask train -o (\S+) --resume'", r"unmask.train(out='\1', resume=True)"),
     (r"(?<![\w-])--set ([\w.]+)(?:=null)?", r"settings['\1']"),
     (r"(?<![\w-])-o(?![\w-])", "out="),
+    (r"(?<![\w-])--(parallel|precision) (ddp|fsdp|fp32|bf16)", r"\1='\2'"),
 )
 _FLAG = r"(?<![\w-])--([a-z][a-z-]*)=?"
 
