@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ SENTENCES = {("explain", "text"), ("fill", "text"), ("score", "text")}  # no pat
 EXTRA = {"train": ["--max-steps", "1"], "serve": ["--port", "0"], "push": ["--dry-run"]}
 
 
+@cache
 def verbs() -> dict[str, Any]:
     """Return the commands of the command line by their names."""
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,7 @@ TEXT = "Her grandmother repaired the broken telescope in the morning; an interna
 def model_of(checkpoint: Callable[[str], Path]) -> Callable[[str], MaskedLM]:
     from unmask.model.load import load_for_inference
 
-    made: dict[str, MaskedLM] = {}
-    return lambda family: made.setdefault(family, load_for_inference(str(checkpoint(family)), device="cpu"))
+    return cache(lambda family: load_for_inference(str(checkpoint(family)), device="cpu"))
 
 
 @pytest.fixture

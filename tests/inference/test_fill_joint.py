@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ class Plain:
 
 @pytest.fixture(scope="module")
 def plain(checkpoint: Callable[[str], Path]) -> Callable[[str], Plain]:
-    made: dict[str, Plain] = {}
-    return lambda family: made.setdefault(family, Plain(checkpoint(family)))
+    return cache(lambda family: Plain(checkpoint(family)))
 
 
 Filler = Callable[[str], FillMask]

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -110,8 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return shell.exit_code_of(lambda: _run(given or ["--help"]))
 
 
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)  # takes as long as many a verb
+
+
 def _run(arguments: list[str]) -> Any:
-    command = typer.main.get_command(app)
+    command = _command()
     if "_UNMASK_COMPLETE" in os.environ:  # the shell asks for completions
         command.main(arguments, prog_name="unmask")
     with command.make_context("unmask", arguments) as context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
+@cache
 def environment() -> Environment:
     """Return the templates' environment. HTML is escaped; only the Markdown of the model card is not HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
