@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.model.cpu.shapes import pad_to_round_size, round_up
+from unmask.model.shapes import pad_to_round_size, round_up
 from unmask.model.masked_lm import MaskedLM
 
 

@@ -1,13 +1,15 @@
 """Attention inside the documents of a packed row, for every model with the attention interface of transformers.
 
 A row holds sequences end to end, and ``PackedLayout`` holds where each begins. On CUDA in half precision torch's
-variable-length kernel takes the row as it is. Elsewhere sequences of one length, which are neighbours in a
+variable-length kernel takes the row as it is; tensors on ``meta``, which have shapes and no values, go the same way, so
+that a test can follow a step without a device. Elsewhere sequences of one length, which are neighbours in a
 row that is in order of length, are computed together; those of rare lengths with their neighbours, where the empty places
-cost less than products of their own, and in round sizes, as :mod:`unmask.model.cpu.shapes` explains.
+cost less than products of their own, and in round sizes, as :mod:`unmask.model.shapes` explains.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from unmask.model.shapes import round_up
 
 _LONGEST_STACK = 1024
 _ALONE = 1024  # sequences of one length and so many tokens are computed by themselves on a CPU, with nothing to pick
@@ -24,6 +29,9 @@ _WASTE = 1 << 15  # empty scores (query by key) of a stack that take as long as 
 # Others are stacked to multiples of these, since a product of a new shape begins slowly.
 _WIDTHS, _COUNTS = 16, 4
 _SHORT = 128  # up to here three plain products on a CPU are faster than its flash kernel
+_HEAD_GRAIN, _LARGEST_HEAD = 8, 256  # sizes of a head that the variable-length kernel takes
+_SEQUENCE_STEPS, _LEAST_BOUND = 4, 64  # round sizes of what the kernel is told of the sequences of a row
+_KERNEL_SHARES_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # not so in torch 2.11
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
 
@@ -135,9 +143,9 @@ class PackedLayout:
     """Where the ``N`` sequences of a packed row of ``T`` tokens lie.
 
     Attributes:
-        cu_seqlens: ``int32 [N + 1]`` on the device of the model.
+        cu_seqlens: ``int32 [N + 1]`` on the device of the model; on a GPU there may be sequences of no tokens at the end.
         groups: ``(first token, sequences, length of each)`` of neighbours of equal length, in row order.
-        longest: length of the longest sequence.
+        longest: length of the longest sequence, or somewhat more.
         targets: ``int64 [M]``, the places that the last layer is to compute; without them it computes all.
     """
 
@@ -154,8 +162,13 @@ class PackedLayout:
         first = np.concatenate([[0], turns])
         counts = np.diff(np.concatenate([first, [len(lengths)]]))
         groups = tuple(zip(cu_seqlens[first].tolist(), counts.tolist(), lengths[first].tolist(), strict=True))
-        on_device = torch.from_numpy(cu_seqlens.astype(np.int32)).to(device, non_blocking=True)
-        return PackedLayout(on_device, groups, int(lengths.max()), targets)
+        longest = int(lengths.max())
+        begins = cu_seqlens.astype(np.int32)
+        if device.type != "cpu":  # in round sizes too: sequences of no tokens, and an upper bound of the longest
+            spare = round_up(len(lengths), _SEQUENCE_STEPS) - len(lengths)
+            begins = np.concatenate([begins, np.full(spare, begins[-1])])
+            longest = max(_LEAST_BOUND, round_up(longest, 1))
+        return PackedLayout(on_device(begins, device), groups, longest, targets)
 
     @cached_property
     def runs(self) -> list[int]:
@@ -186,6 +199,14 @@ class PackedLayout:
 
 def _is_alone(count: int, length: int) -> bool:
     return count * length >= _ALONE
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device, from pinned memory where there is such, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def packed_attention(
@@ -223,11 +244,9 @@ def packed_attention(
     if torch.is_autocast_enabled(device):  # rotary embeddings return fp32 there
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+    if not dropout and fits_kernel(query):
         return _by_kernel(query, key, value, layout, scaling, sliding_window), None
-    if key.shape[1] != query.shape[1]:
-        times = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+    key, value = _repeat_heads(query, key, value)
     windowed = sliding_window is not None and layout.longest > sliding_window
     if len(layout.groups) == 1 and not dropout and not windowed and not torch.is_grad_enabled():
         return _of_one_length(query, key, value, layout.groups[0], scaling), None
@@ -236,28 +255,39 @@ def packed_attention(
     return _by_groups(query, key, value, layout, scaling, dropout, sliding_window), None
 
 
+def _repeat_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keys and values with as many heads as there are of queries."""
+    times = query.shape[1] // key.shape[1]
+    if times == 1:
+        return key, value
+    return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+
+
+def fits_kernel(query: Tensor) -> bool:
+    """Whether torch's variable-length kernel takes ``[1, heads, T, width]`` queries; it has no dropout."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.device.type in ("cuda", "meta") and half and query.shape[-1] <= _LARGEST_HEAD
+
+
 def _by_kernel(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float, window: int | None
 ) -> Tensor:
-    """One call of torch's variable-length flash kernel."""
-    from torch.nn.attention.varlen import varlen_attn
+    """One call of torch's variable-length flash kernel.
 
+    It takes heads whose size is a multiple of eight. Others are filled up with zeros, which change no score and are cut
+    off the result.
+    """
+    if not _KERNEL_SHARES_HEADS:
+        key, value = _repeat_heads(query, key, value)
+    shared = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
     side = -1 if window is None else window - 1
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    out = varlen_attn(
-        q,
-        k,
-        v,
-        layout.cu_seqlens,
-        layout.cu_seqlens,
-        layout.longest,
-        layout.longest,
-        scale=scaling,
-        window_size=(side, side),
-        enable_gqa=key.shape[1] != query.shape[1],
-    )
+    size = query.shape[-1]
+    spare = -size % _HEAD_GRAIN
+    q, k, v = (F.pad(tensor[0], (0, spare)).transpose(0, 1) for tensor in (query, key, value))
+    ends, longest = layout.cu_seqlens, layout.longest
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(side, side), **shared)
     assert isinstance(out, Tensor)
-    return out.unsqueeze(0)
+    return out[..., :size].unsqueeze(0)
 
 
 def _of_one_length(

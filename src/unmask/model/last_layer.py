@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -18,6 +18,14 @@ from torch.utils.hooks import RemovableHandle
 from unmask.errors import ConfigError
 from unmask.model.attention import PackedLayout, packed_attention, register
 from unmask.model.layers import encoder_layers
+
+
+class _Rows(NamedTuple):
+    """What the last layer computes in a pass: ``[1, M, H]`` chosen of all ``[1, T, H]``, and which, ``int64 [M]``."""
+
+    chosen: Tensor
+    everything: Tensor
+    index: Tensor
 
 
 class LastLayer:
@@ -31,63 +39,72 @@ class LastLayer:
 
     def __init__(self, layer: nn.Module, entry: str, behind: str) -> None:
         # Names, since a module may be replaced, by one with an adapter for example.
-        self._layer, self._entry, self._behind = layer, entry, behind
+        self._layer, self._names = layer, (entry, behind)
+        self._state: _Rows | None = None
+        self._hooked: list[nn.Module] = []
         self._inner: tuple[RemovableHandle, ...] = ()
         self._hooks = (
             layer.register_forward_pre_hook(self._begin, with_kwargs=True),
             layer.register_forward_hook(self._end, always_call=True),
         )
+        self._hook_inner()
 
     def remove(self) -> None:
         """Let the layer compute all rows again."""
-        self._leave()
-        for hook in self._hooks:
+        for hook in (*self._inner, *self._hooks):
             hook.remove()
+
+    def _hook_inner(self) -> None:
+        """Have the hooks on the modules that have these names now, not in every pass, which could not be compiled."""
+        modules = [self._layer.get_submodule(name) for name in self._names]
+        if self._hooked and all(was is now for was, now in zip(self._hooked, modules, strict=True)):
+            return
+        for hook in self._inner:
+            hook.remove()
+        self._hooked = modules
+        self._inner = (
+            modules[0].register_forward_pre_hook(self._give_all, with_kwargs=True),
+            modules[1].register_forward_pre_hook(self._choose),
+        )
 
     def _begin(
         self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._leave()
+        self._state = None
         layout = named.get("layout")
         if not args or not isinstance(layout, PackedLayout) or layout.targets is None:
             return None
-        index, everything = layout.targets, args[0]
+        self._hook_inner()
+        chosen = args[0].index_select(1, layout.targets)
+        self._state = _Rows(chosen, args[0], layout.targets)
+        return (chosen, *args[1:]), named
 
-        def choose(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (args[0].index_select(1, index), *args[1:])
+    def _choose(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._state is None:
+            return None
+        return (args[0].index_select(1, self._state.index), *args[1:])
 
-        args = choose(layer, args)
-        give_all = partial(_replace, args[0], everything)
-        self._inner = (
-            layer.get_submodule(self._entry).register_forward_pre_hook(give_all, with_kwargs=True),
-            layer.get_submodule(self._behind).register_forward_pre_hook(choose),
+    def _give_all(
+        self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Hand a module all rows where its layer has the chosen ones."""
+        if self._state is None:
+            return None
+        chosen, everything = self._state.chosen, self._state.everything
+        if not any(value is chosen for value in (*args, *named.values())):
+            raise RuntimeError(
+                f"{type(module).__name__} in the last layer was not called with what the layer was called with; with "
+                f"gradient checkpoints, enable those with use_reentrant=False"
+            )
+        return (
+            tuple(everything if value is chosen else value for value in args),
+            {name: everything if value is chosen else value for name, value in named.items()},
         )
-        return args, named
 
     def _end(self, layer: nn.Module, *_: Any) -> None:
         # With gradient checkpoints what is in the layer is called again in the backward pass, the layer itself is not.
         if not getattr(layer, "gradient_checkpointing", False):
-            self._leave()
-
-    def _leave(self) -> None:
-        for hook in self._inner:
-            hook.remove()
-        self._inner = ()
-
-
-def _replace(
-    chosen: Tensor, everything: Tensor, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Hand a module all rows where its layer has the chosen ones."""
-    if not any(value is chosen for value in (*args, *named.values())):
-        raise RuntimeError(
-            f"{type(module).__name__} in the last layer was not called with what the layer was called with; with gradient "
-            f"checkpoints, enable those with use_reentrant=False"
-        )
-    return (
-        tuple(everything if value is chosen else value for value in args),
-        {name: everything if value is chosen else value for name, value in named.items()},
-    )
+            self._state = None
 
 
 def shorten_last_layer(model: Any, run: Callable[[], Any], works: Callable[[], bool]) -> bool:

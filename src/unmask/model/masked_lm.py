@@ -16,12 +16,12 @@ from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
 from unmask.data.tokenizer_files import check_size
 from unmask.errors import ConfigError
-from unmask.model.attention import NAME, PackedLayout, register
+from unmask.model.attention import NAME, PackedLayout, on_device, register
 from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.linear import share_onednn_weights
 from unmask.model.cpu.norms import use_bf16_norms
-from unmask.model.cpu.shapes import pad_to_round_size
+from unmask.model.shapes import pad_to_round_size
 from unmask.model.head import TargetSelector, find_head, require_encoder
 from unmask.model.last_layer import shorten_last_layer
 from unmask.model.softmax import target_losses
@@ -115,8 +115,8 @@ class MaskedLM(LanguageModel):
 
         Args:
             batch: packed, its targets in order.
-            filled: a packed row may be padded where that is faster, see :mod:`unmask.model.cpu.shapes`; there may
-                then be more rows at the end, of which no loss must be computed.
+            filled: a packed row may be filled up, see :mod:`unmask.model.shapes`; there may then be more rows at the end,
+                of which no loss must be computed.
 
         Returns:
             ``[M, V]`` logits at the targets, in the dtype the head computes in.
@@ -124,7 +124,7 @@ class MaskedLM(LanguageModel):
         with self.precision():
             if not self.packed:
                 return self._padded_logits(batch)
-            if filled and self.device.type == "cpu":
+            if filled:
                 batch = pad_to_round_size(batch, self.vocabulary.pad_id)
             return self._packed_logits(batch)
 
@@ -394,7 +394,4 @@ class MaskedLM(LanguageModel):
             self._gate.index = None
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return on_device(array, self.device)

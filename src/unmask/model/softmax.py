@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from unmask.errors import DivergedError
 
-_BLOCK = 1 << 19  # logits of a block on a CPU: few enough for its cache
+# Logits of a block: few enough for the cache of a CPU; elsewhere 256 MB in fp32, which keep any device busy.
+_BLOCK, _BLOCK_ON_DEVICE = 1 << 19, 1 << 26
 
 
 def row_blocks(rows: int, width: int, device: torch.device) -> list[slice]:
-    """Divide rows of ``width`` logits: on a CPU as many at once as its cache holds, elsewhere all."""
-    size = max(1, _BLOCK // width) if device.type == "cpu" else max(1, rows)
+    """Divide rows of ``width`` logits into blocks that are computed in fp32 at once."""
+    size = max(1, (_BLOCK if device.type == "cpu" else _BLOCK_ON_DEVICE) // width)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
 

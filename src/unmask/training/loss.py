@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
+from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.softmax import row_blocks
 from unmask.training.parallel import GradientSum
@@ -46,7 +47,7 @@ def step_gradients(
         if empty:  # all processes take part in the sum
             batch = summed.filler()
         with summed.micro_batch(last and number == len(batches) - 1):
-            labels = torch.from_numpy(batch.target_ids).to(model.device, non_blocking=True)
+            labels = on_device(batch.target_ids, model.device)
             logits = model.target_logits(batch, filled=True)
             part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
             (part * 0.0 if empty else part).backward()
@@ -86,9 +87,9 @@ class _CrossEntropy(torch.autograd.Function):
         for part in parts:
             label = labels[part].unsqueeze(1)
             block = buffer[: len(label)].copy_(logits[part])
-            top = block.amax(-1, keepdim=True)
             right = block.gather(1, label)
-            hits += _hits(block, label, (right == top).squeeze(1))
+            top, correct = _highest(block, label, right)
+            hits += correct
             total = block.sub_(top).exp_().sum(-1, keepdim=True)
             loss += (total.log() + top - right).sum(dtype=torch.float64)
             block.mul_((total * divisor).reciprocal_())
@@ -108,16 +109,18 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient, None, None
 
 
-def _hits(logits: Tensor, label: Tensor, highest: Tensor) -> Tensor:
-    """Count the rows whose label is the first of the highest logits.
+def _highest(logits: Tensor, label: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest logit of each row, ``[M, 1]``, and in how many rows the label is the first that has it.
 
     Args:
         logits: ``[M, V]``.
         label: ``int64 [M, 1]``.
-        highest: ``bool [M]``, where the label's logit is among the highest.
+        right: ``[M, 1]``, the logits of the labels.
     """
-    if (
-        logits.device.type == "cpu"
-    ):  # finding which comes first is slow, and picking rows is free of a sync here
-        logits, label = logits[highest], label[highest]
-    return (logits.argmax(-1, keepdim=True) == label).sum()
+    if logits.device.type != "cpu":  # one pass finds both, and picking rows would wait for the device
+        top, place = logits.max(-1, keepdim=True)
+        return top, (place == label).sum()
+    top = logits.amax(-1, keepdim=True)
+    # On a CPU finding which comes first is slow, so only the rows are searched where it can be the label.
+    found = (right == top).squeeze(1)
+    return top, (logits[found].argmax(-1, keepdim=True) == label[found]).sum()

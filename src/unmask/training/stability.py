@@ -63,8 +63,10 @@ def require_finite_weights(model: nn.Module, step: int) -> None:
     Raises:
         DivergedError: a weight is not finite.
     """
-    for name, weight in model.named_parameters():
-        if not bool(own_part(weight.detach()).isfinite().all()):
+    named = {name: own_part(weight.detach()) for name, weight in model.named_parameters()}
+    finite = torch.stack([weight.isfinite().all() for weight in named.values()]).tolist()  # waits once
+    for name, is_finite in zip(named, finite, strict=True):
+        if not is_finite:
             raise DivergedError(
                 f"step {step}: the weight {name} is no longer finite; nothing was saved. "
                 f"Lower the learning rate"

@@ -5,7 +5,7 @@ page by page: with a vocabulary of 30,522 that can be a third of a step. Kept bl
 something that stays lies between them. Such are the kernels that oneDNN makes for every shape it meets and keeps, a
 thousand and more of them: those of shapes that hardly come again would come and go everywhere in the heap, which then
 grows with every step (measured in docs/log.md). A step needs some dozens, and what round sizes need
-(:mod:`unmask.model.cpu.shapes`) are a few hundred.
+(:mod:`unmask.model.shapes`) are a few hundred.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Batches filled up to round sizes, because a CPU's matrix products are made to measure.
+"""Batches filled up to round sizes, so that few shapes occur.
 
 oneDNN makes a kernel for every shape of a product it has not met of late, in a fifth of a millisecond to several, and
 a packed batch hardly ever has as many tokens and targets as the one before: some dozens of kernels in every step, each
 used a few times and thrown away. Between round sizes there are few steps, so that the kernels of one serve the next.
+On a GPU memory that was freed is given to the next tensor of its size, and compiled layers are compiled for every shape.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def round_up(count: int, steps: int) -> int:
 def pad_to_round_size(batch: Batch, token: int) -> Batch:
     """Fill a batch up to a round number of tokens and of targets.
 
-    What is added is a sequence of its own at the end, which no other attends to, and targets in the last place of the
-    row, which have no ``target_ids``: no loss is computed there, so that nothing in the gradient changes.
+    What is added are sequences of their own at the end, none longer than the longest there is, which no other attends
+    to, and targets in the last place of the row, which have no ``target_ids``: no loss is computed there, so that nothing
+    in the gradient changes.
 
     Args:
         batch: with at least one target.
@@ -40,12 +42,13 @@ def pad_to_round_size(batch: Batch, token: int) -> Batch:
     spare = round_up(targets, _TARGET_STEPS) - targets
     if not more and not spare:
         return batch
-    end = np.array([tokens + more] if more else [], dtype=batch.cu_seqlens.dtype)
+    longest = int(np.diff(batch.cu_seqlens).max())
+    ends = tokens + np.minimum(np.arange(longest, more + longest, longest), more)
     return replace(
         batch,
         input_ids=np.concatenate([batch.input_ids, np.full(more, token)]),
         # Anywhere, since nothing comes of them; all at the first, so that they fit any table of positions.
         position_ids=np.concatenate([batch.position_ids, np.zeros(more, dtype=batch.position_ids.dtype)]),
-        cu_seqlens=np.concatenate([batch.cu_seqlens, end]),
+        cu_seqlens=np.concatenate([batch.cu_seqlens, ends.astype(batch.cu_seqlens.dtype)]),
         target_index=np.concatenate([batch.target_index, np.full(spare, tokens + more - 1)]),
     )
