@@ -963,14 +963,14 @@ def test_a_run_that_diverges_says_so(configure: Configure, tmp_path: Path, check
 
 def let_fail(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     """Let the loss of some steps, the first being 1, be no number."""
-    look = Loop._check_step
+    look = Loop._check
 
     def fail(loop: Loop, *arguments: Any) -> tuple[str | None, float]:
         if loop.position.step + 1 in steps:
             return "the loss is nan", 0.0
         return look(loop, *arguments)
 
-    monkeypatch.setattr(Loop, "_check_step", fail)
+    monkeypatch.setattr(Loop, "_check", fail)
 
 
 def test_bad_steps_in_a_row_end_the_run_and_the_last_good_checkpoint_is_named(

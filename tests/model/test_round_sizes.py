@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.model.shapes import pad_to_round_size, round_up
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.shapes import pad_to_round_size, round_up
 
 
 def test_round_sizes_are_few_and_near() -> None:

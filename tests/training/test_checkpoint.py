@@ -120,12 +120,9 @@ def test_going_on_from_a_checkpoint_of_the_earlier_layout_is_bit_exact(
     for seed in range(3):
         one.step(seed)
     one.optimizers[0].param_groups[0]["lr"] = 1.23e-3
-    torch.manual_seed(7)
     path = save_earlier_layout(one, tmp_path / "step-00000003", 3)
-    drawn = torch.rand(5)
     assert find_checkpoint(tmp_path, "auto", Progress()) == path
     assert restore(path, other.model.model, other.optimizers)["step"] == 3
-    assert torch.equal(torch.rand(5), drawn)
     for seed in range(3, 6):
         one.step(seed)
         other.step(seed)
@@ -156,8 +153,8 @@ def test_weights_and_optimizer_state_are_in_files_of_their_own(trained: Any, tmp
         with safe_open(path / file, "pt") as tensors:
             names[file] = {*tensors.keys()}
     assert names[WEIGHTS] <= {*one.model.model.state_dict()}
-    assert "rng.cpu" in names[OPTIMIZER]
-    assert all(name[0].isdecimal() for name in names[OPTIMIZER] - {"rng.cpu"})
+    assert names[OPTIMIZER]
+    assert all(name[0].isdecimal() for name in names[OPTIMIZER])
     alone = save_checkpoint(tmp_path / "alone", one.model.model, [], {"step": 1}, keep_last=1)
     assert [file.name for file in alone.glob("*.safetensors")] == ["model-00001-of-00001.safetensors"]
 
@@ -165,7 +162,7 @@ def test_weights_and_optimizer_state_are_in_files_of_their_own(trained: Any, tmp
 def test_training_may_go_on_while_a_checkpoint_is_written(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written is what there was when it was asked for: weights, optimizer, random state and plain values."""
+    """What is written is what there was when it was asked for: weights, optimizer and plain values."""
     one, other = trained(), trained()
     one.step(0)
     go, write = threading.Event(), checkpoints.save_tensors
@@ -173,10 +170,9 @@ def test_training_may_go_on_while_a_checkpoint_is_written(
         checkpoints, "save_tensors", lambda *args, **options: go.wait(30) and write(*args, **options)
     )
     writer = CheckpointWriter()
-    torch.manual_seed(7)
     state: dict[str, Any] = {"step": 1, "tenths": {"saved": 1}}
     writer.save(tmp_path, one.model.model, one.optimizers, state, keep_last=1)
-    drawn, weights = torch.rand(5), one.weights()
+    weights = one.weights()
     state["tenths"]["saved"] = 2
     one.optimizers[0].param_groups[0]["lr"] = 1.23e-3
     one.step(1)
@@ -188,7 +184,6 @@ def test_training_may_go_on_while_a_checkpoint_is_written(
     assert kept["tenths"] == {"saved": 1}
     assert other.optimizers[0].param_groups[0]["lr"] != 1.23e-3
     other.optimizers[0].param_groups[0]["lr"] = 1.23e-3
-    assert torch.equal(torch.rand(5), drawn)
     assert all(torch.equal(a, b) for a, b in zip(weights, other.weights(), strict=True))
     other.step(1)
     assert all(torch.equal(a, b) for a, b in zip(one.weights(), other.weights(), strict=True))
@@ -250,19 +245,10 @@ def test_restoring_keeps_tied_weights_tied(trained: Any, tmp_path: Path) -> None
     assert raw.get_output_embeddings().weight is raw.get_input_embeddings().weight
 
 
-def test_the_random_state_goes_on(trained: Any, tmp_path: Path) -> None:
-    one = trained()
-    torch.manual_seed(7)
-    torch.rand(3)
-    path = one.save(tmp_path, 1)
-    wanted = torch.rand(5)
-    torch.manual_seed(99)
-    restore(path, one.model.model, one.optimizers)
-    assert torch.equal(torch.rand(5), wanted)
-
-
 def test_a_checkpoint_names_its_files_and_no_partial_one_is_left(trained: Any, tmp_path: Path) -> None:
-    path = trained().save(tmp_path / "runs" / "checkpoints", 120)
+    one = trained()
+    one.step(0)
+    path = one.save(tmp_path / "runs" / "checkpoints", 120)
     assert path.name == "step-00000120"
     assert {file.name for file in path.iterdir()} == {
         WEIGHTS,
@@ -392,6 +378,7 @@ DAMAGES = [
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_aloud(trained: Any, tmp_path: Path, how: str) -> None:
     one, progress = trained(), Notices()
+    one.step(0)
     whole, damaged = one.save(tmp_path, 1), one.save(tmp_path, 2)
     assert find_checkpoint(tmp_path, "auto", progress) == damaged
     damage(damaged, how)

@@ -227,6 +227,29 @@ def test_two_runs_are_the_same_to_the_last_bit(make_loop: LoopMaker) -> None:
     assert torch.equal(*ends)
 
 
+def test_dropout_depends_on_seed_step_and_process_alone(
+    make_loop: LoopMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else draws random numbers changes nothing; another seed does, and each process drops on its own."""
+
+    def weights(seed: int, draws: int, rank: int = 0) -> torch.Tensor:
+        loop = make_loop(Length(steps=3), seed=seed, after_step=lambda loop: torch.rand(draws))
+        for module in loop.model.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        monkeypatch.setattr(loop.world, "rank", rank)
+        for plan in (loop.plan(Cursor(), 0), loop.plan(Cursor(0, 9), 1)):
+            assert plan is not None
+            loop.step(plan)
+            torch.rand(draws)
+        return torch.cat([weight.detach().reshape(-1) for weight in loop.model.model.parameters()])
+
+    first = weights(1, 0)
+    assert torch.equal(first, weights(1, 7))
+    assert not torch.equal(first, weights(2, 0))
+    assert not torch.equal(first, weights(1, 0, rank=1))
+
+
 def test_a_step_without_targets_moves_nothing_and_is_no_number_lost(make_loop: LoopMaker) -> None:
     loop = make_loop(Length(steps=2), rate=1e-15)
     before = [weight.clone() for weight in loop.model.model.parameters()]
@@ -384,16 +407,47 @@ def test_other_faults_are_no_lack_of_memory(make_loop: LoopMaker, monkeypatch: p
         make_loop(Length(steps=3)).run()
 
 
-def test_sums_that_are_not_finite_are_neither_logged_nor_saved(make_loop: LoopMaker) -> None:
-    """On a GPU the loss is not looked at in every step: then a row, or a checkpoint, is where it is found."""
-    loop = make_loop(Length(steps=5))
-    loop._check_step = lambda loss, norm, targets: (None, 0.0)  # type: ignore[method-assign]
-    loop.after_step = break_
-    with pytest.raises(
-        DivergedError, match="step 2: the loss or the gradient was not finite in the last 2 steps"
-    ):
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the figures of a step when the next one is computed, as on a GPU."""
+    monkeypatch.setattr(Loop, "_reads_at_once", False)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_is_looked_at_late_changes_no_weight_either(
+    make_loop: LoopMaker, request: pytest.FixtureRequest, optimizer: str
+) -> None:
+    """The optimizers leave a step out by themselves; weights, their state from the next step on, and rows are the same."""
+
+    def train() -> Loop:
+        loop = make_loop(Length(steps=7), log_every=3)
+        settings = OptimizerSettings(weight_decay=0.1)
+        loop.optimizers = make_optimizers(loop.model.model, settings, optimizer, 1e-3)
+        spoiled(loop, 1, 5).run()
+        return loop
+
+    at_once = train()
+    request.getfixturevalue("late")
+    late = train()
+    for one, other in zip(at_once.model.model.parameters(), late.model.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    timed = ("seconds", "tokens_per_second", "wait_share")
+    rows = [
+        [{key: value for key, value in row.items() if key not in timed} for row in loop.rows]  # type: ignore[attr-defined]
+        for loop in (at_once, late)
+    ]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == [2, 3, 6, 6, 7]
+
+
+@pytest.mark.usefixtures("late")
+def test_a_run_that_is_looked_at_late_ends_after_as_many_skipped_steps(make_loop: LoopMaker) -> None:
+    loop = make_loop(Length(steps=20), after_step=break_, log_every=50)
+    with pytest.raises(DivergedError, match=r"step 6: the loss is nan; 5 steps in a row were not applied"):
         loop.run()
-    assert loop.rows == []  # type: ignore[attr-defined]
+    assert loop.position.step == 7
+    weights = loop.model.model.base_model.state_dict().values()
+    assert all(bool(tensor.isfinite().all()) for tensor in weights)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5])
@@ -405,7 +459,7 @@ def test_going_on_from_a_position_is_the_undisturbed_run(make_loop: LoopMaker, s
 
     def halt(loop: Loop) -> None:
         if loop.position.step == stop:
-            loop.sync_window()
+            loop.settle()
             raise Stopped
 
     whole = make_loop(Length(steps=7), log_every=3)

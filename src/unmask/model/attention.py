@@ -164,7 +164,9 @@ class PackedLayout:
         groups = tuple(zip(cu_seqlens[first].tolist(), counts.tolist(), lengths[first].tolist(), strict=True))
         longest = int(lengths.max())
         begins = cu_seqlens.astype(np.int32)
-        if device.type != "cpu":  # in round sizes too: sequences of no tokens, and an upper bound of the longest
+        if (
+            device.type != "cpu"
+        ):  # in round sizes too: sequences of no tokens, and an upper bound of the longest
             spare = round_up(len(lengths), _SEQUENCE_STEPS) - len(lengths)
             begins = np.concatenate([begins, np.full(spare, begins[-1])])
             longest = max(_LEAST_BOUND, round_up(longest, 1))
@@ -279,13 +281,15 @@ def _by_kernel(
     """
     if not _KERNEL_SHARES_HEADS:
         key, value = _repeat_heads(query, key, value)
-    shared = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
+    shared: dict[str, Any] = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
     side = -1 if window is None else window - 1
     size = query.shape[-1]
     spare = -size % _HEAD_GRAIN
     q, k, v = (F.pad(tensor[0], (0, spare)).transpose(0, 1) for tensor in (query, key, value))
     ends, longest = layout.cu_seqlens, layout.longest
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(side, side), **shared)
+    out = varlen_attn(
+        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(side, side), **shared
+    )
     assert isinstance(out, Tensor)
     return out[..., :size].unsqueeze(0)
 

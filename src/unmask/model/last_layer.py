@@ -21,11 +21,11 @@ from unmask.model.layers import encoder_layers
 
 
 class _Rows(NamedTuple):
-    """What the last layer computes in a pass: ``[1, M, H]`` chosen of all ``[1, T, H]``, and which, ``int64 [M]``."""
+    """What the last layer computes in a pass: ``[1, M, H]`` chosen of all ``[1, T, H]``, and where, ``int64 [M]``."""
 
     chosen: Tensor
     everything: Tensor
-    index: Tensor
+    places: Tensor
 
 
 class LastLayer:
@@ -82,7 +82,7 @@ class LastLayer:
     def _choose(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._state is None:
             return None
-        return (args[0].index_select(1, self._state.index), *args[1:])
+        return (args[0].index_select(1, self._state.places), *args[1:])
 
     def _give_all(
         self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]

@@ -21,9 +21,9 @@ from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.linear import share_onednn_weights
 from unmask.model.cpu.norms import use_bf16_norms
-from unmask.model.shapes import pad_to_round_size
 from unmask.model.head import TargetSelector, find_head, require_encoder
 from unmask.model.last_layer import shorten_last_layer
+from unmask.model.shapes import pad_to_round_size
 from unmask.model.softmax import target_losses
 from unmask.model.trial import UNABLE, close, find_shortest, gives, reason_of, trial_batch
 

@@ -106,6 +106,7 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         after_step=lambda loop: None,
         staged_start=_staged_start(config, recipe, components),
         skip_spikes=settings.skip_spikes,
+        seed=settings.seed,
     )
 
 

@@ -84,7 +84,6 @@ def _train(
                 with world.explaining(), torch.random.fork_rng(devices=[]):
                     _meet(folder, token, world, progress)
                     config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
-                    torch.manual_seed(config.train.seed)  # the seed of dropout
                     run = TrainingRun(config, folder, resume, progress, signals, world)
                     run.write_info(command, extra)
                     return run.run()

@@ -181,6 +181,8 @@ class TrainingRun:
         asked, stopping = self.signals.asked(self.components.world)
         self._save_is_due |= saves and not loop.over
         # Steps are skipped perhaps because of the weights: then an older checkpoint is the better one.
+        if self._save_is_due:
+            loop.settle()
         if asked or (self._save_is_due and not position.skipped_steps):
             self._save()
         if stopping:
@@ -288,7 +290,7 @@ class TrainingRun:
         )
 
     def _save(self) -> None:
-        self.loop.sync_window()
+        self.loop.settle()
         require_finite_weights(self.components.model.model, self.loop.position.step)
         self._write_checkpoint()
         self._save_is_due, self._saved = False, self.loop.position.step
@@ -311,7 +313,6 @@ class TrainingRun:
             self.loop.optimizers,
             state,
             keep_last=self.config.train.keep_last,
-            random_state=self.loop.random_state,
         )
 
     # Before the first step and after the last

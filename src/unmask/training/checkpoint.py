@@ -62,7 +62,6 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or
 
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
-_RNG = "rng.cpu"
 
 
 class CheckpointWriter:
@@ -89,7 +88,6 @@ class CheckpointWriter:
         state: dict[str, Any],
         *,
         keep_last: int,
-        random_state: Tensor | None = None,
         after: Callable[[], None] = lambda: None,
     ) -> None:
         """Write a checkpoint for ``state["step"]`` and remove the oldest beyond ``keep_last``.
@@ -100,7 +98,6 @@ class CheckpointWriter:
             optimizers: their state, too.
             state: plain values.
             keep_last: how many are kept.
-            random_state: of torch on the CPU, if it is not the one of now.
             after: is called in the background when it is whole, in the main process.
 
         Raises:
@@ -110,8 +107,6 @@ class CheckpointWriter:
         if not (self.world.is_main or self.sharded):
             return
         tensors, plain = _tensors(model, optimizers)
-        if optimizers:
-            tensors[_RNG] = torch.get_rng_state() if random_state is None else random_state
         stager = DefaultStager(StagingOptions(False, False, False, False))
         copies: Any = stager.stage(tensors)
         stager.close()
@@ -296,7 +291,7 @@ def restore(
     optimizers: list[torch.optim.Optimizer],
     gradient_sum: GradientSum | None = None,
 ) -> dict[str, Any]:
-    """Load weights, optimizer state and the random state of torch; return the rest of the state.
+    """Load weights and optimizer state; return the rest of the state.
 
     Args:
         path: the checkpoint; that of the main process counts, which sends the others what it reads, unless each has a
@@ -313,8 +308,6 @@ def restore(
     if optimizers:
         _prepare_optimizers(optimizers, state["optimizer"], names)
     tensors, _ = _tensors(model, optimizers)
-    if optimizers:
-        tensors[_RNG] = torch.get_rng_state()
     shares = {key: value for key, value in tensors.items() if isinstance(value, DTensor) and not each_reads}
     rest = {key: value for key, value in tensors.items() if key not in shares}
     with torch.no_grad():
@@ -324,8 +317,6 @@ def restore(
             for tensor in rest.values():
                 dist.broadcast(tensor, src=0)
         read_by_main(path, shares, world)
-    if optimizers:
-        torch.set_rng_state(tensors[_RNG])
     return state
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch, Cursor, TrainingStream
-from unmask.errors import ConfigError, DivergedError, UnmaskError, plural
+from unmask.errors import ConfigError, DivergedError, UnmaskError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import stability as errors
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
-from unmask.training.optimizers import clip_gradients
+from unmask.training.optimizers import clip_gradients, skip_unless_finite
 from unmask.training.parallel import GradientSum
 from unmask.training.position import DONE, Length, Position
 from unmask.training.staged_start import StagedStart
-from unmask.training.steps import StepPlan, StepResult
+from unmask.training.steps import ComputedStep, StepPlan, StepResult
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ class Loop:
         skip_spikes: skip a step whose loss is a spike.
         log: logs skipped steps and smaller micro-batches.
         whole: whether weights and optimizer state are those of ``position``; not so while a step is applied.
-        random_state: of torch on the CPU at the begin of the step that is computed.
+        seed: of dropout, which in every step depends on nothing but this, the step and the process.
     """
 
     model: MaskedLM
@@ -76,7 +76,8 @@ class Loop:
     skip_spikes: bool = False
     log: Callable[[str], None] = lambda text: None
     whole: bool = True
-    random_state: Tensor | None = None
+    seed: int = 0
+    _computed: deque[ComputedStep] = field(default_factory=deque)
 
     @property
     def world(self) -> World:
@@ -112,21 +113,19 @@ class Loop:
             if self.over:  # by the clock, which a plan does not know
                 break
             waited = time.perf_counter() - clock
-            if self.world.size > 1:  # what another process needs that dies in this step
-                self.random_state = torch.get_rng_state()
+            if self.world.size > 1:
                 self.world.doing(f"step {self.position.step + 1}")
             result = self.step(plan)
             self._count(plan, result, waited)
             self.whole = True
-            self.random_state = None
             self._spend(time.perf_counter() - clock)
-            if result.skipped:
-                self._log_skipped(plan, result.skipped)
+            # One step late on a GPU, which has the next step to compute meanwhile.
+            self.settle(unread=0 if self._reads_at_once else 1)
             if self.position.step % self.log_every == 0 or self.over:
                 self._log()
             self.after_step(self)
             clock = time.perf_counter()
-        if self.position.window:
+        if self.position.window or self._computed:
             self._log()
 
     def step(self, plan: StepPlan) -> StepResult:
@@ -141,10 +140,14 @@ class Loop:
         self.gradient_sum.check()
         self.staged_start.mask(number)
         norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
-        skipped, spike = self._check_step(loss, norm, targets)
+        skipped, spike = None, 0.0
+        if self._reads_at_once:
+            skipped, spike = self._check(float(loss), float(norm), targets)
+        else:
+            skip_unless_finite(self.optimizers, loss, norm)
         self.whole = False
+        self.staged_start.set_rates(self.optimizers, number, self.lr_factor_of(plan))
         if skipped is None:
-            self.staged_start.set_rates(self.optimizers, number, self.lr_factor_of(plan))
             for optimizer in self.optimizers:
                 optimizer.step()
         for optimizer in self.optimizers:
@@ -166,6 +169,7 @@ class Loop:
         The result does not depend on how a step is split.
         """
         batches = plan.batches
+        self._seed_dropout()
         if self.world.size > 1:
             # Nobody can try again within the backward pass, in which all wait for each other: see _rehearse.
             sums = errors.unless_out_of_memory(
@@ -186,10 +190,15 @@ class Loop:
             self.model.model.zero_grad(set_to_none=True)
             self._halve(int(self.stream.sizes(plan.sequences).max()))
             batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
+            self._seed_dropout()
+
+    def _seed_dropout(self) -> None:
+        parts = np.random.SeedSequence([self.seed, self.position.step, self.world.rank])
+        torch.manual_seed(int(parts.generate_state(1, np.uint64)[0]))
 
     def _rehearse(self) -> None:
         """Find a size of micro-batches for which every process has the memory, before they wait for each other in a step."""
-        longest, kept = self.stream.longest, torch.get_rng_state()
+        longest = self.stream.longest
         self.model.model.train()
         self.staged_start.begin(self.position.step)
         self.gradient_sum.begin()
@@ -201,7 +210,6 @@ class Loop:
             if not self.world.any(found is None):
                 break
             self._halve(longest)
-        torch.set_rng_state(kept)
 
     def _halve(self, longest: int) -> None:
         if self.micro_batch_tokens <= longest:
@@ -223,34 +231,35 @@ class Loop:
         both = self.world.sum_(torch.stack([loss.double(), correct.double()]))
         return both[0].float(), both[1].long()
 
-    def _check_step(self, loss: Tensor, norm: Tensor, targets: int) -> tuple[str | None, float]:
+    @property
+    def _reads_at_once(self) -> bool:
+        """Whether loss and norm are read before the weights are updated; on a GPU every step would wait for that."""
+        return self.skip_spikes or self.model.device.type == "cpu"
+
+    def _check(self, loss: float, norm: float, targets: int) -> tuple[str | None, float]:
         """Return why a step must be skipped, if it must, and by how many deviations its loss is a spike."""
-        # On CUDA this would synchronise at every step; there the rows of metrics are checked instead.
-        if loss.device.type != "cpu" and not self.skip_spikes:
-            return None, 0.0
-        value = float(loss)
-        if wrong := errors.not_finite(value, float(norm)):
+        if wrong := errors.not_finite(loss, norm):
             return wrong, 0.0
         if not targets:
             return None, 0.0
-        spike = errors.spike_of(self.position.trend, value)
-        errors.follow(self.position.trend, value)
+        spike = errors.spike_of(self.position.trend, loss)
+        errors.follow(self.position.trend, loss)
         if spike and self.skip_spikes:
-            return f"the loss is {value:.4g}, {spike:.1f} sigma above its running mean", spike
+            return f"the loss is {loss:.4g}, {spike:.1f} sigma above its running mean", spike
         return None, spike
 
-    def _log_skipped(self, plan: StepPlan, why: str) -> None:
+    def _log_skipped(self, step: ComputedStep, why: str) -> None:
         """Write the row of a skipped step, and end the run after too many in a row."""
-        position, documents = self.position, self.stream.documents(plan.sequences)
-        self.on_row({"step": position.step, "skipped": why, "documents": documents})
+        skipped, documents = self.position.skipped_steps, self.stream.documents(step.plan.sequences)
+        self.on_row({"step": step.number, "skipped": why, "documents": documents})
         shown = ", ".join(map(str, documents[:5])) + (", …" if len(documents) > 5 else "")
         self.log(
-            f"step {position.step}: {why}; the step was not applied. Its documents: {shown} "
+            f"step {step.number}: {why}; the step was not applied. Its documents: {shown} "
             f"({len(documents)}, all of them in metrics.jsonl)"
         )
-        if position.skipped_steps >= MAX_SKIPPED_STEPS:
+        if skipped >= MAX_SKIPPED_STEPS:
             raise DivergedError(
-                f"step {position.step}: {why}; {position.skipped_steps} steps in a row were not applied. Lower the learning "
+                f"step {step.number}: {why}; {skipped} steps in a row were not applied. Lower the learning "
                 f"rate, or look at the documents that metrics.jsonl names"
             )
 
@@ -325,35 +334,39 @@ class Loop:
         window: dict[str, Any] = position.window
         window["tokens"] += plan.tokens
         window["waited"] += waited
-        position.skipped_steps = position.skipped_steps + 1 if result.skipped else 0
-        if result.spike:
-            window["spike"] = max(result.spike, window.get("spike", 0.0))
-        if result.skipped:
-            window["skipped"] = window.get("skipped", 0) + 1
-            return
-        # Scalars stay on the device until a row is written, so that the loop does not wait for it.
-        window["loss"] = window["loss"] + result.loss.double() * result.targets
-        window["correct"] = window["correct"] + result.correct
-        window["targets"] += result.targets
-        window["steps"] += 1
-        window["grad_norm"] = result.norm
-        window["mask_rate"] = plan.mask_rate
+        self._computed.append(ComputedStep(position.step, plan, result))
 
-    def sync_window(self) -> None:
-        """Read the sums of the window from the device.
+    def settle(self, unread: int = 0) -> None:
+        """Read the figures of computed steps, except for so many of the last, into the window.
 
         Raises:
-            DivergedError: they are NaN or infinite.
+            DivergedError: too many steps in a row were not applied.
         """
-        window = self.position.window = {key: float(value) for key, value in self.position.window.items()}
-        if not all(math.isfinite(value) for value in window.values()):
-            raise DivergedError(
-                f"step {self.position.step}: the loss or the gradient was not finite in the last "
-                f"{plural(window['steps'], 'step')}; lower the learning rate"
-            )
+        while len(self._computed) > unread:
+            self._add(self._computed.popleft())
+
+    def _add(self, step: ComputedStep) -> None:
+        position, window = self.position, self.position.window
+        loss, correct, norm = step.read()
+        _, _, _, targets, skipped, spike = step.result
+        if not self._reads_at_once:
+            skipped, spike = self._check(loss, norm, targets)
+        position.skipped_steps = position.skipped_steps + 1 if skipped else 0
+        if spike:
+            window["spike"] = max(spike, window.get("spike", 0.0))
+        if skipped:
+            window["skipped"] = window.get("skipped", 0) + 1
+            self._log_skipped(step, skipped)
+            return
+        window["loss"] += loss * targets
+        window["correct"] += correct
+        window["targets"] += targets
+        window["steps"] += 1
+        window["grad_norm"] = norm
+        window["mask_rate"] = step.plan.mask_rate
 
     def _log(self) -> None:
-        self.sync_window()
+        self.settle()
         window, position = self.position.window, self.position
         if not window["steps"]:  # all were skipped, and each has a row of its own
             position.window = {}

@@ -45,7 +45,9 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self._parts, self._world = parts or {}, world or World()
-        self.grad_scale: Tensor | None = None  # gradients are divided by it, as in torch's fused AdamW
+        # As in torch's fused AdamW: gradients are divided by the one, and no step is taken where the other is 1.
+        self.grad_scale: Tensor | None = None
+        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -67,6 +69,10 @@ class Muon(torch.optim.Optimizer):
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         if self.grad_scale is not None:
             gradients = list(torch._foreach_div(gradients, self.grad_scale))
+        applied: float | Tensor = 1.0
+        if self.found_inf is not None:  # a gradient that is the momentum leaves the momentum as it is
+            applied, skip = 1.0 - self.found_inf, self.found_inf > 0
+            gradients = [torch.where(skip, *pair) for pair in zip(buffers, gradients, strict=True)]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
         parts = self._parts.get(id(weights[0]), 1)
@@ -74,10 +80,12 @@ class Muon(torch.optim.Optimizer):
         device = computing_device(weights[0])
         stack = torch.stack([whole(matrix.to(device)) for matrix in ahead]).view(-1, rows // parts, columns)
         updates = self._orthogonalised(stack).reshape(len(weights), rows, columns).to(weights[0].dtype)
+        if self.found_inf is not None:
+            updates = updates * applied
         scale = max(1.0, rows / parts / columns) ** 0.5
         tensors: list[Tensor] = list(weights)
         if group["weight_decay"]:
-            torch._foreach_mul_(tensors, 1 - lr * group["weight_decay"])
+            torch._foreach_mul_(tensors, 1 - lr * group["weight_decay"] * applied)
         own = [_laid_out(update, weight) for update, weight in zip(updates.unbind(), weights, strict=True)]
         torch._foreach_add_(tensors, own, alpha=-lr * scale)
 
@@ -191,6 +199,21 @@ def clip_gradients(
     for optimizer in optimizers:
         optimizer.grad_scale = ((norm + 1e-6) / most).clamp(min=1.0)  # type: ignore[attr-defined]
     return norm
+
+
+def skip_unless_finite(optimizers: Iterable[torch.optim.Optimizer], loss: Tensor, norm: Tensor) -> None:
+    """Have the optimizers of :func:`make_optimizers` take no step if the loss or the gradient is NaN or infinite.
+
+    The device decides, so that nothing waits for it.
+
+    Args:
+        optimizers: of all the weights that are trained.
+        loss: scalar on the device.
+        norm: of the gradient; scalar on the device.
+    """
+    found = (~(loss.isfinite() & norm.isfinite())).float()
+    for optimizer in optimizers:
+        optimizer.found_inf = found  # type: ignore[attr-defined]
 
 
 def depth_factors(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
