@@ -232,6 +232,8 @@ class TrainSettings(Settings):
     """Device to compute on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` measures whether bf16 is faster on this machine, and logs its choice."""
+    compile: bool = False
+    """Compile the encoder's layers with ``torch.compile``; on a GPU only."""
     save_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; by default ten a run."""
     keep_last: int = Field(2, ge=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -114,3 +115,24 @@ def add_lora(model: PreTrainedModel, rank: int, *, seed: int, head: bool) -> Lor
 def merge_lora(tuner: LoraModel) -> None:
     """Merge the adapters into the weights and remove them, in place."""
     tuner.merge_and_unload()
+
+
+def usable_positions(model: Any, encoder: nn.Module, offset: int) -> int:
+    """Return the tokens of the longest sequence that a model takes.
+
+    Args:
+        model: of transformers.
+        encoder: of it.
+        offset: the first position that tokens have; where it is 0, RoBERTa's begin after the padding index.
+    """
+    limits = [sys.maxsize]
+    if not offset:
+        tables = (m for n, m in encoder.named_modules() if n.endswith("position_embeddings"))
+        used = [
+            table.padding_idx for table in tables if isinstance(table, nn.Embedding) and table.padding_idx
+        ]
+        offset = used[0] + 1 if used else 0
+    for name in ("max_position_embeddings", "n_positions", "max_seq_length"):
+        if isinstance(limit := getattr(model.config, name, None), int) and limit > 0:
+            limits.append(limit - offset)
+    return min(limits)

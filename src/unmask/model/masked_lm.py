@@ -23,6 +23,7 @@ from unmask.model.cpu.linear import share_onednn_weights
 from unmask.model.cpu.norms import use_bf16_norms
 from unmask.model.head import TargetSelector, find_head, require_encoder
 from unmask.model.last_layer import shorten_last_layer
+from unmask.model.layers import encoder_layers, usable_positions
 from unmask.model.shapes import pad_to_round_size
 from unmask.model.softmax import target_losses
 from unmask.model.trial import UNABLE, close, find_shortest, gives, reason_of, trial_batch
@@ -47,6 +48,7 @@ class MaskedLM(LanguageModel):
         short_last_layer: whether the last layer is computed at the targets alone.
         computes_on: the device, where it is not that of the weights.
         wrapped: what is called in place of the model where gradients are wanted, if anything.
+        compiled: whether its layers are compiled for training.
         verified: whether :func:`unmask.model.verify.verify` has passed it.
 
     Raises:
@@ -59,7 +61,7 @@ class MaskedLM(LanguageModel):
     ) -> None:
         require_encoder(model, type(model).__name__)
         super().__init__(tokenizer)
-        self.model, self.autocast = model, False
+        self.model, self.autocast, self.verified, self.compiled = model, False, False, False
         self.wrapped: nn.Module | None = None
         self.computes_on: torch.device | None = None
         if self.device.type == "cpu":
@@ -76,9 +78,9 @@ class MaskedLM(LanguageModel):
         self._offset = 0
         self._own_attention = str(model.config._attn_implementation)
         self.batching = "equal"
-        self.verified = False
         self.find_batching()
-        self.max_length = self._find_max_length()
+        limit = usable_positions(model, self.encoder, self._offset)
+        self.max_length = min(int(tokenizer.model_max_length), limit)
         if autocast and (reason := self.use_bf16()):
             raise ConfigError(f"{reason}; use --precision fp32")
 
@@ -202,13 +204,32 @@ class MaskedLM(LanguageModel):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode for the time being."""
+        """Evaluation mode for the time being, in which nothing is compiled, since shapes may be of any number."""
         training = self.model.training
         self.model.eval()
         try:
-            yield
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                yield
         finally:
             self.model.train(training)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile the encoder's layers for training, each on its own, so that those of one kind are compiled once.
+
+        Args:
+            backend: of ``torch.compile``.
+
+        Raises:
+            ConfigError: batches are not packed in round sizes, or not on a GPU, where every length would be compiled anew.
+        """
+        if not (self.packed and (self.device.type == "cuda" or backend != "inductor")):
+            raise ConfigError(
+                f"train.compile needs a GPU and a model whose batches are packed; {self.architecture} is computed in "
+                f"{self.batching} batches on {self.device.type}"
+            )
+        for layer in encoder_layers(self.model)[1]:
+            layer.compile(dynamic=False, backend=backend)
+        self.compiled = True
 
     @contextmanager
     def plain(self) -> Iterator[PreTrainedModel]:
@@ -319,6 +340,9 @@ class MaskedLM(LanguageModel):
 
     def use_bf16(self) -> str:
         """Compute in bf16 under autocast, if a batch and its gradient can be computed so; else return why not."""
+        batch = trial_batch(self.vocabulary, self.shortest)
+        with self.evaluating(), torch.no_grad():
+            wanted = self.target_logits(batch)
         self.autocast = True
         if self.device.type == "cpu":
             use_bf16_norms(self.model)
@@ -328,7 +352,9 @@ class MaskedLM(LanguageModel):
             with torch.random.fork_rng(devices=devices), torch.enable_grad():
                 for mode in (False, True):
                     self.model.train(mode)
-                    logits = self.target_logits(trial_batch(self.vocabulary, self.shortest), filled=True)
+                    logits = self.target_logits(batch, filled=True)
+                    if not mode and not close(logits.float(), wanted, torch.bfloat16):
+                        raise ValueError("its logits are far from those in fp32")
                     weights = [weight for weight in self.model.parameters() if weight.requires_grad]
                     if weights:
                         torch.autograd.grad(logits.float().sum(), weights[:1], allow_unused=True)
@@ -338,24 +364,6 @@ class MaskedLM(LanguageModel):
         finally:
             self.model.train(training)
         return ""
-
-    def _find_max_length(self) -> int:
-        config = self.model.config
-        limits = [int(self.tokenizer.model_max_length)]
-        for name in ("max_position_embeddings", "n_positions", "max_seq_length"):
-            if isinstance(limit := getattr(config, name, None), int) and limit > 0:
-                limits.append(limit - self._position_padding())
-        return min(limits)
-
-    def _position_padding(self) -> int:
-        """Rows of the position table that no token uses (RoBERTa's positions begin after the padding index)."""
-        if self._offset:
-            return self._offset
-        tables = (m for n, m in self.encoder.named_modules() if n.endswith("position_embeddings"))
-        used = [
-            table.padding_idx for table in tables if isinstance(table, nn.Embedding) and table.padding_idx
-        ]
-        return used[0] + 1 if used else 0
 
     @property
     def takes_token_types(self) -> bool:

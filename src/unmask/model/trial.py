@@ -66,9 +66,16 @@ def gives(run: Callable[[Batch], Tensor], batch: Batch, wanted: Tensor) -> bool:
         return False
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Whether logits are the same up to rounding, relative to the largest; NaN in both counts as the same."""
-    tolerance = _TOLERANCES.get(wanted.dtype, _TOLERANCE) * float(wanted.nan_to_num(0, 0, 0).abs().max())
+def close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether logits are the same up to rounding, relative to the largest; NaN in both counts as the same.
+
+    Args:
+        found: ``[M, V]``; ``wanted``, too.
+        dtype: in which ``found`` was computed, by default that of ``wanted``.
+    """
+    tolerance = _TOLERANCES.get(dtype or wanted.dtype, _TOLERANCE) * float(
+        wanted.nan_to_num(0, 0, 0).abs().max()
+    )
     return found.shape == wanted.shape and torch.allclose(
         found, wanted, rtol=0, atol=tolerance, equal_nan=True
     )

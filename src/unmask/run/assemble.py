@@ -79,6 +79,8 @@ def make_stream(config: RunConfig, recipe: Recipe, components: RunComponents) ->
 def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stream: TrainingStream) -> Loop:
     """Make the training loop from a resolved configuration."""
     settings = config.train
+    if settings.compile:
+        components.model.compile_layers()
     gradient_sum = GradientSum(
         components.model, components.world, components.parallel[0], offload=settings.offload
     )

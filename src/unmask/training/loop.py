@@ -148,11 +148,20 @@ class Loop:
         self.whole = False
         self.staged_start.set_rates(self.optimizers, number, self.lr_factor_of(plan))
         if skipped is None:
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self._apply()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, correct, norm, targets, skipped, spike)
+
+    def _apply(self) -> None:
+        for optimizer in self.optimizers:
+            # In the first step it makes its state, for which there may be no room.
+            if errors.unless_out_of_memory(partial(_step, optimizer)) is None:
+                raise ConfigError(
+                    f"step {self.position.step + 1}: there is not enough memory for the optimizer's update; continue with --resume "
+                    f"and --set train.micro_batch_tokens={self.micro_batch_tokens // 2}, share the model out with --parallel "
+                    f"fsdp, or take a smaller one"
+                )
 
     def lr_factor_of(self, plan: StepPlan) -> float:
         """Return the factor of the peak learning rates of the next step."""
@@ -390,3 +399,8 @@ class Loop:
             }
         )
         position.window = {}
+
+
+def _step(optimizer: torch.optim.Optimizer) -> bool:
+    optimizer.step()
+    return True
