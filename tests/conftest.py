@@ -430,6 +430,23 @@ def load(checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
     )
 
 
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> Any:
+    """Forty short documents, tokenised for the tiny BERT."""
+    import numpy as np
+
+    from unmask.config.settings import DocumentSettings
+    from unmask.data.preparation import prepare
+    from unmask.data.tokenizer import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("text")
+    words = "river boat letter winter telescope engineer unripe dictionary mountains".split()
+    texts = [" ".join(np.random.default_rng(n).choice(words, 3 + n % 9)) for n in range(40)]
+    (folder / "text.txt").write_text("\n".join(texts), encoding="utf-8")
+    tokenizer = load_tokenizer(str(checkpoint("bert")))
+    return prepare([folder / "text.txt"], DocumentSettings(documents="line"), tokenizer, folder / "shards")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by Playwright; tests that use it are skipped where there is none."""

@@ -3,16 +3,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, ScheduleSettings
+from unmask.config.settings import MaskingSettings, OptimizerSettings, ScheduleSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream
-from unmask.data.preparation import prepare
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
@@ -23,19 +21,6 @@ from unmask.training.position import Length, Position
 from unmask.training.schedules import learning_rate_factor, mask_rate
 
 LoopMaker = Callable[..., Loop]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> Any:
-    """Forty short documents, tokenised for the tiny BERT."""
-    from unmask.data.tokenizer import load_tokenizer
-
-    folder = tmp_path_factory.mktemp("text")
-    words = "river boat letter winter telescope engineer unripe dictionary mountains".split()
-    texts = [" ".join(np.random.default_rng(n).choice(words, 3 + n % 9)) for n in range(40)]
-    (folder / "text.txt").write_text("\n".join(texts), encoding="utf-8")
-    tokenizer = load_tokenizer(str(checkpoint("bert")))
-    return prepare([folder / "text.txt"], DocumentSettings(documents="line"), tokenizer, folder / "shards")
 
 
 @pytest.fixture

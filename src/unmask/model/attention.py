@@ -243,7 +243,7 @@ def packed_attention(
         layout = PackedLayout.of(np.array([0, query.shape[2]]), query.device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     device = query.device.type
-    if torch.is_autocast_enabled(device):  # rotary embeddings return fp32 there
+    if device != "meta" and torch.is_autocast_enabled(device):  # rotary embeddings return fp32 there
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if not dropout and fits_kernel(query):
@@ -285,13 +285,15 @@ def _by_kernel(
     side = -1 if window is None else window - 1
     size = query.shape[-1]
     spare = -size % _HEAD_GRAIN
-    q, k, v = (F.pad(tensor[0], (0, spare)).transpose(0, 1) for tensor in (query, key, value))
+    if spare:
+        query, key, value = (F.pad(tensor, (0, spare)) for tensor in (query, key, value))
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     ends, longest = layout.cu_seqlens, layout.longest
     out = varlen_attn(
         q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(side, side), **shared
     )
     assert isinstance(out, Tensor)
-    return out[..., :size].unsqueeze(0)
+    return (out.narrow(-1, 0, size) if spare else out).unsqueeze(0)
 
 
 def _of_one_length(

@@ -127,7 +127,7 @@ class MaskedLM(LanguageModel):
             if not self.packed:
                 return self._padded_logits(batch)
             if filled:
-                batch = pad_to_round_size(batch, self.vocabulary.pad_id)
+                batch = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
             return self._packed_logits(batch)
 
     def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:

@@ -14,7 +14,8 @@ import numpy as np
 
 from unmask.data.batches import Batch
 
-_TOKEN_STEPS, _TARGET_STEPS = 64, 16  # round sizes from one power of two to the next
+# Round sizes from one power of two to the next; of targets fewer where layers are compiled for each of them.
+_TOKEN_STEPS, _TARGET_STEPS, _COMPILED_TARGET_STEPS = 64, 16, 4
 
 
 def round_up(count: int, steps: int) -> int:
@@ -23,7 +24,7 @@ def round_up(count: int, steps: int) -> int:
     return -(-count // grain) * grain
 
 
-def pad_to_round_size(batch: Batch, token: int) -> Batch:
+def pad_to_round_size(batch: Batch, token: int, *, compiled: bool = False) -> Batch:
     """Fill a batch up to a round number of tokens and of targets.
 
     What is added are sequences of their own at the end, none longer than the longest there is, which no other attends
@@ -33,13 +34,14 @@ def pad_to_round_size(batch: Batch, token: int) -> Batch:
     Args:
         batch: with at least one target.
         token: any entry of the vocabulary.
+        compiled: whether layers are compiled for the number of targets.
 
     Returns:
-        A batch of less than 1/64 more tokens and less than 1/16 more targets.
+        A batch of less than 1/64 more tokens and less than 1/16 more targets, or 1/4 where layers are compiled.
     """
     tokens, targets = batch.tokens, len(batch.target_index)
     more = round_up(tokens, _TOKEN_STEPS) - tokens
-    spare = round_up(targets, _TARGET_STEPS) - targets
+    spare = round_up(targets, _COMPILED_TARGET_STEPS if compiled else _TARGET_STEPS) - targets
     if not more and not spare:
         return batch
     longest = int(np.diff(batch.cu_seqlens).max())
