@@ -110,12 +110,3 @@ def test_a_strategy_without_its_list_says_so(
 ) -> None:
     assert main(["masks", str(text), "--tokenizer", str(checkpoint("bert")), "--strategy", "ngram"]) == 2
     assert "collocations" in capsys.readouterr().err
-
-
-def test_conformance_of_a_model(
-    checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["conformance", str(checkpoint("modernbert")), "--json"]) == 0
-    checks = json.loads(capsys.readouterr().out)
-    assert len(checks) > 10
-    assert all(check["passed"] for check in checks)
