@@ -147,21 +147,21 @@ class Loop:
             skip_unless_finite(self.optimizers, loss, norm)
         self.whole = False
         self.staged_start.set_rates(self.optimizers, number, self.lr_factor_of(plan))
-        if skipped is None:
-            self._apply()
+        # Out of memory, if at all, in the first step, which makes the state.
+        if skipped is None and errors.unless_out_of_memory(self._apply) is None:
+            raise ConfigError(
+                f"step {number + 1}: there is not enough memory for the optimizer's update; continue with --resume and --set "
+                f"train.micro_batch_tokens={self.micro_batch_tokens // 2}, share the model out with --parallel fsdp, or take "
+                f"a smaller one"
+            )
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, correct, norm, targets, skipped, spike)
 
-    def _apply(self) -> None:
+    def _apply(self) -> bool:
         for optimizer in self.optimizers:
-            # In the first step it makes its state, for which there may be no room.
-            if errors.unless_out_of_memory(partial(_step, optimizer)) is None:
-                raise ConfigError(
-                    f"step {self.position.step + 1}: there is not enough memory for the optimizer's update; continue with --resume "
-                    f"and --set train.micro_batch_tokens={self.micro_batch_tokens // 2}, share the model out with --parallel "
-                    f"fsdp, or take a smaller one"
-                )
+            optimizer.step()
+        return True
 
     def lr_factor_of(self, plan: StepPlan) -> float:
         """Return the factor of the peak learning rates of the next step."""
@@ -399,8 +399,3 @@ class Loop:
             }
         )
         position.window = {}
-
-
-def _step(optimizer: torch.optim.Optimizer) -> bool:
-    optimizer.step()
-    return True
