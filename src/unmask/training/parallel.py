@@ -128,8 +128,9 @@ class GradientSum:
         self.alone = self.world.size == 1
         self._wrapped_for: list[bool] = []
         self._ignored: list[nn.Parameter] = []
+        self.offload = offload
         if self.sharded:
-            self._shard(offload)
+            self._shard()
 
     @property
     def sharded(self) -> bool:
@@ -226,13 +227,13 @@ class GradientSum:
             found = torch.autograd.grad(total, [weight for _, weight in named], allow_unused=True)
         return [name for (name, _), gradient in zip(named, found, strict=True) if gradient is None]
 
-    def _shard(self, offload: bool) -> None:
+    def _shard(self) -> None:
         raw, device = self.model.model, self.model.device
         self.model.computes_on = device  # where its weights are kept elsewhere
         copies, shares = _shares(self.world)
         shape, names = ((copies, shares), ("hosts", "here")) if copies > 1 else ((shares,), None)
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-        kept = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+        kept = CPUOffloadPolicy(pin_memory=device.type == "cuda") if self.offload else OffloadPolicy()
         half = torch.bfloat16 if self.model.autocast else None
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
         trained = [weight.requires_grad for weight in raw.parameters()]

@@ -64,7 +64,9 @@ class ComputedStep:
     def __init__(self, number: int, plan: StepPlan, result: StepResult) -> None:
         self.number, self.plan, self.result = number, plan, result
         self._copied: torch.cuda.Event | None = None
-        figures = torch.stack([result.loss.double(), result.correct.double(), result.norm.double()])
+        loss, correct, norm = result[:3]
+        # The norm is on the host where the weights are.
+        figures = torch.stack([loss.double(), correct.double(), norm.double().to(loss.device)])
         if figures.is_cuda:
             figures = torch.empty(3, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
             self._copied = torch.cuda.Event()
