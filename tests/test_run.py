@@ -720,7 +720,7 @@ def test_a_time_limit_that_is_used_up_is_said(configure: Configure, tmp_path: Pa
     steps = train(config, tmp_path / "run", progress=first).steps
     assert train(config, tmp_path / "run", resume="auto", progress=again).steps == steps
     said = re.compile(
-        r"no step is left to train.* \d+\.\d of 1e-05 minutes \(--minutes\), .*resume with a higher limit"
+        r"no step is left to train.* \d+\.\d\d of 1e-05 minutes \(--minutes\), .*resume with a higher limit"
     )
     assert not any(map(said.match, first.heard))
     assert any(map(said.match, again.heard))

@@ -286,11 +286,12 @@ def evaluated(folder: Path) -> dict[str, Any]:
     rest = {"train__optimizer__learning_rate": 1e-30, "train__max_steps": 2, "train__eval_every": 1}
     rest["data__forgetting_eval"] = [str(make_text(folder, seed=7, name="general"))]
     for layout in ("packed", "padded"):
-        model = make_deberta(folder, folder / "packed-1-ddp" / "model") if layout == "padded" else None
+        model = make_deberta(folder, folder / "packed-1-ddp-fp32" / "model") if layout == "padded" else None
         settings = rest | ({"model__name": str(model), "train__lora_rank": 2} if model else {})
-        for size, kind in [(1, "ddp"), (2, "ddp"), (3, "fsdp")][:: 2 if model else 1]:
-            name = f"{layout}-{size}-{kind}"
-            config = configure(text, **settings, train__parallel=kind)
+        runs = [(1, "ddp", "fp32"), (2, "fsdp", "bf16") if model else (2, "ddp", "fp32"), (3, "fsdp", "fp32")]
+        for size, kind, precision in runs:
+            name = f"{layout}-{size}-{kind}-{precision}"
+            config = configure(text, **settings, train__parallel=kind, train__precision=precision)
             codes = together(size, partial(_evaluate, folder, name, config), folder, name)
             assert set(codes) == {0}, said(folder, name)
             found[name] = {

@@ -54,6 +54,7 @@ def test_shares_in_the_memory_of_the_host_and_adapters(scenario: Scenario) -> No
 def test_an_evaluation_is_shared_out(scenario: Scenario) -> None:
     """Each process computes some of the batches; every figure is that of one process to the last bit."""
     found = scenario("evaluated")
+    half = found.pop("padded-2-fsdp-bf16")
     for layout in ("packed", "padded"):
         runs = [run for name, run in found.items() if name.startswith(layout)]
         alone = runs[0]
@@ -68,6 +69,10 @@ def test_an_evaluation_is_shared_out(scenario: Scenario) -> None:
             for row, other in zip(run["rows"], alone["rows"], strict=True):  # FSDP pads in another way
                 assert row == (pytest.approx(other, rel=1e-6) if layout == "padded" else other)
             assert max(run["batches"]) < sum(alone["batches"]) / len(run["batches"]) + 10
+    # A run in bf16 is evaluated in fp32 before and after training.
+    assert half["rows"][0]["eval_loss"] != alone["rows"][0]["eval_loss"]
+    for key in ("loss", "before", "general", "by_replacement"):
+        assert half["files"]["evaluation.json"][key] == alone["files"]["evaluation.json"][key]
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ class Length:
         parts = (
             (step, self.steps, "{:,} of {:,} steps (--max-steps)"),
             (epochs, self.epochs, "{:g} of {:g} epochs (--epochs)"),
-            (seconds / 60, self.seconds and self.seconds / 60, "{:.1f} of {:g} minutes (--minutes)"),
+            (seconds / 60, self.seconds and self.seconds / 60, "{:.2f} of {:g} minutes (--minutes)"),
         )
         return [text.format(done, limit) for done, limit, text in parts if limit and done / limit >= DONE]
 
