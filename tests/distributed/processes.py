@@ -1,6 +1,7 @@
 """Runs of several processes of this machine, as ``torchrun`` starts them but forked, so that torch is imported once.
 
-``python processes.py SCENARIO FOLDER`` writes what it found to ``FOLDER/found.json``.
+``python processes.py SCENARIO FOLDER`` writes what it found to ``FOLDER/found.json``; without arguments it does the
+scenarios that it is told on standard input.
 """
 
 from __future__ import annotations
@@ -558,10 +559,36 @@ def signalled(folder: Path) -> dict[str, Any]:
             "checkpoints": sorted(path.name for path in (folder / "run" / "checkpoints").glob("step-*"))}  # fmt: skip
 
 
-if __name__ == "__main__":
-    place = Path(sys.argv[2])
+def perform(name: str, named: dict[str, Any], place: Path) -> None:
+    """Write what a scenario found to ``found.json`` in a folder."""
     place.mkdir(parents=True, exist_ok=True)
-    name, _, extra = sys.argv[1].partition(":")
-    result = globals()[name](place, **(json.loads(extra) if extra else {}))
-    (place / "found.json").write_text(json.dumps(result), encoding="utf-8")
+    (place / "found.json").write_text(json.dumps(globals()[name](place, **named)), encoding="utf-8")
     assert read_json(place / "found.json") is not None
+
+
+def listen() -> None:
+    """Do each scenario of standard input, a line of JSON with the arguments of :func:`perform`, and print its exit code.
+
+    Each has a process of its own.
+    """
+    for line in sys.stdin:
+        name, named, place = json.loads(line)
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                perform(name, named, Path(place))
+                code = 0
+            except BaseException:
+                (Path(place) / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        listen()
+    else:
+        scenario, _, extra = sys.argv[1].partition(":")
+        perform(scenario, json.loads(extra) if extra else {}, Path(sys.argv[2]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -18,14 +19,32 @@ SAME = 1e-6
 Scenario = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported torch and can fork."""
+    with subprocess.Popen(
+        [sys.executable, str(SCENARIOS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        yield process
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 @pytest.fixture
-def scenario(tmp_path: Path) -> Scenario:
-    """Run a scenario of `processes.py` in a process that can fork, and return what it found."""
+def scenario(launcher: subprocess.Popen[str], tmp_path: Path) -> Scenario:
+    """Run a scenario of `processes.py` in a process forked from the launcher, and return what it found."""
 
     def run(name: str, **named: Any) -> dict[str, Any]:
-        command = [sys.executable, str(SCENARIOS), f"{name}:{json.dumps(named)}", str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=900)
-        assert done.returncode == 0, done.stderr[-4000:]
+        assert launcher.stdin
+        assert launcher.stdout
+        limit = Timer(900, launcher.kill)
+        limit.start()
+        launcher.stdin.write(json.dumps([name, named, str(tmp_path)]) + "\n")
+        launcher.stdin.flush()
+        code = launcher.stdout.readline().strip()
+        limit.cancel()
+        error = tmp_path / "error.txt"
+        assert code == "0", error.read_text(encoding="utf-8") if error.is_file() else code
         found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
         return found
 
