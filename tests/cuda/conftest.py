@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import varlen
 
 from unmask.model import attention
 from unmask.model.masked_lm import MaskedLM
@@ -57,7 +58,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Let the stand-in compute on the CPU, where the kernel would on a GPU."""
     made = Kernel()
-    monkeypatch.setattr(attention, "varlen_attn", made)
+    monkeypatch.setattr(varlen, "varlen_attn", made)
     monkeypatch.setattr(attention, "fits_kernel", lambda query: True)
     return made
 

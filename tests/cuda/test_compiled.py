@@ -28,7 +28,8 @@ def fresh() -> Iterator[None]:
 
 def gradients(model: MaskedLM, batch: Any) -> dict[str, torch.Tensor]:
     model.model.zero_grad(set_to_none=True)
-    model.target_logits(batch, filled=True).square().mean().backward()
+    logits = model.target_logits(batch, filled=True)[: len(batch.target_ids)]  # the rest is filling
+    logits.square().mean().backward()
     return {name: w.grad for name, w in model.model.named_parameters() if w.grad is not None}
 
 

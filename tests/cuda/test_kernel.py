@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import varlen
 from torch.nn.attention.varlen import varlen_attn
 
 from unmask.data.batches import Batch
@@ -166,7 +167,7 @@ def test_under_autocast_on_cuda_the_kernel_is_called_in_bf16(
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         made_up(model)
         model.autocast = True
-        monkeypatch.setattr(attention, "varlen_attn", watch)
+        monkeypatch.setattr(varlen, "varlen_attn", watch)
         logits = model.target_logits(batch, filled=True)
     assert (logits.device.type, logits.dtype) == ("cuda", torch.bfloat16)
     assert len(calls) == 2

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import varlen
 from torch.nn.attention.varlen import varlen_attn
 
 from unmask.config.settings import MaskingSettings, OptimizerSettings
 from unmask.data.batches import Cursor, TextSource, TrainingStream
-from unmask.model import attention
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
 from unmask.training.loop import Loop
@@ -82,7 +82,7 @@ def watch_kernel(monkeypatch: pytest.MonkeyPatch, calls: list[int]) -> None:
         calls.append(len(query))
         return varlen_attn(query, *args, **named)
 
-    monkeypatch.setattr(attention, "varlen_attn", watch)
+    monkeypatch.setattr(varlen, "varlen_attn", watch)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -9,7 +9,6 @@ cost less than products of their own, and in round sizes, as :mod:`unmask.model.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from unmask.model.shapes import round_up
 
@@ -31,7 +29,7 @@ _WIDTHS, _COUNTS = 16, 4
 _SHORT = 128  # up to here three plain products on a CPU are faster than its flash kernel
 _HEAD_GRAIN, _LARGEST_HEAD = 8, 256  # sizes of a head that the variable-length kernel takes
 _SEQUENCE_STEPS, _LEAST_BOUND = 4, 64  # round sizes of what the kernel is told of the sequences of a row
-_KERNEL_SHARES_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # not so in torch 2.11
+_KERNEL_SHARES_HEADS = torch.__version__ >= "2.13"  # not so in 2.11
 NAME = "unmask_packed"
 """Under this name the function is registered with transformers."""
 
@@ -279,6 +277,8 @@ def _by_kernel(
     It takes heads whose size is a multiple of eight. Others are filled up with zeros, which change no score and are cut
     off the result.
     """
+    from torch.nn.attention.varlen import varlen_attn  # takes seconds, and only a GPU needs it
+
     if not _KERNEL_SHARES_HEADS:
         key, value = _repeat_heads(query, key, value)
     shared: dict[str, Any] = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
