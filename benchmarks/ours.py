@@ -15,9 +15,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask.config.settings import RunConfig
     from unmask.data.batches import TextSource
     from unmask.model.masked_lm import MaskedLM
+    from unmask.training.loop import Loop
 
 Result = dict[str, Any]
 
@@ -153,21 +153,19 @@ def speed(
     warm_up: int,
     device: str = "cpu",
     least: int = 5,
+    compiled: bool = False,
 ) -> Result:
     """Train for some seconds and return tokens per second, with everything a step does."""
     import torch
 
-    from unmask.benchmark.bench import run_measured, shape_of_steps, training_loop
+    from unmask.benchmark.bench import run_measured, shape_of_steps
     from unmask.benchmark.flops import flops_per_token
     from unmask.benchmark.stopwatch import Stopwatch
-    from unmask.progress import Progress
-    from unmask.run.components import build_components
-    from unmask.run_folder import RunFolder
 
-    config = _config(start, shards, length, batch_tokens, precision, device)
     with tempfile.TemporaryDirectory(prefix="unmask-benchmark-") as place:
-        components = build_components(config, RunFolder(Path(place)), Progress())
-        loop = training_loop(config, components)
+        loop = ready_loop(
+            place, start, shards, length, batch_tokens, precision, device, **{"train.compile": compiled}
+        )
         attended, predicted = shape_of_steps(loop)
         rows: list[Result] = []
         loop.on_row = rows.append
@@ -184,20 +182,32 @@ def speed(
         "tokens_per_step": watch.tokens / len(watch.step_seconds),
         "attended": attended,
         "predicted": predicted,
-        "flops_per_token": flops_per_token(components.model, attended, predicted),
+        "flops_per_token": flops_per_token(loop.model, attended, predicted),
         "wait_share": median(row["wait_share"] for row in rows) if rows else None,
-        "packed": components.model.packed,
-        "parameters": components.model.parameters,
+        "packed": loop.model.packed,
+        "parameters": loop.model.parameters,
         "peak_device_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
     }
 
 
-def _config(
-    start: str, shards: str, length: int, batch_tokens: int, precision: str, device: str
-) -> RunConfig:
+def ready_loop(
+    place: str,
+    start: str,
+    shards: str,
+    length: int,
+    batch_tokens: int,
+    precision: str,
+    device: str,
+    **flags: Any,
+) -> Loop:
+    """Put together the loop that ``unmask train`` would run, without an end unless the flags have one."""
+    from unmask.benchmark.bench import training_loop
     from unmask.config.load import load_config
+    from unmask.progress import Progress
+    from unmask.run.components import build_components
+    from unmask.run_folder import RunFolder
 
-    return load_config(
+    config = load_config(
         None,
         flags={
             "model.name": start,
@@ -209,8 +219,10 @@ def _config(
             "train.device": device,
             "train.optimizer.name": "adamw",
             "train.max_steps": 10**9,
-        },
+        }
+        | flags,
     )
+    return training_loop(config, build_components(config, RunFolder(Path(place)), Progress()))
 
 
 # ---------------------------------------------------------------- time to quality

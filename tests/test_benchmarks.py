@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -194,3 +195,79 @@ def test_the_goals_of_adaptation(load: Load) -> None:
     goals = load("adaptation")._goals(runs, {"words at step 0": bits(2.0, 2.2)}, probes)
     assert [goal["measured"] for goal in goals] == pytest.approx([0.8, 0.25, 1.1, 2])
     assert [goal["met"] for goal in goals] == [True, True, False, False]
+
+
+# --- on a GPU -----------------------------------------------------------------------------------------------------
+
+
+STEPS = """
+import time
+def good(sizes):
+    yield "first", lambda: {"value": sizes["value"], "shown": "1"}
+    yield "second", lambda: 1 / 0
+    yield "third", lambda: {"value": 3}
+def dies(sizes):
+    yield "first", lambda: {"value": 1}
+    raise ValueError("no good")
+def slow(sizes):
+    yield "first", lambda: {"value": 1}
+    yield "second", lambda: time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "limit", "status", "results"),
+    [
+        ("good", 60, "failed", {"first": 1, "second": "ZeroDivisionError: division by zero", "third": 3}),
+        ("dies", 60, "failed", {"first": 1}),
+        ("slow", 2, "over its time", {"first": 1}),
+    ],
+)
+def test_a_part_that_fails_or_takes_too_long_keeps_what_it_has(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    function: str, limit: float, status: str, results: dict[str, Any],
+) -> None:  # fmt: skip
+    (tmp_path / "parts.py").write_text(STEPS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    gpu = load("gpu")
+    entry: dict[str, Any] = {"results": {}}
+    written = [
+        len(entry["results"])
+        for _ in gpu.run_part(gpu.Part("part", "parts", function, limit), {"value": 1}, entry)
+    ]
+    assert entry["status"] == status
+    assert {name: row.get("value", row.get("error")) for name, row in entry["results"].items()} == results
+    assert written[-1] == len(results)
+    assert ("no good" in entry.get("error", "")) is (function == "dies")
+
+
+def test_the_parts_take_less_than_twenty_minutes(load: Load) -> None:
+    gpu = load("gpu")
+    assert sum(part.limit for part in gpu.PARTS) < 20 * 60
+    for part in gpu.PARTS:
+        assert hasattr(importlib.import_module(part.module), part.function)
+
+
+def test_goals_on_a_gpu_are_of_what_was_measured(load: Load) -> None:
+    gpu = load("gpu")
+    results = {
+        "ceiling": {"teraflops": 100.0},
+        "ours": {"tokens_per_second": 1000.0, "flops_per_token": 2e10},
+        "ours, compiled": {"tokens_per_second": 2000.0},
+        "peer padded": {"tokens_per_second": 500.0},
+        "peer blocks": {"error": "OutOfMemoryError"},
+    }
+    found = gpu.goals({"throughput bert 512": {"results": results}, "profile": {"results": {}}})
+    assert [goal["measured"] for goal in found] == pytest.approx([0.4, 4.0])
+    assert [goal["met"] for goal in found] == [False, True]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(load: Load, tmp_path: Path) -> None:
+    """In small sizes, from the first part to the last."""
+    found = tmp_path / "gpu.json"
+    command = [sys.executable, str(FOLDER / "gpu.py"), "--device", "cpu", "--json", str(found)]
+    subprocess.run(command, check=True)
+    parts = json.loads(found.read_text(encoding="utf-8"))["parts"]
+    assert {name.split()[0] for name in parts} == set(load("gpu").GROUPS)
+    assert {part["status"] for part in parts.values()} == {"done"}

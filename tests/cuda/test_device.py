@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import varlen
 
 import unmask
 from unmask.config.load import load_config
@@ -57,13 +58,13 @@ BF16 = 0.06
 def kernel_calls(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[tuple[int, ...]]:
     """The shapes of the queries that the variable-length kernel is given."""
     calls: list[tuple[int, ...]] = []
-    compute = request.getfixturevalue("kernel") if ON_CPU else attention.varlen_attn
+    compute = request.getfixturevalue("kernel") if ON_CPU else varlen.varlen_attn
 
     def watch(query: torch.Tensor, *args: Any, **named: Any) -> Any:
         calls.append(tuple(query.shape))
         return compute(query, *args, **named)
 
-    monkeypatch.setattr(attention, "varlen_attn", watch)
+    monkeypatch.setattr(varlen, "varlen_attn", watch)
     if ON_CPU:
         monkeypatch.setattr(attention, "fits_kernel", lambda query: query.dtype == torch.bfloat16)
     return calls

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from unmask.data.corpus import MANIFEST
 from unmask.data.reading.inputs import describe_inputs
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
-from unmask.machine import cores
+from unmask.machine import cores, version_of
 from unmask.run.components import RunComponents
 from unmask.run.failures import further
 from unmask.run_folder import RunFolder
@@ -59,7 +58,7 @@ def require_same_settings(config: RunConfig, world: World) -> None:
     settings = config.model_dump()
     for key in ("inputs", "heldout", "replay", "forgetting_eval"):
         settings["data"].pop(key)
-    versions = {name: version(name) for name in ("unmask", "torch", "transformers", "tokenizers")}
+    versions = {name: version_of(name) for name in ("unmask", "torch", "transformers", "tokenizers")}
     world.require_same(versions | _flat(settings))
 
 
@@ -153,9 +152,9 @@ def now() -> str:
 def machine_info() -> dict[str, Any]:
     """Return versions and the machine, for ``run.json``."""
     return {
-        "unmask": version("unmask"),
+        "unmask": version_of("unmask"),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
+        "transformers": version_of("transformers"),
         "python": platform.python_version(),
         "machine": {
             "cpu": _processor(),

@@ -7,7 +7,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from unmask.errors import ConfigError, DataError, UnmaskError
+from unmask.machine import version_of
 from unmask.model.pooling import MEAN, Pooling
 from unmask.progress import Progress
 from unmask.serving.answers import JsonAnswer, add_error_answers, refuse
@@ -99,7 +99,7 @@ def create_app(
 
     app = FastAPI(
         title="unmask",
-        version=version("unmask"),
+        version=version_of("unmask"),
         summary="Fill masks, score, explain and embed texts with masked language models.",
         lifespan=lifespan,
         docs_url=None,  # FastAPI's pages load scripts of another host

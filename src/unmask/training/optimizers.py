@@ -100,7 +100,10 @@ class Muon(torch.optim.Optimizer):
         if len(own):
             part[: len(own)] = orthogonalise(own)
         gathered = part.new_empty(size * share, *stack.shape[1:])
-        dist.all_gather_single(gathered.view(torch.uint8), part.view(torch.uint8))  # gloo has no bf16
+        gather = (
+            getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+        )  # its name until 2.12
+        gather(gathered.view(torch.uint8), part.view(torch.uint8))  # gloo has no bf16
         return gathered[: len(stack)]
 
     def _buffer(self, weight: nn.Parameter) -> Tensor:
