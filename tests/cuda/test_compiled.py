@@ -49,8 +49,9 @@ def test_a_model_is_traced_without_a_break(load: Load, make_batch: Any, architec
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("architecture", ["bert", "modernbert", "eurobert"])
-@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "checkpoints"), [("bert", False), ("modernbert", True), ("eurobert", False)]
+)
 def test_compiled_layers_have_the_same_gradient(
     load: Load, make_batch: Any, architecture: str, checkpoints: bool
 ) -> None:
