@@ -10,9 +10,10 @@ import torch.distributed as dist
 from unmask.config.settings import TrainSettings
 from unmask.errors import ConfigError, DataError, LostProcess
 from unmask.model.masked_lm import MaskedLM
-from unmask.training.distributed import World, _Pulse
+from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum, choose_parallel
+from unmask.training.pulse import Pulse
 
 
 def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +44,7 @@ def test_alone_everything_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_is_left_speaks_whoever_tells_of_a_lost_process(dead: int, tells: int, first: int) -> None:
     """Another one may have noticed before; it is not the one that is lost."""
     store = dist.HashStore()
-    worlds = [World(rank, 3, _pulse=_Pulse(store, rank, 3)) for rank in range(3)]
+    worlds = [World(rank, 3, _pulse=Pulse(store, rank, 3)) for rank in range(3)]
     worlds[tells].fail(worlds[tells]._lost([dead]))
     error = worlds[first].explained(RuntimeError("gloo: Connection closed by peer"))
     assert isinstance(error, LostProcess)
@@ -53,7 +54,7 @@ def test_who_is_left_speaks_whoever_tells_of_a_lost_process(dead: int, tells: in
 
 def test_files_that_a_failed_process_removed_are_not_to_blame() -> None:
     store = dist.HashStore()
-    main, other = (World(rank, 2, _pulse=_Pulse(store, rank, 2)) for rank in range(2))
+    main, other = (World(rank, 2, _pulse=Pulse(store, rank, 2)) for rank in range(2))
     own = FileNotFoundError("manifest.json")
     assert other.explained(own) is own
     main.fail(DataError("nothing to read"))

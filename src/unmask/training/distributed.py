@@ -8,10 +8,10 @@ single process all of this costs nothing.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,17 +24,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from unmask.errors import ERRORS, ConfigError, DataError, LostProcess, UnmaskError
+from unmask.training.pulse import Pulse
 
 Result = TypeVar("Result")
 
 TIMEOUT_MINUTES = 10.0
 """So long a process waits in a step for the others."""
 
-_PULSE = 1.0  # seconds between two signs of life
 _POLL = 0.2
 _SILENT = 5.0  # a process without a sign of life for so many seconds is gone, or stopped
 
@@ -60,7 +60,7 @@ class World:
     gone: list[int] = field(default_factory=list)
     apart: list[str] = field(default_factory=list)
     _control: Any = None
-    _pulse: _Pulse | None = None
+    _pulse: Pulse | None = None
     _waits: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
@@ -92,7 +92,7 @@ class World:
                 f"process {rank} of {size} on {socket.gethostname()} does not reach the others "
                 f"({str(error).splitlines()[0][:200]}); look at what they say, and at the network"
             ) from None
-        return World(rank, size, timeout, _control=control, _pulse=_Pulse.start(rank, size, name[0]))
+        return World(rank, size, timeout, _control=control, _pulse=Pulse.start(rank, size, name[0]))
 
     @staticmethod
     def expected() -> bool:
@@ -356,10 +356,12 @@ def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[W
         UnmaskError: another one failed, of the kind of its error.
     """
     world = World.join(device, minutes * 60)
+    atexit.unregister(_end)  # of an earlier run; with a lost process it might wait for ever
     try:
         with world.explaining():
             yield world
             world.wait()  # the main process may hold the store through which the others see that it is done
+        atexit.register(_end)
     except BaseException as error:
         world.fail(error)
         raise
@@ -367,73 +369,10 @@ def joined(device: torch.device, minutes: float = TIMEOUT_MINUTES) -> Iterator[W
         world.leave()
 
 
-class _Pulse:
-    """Signs of life of all processes, in the store.
-
-    Attributes:
-        doing: what this process does.
-    """
-
-    def __init__(self, store: Store, rank: int, size: int) -> None:
-        self.store, self.rank, self.size = store, rank, size
-        self.doing = "starting"
-        self._seen: dict[int, tuple[str, float]] = {}
-        self._ended = threading.Event()
-
-    @staticmethod
-    def start(rank: int, size: int, run: str) -> _Pulse:
-        """Begin to give signs of life, in a thread."""
-        store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
-        pulse = _Pulse(PrefixStore(f"unmask/{run}", store), rank, size)
-        pulse._beat(0)
-        threading.Thread(target=pulse._run, daemon=True, name="signs of life").start()
-        return pulse
-
-    def stop(self) -> None:
-        self._ended.set()
-
-    def failed(self) -> dict[str, Any] | None:
-        """Return why a process failed, if one did."""
-        try:
-            if not self.store.check(["failed"]):
-                return None
-            content: dict[str, Any] = json.loads(self.store.get("failed"))
-            return content
-        except dist.DistError:  # the host of the store is gone
-            return None
-
-    def silence(self, rank: int) -> float:
-        """Return for how many seconds a process has given no sign of life, as far as this one has looked."""
-        now, value = time.monotonic(), self._value(rank)
-        before = self._seen.get(rank)
-        if before is None or before[0] != value:
-            self._seen[rank] = value, now
-            return 0.0
-        return now - before[1]
-
-    def last(self, rank: int) -> str:
-        """Return host and last activity of a process."""
-        host, _, what = self._value(rank).split("\t") if self._value(rank) else ("", "", "")
-        return f"{host or 'an unknown host'} ({what or 'not started'})"
-
-    def _run(self) -> None:
-        number = 0
-        while not self._ended.wait(_PULSE):
-            number += 1
-            try:
-                self._beat(number)
-            except dist.DistError:  # the host of the store is gone, and soon this process
-                return
-
-    def _beat(self, number: int) -> None:
-        self.store.set(f"pulse/{self.rank}", f"{socket.gethostname()}\t{number}\t{self.doing}")
-
-    def _value(self, rank: int) -> str:
-        key = f"pulse/{rank}"
-        try:
-            return str(self.store.get(key).decode()) if self.store.check([key]) else ""
-        except dist.DistError:  # the store was in a process that ended
-            return self._seen.get(rank, ("", 0.0))[0]
+def _end() -> None:
+    """Free what NCCL holds, which warns at the end of the process otherwise."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _is_of_messages(error: BaseException) -> bool:
