@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -464,7 +465,7 @@ def test_a_missing_peft_names_the_extra(
 
 def test_what_is_best_after_some_evaluations() -> None:
     best = None
-    for step, loss in enumerate([3.0, 2.0, 2.0, 2.5, 1.0], 1):
+    for step, loss in enumerate([math.nan, 2.0, 2.0, 2.5, 1.0], 1):
         best = Best.after(best, step, loss)
         if step == 4:
             assert best == Best(2, 2.0, 2)

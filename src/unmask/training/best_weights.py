@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -43,7 +44,7 @@ class Best:
     @staticmethod
     def after(best: Best | None, step: int, loss: float) -> Best:
         """Return the best after one more evaluation."""
-        if best is None or loss < best.loss:
+        if best is None or math.isnan(best.loss) or loss < best.loss:
             return Best(step, loss)
         return replace(best, since=best.since + 1)
 
