@@ -19,6 +19,7 @@ from unmask.model.masked_lm import MaskedLM
 # Rows, inner side and columns: squares, and the products of layers 768 and 1024 wide over a batch of tokens.
 _CPU_SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 768, 3072), (4096, 3072, 768))
 _CUDA_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096), (65536, 768, 3072), (65536, 3072, 768))
+_FEW, _MANY = 64, 4
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(_DTYPES)
 """What the ceiling can be measured in."""
@@ -48,24 +49,30 @@ def matmul_rate(precision: str, device: torch.device, seconds: float) -> MatmulR
         seconds: how long each shape is tried.
     """
     shapes = _CUDA_SHAPES if device.type == "cuda" else _CPU_SHAPES
-    found = [(_product_rate(shape, _DTYPES[precision], device, seconds), shape) for shape in shapes]
-    best, shape = max(found)
+    best, shape = max(_product_rate(shape, _DTYPES[precision], device, seconds) for shape in shapes)
     return MatmulRate(precision, best / 1e12, shape)
 
 
 def _product_rate(
     shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, seconds: float
-) -> float:
-    """Return operations a second of the fastest product of one shape, the right side plain or transposed."""
+) -> tuple[float, tuple[int, int, int]]:
+    """Return operations a second of the fastest product of one shape, the right side plain or transposed, and the shape.
+
+    It has fewer rows where a single product would take many times ``seconds``, as one in bf16 on a CPU that has none.
+    """
     rows, inner, columns = shape
     left = torch.rand(rows, inner, device=device).to(dtype)
     plain = torch.rand(inner, columns, device=device).to(dtype)
+    few = _product_seconds(left[:_FEW], plain)
+    if few * rows / _FEW > _MANY * seconds:
+        rows = max(_FEW, int(_FEW * seconds / few))
+        left = left[:rows]
     best = 0.0
     for right in (plain, plain.T.contiguous().T):
         end = time.perf_counter() + seconds / 2
         while time.perf_counter() < end:
             best = max(best, 2.0 * rows * inner * columns / _product_seconds(left, right))
-    return best
+    return best, (rows, inner, columns)
 
 
 def _product_seconds(left: Tensor, right: Tensor) -> float:
