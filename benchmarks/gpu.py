@@ -56,7 +56,7 @@ PARTS = (
     ),
     Part("profile", "gpu_profile", "profile", 90),
     Part("alone", "gpu_profile", "alone", 45),
-    Part("faults", "gpu_use", "faults", 150),
+    Part("faults", "gpu_use", "faults", 165),
     Part("use", "gpu_use", "use", 100),
 )
 GROUPS = tuple(dict.fromkeys(part.name.split()[0] for part in PARTS))
@@ -65,11 +65,11 @@ GROUPS = tuple(dict.fromkeys(part.name.split()[0] for part in PARTS))
 SIZES: dict[str, Result] = {
     "cuda": {"device": "cuda", "layers": 12, "modern_layers": 22, "hidden": 768, "modern_inner": 1152,
              "vocabulary": 30_522, "modern_vocabulary": 50_368, "tokens": 4_000_000, "step_tokens": 65_536,
-             "seconds": 5.0, "warm_up": 12, "least": 5, "scale": 1, "steps": 30, "texts": 2000,
+             "seconds": 5.0, "warm_up": 12, "least": 5, "scale": 1, "steps": 30, "run_steps": 100, "texts": 2000,
              "precision": "bf16", "compiler": "inductor"},
     "cpu": {"device": "cpu", "layers": 2, "modern_layers": 2, "hidden": 64, "modern_inner": 96,
             "vocabulary": 1000, "modern_vocabulary": 1056, "tokens": 30_000, "step_tokens": 1024,
-            "seconds": 0.2, "warm_up": 1, "least": 2, "scale": 8, "steps": 6, "texts": 16,
+            "seconds": 0.2, "warm_up": 1, "least": 2, "scale": 8, "steps": 6, "run_steps": 12, "texts": 16,
             "precision": "fp32", "compiler": "eager"},
 }  # fmt: skip
 
@@ -215,14 +215,15 @@ def show(document: Result) -> None:
                     *(f"{share:.2f}" if share else "-" for share in shares),
                 ]
             )
-    if rows:
+    on_gpu = document["settings"]["device"] == "cuda"
+    if rows and on_gpu:
         header = ["tokens/s", "ours", "compiled", "run_mlm, blocks", "run_mlm, padded", "share", "times"]
         harness.table(header, rows)
     parts = [
         [name, entry["status"], f"{entry['seconds']:.0f} s"] for name, entry in document["parts"].items()
     ]
     harness.table(["part", "", ""], parts)
-    harness.show_goals(document["goals"] if document["settings"]["device"] == "cuda" else [])
+    harness.show_goals(document["goals"] if on_gpu else [])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from typing import Any, TextIO
 
 from gpu_inputs import Result, Step, peak, release
 
-STEPS = 12
 PATIENCE = 60.0
 
 
@@ -100,11 +98,11 @@ def _stopped(sizes: Result) -> Result:
 
         def start(name: str, *more: str) -> subprocess.Popen[bytes]:
             with log.open("a", encoding="utf-8") as file:
-                return _train(Path(sizes["place"]), Path(folder) / name, sizes["device"], file, *more)
+                return _train(sizes, Path(folder) / name, file, *more)
 
         codes = {name: start(name).wait(PATIENCE) for name in ("whole", "again")}
         process = start("part")
-        seen = _wait_for_step(process, Path(folder) / "part", STEPS // 3)
+        seen = _wait_for_step(process, Path(folder) / "part", 4)
         process.send_signal(signal.SIGTERM)
         codes["ended"] = process.wait(PATIENCE)
         codes["resumed"] = start("part", "--resume").wait(PATIENCE)
@@ -128,9 +126,10 @@ def _stopped(sizes: Result) -> Result:
     }
 
 
-def _train(place: Path, out: Path, device: str, log: TextIO, *more: str) -> subprocess.Popen[bytes]:
-    given = [str(place / "shards"), "--model", str(place / "bert"), "--max-steps", str(STEPS), "--max-length", "128",
-             "--device", device, "--precision", "fp32", "--offline", "--batch-tokens", "4096",
+def _train(sizes: Result, out: Path, log: TextIO, *more: str) -> subprocess.Popen[bytes]:
+    place = Path(sizes["place"])
+    given = [str(place / "shards"), "--model", str(place / "bert"), "--max-steps", str(sizes["run_steps"]),
+             "--max-length", "128", "--device", sizes["device"], "--precision", "fp32", "--offline", "--batch-tokens", "4096",
              "--set", "train.log_every=1"]  # fmt: skip
     command = [sys.executable, "-m", "unmask", "train", *(more or given), "-o", str(out)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
@@ -211,12 +210,15 @@ def _serve(sizes: Result) -> Result:
     texts = [_masked(text) for text in _texts(sizes)[:200]]
     command = [sys.executable, "-m", "unmask", "serve", f"m={Path(sizes['place']) / 'bert'}", "--port", "0", "--json",
                "--offline", "-q", "--device", sizes["device"], "--precision", "fp32"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
-    try:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError("the server did not start; see the log of this part, or install unmask[serve]")
+            process.wait(PATIENCE)
+            log.seek(0)
+            raise RuntimeError(f"the server did not start: {log.read()[-1000:].strip()}")
+    try:
         port = int(json.loads(line)["url"].rsplit(":", 1)[1])
         found = {}
         for clients in (1, 8, 64) if sizes["device"] == "cuda" else (1, 4):

@@ -440,7 +440,7 @@ def test_evaluation_scores_and_fills_agree_with_the_cpu(
         loss = evaluate_batches(lm, source.evaluation_batches(1024)).loss
         scores = [score.pll for score in model.score(asked)]
         filled = model.fill("the [MASK] of an engineer", top_k=3)
-        found.append((loss, scores, [str(candidate) for candidate in filled.candidates]))
+        found.append((loss, scores, [candidate.text for candidate in filled.candidates]))
     (loss, scores, filled), (cpu_loss, cpu_scores, cpu_filled) = found
     assert loss == pytest.approx(cpu_loss, rel=1e-4)
     assert scores == pytest.approx(cpu_scores, rel=1e-4)
