@@ -18,10 +18,10 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = [
     "adaptation",
-    "corpus_memory",
     "equivalence",
     "exports",
     "gpu",
+    "growth",
     "memory",
     "preparation",
     "scaling",
