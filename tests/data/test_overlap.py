@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import unmask.run.overlap
 from unmask.cli.main import main
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
@@ -117,9 +118,17 @@ def run_on(folder: Path, *arguments: str) -> list[str]:
     return ["train", *arguments, *limits]
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["before_training", "large_text_after_it"])
 def test_a_run_says_that_it_was_trained_on_what_it_holds_out(
-    checkpoint: Any, corpus_text: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Any,
+    corpus_text: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    large: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if large:
+        monkeypatch.setattr(unmask.run.overlap, "_SMALL", 0)
     text, general = tmp_path / "text.txt", tmp_path / "general.txt"
     text.write_text("\n".join(corpus_text[:60]), encoding="utf-8")
     general.write_text("\n".join([*corpus_text[100:107], corpus_text[9].upper()]), encoding="utf-8")
@@ -129,6 +138,7 @@ def test_a_run_says_that_it_was_trained_on_what_it_holds_out(
     said = capsys.readouterr().err
     held = "60 of 60 documents of the held-out text occur in the training or replay text (60 as a whole)"
     assert held in said
+    assert (said.index(held) > said.index("first batch")) == large
     assert "1 of 8 documents of the general text occur in" in said
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert info["overlap"]["heldout"]["same"] == 60

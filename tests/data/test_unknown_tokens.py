@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.conftest import Messages
 
 import unmask
 from unmask.data.corpus import MANIFEST, open_corpus, open_shards
+from unmask.data.unknown import UnknownTokens
 from unmask.errors import DataError
 
 AMHARIC = "ሰላም ለዓለም ኢትዮጵያ አዲስ አበባ ዋና ከተማ ናት".split()
@@ -128,3 +130,18 @@ def test_using_a_model_says_what_it_cannot_read(
     assert content["unknown_tokens"] >= 600
     assert [note for note in content["notes"] if note.startswith("unknown tokens are never targets")]
     assert [line for line in heard if line.startswith("warning") and "unknown to the tokenizer" in line]
+
+
+@pytest.mark.parametrize("unknown", [1, None])
+def test_texts_counted_together_are_as_counted_one_after_another(unknown: int | None) -> None:
+    arrays = [
+        np.array(ids, dtype=np.int64) for ids in ([], [1, 5], [5], [], [1, 1], [6, 1], [1], [1], [1], [])
+    ]
+    texts = [f"text {number}" for number in range(len(arrays))]
+    together, alone = UnknownTokens(unknown, 3, 1, ["before"]), UnknownTokens(unknown, 3, 1, ["before"])
+    count = together.add_all(arrays, texts, lambda text: [text, "again"])
+    assert count == sum(
+        alone.add(ids, lambda text=text: [text, "again"]) for ids, text in zip(arrays, texts, strict=True)
+    )
+    assert together == alone
+    assert together.add_all([], [], lambda text: [text]) == 0

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import astuple, dataclass, field, is_dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,8 +282,7 @@ def write_part(
         writer = ShardWriter(folder, np.dtype(np.uint16 if plan.vocabulary <= 1 << 16 else np.uint32))
         for batch, arrays in _encoded(kept(texts, part) if kept else texts, encode):
             writer.add(batch, arrays, list(map(document_key, batch)))
-            for text, array in zip(batch, arrays, strict=True):
-                unknown.add(array, partial(encode.unknown_parts, text))
+            unknown.add_all(arrays, batch, encode.unknown_parts)
             tell(writer.documents, writer.tokens)
         writer.close()
     read = vars(reader.stats)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,12 +39,23 @@ class UnknownTokens:
 
     def add(self, ids: np.ndarray, parts: Callable[[], Iterable[str]]) -> int:
         """Count ``int64 [n]`` ids and return how many are unknown; ``parts`` returns the text of those."""
-        unknown = int((ids == self.id).sum()) if self.id is not None else 0
+        return self.add_all([ids], [""], lambda _: parts())
+
+    def add_all(
+        self, arrays: Sequence[np.ndarray], texts: Sequence[str], parts: Callable[[str], Iterable[str]]
+    ) -> int:
+        """As :meth:`add` of the ids of each of some texts; ``parts`` gets the text."""
+        ids = np.concatenate([np.zeros(0, dtype=np.int64), *arrays])
+        found = np.flatnonzero(ids == self.id) if self.id is not None else ids[:0]
         self.tokens += len(ids)
-        self.unknown += unknown
-        if unknown and len(self.examples) < _EXAMPLES:
-            self._show(parts())
-        return unknown
+        self.unknown += len(found)
+        if len(found) and len(self.examples) < _EXAMPLES:
+            owners = np.searchsorted(np.cumsum([len(array) for array in arrays]), found, side="right")
+            for place in dict.fromkeys(owners.tolist()):
+                self._show(parts(texts[place]))
+                if len(self.examples) >= _EXAMPLES:
+                    break
+        return len(found)
 
     def merge(self, later: UnknownTokens) -> None:
         """Count the tokens of text that comes after this; the result is that of counting both at once."""

@@ -10,6 +10,14 @@ from unmask.progress import Progress
 from unmask.reporting.overlap import overlap_text
 from unmask.run.components import RunComponents
 
+_SMALL = 50_000_000
+"""Tokens of training text that are compared within seconds, so before the first step; more after the last."""
+
+
+def is_compared_first(texts: RunComponents) -> bool:
+    """Return whether the texts are compared before training, since it takes seconds."""
+    return sum(text.tokens for text in (texts.text, texts.replay) if text is not None) <= _SMALL
+
 
 def overlaps(texts: RunComponents, progress: Progress) -> dict[str, dict[str, Any]]:
     """Compare the held-out texts with the training and the replay text; warn of documents that occur there.

@@ -21,7 +21,7 @@ from unmask.run.choices import choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_same_model
-from unmask.run.overlap import overlaps
+from unmask.run.overlap import is_compared_first, overlaps
 from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info
 from unmask.run.selection import selection_of, with_selection
 from unmask.run.signals import Signals
@@ -110,7 +110,8 @@ class TrainingRun:
         if self.is_main:
             write_atomically(self.folder.config, dump_config(self.config))
             info = run_info(self.components, self.config, command) | {"choices": self.choices} | extra
-            info["overlap"] = overlaps(self.components, self.progress)
+            if is_compared_first(self.components):
+                info["overlap"] = overlaps(self.components, self.progress)
             write_json(self.folder.info, info)
 
     def run(self) -> FinishedRun:

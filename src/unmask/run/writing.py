@@ -18,6 +18,7 @@ from unmask.run.choices import advice_of
 from unmask.run.components import RunComponents
 from unmask.run.failures import write_exit_code
 from unmask.run.fingerprint import now
+from unmask.run.overlap import overlaps
 from unmask.run_folder import RunFolder
 from unmask.storage import new_folder, read_json, read_rows, write_atomically, write_json
 from unmask.training.loop import Loop
@@ -50,8 +51,10 @@ def write_results(
     )
     if components.world.size > 1:
         write_exit_code(folder, None)
-    ended = {"finished": now(), "steps": loop.position.step, "advice": advice}
-    write_json(folder.info, read_json(folder.info) | ended)
+    info, ended = read_json(folder.info), {"finished": now(), "steps": loop.position.step, "advice": advice}
+    if "overlap" not in info:
+        info["overlap"] = overlaps(components, progress)
+    write_json(folder.info, info | ended)
     write_atomically(folder.model / "README.md", model_card(folder))
     write_report(folder)
     if advice:
