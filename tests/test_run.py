@@ -447,6 +447,14 @@ def test_people_are_told_of_choices(finished: Runs) -> None:
     assert finished("tiny-bert")[1].phases[-2:] == ["train", "evaluate"]
 
 
+def test_shares_of_a_single_process_have_no_effect(configure: Configure, tmp_path: Path) -> None:
+    listener = Listener()
+    config = configure(model__preset="tiny-bert", train__max_steps=1, train__parallel="fsdp")
+    train(config, tmp_path / "run", progress=listener)
+    block = next(text for text in listener.heard if text.startswith("objective"))
+    assert block.endswith("fp32 on cpu, 1 process: --parallel fsdp needs several, and has no effect")
+
+
 def test_examples_are_of_held_out_text(finished: Runs) -> None:
     examples = read(finished("tiny-bert")[0].folder.examples)
     assert examples

@@ -441,7 +441,7 @@ def different(folder: Path) -> dict[str, Any]:
         train(configure(text), taken)
 
     def offload(rank: int) -> None:
-        train(configure(text, train__offload=True), folder / "offload")
+        train(configure(text, train__offload=True, train__parallel="ddp"), folder / "offload")
 
     def few(rank: int) -> None:  # more processes than a batch has documents
         train(configure(text, train__batch_tokens=32, train__micro_batch_tokens=32), folder / "few")

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from unmask.cli.main import main
 from unmask.config.settings import TrainSettings
-from unmask.errors import ConfigError, DataError, LostProcess
+from unmask.errors import DataError, LostProcess
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
@@ -63,11 +65,43 @@ def test_files_that_a_failed_process_removed_are_not_to_blame() -> None:
 
 
 def test_what_shares_of_a_model_need(load: Callable[..., MaskedLM]) -> None:
-    """By size DDP, unless FSDP is wanted; and `--offload` needs FSDP."""
-    model = load("bert")
-    assert choose_parallel(TrainSettings(), model, World()) == ("ddp", "")
-    with pytest.raises(ConfigError, match=r"this run has 1 process and ddp\. Start several with torchrun"):
-        choose_parallel(TrainSettings(offload=True, parallel="fsdp"), model, World())
+    assert choose_parallel(TrainSettings(parallel="fsdp"), load("bert"), World()) == ("ddp", "")
+
+
+def test_shares_in_the_memory_of_the_host_are_of_fsdp(
+    load: Callable[..., MaskedLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So `--offload` alone chooses it, for a model of any size."""
+    monkeypatch.setattr(World, "max", lambda world, value: value)
+    for offload, kind in ((True, "fsdp"), (False, "ddp")):
+        assert choose_parallel(TrainSettings(offload=offload), load("bert"), World(0, 2))[0] == kind
+
+
+@pytest.mark.parametrize(
+    ("processes", "parallel", "message"),
+    [
+        ("1", "auto", "a single process has the whole model"),
+        ("2", "ddp", "with --parallel ddp there are none"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_options_that_cannot_work_are_refused_before_anything_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    processes: str,
+    parallel: str,
+    message: str,
+    dry_run: bool,
+) -> None:
+    """Neither is the text there, nor do the other processes come."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    command = ["train", str(tmp_path / "none.txt"), "--preset", "bert-mini", "-o", str(tmp_path / "run")]
+    command += ["--offload", "--parallel", parallel, *(["--dry-run"] if dry_run else [])]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_torchrun_with_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
         "precision": components.precision,
         "device": components.model.device.type,
         "processes": components.world.size,
-        "parallel": components.parallel[1],
+        "parallel": components.parallel[1]
+        or ("--parallel fsdp needs several, and has no effect" if train.parallel == "fsdp" else ""),
     }
 
 
@@ -101,7 +102,11 @@ def choices_text(choices: Mapping[str, Any]) -> str:
         if choices["patience"] and heldout
         else "off",
         "computing": f"{choices['precision']} on {choices['device']}"
-        + (f", {choices['processes']} processes: {choices['parallel']}" if choices["processes"] > 1 else ""),
+        + (
+            f", {plural(choices['processes'], 'process', 'processes')}: {choices['parallel']}"
+            if choices["parallel"]
+            else ""
+        ),
     }
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
 

@@ -23,6 +23,7 @@ from unmask.run.disk import disk_need, size_of
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World, joined
 from unmask.training.loop import Loop
+from unmask.training.parallel import require_parallel
 from unmask.training.staged_start import StagedStart
 
 _STEPS = 2
@@ -63,6 +64,7 @@ def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
         DataError: the text cannot be used.
     """
     check_trainable(config)
+    require_parallel(config.train)
     with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
         world.leader = world.rank  # each has a temporary folder of its own
         return _measure(config, progress, world)

@@ -25,6 +25,7 @@ from unmask.run.signals import Signals
 from unmask.run.training_run import FinishedRun, TrainingRun
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World, joined
+from unmask.training.parallel import require_parallel
 
 
 def train(
@@ -54,6 +55,7 @@ def train(
         Interrupted: a signal came; the run is saved and can be resumed.
     """
     check_trainable(config)
+    require_parallel(config.train)
     folder, signals = RunFolder(Path(out)), Signals(progress)
     device = pick_device(config.train.device)
     with signals.listening(), joined(device, config.train.timeout_minutes) as world:

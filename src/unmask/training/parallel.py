@@ -31,7 +31,7 @@ from transformers import AutoModelForMaskedLM
 from unmask.config.settings import TrainSettings
 from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
-from unmask.errors import ConfigError, UnmaskError, plural
+from unmask.errors import ConfigError, UnmaskError
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
@@ -47,33 +47,46 @@ BYTES_PER_WEIGHT = 16
 _FULL = 0.6  # share of the memory that weights and their state may take under DDP; activations need the rest
 
 
+def require_parallel(train: TrainSettings) -> None:
+    """Refuse what the settings and the number of processes alone rule out, before anything is read.
+
+    Raises:
+        ConfigError: ``train.offload`` without FSDP.
+    """
+    if train.offload and train.parallel == "ddp":
+        raise ConfigError(
+            "--offload keeps shares of the model in the memory of the host, but with --parallel ddp there are none: each "
+            "process has the whole model; leave out one of them"
+        )
+    if train.offload and not World.expected():
+        raise ConfigError(
+            "--offload keeps shares of the model in the memory of the host, but a single process has the whole model; "
+            "start several with torchrun, or leave it out (train.offload=false)"
+        )
+
+
 def choose_parallel(train: TrainSettings, model: MaskedLM, world: World) -> tuple[Kind, str]:
-    """Choose DDP where the model with its training state fits into the memory of every process, else FSDP.
+    """Choose FSDP where it is wanted or the model with its training state does not fit into the memory of a process, else DDP.
 
     Returns:
         The choice, and a sentence that says why.
 
     Raises:
-        ConfigError: FSDP, or DDP, cannot do what the settings want.
+        ConfigError: FSDP cannot do what the settings want.
     """
+    if world.size == 1:
+        return "ddp", ""
     weights = list(model.model.parameters())
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
     frozen = sum(weight.numel() for weight in weights) - trained
     need, memory = BYTES_PER_WEIGHT * trained + 4 * frozen, -world.max(-_memory(model.device, world))
     kind: Kind = "ddp" if need <= _FULL * memory else "fsdp"
-    if world.size == 1 or train.parallel == "ddp":
-        kind = "ddp"
-    elif train.parallel == "fsdp":
+    if train.parallel != "auto":
+        kind = train.parallel
+    elif train.offload:
         kind = "fsdp"
     if kind == "fsdp":
         _require_shardable(train, model)
-    elif train.offload:
-        raise ConfigError(
-            f"--offload keeps shares of the model in the memory of the host, which only fsdp makes; this run has "
-            f"{plural(world.size, 'process', 'processes')} and {kind}. Start several with torchrun and --parallel fsdp, or leave it out"
-        )
-    if world.size == 1:
-        return kind, ""
     size = f"{byte_size(need)} of weights and their state"
     if kind == "ddp":
         return kind, f"ddp (each has the whole model: {size}; {byte_size(memory)} of memory a process)"
