@@ -92,10 +92,11 @@ def options() -> argparse.ArgumentParser:
 
 def work(args: argparse.Namespace) -> None:
     document = harness.report("gpu", args, parts={}, goals=[])
-    if args.device == "cuda" and document["machine"]["gpu"] is None:
+    about = document["machine"]
+    if args.device == "cuda" and about["machine"]["gpu"] is None:
         raise harness.Failure(
-            f"torch {document['machine']['torch']} finds no CUDA device; run this where 'nvidia-smi' lists one and torch is a "
-            f"CUDA build, or with --device cpu to see that it works"
+            f"torch {about['torch']} finds no CUDA device; run this where 'nvidia-smi' lists one and torch is a CUDA build, "
+            f"or with --device cpu to see that it works"
         )
     place = harness.WORK / f"gpu-{args.device}"
     sizes = SIZES[args.device] | {"place": str(place)}

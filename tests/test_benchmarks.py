@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from unmask.run.fingerprint import machine_info
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = [
     "adaptation",
@@ -260,6 +262,23 @@ def test_goals_on_a_gpu_are_of_what_was_measured(load: Load) -> None:
     found = gpu.goals({"throughput bert 512": {"results": results}, "profile": {"results": {}}})
     assert [goal["measured"] for goal in found] == pytest.approx([0.4, 4.0])
     assert [goal["met"] for goal in found] == [False, True]
+
+
+@pytest.mark.parametrize("gpu", [None, "some device"])
+def test_without_a_gpu_the_benchmark_says_so(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str | None
+) -> None:
+    harness, module = load("harness"), load("gpu")
+    about = machine_info()
+    about["machine"]["gpu"] = gpu
+    run: list[str] = []
+    monkeypatch.setattr(harness, "run", lambda *args: about)
+    monkeypatch.setattr(module, "run_part", lambda part, sizes, entry: run.append(part.name) or iter(()))
+    monkeypatch.setattr(module, "show", lambda document: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    assert harness.main(module.work, module.options()) == (0 if gpu else 1)
+    assert len(run) == (len(module.PARTS) if gpu else 0)
+    assert ("finds no CUDA device" in capsys.readouterr().err) is (gpu is None)
 
 
 @pytest.mark.slow
