@@ -10,7 +10,7 @@ from unmask.progress import Progress
 from unmask.reporting.overlap import overlap_text
 from unmask.run.components import RunComponents
 
-_SMALL = 50_000_000
+_SMALL = 20_000_000
 """Tokens of training text that are compared within seconds, so before the first step; more after the last."""
 
 
