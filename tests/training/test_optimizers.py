@@ -27,10 +27,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 # --- Muon ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(8, 8), (32, 96), (96, 32), (64, 1)])
-def test_orthogonalising_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
+def test_orthogonalising_brings_singular_values_near_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
     matrices = random(3, *shape) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
-    out = orthogonalise(matrices).float()
+    out = orthogonalise(matrices, dtype)
+    assert out.dtype == dtype
+    out = out.float()
     values = torch.linalg.svdvals(out)
     assert out.shape == matrices.shape
     assert float(values.max()) < 1.35
@@ -45,6 +48,25 @@ def test_orthogonalising_keeps_the_directions() -> None:
     off = inside - torch.diag(inside.diagonal())
     assert float(inside.diagonal().min()) > 0.6
     assert float(off.abs().max()) < 0.05
+
+
+def test_muon_computes_in_the_precision_that_it_is_given(tiny_model: Any) -> None:
+    """In fp32 gradients that differ in their last digits move the weights alike; bf16 rounds more coarsely."""
+
+    def after_step(dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
+        model = tiny_model("bert", 200)
+        optimizer = make_optimizers(model, OptimizerSettings(), "muon", 1e-3, dtype=dtype)[1]
+        weights = optimizer.param_groups[0]["params"]
+        torch.manual_seed(0)
+        for weight in weights:
+            weight.grad = torch.randn_like(weight) * scale
+        optimizer.step()
+        return torch.cat([weight.detach().flatten() for weight in weights])
+
+    exact = after_step(torch.float32)
+    torch.testing.assert_close(after_step(torch.float32, 1 + 1e-6), exact, rtol=0, atol=1e-6)
+    apart = (after_step(torch.bfloat16) - exact).abs().max()
+    assert 1e-5 < float(apart) < 2e-3
 
 
 def test_orthogonalising_zeros_gives_zeros() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
@@ -90,6 +92,7 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         recipe.optimizer,
         recipe.learning_rate,
         components.world,
+        torch.bfloat16 if components.model.autocast else torch.float32,
     )
     rates = recipe.initial_rate, config.masking.rate
     return Loop(
