@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,17 @@ from unmask.progress import Progress
 
 
 class Notices(Progress):
-    """Keeps what is logged."""
+    """Keeps what is logged, and how each phase advanced: shares and metrics."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.phases: list[tuple[str, list[tuple[float | None, dict[str, object]]]]] = []
+
+    def begin(self, phase: str) -> None:
+        self.phases.append((phase, []))
+
+    def advance(self, share: float | None, metrics: Mapping[str, object]) -> None:
+        self.phases[-1][1].append((share, dict(metrics)))
 
     def log(self, text: str) -> None:
         self.texts.append(text)

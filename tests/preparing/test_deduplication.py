@@ -67,6 +67,18 @@ def test_any_number_of_tasks_leaves_out_the_same(kind: str, made: Callable[..., 
     assert made("three", deduplicate=kind, tasks=3).manifest == wanted
 
 
+def test_progress_counts_no_duplicates_before_they_are_known(
+    made: Callable[..., Corpus], notices: Any
+) -> None:
+    made("shards", deduplicate="exact", progress=notices)
+    ends = [(phase, steps[-1]) for phase, steps in notices.phases]
+    assert ends[:2] == [
+        ("deduplicate", (1.0, {"parts": 4})),
+        ("deduplicate", (1.0, {"hash ranges": 16})),
+    ]
+    assert ends[2][1][1]["documents"] == 120
+
+
 def test_one_of_similar_documents_is_kept(
     made: Callable[..., Corpus], tmp_path: Path, corpus_text: list[str]
 ) -> None:

@@ -35,6 +35,15 @@ def test_any_number_of_tasks_writes_the_same(
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+def test_progress_ends_with_all_that_was_done(prepared: Callable[..., Corpus], notices: Any) -> None:
+    corpus = prepared("shards", notices, tasks=2)
+    [(phase, steps)] = notices.phases
+    assert phase == "prepare"
+    counts = {"documents": len(corpus), "tokens": corpus.tokens}
+    assert steps[-1] == (1.0, {"parts": 7, **counts})
+    assert all(share is None or share > 0 for share, _ in steps)
+
+
 def test_an_error_in_the_text_names_task_part_file_and_log(
     prepared: Callable[..., Corpus], tmp_path: Path
 ) -> None:

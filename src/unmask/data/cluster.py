@@ -270,21 +270,30 @@ def run_tasks(plan: Plan, stage: Stage, executor: str, tasks: int, progress: Pro
             f"{plural(len(todo), 'part')} to prepare, so {plural(len(todo), 'task')}; no file is divided"
         )
     write_json(plan.folder / TODO, todo)
-    for path in (plan.folder / STOP, *(plan.folder / "logs").glob("task-*.json")):
+    logs = plan.folder / "logs"
+    for path in (plan.folder / STOP, *logs.glob("task-*.json"), *logs.glob("task-*.count")):
         path.unlink(missing_ok=True)
     run = RUNS[executor](plan, stage.name, min(tasks, len(todo)), progress)
-    progress.begin("prepare")
+    progress.begin(stage.phase)
     try:
         while not run.wait(_POLL):
-            whole = sum(1 for _ in plan.folder.glob(stage.files))
-            progress.advance(whole / stage.count, {stage.name: whole})
+            _advance(plan, stage, progress)
             if any(found["code"] in _FINAL for found in _failures(plan)):
                 break
     finally:
         run.stop()
+    _advance(plan, stage, progress)
     progress.end()
     if missing := stage.missing():
         _raise_failure(plan, stage, len(missing))
+
+
+def _advance(plan: Plan, stage: Stage, progress: Progress) -> None:
+    """Say how many pieces are whole, and what the tasks have written so far; while there is none, no share is known."""
+    whole = sum(1 for _ in plan.folder.glob(stage.files))
+    counts = [read_json(path) for path in (plan.folder / "logs").glob("task-*.count")]
+    written = dict(zip(("documents", "tokens"), map(sum, zip(*counts, strict=True)), strict=False))
+    progress.advance(whole / stage.count or None, {stage.unit: whole} | written)
 
 
 def _failures(plan: Plan) -> list[dict[str, Any]]:
@@ -297,14 +306,14 @@ def _failures(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _raise_failure(plan: Plan, stage: Stage, missing: int) -> NoReturn:
-    left = f"{missing:,} of {stage.count:,} {stage.name} missing"
+    left = f"{missing:,} of {stage.count:,} {stage.unit} missing"
     again = "the same command goes on with them"
     failures = _failures(plan)
     if not failures:
         raise Interrupted(f"the tasks ended with {left}; their logs are in {plan.folder / 'logs'}; {again}")
     first = failures[0]
-    unit = "part" if stage.name in ("parts", "signatures") else stage.name
-    where = f"task {first['rank']}" + ("" if first["number"] is None else f", {unit} {first['number']}")
+    piece = "" if first["number"] is None else f", {stage.unit.removesuffix('s')} {first['number']}"
+    where = f"task {first['rank']}{piece}"
     more = f" ({len(failures) - 1:,} more failed)" if len(failures) > 1 else ""
     raise ERRORS.get(first["code"], UnmaskError)(
         f"{where}: {first['message']}; {left}{more}; log: {first['log']}; {again}"

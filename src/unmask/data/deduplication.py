@@ -85,19 +85,21 @@ def _exact(part: int) -> ExactDedupConfig:
 def duplicate_stages(plan: Plan) -> list[Stage]:
     """Return what must be done, one after another, before the parts are written."""
     signatures, found = str(_folder(plan) / "signatures"), str(_folder(plan) / "found")
-    stages: list[tuple[str, int, Callable[[int], Any]]] = [
-        ("signatures", len(plan.parts), partial(_sign, plan))
+    stages: list[tuple[str, str, int, Callable[[int], Any]]] = [
+        ("signatures", "parts", len(plan.parts), partial(_sign, plan))
     ]
     if plan.deduplicate == "exact":
         search = ExactFindDedups(signatures, found, _exact(0), lines_to_buffer=1024)
-        stages.append(("duplicates", _RANGES, lambda number: search.run(None, number, _RANGES)))
+        stages.append(
+            ("duplicates", "hash ranges", _RANGES, lambda number: search.run(None, number, _RANGES))
+        )
     else:
         pairs = str(_folder(plan) / "pairs")
         buckets = MinhashDedupBuckets(signatures, pairs, config=_NEAR, lines_to_buffer=1024)
         groups = MinhashDedupCluster(pairs, found, config=_NEAR, lines_to_buffer=1024)
         count = _NEAR.num_buckets
-        stages.append(("duplicates", count, lambda number: buckets.run(None, number, count)))
-        stages.append(("groups", 1, lambda number: groups.run(None, number, 1)))
+        stages.append(("duplicates", "bands", count, lambda number: buckets.run(None, number, count)))
+        stages.append(("groups", "steps", 1, lambda number: groups.run(None, number, 1)))
     return [_stage(plan, *stage) for stage in stages]
 
 
@@ -120,7 +122,7 @@ def _folder(plan: Plan) -> Path:
     return plan.folder / "duplicates"
 
 
-def _stage(plan: Plan, name: str, count: int, run: Callable[[int], Any]) -> Stage:
+def _stage(plan: Plan, name: str, unit: str, count: int, run: Callable[[int], Any]) -> Stage:
     def done(number: int) -> Path:
         return _folder(plan) / f"{name}-{number:05d}.done"
 
@@ -130,7 +132,9 @@ def _stage(plan: Plan, name: str, count: int, run: Callable[[int], Any]) -> Stag
         run(number)
         done(number).touch()
 
-    return Stage(name, count, lambda number: done(number).exists(), run_once, f"duplicates/{name}-*.done")
+    return Stage(
+        name, count, lambda number: done(number).exists(), run_once, f"duplicates/{name}-*.done", unit
+    )
 
 
 def _sign(plan: Plan, part: int) -> None:

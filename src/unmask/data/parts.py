@@ -203,6 +203,8 @@ class Stage:
         is_done: whether a piece is whole.
         run: does a piece.
         files: a pattern of the files, below the folder of the plan, that say that a piece is whole.
+        unit: what a piece is, in the plural.
+        phase: the phase of work, as it is shown.
     """
 
     name: str
@@ -210,6 +212,8 @@ class Stage:
     is_done: Callable[[int], bool]
     run: Callable[[int], object]
     files: str
+    unit: str = "parts"
+    phase: str = "deduplicate"
 
     def missing(self) -> list[int]:
         """Return the pieces that are not whole."""
@@ -218,7 +222,14 @@ class Stage:
 
 def parts_stage(plan: Plan, write: Callable[[int], object]) -> Stage:
     """Return the writing of the parts, each by ``write``."""
-    return Stage("parts", len(plan.parts), lambda part: plan.record(part) is not None, write, "part-*.json")
+    return Stage(
+        "parts",
+        len(plan.parts),
+        lambda part: plan.record(part) is not None,
+        write,
+        "part-*.json",
+        phase="prepare",
+    )
 
 
 def make_plan(folder: Path, reader: DocumentReader, fingerprint: dict[str, Any], vocabulary: int) -> Plan:

@@ -143,10 +143,10 @@ def _run(plan: Plan, stage: Stage, executor: Executor | None, tasks: int | None,
 
         run_tasks(plan, stage, executor or "local", tasks, progress)
         return
-    progress.begin("prepare")
+    progress.begin(stage.phase)
     for number in stage.missing():
         stage.run(number)
-        progress.advance((number + 1) / stage.count, {stage.name: number + 1})
+        progress.advance((number + 1) / stage.count, {stage.unit: number + 1})
     progress.end()
 
 
@@ -163,9 +163,12 @@ def _write(
             None, {"documents": done["documents"] + documents, "tokens": done["tokens"] + tokens}
         )
 
+    found = [plan.record(part) for part in range(len(plan.parts))]
+    if all(found):  # by tasks, which have said so
+        progress = Progress()
     progress.begin("prepare")
-    for part in range(len(plan.parts)):
-        written.add(plan.record(part) or write_part(plan, part, reader, encode, kept=kept, tell=tell))
+    for part, record in enumerate(found):
+        written.add(record or write_part(plan, part, reader, encode, kept=kept, tell=tell))
     progress.end()
     return written
 

@@ -34,6 +34,11 @@ def failure_file(plan_folder: Path, rank: int) -> Path:
     return log_file(plan_folder, rank).with_suffix(".json")
 
 
+def count_file(plan_folder: Path, rank: int) -> Path:
+    """Return the file with the documents and tokens that a task has written so far."""
+    return log_file(plan_folder, rank).with_suffix(".count")
+
+
 class _Log(Progress):
     def log(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
@@ -67,12 +72,19 @@ def work(folder: Path, name: str, rank: int, tasks: int) -> None:
     Raises:
         UnmaskError: one cannot be done; the reason is in :func:`failure_file`, too.
     """
-    number = None
+    number, written = None, [0, 0]  # documents and tokens
+
+    def write(part: int) -> None:
+        def tell(*counts: int) -> None:
+            write_json(count_file(folder, rank), [sum(pair) for pair in zip(written, counts, strict=True)])
+
+        counts = write_part(plan, part, reader, encode, kept=kept, tell=tell)["counts"]
+        written[:] = written[0] + counts["documents"], written[1] + counts["tokens"]
+
     try:
         plan = Plan.load(folder)
         encode, reader, kept = plan.encoder(), plan.reader(_Log()), keeper(plan)
-        stages = stages_of(plan, lambda part: write_part(plan, part, reader, encode, kept=kept))
-        stage = next(stage for stage in stages if stage.name == name)
+        stage = next(stage for stage in stages_of(plan, write) if stage.name == name)
         for number in read_json(folder / TODO)[rank::tasks]:
             if not stage.is_done(number) and not (folder / STOP).exists():
                 stage.run(number)
