@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from unmask.benchmark import bench
 from unmask.benchmark import flops as ceiling
 from unmask.cli.main import main
 from unmask.config.load import load_config
-from unmask.errors import ConfigError
+from unmask.config.settings import DocumentSettings
+from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
+from unmask.progress import Progress
+from unmask.training.distributed import World
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +107,30 @@ def test_no_more_than_a_beginning_of_the_text_is_read(
     monkeypatch.setattr(bench, "prepare", prepare)
     bench.run_bench(config_of(text, checkpoint("bert")), seconds=0.01)
     assert 1000 <= read[0] < 1200
+
+
+def test_shards_are_no_text_to_measure_with(
+    text: Path, checkpoint: Callable[[str], Path], wordpiece_tokenizer: Any, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    bench.prepare([text], DocumentSettings(), wordpiece_tokenizer, shards)
+    with pytest.raises(DataError, match=r"shards: prepared shards hold no text, .*; give the text itself"):
+        bench.run_bench(config_of(shards, checkpoint("bert")), seconds=0.01)
+
+
+def test_the_main_process_alone_says_what_it_does(
+    text: Path, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    told = Progress()
+    monkeypatch.setattr(told, "log", heard.append)
+    monkeypatch.setattr(told, "begin", heard.append)
+    for rank in (0, 1):
+        world = World(rank)
+        monkeypatch.setattr(bench, "joined", lambda *_, world=world: nullcontext(world))
+        bench.run_bench(config_of(text, checkpoint("bert")), seconds=0.01, progress=told)
+    assert heard.count("measure") == 1
+    assert len(heard) == len(set(heard))
 
 
 def test_a_bench_needs_one_model(text: Path) -> None:

@@ -20,12 +20,13 @@ from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import DocumentSettings, RunConfig
 from unmask.data.batches import Cursor, TextSource, TrainingStream
 from unmask.data.batching import first_characters, in_batches
+from unmask.data.corpus import is_corpus
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import split_by_tokens
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
-from unmask.errors import plural
+from unmask.errors import DataError, plural
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
@@ -166,7 +167,7 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
     check_trainable(config)
     with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
         world.leader = world.rank  # each has a temporary folder of its own
-        return _measure(config, seconds, progress, world)
+        return _measure(config, seconds, progress if world.is_main else Progress(), world)
 
 
 def _measure(config: RunConfig, seconds: float, progress: Progress, world: World) -> Bench:
@@ -301,7 +302,17 @@ def encode_rate(tokenizer: Any, texts: list[str]) -> float:
 def read_texts(
     data: DocumentSettings, inputs: Sequence[str], limit: int, progress: Progress = Progress()
 ) -> Iterator[str]:
-    """Yield what is measured with: the beginning of the inputs, or else of the documentation of this Python."""
+    """Yield what is measured with: the beginning of the inputs, or else of the documentation of this Python.
+
+    Raises:
+        DataError: the text cannot be read, or is prepared shards.
+    """
+    for given in inputs:
+        if is_corpus(given):
+            raise DataError(
+                "prepared shards hold no text, and preparing it is measured too; give the text itself",
+                path=given,
+            )
     if inputs:
         texts: Iterator[str] = (document.text for document in DocumentReader(inputs, data, progress=progress))
     else:
