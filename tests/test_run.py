@@ -166,7 +166,7 @@ def test_the_folder_is_complete(finished: Runs, start: str) -> None:
     names = {path.name for path in folder.root.iterdir()}
     assert names - {"tokenizer"} == {
         *("model", "checkpoints", "shards", "config.yaml", "run.json", "metrics.jsonl"),
-        *("evaluation.json", "examples.json", "report.html"),
+        *("evaluation.json", "examples.json", "report.html", "exit_code"),
         *(() if start in TINY else ("base.npz", "adaptation.json")),
     }
     model = {path.name for path in folder.model.iterdir()}
@@ -497,12 +497,14 @@ def test_a_run_that_is_stopped_and_resumed_is_the_undisturbed_run(
         listener = Listener({stop: lambda: signal.raise_signal(signal.SIGTERM)})
         with pytest.raises(Interrupted, match=f"stopped by a signal after step {stop}; .* --resume"):
             train(config, tmp_path / "run", resume="auto" if number else None, progress=listener)
+        assert RunFolder(tmp_path / "run").exit_code.read_text(encoding="utf-8") == "75\n"
         assert "stopping after this step; a second signal stops at once" in listener.heard
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     listener = Listener()
     resumed = train(config, tmp_path / "run", resume="auto", progress=listener)
     assert f"resuming from step {stops[-1]} (step-{stops[-1]:08d})" in listener.heard
     assert_same(resumed.folder, whole)
+    assert resumed.folder.exit_code.read_text(encoding="utf-8") == "0\n"
     assert read(resumed.folder.info)["steps"] == 12
 
 

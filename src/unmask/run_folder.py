@@ -8,6 +8,7 @@
     RUN/shards/           the tokenised text, when the run prepared it itself
     RUN/config.yaml       every setting, resolved
     RUN/run.json          versions, machine, command, parameter count, tokens of the corpus
+    RUN/exit_code         how the last call ended, for schedulers
     RUN/metrics.jsonl     one object a line, appended
     RUN/heldout.jsonl     the held-out documents (field ``text``), where the run keeps them
     RUN/evaluation.json   final metrics on the held-out text, with the baselines

@@ -215,6 +215,7 @@ def test_what_cannot_be_published_ends_with_5_and_stays_here(
     )
     (local,) = (path for path in (tmp_path / "cache" / "runs").iterdir() if path.is_dir())
     assert f"the run is whole in {local}" in last
+    assert (local / "exit_code").read_text() == "5\n"
     assert "runs/one/checkpoints/step-00000004/manifest.json" not in store.names()
     assert INCOMPLETE in results(store)
     store.faults.clear()

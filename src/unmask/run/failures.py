@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
+
 from safetensors import SafetensorError
 
 from unmask.data.corpus import is_corpus
@@ -36,8 +38,9 @@ def write_exit_code(folder: RunFolder, error: BaseException | None) -> None:
     if error is not None:
         known = explained(error, folder) if isinstance(error, EARLY_ENDS) else error
         code = getattr(known, "exit_code", 1)
-    if folder.root.is_dir():
-        write_atomically(folder.exit_code, f"{code}\n")
+    with suppress(OSError) if error else nullcontext():  # that one is raised
+        if folder.root.is_dir():
+            write_atomically(folder.exit_code, f"{code}\n")
 
 
 def further(folder: RunFolder) -> str:

@@ -26,6 +26,8 @@ from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, listed
 from unmask.remote.folders import INCOMPLETE, DamagedFile, fetch, host_lock, place_of, sums_of
 from unmask.remote.systems import explained, is_url, open_system
+from unmask.run.failures import write_exit_code
+from unmask.run_folder import RunFolder
 from unmask.storage import sha256
 from unmask.training.distributed import World
 
@@ -126,6 +128,11 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def _late(path: Path) -> tuple[bool, bool, bool, Path]:
+    """The model comes after the other results, its settings after its weights; how the run ended says that all is there."""
+    return path.name == "exit_code", path.parent.name == "model", path.name == "config.json", path
+
+
 def _is_result(name: str) -> bool:
     return not name.startswith((".", "aside-"))
 
@@ -178,9 +185,11 @@ class _Mirror:
         except UnmaskError as error:
             if after is not None and not isinstance(after, Interrupted):
                 return  # that one is raised
-            raise DiskError(
+            failure = DiskError(
                 f"{error}; the run is whole in {self.local}, and the same command with --resume publishes it"
-            ) from None
+            )
+            write_exit_code(RunFolder(self.local), failure)
+            raise failure from None
         if finished:
             (self.local / _PUBLISHED).touch()
             self.progress.log(f"published at {self.url}")
@@ -208,9 +217,7 @@ class _Mirror:
             with suppress(FileNotFoundError):  # removed meanwhile
                 self._send_whole(manifest)
         self._drop_removed()
-        for path in sorted(
-            others, key=lambda path: (path.parent.name == "model", path.name == "config.json", path)
-        ):
+        for path in sorted(others, key=_late):
             if finished or not self._name(path).startswith("model/"):
                 status = path.stat()
                 self._put(self._name(path), path, (status.st_size, status.st_mtime_ns))

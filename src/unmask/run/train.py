@@ -88,13 +88,16 @@ def _train(
                     config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
                     run = TrainingRun(config, folder, resume, progress, signals, world)
                     run.write_info(command, extra)
-                    return run.run()
+                    finished = run.run()
+                    if world.is_main:
+                        write_exit_code(folder, None)
+                    return finished
             except BaseException as error:
                 # Before its files go; the others say themselves what is saved.
                 world.fail(explained(error, folder) if isinstance(error, NOT_OURS) else error)
                 if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
                     shutil.rmtree(folder.root, ignore_errors=True)
-                elif world.size > 1 and world.speaks:
+                elif world.speaks:
                     write_exit_code(folder, error)
                 raise
     except EARLY_ENDS as error:

@@ -16,7 +16,6 @@ from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of
 from unmask.run.choices import advice_of
 from unmask.run.components import RunComponents
-from unmask.run.failures import write_exit_code
 from unmask.run.fingerprint import now
 from unmask.run.overlap import overlaps
 from unmask.run_folder import RunFolder
@@ -49,8 +48,6 @@ def write_results(
         scratch=components.scratch,
         stopped_early=loop.ended,
     )
-    if components.world.size > 1:
-        write_exit_code(folder, None)
     info, ended = read_json(folder.info), {"finished": now(), "steps": loop.position.step, "advice": advice}
     if "overlap" not in info:
         info["overlap"] = overlaps(components, progress)
