@@ -225,6 +225,32 @@ def test_what_cannot_be_published_ends_with_5_and_stays_here(
     assert INCOMPLETE not in results(store)
 
 
+def test_a_finished_run_is_published_without_its_text(
+    store: Any, line: list[Any], run: Run, tmp_path: Path
+) -> None:
+    store.fault(method="PUT", path="model/", error="AccessDenied")
+    code, _, error = run(*line, "-q")
+    assert (code, "the same command with --resume publishes it" in error) == (5, True)
+    assert "exit_code" not in results(store)
+    store.faults.clear()
+    (tmp_path / "a.txt").rename(tmp_path / "away.txt")
+    code, _, error = run("train", "-o", line[-1], "--resume", "--max-steps", "6", "-q")
+    assert (code, "no such file" in error) == (3, True)
+    (local,) = (path for path in (tmp_path / "cache" / "runs").iterdir() if path.is_dir())
+    code, out, error = run(*line, "--resume", "--json")
+    assert code == 0, error
+    assert "only publishing is left" in error
+    wanted = json.loads((local / "run.json").read_text())
+    found = json.loads(out)
+    assert (found["steps"], found["model"]) == (wanted["steps"], f"{line[-1]}/model")
+    assert found["evaluation"]["accuracy"] is not None
+    assert {"model/config.json", "exit_code"} <= results(store)
+    assert INCOMPLETE not in results(store)
+    (tmp_path / "away.txt").rename(tmp_path / "a.txt")
+    code, _, error = run("train", "-o", line[-1], "--resume", "--max-steps", "6")
+    assert (code, "resuming from step 4" in error) == (0, True)
+
+
 def test_a_server_that_fails_for_a_while(store: Any, line: list[Any], run: Run) -> None:
     store.fault(method="PUT", path="checkpoints", error="ServiceUnavailable", times=3)
     store.fault(method="PUT", path="shards", error="ExpiredToken", times=1)

@@ -135,6 +135,12 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], folder: Ru
         )
 
 
+def given_otherwise(config: RunConfig, before: RunConfig) -> list[str]:
+    """Return the settings that are neither left open nor those of a run so far."""
+    given, known, usual = (_flat(of.model_dump()) for of in (config, before, RunConfig()))
+    return [key for key, value in given.items() if value not in (known.get(key), usual.get(key))]
+
+
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         return {prefix: content}

@@ -21,18 +21,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
+from unmask.config.load import load_config
+from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, listed
 from unmask.remote.folders import INCOMPLETE, DamagedFile, fetch, host_lock, place_of, sums_of
 from unmask.remote.systems import explained, is_url, open_system
 from unmask.run.failures import write_exit_code
+from unmask.run.fingerprint import given_otherwise
+from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
-from unmask.storage import sha256
+from unmask.storage import read_json, sha256
+from unmask.training.checkpoint import list_checkpoints, load_checkpoint_state
 from unmask.training.distributed import World
+from unmask.training.position import Position
 
 _MANIFEST = "manifest.json"
 _PUBLISHED = ".published"  # in the folder of the cache, when all of it is at the URL
+ENDED = ".unpublished"  # likewise, when the run came to its end and not all of it is at the URL
 _STAGE = ".publishing"  # in the same folder, what is being uploaded
 _PAUSE, _PAUSE_AFTER_ERROR = 2.0, 30.0
 _WHOLE = re.compile(r"checkpoints/(step-\d+)/manifest\.json")
@@ -71,6 +78,23 @@ def output_folder(out: str | Path, *, resume: bool, progress: Progress = Progres
         mirror.close(finished=False, after=error)
         raise
     mirror.close(finished=True)
+
+
+def unpublished(
+    config: RunConfig, folder: RunFolder, resume: str | None, progress: Progress
+) -> FinishedRun | None:
+    """Return a run of which publishing alone is left, unless it is resumed with other settings, such as a higher limit."""
+    if resume != "auto" or not (folder / ENDED).is_file():
+        return None
+    checkpoints = list_checkpoints(folder.checkpoints)
+    if not checkpoints or given_otherwise(config, load_config(folder.config)):
+        return None
+    progress.log("the run is finished, only publishing is left; resume with a higher limit to train on")
+    state = load_checkpoint_state(checkpoints[-1])
+    position, evaluation = Position.from_dict(state), read_json(folder.evaluation)
+    return FinishedRun(
+        folder, position.step, position.tokens, position.seconds, state["last_loss"], evaluation
+    )
 
 
 def _require_new(url: str, local: Path, found: dict[str, RemoteFile]) -> None:
@@ -177,6 +201,8 @@ class _Mirror:
         """
         self._ending.set()
         self._thread.join()
+        if finished:
+            (self.local / ENDED).touch()
         try:
             if self.local.is_dir():
                 self._send(finished=finished)
@@ -192,6 +218,7 @@ class _Mirror:
             raise failure from None
         if finished:
             (self.local / _PUBLISHED).touch()
+            (self.local / ENDED).unlink()
             self.progress.log(f"published at {self.url}")
 
     def _run(self) -> None:

@@ -21,6 +21,7 @@ from unmask.run.assemble import keep_choices
 from unmask.run.failures import EARLY_ENDS, NOT_OURS, explained, further, is_worth_keeping, write_exit_code
 from unmask.run.fingerprint import require_same_settings, require_same_text
 from unmask.run.lock import is_empty, is_locked_by, lock_run
+from unmask.run.published import ENDED, unpublished
 from unmask.run.signals import Signals
 from unmask.run.training_run import FinishedRun, TrainingRun
 from unmask.run_folder import RunFolder
@@ -85,10 +86,16 @@ def _train(
                     folder.exit_code.unlink(missing_ok=True)  # of the run so far
                 with world.explaining(), torch.random.fork_rng(devices=[]):
                     _meet(folder, token, world, progress)
-                    config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
-                    run = TrainingRun(config, folder, resume, progress, signals, world)
-                    run.write_info(command, extra)
-                    finished = run.run()
+                    done = unpublished(config, folder, resume, progress) if world.is_main else None
+                    finished = world.from_main(done)
+                    if finished is None:
+                        config = world.from_main(
+                            _resumed(config, folder, resume) if world.is_main else config
+                        )
+                        run = TrainingRun(config, folder, resume, progress, signals, world)
+                        (folder / ENDED).unlink(missing_ok=True)
+                        run.write_info(command, extra)
+                        finished = run.run()
                     if world.is_main:
                         write_exit_code(folder, None)
                     return finished
