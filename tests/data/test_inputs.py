@@ -105,7 +105,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     write(tmp_path / "binary" / "a.bin", b"\0")
     errors = {
-        "data/note.txt": r"no such file \(did you mean 'notes\.txt'\?\); give a file",
+        "data/note.txt": r"no such file \(did you mean 'notes\.txt'\?\); give a file, .* a URL \(s3://",
         "dta/notes.txt": r"no such file: the folder .*dta does not exist \(did you mean 'data'\?\)",
         "data/notes.txt/x": r"no such file: .*notes\.txt is not a folder",
         "*.md": "the glob matches no file",

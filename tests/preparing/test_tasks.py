@@ -112,7 +112,9 @@ def test_a_killed_task_is_named_and_its_parts_are_written_next(
 ) -> None:
     killer(1)
     with pytest.raises(Interrupted) as caught:
-        prepared("shards", tasks=2)
+        prepared("shards", tasks=2, progress=notices)
+    assert notices.texts[-1].startswith("what is whole (4 of 7 parts) is kept in ")
+    assert not notices.texts[-1].endswith("goes on from there")  # which the error says
     assert re.match(
         r"task 1: was killed by signal 9 \(SIGKILL\); 3 of 7 parts missing; log: .*task-00001\.log; the same command",
         str(caught.value),

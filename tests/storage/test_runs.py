@@ -275,6 +275,7 @@ def test_a_run_that_never_began_leaves_nothing(store: Any, line: list[Any], run:
     (tmp_path / "a.txt").write_bytes(b"\0\1\2" * 100)
     assert run(*line, "-q")[0] == 3
     assert store.names() == []
+    assert not (tmp_path / "cache" / "runs").exists()
     code, _, error = run("train", "-o", line[-1], "--resume", "-q")
     assert (code, "no run to resume" in error) == (2, True)
 

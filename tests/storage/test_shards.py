@@ -16,6 +16,7 @@ import unmask
 from unmask.data.corpus import given_shards
 from unmask.errors import DataError, DiskError
 from unmask.progress import Progress
+from unmask.remote import folders
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -172,17 +173,22 @@ def test_a_cache_that_cannot_be_made(shards: str, tmp_path: Path, monkeypatch: p
         given_shards([shards])
 
 
-def test_processes_of_a_host_fetch_once(store: Any, shards: str) -> None:
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_processes_of_a_host_fetch_once(
+    store: Any, shards: str, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
     """A lock of a file holds for another opening of it, in whichever process."""
     from concurrent.futures import ThreadPoolExecutor
 
+    monkeypatch.setattr(folders, "PATIENCE", patience)
     store.fault(method="GET", path="shard-00000.tokens", delay=0.5)
     log = Log()
     with ThreadPoolExecutor(3) as pool:
         found = set(pool.map(lambda _: given_shards([shards], log), range(3)))
     assert len(found) == 1
     assert sum("shard-00000.tokens" in path for _, path, _ in store.requests) == 1
-    assert any(line.startswith("waiting for another process") for line in log.lines)
+    waited = any(line.startswith("waiting for another process") for line in log.lines)
+    assert waited == (patience == 0)
 
 
 def test_memory_and_among_other_inputs(prepared: Path) -> None:

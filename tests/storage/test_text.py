@@ -217,10 +217,15 @@ def test_no_credentials(
 
 
 def test_a_url_holds_no_secret(run: Callable[..., Any], checkpoint: Any) -> None:
-    for url in ("s3://user:hidden-password@bucket/a.txt", "az://box/a.txt?sig=hidden-password"):
+    urls = {
+        "s3://user:hidden-password@bucket/a.txt": "s3://…@bucket/a.txt: ",
+        "s3://user:hidden@hidden-password@bucket/a@b.txt": "s3://…@bucket/a@b.txt: ",
+        "az://box/a.txt?sig=hidden-password": "az://box/a.txt?…: ",
+    }
+    for url, place in urls.items():
         code, out, shown = run("masks", url, "--tokenizer", checkpoint("bert"))
         assert code == 2
-        assert "a URL takes no credentials" in shown
+        assert f"{place}a URL takes no credentials" in shown
         assert "hidden-password" not in out + shown
 
 

@@ -232,8 +232,8 @@ class SlurmRun(Run):
             raise ConfigError("there is no 'sbatch' on this machine; '--executor slurm' runs where jobs of Slurm are submitted") from None  # fmt: skip
         except subprocess.CalledProcessError as error:
             raise ConfigError(
-                f"sbatch refused the job with exit code {error.returncode}, see what it says above; SBATCH_PARTITION, "
-                f"SBATCH_ACCOUNT, SBATCH_TIMELIMIT and its other environment variables are kept to"
+                f"sbatch refused the job with exit code {error.returncode}, see what it says above; if it wants a "
+                f"partition, an account or a time limit, set SBATCH_PARTITION, SBATCH_ACCOUNT or SBATCH_TIMELIMIT"
             ) from None
         return str(executor.job_id)
 

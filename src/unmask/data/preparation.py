@@ -106,9 +106,10 @@ def _kept_whole(plan: Plan, progress: Progress) -> Iterator[None]:
         several = len(plan.parts) > 1
         whole = sum(1 for part in range(len(plan.parts)) if plan.record(part)) if several else 0
         if whole or (several and any(plan.folder.glob("duplicates/*.done"))):
+            again = "the same command goes on"
             progress.log(
-                f"what is whole ({whole:,} of {plural(len(plan.parts), 'part')}) is kept in {plan.folder}; "
-                f"the same command goes on from there"
+                f"what is whole ({whole:,} of {plural(len(plan.parts), 'part')}) is kept in {plan.folder}"
+                + ("" if again in str(error) else f"; {again} from there")
             )
         elif isinstance(error, ConfigError) or not any(plan.folder.glob("logs/*")):
             shutil.rmtree(plan.folder, ignore_errors=True)
@@ -127,7 +128,9 @@ def _tasks(executor: Executor | None, tasks: int | None) -> int | None:
     for package in ("datatrove", "ray")[: 2 if executor == "ray" else 1]:
         _require(package, f"--executor {executor}")
     if tasks is None and executor != "local":
-        raise ConfigError(f"the executor '{executor}' needs a number of tasks: --tasks, or tasks=")
+        raise ConfigError(
+            f"the executor '{executor}' needs a number of tasks; give one with --tasks (in Python tasks)"
+        )
     return cores() if tasks is None else tasks
 
 

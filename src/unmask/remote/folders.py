@@ -13,9 +13,11 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from unmask.errors import DataError, DiskError, on_one_line, plural
 from unmask.progress import Progress
@@ -25,6 +27,10 @@ from unmask.storage import new_folder, sha256
 
 INCOMPLETE = ".unmask-incomplete"
 """An object that marks a folder whose publication has begun and not ended."""
+
+
+PATIENCE = 5.0
+"""Seconds that a process waits for another one of its host before it says so."""
 
 
 class DamagedFile(DataError):
@@ -149,13 +155,24 @@ def _download(
 def host_lock(target: Path, url: str, progress: Progress) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked_soon(file):
             if not target.is_dir():
                 progress.log(f"waiting for another process of this host, which fetches {url}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _locked_soon(file: IO[str]) -> bool:
+    """Take a lock that is free within some seconds."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > until:
+                return False
+        time.sleep(0.05)
 
 
 def _require_room(folder: Path, url: str, size: int) -> None:

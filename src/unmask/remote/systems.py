@@ -55,8 +55,16 @@ def refuse_url(given: object, what: str = "") -> None:
     if is_url(given):
         url = re.sub("^([^:]*):/+", r"\1://", str(given))
         raise ConfigError(
-            f"{what}{': ' if what else ''}{_SECRET.split(url)[0]} is a URL; give a file or folder of this machine"
+            f"{what}{': ' if what else ''}{_without_secret(url)} is a URL; give a file or folder of this machine"
         )
+
+
+def _without_secret(url: str) -> str:
+    """Return a URL as it can be shown: scheme, bucket and path, an ellipsis for what may be secret."""
+    if not _SECRET.search(url):
+        return url
+    place, options, _ = url.partition("?")
+    return re.sub("://[^/]*:[^/]*@", "://…@", place) + ("?…" if options else "")
 
 
 def changed(url: str) -> DataError:
@@ -70,9 +78,9 @@ def open_system(url: str, *, writing: bool = False) -> tuple[Any, str]:
     scheme, slashes, _ = url.partition("://")
     if not slashes:
         raise ConfigError(f"{url}: give a URL as a string: as a Path it loses a slash")
-    if found := _SECRET.search(url):
+    if _SECRET.search(url):
         raise ConfigError(
-            f"{url[: found.start()]}…: a URL takes no credentials and no options, which would stand in logs and run "
+            f"{_without_secret(url)}: a URL takes no credentials and no options, which would stand in logs and run "
             f"folders; set them in the environment of its library"
         )
     if scheme not in PROTOCOLS and scheme not in LOCAL:

@@ -208,6 +208,8 @@ class _Mirror:
                 self._send(finished=finished)
             if finished or not self.local.is_dir():
                 self._remove(INCOMPLETE)
+            with suppress(OSError):  # that has other runs, or this one
+                self.local.parent.rmdir()
         except UnmaskError as error:
             if after is not None and not isinstance(after, Interrupted):
                 return  # that one is raised

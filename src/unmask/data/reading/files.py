@@ -148,7 +148,7 @@ def missing(path: Path) -> DataError:
         what = f"no such file: {parent / name} is not a folder"
     else:
         what = f"no such file: the folder {parent / name} does not exist{near}"
-    message = f"{what}; give a file, a folder, a glob, '-' or hf://org/name"
+    message = f"{what}; give a file, a folder, a glob, '-', hf://org/name or a URL (s3://, gs://, az://)"
     return TextError("no such file", message, path=path)
 
 
