@@ -45,6 +45,15 @@ def test_an_error_of_one_process_is_printed_with_its_number(started) -> None:  #
     assert "process 3 of 4: " in started(3, BAD)[1]
 
 
+@pytest.mark.parametrize("name", ["process 0 on host-1", "process 1 of 2 on host-1"])
+def test_an_error_that_names_a_process_gets_no_second_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    assert processes.to_print(f"{name} ended") == f"{name} ended"
+    assert processes.to_print("the disk is full") == "process 1 of 2: the disk is full"
+
+
 def test_without_a_folder_of_torchrun_all_are_printed(  # type: ignore[no-untyped-def]
     started, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import torch.distributed as dist
 
 from unmask.cli.main import main
 from unmask.config.settings import TrainSettings
-from unmask.errors import DataError, LostProcess
+from unmask.errors import ConfigError, DataError, LostProcess
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
@@ -52,6 +55,41 @@ def test_who_is_left_speaks_whoever_tells_of_a_lost_process(dead: int, tells: in
     assert isinstance(error, LostProcess)
     assert str(error).startswith(f"process {dead} on ")
     assert [worlds[rank].speaks for rank in (first, tells)] == [first < tells, tells < first]
+
+
+def test_a_lost_process_is_named_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the step of its last sign of life, which is of a second before."""
+    store = dist.HashStore()
+    own, other = (Pulse(store, rank, 2) for rank in range(2))
+    other.doing = "step 5"
+    other.beat(1)
+    world = World(0, 2, _pulse=own)
+    name = f"process 1 on {socket.gethostname()} ended or hangs"
+    assert str(world._lost([1])) == name  # it was not watched
+    own._seen[1] = own._value(1), time.monotonic() - 7.5
+    assert str(world._lost([1])) == f"{name}: no sign of life for 7 seconds"
+    assert "(step 5)" in str(world._lost([]))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (
+            {"train.seed": 1},
+            r"process 1 on b and process 0 on a differ in train\.seed \(1 and 0\), but all must",
+        ),
+        ({"text": "f" * 64, "weights": "1" * 64}, "differ in text, weights, but all must"),
+    ],
+)
+def test_what_differs_is_named_without_digests(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], message: str
+) -> None:
+    wanted = {"train.seed": 0, "text": "0" * 64, "weights": "0" * 64}
+    worlds = [("a", wanted), ("b", wanted | found)]
+    rows = [(host, {key: json.dumps(value) for key, value in facts.items()}) for host, facts in worlds]
+    monkeypatch.setattr(World, "collect", lambda world, value: rows)
+    with pytest.raises(ConfigError, match=message):
+        World(0, 2).require_same(wanted)
 
 
 def test_files_that_a_failed_process_removed_are_not_to_blame() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from pathlib import Path
 
@@ -11,17 +12,24 @@ PATIENCE = 2.0
 """Seconds that a process waits with its error for that of the first process of its host."""
 
 _POLL = 0.05
+_NAMED = re.compile(r"process \d+ (of \d+ )?on ")
 
 
 def to_print(text: str) -> str | None:
     """Return the line of an error as this process prints it, or ``None`` where another one of this host has printed it.
 
-    The first process of a host prints what all of them meet; an error of another one is printed with its number.
+    The first process of a host prints what all of them meet; an error of another one is printed with its number,
+    unless it names the process that is to blame.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return text
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    own = text if first else f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}: {text}"
+    by = (
+        ""
+        if first or _NAMED.match(text)
+        else f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}: "
+    )
+    own = f"{by}{text}"
     of_torchrun = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a temporary folder of this process
     if not of_torchrun:
         return own

@@ -73,7 +73,7 @@ def require_same_model(fingerprint: dict[str, Any], components: RunComponents) -
     weights = hashlib.sha256()
     for weight in components.model.model.parameters():
         weights.update(weight.detach().cpu().view(torch.uint8).numpy().data)
-    facts = {key: value for key, value in fingerprint.items() if key != "settings"}
+    facts = {key: fingerprint[key] for key in ("text", "tokenizer", "lists")}
     components.world.require_same(facts | {"weights": weights.hexdigest(), "precision": components.precision})
 
 

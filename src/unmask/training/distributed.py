@@ -27,7 +27,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from unmask.errors import ERRORS, ConfigError, DataError, LostProcess, UnmaskError
+from unmask.errors import ERRORS, ConfigError, DataError, LostProcess, UnmaskError, plural
 from unmask.training.pulse import Pulse
 
 Result = TypeVar("Result")
@@ -36,6 +36,7 @@ TIMEOUT_MINUTES = 10.0
 """So long a process waits in a step for the others."""
 
 _POLL = 0.2
+_READABLE = 60  # characters of two values; those of two digests are more
 _SILENT = 5.0  # a process without a sign of life for so many seconds is gone, or stopped
 
 
@@ -254,14 +255,15 @@ class World:
         rows = self.collect((socket.gethostname(), own))
         host, wanted = rows[0]
         for rank, (other, found) in enumerate(rows):
-            different = [key for key in sorted({*wanted, *found}) if wanted.get(key) != found.get(key)]
+            different = [
+                _difference(key, found.get(key), wanted.get(key))
+                for key in sorted({*wanted, *found})
+                if wanted.get(key) != found.get(key)
+            ]
             if different:
-                shown = "; ".join(
-                    f"{key}: {found.get(key)!s:.20} and {wanted.get(key)!s:.20}" for key in different[:3]
-                )
                 raise ConfigError(
-                    f"process {rank} on {other} and process 0 on {host} differ, but all must train the same model on the same "
-                    f"text ({shown}); give all of them the same versions, settings and files"
+                    f"process {rank} on {other} and process 0 on {host} differ in {', '.join(different[:3])}, but all must train "
+                    f"the same model on the same text; give all of them the same versions, settings and files"
                 )
 
     # Failures
@@ -337,14 +339,27 @@ class World:
         assert self._pulse is not None
         self.gone = ranks
         if ranks:
-            found = [f"process {rank} on {self._pulse.last(rank)}" for rank in ranks]
-            return LostProcess(
-                f"{'; '.join(found)}: it ended or hangs, without a sign of life for {_SILENT:.0f} seconds or more"
-            )
-        found = [f"process {rank} on {self._pulse.last(rank)}" for rank in range(self.size)]
+            return LostProcess("; ".join(map(self._last_of, ranks)))
+        found = [
+            f"process {rank} on {self._pulse.host(rank)} ({self._pulse.last(rank)})"
+            for rank in range(self.size)
+        ]
         return LostProcess(
             f"a message to the other processes failed, though all of them live: {'; '.join(found)}"
         )
+
+    def _last_of(self, rank: int) -> str:
+        """Return what this process knows of one that is lost."""
+        assert self._pulse is not None
+        seconds = int(self._pulse.silence(rank))
+        silent = f": no sign of life for {plural(seconds, 'second')}" if seconds else ""
+        return f"process {rank} on {self._pulse.host(rank)} ended or hangs{silent}"
+
+
+def _difference(key: str, own: str | None, wanted: str | None) -> str:
+    """Return what differs, with both values where they say more than digests do."""
+    values = f"{own} and {wanted}"
+    return key if len(values) > _READABLE else f"{key} ({values})"
 
 
 @contextmanager

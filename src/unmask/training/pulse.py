@@ -62,10 +62,13 @@ class Pulse:
             return 0.0
         return now - before[1]
 
+    def host(self, rank: int) -> str:
+        """Return the host of a process."""
+        return self._value(rank).partition("\t")[0] or "an unknown host"
+
     def last(self, rank: int) -> str:
-        """Return host and last activity of a process."""
-        host, _, what = self._value(rank).split("\t") if self._value(rank) else ("", "", "")
-        return f"{host or 'an unknown host'} ({what or 'not started'})"
+        """Return what a process did at its last sign of life."""
+        return self._value(rank).rpartition("\t")[2] or "not started"
 
     def _run(self) -> None:
         number = 0
