@@ -695,6 +695,26 @@ def test_a_run_of_an_earlier_version_that_cannot_be_resumed_says_why(
         train(configure(model__preset="tiny-bert"), stopped, resume="auto")
 
 
+@pytest.mark.parametrize("words", [10, 4])
+def test_a_setting_that_an_earlier_version_did_not_have_had_its_default(
+    stopped: Path, configure: Configure, finished: Runs, no_report: None, words: int
+) -> None:
+    """Every new setting would end the runs that were begun before it."""
+    for path in (stopped / "checkpoints").glob("step-*/state.json"):
+        state = read(path)
+        del state["fingerprint"]["settings"]["masking"]["span_words"]
+        path.write_text(json.dumps(state), encoding="utf-8")
+        sums = read(path.with_name("manifest.json"))
+        sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_name("manifest.json").write_text(json.dumps(sums), encoding="utf-8")
+    config = configure(model__preset="tiny-bert", masking__span_words=words)
+    if words == 10:
+        assert_same(train(config, stopped, resume="auto").folder, finished("tiny-bert")[0].folder)
+    else:
+        with pytest.raises(ConfigError, match=r"masking\.span_words was 10 and is now 4"):
+            train(config, stopped, resume="auto")
+
+
 def test_a_run_can_be_made_longer(configure: Configure, tmp_path: Path, no_report: None) -> None:
     """It is evaluated as often as any, though it was evaluated at its end before."""
     settings = {"model__preset": "tiny-bert", "train__export_best": True}

@@ -30,7 +30,8 @@ _FREE = {
     "model": {"offline"},
     "data": {"strict", "offline", "allow_unknown", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
-              "epochs", "minutes", "gradient_checkpointing", "patience", "export_best", "parallel", "offload", "timeout_minutes"},
+              "epochs", "minutes", "gradient_checkpointing", "compile", "patience", "export_best", "parallel", "offload",
+              "timeout_minutes"},
 }  # fmt: skip
 
 
@@ -120,7 +121,9 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], folder: Ru
                 f"restore it, or start again in another folder{further(folder)}"
             )
     try:
-        before, after = translate(_flat(saved["settings"])), _flat(current["settings"])
+        after, usual = _flat(current["settings"]), _flat(RunConfig().model_dump())
+        # A setting that was added since had its default: that of a new setting changes nothing.
+        before = {key: usual[key] for key in after if key in usual} | translate(_flat(saved["settings"]))
     except ConfigError as error:
         raise ConfigError(
             f"cannot resume: {error}; finish this run with the version that began it ('unmask' in run.json), "
