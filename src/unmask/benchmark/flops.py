@@ -19,7 +19,7 @@ from unmask.model.masked_lm import MaskedLM
 # Rows, inner side and columns: squares, and the products of layers 768 and 1024 wide over a batch of tokens.
 _CPU_SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 768, 3072), (4096, 3072, 768))
 _CUDA_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096), (65536, 768, 3072), (65536, 3072, 768))
-_FEW, _MANY = 64, 4
+_FEW, _MANY = 64, 4  # rows that are tried first; times the seconds of a shape that one product may take
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS = tuple(_DTYPES)
 """What the ceiling can be measured in."""
@@ -63,7 +63,7 @@ def _product_rate(
     rows, inner, columns = shape
     left = torch.rand(rows, inner, device=device).to(dtype)
     plain = torch.rand(inner, columns, device=device).to(dtype)
-    few = _product_seconds(left[:_FEW], plain)
+    few = min(_product_seconds(left[:_FEW], plain) for _ in range(2))  # the first one prepares itself
     if few * rows / _FEW > _MANY * seconds:
         rows = max(_FEW, int(_FEW * seconds / few))
         left = left[:rows]
