@@ -447,6 +447,43 @@ def shards(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str],
     return prepare([folder / "text.txt"], DocumentSettings(documents="line"), tokenizer, folder / "shards")
 
 
+@pytest.fixture(scope="session")
+def loop_of() -> Callable[..., Any]:
+    """Return `make(model, texts, batch_tokens, **fields) -> Loop`: one process, AdamW, constant rates; rows go to `loop.rows`."""
+    import numpy as np
+
+    from unmask.config.settings import MaskingSettings, OptimizerSettings
+    from unmask.data.batches import TextSource, TrainingStream
+    from unmask.training.loop import Loop
+    from unmask.training.optimizers import make_optimizers
+    from unmask.training.parallel import GradientSum
+    from unmask.training.position import Length, Position
+
+    def make(model: Any, texts: Any, batch_tokens: int, optimizer: str = "adamw", **fields: Any) -> Loop:
+        source = TextSource(texts, np.arange(len(texts)), model.vocabulary, MaskingSettings(), 64)
+        rows: list[dict[str, Any]] = []
+        defaults: dict[str, Any] = {
+            "model": model,
+            "stream": TrainingStream(source, batch_tokens, 0),
+            "optimizers": make_optimizers(model.model, OptimizerSettings(), optimizer, 1e-3),
+            "length": Length(steps=4),
+            "lr_factor": lambda progress, end: 1.0,
+            "mask_rate": lambda progress: 0.3,
+            "micro_batch_tokens": batch_tokens // 2,
+            "clip_norm": 1.0,
+            "log_every": 2,
+            "gradient_sum": GradientSum(model),
+            "position": Position(),
+            "on_row": rows.append,
+            "after_step": lambda loop: None,
+        }
+        loop = Loop(**(defaults | fields))
+        loop.rows = rows  # type: ignore[attr-defined]
+        return loop
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by Playwright; tests that use it are skipped where there is none."""

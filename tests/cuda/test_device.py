@@ -20,8 +20,8 @@ from torch.nn.attention import varlen
 
 import unmask
 from unmask.config.load import load_config
-from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings
-from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
+from unmask.config.settings import DocumentSettings, MaskingSettings
+from unmask.data.batches import Batch, Cursor, TextSource
 from unmask.data.preparation import prepare
 from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import Interrupted
@@ -32,11 +32,10 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.run.train import train
 from unmask.training import loop as loop_module
-from unmask.training.loop import Loop, Row
+from unmask.training.loop import Loop
 from unmask.training.loss import step_gradients
-from unmask.training.optimizers import make_optimizers
 from unmask.training.parallel import GradientSum
-from unmask.training.position import Length, Position
+from unmask.training.position import Length
 
 DEVICE = os.environ.get("UNMASK_TEST_DEVICE", "cuda")
 ON_CPU = DEVICE == "cpu"
@@ -100,7 +99,9 @@ def make_texts(
 
 
 @pytest.fixture
-def make_loop(make_texts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> LoopMaker:
+def make_loop(
+    make_texts: Callable[..., Any], loop_of: LoopMaker, monkeypatch: pytest.MonkeyPatch
+) -> LoopMaker:
     """Return `make(model, steps, **fields) -> Loop`: rows go to `loop.rows`; figures are read late, as on a GPU."""
     if ON_CPU:
         monkeypatch.setattr(Loop, "_reads_at_once", False)
@@ -109,26 +110,8 @@ def make_loop(make_texts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -
         model: MaskedLM, steps: int, optimizer: str = "adamw", batch_tokens: int = 1024, **more: Any
     ) -> Loop:
         texts = make_texts(model.model.config.model_type)
-        source = TextSource(texts, np.arange(len(texts)), model.vocabulary, MaskingSettings(), 64)
-        rows: list[Row] = []
-        fields: dict[str, Any] = {
-            "model": model,
-            "stream": TrainingStream(source, batch_tokens, 0),
-            "optimizers": make_optimizers(model.model, OptimizerSettings(), optimizer, 1e-3),
-            "length": Length(steps=steps),
-            "lr_factor": lambda progress, end: 1.0,
-            "mask_rate": lambda progress: 0.3,
-            "micro_batch_tokens": 512,
-            "clip_norm": 1.0,
-            "log_every": 1,
-            "gradient_sum": GradientSum(model),
-            "position": Position(),
-            "on_row": rows.append,
-            "after_step": lambda loop: None,
-        }
-        loop = Loop(**(fields | more))
-        loop.rows = rows  # type: ignore[attr-defined]
-        return loop
+        fields = {"length": Length(steps=steps), "micro_batch_tokens": 512, "log_every": 1} | more
+        return loop_of(model, texts, batch_tokens, optimizer, **fields)
 
     return make
 
@@ -346,10 +329,10 @@ def little_memory(loop: Loop, plan: Any, most: int, monkeypatch: pytest.MonkeyPa
     if ON_CPU:
         whole = loop_module.step_gradients
 
-        def compute(model: MaskedLM, batches: list[Batch], targets: int) -> Any:
+        def compute(model: MaskedLM, batches: list[Batch], targets: int, gradient_sum: GradientSum) -> Any:
             if max(batch.tokens for batch in batches) > 1.5 * most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return whole(model, batches, targets)
+            return whole(model, batches, targets, gradient_sum)
 
         monkeypatch.setattr(loop_module, "step_gradients", compute)
         yield

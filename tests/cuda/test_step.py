@@ -12,14 +12,10 @@ import torch
 from torch.nn.attention import varlen
 from torch.nn.attention.varlen import varlen_attn
 
-from unmask.config.settings import MaskingSettings, OptimizerSettings
-from unmask.data.batches import Cursor, TextSource, TrainingStream
+from unmask.data.batches import Cursor
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
 from unmask.training.loop import Loop
-from unmask.training.optimizers import make_optimizers
-from unmask.training.parallel import GradientSum
-from unmask.training.position import Length, Position
 from unmask.training.steps import StepPlan
 
 Load = Callable[..., MaskedLM]
@@ -36,6 +32,7 @@ def loop_on_meta(
     load: Load,
     shards: Any,
     make_batch: Any,
+    loop_of: Callable[..., Loop],
     on_meta: Callable[[MaskedLM], MaskedLM],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., tuple[Loop, StepPlan]]:
@@ -49,27 +46,11 @@ def loop_on_meta(
 
     def make(architecture: str, optimizer: str = "adamw") -> tuple[Loop, StepPlan]:
         model = load(architecture)
-        source = TextSource(shards, np.arange(len(shards)), model.vocabulary, MaskingSettings(), 64)
         batches = [make_batch(model.vocabulary, LENGTHS, seed=seed) for seed in range(2)]
         targets = sum(len(batch.target_ids) for batch in batches)
         cursor = Cursor()
         plan = StepPlan(batches, cursor, cursor, np.arange(9), 2 * sum(LENGTHS), 0.0, 0.3, 100, targets)
-        on_meta(model)
-        loop = Loop(
-            model=model,
-            stream=TrainingStream(source, 200, 0),
-            optimizers=make_optimizers(model.model, OptimizerSettings(), optimizer, 1e-3),
-            length=Length(steps=4),
-            lr_factor=lambda progress, end: 1.0,
-            mask_rate=lambda progress: 0.3,
-            micro_batch_tokens=100,
-            clip_norm=1.0,
-            log_every=2,
-            gradient_sum=GradientSum(model),
-            position=Position(),
-            on_row=lambda row: None,
-            after_step=lambda loop: None,
-        )
+        loop = loop_of(on_meta(model), shards, 200, optimizer)
         return loop, plan
 
     return make

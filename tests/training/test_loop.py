@@ -5,12 +5,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from unmask.config.settings import MaskingSettings, OptimizerSettings, ScheduleSettings
-from unmask.data.batches import Cursor, TextSource, TrainingStream
+from unmask.config.settings import OptimizerSettings, ScheduleSettings
+from unmask.data.batches import Cursor
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
@@ -24,31 +23,16 @@ LoopMaker = Callable[..., Loop]
 
 
 @pytest.fixture
-def make_loop(load: Callable[..., MaskedLM], shards: Any) -> LoopMaker:
+def make_loop(load: Callable[..., MaskedLM], shards: Any, loop_of: LoopMaker) -> LoopMaker:
     """Return `make(length, **fields) -> Loop`: a tiny BERT and batches of 100 tokens; rows go to `loop.rows`."""
 
     def make(length: Length, rate: float = 0.3, batch_tokens: int = 100, **fields: Any) -> Loop:
-        model = load("bert")
-        source = TextSource(shards, np.arange(len(shards)), model.vocabulary, MaskingSettings(), 64)
-        rows: list[Row] = []
-        defaults = {
-            "model": model,
-            "stream": TrainingStream(source, batch_tokens, 0),
-            "optimizers": make_optimizers(model.model, OptimizerSettings(), "adamw", 1e-3),
-            "length": length,
+        changing = {
             "lr_factor": lambda progress, end: 1.0 - progress / 2,
             "mask_rate": lambda progress: mask_rate(rate, rate / 2, progress),
             "micro_batch_tokens": 50,
-            "clip_norm": 1.0,
-            "log_every": 2,
-            "gradient_sum": GradientSum(model),
-            "position": Position(),
-            "on_row": rows.append,
-            "after_step": lambda loop: None,
         }
-        loop = Loop(**(defaults | fields))
-        loop.rows = rows  # type: ignore[attr-defined]
-        return loop
+        return loop_of(load("bert"), shards, batch_tokens, length=length, **(changing | fields))
 
     return make
 
@@ -342,12 +326,12 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception
     """Let micro-batches of more tokens than `most` fail, after the gradient of those before them."""
     whole = loop_module.step_gradients
 
-    def compute(model: MaskedLM, batches: list[Any], targets: int) -> Any:
+    def compute(model: MaskedLM, batches: list[Any], targets: int, gradient_sum: GradientSum) -> Any:
         for number, batch in enumerate(batches):
             if batch.tokens > most:
-                whole(model, batches[:number], targets)
+                whole(model, batches[:number], targets, gradient_sum)
                 raise error
-        return whole(model, batches, targets)
+        return whole(model, batches, targets, gradient_sum)
 
     monkeypatch.setattr(loop_module, "step_gradients", compute)
 

@@ -136,7 +136,7 @@ class Loop:
         self.staged_start.begin(number)
         self.gradient_sum.begin()
         targets = plan.targets
-        loss, correct = self._sums(*self._gradients(plan, targets))
+        loss, correct = self._sums(*self._gradients(plan))
         self.gradient_sum.check()
         self.staged_start.mask(number)
         norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
@@ -172,38 +172,34 @@ class Loop:
             self.length.progress(step + 1, self._epochs_at(plan.following), end),
         )
 
-    def _gradients(self, plan: StepPlan, targets: int) -> tuple[Tensor, Tensor]:
+    def _gradients(self, plan: StepPlan) -> tuple[Tensor, Tensor]:
         """Add the gradients of a step; out of memory, compute it again in smaller micro-batches.
 
         The result does not depend on how a step is split.
         """
         batches = plan.batches
-        self._seed_dropout()
-        if self.world.size > 1:
-            # Nobody can try again within the backward pass, in which all wait for each other: see _rehearse.
-            sums = errors.unless_out_of_memory(
-                partial(step_gradients, self.model, batches, targets, self.gradient_sum)
-            )
-            if sums is None:
+        if self.world.size == 1 and plan.micro_batch_tokens != self.micro_batch_tokens:
+            # Halved while this step was prepared.
+            batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
+        while (sums := self._tried(batches, plan.targets)) is None:
+            if self.world.size > 1:
+                # Nobody can try again within the backward pass, in which all wait for each other: see _rehearse.
                 raise ConfigError(
                     f"step {self.position.step + 1}: out of memory with {self.micro_batch_tokens:,} tokens at once; continue with "
                     f"--resume and --set train.micro_batch_tokens={self.micro_batch_tokens // 2}"
                 )
-            return sums
-        if plan.micro_batch_tokens != self.micro_batch_tokens:  # halved while this step was prepared
-            batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
-        while True:
-            sums = errors.unless_out_of_memory(partial(step_gradients, self.model, batches, targets))
-            if sums is not None:
-                return sums
             self.model.model.zero_grad(set_to_none=True)
             self._halve(int(self.stream.sizes(plan.sequences).max()))
             batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
-            self._seed_dropout()
+        return sums
 
-    def _seed_dropout(self) -> None:
+    def _tried(self, batches: list[Batch], targets: int) -> tuple[Tensor, Tensor] | None:
+        """Add the gradients of micro-batches with the dropout of this step, if there is memory for them."""
         parts = np.random.SeedSequence([self.seed, self.position.step, self.world.rank])
         torch.manual_seed(int(parts.generate_state(1, np.uint64)[0]))
+        return errors.unless_out_of_memory(
+            partial(step_gradients, self.model, batches, targets, self.gradient_sum)
+        )
 
     def _rehearse(self) -> None:
         """Find a size of micro-batches for which every process has the memory, before they wait for each other in a step."""

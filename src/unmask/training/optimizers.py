@@ -102,9 +102,8 @@ class Muon(torch.optim.Optimizer):
         if len(own):
             part[: len(own)] = orthogonalise(own, self._dtype)
         gathered = part.new_empty(size * share, *stack.shape[1:])
-        gather = (
-            getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        )  # its name until 2.12
+        # Under torch 2.11 it has another name.
+        gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
         gather(gathered.view(torch.uint8), part.view(torch.uint8))  # gloo has no bf16
         return gathered[: len(stack)]
 
