@@ -382,7 +382,7 @@ def test_lengths_of_any_size_are_kept(longest: int, tmp_path: Path) -> None:
     for number, lengths in enumerate(([3, 0, 7], [longest, 1], [2])):
         np.save(tmp_path / f"{number}.npy", np.array(lengths, dtype=np.int64))
         files.append(shard_files.ArrayFile(tmp_path / f"{number}.npy", len(lengths)))
-    found = shard_files.Lengths(files)
+    found = shard_files.Lengths(files, [10, longest + 1, 2])
     assert np.asarray(found).tolist() == [3, 0, 7, longest, 1, 2]
     assert found[np.array([3, 5])].dtype == np.int64
     assert found[3] == longest

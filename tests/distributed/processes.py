@@ -28,7 +28,9 @@ from transformers import AutoTokenizer, DebertaV2Config, DebertaV2ForMaskedLM
 from transformers.utils.logging import disable_progress_bar
 
 from unmask.config.load import dump_config, load_config
-from unmask.config.settings import RunConfig
+from unmask.config.settings import DocumentSettings, RunConfig
+from unmask.data.preparation import prepare
+from unmask.data.tokenizer import load_tokenizer
 from unmask.errors import Interrupted, UnmaskError
 from unmask.evaluation import predictions
 from unmask.model import presets
@@ -443,6 +445,10 @@ def different(folder: Path) -> dict[str, Any]:
     def offload(rank: int) -> None:
         train(configure(text, train__offload=True, train__parallel="ddp"), folder / "offload")
 
+    def damaged(flags: dict[str, Any], rank: int) -> None:  # copies of shards on two hosts
+        os.chdir(folder / f"host-{rank}")
+        train(configure(Path("shards"), **flags), folder / "damaged")
+
     def few(rank: int) -> None:  # more processes than a batch has documents
         train(configure(text, train__batch_tokens=32, train__micro_batch_tokens=32), folder / "few")
 
@@ -457,6 +463,15 @@ def different(folder: Path) -> dict[str, Any]:
         begin = time.monotonic()
         codes = together(2, work, folder, name)
         found[name] = {"codes": codes, "said": said(folder, name), "seconds": time.monotonic() - begin}
+    tokenizer = load_tokenizer(str(folder / "few" / "tokenizer"))
+    for rank in range(2):
+        prepare(text, DocumentSettings(), tokenizer, folder / f"host-{rank}" / "shards")
+    tokens = folder / "host-1" / "shards" / "part-00000" / "shard-00000.tokens.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-2] + b"\x07\x00")
+    model = {"model__name": str(folder / "few" / "model")}
+    for name, flags in {"damaged": model, "damaged, new model": {}}.items():
+        codes = together(2, partial(damaged, flags), folder, name, hosts=2)
+        found[name] = {"codes": codes, "said": said(folder, name)}
     found["left"] = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return found
 

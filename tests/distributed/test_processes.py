@@ -186,6 +186,11 @@ def test_what_differs_is_named_by_all(scenario: Scenario) -> None:
     assert found["offload"]["codes"] == [2, 2]
     assert all("with --parallel ddp there are none" in text for text in found["offload"]["said"])
     assert found["few"]["codes"] == [0, 0]
+    for name in ("damaged", "damaged, new model"):
+        assert found[name]["codes"] == [3, 3]
+        file = "shards/part-00000/shard-00000.tokens.npy: the checksum does not match"
+        assert file in found[name]["said"][1]
+        assert re.search(rf"process 1 on \S+: {file}", found[name]["said"][0])
     # Nothing is left of what could not begin, and what was there stays.
     assert found["left"] == ["few", "host-0", "host-1", "taken"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,14 +63,23 @@ def test_every_byte_of_the_manifest_counts(shards: Corpus) -> None:
 def test_training_refuses_a_damaged_tokenizer_or_shard(
     shards: Corpus, checkpoint: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    for name in ("tokenizer/tokenizer.json", "part-00000/shard-00000.tokens.npy"):
+    """Files are compared while the model trains; an id outside the vocabulary fails before, with the same message."""
+    part = "part-00000/shard-00000"
+    for name, back, bit in (
+        ("tokenizer/tokenizer.json", 40, 4),
+        (f"{part}.tokens.npy", 40, 1),
+        (f"{part}.tokens.npy", 1, 128),  # an id above 32,767
+        (f"{part}.lengths.npy", 1, 64),
+        (f"{part}.keys.npy", 40, 4),
+    ):
         path = shards.folder / name
         content = path.read_bytes()
-        at = len(content) // 2
-        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
-        command = ["train", str(shards.folder), "--model", str(checkpoint("bert")), "--max-steps", "1"]
+        at = len(content) - back
+        path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+        command = ["train", str(shards.folder), "--model", str(checkpoint("bert")), "--max-steps", "2"]
         assert main([*command, "-o", str(tmp_path / "run")]) == 3
-        assert f"{path}: the checksum does not match" in capsys.readouterr().err
+        assert re.search(rf"{path}: .*: the file is damaged; prepare it again\n", capsys.readouterr().err)
+        assert not (tmp_path / "run").exists()
         path.write_bytes(content)
 
 

@@ -18,7 +18,6 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from unmask.data.shards import PARTS, Column, Lengths, open_part
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
+from unmask.data.verification import Verification
 from unmask.errors import DataError, plural
 from unmask.machine import cores
 from unmask.progress import Progress
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT = 2
 _COUNTED_AT_ONCE = 1 << 20  # tokens
-_HASHED_AT_ONCE = 8
 
 
 class Corpus:
@@ -60,7 +59,10 @@ class Corpus:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         self._tokens, lengths, keys = (open_part(folder, manifest["shards"], part) for part in PARTS)
-        self.lengths, self.keys = Lengths(lengths), Column(keys, np.uint64)
+        self.lengths, self.keys = (
+            Lengths(lengths, [len(tokens) for tokens in self._tokens]),
+            Column(keys, np.uint64),
+        )
         self._begins = RunningSums(len(self.lengths), self.lengths.__getitem__)
         self._shard_begins = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])
 
@@ -145,15 +147,9 @@ class Corpus:
 
     def verify(self) -> None:
         """Compare every file with its checksum; raise :class:`DataError` where one is missing or was changed."""
-        paths = [self.folder / name for name in self.manifest["files"]]
-        with ThreadPoolExecutor(min(_HASHED_AT_ONCE, cores())) as pool:
-            sums = pool.map(sha256, paths)
-            for path, found, checksum in zip(paths, sums, self.manifest["files"].values(), strict=True):
-                if found != checksum:
-                    pool.shutdown(cancel_futures=True)
-                    raise DataError(
-                        "the checksum does not match: the file is damaged; prepare it again", path=path
-                    )
+        with Verification(cores()) as verification:
+            verification.add(self.folder, self.manifest["files"])
+            verification.check()
 
 
 def open_corpus(folder: str | Path, *, verify: bool = True, strict: bool = False) -> Corpus:
@@ -277,24 +273,33 @@ def open_shards(
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    verify: bool = True,
-    strict: bool = False,
     allow_unknown: bool = False,
     progress: Progress = Progress(),
 ) -> Corpus:
     """Open prepared shards for a tokenizer; as :func:`open_corpus`, and another tokenizer's shards are a :class:`DataError`."""
-    corpus = open_corpus(folder, verify=verify, strict=strict)
+    corpus = open_corpus(folder)
+    require_made_by(tokenizer, corpus, allow_unknown=allow_unknown, progress=progress)
+    return corpus
+
+
+def require_made_by(
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    *,
+    allow_unknown: bool = False,
+    progress: Progress = Progress(),
+) -> None:
+    """Raise :class:`DataError` where shards were made by another tokenizer, or hold too many unknown tokens."""
     if corpus.manifest["tokenizer_sha256"] != tokenizer_hash(tokenizer):
         raise DataError(
             "these shards were made with another tokenizer than the model's; prepare them again with "
             "'unmask prepare --model' and the model's name, or give the text",
-            path=folder,
+            path=corpus.folder,
         )
     progress.log(
-        f"using {plural(corpus.tokens, 'token')} of {plural(len(corpus), 'document')} prepared in {folder}"
+        f"using {plural(corpus.tokens, 'token')} of {plural(len(corpus), 'document')} prepared in {corpus.folder}"
     )
-    require_known(corpus.unknown(tokenizer), str(folder), allow_unknown, progress)
-    return corpus
+    require_known(corpus.unknown(tokenizer), str(corpus.folder), allow_unknown, progress)
 
 
 def document_key(text: str) -> int:

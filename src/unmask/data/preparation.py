@@ -43,6 +43,7 @@ def prepare(
     deduplicate: Duplicates | None = None,
     executor: Executor | None = None,
     tasks: int | None = None,
+    verify: bool = True,
     progress: Progress = Progress(),
 ) -> Corpus:
     """Tokenise documents into shards, or open the shards that the same inputs gave before.
@@ -57,6 +58,7 @@ def prepare(
         executor: what runs tasks that share the work: this machine (also where only ``tasks`` is given), Slurm or Ray.
             The shards are the same for any number of tasks.
         tasks: how many; on this machine by default one a core.
+        verify: compare shards that there are with their checksums.
 
     Raises:
         ConfigError: the executor cannot be used.
@@ -73,7 +75,7 @@ def prepare(
     what = ", ".join(names)[:200]
     work = partial_folder(out)
     if is_corpus(out):
-        corpus = _reuse(out, fingerprint, settings.strict, progress)
+        corpus = _reuse(out, fingerprint, settings.strict, verify, progress)
         require_known(corpus.unknown(tokenizer), what, settings.allow_unknown, progress)
         shutil.rmtree(work, ignore_errors=True)
         return corpus
@@ -193,8 +195,8 @@ def _content_settings(settings: DocumentSettings) -> dict[str, Any]:
     return settings.model_dump(include=known)
 
 
-def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, progress: Progress) -> Corpus:
-    corpus = open_corpus(out, strict=strict)
+def _reuse(out: Path, fingerprint: dict[str, Any], strict: bool, verify: bool, progress: Progress) -> Corpus:
+    corpus = open_corpus(out, verify=verify, strict=strict)
     made = corpus.manifest | {"settings": _content_settings(DocumentSettings(**corpus.manifest["settings"]))}
     for part in (*fingerprint, "deduplicate"):
         if made.get(part) != fingerprint.get(part):

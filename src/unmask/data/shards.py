@@ -46,6 +46,8 @@ class ArrayFile:
             shape, _, self.dtype = np.lib.format.read_array_header_1_0(file)
             self._begin = file.tell()
         size = self._begin + entries * self.dtype.itemsize
+        if self.dtype.kind not in "iu":
+            raise ValueError(f"expected integers, not {self.dtype}")
         if shape != (entries,) or path.stat().st_size != size:
             raise ValueError(
                 f"expected {entries:,} entries in {size:,} bytes, not {shape} in {path.stat().st_size:,}"
@@ -106,16 +108,30 @@ def _most_open() -> int:
 
 
 class Lengths:
-    """The lengths of all documents, in memory in as few bytes as the longest needs; indexed like an ``int64`` array."""
+    """The lengths of all documents, in memory in as few bytes as the longest needs; indexed like an ``int64`` array.
 
-    def __init__(self, files: Sequence[ArrayFile]) -> None:
+    Args:
+        files: of the shards.
+        tokens: of each shard.
+
+    Raises:
+        DataError: the lengths of a shard do not add up to its tokens.
+    """
+
+    def __init__(self, files: Sequence[ArrayFile], tokens: Sequence[int]) -> None:
         self._array = np.empty(sum(len(file) for file in files), dtype=np.uint8)
         begin = 0
-        for file in files:
+        for file, total in zip(files, tokens, strict=True):
             part = file.array()
-            for bound in (part.min(initial=0), part.max(initial=0)):
-                needed = np.promote_types(self._array.dtype, np.min_scalar_type(int(bound)))
-                self._array = self._array.astype(needed, copy=False)
+            longest = int(part.max(initial=0))
+            # A damaged length could ask for more memory than there is, before checksums are compared.
+            if part.min(initial=0) < 0 or longest > total or part.sum() != total:
+                raise DataError(
+                    f"the lengths of the documents do not add up to {total:,} tokens: the file is damaged; prepare it again",
+                    path=file.path,
+                )
+            needed = np.promote_types(self._array.dtype, np.min_scalar_type(longest))
+            self._array = self._array.astype(needed, copy=False)
             self._array[begin : begin + len(part)] = part
             begin += len(part)
 

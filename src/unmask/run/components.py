@@ -16,14 +16,16 @@ from unmask.data.corpus import (
     Corpus,
     document_key,
     given_shards,
+    is_corpus,
     is_held_out,
     open_corpus,
-    open_shards,
+    require_made_by,
 )
 from unmask.data.document_set import DocumentSet
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer
+from unmask.data.verification import Verification
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import FEWEST_UNITS
 from unmask.evaluation.text_cache import LogOnce
@@ -111,9 +113,20 @@ class RunComponents(RunTexts):
 
 
 def build_components(
-    config: RunConfig, folder: RunFolder, progress: Progress, world: World | None = None
+    config: RunConfig,
+    folder: RunFolder,
+    progress: Progress,
+    world: World | None = None,
+    verification: Verification | None = None,
 ) -> RunComponents:
     """Load or make everything that a run needs.
+
+    Args:
+        config: its settings.
+        folder: of the run.
+        progress: is told what is loaded and made.
+        world: the processes of the run.
+        verification: compares shards that there are with their checksums; without it, they are compared here.
 
     Raises:
         ConfigError: model, tokenizer and settings do not fit.
@@ -140,7 +153,7 @@ def build_components(
         set_dropout(raw, config.model.dropout)
     length = sequence_length(config.data, model)
     parallel = choose_parallel(settings, model, world)  # before any text is prepared
-    texts = open_texts(config.data, config.masking, model, length, folder, world, progress)
+    texts = open_texts(config.data, config.masking, model, length, folder, world, progress, verification)
     if not texts.text.can_have_targets():
         raise DataError(texts.text.why_no_target("the training text"))
     if config.model.preset and set_unigram_bias(raw, texts.text.token_counts()):
@@ -286,6 +299,7 @@ def open_texts(
     folder: RunFolder,
     world: World,
     progress: Progress,
+    verification: Verification | None = None,
 ) -> RunTexts:
     """Open or prepare all texts of a run, and set aside what is held out."""
 
@@ -293,11 +307,11 @@ def open_texts(
         return TextSource(corpus, documents, model.vocabulary, masking, length, data.overlap)
 
     def whole(inputs: list[str], name: str, data: DataSettings = data) -> TextSource:
-        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
+        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress, verification)
         return source(corpus)
 
     def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
-        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress)
+        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress, verification)
         train, heldout = split_documents(corpus, data.heldout_share)
         if heldout is None:
             progress.log(
@@ -379,20 +393,32 @@ def _with_targets(text: TextSource | None, tokens: int, what: str, progress: Pro
 
 
 def _open_corpus(
-    inputs: list[str], data: DataSettings, out: Path, model: MaskedLM, world: World, progress: Progress
+    inputs: list[str],
+    data: DataSettings,
+    out: Path,
+    model: MaskedLM,
+    world: World,
+    progress: Progress,
+    verification: Verification | None,
 ) -> Corpus:
     """Open the shards that are given, or prepare the text in ``out``, in one process for all that see it."""
-    shards = given_shards(inputs, progress)
+
+    def watched(corpus: Corpus, *, start: bool) -> Corpus:
+        if verification is not None:
+            verification.add(corpus.folder, corpus.manifest["files"], start=start)
+        return corpus
+
+    shards, at_once = given_shards(inputs, progress), verification is None
     if shards is not None:
-        return open_shards(
-            shards,
-            model.tokenizer,
-            strict=data.strict,
-            allow_unknown=data.allow_unknown,
-            verify=world.size == 1 or world.first_of_host,  # reading all of a large text takes long
-            progress=progress,
-        )
-    corpus = world.leader_first(
-        lambda: prepare(inputs, data, model.tokenizer, out, progress=progress), f"preparing {out.name}"
-    )
-    return corpus if corpus is not None else open_corpus(out, verify=False)
+        reads = world.size == 1 or world.first_of_host  # reading all of a large text takes long
+        corpus = watched(open_corpus(shards, verify=reads and at_once, strict=data.strict), start=reads)
+        require_made_by(model.tokenizer, corpus, allow_unknown=data.allow_unknown, progress=progress)
+        return corpus
+
+    def prepared() -> Corpus:
+        before = is_corpus(out)
+        corpus = prepare(inputs, data, model.tokenizer, out, verify=at_once, progress=progress)
+        return watched(corpus, start=True) if before else corpus
+
+    found = world.leader_first(prepared, f"preparing {out.name}")
+    return found if found is not None else watched(open_corpus(out, verify=False), start=False)

@@ -13,6 +13,7 @@ from uuid import uuid4
 import torch
 
 from unmask.config.settings import RunConfig
+from unmask.data.verification import Verification
 from unmask.errors import ConfigError
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
@@ -84,7 +85,8 @@ def _train(
             try:
                 if world.is_main:
                     folder.exit_code.unlink(missing_ok=True)  # of the run so far
-                with world.explaining(), torch.random.fork_rng(devices=[]):
+                watch = Verification(progress=progress if world.is_main else Progress())
+                with watch as verification, world.explaining(), torch.random.fork_rng(devices=[]):
                     _meet(folder, token, world, progress)
                     done = unpublished(config, folder, resume, progress) if world.is_main else None
                     finished = world.from_main(done)
@@ -92,7 +94,7 @@ def _train(
                         config = world.from_main(
                             _resumed(config, folder, resume) if world.is_main else config
                         )
-                        run = TrainingRun(config, folder, resume, progress, signals, world)
+                        run = TrainingRun(config, folder, resume, progress, signals, world, verification)
                         (folder / ENDED).unlink(missing_ok=True)
                         run.write_info(command, extra)
                         finished = run.run()

@@ -9,6 +9,7 @@ from typing import Any
 
 from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
+from unmask.data.verification import Verification
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted, LostProcess, plural
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
@@ -73,16 +74,22 @@ class TrainingRun:
         progress: Progress,
         signals: Signals,
         world: World,
+        verification: Verification,
     ) -> None:
         self.folder, self.progress, self.signals = folder, progress, signals
-        self.components: RunComponents = build_components(config, folder, progress, world)
+        self.components: RunComponents = build_components(config, folder, progress, world, verification)
+        self._verification, self._verified = verification, False
         if not self.components.world.is_main:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.components)
         self.config = with_recipe(config, self.recipe, self.components)
         self.components = with_selection(self.components, self.config.train, self.progress)
         self.fingerprint = fingerprint_of(self.config, self.components)
-        require_same_model(self.fingerprint, self.components)
+        try:
+            require_same_model(self.fingerprint, self.components)
+        except ConfigError:
+            self._verify()  # perhaps since the shards of one are damaged
+            raise
         stream = make_stream(self.config, self.recipe, self.components)
         self.loop = make_loop(self.config, self.recipe, self.components, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
@@ -171,6 +178,7 @@ class TrainingRun:
     # What happens between steps
 
     def _after_step(self, loop: Loop) -> None:
+        self._verification.require_undamaged()
         settings, position = self.config.train, loop.position
         if self.is_main:
             self.progress.advance(min(loop.progress, 1.0), {"step": position.step, **self._shown_metrics})
@@ -210,15 +218,19 @@ class TrainingRun:
     def _save_alone(self) -> None:
         try:
             self.checkpoints = CheckpointWriter()
+            self._verification.start()  # another process may have been to do it
+            self._verification.check()
+            self._verified = True
             self._save()
             self.checkpoints.wait()
             self.progress.warning(f"saved step {self.loop.position.step}; continue with --resume")
-        except (OSError, DivergedError) as error:
+        except (OSError, DataError, DivergedError) as error:
             self.progress.warning(f"step {self.loop.position.step} could not be saved: {error}")
 
     def _train(self) -> None:
         """Train to the end, and save: what comes after may take long, or fail."""
         self.loop.run()
+        self._verify()
         if self._last_loss is None:
             why = self.components.text.why_no_target("the training text")
             raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
@@ -263,6 +275,7 @@ class TrainingRun:
         if self.components.general is not None:
             row["general_loss"] = metrics_on(self.components, self.components.general, tokens).loss
             line += f"; general loss {row['general_loss']:.3f}"
+        self._verify()
         if self.is_main:
             append_row(self.folder.metrics, row)
             self.progress.log(line)
@@ -290,7 +303,17 @@ class TrainingRun:
             f"{self.loop.lr_factor(self.loop.progress, self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 
+    def _verify(self) -> None:
+        """Wait until the shards are compared with their checksums, in all processes: nothing of damaged text is kept."""
+        if not self._verified:
+            world = self.components.world
+            world.doing("comparing shards with their checksums")
+            self._verification.check(world.any)
+            world.wait()  # ends with the error of a process whose shards are damaged
+            self._verified = True
+
     def _save(self) -> None:
+        self._verify()
         self.loop.settle()
         require_finite_weights(self.components.model.model, self.loop.position.step)
         self._write_checkpoint()
