@@ -49,7 +49,7 @@ def test_a_training_text_gives_the_metrics_of_a_training_run(
 ) -> None:
     model = loaded("bert")
     train, text = source(model, documents[::2]), source(model, documents[1::2])
-    found, old = fitted(text, train), heldout_baselines(train, text.evaluation_batches(5000))
+    found, old = fitted(text, train), heldout_baselines(train, lambda: text.evaluation_batches(5000))
     for name in NAMES:
         count, loss, right = found.sums[name].sum(axis=0)
         assert old[name]["accuracy"] == pytest.approx(right / count)
@@ -89,3 +89,19 @@ def test_the_text_counted_on_is_named(loaded: Load, source: Source, documents: l
     assert found.what["most_frequent_token"] == "most frequent token of the other documents"
     assert "counted on" not in found.what["ngram"]
     assert found.what["ngram"].endswith("seeing what the model sees")
+
+
+def test_of_a_long_text_the_documents_with_the_least_keys_are_counted(
+    loaded: Load, source: Source, documents: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = source(loaded("bert"), documents)
+    lengths = text.corpus.lengths[np.argsort(np.asarray(text.corpus.keys))]
+    monkeypatch.setattr("unmask.evaluation.baselines.MAX_TOKENS", int(lengths[:9].sum()) + 1)
+    found = []
+    for at_once in (1 << 17, 3):
+        monkeypatch.setattr("unmask.data.document_set._AT_ONCE", at_once)
+        monkeypatch.setattr("unmask.evaluation.baselines._SORTED", at_once)
+        found.append(heldout_baselines(text, lambda: text.evaluation_batches(5000)))
+    assert found[0] == found[1]
+    counted = lengths[:9].sum() - max(1, lengths[:9].sum() // 20)  # a 20th tunes the weights
+    assert f"counted on {counted:,} tokens" in found[0]["ngram"]["what"]

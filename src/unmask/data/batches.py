@@ -165,12 +165,13 @@ class TextSource:
         """Tokens of one pass, special tokens included."""
         return self.sequences.tokens + self.vocabulary.overhead * len(self.sequences)
 
+    def counted_step(self, most: int = _COUNTED) -> int:
+        """Return n, if one in n documents is enough to count ``most`` tokens or a little more."""
+        return max(1, self.sequences.text_tokens // most)
+
     def token_counts(self, most: int = _COUNTED) -> np.ndarray:
-        """Return ``int64 [V]`` token counts of the text, estimated on every n-th document beyond ``most`` tokens."""
-        step, counts = (
-            max(1, self.sequences.text_tokens // most),
-            np.zeros(self.vocabulary.size, dtype=np.int64),
-        )
+        """Return ``int64 [V]`` token counts of the text, or of one in :meth:`counted_step` of its documents."""
+        step, counts = self.counted_step(most), np.zeros(self.vocabulary.size, dtype=np.int64)
         skip = 0
         for block in self.documents.blocks():
             counts += token_counts(self.corpus, block[skip::step], self.vocabulary.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from unmask.evaluation.strata import places
 
 NAMES = ("most_frequent_token", "ngram", "ngram_true_neighbours")
 FOLDS = 5
+_SORTED = 1 << 17  # documents
 
 _SEES = {
     "ngram": "seeing what the model sees",
@@ -40,11 +41,12 @@ class Baselines:
     neighbours, which is more than a model sees.
     """
 
-    def __init__(self, text: TextSource) -> None:
+    def __init__(self, text: TextSource, around: Neighbours | None = None) -> None:
+        """Count; ``around`` are the true neighbours of all targets that will be scored, by default of any."""
         self.size = text.vocabulary.size
         tokens, offsets = _training_tokens(text)
         self.frequent = MostFrequent().fit(tokens, self.size)
-        self.ngram = NGramBaseline().fit(tokens, offsets, self.size)
+        self.ngram = NGramBaseline().fit(tokens, offsets, self.size, around)
 
     @property
     def what(self) -> dict[str, str]:
@@ -72,16 +74,21 @@ class Baselines:
             yield name, _columns(prediction, targets)
 
 
-def heldout_baselines(text: TextSource, batches: Iterable[Batch]) -> dict[str, dict[str, Any]]:
+def heldout_baselines(text: TextSource, batches: Callable[[], Iterable[Batch]]) -> dict[str, dict[str, Any]]:
     """Fit the baselines on a training text and score them on held-out batches, which must have a target.
+
+    Args:
+        text: the training text.
+        batches: returns the batches, the same ones every time.
 
     Returns:
         ``accuracy``, ``loss`` (nats) and ``what`` of ``most_frequent_token``, ``ngram`` and
         ``ngram_true_neighbours``.
     """
-    fitted = Baselines(text)
+    around = [neighbours_at(*_unframed(text, batch), text.vocabulary.size) for batch in batches()]
+    fitted = Baselines(text, Neighbours(*map(np.concatenate, zip(*around, strict=True))))
     sums = dict.fromkeys(NAMES, np.zeros(3))
-    for batch in batches:
+    for batch in batches():
         for name, columns in fitted.columns(text, batch):
             sums[name] = sums[name] + columns.sum(axis=0)
     return {
@@ -178,18 +185,38 @@ def _columns(prediction: Prediction, targets: NDArray[np.int64]) -> Floats:
 
 def _training_tokens(text: TextSource) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of the training documents end to end, up to a limit, and where documents begin."""
-    documents, keys = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64)
-    for block in text.documents.blocks():
-        documents = np.concatenate([documents, block])
-        keys = np.concatenate([keys, text.corpus.keys[block]])
-        order = np.argsort(keys, kind="stable")
-        total = np.cumsum(text.corpus.lengths[documents[order]])
-        order = order[: int(np.searchsorted(total, MAX_TOKENS)) + 1]
-        documents, keys = documents[order], keys[order]
-    documents = np.sort(documents)
-    lengths = text.corpus.lengths[documents]
-    tokens = text.corpus.gather(documents, np.zeros_like(lengths), lengths)
+    documents = np.sort(_with_least_keys(text))
+    dtype = np.min_scalar_type(text.vocabulary.size)
+    found = [(lengths, ids.astype(dtype)) for lengths, ids in text.corpus.read(documents)]
+    lengths, tokens = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return tokens, np.concatenate([[0], np.cumsum(lengths)])
+
+
+def _with_least_keys(text: TextSource) -> np.ndarray:
+    """Return ``int64`` documents in the order of their keys, until they hold as many tokens as are counted."""
+    chosen, keys, waiting = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.uint64), 0
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    bound = np.uint64(2**64 - 1)
+    for block in text.documents.blocks():
+        found = text.corpus.keys[block]
+        parts.append((block[found <= bound], found[found <= bound]))
+        waiting += len(parts[-1][0])
+        if waiting > max(_SORTED, len(keys) // 4):
+            chosen, keys, bound = _least(text, [(chosen, keys), *parts])
+            parts, waiting = [], 0
+    return _least(text, [(chosen, keys), *parts])[0]
+
+
+def _least(
+    text: TextSource, parts: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, np.uint64]:
+    """Return the documents of the least keys that hold few enough tokens, their keys, and the highest that may be chosen."""
+    documents, keys = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(keys, kind="stable")
+    total = np.cumsum(text.corpus.lengths[documents[order]])
+    most = max(1, int(np.searchsorted(total, MAX_TOKENS, side="right")))
+    full, order = most < len(order), order[:most]
+    return documents[order], keys[order], keys[order[-1]] if full else np.uint64(2**64 - 1)
 
 
 def _unframed(text: TextSource, batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -29,11 +29,25 @@ class ContextCounts:
         self._keys, self._sums, self._base = keys, sums, base
 
     @classmethod
-    def count(cls, keys: Ids, base: int) -> ContextCounts:
-        """Count packed keys; they are sorted in place."""
+    def empty(cls, base: int) -> ContextCounts:
+        """Return a table without counts."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32), base)
+
+    def add(self, keys: Ids, contexts: Ids | None = None) -> None:
+        """Count packed keys, which are sorted in place; of ``contexts`` alone, ascending, where they are given."""
         keys.sort()
-        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True))
-        return cls(keys[ends], np.append(0, ends + 1), base)
+        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)[: len(keys)])
+        counts, keys = np.diff(ends, prepend=-1).astype(np.int32), keys[ends]
+        if contexts is not None:
+            found = keys // self._base
+            known = contexts[np.minimum(np.searchsorted(contexts, found), len(contexts) - 1)] == found
+            keys, counts = keys[known], counts[known]
+        keys = np.concatenate([self._keys, keys])
+        order = np.argsort(keys, kind="stable")  # merges two sorted parts
+        keys, counts = keys[order], np.concatenate([np.diff(self._sums), counts])[order]
+        ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)[: len(keys)])
+        self._keys = keys[ends]
+        self._sums = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32)[ends])
 
     def span(self, contexts: Ids) -> Span:
         """Look up the contexts of M rows."""

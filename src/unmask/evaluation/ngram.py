@@ -18,7 +18,7 @@ Shapes: T tokens, D documents, M targets, K = 6 contexts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ UNKNOWN = -1
 MAX_VOCABULARY = 2_000_000
 """Three ids are packed into one 63-bit key."""
 MAX_TOKENS = 12_000_000
-"""Tokens to count, at most about this many, to bound time and memory: some 600 MB and a few seconds."""
+"""Tokens to count, at most, to bound time and memory: a few seconds, 300 MB for the targets of a run, 500 MB for any."""
 
 _LEVELS = np.array([0.15, 0.3, 0.5, 0.8])
 """Bands of a pair of neighbours, each with its own weights: by the share of its most frequent token, where a pair that was
@@ -50,6 +50,7 @@ _PRIOR = 20.0
 """Pseudo-counts that pull the weights of a rare combination of levels towards the average of all."""
 _CANDIDATES = 8
 _BLOCK = 32_768
+_COUNTED_AT_ONCE = 1 << 20
 
 
 class Prediction(NamedTuple):
@@ -133,12 +134,20 @@ class NGramBaseline:
         """A description in one line."""
         return f"interpolated bidirectional n-gram, two neighbours on each side, counted on {self.tokens:,} tokens"
 
-    def fit(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary_size: int) -> Self:
+    def fit(
+        self,
+        tokens: NDArray[np.integer],
+        offsets: NDArray[np.integer],
+        vocabulary_size: int,
+        around: Neighbours | None = None,
+    ) -> Self:
         """Count the training text and tune the weights; the same input gives the same model.
 
         Args:
             tokens: ids [T], all below ``vocabulary_size``. offsets: [D + 1], from 0 to T.
             vocabulary_size: V; the boundary symbol gets the id V.
+            around: the true neighbours of all targets that will be predicted: only what occurs between these is kept,
+                about a third of the memory. By default any target can be.
 
         Raises:
             ConfigError: the vocabulary is larger than :data:`MAX_VOCABULARY`.
@@ -155,8 +164,14 @@ class NGramBaseline:
         self._base = vocabulary_size + 1
         cut = len(tokens) - max(1, min(len(tokens) // _TUNING_SHARE, _TUNING_TOKENS))
         self.tokens = cut
-        self._count(tokens[:cut], _clipped(offsets, 0, cut))
-        self._tune(tokens[cut:], _clipped(offsets, cut, len(tokens)))
+        tuning = tokens[cut:], _clipped(offsets, cut, len(tokens))
+        wanted: list[Ids | None] = [None] * 5
+        if around is not None:
+            more = neighbours_at(*tuning, np.arange(len(tuning[0])), vocabulary_size)
+            both = Neighbours(*(np.concatenate(parts) for parts in zip(around, more, strict=True)))
+            wanted = [np.unique(contexts) for contexts in self._contexts(both)]
+        self._count(tokens[:cut], _clipped(offsets, 0, cut), wanted)
+        self._tune(*tuning)
         return self
 
     def predict(
@@ -185,17 +200,21 @@ class NGramBaseline:
         size = self._base - 1
         return self._mixture(view, np.zeros(size, np.int64), np.arange(size))
 
-    def _count(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
-        padded = _padded(tokens, offsets, self._base - 1)
-        middle = padded[2:-2]
+    def _count(
+        self, tokens: NDArray[np.integer], offsets: NDArray[np.integer], wanted: list[Ids | None]
+    ) -> None:
+        padded = _padded(tokens, offsets, self._base - 1, np.int32)
         self._unigram = _unigram(tokens, self._base - 1)
         self._frequent = np.argsort(-self._unigram, kind="stable")[:_CANDIDATES]
-        around = Neighbours(padded[:-4], padded[1:-3], padded[3:-1], padded[4:])
-        self._tables = []
-        for keys in self._contexts(around):  # one after the other: each takes 8 bytes a token
-            keys *= self._base
-            keys += middle
-            self._tables.append(ContextCounts.count(keys[middle < self._base - 1], self._base))
+        self._tables = [ContextCounts.empty(self._base) for _ in wanted]
+        for begin in range(2, len(padded) - 2, _COUNTED_AT_ONCE):
+            block = padded[begin - 2 : begin + _COUNTED_AT_ONCE + 2].astype(np.int64)
+            middle = block[2:-2]
+            around = Neighbours(block[:-4], block[1:-3], block[3:-1], block[4:])
+            for table, keys, known in zip(self._tables, self._contexts(around), wanted, strict=True):
+                keys *= self._base
+                keys += middle
+                table.add(keys[middle < self._base - 1], known)
 
     def _contexts(self, around: Neighbours) -> Iterator[Ids]:
         """Yield the number of each context, pairs first; with ``UNKNOWN`` in it, a number never counted."""
@@ -278,10 +297,15 @@ def _check(tokens: NDArray[np.integer], offsets: NDArray[np.integer], vocabulary
         )
 
 
-def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer], boundary: int) -> Ids:
-    """Return the ids with two boundary symbols around each document, int64 [T + 2 (D + 1)]."""
+def _padded(
+    tokens: NDArray[np.integer],
+    offsets: NDArray[np.integer],
+    boundary: int,
+    dtype: type[np.signedinteger[Any]] = np.int64,
+) -> NDArray[Any]:
+    """Return the ids with two boundary symbols around each document, [T + 2 (D + 1)]."""
     offsets = np.asarray(offsets, dtype=np.int64)
-    padded = np.full(len(tokens) + 2 * len(offsets), boundary, dtype=np.int64)
+    padded = np.full(len(tokens) + 2 * len(offsets), boundary, dtype=dtype)
     real = np.ones(len(padded), dtype=bool)
     edges = offsets + 2 * np.arange(len(offsets))
     real[edges] = real[edges + 1] = False

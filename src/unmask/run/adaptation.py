@@ -11,7 +11,7 @@
     forgetting        {"loss", "accuracy"}: on the general text, loss after minus before and accuracy before minus
                       after; null without general text
     by_frequency      {"counted_on", "rows"}: the same metrics on the domain, by the frequency of a token in the
-                      training text
+                      training text, or in part of its documents where it has more than 20 million tokens
     added_words       the same metrics for words that were added to the vocabulary, and how many there are
                       ("words"); masked_tokens may be 0, and then there are no metrics; null where none was added
     examples          targets at which the two models differ most (see unmask.evaluation.adaptation.differing); they quote the text
@@ -23,6 +23,7 @@ Intervals are null where there are too few documents. No path of the machine is 
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ import numpy as np
 
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
-from unmask.data.corpus import token_counts
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import DataError
 from unmask.evaluation.adaptation import EvaluatedTargets, by_frequency, change, differing
@@ -91,8 +91,9 @@ def adaptation_of(
     Raises:
         DataError: the predictions of the checkpoint are absent, damaged, or at other targets.
     """
-    vocabulary, text = components.model.vocabulary, components.text
-    strata = Strata(token_counts(text.corpus, text.documents, vocabulary.size), _COUNTED_ON, words=False)
+    step = components.text.counted_step()
+    counted_on = _COUNTED_ON if step == 1 else f"one in {step:,} documents of {_COUNTED_ON}"
+    strata = Strata(components.text.token_counts(), counted_on, words=False)
     changes, parts = {}, {}
     for name, source in final_texts(components).items():
         base, ours = _read_base(folder, name), predictions[name]
@@ -102,7 +103,7 @@ def adaptation_of(
         changes[name] = change(asked, base, ours)
         if name == "heldout":
             parts = {
-                "by_frequency": {"counted_on": _COUNTED_ON, "rows": by_frequency(asked, base, ours, strata)},
+                "by_frequency": {"counted_on": counted_on, "rows": by_frequency(asked, base, ours, strata)},
                 "added_words": _added_words(asked, base, ours, config),
                 "examples": differing(asked, base, ours, components.model.tokenizer),
             }
@@ -157,4 +158,7 @@ def _hashes(components: RunComponents, folder: RunFolder) -> dict[str, Any]:
 
 def _text_hash(text: TextSource) -> str:
     """Hash which documents a text has; each is known by the hash of its content."""
-    return sha256(np.ascontiguousarray(text.corpus.keys[text.documents]).tobytes())
+    digest = hashlib.sha256()
+    for block in text.documents.blocks():
+        digest.update(np.ascontiguousarray(text.corpus.keys[block]).data)
+    return digest.hexdigest()

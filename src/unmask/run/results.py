@@ -103,7 +103,7 @@ def evaluation_of(
     before: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the metrics of a trained model, of the baselines (in the main process), and of the model before training."""
-    baselines = partial(heldout_baselines, components.text, final_batches(heldout, config))
+    baselines = partial(heldout_baselines, components.text, partial(final_batches, heldout, config))
     content = metrics["heldout"]
     content |= {
         "documents": len(heldout.documents),
