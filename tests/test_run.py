@@ -29,7 +29,15 @@ from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import is_corpus, open_corpus
 from unmask.data.tokenizer import vocabulary_of
-from unmask.errors import ConfigError, DataError, DiskError, DivergedError, Interrupted, UnmaskError
+from unmask.errors import (
+    ConfigError,
+    DataError,
+    DiskError,
+    DivergedError,
+    Interrupted,
+    MissingExtra,
+    UnmaskError,
+)
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model import presets
@@ -453,6 +461,17 @@ def test_shares_of_a_single_process_have_no_effect(configure: Configure, tmp_pat
     train(config, tmp_path / "run", progress=listener)
     block = next(text for text in listener.heard if text.startswith("objective"))
     assert block.endswith("fp32 on cpu, 1 process: --parallel fsdp needs several, and has no effect")
+
+
+def test_a_report_that_could_not_be_written_is_said_before_training(
+    configure: Configure, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    with pytest.raises(
+        MissingExtra, match=r"the report at the end of a run needs .*: pip install matplotlib"
+    ):
+        train(configure(model__preset="tiny-bert"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_examples_are_of_held_out_text(finished: Runs) -> None:

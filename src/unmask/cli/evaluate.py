@@ -74,7 +74,7 @@ def evaluate(
         unmask eval runs/notes --data heldout/
         unmask eval bert-base-uncased runs/notes --data heldout/ --html eval.html
     """
-    shell.check_page(html)
+    shell.check_page(html, charts=True)
     config = options.load_settings(
         locals()
     )  # so that a wrong option is found before anything heavy is imported
@@ -124,7 +124,7 @@ def compare(
     Examples:
         unmask compare bert-base-uncased runs/notes --data heldout/
     """
-    shell.check_page(html)
+    shell.check_page(html, charts=True)
     config = options.load_settings(locals())
     with shell.working() as progress:
         from unmask.api import evaluation, texts

@@ -21,6 +21,7 @@ from unmask.cli.processes import to_print
 from unmask.cli.usage import usage_message
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
 from unmask.progress import Progress
+from unmask.reporting.drawing import require_charts
 
 if TYPE_CHECKING:
     from unmask.api.terminal import TerminalProgress
@@ -122,8 +123,10 @@ def read_stdin() -> str:
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def check_page(html: Path | None) -> None:
-    """Raise a :class:`DiskError` if a page could not be written, before the work that it would show."""
+def check_page(html: Path | None, *, charts: bool = False) -> None:
+    """Raise an error if a page, perhaps with charts, could not be written, before the work that it would show."""
+    if html is not None and charts:
+        require_charts("--html")
     if html is not None and not html.absolute().parent.is_dir():
         raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
 

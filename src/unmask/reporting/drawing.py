@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from io import StringIO
 from typing import TYPE_CHECKING, Literal
+
+from unmask.errors import MissingExtra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +54,12 @@ class Chart:
     title: str
     svg: str
     legend: tuple[Legend, ...] = ()
+
+
+def require_charts(purpose: str) -> None:
+    """Raise :class:`MissingExtra` where charts cannot be drawn, before the work that ends with ``purpose``."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("matplotlib", None, purpose)
 
 
 def drawing(

@@ -18,6 +18,7 @@ from unmask.errors import ConfigError
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
+from unmask.reporting.drawing import require_charts
 from unmask.run.assemble import keep_choices
 from unmask.run.failures import EARLY_ENDS, NOT_OURS, explained, further, is_worth_keeping, write_exit_code
 from unmask.run.fingerprint import require_same_settings, require_same_text
@@ -57,6 +58,7 @@ def train(
         Interrupted: a signal came; the run is saved and can be resumed.
     """
     check_trainable(config)
+    require_charts("the report at the end of a run")
     require_parallel(config.train)
     folder, signals = RunFolder(Path(out)), Signals(progress)
     device = pick_device(config.train.device)
