@@ -59,6 +59,7 @@ def _our_accumulation(place: str, family: str) -> list[Result]:
 
     from unmask.data.masking.random_bits import MaskKey
     from unmask.training.loss import step_gradients
+    from unmask.training.parallel import GradientSum
 
     model = _ready(place, family)
     source = _source(place, model.tokenizer, family)
@@ -68,7 +69,9 @@ def _our_accumulation(place: str, family: str) -> list[Result]:
         batches = [source.batch(part, MaskKey(0, 0), RATE) for part in parts]
         assert len(batches) == steps
         model.model.zero_grad()
-        loss, _ = step_gradients(model, batches, sum(len(batch.target_ids) for batch in batches))
+        loss, _ = step_gradients(
+            GradientSum(model), batches, [sum(len(batch.target_ids) for batch in batches)]
+        )
         norm = torch.nn.utils.get_total_norm([w.grad for w in model.model.parameters() if w.grad is not None])
         found.append({"loss": float(loss), "gradient norm": float(norm)})
     return found

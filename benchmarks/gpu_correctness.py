@@ -76,6 +76,7 @@ def _in_bf16(sizes: Result, name: str) -> Result:
 
     from unmask.data.batches import Batch
     from unmask.training.loss import step_gradients
+    from unmask.training.parallel import GradientSum
 
     def batch_of(vocabulary: Any) -> Batch:
         draw = np.random.default_rng(0)
@@ -90,7 +91,7 @@ def _in_bf16(sizes: Result, name: str) -> Result:
     def step(model: Any) -> tuple[Any, Any]:
         batch = batch_of(model.vocabulary)
         model.model.zero_grad(set_to_none=True)
-        step_gradients(model, [batch], len(batch.target_ids))
+        step_gradients(GradientSum(model), [batch], [len(batch.target_ids)])
         grads = [w.grad for w in model.model.parameters() if w.grad is not None]
         with torch.no_grad():
             logits = model.target_logits(batch)

@@ -133,7 +133,7 @@ def _loss(sizes: Result) -> Result:
     """Time loss and gradient over the targets of a step, by unmask and by ``torch.nn.functional.cross_entropy``."""
     import torch
 
-    from unmask.training.loss import masked_cross_entropy
+    from unmask.objectives.cross_entropy import masked_cross_entropy
 
     rows, device = sizes["step_tokens"] * 3 // 10, sizes["device"]
     logits = torch.randn(rows, sizes["vocabulary"], device=device).bfloat16().requires_grad_()

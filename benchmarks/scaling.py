@@ -267,10 +267,9 @@ def measure(given: Result) -> Result:
     ways = {1: ("no sum",), 2: WAYS if kind == "ddp" else ("fsdp",)}[world.size]
 
     def step(way: str) -> float:
-        model.wrapped = wrapped if way == "ddp" else None
         world.wait()
         begin = time.perf_counter()
-        step_gradients(model, [batch], targets, summed if way in ("ddp", "fsdp") else alone)
+        step_gradients(summed if way in ("ddp", "fsdp") else alone, [batch], [targets])
         if way == "one sum":
             gradients = [weight.grad for weight in model.model.parameters() if weight.grad is not None]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -284,7 +283,6 @@ def measure(given: Result) -> Result:
         return seconds
 
     summed.begin()
-    wrapped = model.wrapped
     times: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(given["rounds"] + 2):
         for way in ways:
@@ -294,7 +292,7 @@ def measure(given: Result) -> Result:
     result: Result = {"seconds": {way: median(values) for way, values in times.items()}}
     if world.size == 1:
         optimizers = make_optimizers(model.model, OptimizerSettings(), "adamw", 1e-4)
-        step_gradients(model, [batch], targets)
+        step_gradients(alone, [batch], [targets])
         for optimizer in optimizers:
             optimizer.step()
         stops, wholes = [], []

@@ -22,6 +22,7 @@ LAYERS = {
     "data": "data",
     "reporting": "reporting",
     "model": "model",
+    "objectives": "objectives",
     "training, inference, scoring, vocabulary": "training inference scoring vocabulary",
     "evaluation": "evaluation",
     "run, probing, promises, serving, exporting": "run probing promises serving exporting",

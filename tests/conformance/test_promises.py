@@ -32,6 +32,7 @@ from unmask.errors import ConfigError, DataError
 from unmask.model import attention, base
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
+from unmask.objectives import mlm
 from unmask.progress import Progress
 from unmask.promises import case as conformance_case
 from unmask.promises import checks as conformance_checks
@@ -168,8 +169,8 @@ def model(checkpoint: Callable[[str], Path]) -> MaskedLM:
 def test_a_mean_over_each_micro_batch_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Trainer did to BERT: each micro-batch is divided by its own targets."""
 
-    def step(model: MaskedLM, parts: list[Any], targets: int) -> Any:
-        results = [loss.step_gradients(model, [part], len(part.target_ids)) for part in parts]
+    def step(summed: Any, parts: list[Any], counts: list[int]) -> Any:
+        results = [loss.step_gradients(summed, [part], [len(part.target_ids)]) for part in parts]
         return tuple(map(sum, zip(*results, strict=True)))
 
     monkeypatch.setattr(conformance_case, "step_gradients", step)
@@ -178,9 +179,9 @@ def test_a_mean_over_each_micro_batch_is_found(model: MaskedLM, monkeypatch: pyt
 
 def test_another_loss_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sum that is right for any split, and not what the model's users mean by the loss."""
-    real = loss.masked_cross_entropy
+    real = mlm.masked_cross_entropy
     monkeypatch.setattr(
-        loss, "masked_cross_entropy", lambda logits, labels, n: real(logits * 1.001, labels, n)
+        mlm, "masked_cross_entropy", lambda logits, labels, n: real(logits * 1.001, labels, n)
     )
     assert failing(model) == {"loss", "gradient"}
 
@@ -188,9 +189,9 @@ def test_another_loss_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch)
 def test_a_batch_without_targets_that_is_no_number_is_found(
     model: MaskedLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def step(model: MaskedLM, parts: list[Any], targets: int) -> Any:
-        found, correct = loss.step_gradients(model, parts, targets)
-        return found if targets else found / 0, correct
+    def step(summed: Any, parts: list[Any], counts: list[int]) -> Any:
+        found, correct = loss.step_gradients(summed, parts, counts)
+        return found if any(counts) else found / 0, correct
 
     monkeypatch.setattr(conformance_case, "step_gradients", step)
     assert failing(model) == {"no targets"}
@@ -331,15 +332,15 @@ def test_tolerances_follow_the_size_and_faults_are_still_found(
     checks = {check.name: check for check in conformance(model, processes=False)}
     assert [check for check in checks.values() if not check.passed] == []
     assert 1e-6 < checks["micro-batch gradient"].measured < checks["micro-batch gradient"].tolerance < 2e-5
-    real = loss.masked_cross_entropy
+    real = mlm.masked_cross_entropy
     with monkeypatch.context() as patch:
-        patch.setattr(loss, "masked_cross_entropy", lambda *args: tuple(x * 1.0001 for x in real(*args)))
+        patch.setattr(mlm, "masked_cross_entropy", lambda *args: tuple(x * 1.0001 for x in real(*args)))
         assert failing(model) >= {"loss", "gradient"}
     step = loss.step_gradients
     monkeypatch.setattr(
         conformance_case,
         "step_gradients",
-        lambda model, parts, n: step(model, parts, len(parts[0].target_ids)),
+        lambda summed, parts, counts: step(summed, parts, [len(parts[0].target_ids)]),
     )
     assert failing(model) >= {"micro-batch loss", "micro-batch gradient"}
 

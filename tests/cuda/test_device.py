@@ -132,7 +132,7 @@ def weights(model: MaskedLM) -> torch.Tensor:
 def gradient(model: MaskedLM, batches: list[Batch]) -> tuple[float, torch.Tensor]:
     """The loss of a step and its gradient, one vector on the CPU."""
     model.model.zero_grad(set_to_none=True)
-    loss, _ = step_gradients(model, batches, sum(len(batch.target_ids) for batch in batches))
+    loss, _ = step_gradients(GradientSum(model), batches, [sum(len(batch.target_ids) for batch in batches)])
     found = [w.grad if w.grad is not None else torch.zeros_like(w) for w in model.model.parameters()]
     return float(loss), torch.cat([part.reshape(-1).float().cpu() for part in found])
 
@@ -329,10 +329,10 @@ def little_memory(loop: Loop, plan: Any, most: int, monkeypatch: pytest.MonkeyPa
     if ON_CPU:
         whole = loop_module.step_gradients
 
-        def compute(model: MaskedLM, batches: list[Batch], targets: int, gradient_sum: GradientSum) -> Any:
+        def compute(summed: GradientSum, batches: list[Batch], counts: Any) -> Any:
             if max(batch.tokens for batch in batches) > 1.5 * most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return whole(model, batches, targets, gradient_sum)
+            return whole(summed, batches, counts)
 
         monkeypatch.setattr(loop_module, "step_gradients", compute)
         yield
@@ -341,7 +341,8 @@ def little_memory(loop: Loop, plan: Any, most: int, monkeypatch: pytest.MonkeyPa
     for tokens in (most, 2 * most):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        step_gradients(loop.model, loop._batches(plan.cursor, plan.sequences, 0.3, tokens), plan.targets)
+        batches = loop._split(plan.cursor, plan.sequences, 0.3, tokens, plan.objective)
+        step_gradients(loop.gradient_sum, batches, plan.counts)
         loop.model.model.zero_grad(set_to_none=True)
         peaks.append(torch.cuda.max_memory_reserved())
     assert peaks[1] > 1.2 * peaks[0]

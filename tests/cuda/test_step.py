@@ -14,6 +14,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from unmask.data.batches import Cursor
 from unmask.model.masked_lm import MaskedLM
+from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.training import loop as loop_module
 from unmask.training.loop import Loop
 from unmask.training.steps import StepPlan
@@ -49,7 +50,18 @@ def loop_on_meta(
         batches = [make_batch(model.vocabulary, LENGTHS, seed=seed) for seed in range(2)]
         targets = sum(len(batch.target_ids) for batch in batches)
         cursor = Cursor()
-        plan = StepPlan(batches, cursor, cursor, np.arange(9), 2 * sum(LENGTHS), 0.0, 0.3, 100, targets)
+        plan = StepPlan(
+            batches,
+            cursor,
+            cursor,
+            np.arange(9),
+            2 * sum(LENGTHS),
+            0.0,
+            0.3,
+            100,
+            (targets,),
+            MaskedLanguageModelling(),
+        )
         loop = loop_of(on_meta(model), shards, 200, optimizer)
         return loop, plan
 
@@ -79,7 +91,7 @@ def test_a_step_waits_for_nothing(
     loop, plan = loop_on_meta(architecture, optimizer)
     watch_kernel(monkeypatch, calls)
     result = loop.step(plan)
-    assert {tensor.device.type for tensor in (result.loss, result.correct, result.norm)} == {"meta"}
+    assert {tensor.device.type for tensor in (result.losses, result.correct, result.norm)} == {"meta"}
     assert calls == [sum(LENGTHS)] * 4
     state = [entry for one in loop.optimizers for entries in one.state.values() for entry in entries.values()]
     assert state
@@ -91,7 +103,7 @@ def test_a_step_of_padded_batches_waits_for_nothing(
     loop_on_meta: Callable[..., tuple[Loop, StepPlan]], architecture: str
 ) -> None:
     loop, plan = loop_on_meta(architecture)
-    assert loop.step(plan).loss.device.type == "meta"
+    assert loop.step(plan).losses.device.type == "meta"
 
 
 def read_loss(loss: torch.Tensor) -> float:

@@ -10,6 +10,7 @@ from torch import nn
 from unmask.model.cpu.norms import Bf16LayerNorm, use_bf16_norms
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
+from unmask.training.parallel import GradientSum
 
 Load = Callable[..., MaskedLM]
 
@@ -68,7 +69,7 @@ def test_gradients_stay_near_those_of_fp32(load: Load, make_batch: Any, architec
         halved = [module for module in model.model.modules() if isinstance(module, Bf16LayerNorm)]
         for module in halved:
             module.training = True
-        step_gradients(model, [batch], len(batch.target_ids))
+        step_gradients(GradientSum(model), [batch], [len(batch.target_ids)])
         found.append(torch.cat([w.grad.ravel() for w in model.model.parameters() if w.grad is not None]))
     half_error, whole_error = ((part - found[2]).norm() / found[2].norm() for part in found[:2])
     assert 0 < half_error < 0.02

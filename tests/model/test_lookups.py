@@ -12,6 +12,7 @@ from torch import nn
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.masked_lm import MaskedLM
 from unmask.training.loss import step_gradients
+from unmask.training.parallel import GradientSum
 
 Load = Callable[..., MaskedLM]
 Gradients = dict[str, torch.Tensor]
@@ -19,7 +20,7 @@ Gradients = dict[str, torch.Tensor]
 
 def gradients(model: MaskedLM, batches: list[Any]) -> Gradients:
     model.model.zero_grad(set_to_none=True)
-    step_gradients(model, batches, sum(len(batch.target_ids) for batch in batches))
+    step_gradients(GradientSum(model), batches, [sum(len(batch.target_ids) for batch in batches)])
     return {name: w.grad for name, w in model.model.named_parameters() if w.grad is not None}
 
 

@@ -97,7 +97,7 @@ class PackedWhole:
         self.asked, self.real = 0, attention.PackedLayout.of
 
     def __call__(
-        self, cu_seqlens: np.ndarray, device: torch.device, targets: torch.Tensor | None = None
+        self, cu_seqlens: np.ndarray, device: torch.device, targets: torch.Tensor | None = None, *_: bool
     ) -> attention.PackedLayout:
         self.asked += 1
         return self.real(cu_seqlens[[0, -1]], device, targets)

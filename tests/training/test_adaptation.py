@@ -40,6 +40,7 @@ from unmask.training.best_weights import Best, load_best, save_best
 from unmask.training.checkpoint import CheckpointWriter, save_checkpoint
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
+from unmask.training.parallel import GradientSum
 
 WORDS = "the river carried a letter before winter came an unripe telescope measured mountains".split()
 OTHERS = "her brother's violin sold two handwritten constitution boats while it rained in april".split()
@@ -252,8 +253,8 @@ def test_joined_batches_ask_what_each_asks(mixed: Callable[..., TrainingStream],
     parts = [
         stream.micro_batches(Cursor(), numbers[of], 0.3, 1)[0] for of in (numbers < count, numbers >= count)
     ]
-    losses = [float(step_gradients(model, [batch], 10)[0]) for batch in parts]
-    together, _ = step_gradients(model, [join(parts)], 10)
+    losses = [float(step_gradients(GradientSum(model), [batch], [10])[0]) for batch in parts]
+    together, _ = step_gradients(GradientSum(model), [join(parts)], [10])
     assert float(together) == pytest.approx(sum(losses), rel=1e-5)
 
 

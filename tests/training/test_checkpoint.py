@@ -33,6 +33,7 @@ from unmask.training.checkpoint import (
 )
 from unmask.training.loss import step_gradients
 from unmask.training.optimizers import make_optimizers
+from unmask.training.parallel import GradientSum
 
 WEIGHTS = "model-00001-of-00002.safetensors"
 OPTIMIZER = "model-00002-of-00002.safetensors"
@@ -55,7 +56,7 @@ class Trained:
 
     def step(self, seed: int) -> None:
         batch = self.make_batch(self.model.vocabulary, [9, 7, 7], seed=seed)
-        step_gradients(self.model, [batch], len(batch.target_ids))
+        step_gradients(GradientSum(self.model), [batch], [len(batch.target_ids)])
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

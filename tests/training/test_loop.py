@@ -98,13 +98,16 @@ def test_the_loss_of_a_row_is_the_mean_over_its_targets(make_loop: LoopMaker) ->
     """Two steps of different target counts: the mean of their losses would be another figure."""
     frozen = {"lr_factor": lambda progress, end: 0.0, "log_every": 2}
     loop = make_loop(Length(steps=2), **frozen)
-    results = [loop.step(plan) for plan in (loop.plan(Cursor(), 0), loop.plan(Cursor(0, 9), 1)) if plan]
+    first = loop.plan(Cursor(), 0)
+    assert first is not None
+    plans = [plan for plan in (first, loop.plan(first.following, 1)) if plan]
+    results = [loop.step(plan) for plan in plans]
     steps = iter(results)
     loop.step = lambda plan: next(steps)  # type: ignore[method-assign]
     loop.run()
-    counts = [result.targets for result in results]
+    counts = [plan.counts[0] for plan in plans]
     assert counts[0] != counts[1]
-    wanted = sum(float(r.loss) * r.targets for r in results) / sum(counts)
+    wanted = sum(float(r.losses) * count for r, count in zip(results, counts, strict=True)) / sum(counts)
     (row,) = loop.rows  # type: ignore[attr-defined]
     assert row["loss"] == pytest.approx(wanted, rel=1e-9)
 
@@ -326,12 +329,12 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception
     """Let micro-batches of more tokens than `most` fail, after the gradient of those before them."""
     whole = loop_module.step_gradients
 
-    def compute(model: MaskedLM, batches: list[Any], targets: int, gradient_sum: GradientSum) -> Any:
+    def compute(summed: GradientSum, batches: list[Any], counts: Any) -> Any:
         for number, batch in enumerate(batches):
             if batch.tokens > most:
-                whole(model, batches[:number], targets, gradient_sum)
+                whole(summed, batches[:number], counts)
                 raise error
-        return whole(model, batches, targets, gradient_sum)
+        return whole(summed, batches, counts)
 
     monkeypatch.setattr(loop_module, "step_gradients", compute)
 

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.model.masked_lm import MaskedLM
-from unmask.training.loss import masked_cross_entropy, step_gradients
+from unmask.objectives.cross_entropy import masked_cross_entropy
+from unmask.training.loss import step_gradients
+from unmask.training.parallel import GradientSum
 
 
 def logits_of(
@@ -118,13 +120,13 @@ def test_a_step_is_the_mean_over_all_its_targets(
         make_batch(model.vocabulary, [9, 9], rate=0.0, seed=3),
     ]
     count = sum(len(batch.target_ids) for batch in batches)
-    loss, correct = step_gradients(model, batches, count)
+    loss, correct = step_gradients(GradientSum(model), batches, [count])
     found = gradients(model)
     logits = torch.cat([model.target_logits(batch) for batch in batches])
     labels = torch.cat([torch.from_numpy(batch.target_ids) for batch in batches])
     wanted = F.cross_entropy(logits, labels)
     wanted.backward()
-    torch.testing.assert_close(loss, wanted.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss, wanted.detach()[None], rtol=1e-6, atol=0)
     torch.testing.assert_close(found, gradients(model), rtol=1e-4, atol=1e-7)
     assert int(correct) == int((logits.argmax(-1) == labels).sum())
 
@@ -132,10 +134,10 @@ def test_a_step_is_the_mean_over_all_its_targets(
 def test_a_step_adds_to_the_gradient_that_is_there(load: Callable[..., MaskedLM], make_batch: Any) -> None:
     model = load("bert")
     batch = make_batch(model.vocabulary, [20, 10])
-    step_gradients(model, [batch], 10)
+    step_gradients(GradientSum(model), [batch], [10])
     once = gradients(model)
     for _ in range(2):
-        step_gradients(model, [batch], 10)
+        step_gradients(GradientSum(model), [batch], [10])
     torch.testing.assert_close(gradients(model), 2 * once)
 
 
@@ -143,6 +145,6 @@ def test_a_step_without_targets_is_zero_and_no_number_is_lost(
     load: Callable[..., MaskedLM], make_batch: Any
 ) -> None:
     model = load("bert")
-    loss, correct = step_gradients(model, [make_batch(model.vocabulary, [9], rate=0.0)], 0)
+    loss, correct = step_gradients(GradientSum(model), [make_batch(model.vocabulary, [9], rate=0.0)], [0])
     assert (float(loss), int(correct)) == (0.0, 0)
     assert all(weight.grad is None for weight in model.model.parameters())

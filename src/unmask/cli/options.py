@@ -19,6 +19,7 @@ Documents = Literal["auto", "file", "block", "line"]
 Markup = Literal["keep", "strip"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
+Objective = Literal["mlm"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Parallel = Literal["auto", "ddp", "fsdp"]
@@ -200,6 +201,10 @@ DryRun = Annotated[
 ]
 
 # Training.
+ObjectiveOption = Annotated[
+    Objective | None,
+    training("--objective", show_default="mlm", help="What is learned: see docs/objectives.md."),
+]
 RecipeOption = Annotated[
     Recipe | None,
     training("--recipe", show_default="auto", help="Defaults for adapting a checkpoint, or for training from scratch."),

@@ -71,6 +71,7 @@ def train(
     resume: options.Resume = False,
     checkpoint: options.CheckpointToResume = None,
     dry_run: options.DryRun = False,
+    objective: options.ObjectiveOption = None,
     recipe: options.RecipeOption = None,
     learning_rate: options.LearningRate = None,
     batch_tokens: options.BatchTokens = None,

@@ -29,6 +29,7 @@ OPTIONS = {
     "max_steps": "train.max_steps",
     "epochs": "train.epochs",
     "minutes": "train.minutes",
+    "objective": "train.objective",
     "recipe": "train.recipe",
     "batch_tokens": "train.batch_tokens",
     "learning_rate": "train.optimizer.learning_rate",

@@ -203,6 +203,8 @@ class ScheduleSettings(Settings):
 class TrainSettings(Settings):
     """One training run."""
 
+    objective: Literal["mlm"] = "mlm"
+    """What is learned: ``mlm``, masked language modelling."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many optimizer steps."""
     epochs: float | None = Field(None, gt=0)

@@ -6,7 +6,7 @@ The batch of a step depends on the cursor alone; it is split over processes and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from unmask.data.corpus import Corpus, token_counts
 from unmask.data.document_set import DocumentSet, slices
 from unmask.data.masking.mask import mask
 from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
-from unmask.data.masking.units import plan_of
+from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.order import ORDER, Order
 from unmask.data.packing import (
     Packed,
@@ -32,6 +32,8 @@ from unmask.errors import DataError, plural
 
 _COUNTED = 20_000_000
 
+Arrays = Mapping[str, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -44,6 +46,9 @@ class Batch:
         target_index: ``int64 [M]``, positions of the targets.
         target_ids: ``int64 [M]``, their original ids.
         sequence_ids: ``int64 [N]``, numbers of the sequences, for error messages.
+        of_tokens: more arrays of an objective by name, ``[T]`` each; ``token_type_ids`` are handed to the model.
+        of_sequences: the same, ``[N]`` each.
+        of_targets: the same, ``[M]`` each.
     """
 
     input_ids: np.ndarray
@@ -52,6 +57,9 @@ class Batch:
     target_index: np.ndarray
     target_ids: np.ndarray
     sequence_ids: np.ndarray
+    of_tokens: Arrays = field(default_factory=dict)
+    of_sequences: Arrays = field(default_factory=dict)
+    of_targets: Arrays = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -60,6 +68,29 @@ class Batch:
 
 _NONE = np.zeros(0, dtype=np.int64)
 _EMPTY = Batch(_NONE, _NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE, _NONE)
+
+MakeBatch = Callable[[Packed, MaskingPlan, MaskKey, float], Batch]
+"""From packed sequences, how they are masked, a key of random bits and a mask rate to a batch, whose ``sequence_ids`` are
+filled in by its source: a pure function of these, sequence by sequence, so that no draw depends on what shares a batch."""
+
+
+def masked_batch(packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
+    """Mask packed sequences, which makes the batch of masked language modelling."""
+    return batch_of(packed, *mask(packed, plan.vocabulary, plan, key, rate))
+
+
+def unmasked_batch(input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Batch:
+    """Return sequences, end to end in descending order of length, as a batch without targets."""
+    numbers = np.arange(len(cu_seqlens) - 1)
+    return Batch(input_ids, frame_positions(cu_seqlens), cu_seqlens.astype(np.int32), _NONE, _NONE, numbers)
+
+
+def batch_of(
+    packed: Packed, input_ids: np.ndarray, target_index: np.ndarray, target_ids: np.ndarray
+) -> Batch:
+    """Return packed sequences as a batch with other ``input_ids`` and its targets."""
+    cu_seqlens = packed.cu_seqlens.astype(np.int32)
+    return Batch(input_ids, frame_positions(packed.cu_seqlens), cu_seqlens, target_index, target_ids, _NONE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +128,7 @@ class TextSource:
         corpus: the tokenised documents.
         documents: those to use, or their ``int64`` numbers in ascending order; by default all.
         vocabulary: of the tokenizer that made the corpus.
-        masking: masking settings.
+        masking: masking settings, or their plan.
         max_length: most tokens of a sequence, special tokens included.
         overlap: text tokens that consecutive sequences of a document share.
 
@@ -111,13 +142,14 @@ class TextSource:
         corpus: Corpus,
         documents: DocumentSet | np.ndarray | None,
         vocabulary: Vocabulary,
-        masking: MaskingSettings,
+        masking: MaskingSettings | MaskingPlan,
         max_length: int,
         overlap: int = 0,
     ) -> None:
-        self.corpus, self.vocabulary, self.masking = corpus, vocabulary, masking
+        self.corpus, self.vocabulary = corpus, vocabulary
         self.documents = DocumentSet.of(documents, len(corpus))
-        self.plan = plan_of(vocabulary, masking)
+        self.plan = masking if isinstance(masking, MaskingPlan) else plan_of(vocabulary, masking)
+        self.masking = self.plan.settings
         split = SequenceSplit(max_length - vocabulary.overhead, overlap)
         self.sequences = Sequences(corpus.lengths, split, self.documents)
         self._first: tuple[int | None, np.ndarray] | None = None
@@ -126,8 +158,13 @@ class TextSource:
                 "there is no text to make batches from: every document is empty", path=corpus.folder
             )
 
-    def pack(self, numbers: np.ndarray) -> Packed:
-        """Concatenate ``int64 [N]`` sequences with their special tokens."""
+    def pack(self, numbers: np.ndarray, key: MaskKey = EVALUATION_KEY) -> Packed:
+        """Concatenate ``int64 [N]`` sequences with their special tokens.
+
+        Args:
+            numbers: of the sequences.
+            key: of the draws of a source whose sequences are drawn; those of documents are not.
+        """
         documents, start, body = self.sequences.find(numbers)
         prefix, suffix = self.vocabulary.prefix, self.vocabulary.suffix
         cu_seqlens = np.zeros(len(numbers) + 1, dtype=np.int64)
@@ -139,18 +176,18 @@ class TextSource:
             input_ids[cu_seqlens[1:] - len(suffix) + place] = token
         return Packed(input_ids, cu_seqlens, self.corpus.keys[documents], start - len(prefix))
 
-    def batch(self, numbers: np.ndarray, key: MaskKey, rate: float, *, hidden: bool = False) -> Batch:
-        """Make the masked batch of ``int64 [N]`` sequences; ``hidden`` replaces every target by the mask token."""
-        packed = self.pack(numbers)
-        masked = mask(packed, self.vocabulary, self.plan.hidden if hidden else self.plan, key, rate)
-        return Batch(
-            masked.input_ids,
-            frame_positions(packed.cu_seqlens),
-            packed.cu_seqlens.astype(np.int32),
-            masked.target_index,
-            masked.target_ids,
-            numbers,
-        )
+    def batch(
+        self,
+        numbers: np.ndarray,
+        key: MaskKey,
+        rate: float,
+        *,
+        hidden: bool = False,
+        make: MakeBatch = masked_batch,
+    ) -> Batch:
+        """Make the batch of ``int64 [N]`` sequences; ``hidden`` replaces every target by the mask token."""
+        plan = self.plan.hidden if hidden else self.plan
+        return replace(make(self.pack(numbers, key), plan, key, rate), sequence_ids=numbers)
 
     def by_length(self, numbers: np.ndarray) -> np.ndarray:
         """Return the numbers, longest sequence first, ties by number."""
@@ -182,7 +219,7 @@ class TextSource:
         """Return some of its documents, in the same sequences."""
         split = self.sequences.split
         length = split.body + self.vocabulary.overhead
-        return TextSource(self.corpus, documents, self.vocabulary, self.masking, length, split.overlap)
+        return TextSource(self.corpus, documents, self.vocabulary, self.plan, length, split.overlap)
 
     def has_targets(self, most: int) -> bool:
         """Return whether an evaluation on ``most`` tokens has a target: a text of a few words may have none."""
@@ -207,7 +244,14 @@ class TextSource:
         )
 
     def evaluation_batches(
-        self, budget: int, most: int | None = None, *, hidden: bool = True, rank: int = 0, world: int = 1
+        self,
+        budget: int,
+        most: int | None = None,
+        *,
+        hidden: bool = True,
+        rank: int = 0,
+        world: int = 1,
+        make: MakeBatch = masked_batch,
     ) -> Iterator[Batch]:
         """Yield batches with fixed masks, of at most ``most`` tokens in all.
 
@@ -219,13 +263,14 @@ class TextSource:
             hidden: replace every target by the mask token; otherwise the same targets are replaced as in training.
             rank, world: yield the share of one of several processes, to which the batches are dealt in turn. Each has as
                 many, so the last may be empty.
+            make: makes a batch of packed sequences.
         """
         if self._first is None or self._first[0] != most:
             self._first = most, self._by_hash(most)
         numbers = self.by_length(self._first[1])
         parts = list(split_by_tokens(self.sizes(numbers), budget))
         for part in parts[rank::world]:
-            yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate, hidden=hidden)
+            yield self.batch(numbers[part], EVALUATION_KEY, self.masking.rate, hidden=hidden, make=make)
         if rank >= len(parts) % world > 0:
             yield _EMPTY
 
@@ -324,18 +369,27 @@ class TrainingStream:
         return found
 
     def micro_batches(
-        self, cursor: Cursor, numbers: np.ndarray, rate: float, parts: int, rank: int = 0, world: int = 1
+        self,
+        cursor: Cursor,
+        numbers: np.ndarray,
+        rate: float,
+        parts: int,
+        rank: int = 0,
+        world: int = 1,
+        make: MakeBatch = masked_batch,
     ) -> list[Batch]:
         """Return the micro-batches of this process, of about equal numbers of tokens.
 
         One process has at most ``parts``; of several, which do about the same work, each has exactly so many, and some
-        may have no sequences, since all take part in every message.
+        may have no sequences, since all take part in every message. ``make`` makes a batch of packed sequences.
         """
         if world > 1:
             numbers = numbers[deal(self.sizes(numbers), world)[rank]]
         slices = split_evenly(self.sizes(numbers), parts)
         return [
-            self._batch(cursor, numbers[part], rate) for part in slices if world > 1 or part.stop > part.start
+            self._batch(cursor, numbers[part], rate, make)
+            for part in slices
+            if world > 1 or part.stop > part.start
         ]
 
     def parts(self, numbers: np.ndarray, most: int, world: int = 1) -> int:
@@ -344,13 +398,13 @@ class TrainingStream:
         tokens = max(int(sizes[hand].sum()) for hand in deal(sizes, world)) if world > 1 else int(sizes.sum())
         return max(1, -(-tokens // most))
 
-    def _batch(self, cursor: Cursor, numbers: np.ndarray, rate: float) -> Batch:
+    def _batch(self, cursor: Cursor, numbers: np.ndarray, rate: float, make: MakeBatch) -> Batch:
         if not len(numbers):
             return _EMPTY
         batches = []
         for source, here, own in self._parts(numbers):
             epoch = cursor.epoch if source is self.source else cursor.replay_epoch
-            batch = source.batch(own, MaskKey(self.seed, epoch), rate)
+            batch = source.batch(own, MaskKey(self.seed, epoch), rate, make=make)
             batches.append(replace(batch, sequence_ids=numbers[here]))
         return batches[0] if len(batches) == 1 else join(batches)
 
@@ -376,16 +430,29 @@ def join(batches: Sequence[Batch]) -> Batch:
     begins = np.cumsum(lengths) - lengths
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths[order])])
     index = np.repeat(begins[order] - cu_seqlens[:-1], lengths[order]) + np.arange(cu_seqlens[-1])
-    labels = [np.full(batch.tokens, -1) for batch in batches]
-    for label, batch in zip(labels, batches, strict=True):
-        label[batch.target_index] = batch.target_ids
-    moved = np.concatenate(labels)[index]
+    # Which target a token is, of all of them, or -1.
+    which, before = np.full(len(index), -1), 0
+    for batch, first in zip(batches, np.cumsum([0, *(batch.tokens for batch in batches)]), strict=False):
+        which[batch.target_index + first] = before + np.arange(len(batch.target_ids))
+        before += len(batch.target_ids)
+    moved = which[index]
     targets = np.flatnonzero(moved >= 0)
+
+    def joined(name: str, order: np.ndarray) -> np.ndarray:
+        return np.concatenate([getattr(batch, name) for batch in batches])[order]
+
+    def all_joined(name: str, order: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = [getattr(batch, name) for batch in batches]
+        return {key: np.concatenate([each[key] for each in arrays])[order] for key in arrays[0]}
+
     return Batch(
-        np.concatenate([batch.input_ids for batch in batches])[index],
-        np.concatenate([batch.position_ids for batch in batches])[index],
+        joined("input_ids", index),
+        joined("position_ids", index),
         cu_seqlens.astype(np.int32),
         targets,
-        moved[targets],
-        np.concatenate([batch.sequence_ids for batch in batches])[order],
+        joined("target_ids", moved[targets]),
+        joined("sequence_ids", order),
+        all_joined("of_tokens", index),
+        all_joined("of_sequences", order),
+        all_joined("of_targets", moved[targets]),
     )

@@ -145,15 +145,19 @@ class PackedLayout:
         groups: ``(first token, sequences, length of each)`` of neighbours of equal length, in row order.
         longest: length of the longest sequence, or somewhat more.
         targets: ``int64 [M]``, the places that the last layer is to compute; without them it computes all.
+        causal: a token sees itself and those before it in its sequence, and none behind.
     """
 
     cu_seqlens: Tensor
     groups: tuple[tuple[int, int, int], ...]
     longest: int
     targets: Tensor | None = None
+    causal: bool = False
 
     @staticmethod
-    def of(cu_seqlens: np.ndarray, device: torch.device, targets: Tensor | None = None) -> PackedLayout:
+    def of(
+        cu_seqlens: np.ndarray, device: torch.device, targets: Tensor | None = None, causal: bool = False
+    ) -> PackedLayout:
         """Make the layout of sequences that begin at ``int [N + 1]`` places."""
         lengths = np.diff(cu_seqlens)
         turns = np.flatnonzero(np.diff(lengths)) + 1
@@ -168,7 +172,7 @@ class PackedLayout:
             spare = round_up(len(lengths), _SEQUENCE_STEPS) - len(lengths)
             begins = np.concatenate([begins, np.full(spare, begins[-1])])
             longest = max(_LEAST_BOUND, round_up(longest, 1))
-        return PackedLayout(on_device(begins, device), groups, longest, targets)
+        return PackedLayout(on_device(begins, device), groups, longest, targets, causal)
 
     @cached_property
     def runs(self) -> list[int]:
@@ -249,7 +253,7 @@ def packed_attention(
     key, value = _repeat_heads(query, key, value)
     windowed = sliding_window is not None and layout.longest > sliding_window
     if len(layout.groups) == 1 and not dropout and not windowed and not torch.is_grad_enabled():
-        return _of_one_length(query, key, value, layout.groups[0], scaling), None
+        return _of_one_length(query, key, value, layout, scaling), None
     if query.device.type == "cpu" and not dropout and not windowed and layout.longest <= _LONGEST_STACK:
         return _StackedProducts.apply(query, key, value, layout, scaling), None
     return _by_groups(query, key, value, layout, scaling, dropout, sliding_window), None
@@ -289,27 +293,27 @@ def _by_kernel(
         query, key, value = (F.pad(tensor, (0, spare)) for tensor in (query, key, value))
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     ends, longest = layout.cu_seqlens, layout.longest
-    out = varlen_attn(
-        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(side, side), **shared
-    )
+    sides = (side, 0 if layout.causal else side)
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=sides, **shared)
     assert isinstance(out, Tensor)
     return (out.narrow(-1, 0, size) if spare else out).unsqueeze(0)
 
 
-def _of_one_length(
-    query: Tensor, key: Tensor, value: Tensor, group: tuple[int, int, int], scaling: float
-) -> Tensor:
+def _of_one_length(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float) -> Tensor:
     """Attend where all sequences have one length, without a gradient and with nothing copied beforehand."""
-    _, count, length = group
+    _, count, length = layout.groups[0]
     if count == 1:
         q, k, v = query[0], key[0], value[0]
     else:
         parts = (part[0].transpose(0, 1).unflatten(0, (count, length)) for part in (query, key, value))
         q, k, v = (part.transpose(1, 2) for part in parts)
     if length <= _SHORT and q.device.type == "cpu":
-        out = (q @ k.mT).mul_(scaling).softmax(-1) @ v
+        scores = (q @ k.mT).mul_(scaling)
+        if layout.causal:
+            scores.masked_fill_(_later(length), -torch.inf)
+        out = scores.softmax(-1) @ v
     else:
-        out = F.scaled_dot_product_attention(q, k, v, scale=scaling)
+        out = F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=layout.causal)
     if count > 1:
         out = out.transpose(1, 2).flatten(0, 1)
         return out.unsqueeze(0)
@@ -330,16 +334,28 @@ def _by_groups(
     outs = []
     for (_, count, length), *parts in zip(layout.groups, *rows, strict=True):
         q, k, v = (part.reshape(count, length, *part.shape[1:]).transpose(1, 2) for part in parts)
-        bias = None if window is None or length <= window else _band(length, window, query.device)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
+        bias = None
+        if window is not None and length > window:
+            bias = _band(length, window, layout.causal, query.device)
+        causal = layout.causal and bias is None
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=scaling
+        )
         outs.append(out.transpose(1, 2).reshape(count * length, *out.shape[1::2]))
     return torch.cat(outs).unsqueeze(0)
 
 
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """Return ``bool [length, length]``: which tokens are nearer than the window."""
+def _band(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
+    """Return ``bool [length, length]``: which tokens are nearer than the window, and not behind where it is causal."""
     place = torch.arange(length, device=device)
-    return (place[:, None] - place[None, :]).abs() < window
+    back = place[:, None] - place[None, :]
+    near = back.abs() < window
+    return near & (back >= 0) if causal else near
+
+
+def _later(length: int) -> Tensor:
+    """Return ``bool [length, length]``: which tokens come after a token."""
+    return torch.ones(length, length, dtype=torch.bool).triu_(1)
 
 
 class _StackedProducts(torch.autograd.Function):
@@ -360,7 +376,10 @@ class _StackedProducts(torch.autograd.Function):
         for stack in layout.stacks:
             # The query is scaled, and not the scores, which are more.
             q, k, v = (stack.take(row, scale) for row, scale in zip(rows, (scaling, 1.0, 1.0), strict=True))
-            weights = stack.close(torch.bmm(q, k.mT)).softmax(-1)
+            scores = stack.close(torch.bmm(q, k.mT))
+            if layout.causal:
+                scores.masked_fill_(_later(stack.width), -torch.inf)
+            weights = scores.softmax(-1)
             stack.put(out, torch.bmm(weights, v))
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unmask.data.batches import Batch
-from unmask.data.packing import frame_positions
+from unmask.data.batches import Batch, unmasked_batch
 from unmask.data.tokenizer_files import check_size
 from unmask.errors import ConfigError
 from unmask.model.attention import NAME, PackedLayout, on_device, register
@@ -32,6 +31,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_ATTACHED = "objective"
+"""Name of the modules of an objective in the model that they are trained with."""
+
+
 class MaskedLM(LanguageModel):
     """A model of transformers, its tokenizer, and how to run batches through it.
 
@@ -47,7 +50,6 @@ class MaskedLM(LanguageModel):
         head: the first module after the encoder.
         short_last_layer: whether the last layer is computed at the targets alone.
         computes_on: the device, where it is not that of the weights.
-        wrapped: what is called in place of the model where gradients are wanted, if anything.
         compiled: whether its layers are compiled for training.
         verified: whether :func:`unmask.model.verify.verify` has passed it.
 
@@ -62,7 +64,6 @@ class MaskedLM(LanguageModel):
         require_encoder(model, type(model).__name__)
         super().__init__(tokenizer)
         self.model, self.autocast, self.verified, self.compiled = model, False, False, False
-        self.wrapped: nn.Module | None = None
         self.computes_on: torch.device | None = None
         if self.device.type == "cpu":
             disable_malloc_trim()
@@ -130,10 +131,51 @@ class MaskedLM(LanguageModel):
                 batch = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
             return self._packed_logits(batch)
 
+    def encode(self, batch: Batch, *, causal: bool = False) -> Tensor:
+        """Run the encoder on a batch, with a gradient where one is wanted.
+
+        Args:
+            batch: packed; its targets are not looked at.
+            causal: a token sees itself and those before it in its sequence; a model that packs alone can do that.
+
+        Returns:
+            ``[T, H]`` output of the last layer at every token, for :meth:`predict` and for heads of an objective.
+        """
+        if not self.packed:
+            if causal:
+                raise ConfigError(f"{self.architecture} cannot pack, so its attention cannot be made causal")
+            return self.hidden_states(batch.input_ids, batch.cu_seqlens)
+        with self.precision():
+            filled = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
+            found: list[Tensor] = []
+            hook = self.encoder.register_forward_hook(lambda _, __, output: found.append(output[0]))
+            # The whole model is called, since FSDP gathers its weights there; the head sees one token.
+            self._gate.index = torch.zeros(1, dtype=torch.int64, device=self.device)
+            try:
+                self.model(**self._row(filled, causal=causal))
+            finally:
+                self._gate.index = None
+                hook.remove()
+            return found[0][0, : batch.tokens]
+
+    def predict(self, states: Tensor) -> Tensor:
+        """Return the ``[M, V]`` logits of the LM head at ``[M, H]`` of the states of :meth:`encode`."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        forward = self.encoder.forward
+        self.encoder.forward = lambda *_, **__: BaseModelOutput(last_hidden_state=states[None])
+        try:
+            with self.precision():
+                ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
+                logits: Tensor = self.model(input_ids=ids).logits
+        finally:
+            self.encoder.forward = forward
+        return logits.reshape(-1, logits.shape[-1])
+
     def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
         with self.precision():
             if self.packed:
-                row = self._row(input_ids, frame_positions(cu_seqlens), cu_seqlens.astype(np.int32))
+                row = self._row(unmasked_batch(input_ids, cu_seqlens))
                 packed: Tensor = self.encoder(**row).last_hidden_state[0]
                 return packed
             parts = []
@@ -150,9 +192,19 @@ class MaskedLM(LanguageModel):
             logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
         return logits
 
+    def attach(self, **modules: nn.Module) -> None:
+        """Train modules of an objective with the model, such as a sentence head.
+
+        They are moved to its device, are part of its checkpoints, and are trained by its optimizers; :meth:`plain` leaves
+        them out.
+        """
+        self.model.add_module(_ATTACHED, nn.ModuleDict(modules).to(self.device))
+
     @property
-    def _called(self) -> nn.Module:
-        return self.model if self.wrapped is None or not torch.is_grad_enabled() else self.wrapped
+    def attached(self) -> nn.ModuleDict:
+        """The modules of :meth:`attach` by their names."""
+        found = getattr(self.model, _ATTACHED, None)
+        return found if isinstance(found, nn.ModuleDict) else nn.ModuleDict()
 
     def before_each_pass(self, check: Callable[[], None]) -> None:
         self.encoder.register_forward_pre_hook(lambda *_: check())
@@ -236,10 +288,13 @@ class MaskedLM(LanguageModel):
         """The bare transformers model with its own attention, as its users would call it."""
         attention = str(self.model.config._attn_implementation)
         self.model.set_attn_implementation(self._own_attention)
+        attached = self.model._modules.pop(_ATTACHED, None)
         try:
             yield self.model
         finally:
             self.model.set_attn_implementation(attention)
+            if attached is not None:
+                self.model.add_module(_ATTACHED, attached)
 
     def _check_vocabulary(self) -> None:
         rows = len(self.model.get_input_embeddings().weight)  # type: ignore[arg-type]
@@ -252,40 +307,30 @@ class MaskedLM(LanguageModel):
 
     def _packed_logits(self, batch: Batch) -> Tensor:
         index = self._tensor(batch.target_index)
-        row = batch.input_ids, batch.position_ids, batch.cu_seqlens
         if self.short_last_layer:
-            return self._run_packed(*row, index)
+            return self._run_packed(batch, index)
         self._gate.index = index
         try:
-            return self._run_packed(*row)
+            return self._run_packed(batch)
         finally:
             self._gate.index = None
 
-    def _run_packed(
-        self,
-        input_ids: np.ndarray,
-        position_ids: np.ndarray,
-        cu_seqlens: np.ndarray,
-        targets: Tensor | None = None,
-    ) -> Tensor:
+    def _run_packed(self, batch: Batch, targets: Tensor | None = None) -> Tensor:
         """Return the logits of all rows, or of ``int64 [M]`` targets where the last layer is short."""
-        logits: Tensor = self._called(**self._row(input_ids, position_ids, cu_seqlens, targets)).logits
+        logits: Tensor = self.model(**self._row(batch, targets)).logits
         return logits.reshape(-1, logits.shape[-1])
 
-    def _row(
-        self,
-        input_ids: np.ndarray,
-        position_ids: np.ndarray,
-        cu_seqlens: np.ndarray,
-        targets: Tensor | None = None,
-    ) -> dict[str, Any]:
+    def _row(self, batch: Batch, targets: Tensor | None = None, *, causal: bool = False) -> dict[str, Any]:
         """Return what the model or its encoder is called with for a packed row."""
-        ids = self._tensor(input_ids).unsqueeze(0)
-        extra: dict[str, Any] = {"layout": PackedLayout.of(cu_seqlens, self.device, targets)}
+        ids = self._tensor(batch.input_ids).unsqueeze(0)
+        extra: dict[str, Any] = {"layout": PackedLayout.of(batch.cu_seqlens, self.device, targets, causal)}
         if "position_ids" in self._parameters:
-            extra["position_ids"] = self._tensor(position_ids).unsqueeze(0) + self._offset
+            extra["position_ids"] = self._tensor(batch.position_ids).unsqueeze(0) + self._offset
         if "token_type_ids" in self._parameters:
-            extra["token_type_ids"] = torch.zeros_like(ids)
+            types = batch.of_tokens.get("token_type_ids")
+            extra["token_type_ids"] = (
+                torch.zeros_like(ids) if types is None else self._tensor(types).unsqueeze(0)
+            )
         return {"input_ids": ids, **extra}
 
     # Trials
@@ -333,7 +378,7 @@ class MaskedLM(LanguageModel):
         index = torch.tensor([1, 2, batch.tokens - 1], device=self.device)
 
         def run(targets: Tensor | None = None) -> Tensor:
-            return self._run_packed(batch.input_ids, batch.position_ids, batch.cu_seqlens, targets)
+            return self._run_packed(batch, targets)
 
         wanted = run()[index]
         return shorten_last_layer(self.model, run, lambda: close(run(index), wanted))
@@ -396,7 +441,7 @@ class MaskedLM(LanguageModel):
         inputs, real = self.padded(input_ids, lengths)
         self._gate.index = self._tensor(np.flatnonzero(real)[targets])
         try:
-            logits: Tensor = self._called(**inputs).logits
+            logits: Tensor = self.model(**inputs).logits
             return logits.reshape(-1, logits.shape[-1])
         finally:
             self._gate.index = None

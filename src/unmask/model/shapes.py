@@ -37,7 +37,8 @@ def pad_to_round_size(batch: Batch, token: int, *, compiled: bool = False) -> Ba
         compiled: whether layers are compiled for the number of targets.
 
     Returns:
-        A batch of less than 1/64 more tokens and less than 1/16 more targets, or 1/4 where layers are compiled.
+        A batch of less than 1/64 more tokens and less than 1/16 more targets, or 1/4 where layers are compiled. What an
+        objective adds to sequences and to targets stays as it is.
     """
     tokens, targets = batch.tokens, len(batch.target_index)
     more = round_up(tokens, _TOKEN_STEPS) - tokens
@@ -46,6 +47,7 @@ def pad_to_round_size(batch: Batch, token: int, *, compiled: bool = False) -> Ba
         return batch
     longest = int(np.diff(batch.cu_seqlens).max())
     ends = tokens + np.minimum(np.arange(longest, more + longest, longest), more)
+    of_tokens = {name: _with_zeros(array, more) for name, array in batch.of_tokens.items()}
     return replace(
         batch,
         input_ids=np.concatenate([batch.input_ids, np.full(more, token)]),
@@ -53,4 +55,9 @@ def pad_to_round_size(batch: Batch, token: int, *, compiled: bool = False) -> Ba
         position_ids=np.concatenate([batch.position_ids, np.zeros(more, dtype=batch.position_ids.dtype)]),
         cu_seqlens=np.concatenate([batch.cu_seqlens, ends.astype(batch.cu_seqlens.dtype)]),
         target_index=np.concatenate([batch.target_index, np.full(spare, tokens + more - 1)]),
+        of_tokens=of_tokens,
     )
+
+
+def _with_zeros(array: np.ndarray, more: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros(more, dtype=array.dtype)])

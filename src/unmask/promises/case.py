@@ -128,7 +128,8 @@ class Case:
         """Compute a step by unmask."""
         batches = list(batches)
         self.model.model.zero_grad(set_to_none=True)
-        loss, _ = step_gradients(self.model, batches, sum(len(batch.target_ids) for batch in batches))
+        targets = sum(len(batch.target_ids) for batch in batches)
+        loss, _ = step_gradients(GradientSum(self.model), batches, [targets])
         return Step(float(loss), flat_gradient(self.model))
 
     def transformers_step(self, parts: Iterable[np.ndarray]) -> Step:
@@ -313,7 +314,7 @@ def share_step(folder: str) -> None:
     targets = world.sum_(torch.tensor(sum(len(batch.target_ids) for batch in batches)))
     gradient_sum = GradientSum(model, world)
     gradient_sum.begin()
-    loss, _ = step_gradients(model, batches, int(targets), gradient_sum)
+    loss, _ = step_gradients(gradient_sum, batches, [int(targets)])
     world.sum_(loss)
     if world.is_main:
         np.save(root / "gradient.npy", flat_gradient(model).numpy())

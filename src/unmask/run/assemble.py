@@ -112,6 +112,7 @@ def make_loop(config: RunConfig, recipe: Recipe, components: RunComponents, stre
         staged_start=_staged_start(config, recipe, components),
         skip_spikes=settings.skip_spikes,
         seed=settings.seed,
+        objective=components.objective,
     )
 
 

@@ -47,7 +47,7 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
     """
     train, masking = config.train, config.masking
     return {
-        "objective": "masked language modelling",
+        "objective": components.objective.title,
         "mask_rate": masking.rate,
         "initial_mask_rate": masking.initial_rate,
         "strategy": masking.strategy,
@@ -133,10 +133,11 @@ def _length(choices: Mapping[str, Any]) -> str:
     )
 
 
-def masked_excerpt(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the beginning of a batch as the model sees it, the original behind each target: ``[MASK](river)``."""
+def masked_excerpt(batch: Batch, tokenizer: PreTrainedTokenizerBase, *, originals: bool = True) -> str:
+    """Return the beginning of a batch as the model sees it, ``originals`` behind the targets: ``[MASK](river)``."""
     ids = batch.input_ids[: int(batch.cu_seqlens[1])].tolist()
-    targets = dict(zip(batch.target_index.tolist(), batch.target_ids.tolist(), strict=True))
+    pairs = zip(batch.target_index.tolist(), batch.target_ids.tolist(), strict=True)
+    targets = dict(pairs) if originals else {}
     pieces = (_decoded if '"ByteLevel"' in tokenizer.backend_tokenizer.to_str() else _spelled)(
         ids, targets, tokenizer
     )

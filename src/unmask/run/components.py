@@ -37,6 +37,9 @@ from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.model.verify import verify
+from unmask.objectives.choose import objective_of
+from unmask.objectives.mlm import MaskedLanguageModelling
+from unmask.objectives.objective import Objective
 from unmask.progress import Progress
 from unmask.run_folder import ADDED_WORDS, HELDOUT_SHARDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
@@ -85,6 +88,7 @@ class RunComponents(RunTexts):
         sentence_modules: the folder with the modules of a sentence-transformers checkpoint.
         new_head: whether a checkpoint came without an LM head, so that there are no metrics of it before training.
         selection: held-out text that chooses the exported weights, where ``heldout`` does not.
+        objective: what is learned.
     """
 
     model: MaskedLM = field(kw_only=True)
@@ -98,6 +102,7 @@ class RunComponents(RunTexts):
     sentence_modules: Path | None = None
     new_head: bool = False
     selection: TextSource | None = None
+    objective: Objective = field(default_factory=MaskedLanguageModelling)
 
     @property
     def all_heldout(self) -> TextSource | None:
@@ -149,6 +154,9 @@ def build_components(
         model.autocast = wanted == "bf16"
     verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
+    objective = objective_of(settings)
+    for stage in objective.stages:
+        stage.prepare(model, settings.seed)
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)
     length = sequence_length(config.data, model)
@@ -159,9 +167,9 @@ def build_components(
     if config.model.preset and set_unigram_bias(raw, texts.text.token_counts()):
         progress.log("the output bias of the new model starts at the log frequencies of the tokens")
     return RunComponents(
-        texts.text,
+        objective.source(texts.text),
         _with_targets(texts.heldout, settings.eval_tokens, "the held-out text", progress),
-        texts.replay,
+        None if texts.replay is None else objective.source(texts.replay),
         _with_targets(texts.general, settings.eval_tokens, "the held-out general text", progress),
         model=model,
         scratch=bool(config.model.preset),
@@ -175,6 +183,7 @@ def build_components(
         if config.model.name
         else None,
         new_head=new_head,
+        objective=objective,
     )
 
 

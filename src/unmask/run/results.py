@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.errors import ConfigError
@@ -64,6 +67,20 @@ def _computed(
     return found
 
 
+def answers_on(components: RunComponents, text: TextSource, tokens: int) -> dict[str, float]:
+    """Return the objective's own metrics on so many tokens of a text, if it has any."""
+    objective, model, world = components.objective, components.model, components.world
+    if not objective.has_answers:
+        return {}
+    batches = objective.source(text).evaluation_batches(
+        _EVALUATION_BUDGET, tokens, rank=world.rank, world=world.size, make=objective.batch
+    )
+    with model.evaluating(), torch.inference_mode():
+        shares = [objective.answers(model, batch) if batch.tokens else None for batch in batches]
+    found = [answers for answers in world.in_turn(shares) if answers is not None]
+    return objective.metrics(np.concatenate(found))
+
+
 def final_texts(components: RunComponents) -> dict[str, TextSource]:
     """Return the held-out texts there are: ``heldout`` and ``general``."""
     texts = {"heldout": components.heldout, "general": components.general}
@@ -113,6 +130,9 @@ def evaluation_of(
         "before": before.get("heldout"),
         "by_replacement": _by_replacement(components, heldout, content["tokens"]),
     }
+    with components.model.in_fp32():
+        if own := answers_on(components, heldout, _FINAL_EVALUATION * config.train.eval_tokens):
+            content["objective"] = own
     if "general" in metrics:
         content["general"] = metrics["general"] | {"before": before.get("general")}
     return content

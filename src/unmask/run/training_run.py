@@ -23,7 +23,7 @@ from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_same_model
 from unmask.run.overlap import is_compared_first, overlaps
-from unmask.run.results import evaluation_of, final_metrics, metrics_on, run_info
+from unmask.run.results import answers_on, evaluation_of, final_metrics, metrics_on, run_info
 from unmask.run.selection import selection_of, with_selection
 from unmask.run.signals import Signals
 from unmask.run.writing import write_results
@@ -170,10 +170,13 @@ class TrainingRun:
         if not self.is_main:
             return
         self.progress.log(choices_text(self.choices))
-        step = self.loop.plan(self.loop.position.cursor, self.loop.position.step)
+        position = self.loop.position
+        step = self.loop.plan(position.cursor, position.step, stage=position.stage)
         if step is not None and step.batches:
-            excerpt = masked_excerpt(step.batches[0], self.components.model.tokenizer)
-            self.progress.log(f"first batch, with the original of each target in brackets:\n{excerpt}")
+            originals = step.objective.targets_in_place
+            excerpt = masked_excerpt(step.batches[0], self.components.model.tokenizer, originals=originals)
+            what = ", with the original of each target in brackets" if originals else ""
+            self.progress.log(f"first batch{what}:\n{excerpt}")
 
     # What happens between steps
 
@@ -265,7 +268,8 @@ class TrainingRun:
         if self.components.heldout is None:
             return
         tokens, position = self.config.train.eval_tokens, self.loop.position
-        metrics = metrics_on(self.components, self.components.selection or self.components.heldout, tokens)
+        text = self.components.selection or self.components.heldout
+        metrics = metrics_on(self.components, text, tokens)
         row = {"step": position.step, "tokens": position.tokens, "seconds": round(position.seconds, 3)}
         row |= {"eval_loss": metrics.loss, "eval_accuracy": metrics.accuracy}
         line = (
@@ -275,6 +279,9 @@ class TrainingRun:
         if self.components.general is not None:
             row["general_loss"] = metrics_on(self.components, self.components.general, tokens).loss
             line += f"; general loss {row['general_loss']:.3f}"
+        for name, value in answers_on(self.components, text, tokens).items():
+            row[f"eval_{name}"] = value
+            line += f"; {name.replace('_', ' ')} {value:.3f}"
         self._verify()
         if self.is_main:
             append_row(self.folder.metrics, row)

@@ -8,7 +8,6 @@ from unmask.config.settings import RunConfig
 from unmask.errors import DataError
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.predictions import TargetPredictions
-from unmask.model.save import save_checked
 from unmask.model.sentence_modules import copy_sentence_modules
 from unmask.progress import Progress
 from unmask.reporting.card import model_card
@@ -61,8 +60,7 @@ def write_results(
 def write_model(components: RunComponents, folder: RunFolder, progress: Progress = Progress()) -> None:
     """Write the Hugging Face checkpoint with its tokenizer, whole, loaded again and compared, or not at all."""
     with new_folder(folder.model) as partial:
-        with components.model.plain() as model:
-            save_checked(model, components.model.vocabulary, partial)
+        components.objective.save(components.model, partial)
         components.model.tokenizer.save_pretrained(partial)
         if components.sentence_modules is not None:
             copy_sentence_modules(components.sentence_modules, partial, progress)

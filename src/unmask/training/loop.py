@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +17,8 @@ from torch import Tensor
 from unmask.data.batches import Batch, Cursor, TrainingStream
 from unmask.errors import ConfigError, DivergedError, UnmaskError
 from unmask.model.masked_lm import MaskedLM
+from unmask.objectives.mlm import MaskedLanguageModelling
+from unmask.objectives.objective import Objective
 from unmask.training import stability as errors
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
@@ -56,6 +58,7 @@ class Loop:
         log: logs skipped steps and smaller micro-batches.
         whole: whether weights and optimizer state are those of ``position``; not so while a step is applied.
         seed: of dropout, which in every step depends on nothing but this, the step and the process.
+        objective: what is learned, in one stage or several.
     """
 
     model: MaskedLM
@@ -77,6 +80,7 @@ class Loop:
     log: Callable[[str], None] = lambda text: None
     whole: bool = True
     seed: int = 0
+    objective: Objective = field(default_factory=MaskedLanguageModelling)
     _computed: deque[ComputedStep] = field(default_factory=deque)
 
     @property
@@ -121,7 +125,7 @@ class Loop:
             self._spend(time.perf_counter() - clock)
             # One step late on a GPU, which has the next step to compute meanwhile.
             self.settle(unread=0 if self._reads_at_once else 1)
-            if self.position.step % self.log_every == 0 or self.over:
+            if self.position.step % self.log_every == 0 or self.over or plan.following_stage != plan.stage:
                 self._log()
             self.after_step(self)
             clock = time.perf_counter()
@@ -134,15 +138,15 @@ class Loop:
             self.model.model.train()
         number = self.position.step
         self.staged_start.begin(number)
-        self.gradient_sum.begin()
-        targets = plan.targets
-        loss, correct = self._sums(*self._gradients(plan))
+        self.gradient_sum.begin(plan.objective)
+        losses, correct = self._sums(*self._gradients(plan))
+        loss = plan.objective.total(losses.unbind())
         self.gradient_sum.check()
         self.staged_start.mask(number)
         norm = clip_gradients(self.optimizers, self.model.model.parameters(), self.clip_norm)
         skipped, spike = None, 0.0
         if self._reads_at_once:
-            skipped, spike = self._check(float(loss), float(norm), targets)
+            skipped, spike = self._check(float(loss), float(norm), any(plan.counts))
         else:
             skip_unless_finite(self.optimizers, loss, norm)
         self.whole = False
@@ -156,7 +160,7 @@ class Loop:
             )
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, correct, norm, targets, skipped, spike)
+        return StepResult(losses, correct, norm, skipped, spike)
 
     def _apply(self) -> bool:
         for optimizer in self.optimizers:
@@ -180,8 +184,8 @@ class Loop:
         batches = plan.batches
         if self.world.size == 1 and plan.micro_batch_tokens != self.micro_batch_tokens:
             # Halved while this step was prepared.
-            batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
-        while (sums := self._tried(batches, plan.targets)) is None:
+            batches = self._batches(plan)
+        while (sums := self._tried(batches, plan.counts)) is None:
             if self.world.size > 1:
                 # Nobody can try again within the backward pass, in which all wait for each other: see _rehearse.
                 raise ConfigError(
@@ -190,26 +194,34 @@ class Loop:
                 )
             self.model.model.zero_grad(set_to_none=True)
             self._halve(int(self.stream.sizes(plan.sequences).max()))
-            batches = self._batches(plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens)
+            batches = self._batches(plan)
         return sums
 
-    def _tried(self, batches: list[Batch], targets: int) -> tuple[Tensor, Tensor] | None:
+    def _batches(self, plan: StepPlan) -> list[Batch]:
+        """Split the sequences of a step again, into micro-batches of the size that memory allows now."""
+        return self._split(
+            plan.cursor, plan.sequences, plan.mask_rate, self.micro_batch_tokens, plan.objective
+        )
+
+    def _tried(self, batches: list[Batch], counts: Sequence[int]) -> tuple[Tensor, Tensor] | None:
         """Add the gradients of micro-batches with the dropout of this step, if there is memory for them."""
         parts = np.random.SeedSequence([self.seed, self.position.step, self.world.rank])
         torch.manual_seed(int(parts.generate_state(1, np.uint64)[0]))
-        return errors.unless_out_of_memory(
-            partial(step_gradients, self.model, batches, targets, self.gradient_sum)
-        )
+        return errors.unless_out_of_memory(partial(step_gradients, self.gradient_sum, batches, counts))
 
     def _rehearse(self) -> None:
         """Find a size of micro-batches for which every process has the memory, before they wait for each other in a step."""
-        longest = self.stream.longest
         self.model.model.train()
         self.staged_start.begin(self.position.step)
-        self.gradient_sum.begin()
+        for objective in self.objective.stages[::-1]:  # the wrapper of the last one serves the first step
+            self._rehearse_objective(objective, self.stream.longest)
+
+    def _rehearse_objective(self, objective: Objective, longest: int) -> None:
+        self.gradient_sum.begin(objective)
         while True:
             batch = self.gradient_sum.rehearsal(longest, self.micro_batch_tokens)
-            compute = partial(step_gradients, self.model, [batch], 1, self.gradient_sum, last=False)
+            counts = objective.counts(batch)
+            compute = partial(step_gradients, self.gradient_sum, [batch], counts, last=False)
             found = errors.unless_out_of_memory(compute)
             self.model.model.zero_grad(set_to_none=True)
             if not self.world.any(found is None):
@@ -229,11 +241,11 @@ class Loop:
             f"here on, which changes nothing in the result (train.micro_batch_tokens={self.micro_batch_tokens} begins so)"
         )
 
-    def _sums(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    def _sums(self, losses: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all processes, made in one message."""
         if self.world.size == 1:
-            return loss, correct
-        both = self.world.sum_(torch.stack([loss.double(), correct.double()]))
+            return losses, correct
+        both = self.world.sum_(torch.stack([losses.double(), correct.double()]))
         return both[0].float(), both[1].long()
 
     @property
@@ -241,7 +253,7 @@ class Loop:
         """Whether loss and norm are read before the weights are updated; a GPU that has the weights would wait for that."""
         return self.skip_spikes or self.model.device.type == "cpu" or self.gradient_sum.offload
 
-    def _check(self, loss: float, norm: float, targets: int) -> tuple[str | None, float]:
+    def _check(self, loss: float, norm: float, targets: bool) -> tuple[str | None, float]:
         """Return why a step must be skipped, if it must, and by how many deviations its loss is a spike."""
         if wrong := errors.not_finite(loss, norm):
             return wrong, 0.0
@@ -270,52 +282,67 @@ class Loop:
 
     def _plans(self) -> Iterator[StepPlan]:
         """Yield steps; the next one is prepared in the background while one is computed."""
-        at, step = self.position.cursor, self.position.step
+        at, step, seconds = self.position.cursor, self.position.step, self.position.seconds
+        stage = self._stage(at, step, seconds, self.position.stage)
         with ThreadPoolExecutor(1) as pool:
             # The clock is read here, not in the background, where it would differ between processes.
-            job = pool.submit(self.agreed, at, step, self.position.seconds)
+            job = pool.submit(self.agreed, at, step, seconds, stage)
             while (plan := job.result()) is not None:
                 at, step = plan.following, step + 1
                 # When that step begins, one more will have been computed.
                 seconds = self.position.seconds * step / max(step - 1, 1)
-                job = pool.submit(self.agreed, at, step, seconds)
-                yield plan
+                stage = self._stage(at, step, seconds, plan.stage)
+                job = pool.submit(self.agreed, at, step, seconds, stage)
+                yield replace(plan, following_stage=stage)
 
-    def agreed(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
-        """Prepare a step as :meth:`plan` does, with the targets of all processes; each of them must call it."""
-        plan = self.plan(cursor, step, seconds)
+    def _stage(self, cursor: Cursor, step: int, seconds: float, before: int) -> int:
+        """Return the stage of a step after one of stage ``before``."""
+        progress = self.length.progress(step, self._epochs_at(cursor), seconds)
+        return max(before, self.objective.stage(progress))
+
+    def agreed(self, cursor: Cursor, step: int, seconds: float = 0.0, stage: int = 0) -> StepPlan | None:
+        """Prepare a step as :meth:`plan` does, with the counts of all processes; each of them must call it."""
+        plan = self.plan(cursor, step, seconds, stage)
         if plan is None or self.world.size == 1:
             return plan
-        found = self.world.gather([step, plan.targets], self.world.group)
+        found = self.world.gather([step, *plan.counts], self.world.group)
         if (found[:, 0] != step).any():
             raise UnmaskError(
                 f"the processes of the run are at different steps: {found[:, 0].astype(int).tolist()}"
             )
-        return replace(plan, targets=int(found[:, 1].sum()))
+        return replace(plan, counts=tuple(found[:, 1:].sum(axis=0).astype(int).tolist()))
 
-    def plan(self, cursor: Cursor, step: int, seconds: float = 0.0) -> StepPlan | None:
+    def plan(self, cursor: Cursor, step: int, seconds: float = 0.0, stage: int = 0) -> StepPlan | None:
         """Prepare the step at a cursor, or return ``None`` where the run is over by steps or epochs.
 
         Args:
             cursor: where the step begins in the stream.
             step: its number, from 0.
             seconds: seconds of training when it begins, as far as they are known.
+            stage: of the objective.
         """
         epochs = self._epochs_at(cursor)
         if self.length.progress(step, epochs, 0.0) >= DONE:
             return None
-        rate = self.mask_rate(self.length.progress(step, epochs, seconds))
+        objective = self.objective.stages[stage]
+        rate = self.mask_rate(self.length.progress(step, epochs, seconds)) if objective.masks else 0.0
         numbers, following = self.stream.take(cursor)
         tokens = int(self.stream.sizes(numbers).sum())
         micro = self.micro_batch_tokens
-        batches = self._batches(cursor, numbers, rate, micro)
-        targets = sum(len(batch.target_ids) for batch in batches)
-        return StepPlan(batches, cursor, following, numbers, tokens, epochs, rate, micro, targets)
+        batches = self._split(cursor, numbers, rate, micro, objective)
+        counts = [objective.counts(batch) for batch in batches]
+        total = tuple(map(sum, zip(*counts, strict=True))) or (0,) * len(objective.loss_names)
+        return StepPlan(
+            batches, cursor, following, numbers, tokens, epochs, rate, micro, total, objective, stage
+        )
 
-    def _batches(self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int) -> list[Batch]:
+    def _split(
+        self, cursor: Cursor, numbers: np.ndarray, rate: float, micro: int, objective: Objective
+    ) -> list[Batch]:
         """Split the sequences of a step into micro-batches of about so many tokens."""
-        parts = self.stream.parts(numbers, micro, self.world.size)
-        return self.stream.micro_batches(cursor, numbers, rate, parts, self.world.rank, self.world.size)
+        rank, size = self.world.rank, self.world.size
+        parts = self.stream.parts(numbers, micro, size)
+        return self.stream.micro_batches(cursor, numbers, rate, parts, rank, size, objective.batch)
 
     def _epochs_at(self, cursor: Cursor) -> float:
         return cursor.epoch + cursor.used / len(self.stream.source.sequences)
@@ -330,12 +357,13 @@ class Loop:
     def _count(self, plan: StepPlan, result: StepResult, waited: float) -> None:
         position = self.position
         position.step += 1
-        position.cursor = plan.following
+        position.cursor, position.stage = plan.following, plan.following_stage
         position.tokens += plan.tokens
         if not position.window:
-            position.window = dict.fromkeys(
-                ("loss", "correct", "targets", "steps", "tokens", "seconds", "waited"), 0
-            )
+            position.window = dict.fromkeys(("steps", "tokens", "seconds", "waited"), 0)
+            position.window["stage"] = plan.stage
+            for key in map(_window_key, range(len(plan.counts))):
+                position.window |= {f"{sum_}{key}": 0 for sum_ in ("loss", "correct", "targets")}
         window: dict[str, Any] = position.window
         window["tokens"] += plan.tokens
         window["waited"] += waited
@@ -352,10 +380,10 @@ class Loop:
 
     def _add(self, step: ComputedStep) -> None:
         position, window = self.position, self.position.window
-        loss, correct, norm = step.read()
-        _, _, _, targets, skipped, spike = step.result
+        losses, correct, norm = step.read()
+        skipped, spike = step.result.skipped, step.result.spike
         if not self._reads_at_once:
-            skipped, spike = self._check(loss, norm, targets)
+            skipped, spike = self._check(step.plan.objective.total(losses), norm, any(step.plan.counts))
         position.skipped_steps = position.skipped_steps + 1 if skipped else 0
         if spike:
             window["spike"] = max(spike, window.get("spike", 0.0))
@@ -363,9 +391,11 @@ class Loop:
             window["skipped"] = window.get("skipped", 0) + 1
             self._log_skipped(step, skipped)
             return
-        window["loss"] += loss * targets
-        window["correct"] += correct
-        window["targets"] += targets
+        for number, targets in enumerate(step.plan.counts):
+            key = _window_key(number)
+            window[f"loss{key}"] += losses[number] * targets
+            window[f"correct{key}"] += correct[number]
+            window[f"targets{key}"] += targets
         window["steps"] += 1
         window["grad_norm"] = norm
         window["mask_rate"] = step.plan.mask_rate
@@ -376,15 +406,17 @@ class Loop:
         if not window["steps"]:  # all were skipped, and each has a row of its own
             position.window = {}
             return
-        rare = {"spike": window.get("spike"), "skipped_steps": window.get("skipped")}
+        rare: Row = {"spike": window.get("spike"), "skipped_steps": window.get("skipped")}
+        objective = self.objective.stages[int(window.get("stage", 0))]
+        if len(self.objective.stages) > 1:
+            rare["objective"] = objective.name
         self.on_row(
             {key: value for key, value in rare.items() if value}
             | {
                 "step": position.step,
                 "tokens": position.tokens,
                 "seconds": round(position.seconds, 3),
-                "loss": window["loss"] / window["targets"] if window["targets"] else None,
-                "accuracy": window["correct"] / window["targets"] if window["targets"] else None,
+                **_losses(window, objective),
                 "learning_rate": max(group["lr"] for group in self.optimizers[0].param_groups),
                 "mask_rate": window["mask_rate"],
                 "grad_norm": window["grad_norm"],
@@ -395,3 +427,27 @@ class Loop:
             }
         )
         position.window = {}
+
+
+def _window_key(number: int) -> str:
+    """Return what the sums of a loss in a window end with; those of the first have the names of earlier versions."""
+    return f"_{number}" if number else ""
+
+
+def _losses(window: dict[str, float], objective: Objective) -> Row:
+    """Return the loss that is minimised and the accuracy of the main one; of several losses, each by its name too."""
+    means: list[float | None] = []
+    accuracies: list[float | None] = []
+    for key in map(_window_key, range(len(objective.loss_names))):
+        targets = window[f"targets{key}"]
+        means.append(window[f"loss{key}"] / targets if targets else None)
+        accuracies.append(window[f"correct{key}"] / targets if targets else None)
+    known = any(mean is not None for mean in means)
+    row: Row = {
+        "loss": objective.total([mean or 0.0 for mean in means]) if known else None,
+        "accuracy": accuracies[0],
+    }
+    if len(means) > 1:
+        for name, mean, accuracy in zip(objective.loss_names, means, accuracies, strict=True):
+            row |= {f"{name}_loss": mean, f"{name}_accuracy": accuracy}
+    return row

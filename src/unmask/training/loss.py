@@ -1,126 +1,49 @@
-"""The loss: cross-entropy summed over masked tokens, divided by their number in the whole step."""
+"""A step's loss and gradient: each loss of the objective is summed and divided by its count in the whole step."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch
-from unmask.model.attention import on_device
-from unmask.model.masked_lm import MaskedLM
-from unmask.model.softmax import row_blocks
 from unmask.training.parallel import GradientSum
 
 
 def step_gradients(
-    model: MaskedLM,
-    batches: list[Batch],
-    targets: int,
-    gradient_sum: GradientSum | None = None,
-    *,
-    last: bool = True,
+    summed: GradientSum, batches: Sequence[Batch], divisors: Sequence[int], *, last: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of a step's loss to the weights, micro-batch by micro-batch.
 
-    Dividing by the step's own number of targets, not by each micro-batch's, makes the sum the same for every
-    split.
+    Dividing by the step's own counts, not by each micro-batch's, makes the sum the same for every split.
 
     Args:
-        model: in training mode.
+        summed: the model, in training mode, its objective, and the processes, in each of which there are as many
+            micro-batches.
         batches: this process's micro-batches.
-        targets: targets of the step over all processes and micro-batches.
-        gradient_sum: of the processes, in each of which there are as many micro-batches.
+        divisors: what each of the ``K`` losses is divided by, over all processes and micro-batches.
         last: whether the gradients are summed over the processes after these micro-batches.
 
     Returns:
-        This process's part of the loss, and of the number of targets filled exactly; both scalars on the device.
+        This process's part of each loss, ``float32 [K]``, and of the number of its targets that were predicted exactly,
+        ``int64 [K]``; both on the device.
     """
-    loss = torch.zeros((), device=model.device)
-    correct = torch.zeros((), dtype=torch.int64, device=model.device)
-    summed = gradient_sum or GradientSum(model)
+    objective, device = summed.objective, summed.model.device
+    divisors = [max(divisor, 1) for divisor in divisors]
+    losses = torch.zeros(len(divisors), device=device)
+    correct = torch.zeros(len(divisors), dtype=torch.int64, device=device)
     for number, batch in enumerate(batches):
-        empty = not len(batch.target_ids)
+        empty = not any(objective.counts(batch))
         if empty and summed.alone:
             continue
         if empty:  # all processes take part in the sum
             batch = summed.filler()
         with summed.micro_batch(last and number == len(batches) - 1):
-            labels = on_device(batch.target_ids, model.device)
-            logits = model.target_logits(batch, filled=True)
-            part, hits = masked_cross_entropy(logits, labels, max(targets, 1))
-            (part * 0.0 if empty else part).backward()
+            found = summed.losses(batch, divisors)
+            total = objective.total([loss.value for loss in found])
+            (total * 0.0 if empty else total).backward()
         if not empty:
-            loss += part.detach()
-            correct += hits
-    return loss, correct
-
-
-def masked_cross_entropy(logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
-    """Return the fp32 cross-entropy summed over labels and divided, and how many rows are right.
-
-    Args:
-        logits: ``[M, V]`` in any floating dtype; the sums are fp32 whatever it is. Rows behind those that have a label
-            do not count, and have a gradient of zero.
-        labels: ``int64``, at most ``M``.
-        divisor: masked tokens of the whole step.
-    """
-    loss, hits = _CrossEntropy.apply(logits, labels, divisor)
-    return loss, hits
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Loss and gradient in one pass over blocks of rows that stay in the cache.
-
-    torch's own path writes five fp32 arrays of the size of the logits to memory; this one writes the gradient
-    alone, in the dtype of the logits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
-        gradient = torch.empty_like(logits)
-        loss = torch.zeros((), device=logits.device, dtype=torch.float64)
-        hits = torch.zeros((), device=logits.device, dtype=torch.int64)
-        parts = row_blocks(len(labels), logits.shape[1], logits.device)
-        buffer = torch.empty(parts[0].stop if parts else 0, logits.shape[1], device=logits.device)
-        for part in parts:
-            label = labels[part].unsqueeze(1)
-            block = buffer[: len(label)].copy_(logits[part])
-            right = block.gather(1, label)
-            top, correct = _highest(block, label, right)
-            hits += correct
-            total = block.sub_(top).exp_().sum(-1, keepdim=True)
-            loss += (total.log() + top - right).sum(dtype=torch.float64)
-            block.mul_((total * divisor).reciprocal_())
-            block.scatter_add_(1, label, torch.full_like(total, -1.0 / divisor))
-            gradient[part] = block
-        gradient[len(labels) :].zero_()
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(hits)
-        return (loss / divisor).float(), hits
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        # A pass over all logits for nothing is a hundredth of a step; off the CPU to look would cost more.
-        if gradient.device.type != "cpu" or scale != 1.0:
-            gradient.mul_(scale)
-        return gradient, None, None
-
-
-def _highest(logits: Tensor, label: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest logit of each row, ``[M, 1]``, and in how many rows the label is the first that has it.
-
-    Args:
-        logits: ``[M, V]``.
-        label: ``int64 [M, 1]``.
-        right: ``[M, 1]``, the logits of the labels.
-    """
-    if logits.device.type != "cpu":  # one pass finds both, and picking rows would wait for the device
-        top, place = logits.max(-1, keepdim=True)
-        return top, (place == label).sum()
-    top = logits.amax(-1, keepdim=True)
-    # On a CPU finding which comes first is slow, so only the rows are searched where it can be the label.
-    found = (right == top).squeeze(1)
-    return top, (logits[found].argmax(-1, keepdim=True) == label[found]).sum()
+            losses += torch.stack([loss.value.detach() for loss in found])
+            correct += torch.stack([loss.correct for loss in found])
+    return losses, correct

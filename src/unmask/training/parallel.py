@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -30,12 +29,12 @@ from transformers import AutoModelForMaskedLM
 
 from unmask.config.settings import TrainSettings
 from unmask.data.batches import Batch
-from unmask.data.packing import frame_positions
 from unmask.errors import ConfigError, UnmaskError
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.trial import trial_batch
+from unmask.objectives.mlm import MaskedLanguageModelling
+from unmask.objectives.objective import Loss, Objective
 from unmask.reporting.format import byte_size
 from unmask.training.distributed import World
 
@@ -44,6 +43,7 @@ Kind = Literal["ddp", "fsdp"]
 BYTES_PER_WEIGHT = 16
 """Of a weight that AdamW trains in fp32: itself, its gradient and two moments."""
 
+_FILLED = 4  # tokens of a stand-in beyond the fewest that the model takes
 _FULL = 0.6  # share of the memory that weights and their state may take under DDP; activations need the rest
 
 
@@ -103,6 +103,11 @@ def _require_shardable(train: TrainSettings, model: MaskedLM) -> None:
     """Refuse what FSDP cannot do here, before any text is prepared."""
     if train.new_embeddings_steps:
         raise ConfigError("--new-embeddings-steps needs the whole model in every process; use --parallel ddp")
+    if len(model.attached):
+        raise ConfigError(
+            f"the objective trains modules of its own ({', '.join(model.attached)}), which --parallel fsdp does not share out; "
+            f"use ddp"
+        )
     if model.batching == "equal":
         raise ConfigError(
             f"{model.architecture} takes only sequences of one length together, which --parallel fsdp cannot; use ddp"
@@ -139,7 +144,9 @@ class GradientSum:
     ) -> None:
         self.model, self.world, self.kind = model, world or World(), kind
         self.alone = self.world.size == 1
-        self._wrapped_for: list[bool] = []
+        self.objective: Objective = MaskedLanguageModelling()
+        self._wrapped: DistributedDataParallel | None = None
+        self._wrapped_for: tuple[Objective, list[bool]] | None = None
         self._ignored: list[nn.Parameter] = []
         self.offload = offload
         if self.sharded:
@@ -150,24 +157,32 @@ class GradientSum:
         """Whether each process has a share of every weight only."""
         return self.kind == "fsdp" and not self.alone
 
-    def begin(self) -> None:
-        """Get ready for a step, in which other weights may be trained than in the last."""
+    def begin(self, objective: Objective | None = None) -> None:
+        """Get ready for a step, which may have another objective than the last, or train other weights."""
+        if objective is not None:
+            self.objective = objective
         if self.alone or self.sharded:
             return
-        trained = [weight.requires_grad for weight in self.model.model.parameters()]
+        trained = self.objective, [weight.requires_grad for weight in self.model.model.parameters()]
         if trained != self._wrapped_for:
             self._replicate()
             self._wrapped_for = trained
 
+    def losses(self, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
+        """Compute the losses of a micro-batch, in whose backward pass the gradients are summed."""
+        if self._wrapped is None:
+            return self.objective.losses(self.model, batch, divisors)
+        found: tuple[Loss, ...] = self._wrapped(batch, divisors)
+        return found
+
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
         """Sum gradients in the backward pass of the last micro-batch alone."""
-        wrapped = self.model.wrapped
         if self.alone:
             with defer_embedding_grad(self.model.model):
                 yield
-        elif isinstance(wrapped, DistributedDataParallel) and not last:
-            with wrapped.no_sync():
+        elif self._wrapped is not None and not last:
+            with self._wrapped.no_sync():
                 yield
         else:
             if self.sharded:
@@ -205,14 +220,12 @@ class GradientSum:
 
     def filler(self) -> Batch:
         """Return a batch for a process that has no target in a micro-batch: its loss must be multiplied by zero."""
-        return trial_batch(self.model.vocabulary, self.model.shortest)
+        length = self.model.shortest + _FILLED
+        return self.objective.trial(self.model.vocabulary, length, 2 * length, rate=1.0)
 
     def rehearsal(self, length: int, tokens: int) -> Batch:
-        """Return a micro-batch of sequences of ``length``, of about so many ``tokens`` in all, a third of them targets."""
-        cuts = np.arange(0, max(length, tokens) + 1, length)
-        ids = np.resize(self.model.vocabulary.replacements, cuts[-1])
-        targets = np.arange(0, len(ids), 3)
-        return Batch(ids, frame_positions(cuts), cuts.astype(np.int32), targets, ids[targets], cuts[:-1])
+        """Return a micro-batch of sequences of ``length``, of about so many ``tokens`` in all, a third of them masked."""
+        return self.objective.trial(self.model.vocabulary, length, tokens, rate=1 / 3)
 
     @property
     def _root(self) -> FSDPModule:
@@ -220,23 +233,30 @@ class GradientSum:
         return self.model.model
 
     def _replicate(self) -> None:
-        self.model.wrapped = None
+        self._wrapped = None
         gc.collect()  # an earlier wrapper has hooks on the weights as long as it lives
-        raw: nn.Module = self.model.model
+        computation = _Computation(self.model, self.objective)
         unused = set(self._without_gradient())
-        self._ignored = [weight for name, weight in raw.named_parameters() if name in unused]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(raw, sorted(unused))
+        self._ignored = [weight for name, weight in self.model.model.named_parameters() if name in unused]
+        ignored = [f"raw.{name}" for name in sorted(unused)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(computation, ignored)
         # Buffers are constants here, and the gradients are the buckets themselves, not copies.
-        wrapped = DistributedDataParallel(raw, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(
+            computation, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
         wrapped.register_comm_hook(None, _add_up)
-        self.model.wrapped = wrapped
+        self._wrapped = wrapped
 
     def _without_gradient(self) -> list[str]:
         """Return the names of trained weights that have no part in the loss, such as those of a head that is not used."""
         model = self.model
         named = [(name, weight) for name, weight in model.model.named_parameters() if weight.requires_grad]
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            total = model.target_logits(self.filler(), filled=True).float().sum()
+            batch = self.filler()
+            losses = self.objective.losses(
+                model, batch, [max(1, count) for count in self.objective.counts(batch)]
+            )
+            total = self.objective.total([loss.value for loss in losses])
             found = torch.autograd.grad(total, [weight for _, weight in named], allow_unused=True)
         return [name for (name, _), gradient in zip(named, found, strict=True) if gradient is None]
 
@@ -259,6 +279,17 @@ class GradientSum:
         for weight, requires_grad in zip(raw.parameters(), trained, strict=True):
             weight.requires_grad_(requires_grad)
         self.model.sharded = True
+
+
+class _Computation(nn.Module):
+    """The losses of a micro-batch as one module, in whose forward pass an objective may run the model as it likes."""
+
+    def __init__(self, model: MaskedLM, objective: Objective) -> None:
+        super().__init__()
+        self.raw, self._model, self._objective = model.model, model, objective
+
+    def forward(self, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
+        return self._objective.losses(self._model, batch, divisors)
 
 
 # Without annotations, since torch compares them and does not take strings.

@@ -52,6 +52,7 @@ class Position:
         window: sums since the last row of metrics.
         skipped_steps: how many of the last steps, in a row, were skipped.
         trend: running mean and variance of the loss.
+        stage: of the objective, which the next step has; a run never returns to an earlier one.
     """
 
     step: int = 0
@@ -61,6 +62,7 @@ class Position:
     window: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
     trend: dict[str, float] = field(default_factory=dict)
+    stage: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,6 +72,7 @@ class Position:
         """Return the position that :meth:`to_dict` gave, or an earlier version's (``bad_steps``); other keys are ignored."""
         content = {
             "skipped_steps": content.get("bad_steps"),
+            "stage": 0,
             **content,
             "cursor": Cursor.of(content["cursor"]),
         }

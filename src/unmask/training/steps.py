@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from unmask.data.batches import Batch, Cursor
+from unmask.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """The data of one step: this process's micro-batches, and values that are the same in all processes.
 
-    ``targets`` are those of this process until :meth:`Loop.agreed` has added up those of all.
+    ``counts``, the targets of each loss, are those of this process until :meth:`Loop.agreed` has added up those of all.
     """
 
     batches: list[Batch]
@@ -28,26 +29,27 @@ class StepPlan:
     epochs: float
     mask_rate: float
     micro_batch_tokens: int
-    targets: int
+    counts: tuple[int, ...]
+    objective: Objective
+    stage: int = 0
+    following_stage: int = 0
 
 
 class StepResult(NamedTuple):
-    """The result of one step, over all processes.
+    """The result of one step with ``K`` losses, over all processes.
 
     Attributes:
-        loss: scalar on the device.
-        correct: targets predicted exactly; scalar on the device.
+        losses: ``float32 [K]`` on the device.
+        correct: targets of each predicted exactly; ``int64 [K]`` on the device.
         norm: of the gradient, before clipping; scalar on the device. Where it or the loss is NaN or infinite, the step
             was not applied.
-        targets: number of predicted tokens.
         skipped: why the step was skipped, or ``None``.
         spike: standard deviations of the loss above its running mean, or 0 if it is no spike.
     """
 
-    loss: Tensor
+    losses: Tensor
     correct: Tensor
     norm: Tensor
-    targets: int
     skipped: str | None = None
     spike: float = 0.0
 
@@ -64,18 +66,21 @@ class ComputedStep:
     def __init__(self, number: int, plan: StepPlan, result: StepResult) -> None:
         self.number, self.plan, self.result = number, plan, result
         self._copied: torch.cuda.Event | None = None
-        loss, correct, norm = result[:3]
+        losses, correct, norm = result[:3]
         # The norm is on the host where the weights are.
-        figures = torch.stack([loss.double(), correct.double(), norm.double().to(loss.device)])
+        figures = torch.cat([losses.double(), correct.double(), norm.double().to(losses.device).view(1)])
         if figures.is_cuda:
-            figures = torch.empty(3, dtype=torch.float64, pin_memory=True).copy_(figures, non_blocking=True)
+            figures = torch.empty(len(figures), dtype=torch.float64, pin_memory=True).copy_(
+                figures, non_blocking=True
+            )
             self._copied = torch.cuda.Event()
             self._copied.record()
         self._figures = figures
 
-    def read(self) -> tuple[float, int, float]:
-        """Return the loss, the targets predicted exactly, and the gradient's norm."""
+    def read(self) -> tuple[list[float], list[int], float]:
+        """Return the losses, the targets of each predicted exactly, and the gradient's norm."""
         if self._copied is not None:
             self._copied.synchronize()
-        loss, correct, norm = self._figures.tolist()
-        return loss, int(correct) if math.isfinite(correct) else 0, norm
+        *figures, norm = self._figures.tolist()
+        losses, correct = figures[: len(figures) // 2], figures[len(figures) // 2 :]
+        return losses, [int(count) if math.isfinite(count) else 0 for count in correct], norm

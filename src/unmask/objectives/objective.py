@@ -1,0 +1,156 @@
+"""What an objective is: the one interface between what is learned and how a run learns it.
+
+The loop, resuming, several processes, metrics and reports work with :class:`Objective` alone. A new objective is a module
+here, an entry in :mod:`unmask.objectives.choose` and its name in ``train.objective``; ``docs/objectives.md`` has the steps.
+
+Shapes: N sequences, T tokens, M targets, H hidden size, V vocabulary, K losses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from unmask.config.settings import MaskingSettings
+from unmask.data.batches import Batch, TextSource
+from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
+from unmask.data.masking.units import MaskingPlan, plan_of
+from unmask.data.packing import Packed
+from unmask.data.tokenizer import Vocabulary
+from unmask.model.masked_lm import MaskedLM
+from unmask.model.save import save_checked
+
+Number = TypeVar("Number", Tensor, float)
+
+
+class Loss(NamedTuple):
+    """One loss of a micro-batch.
+
+    Attributes:
+        value: the losses of its targets, summed and divided by their number in the whole step; scalar, in fp32.
+        correct: how many of them were predicted exactly; ``int64`` scalar on the same device.
+    """
+
+    value: Tensor
+    correct: Tensor
+
+
+class Objective(ABC):
+    """A training objective.
+
+    Its methods are pure: every random draw is a function of the key, the document and the position in it, never of what
+    else is in a batch. Then no draw and no loss depends on micro-batches, processes or a resume.
+
+    Attributes:
+        name: as metrics and settings have it.
+        loss_names: of its losses, the main one first.
+        loss_weights: of the same in the loss that is minimised.
+        masks: whether the mask rate has a meaning.
+        targets_in_place: whether ``target_ids`` are the original tokens at ``target_index``.
+        has_answers: whether :meth:`answers` are evaluated on held-out text, besides the frozen masks of every run.
+    """
+
+    name: str
+    loss_names: tuple[str, ...]
+    loss_weights: tuple[float, ...] = (1.0,)
+    masks = True
+    targets_in_place = True
+    has_answers = False
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return self.name
+
+    # Stages
+
+    @property
+    def stages(self) -> tuple[Objective, ...]:
+        """The objectives of the parts of a run, in their order."""
+        return (self,)
+
+    def stage(self, progress: float) -> int:
+        """Return which stage a step has by the progress of the run, 0 to 1. A run never returns to an earlier one."""
+        return 0
+
+    # Before the first step
+
+    def prepare(self, model: MaskedLM, seed: int) -> None:  # noqa: B027  (most have nothing to prepare)
+        """Check that a model has what the objective needs, and :meth:`~MaskedLM.attach` what is trained with it.
+
+        Raises:
+            ConfigError: it has not; one line that says what to use instead.
+        """
+
+    def source(self, text: TextSource) -> TextSource:
+        """Return where sequences come from, where they are not those of single documents, such as pairs of passages."""
+        return text
+
+    # A step
+
+    @abstractmethod
+    def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
+        """Return what the model sees and has to predict.
+
+        Args:
+            packed: sequences of the source.
+            plan: vocabulary and masking settings.
+            key: of all random draws.
+            rate: the mask rate of the step.
+        """
+
+    def counts(self, batch: Batch) -> tuple[int, ...]:
+        """Return ``K`` numbers of targets; their sums over a step divide the losses."""
+        return (len(batch.target_ids),)
+
+    @abstractmethod
+    def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
+        """Return the ``K`` losses of a micro-batch, each divided by the count of the whole step, which is at least 1."""
+
+    def total(self, losses: Sequence[Number]) -> Number:
+        """Return the loss that is minimised: the weighted sum of the ``K`` losses."""
+        parts = [
+            loss if weight == 1.0 else loss * weight
+            for loss, weight in zip(losses, self.loss_weights, strict=True)
+        ]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def trial(self, vocabulary: Vocabulary, length: int, tokens: int, rate: float) -> Batch:
+        """Return a batch of about so many ``tokens`` in sequences of ``length``, of no text.
+
+        It must have targets at a rate of 1. Such batches find the micro-batch that memory allows, and stand in for the share
+        of a process that has nothing to predict.
+        """
+        cuts = np.arange(0, max(length, tokens) + 1, length)
+        count = len(cuts) - 1
+        ids = np.resize(vocabulary.replacements, cuts[-1])
+        packed = Packed(ids, cuts, np.arange(count, dtype=np.uint64), np.zeros(count, dtype=np.int64))
+        return self.batch(packed, plan_of(vocabulary, MaskingSettings()), EVALUATION_KEY, rate)
+
+    # Evaluation and export
+
+    def answers(self, model: MaskedLM, batch: Batch) -> np.ndarray:
+        """Return ``float64 [n, k]`` rows of what the model answers on frozen draws, for :meth:`metrics`.
+
+        Args:
+            model: in evaluation mode, without a gradient.
+            batch: of :meth:`batch` on held-out text, every masked target replaced by the mask token.
+        """
+        raise NotImplementedError(f"{self.name} says that it has answers, and gives none")
+
+    def metrics(self, answers: np.ndarray) -> dict[str, float]:
+        """Return metrics by name from the answers on all held-out text."""
+        raise NotImplementedError(f"{self.name} says that it has answers, and gives no metrics of them")
+
+    def save(self, model: MaskedLM, folder: Path) -> None:
+        """Write the Hugging Face checkpoint to an empty folder, without the tokenizer."""
+        with model.plain() as raw:
+            save_checked(raw, model.vocabulary, folder)
