@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from unmask.model.cpu import linear
 from unmask.model.cpu.linear import OneDnnLinear, use_onednn_linear
 from unmask.model.masked_lm import MaskedLM
 
@@ -103,6 +104,13 @@ def test_under_autocast_products_are_in_bf16() -> None:
     torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
     with torch.inference_mode():  # and in fp32 again afterwards
         torch.testing.assert_close(quick(rows(9, 12)), plain(rows(9, 12)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_onednn_is_first_tried_does_not_matter(dtype: torch.dtype) -> None:
+    wanted = linear.has_onednn.__wrapped__(dtype)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert linear.has_onednn.__wrapped__(dtype) == wanted
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

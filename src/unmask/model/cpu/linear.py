@@ -28,7 +28,7 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
-        if torch.is_grad_enabled() or not input.is_cpu or not _works(dtype):
+        if torch.is_grad_enabled() or not input.is_cpu or not has_onednn(dtype):
             return functional.linear(input, self.weight, self.bias)
         kept: _Copy | None = self.__dict__.get("_copy")
         if kept is None or kept.is_stale(dtype):
@@ -87,7 +87,7 @@ def use_onednn_linear(model: nn.Module) -> int:
         How many layers there are of this kind now; 0 where this torch has no oneDNN.
     """
     plain = [layer for layer in model.modules() if type(layer) is nn.Linear and _fits(layer)]
-    if plain and _works(torch.float32):
+    if plain and has_onednn(torch.float32):
         for layer in plain:
             layer.__class__ = OneDnnLinear
     return sum(isinstance(layer, OneDnnLinear) for layer in model.modules())
@@ -106,14 +106,18 @@ def _fits(layer: nn.Linear) -> bool:
 
 
 @cache
-def _works(dtype: torch.dtype) -> bool:
-    """Try it on a small product: these operators are internal to torch, and bf16 needs AVX-512 or AVX-NE-CONVERT."""
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Return whether a small product works: the operators are internal to torch, and bf16 needs AVX-512 or AVX-NE-CONVERT.
+
+    The answer is kept, so it must not depend on the context in which it was first wanted.
+    """
     if dtype not in _DTYPES or not torch.backends.mkldnn.is_available():
         return False
-    weight = (torch.arange(96.0) / 96).reshape(8, 12).to(dtype)
-    layer = nn.Linear(12, 8, dtype=dtype)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        # In inference mode the layer's parameters could not be set; under autocast the types would differ.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            layer = nn.Linear(12, 8, dtype=dtype)
+            weight = (torch.arange(96.0) / 96).reshape(8, 12).to(dtype)
             layer.weight.copy_(weight)
             layer.bias.copy_(weight[:, 0])
             rows = weight[:3] - 0.5
