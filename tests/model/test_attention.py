@@ -75,9 +75,10 @@ def test_fewer_heads_of_keys_than_of_queries(key_heads: int) -> None:
     compare(LAYOUTS["several groups"], key_heads=key_heads)
 
 
-@pytest.mark.parametrize("window", [1, 3, 6, 9, 100])
-def test_a_window_is_kept_inside_each_sequence(window: int) -> None:
-    compare(LAYOUTS["several groups"], window=window)
+@pytest.mark.parametrize("window", [1, 2, 6, 9, 100])
+@pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_window_is_kept_inside_each_sequence(lengths: list[int], window: int) -> None:
+    compare(lengths, window=window)
 
 
 def test_a_scale_of_its_own() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ _ALONE = 1024  # sequences of one length and so many tokens are computed by them
 _WASTE = 1 << 15  # empty scores (query by key) of a stack that take as long as a stack of their own would
 # Others are stacked to multiples of these, since a product of a new shape begins slowly.
 _WIDTHS, _COUNTS = 16, 4
+_NOTHING = -1e9  # added to a score, its weight is zero in fp32 and bf16
 _SHORT = 128  # up to here three plain products on a CPU are faster than its flash kernel
 _HEAD_GRAIN, _LARGEST_HEAD = 8, 256  # sizes of a head that the variable-length kernel takes
 _SEQUENCE_STEPS, _LEAST_BOUND = 4, 64  # round sizes of what the kernel is told of the sequences of a row
@@ -129,8 +130,10 @@ class Stack:
         else:
             torch.index_select(part.view(-1, size), 0, self.rows(heads).target, out=into.view(-1, size))
 
-    def close(self, scores: Tensor) -> Tensor:
-        """Let nothing be seen at the empty places of ``[n * heads, width, width]`` scores, in place."""
+    def close(self, scores: Tensor, window: int | None, causal: bool) -> Tensor:
+        """Let nothing be seen at the empty places of ``[n * heads, width, width]`` scores, outside a window or behind, in place."""
+        if causal or (window is not None and self.width > window):
+            scores.add_(_unseen(self.width, window, causal, scores.dtype))
         if self.bias is not None:
             scores.view(self.count, -1, *scores.shape[1:])[..., self.shortest :].add_(self.bias)
         return scores
@@ -254,8 +257,8 @@ def packed_attention(
     windowed = sliding_window is not None and layout.longest > sliding_window
     if len(layout.groups) == 1 and not dropout and not windowed and not torch.is_grad_enabled():
         return _of_one_length(query, key, value, layout, scaling), None
-    if query.device.type == "cpu" and not dropout and not windowed and layout.longest <= _LONGEST_STACK:
-        return _StackedProducts.apply(query, key, value, layout, scaling), None
+    if query.device.type == "cpu" and not dropout and layout.longest <= _LONGEST_STACK:
+        return _StackedProducts.apply(query, key, value, layout, scaling, sliding_window), None
     return _by_groups(query, key, value, layout, scaling, dropout, sliding_window), None
 
 
@@ -345,17 +348,22 @@ def _by_groups(
     return torch.cat(outs).unsqueeze(0)
 
 
-def _band(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
+def _band(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor:
     """Return ``bool [length, length]``: which tokens are nearer than the window, and not behind where it is causal."""
     place = torch.arange(length, device=device)
     back = place[:, None] - place[None, :]
-    near = back.abs() < window
+    near = back.abs() < (length if window is None else window)
     return near & (back >= 0) if causal else near
 
 
-def _later(length: int) -> Tensor:
-    """Return ``bool [length, length]``: which tokens come after a token."""
-    return torch.ones(length, length, dtype=torch.bool).triu_(1)
+@lru_cache(maxsize=64)
+def _unseen(width: int, window: int | None, causal: bool, dtype: torch.dtype) -> Tensor:
+    """Return ``[width, width]`` to add to scores, so that nothing is seen outside the window, or behind.
+
+    It is finite, since the window of an empty place may hold empty places alone: with nothing to see its weights would
+    be NaN.
+    """
+    return torch.where(_band(width, window, causal, torch.device("cpu")), 0.0, _NOTHING).to(dtype)
 
 
 class _StackedProducts(torch.autograd.Function):
@@ -368,7 +376,13 @@ class _StackedProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: PackedLayout,
+        scaling: float,
+        window: int | None,
     ) -> Tensor:
         rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
         out = torch.empty(rows[0].shape, dtype=query.dtype)
@@ -376,10 +390,7 @@ class _StackedProducts(torch.autograd.Function):
         for stack in layout.stacks:
             # The query is scaled, and not the scores, which are more.
             q, k, v = (stack.take(row, scale) for row, scale in zip(rows, (scaling, 1.0, 1.0), strict=True))
-            scores = stack.close(torch.bmm(q, k.mT))
-            if layout.causal:
-                scores.masked_fill_(_later(stack.width), -torch.inf)
-            weights = scores.softmax(-1)
+            weights = stack.close(torch.bmm(q, k.mT), window, layout.causal).softmax(-1)
             stack.put(out, torch.bmm(weights, v))
             kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
@@ -401,7 +412,7 @@ class _StackedProducts(torch.autograd.Function):
             parts = of_query, torch.bmm(scores.mT, q), torch.bmm(weights.mT, out)
             for into, part in zip(gradients, parts, strict=True):
                 stack.put(into, part)
-        return *(tensor.transpose(0, 1).unsqueeze(0) for tensor in gradients), None, None
+        return *(tensor.transpose(0, 1).unsqueeze(0) for tensor in gradients), None, None, None
 
 
 def register(function: Callable[..., tuple[Tensor, None]] = packed_attention) -> None:
