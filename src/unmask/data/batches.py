@@ -208,11 +208,9 @@ class TextSource:
 
     def token_counts(self, most: int = _COUNTED) -> np.ndarray:
         """Return ``int64 [V]`` token counts of the text, or of one in :meth:`counted_step` of its documents."""
-        step, counts = self.counted_step(most), np.zeros(self.vocabulary.size, dtype=np.int64)
-        skip = 0
-        for block in self.documents.blocks():
-            counts += token_counts(self.corpus, block[skip::step], self.vocabulary.size)
-            skip = (skip - len(block)) % step
+        counts = np.zeros(self.vocabulary.size, dtype=np.int64)
+        for block in self._some_documents(most):
+            counts += token_counts(self.corpus, block, self.vocabulary.size)
         return counts
 
     def part(self, documents: DocumentSet | np.ndarray) -> TextSource:
@@ -220,6 +218,26 @@ class TextSource:
         split = self.sequences.split
         length = split.body + self.vocabulary.overhead
         return TextSource(self.corpus, documents, self.vocabulary, self.plan, length, split.overlap)
+
+    def sample(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return every n-th document, about ``most`` tokens in all.
+
+        Returns:
+            Their tokens end to end, and where each begins with the number of tokens at the end, ``int64`` both.
+        """
+        lengths, tokens = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        for block in self._some_documents(most):
+            for sizes, ids in self.corpus.read(block):
+                lengths.append(sizes)
+                tokens.append(ids)
+        return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
+
+    def _some_documents(self, most: int) -> Iterator[np.ndarray]:
+        """Yield the numbers of every n-th document, so that they have about ``most`` tokens."""
+        step, skip = self.counted_step(most), 0
+        for block in self.documents.blocks():
+            yield block[skip::step]
+            skip = (skip - len(block)) % step
 
     def has_targets(self, most: int) -> bool:
         """Return whether an evaluation on ``most`` tokens has a target: a text of a few words may have none."""

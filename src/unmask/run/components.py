@@ -30,6 +30,7 @@ from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import FEWEST_UNITS
 from unmask.evaluation.text_cache import LogOnce
 from unmask.model.base import LanguageModel
+from unmask.model.cooccurrence import MAX_TOKENS, set_token_vectors, token_vectors
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import in_precision, new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.masked_lm import MaskedLM
@@ -164,8 +165,8 @@ def build_components(
     texts = open_texts(config.data, config.masking, model, length, folder, world, progress, verification)
     if not texts.text.can_have_targets():
         raise DataError(texts.text.why_no_target("the training text"))
-    if config.model.preset and set_unigram_bias(raw, texts.text.token_counts()):
-        progress.log("the output bias of the new model starts at the log frequencies of the tokens")
+    if config.model.preset:
+        set_first_weights(raw, texts.text, settings.seed, world, progress)
     return RunComponents(
         objective.source(texts.text),
         _with_targets(texts.heldout, settings.eval_tokens, "the held-out text", progress),
@@ -260,6 +261,19 @@ def apply_restrictions(
         total = sum(weight.numel() for weight in model.parameters())
         progress.log(f"training {trained:,} of {total:,} weights ({trained / total:.1%})")
     return adapters
+
+
+def set_first_weights(
+    model: PreTrainedModel, text: TextSource, seed: int, world: World, progress: Progress
+) -> None:
+    """Start a new model from counts of the training text: output bias and embeddings."""
+    if set_unigram_bias(model, text.token_counts()):
+        progress.log("the output bias of the new model starts at the log frequencies of the tokens")
+    width = int(model.get_input_embeddings().embedding_dim)  # type: ignore[arg-type]
+    # All processes begin with the same weights, and the last digits of this depend on the processor.
+    found = world.from_main(token_vectors(*text.sample(MAX_TOKENS), width, seed) if world.is_main else None)
+    if found is not None and set_token_vectors(model, *found):
+        progress.log("its embeddings start from counts of which tokens occur near which")
 
 
 def added_token_ids(name: str) -> list[int]:
