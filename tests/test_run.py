@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,10 @@ from unmask.storage import read_rows
 from unmask.training import checkpoint as checkpoint_module
 from unmask.training.loop import Loop
 
-TINY = {"tiny-bert": presets.Preset("bert", 2, 32), "tiny-modernbert": presets.Preset("modernbert", 2, 32)}
+TINY = {
+    "tiny-bert": presets.Preset("bert", 2, 32),
+    "tiny-modernbert": presets.Preset("modernbert", 2, 32, near_layers=1),
+}
 TIMED = ("seconds", "tokens_per_second", "wait_share")
 
 Configure = Callable[..., RunConfig]
@@ -734,6 +738,25 @@ def test_a_setting_that_an_earlier_version_did_not_have_had_its_default(
             train(config, stopped, resume="auto")
 
 
+@pytest.mark.parametrize("begun_with", [0, 1])
+def test_a_run_keeps_the_layers_that_its_preset_had(
+    configure: Configure, tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, begun_with: int
+) -> None:
+    """Windows are in no weight: another version of the preset would go on with the same weights in silence."""
+    preset = TINY["tiny-modernbert"]
+    config = configure(model__preset="tiny-modernbert", train__max_steps=4)
+    monkeypatch.setitem(presets.PRESETS, "tiny-modernbert", replace(preset, near_layers=begun_with))
+    train(config.model_copy(), tmp_path / "run")
+    if not begun_with:  # as earlier versions wrote it
+        written = tmp_path / "run" / "config.yaml"
+        lines = written.read_text(encoding="utf-8").splitlines(keepends=True)
+        written.write_text("".join(line for line in lines if "near_layers" not in line), encoding="utf-8")
+    monkeypatch.setitem(presets.PRESETS, "tiny-modernbert", replace(preset, near_layers=1 - begun_with))
+    longer = configure(model__preset="tiny-modernbert", train__max_steps=6)
+    found = read(train(longer, tmp_path / "run", resume="auto").folder.model / "config.json")
+    assert found["layer_types"].count("sliding_attention") == begun_with
+
+
 def test_a_run_can_be_made_longer(configure: Configure, tmp_path: Path, no_report: None) -> None:
     """It is evaluated as often as any, though it was evaluated at its end before."""
     settings = {"model__preset": "tiny-bert", "train__export_best": True}
@@ -1152,6 +1175,7 @@ def test_a_second_run_in_the_folder_is_refused(configure: Configure, tmp_path: P
 
 WORKER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unmask.config.load import load_config
 from unmask.model import presets

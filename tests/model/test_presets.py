@@ -69,6 +69,35 @@ def test_small_presets_run_pack_and_load_again(
     assert torch.equal(again.target_logits(batch), found)
 
 
+def test_near_layers_see_direct_neighbours_alone(wordpiece_tokenizer: Any, make_batch: Any) -> None:
+    model = MaskedLM(new_model("modernbert-tiny", wordpiece_tokenizer, 0).eval(), wordpiece_tokenizer)
+    kinds = ["sliding_attention"] * 2 + ["full_attention"]
+    assert model.model.config.layer_types == kinds
+    states = []
+    for far in (7, 8):
+        ids = torch.tensor([[5, 6, 9, 10, far]])
+        with torch.no_grad():
+            states.append(model.model(input_ids=ids, output_hidden_states=True).hidden_states)
+    changed = [(one != other).any(-1)[0].tolist() for one, other in zip(*states, strict=True)]
+    # The embeddings, then what each layer lets a token see.
+    assert changed[0] == [False, False, False, False, True]
+    assert changed[1] == [False, False, False, True, True]
+    assert changed[2] == [False, False, True, True, True]
+    assert changed[3] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "near", "message"),
+    [
+        ("bert-tiny", 1, "model.near_layers is 1, but the layers of bert always see all tokens"),
+        ("modernbert-tiny", 4, "model.near_layers is 4, but the preset has 3 layers"),
+    ],
+)
+def test_impossible_near_layers_are_refused(name: str, near: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PRESETS[name].config_values(VOCABULARY, near)
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no preset 'bert-tny' \(did you mean 'bert-tiny'\?\)"):
         find_preset("bert-tny")

@@ -156,6 +156,9 @@ class ModelSettings(Settings):
     """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
     tokenizer: str | None = None
     """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
+    near_layers: int | None = Field(None, ge=0)
+    """Of a ModernBERT preset, so many first layers see the token before and the token behind alone; by default as many as
+    the preset has."""
     vocab_size: int = Field(8192, ge=100)
     """Entries of a tokenizer that is trained on the data (only used with a preset)."""
     tokenizer_kind: Literal["wordpiece", "byte-level-bpe", "unigram"] = "wordpiece"

@@ -27,7 +27,7 @@ _DISTANCES = (1, 2)
 _SMOOTHING = 0.75  # of the neighbours' frequencies, without which rare ones weigh too much (Levy et al. 2015)
 _MOST_RANK = 256
 _SPARE, _ITERATIONS = 16, 1  # of the randomised decomposition
-_STRENGTH = 2.0
+_STRENGTH = 4.5
 """Length of the vectors, compared with random embeddings."""
 
 

@@ -230,11 +230,19 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
     return head
 
 
-def new_model(preset: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def new_model(
+    preset: str, tokenizer: PreTrainedTokenizerBase, seed: int, near_layers: int | None = None
+) -> PreTrainedModel:
     """Make a model with new weights, the same for the same seed.
 
+    Args:
+        preset: its architecture.
+        tokenizer: its vocabulary.
+        seed: of the weights.
+        near_layers: so many first layers see direct neighbours alone; by default as many as the preset has.
+
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: there is no such preset, or it cannot have so many ``near_layers``.
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -244,7 +252,7 @@ def new_model(preset: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> Pre
     rows = -(-vocabulary.size // 64) * 64
     ids = {"pad_token_id": tokenizer.pad_token_id, "cls_token_id": tokenizer.cls_token_id}
     ids |= {"sep_token_id": tokenizer.sep_token_id, "bos_token_id": None, "eos_token_id": None}
-    config = AutoConfig.for_model(chosen.family, **chosen.config_values(rows), **ids)
+    config = AutoConfig.for_model(chosen.family, **chosen.config_values(rows, near_layers), **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)

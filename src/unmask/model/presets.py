@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from unmask.errors import ConfigError, did_you_mean
+from unmask.errors import ConfigError, did_you_mean, plural
 
 if TYPE_CHECKING:
     from unmask.config.settings import RunConfig, TrainSettings
@@ -20,6 +20,8 @@ class Preset:
         layers: Transformer layers.
         hidden: width of the residual stream; heads are 64 wide.
         max_positions: longest sequence.
+        near_layers: so many first layers see the token before and the token behind alone. With little text a model
+            spends long on finding out that these matter most.
         extra: further settings of the config.
     """
 
@@ -27,10 +29,19 @@ class Preset:
     layers: int
     hidden: int
     max_positions: int = 512
+    near_layers: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def config_values(self, vocab_size: int) -> dict[str, Any]:
-        """Return the keyword arguments of the config class."""
+    def config_values(self, vocab_size: int, near_layers: int | None = None) -> dict[str, Any]:
+        """Return the keyword arguments of the config class.
+
+        Raises:
+            ConfigError: there cannot be so many ``near_layers``.
+        """
+        near = self.near_layers if near_layers is None else near_layers
+        if near > (self.layers if self.has_windows else 0):
+            raise ConfigError(self._why_not(near))
+        windows = _windows(near, self.layers) if near else {}
         shared = {
             "vocab_size": vocab_size,
             "hidden_size": self.hidden,
@@ -38,7 +49,17 @@ class Preset:
             "num_attention_heads": max(1, self.hidden // 64),
             "max_position_embeddings": self.max_positions,
         }
-        return shared | _FAMILIES[self.family](self.hidden) | self.extra
+        return shared | _FAMILIES[self.family](self.hidden) | self.extra | windows
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether layers can be told to see near tokens alone."""
+        return self.family == "modernbert"
+
+    def _why_not(self, near: int) -> str:
+        if self.has_windows:
+            return f"model.near_layers is {near}, but the preset has {plural(self.layers, 'layer')}"
+        return f"model.near_layers is {near}, but the layers of {self.family} always see all tokens; leave it out"
 
 
 def _bert(hidden: int) -> dict[str, Any]:
@@ -51,6 +72,11 @@ def _modernbert(hidden: int) -> dict[str, Any]:
     return {"intermediate_size": 8 * hidden // 3 // 64 * 64, "global_attn_every_n_layers": 1}
 
 
+def _windows(near: int, layers: int) -> dict[str, Any]:
+    kinds = ["sliding_attention"] * near + ["full_attention"] * (layers - near)
+    return {"layer_types": kinds, "local_attention": 2}  # one token on each side
+
+
 _FAMILIES = {"bert": _bert, "modernbert": _modernbert}
 
 PRESETS: dict[str, Preset] = {
@@ -60,12 +86,12 @@ PRESETS: dict[str, Preset] = {
     "bert-medium": Preset("bert", 8, 512),
     "bert-base": Preset("bert", 12, 768),
     "bert-large": Preset("bert", 24, 1024),
-    "modernbert-tiny": Preset("modernbert", 3, 256),
-    "modernbert-mini": Preset("modernbert", 4, 256),
-    "modernbert-small": Preset("modernbert", 6, 384),
-    "modernbert-medium": Preset("modernbert", 8, 512),
+    "modernbert-tiny": Preset("modernbert", 3, 256, near_layers=2),
+    "modernbert-mini": Preset("modernbert", 4, 256, near_layers=2),
+    "modernbert-small": Preset("modernbert", 6, 384, near_layers=2),
+    "modernbert-medium": Preset("modernbert", 8, 512, near_layers=2),
     "modernbert-base": Preset(
-        "modernbert", 22, 768, 8192, {"intermediate_size": 1152, "global_attn_every_n_layers": 3}
+        "modernbert", 22, 768, 8192, extra={"intermediate_size": 1152, "global_attn_every_n_layers": 3}
     ),
 }
 

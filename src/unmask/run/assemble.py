@@ -9,6 +9,7 @@ import torch
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
+from unmask.model.presets import find_preset
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
 from unmask.training.loop import Loop
@@ -21,16 +22,19 @@ from unmask.training.staged_start import StagedStart, head_first, rows_first
 
 
 def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
-    """Keep the precision and the default length that a run chose when it began: another version may choose others."""
+    """Keep the precision, length and layers that a run chose when it began: another version may choose others."""
     if not folder.config.is_file():
         return config
-    train, before = config.train, load_config(folder.config).train
+    begun = load_config(folder.config)
+    model, train, before = config.model, config.train, begun.train
+    if model.preset and model.near_layers is None:  # the presets of earlier versions had none
+        model = model.model_copy(update={"near_layers": begun.model.near_layers or 0})
     changes: dict[str, Any] = {}
     if train.precision == "auto":
         changes["precision"] = before.precision
     if not (train.epochs or train.max_steps or train.minutes) and not (before.max_steps or before.minutes):
         changes["epochs"] = before.epochs
-    return config.model_copy(update={"train": train.model_copy(update=changes)})
+    return config.model_copy(update={"model": model, "train": train.model_copy(update=changes)})
 
 
 def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
@@ -62,8 +66,12 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
         "optimizer": config.train.optimizer.model_copy(update=optimizer),
         "schedule": config.train.schedule.model_copy(update={"name": recipe.schedule}),
     }
+    model = config.model
+    if model.preset and model.near_layers is None:
+        model = model.model_copy(update={"near_layers": find_preset(model.preset).near_layers})
     return config.model_copy(
         update={
+            "model": model,
             "train": config.train.model_copy(update=changes),
             "masking": config.masking.model_copy(update={"initial_rate": recipe.initial_rate}),
             "data": config.data.model_copy(update={"max_length": components.max_length}),

@@ -231,7 +231,7 @@ def build_model(
 ) -> tuple[PreTrainedModel, bool]:
     """Return the model, and whether it is a checkpoint that came without an LM head."""
     if settings.preset:
-        return new_model(settings.preset, tokenizer, seed), False
+        return new_model(settings.preset, tokenizer, seed, settings.near_layers), False
     assert settings.name is not None
     read = read_checkpoint(settings.name, offline=settings.offline, seed=seed, progress=progress)
     return read.model, bool(read.new_head)

@@ -41,6 +41,9 @@ def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, An
     for section, keys in _FREE.items():
         for key in keys:
             settings[section].pop(key)
+    settings["model"]["near_layers"] = (
+        settings["model"]["near_layers"] or None
+    )  # runs of earlier versions have none
     return {
         "settings": settings,
         "text": _corpus_hash(components),
