@@ -313,7 +313,7 @@ def _of_one_length(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayo
     if length <= _SHORT and q.device.type == "cpu":
         scores = (q @ k.mT).mul_(scaling)
         if layout.causal:
-            scores.masked_fill_(_later(length), -torch.inf)
+            scores.add_(_unseen(length, None, True, scores.dtype))
         out = scores.softmax(-1) @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=layout.causal)
