@@ -271,8 +271,8 @@ def test_old_and_new_key_together_and_values_no_longer_possible_are_refused(writ
             "train:\n  optimizer: adamw\n",
             "2: 'train.optimizer' is a section with the keys name, learning_rate",
         ),
-        ("train: 5\n", "1: 'train' is a section with the keys objective, max_steps"),
-        ("train: [1]\n", "1: 'train' is a section with the keys objective, max_steps"),
+        ("train: 5\n", "1: 'train' is a section with the keys objective, detour"),
+        ("train: [1]\n", "1: 'train' is a section with the keys objective, detour"),
     ],
 )
 def test_a_wrong_value_names_line_and_what_is_allowed(write: Write, text: str, message: str) -> None:

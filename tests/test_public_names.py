@@ -15,8 +15,8 @@ FUNCTIONS = """
 """.split()
 CLASSES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
-    Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted MLMCollator MaskingSettings MissingExtra Model
-    ModelSettings PairMetrics ProbeResult Progress ProgressEvent Push RunConfig RunFolder RunResult Score TrainSettings
+    Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted Loss MLMCollator MaskedLanguageModelling MaskingSettings MissingExtra Model
+    ModelSettings Objective PairMetrics ProbeResult Progress ProgressEvent Push RunConfig RunFolder RunResult Score TrainSettings
     UnmaskError
 """.split()
 

@@ -65,6 +65,9 @@ if TYPE_CHECKING:
     from unmask.inference.explain import Explanation as Explanation
     from unmask.inference.results import Candidate as Candidate
     from unmask.inference.results import FillResult as FillResult
+    from unmask.objectives.mlm import MaskedLanguageModelling as MaskedLanguageModelling
+    from unmask.objectives.objective import Loss as Loss
+    from unmask.objectives.objective import Objective as Objective
     from unmask.probing.results import ProbeResult as ProbeResult
     from unmask.progress import Progress as Progress
     from unmask.run_folder import RunFolder as RunFolder

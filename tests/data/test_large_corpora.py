@@ -82,7 +82,8 @@ def of(folder: Path, vocabulary: Vocabulary) -> Source:
 
 
 def digest(batches: list[Batch]) -> str:
-    parts = [array.tobytes() for batch in batches for array in vars(batch).values()]
+    arrays = [array for batch in batches for array in vars(batch).values() if isinstance(array, np.ndarray)]
+    parts = [array.tobytes() for array in arrays]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 

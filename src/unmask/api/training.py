@@ -16,7 +16,10 @@ from unmask.api.texts import Text, TextFiles
 from unmask.api.wording import in_python
 from unmask.config.options import OPTIONS
 from unmask.config.settings import RunConfig
+from unmask.data.masking.custom import Strategy
 from unmask.errors import ConfigError, plural
+from unmask.objectives.choose import Custom
+from unmask.objectives.objective import Objective
 from unmask.progress import Progress
 from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric
@@ -97,10 +100,12 @@ def train(
     resume: bool = False,
     checkpoint: str | Path | None = None,
     offline: bool = False,
+    objective: str | Objective | None = None,
+    strategy: str | Strategy | None = None,
     progress: ProgressLike = None,
     **options: Any,
 ) -> RunResult:
-    """Adapt a checkpoint to a text, or train a new model on it, by masked language modelling.
+    """Adapt a checkpoint to a text, or train a new model on it, by masked language modelling or another objective.
 
     Args:
         text: paths, or texts in memory (see :mod:`unmask.api.texts`), which are kept in the run folder.
@@ -112,6 +117,9 @@ def train(
         resume: continue the run in ``out`` from its last checkpoint, by default with its own settings and text.
         checkpoint: resume from this one.
         offline: make no network call.
+        objective: ``mlm``, ``clm``, or an :class:`unmask.Objective` of your own, which a resume needs again.
+        strategy: ``token``, ``word`` and so on, or a function of your own from the tokens of a sequence to units that are
+            masked together, which a resume needs again; see docs/objectives.md for an example of both.
         progress: see :class:`unmask.Progress`.
         options: the long options of ``unmask train``, such as ``epochs``, ``learning_rate`` or ``mask_rate``; they win over
             ``settings``. ``heldout``, ``replay`` and ``general`` take whatever ``text`` takes.
@@ -139,7 +147,12 @@ def train(
         output_folder(out, resume=resume, progress=listener) as root,
     ):
         given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
-        finished = _train(given, RunFolder(root), config, settings, resume, checkpoint, listener)
+        custom = Custom(
+            objective if isinstance(objective, Objective) else None, strategy if callable(strategy) else None
+        )
+        given["objective"] = objective if custom.objective is None else "custom"
+        given["strategy"] = strategy if custom.strategy is None else "custom"
+        finished = _train(given, RunFolder(root), config, settings, resume, checkpoint, custom, listener)
     return RunResult(**vars(finished))
 
 
@@ -150,6 +163,7 @@ def _train(
     settings: Mapping[str, Any] | None,
     resume: bool,
     checkpoint: str | Path | None,
+    custom: Custom,
     progress: Progress,
 ) -> FinishedRun:
     """Train in a folder of this machine with the arguments of :func:`train`."""
@@ -169,6 +183,7 @@ def _train(
         folder.root,
         resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
         command=sys.argv,
+        custom=custom,
         progress=progress,
     )
 

@@ -19,7 +19,7 @@ Documents = Literal["auto", "file", "block", "line"]
 Markup = Literal["keep", "strip"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
-Objective = Literal["mlm"]
+Objective = Literal["mlm", "clm"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Parallel = Literal["auto", "ddp", "fsdp"]
@@ -203,7 +203,13 @@ DryRun = Annotated[
 # Training.
 ObjectiveOption = Annotated[
     Objective | None,
-    training("--objective", show_default="mlm", help="What is learned: see docs/objectives.md."),
+    training(
+        "--objective", show_default="mlm", help="Masked language modelling, or a causal detour before it."
+    ),
+]
+Detour = Annotated[
+    float | None,
+    training("--detour", show_default="0.6", help="Share of the run that is causal, for --objective clm."),
 ]
 RecipeOption = Annotated[
     Recipe | None,

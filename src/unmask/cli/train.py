@@ -72,6 +72,7 @@ def train(
     checkpoint: options.CheckpointToResume = None,
     dry_run: options.DryRun = False,
     objective: options.ObjectiveOption = None,
+    detour: options.Detour = None,
     recipe: options.RecipeOption = None,
     learning_rate: options.LearningRate = None,
     batch_tokens: options.BatchTokens = None,

@@ -30,6 +30,7 @@ OPTIONS = {
     "epochs": "train.epochs",
     "minutes": "train.minutes",
     "objective": "train.objective",
+    "detour": "train.detour",
     "recipe": "train.recipe",
     "batch_tokens": "train.batch_tokens",
     "learning_rate": "train.optimizer.learning_rate",

@@ -95,9 +95,10 @@ class DataSettings(DocumentSettings):
 class MaskingSettings(Settings):
     """Which tokens are masked, and what replaces them (BERT's 15% and 80/10/10 by default)."""
 
-    strategy: Literal["token", "word", "span", "ngram", "terms"] = "token"
+    strategy: Literal["token", "word", "span", "ngram", "terms", "custom"] = "token"
     """The unit that is masked as a whole: a ``token``, a ``word``, a ``span`` of words (SpanBERT), an ``ngram``: the
-    words of a collocation (PMI-Masking), or a word, domain ``terms`` more often."""
+    words of a collocation (PMI-Masking), or a word, domain ``terms`` more often. ``custom`` stands for a strategy of one's
+    own, which Python alone can pass."""
     rate: float = Field(0.15, gt=0, le=1)
     """Share of the text's tokens that are predicted, whatever the strategy."""
     initial_rate: float | None = Field(None, gt=0, le=1)
@@ -206,8 +207,11 @@ class ScheduleSettings(Settings):
 class TrainSettings(Settings):
     """One training run."""
 
-    objective: Literal["mlm"] = "mlm"
-    """What is learned: ``mlm``, masked language modelling."""
+    objective: Literal["mlm", "clm", "custom"] = "mlm"
+    """What is learned: ``mlm``, masked language modelling; ``clm``, next tokens with causal attention for a share of the run,
+    then masked language modelling. ``custom`` stands for an objective of one's own, which Python alone can pass."""
+    detour: float | None = Field(None, gt=0, lt=1)
+    """For ``clm``: the share of the run that is causal; by default 0.6."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after so many optimizer steps."""
     epochs: float | None = Field(None, gt=0)
@@ -279,11 +283,18 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _trained_weights_agree(self) -> TrainSettings:
-        if self.lora_rank and (self.optimizer.name == "muon" or self.recipe == "scratch"):
+    def _detour_is_causal(self) -> TrainSettings:
+        if self.detour is not None and self.objective != "clm":
             raise ValueError(
-                "lora_rank adapts a checkpoint with AdamW; leave the optimizer and the recipe on auto"
+                f"detour is a share of objective clm, and the objective is {self.objective}; set objective to clm, or leave "
+                f"detour out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trained_weights_agree(self) -> TrainSettings:
+        if self.lora_rank and self.recipe == "scratch":
+            raise ValueError("lora_rank adapts a checkpoint; leave the recipe on auto")
         if self.new_embeddings_steps and (self.lora_rank or self.freeze == "embeddings"):
             other = "lora_rank" if self.lora_rank else "freeze"
             raise ValueError(

@@ -16,9 +16,9 @@ from unmask.errors import DivergedError
 _BLOCK, _BLOCK_ON_DEVICE = 1 << 19, 1 << 26
 
 
-def row_blocks(rows: int, width: int, device: torch.device) -> list[slice]:
-    """Divide rows of ``width`` logits into blocks that are computed in fp32 at once."""
-    size = max(1, (_BLOCK if device.type == "cpu" else _BLOCK_ON_DEVICE) // width)
+def row_blocks(rows: int, width: int, device: torch.device, most: int | None = None) -> list[slice]:
+    """Divide rows of ``width`` logits into blocks of at most so many, by default those computed in fp32 at once."""
+    size = max(1, (most or (_BLOCK if device.type == "cpu" else _BLOCK_ON_DEVICE)) // width)
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
 

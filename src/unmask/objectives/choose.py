@@ -1,12 +1,54 @@
-"""The objective of a run by its settings."""
+"""The objective of a run: by its settings, or one of one's own."""
 
 from __future__ import annotations
 
-from unmask.config.settings import TrainSettings
+from dataclasses import dataclass
+
+from unmask.config.settings import RunConfig, TrainSettings
+from unmask.data.masking.custom import Strategy
+from unmask.errors import ConfigError
+from unmask.objectives.clm import SHARE, CausalDetour
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Objective
 
 
-def objective_of(train: TrainSettings) -> Objective:
-    """Return the objective that the settings name."""
+@dataclass(frozen=True)
+class Custom:
+    """What a caller passes in Python besides settings.
+
+    Attributes:
+        objective: an objective of one's own, where ``train.objective`` is ``custom``.
+        strategy: a masking strategy of one's own, where ``masking.strategy`` is ``custom``.
+    """
+
+    objective: Objective | None = None
+    strategy: Strategy | None = None
+
+    def require(self, config: RunConfig) -> None:
+        """Make sure that what the settings call ``custom`` was passed.
+
+        Raises:
+            ConfigError: it was not, or was passed where the settings name another.
+        """
+        for name, setting, given in (
+            ("objective", config.train.objective, self.objective),
+            ("strategy", config.masking.strategy, self.strategy),
+        ):
+            if setting == "custom" and given is None:
+                raise ConfigError(
+                    f"the {name} of this run is one of its own (custom), which is code and not in a run folder; pass it, also to "
+                    f"resume: unmask.train(..., {name}=...)"
+                )
+            if setting != "custom" and given is not None:
+                raise ConfigError(
+                    f"two of one kind: {name}={given!r} was passed, and the settings name '{setting}'"
+                )
+
+
+def objective_of(train: TrainSettings, custom: Custom = Custom()) -> Objective:
+    """Return the objective of settings that :meth:`Custom.require` has passed."""
+    if custom.objective is not None:
+        return custom.objective
+    if train.objective == "clm":
+        return CausalDetour(train.detour or SHARE)
     return MaskedLanguageModelling()

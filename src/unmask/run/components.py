@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.config.settings import DataSettings, MaskingSettings, ModelSettings, RunConfig, TrainSettings
+from unmask.config.settings import DataSettings, ModelSettings, RunConfig, TrainSettings
 from unmask.data.batches import TextSource
 from unmask.data.batching import first_characters
 from unmask.data.corpus import (
@@ -22,6 +22,8 @@ from unmask.data.corpus import (
     require_made_by,
 )
 from unmask.data.document_set import DocumentSet
+from unmask.data.masking.custom import CustomUnits
+from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import load_tokenizer
@@ -38,7 +40,7 @@ from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
 from unmask.model.verify import verify
-from unmask.objectives.choose import objective_of
+from unmask.objectives.choose import Custom, objective_of
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Objective
 from unmask.progress import Progress
@@ -124,6 +126,7 @@ def build_components(
     progress: Progress,
     world: World | None = None,
     verification: Verification | None = None,
+    custom: Custom = Custom(),
 ) -> RunComponents:
     """Load or make everything that a run needs.
 
@@ -133,6 +136,7 @@ def build_components(
         progress: is told what is loaded and made.
         world: the processes of the run.
         verification: compares shards that there are with their checksums; without it, they are compared here.
+        custom: an objective and a masking strategy of the caller's own.
 
     Raises:
         ConfigError: model, tokenizer and settings do not fit.
@@ -155,14 +159,16 @@ def build_components(
         model.autocast = wanted == "bf16"
     verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
-    objective = objective_of(settings)
+    objective = objective_of(settings, custom)
     for stage in objective.stages:
         stage.prepare(model, settings.seed)
     if config.model.dropout is not None:
         set_dropout(raw, config.model.dropout)
     length = sequence_length(config.data, model)
     parallel = choose_parallel(settings, model, world)  # before any text is prepared
-    texts = open_texts(config.data, config.masking, model, length, folder, world, progress, verification)
+    strategy = custom.strategy and CustomUnits(custom.strategy, model.vocabulary, tokenizer)
+    masking = plan_of(model.vocabulary, config.masking, strategy)
+    texts = open_texts(config.data, masking, model, length, folder, world, progress, verification)
     if not texts.text.can_have_targets():
         raise DataError(texts.text.why_no_target("the training text"))
     if config.model.preset:
@@ -316,7 +322,7 @@ def sequence_length(data: DataSettings, model: LanguageModel) -> int:
 
 def open_texts(
     data: DataSettings,
-    masking: MaskingSettings,
+    masking: MaskingPlan,
     model: MaskedLM,
     length: int,
     folder: RunFolder,

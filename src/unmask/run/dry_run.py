@@ -15,6 +15,7 @@ import torch
 from unmask.config.settings import RunConfig
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
+from unmask.objectives.choose import Custom
 from unmask.progress import Progress
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run.choices import planned_steps
@@ -64,6 +65,7 @@ def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
         DataError: the text cannot be used.
     """
     check_trainable(config)
+    Custom().require(config)
     require_parallel(config.train)
     with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
         world.leader = world.rank  # each has a temporary folder of its own

@@ -15,6 +15,7 @@ import torch
 from unmask.config.old_keys import translate
 from unmask.config.settings import RunConfig
 from unmask.data.corpus import MANIFEST
+from unmask.data.masking.custom import CustomUnits
 from unmask.data.reading.inputs import describe_inputs
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
@@ -44,6 +45,12 @@ def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, An
     settings["model"]["near_layers"] = (
         settings["model"]["near_layers"] or None
     )  # runs of earlier versions have none
+    # Code of the caller's own is known by its name alone.
+    if settings["train"]["objective"] == "custom":
+        kind = type(components.objective)
+        settings["train"]["objective"] = f"custom ({kind.__module__}.{kind.__qualname__})"
+    if isinstance(components.text.plan.custom, CustomUnits):
+        settings["masking"]["strategy"] = f"custom ({components.text.plan.custom.name})"
     return {
         "settings": settings,
         "text": _corpus_hash(components),

@@ -30,6 +30,8 @@ def run_of(model: str) -> RunFolder | None:
 def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Progress()) -> TextSource | None:
     """Return the held-out text of a run with the masks of its evaluations; ``None`` where its shards are gone.
 
+    Where a run was masked by a strategy of its own, which is not in its folder, single tokens are masked.
+
     Raises:
         DataError: the shards are damaged, or those of another tokenizer.
     """
@@ -44,4 +46,7 @@ def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Pro
     if documents is None:
         return None
     length = sequence_length(data, model)
-    return TextSource(corpus, documents, model.vocabulary, config.masking, length, data.overlap)
+    masking = config.masking
+    if masking.strategy == "custom":  # the function is not in the folder
+        masking = masking.model_copy(update={"strategy": "token"})
+    return TextSource(corpus, documents, model.vocabulary, masking, length, data.overlap)

@@ -17,6 +17,7 @@ from unmask.data.verification import Verification
 from unmask.errors import ConfigError
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
+from unmask.objectives.choose import Custom
 from unmask.progress import Progress
 from unmask.reporting.drawing import require_charts
 from unmask.run.assemble import keep_choices
@@ -38,6 +39,7 @@ def train(
     resume: str | None = None,
     command: list[str] | None = None,
     extra: dict[str, Any] | None = None,
+    custom: Custom = Custom(),
     progress: Progress = Progress(),
 ) -> FinishedRun:
     """Train or adapt a masked language model and leave a run folder behind.
@@ -48,6 +50,7 @@ def train(
         resume: ``auto`` for the newest whole checkpoint (or the beginning, where there is none), or the path of one.
         command: how the run was called, for the report.
         extra: entries to add to ``run.json``.
+        custom: an objective and a masking strategy of the caller's own, which a resume needs again.
         progress: gets choices, metrics and warnings.
 
     Raises:
@@ -58,12 +61,15 @@ def train(
         Interrupted: a signal came; the run is saved and can be resumed.
     """
     check_trainable(config)
+    custom.require(config)
     require_charts("the report at the end of a run")
     require_parallel(config.train)
     folder, signals = RunFolder(Path(out)), Signals(progress)
     device = pick_device(config.train.device)
     with signals.listening(), joined(device, config.train.timeout_minutes) as world:
-        return _train(config, folder, resume, world, signals, progress, command or sys.argv, extra or {})
+        return _train(
+            config, folder, resume, world, signals, progress, command or sys.argv, extra or {}, custom
+        )
 
 
 def _train(
@@ -75,6 +81,7 @@ def _train(
     progress: Progress,
     command: list[str],
     extra: dict[str, Any],
+    custom: Custom,
 ) -> FinishedRun:
     require_same_settings(config, world)
     fresh = not folder.root.exists() or is_empty(folder.root)
@@ -96,7 +103,9 @@ def _train(
                         config = world.from_main(
                             _resumed(config, folder, resume) if world.is_main else config
                         )
-                        run = TrainingRun(config, folder, resume, progress, signals, world, verification)
+                        run = TrainingRun(
+                            config, folder, resume, progress, signals, world, verification, custom
+                        )
                         (folder / ENDED).unlink(missing_ok=True)
                         run.write_info(command, extra)
                         finished = run.run()

@@ -14,6 +14,7 @@ from unmask.errors import ConfigError, DataError, DivergedError, Interrupted, Lo
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.layers import merge_lora
+from unmask.objectives.choose import Custom
 from unmask.progress import Progress
 from unmask.reporting.format import cell
 from unmask.run.adaptation import save_base
@@ -75,9 +76,12 @@ class TrainingRun:
         signals: Signals,
         world: World,
         verification: Verification,
+        custom: Custom,
     ) -> None:
         self.folder, self.progress, self.signals = folder, progress, signals
-        self.components: RunComponents = build_components(config, folder, progress, world, verification)
+        self.components: RunComponents = build_components(
+            config, folder, progress, world, verification, custom
+        )
         self._verification, self._verified = verification, False
         if not self.components.world.is_main:
             self.progress = Progress()
@@ -290,8 +294,12 @@ class TrainingRun:
 
     def _update_best(self, loss: float) -> None:
         """Save the weights if they are the best so far, and end the run after ``patience`` worse evaluations."""
-        step = self.loop.position.step
+        step, last_stage = self.loop.position.step, len(self.loop.objective.stages) - 1
         self._evaluated, self._saved = step, -1  # a checkpoint of this step does not know of it
+        if (
+            self.loop.position.stage < last_stage
+        ):  # another objective is to come, which these weights do not have
+            return
         # All processes use one number, so that they save and end together.
         self.best = Best.after(self.best, step, self.components.world.max(loss))
         if self.config.train.export_best and self.best.step == step:

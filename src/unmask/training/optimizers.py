@@ -260,10 +260,15 @@ def _is_hidden_matrix(model: nn.Module, key: str, weight: Tensor) -> bool:
 
 
 def _fused_parts(key: str) -> int:
-    """Return the number of matrices in a fused one: query, key and value, or the two halves of a gated unit."""
+    """Return the number of matrices in a fused one: query, key and value, or the two halves of a gated unit.
+
+    Of LoRA's two factors, the one that reads the input is shared by all of them.
+    """
+    if ".lora_A." in key:
+        return 1
     if "Wqkv" in key or "qkv" in key:
         return 3
-    return 2 if key.endswith("mlp.Wi.weight") else 1
+    return 2 if ".mlp.Wi." in key and key.endswith(".weight") else 1
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

@@ -9,6 +9,7 @@ word       whole words
 span       runs of words, of geometric length from 1 to 10 (SpanBERT, Joshi et al. 2020)
 ngram      collocations, else single words (PMI-Masking, Levine et al. 2021)
 terms      domain terms, which have a higher chance, else single words
+custom     what a Python function says (:mod:`unmask.data.masking.custom`)
 =========  =============================================================================================
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,11 +41,12 @@ TERM_WEIGHT = 5.0
 
 @dataclass(frozen=True, eq=False)
 class MaskingPlan:
-    """Masking settings with their vocabulary and phrases; see :func:`plan_of`."""
+    """Masking settings with their vocabulary, and their phrases or strategy of one's own; see :func:`plan_of`."""
 
     settings: MaskingSettings
     vocabulary: Vocabulary
     phrases: Phrases | None = None
+    custom: Callable[[Packed], MaskUnits] | None = None
 
     @property
     def hidden(self) -> MaskingPlan:
@@ -65,26 +68,43 @@ class MaskUnits:
     weight: np.ndarray | None = None
 
 
-def plan_of(vocabulary: Vocabulary, settings: MaskingSettings) -> MaskingPlan:
+def plan_of(
+    vocabulary: Vocabulary,
+    settings: MaskingSettings,
+    custom: Callable[[Packed], MaskUnits] | None = None,
+) -> MaskingPlan:
     """Check masking settings against a vocabulary, and load their collocations or terms.
+
+    Args:
+        vocabulary: of the tokenizer.
+        settings: masking settings.
+        custom: groups the tokens where the strategy is ``custom``.
 
     Raises:
         ConfigError: the strategy needs words and the tokenizer does not mark them, or the file of collocations or
             terms is not set, cannot be read or is empty.
     """
     phrases = None
-    if settings.strategy != "token":
+    if settings.strategy == "custom":
+        if custom is None:
+            raise ConfigError(
+                "masking.strategy=custom stands for a strategy of one's own, which only Python can pass: "
+                "unmask.train(..., strategy=my_units). Use another strategy"
+            )
+    elif settings.strategy != "token":
         words = _words_of(vocabulary, settings.strategy)
         if settings.strategy == "ngram":
             phrases = _collocations(settings, words)
         elif settings.strategy == "terms":
             phrases = _terms(settings, words)
-    return MaskingPlan(settings, vocabulary, phrases)
+    return MaskingPlan(settings, vocabulary, phrases, custom)
 
 
 def units_of(packed: Packed, plan: MaskingPlan, key: MaskKey) -> MaskUnits:
     """Group the tokens of packed sequences into the units of the strategy."""
     strategy = plan.settings.strategy
+    if plan.custom is not None:
+        return plan.custom(packed)
     if strategy == "token":
         return MaskUnits(np.arange(len(packed.input_ids)))
     first = np.flatnonzero(word_starts(packed, plan.vocabulary))
