@@ -200,7 +200,7 @@ def draw_result(page: Page, result: FinishedRun, examples: bool, places: Mapping
 @surviving_viewers()
 def demo(
     out: DemoFolder = Path("runs/demo"),
-    minutes: DemoMinutes = 2.5,
+    minutes: DemoMinutes = 2.9,
     seed: options.SeedOrZero = 0,
     as_json: options.Json = False,
 ) -> None:

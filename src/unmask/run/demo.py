@@ -19,7 +19,7 @@ from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 
-TRAINING_MINUTES = 2.5
+TRAINING_MINUTES = 2.9
 """Minutes of training by default: with collecting, preparing and evaluating the demo takes well under four on two cores."""
 
 _CHARACTERS = 20_000_000
