@@ -32,13 +32,16 @@ def options() -> argparse.ArgumentParser:
     add("--texts", type=int, default=256, help="sentences filled together")
     add("--single", type=int, default=64, help="how many of them are filled one after another")
     add("--threads", type=int, help="threads for both sides")
+    add("--form", choices=harness.FORMS, help="fill with what 'unmask export' makes of the model")
     return made
 
 
 def work(args: argparse.Namespace) -> None:
     model = args.model or harness.start(args.vocabulary, *args.size)
     source = sentences(harness.texts(args.text, 1))
-    settings = {"model": str(Path(model).resolve()) if Path(model).is_dir() else model, "source": source}
+    model = str(Path(model).resolve()) if Path(model).is_dir() else model
+    ours = harness.exported(model, args.form, source) if args.form else model
+    settings = {"model": model, "ours": ours, "source": source}
     document = harness.report("fill", args, **settings)
     shape = {"texts": args.texts, "single": args.single, "rounds": args.rounds, "threads": args.threads}
     document |= harness.run("fill", "measure", settings | shape)
@@ -49,7 +52,9 @@ def work(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- measured in its own process
 
 
-def measure(model: str, source: str, texts: int, single: int, rounds: int, threads: int | None) -> Result:
+def measure(
+    model: str, ours: str, source: str, texts: int, single: int, rounds: int, threads: int | None
+) -> Result:
     """Time both sides in turns."""
     import torch
     from transformers import pipeline
@@ -60,14 +65,14 @@ def measure(model: str, source: str, texts: int, single: int, rounds: int, threa
     if threads:
         torch.set_num_threads(threads)
     peer = pipeline("fill-mask", model, device="cpu", dtype=torch.float32)
-    ours = FillMask(load_for_inference(model, device="cpu"))
+    filler = FillMask(load_for_inference(ours, device="cpu"))
     masked_texts = masked(source, texts, str(peer.tokenizer.mask_token))
     few = masked_texts[:single]
-    largest = _compare(ours, peer, few)
+    largest = _compare(filler, peer, few)
     sides: dict[str, Callable[[], Result]] = {
         "pipeline, one after another": lambda: _timed(few, lambda: [peer(text) for text in few]),
-        "ours, one after another": lambda: _timed(few, lambda: [ours(text) for text in few]),
-        "ours, together": lambda: _timed(masked_texts, lambda: ours.fill(masked_texts)),
+        "ours, one after another": lambda: _timed(few, lambda: [filler(text) for text in few]),
+        "ours, together": lambda: _timed(masked_texts, lambda: filler.fill(masked_texts)),
     }
     for size in BATCH_SIZES:
         sides[f"pipeline, batches of {size}"] = lambda size=size: _timed(

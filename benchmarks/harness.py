@@ -30,6 +30,7 @@ DATA = Path(os.environ.get("UNMASK_BENCHMARK_DATA") or ROOT.parent / "shared" / 
 TEXTS = DATA / "general"
 VOCABULARY = DATA / "vocab" / "bert-base-uncased-vocab.txt"
 SITE = WORK / "site"
+FORMS = ("onnx", "onnx-int8", "openvino", "openvino-int8")
 
 Result = dict[str, Any]
 
@@ -116,6 +117,16 @@ def need_peer() -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     if subprocess.run([*pip, "--target", str(SITE), "-r", str(wanted)]).returncode:
         raise Failure(f"the packages of run_mlm could not be installed; see {wanted}")
+
+
+def exported(model: str, form: str, source: str) -> str:
+    """Export a model once; new weights predict nothing, so its comparison decides nothing."""
+    folder = WORK / f"{Path(model).name}-{form}"
+    if not folder.is_dir():
+        options = ["--format", form, "--data", source, "--tokens", "5000", "--force", "-q"]
+        command = [sys.executable, "-m", "unmask", "export", model, "-o", str(folder), *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return str(folder)
 
 
 # ---------------------------------------------------------------- taking turns

@@ -52,7 +52,7 @@ def options() -> argparse.ArgumentParser:
         default=["short", "long"],
         help="sentences, or 200 words",
     )
-    add("--form", choices=("onnx", "onnx-int8"), help="serve what 'unmask export' makes of the model")
+    add("--form", choices=harness.FORMS, help="serve what 'unmask export' makes of the model")
     add("--seconds", type=float, default=5.0, help="seconds of a measurement")
     add(
         "--soak",
@@ -70,7 +70,8 @@ def work(args: argparse.Namespace) -> None:
     document = harness.report("serving", args, source=source)
     models = {size: harness.start(args.vocabulary, *SIZES[size]) for size in args.sizes}
     served = {
-        size: _exported(model, args.form, source) if args.form else model for size, model in models.items()
+        size: harness.exported(model, args.form, source) if args.form else model
+        for size, model in models.items()
     }
     if args.soak:
         texts = masked(source, 256, "[MASK]") + _long(source)[:20]
@@ -111,16 +112,6 @@ def work(args: argparse.Namespace) -> None:
                     )
                     harness.write(args.json, document | {"rows": rows, "goals": _goals(rows)})
     _show(rows)
-
-
-def _exported(model: str, form: str, source: str) -> str:
-    """Export a model once; new weights predict nothing, so its comparison decides nothing."""
-    folder = harness.WORK / f"{Path(model).name}-{form}"
-    if not folder.is_dir():
-        options = ["--format", form, "--data", source, "--tokens", "5000", "--force", "-q"]
-        command = [sys.executable, "-m", "unmask", "export", model, "-o", str(folder), *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return str(folder)
 
 
 # ---------------------------------------------------------------- one part, in its own process

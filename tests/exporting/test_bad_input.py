@@ -165,7 +165,9 @@ def test_a_batch_that_the_graph_cannot_compute_is_an_error_of_the_model(folder: 
     path = folder / "onnx" / "model.onnx"
     write_graph(path, size)
     graph = OnnxGraph(path)
-    message = refusal(lambda: graph.logits({"input_ids": np.full((2, 3), size + 7)}), UnmaskError)
+    message = refusal(
+        lambda: graph.logits({"input_ids": np.full((2, 3), size + 7)}, np.arange(6)), UnmaskError
+    )
     assert f"'{path}' cannot compute a batch of 2 x 3 tokens" in message
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
-from unmask.api.options import sections
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import MISSING, Text, is_missing, text_values
 from unmask.errors import ConfigError
@@ -193,6 +192,7 @@ class Model:
             DataError: the text is empty or too long.
             ConfigError: a position or an option that cannot work.
         """
+        from unmask.api.options import sections
         from unmask.inference.explain import explain
 
         if not isinstance(text, str):

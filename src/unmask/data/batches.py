@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.config.settings import MaskingSettings
 from unmask.data.corpus import Corpus, token_counts
 from unmask.data.document_set import DocumentSet, slices
 from unmask.data.masking.mask import mask
@@ -29,6 +29,9 @@ from unmask.data.packing import (
 )
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError, plural
+
+if TYPE_CHECKING:
+    from unmask.config.settings import MaskingSettings
 
 _COUNTED = 20_000_000
 

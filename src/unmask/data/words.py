@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -236,6 +236,7 @@ def is_ideograph(character: str) -> bool:
     return any(low <= ord(character) <= high for low, high in _CJK)
 
 
+@cache
 def _class(character: str) -> str:
     if character.isspace():
         return "space"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,6 @@ class ExportedModel(LanguageModel):
             size = self.document_logits(trial).shape[-1]
         except UnmaskError as error:
             raise ConfigError(str(error)) from error
-        states = self.hidden_states(trial, np.array([0, len(trial)])) if graph.split else np.empty((0, 0))
-        self._hidden_size = states.shape[-1]
         if size < self.vocabulary.size:
             raise ConfigError(
                 f"'{name}' is of another model than the tokenizer beside it: it predicts {size:,} tokens, the tokenizer "
@@ -106,9 +105,12 @@ class ExportedModel(LanguageModel):
     def parameters(self) -> int:
         return self.graph.parameters
 
-    @property
+    @cached_property
     def hidden_size(self) -> int:
-        return self._hidden_size
+        if HIDDEN not in self.graph.outputs:
+            return 0
+        trial = np.resize(self.vocabulary.replacements, self.shortest)
+        return self.hidden_states(trial, np.array([0, len(trial)])).shape[-1]
 
     @property
     def takes_token_types(self) -> bool:
@@ -121,30 +123,24 @@ class ExportedModel(LanguageModel):
         parts = []
         for ids, lengths, targets in self.blocks(batch.input_ids, batch.cu_seqlens, batch.target_index):
             feed, real = self._feed(ids, lengths)
-            index = np.flatnonzero(real)[targets]
-            if self.graph.split:
-                hidden = self.graph.encode(feed)
-                logits = self.graph.head(hidden.reshape(1, -1, hidden.shape[-1])[:, index])[0]
-            else:
-                every = self.graph.logits(feed)
-                logits = every.reshape(-1, every.shape[-1])[index]
+            logits = self.graph.logits(feed, np.flatnonzero(real)[targets])
             parts.append(torch.from_numpy(logits))
         return torch.cat(parts)
 
     def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
-        if not self.graph.split:
+        if HIDDEN not in self.graph.outputs:
             raise ConfigError(
                 f"'{self.name}' has no output '{HIDDEN}', so it gives no embeddings; export it with unmask"
             )
         parts = []
         for ids, lengths, _ in self.blocks(input_ids, cu_seqlens):
             feed, real = self._feed(ids, lengths)
-            parts.append(torch.from_numpy(self.graph.encode(feed)[real]))
+            parts.append(torch.from_numpy(self.graph.hidden_states(feed)[real]))
         return torch.cat(parts)
 
     def document_logits(self, input_ids: np.ndarray) -> Tensor:
         feed, real = self._feed(input_ids, np.array([len(input_ids)]))
-        return torch.from_numpy(self.graph.logits(feed)[real])
+        return torch.from_numpy(self.graph.logits(feed, np.flatnonzero(real)))
 
     def _feed(self, input_ids: np.ndarray, lengths: np.ndarray) -> tuple[Feed, np.ndarray]:
         for check in self._checks:

@@ -18,7 +18,7 @@ HIDDEN, LOGITS = "last_hidden_state", "logits"
 INPUTS = "input_ids", "attention_mask", "token_type_ids"
 """Names of the inputs; the last one only where the model has it."""
 PLACES, ROWS = "places", "masked_hidden_state"
-"""In a graph for the web: the input with the places whose tokens are predicted, and their hidden states."""
+"""The input with the places whose tokens are predicted; and in a graph for the web, their hidden states."""
 
 Feed = dict[str, np.ndarray]
 
@@ -30,23 +30,18 @@ class Graph(Protocol):
         facts: what the export recorded (:func:`facts_of`); empty where another tool wrote the file.
         parameters: number of its weights.
         inputs, outputs: names of its inputs and outputs.
-        split: whether encoder and LM head can be computed one after the other.
     """
 
     facts: JsonDict
     parameters: int
     inputs: set[str]
     outputs: set[str]
-    split: bool
 
-    def encode(self, feed: Feed) -> np.ndarray:
-        """Return ``float32 [N, W, H]`` hidden states."""
+    def hidden_states(self, feed: Feed) -> np.ndarray:
+        """Return ``float32 [N, W, H]`` hidden states, of a graph with the output :data:`HIDDEN`."""
 
-    def head(self, rows: np.ndarray) -> np.ndarray:
-        """Return ``float32 [1, M, V]`` logits of ``[1, M, H]`` hidden states."""
-
-    def logits(self, feed: Feed) -> np.ndarray:
-        """Return ``float32 [N, W, V]`` logits at every place."""
+    def logits(self, feed: Feed, places: np.ndarray) -> np.ndarray:
+        """Return ``float32 [M, V]`` logits at ``int64 [M]`` of the ``N * W`` places."""
 
 
 def facts_of(model: LanguageModel, precision: str) -> JsonDict:

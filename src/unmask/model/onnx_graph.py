@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,22 +12,24 @@ import numpy as np
 import torch
 
 from unmask.errors import ConfigError, MissingExtra, UnmaskError
-from unmask.model.graph import HIDDEN, INPUTS, LOGITS, PLACES, ROWS, Feed, read_facts
+from unmask.model.graph import HIDDEN, INPUTS, LOGITS, PLACES, Feed, read_facts
+from unmask.model.onnx_targets import choose_places, keep_output
 from unmask.storage import LFS_POINTER, JsonDict, is_lfs_pointer
 
 if TYPE_CHECKING:
     import onnx
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, OrtValue
 
 FACTS = "unmask"
 """The entry of the file's metadata in which its facts stand, as JSON."""
+_LARGE, _USERS = 1 << 12, ("Gather", "MatMul")  # bytes; what uses weights that are taken out of a graph
 
 
 class OnnxGraph:
     """See :class:`~unmask.model.graph.Graph`.
 
-    Where the file has both outputs, encoder and LM head become two sessions, so that the head computes the masked
-    tokens alone. Weights outside the file (more than 2 GB) are computed in one.
+    There is a session for logits, which computes the LM head and most of the last layer at the chosen tokens alone, and
+    another one for hidden states, made when they are first wanted.
 
     Raises:
         ConfigError: onnxruntime is not installed, or the file cannot be read, or does not take texts of any length.
@@ -47,11 +50,12 @@ class OnnxGraph:
             given = [value for value in model.graph.input if value.name not in weights]
             inputs = {value.name for value in given}
             self.inputs = inputs - {PLACES}
-            self._rows = ROWS if PLACES in inputs else HIDDEN
             self.outputs = {value.name for value in model.graph.output}
-            inside = not any(weight.data_location for weight in model.graph.initializer)
-            self.split = inside and {HIDDEN, LOGITS} <= self.outputs
-            self._sessions = self._split(model) if self.split else (_session(str(path)),)
+            guessed = _guessed(model, self.inputs)
+            counted = sum(math.prod(weight.dims) for weight in model.graph.initializer if weight.dims)
+            if LOGITS in self.outputs:
+                keep_output(model.graph, LOGITS) if PLACES in inputs else choose_places(model.graph)
+            self._logits = _session(model, path)
         except Exception as error:
             raise ConfigError(
                 f"'{path}' cannot be read as an ONNX model ({_reason(error)}); copy or export it again"
@@ -62,35 +66,27 @@ class OnnxGraph:
                 raise ConfigError(
                     f"'{path}': expected inputs in int64, of any number of texts and tokens, not {_shown(value)}"
                 )
-        recorded = {entry.key: entry.value for entry in model.metadata_props}
-        self.facts: JsonDict = (
-            read_facts(recorded[FACTS], path) if FACTS in recorded else _guessed(model, self.inputs)
-        )
-        counted = sum(math.prod(weight.dims) for weight in model.graph.initializer if weight.dims)
+        self.facts: JsonDict = _recorded(model, path) or guessed
         self.parameters = int(self.facts.get("parameters", counted))
 
-    def _split(self, model: onnx.ModelProto) -> tuple[InferenceSession, ...]:
-        from onnx.utils import Extractor
+    @cached_property
+    def _encoder(self) -> InferenceSession:
+        import onnx
 
-        parts = Extractor(model)
-        encoder = parts.extract_model(sorted(self.inputs), [HIDDEN])
-        head = parts.extract_model([self._rows], [LOGITS])
-        return _session(encoder.SerializeToString()), _session(head.SerializeToString())
+        model = onnx.load(self._path, load_external_data=False)
+        keep_output(model.graph, HIDDEN)
+        return _session(model, self._path)
 
-    def encode(self, feed: Feed) -> np.ndarray:
-        return self._run(0, HIDDEN, feed)
+    def hidden_states(self, feed: Feed) -> np.ndarray:
+        return self._run(self._encoder, feed)
 
-    def head(self, rows: np.ndarray) -> np.ndarray:
-        return self._run(1, LOGITS, {self._rows: rows})
+    def logits(self, feed: Feed, places: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._run(self._logits, feed | {PLACES: places})[0]
+        return found
 
-    def logits(self, feed: Feed) -> np.ndarray:
-        if self.split:
-            return self.head(self.encode(feed))
-        return self._run(0, LOGITS, feed)
-
-    def _run(self, session: int, output: str, feed: Feed) -> np.ndarray:
+    def _run(self, session: InferenceSession, feed: Feed) -> np.ndarray:
         try:
-            found: np.ndarray = self._sessions[session].run([output], feed)[0]
+            found: np.ndarray = session.run(None, feed)[0]
         except Exception as error:
             shape = " x ".join(map(str, next(iter(feed.values())).shape[:2]))
             raise UnmaskError(
@@ -113,6 +109,12 @@ def _shown(value: onnx.ValueInfoProto) -> str:
     return f"'{value.name}' in {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{sides}]"
 
 
+def _recorded(model: onnx.ModelProto, path: Path) -> JsonDict | None:
+    """Return what an export of unmask recorded."""
+    recorded = {entry.key: entry.value for entry in model.metadata_props}
+    return read_facts(recorded[FACTS], path) if FACTS in recorded else None
+
+
 def _guessed(model: onnx.ModelProto, inputs: set[str]) -> JsonDict:
     """Return the facts by which batches are computed, of a model that another tool exported."""
     if any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node):
@@ -120,12 +122,35 @@ def _guessed(model: onnx.ModelProto, inputs: set[str]) -> JsonDict:
     return {"batching": "padded" if INPUTS[1] in inputs else "equal"}
 
 
-def _session(model: str | bytes) -> InferenceSession:
+def _session(model: onnx.ModelProto, path: Path) -> InferenceSession:
+    """Return a session for a changed graph of a file."""
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # errors are raised
-    # Threads of one session that wait for more would keep the other, and torch, from the cores.
+    # Threads of one session that wait for more would keep another, and torch, from the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
+    )
+    weights = _taken_out(model)
+    options.add_external_initializers(list(weights), list(weights.values()))
+    return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _taken_out(model: onnx.ModelProto) -> dict[str, OrtValue]:
+    """Take the large weights out of a graph, so that they are not copied to make a session of it."""
+    import onnx
+    from onnxruntime import OrtValue
+
+    weights = {}
+    # ONNX Runtime computes what hangs on weights alone beforehand, but only of weights in the graph.
+    inside = {name for node in model.graph.node if node.op_type not in _USERS for name in node.input}
+    for weight in model.graph.initializer:
+        if len(weight.raw_data) > _LARGE and not weight.data_location and weight.name not in inside:
+            weights[weight.name] = OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(weight))
+            weight.ClearField("raw_data")
+            weight.data_location = onnx.TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value=weight.name)
+    return weights

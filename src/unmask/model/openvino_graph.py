@@ -53,8 +53,8 @@ class OpenVinoGraph:
             model = core.read_model(path)
             self.inputs = {value.get_any_name() for value in model.inputs}
             self.outputs = {value.get_any_name() for value in model.outputs}
-            self.split = {HIDDEN, LOGITS} <= self.outputs
-            parts = self._split(openvino, model) if self.split else (model,)
+            self._is_split = {HIDDEN, LOGITS} <= self.outputs
+            parts = self._split(openvino, model) if self._is_split else (model,)
             self._parts = [core.compile_model(part, "CPU", _settings()) for part in parts]
         except RuntimeError as error:
             raise ConfigError(
@@ -85,19 +85,14 @@ class OpenVinoGraph:
             use.replace_source_output(given.output(0))
         return encoder, openvino.Model([rest.output(LOGITS).get_node()], [given])
 
-    def encode(self, feed: Feed) -> np.ndarray:
+    def hidden_states(self, feed: Feed) -> np.ndarray:
         hidden: np.ndarray = self._parts[0](feed)[0]
         return hidden
 
-    def head(self, rows: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._parts[1]([rows])[0]
-        return logits
-
-    def logits(self, feed: Feed) -> np.ndarray:
-        if self.split:
-            return self.head(self.encode(feed))
-        logits: np.ndarray = self._parts[0](feed)[LOGITS]
-        return logits
+    def logits(self, feed: Feed, places: np.ndarray) -> np.ndarray:
+        found = self.hidden_states(feed) if self._is_split else self._parts[0](feed)[LOGITS]
+        rows: np.ndarray = found.reshape(1, -1, found.shape[-1])[:, places]
+        return (self._parts[1]([rows])[0] if self._is_split else rows)[0]
 
 
 def _settings() -> dict[str, Any]:

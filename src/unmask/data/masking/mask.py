@@ -11,17 +11,19 @@ al. 2020). Special tokens are never targets and never replacements.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from unmask.config.settings import MaskingSettings
 from unmask.data.masking.random_bits import MaskKey, random_bits, random_bits_at, threshold, uniform
 from unmask.data.masking.selection import Selection, select
 from unmask.data.masking.units import MaskingPlan, plan_of, units_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import ConfigError, plural
+
+if TYPE_CHECKING:
+    from unmask.config.settings import MaskingSettings
 
 MASK, RANDOM, KEEP = 0, 1, 2
 """Replacement kinds: a target becomes the mask token, a random token, or stays."""

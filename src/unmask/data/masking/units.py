@@ -20,10 +20,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.config.settings import MaskingSettings
 from unmask.data.masking.collocations import load_collocations
 from unmask.data.masking.phrases import Phrases
 from unmask.data.masking.random_bits import MaskKey, random_bits, threshold
@@ -32,6 +32,9 @@ from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.data.words import WordTables
 from unmask.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unmask.config.settings import MaskingSettings
 
 SPAN_P = 0.2
 """Parameter of the geometric span length (Joshi et al. 2020)."""
