@@ -18,11 +18,10 @@ from unmask.storage import LFS_POINTER, JsonDict, is_lfs_pointer
 
 if TYPE_CHECKING:
     import onnx
-    from onnxruntime import InferenceSession, OrtValue
+    from onnxruntime import InferenceSession
 
 FACTS = "unmask"
 """The entry of the file's metadata in which its facts stand, as JSON."""
-_LARGE, _USERS = 1 << 12, ("Gather", "MatMul")  # bytes; what uses weights that are taken out of a graph
 
 
 class OnnxGraph:
@@ -134,23 +133,4 @@ def _session(model: onnx.ModelProto, path: Path) -> InferenceSession:
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
     )
-    weights = _taken_out(model)
-    options.add_external_initializers(list(weights), list(weights.values()))
     return InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _taken_out(model: onnx.ModelProto) -> dict[str, OrtValue]:
-    """Take the large weights out of a graph, so that they are not copied to make a session of it."""
-    import onnx
-    from onnxruntime import OrtValue
-
-    weights = {}
-    # ONNX Runtime computes what hangs on weights alone beforehand, but only of weights in the graph.
-    inside = {name for node in model.graph.node if node.op_type not in _USERS for name in node.input}
-    for weight in model.graph.initializer:
-        if len(weight.raw_data) > _LARGE and not weight.data_location and weight.name not in inside:
-            weights[weight.name] = OrtValue.ortvalue_from_numpy(onnx.numpy_helper.to_array(weight))
-            weight.ClearField("raw_data")
-            weight.data_location = onnx.TensorProto.EXTERNAL
-            weight.external_data.add(key="location", value=weight.name)
-    return weights
