@@ -33,6 +33,7 @@ from unmask.objectives import clm
 from unmask.objectives.clm import CausalDetour, CausalLanguageModelling
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Loss, Objective
+from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum
@@ -82,12 +83,16 @@ class WithParity(MaskedLanguageModelling):
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "mlm": MaskedLanguageModelling,
     "clm": CausalLanguageModelling,
+    "nsp": NextSentencePrediction,
+    "sop": SentenceOrderPrediction,
     "several losses": WithParity,
 }
 """Every objective of one stage."""
 RUNS: dict[str, dict[str, Any]] = {
     "mlm": {"objective": "mlm"},
     "clm": {"objective": "clm", "settings": {"train.detour": 0.6}},
+    "nsp": {"objective": "nsp"},
+    "sop": {"objective": "sop"},
     "several losses": {"objective": WithParity()},
 }
 """Arguments of `unmask.train` for every objective."""
@@ -99,9 +104,9 @@ def prepared(model: MaskedLM, objective: Objective) -> MaskedLM:
     return model
 
 
-def stream_of(model: MaskedLM, shards: Any) -> TrainingStream:
+def stream_of(model: MaskedLM, shards: Any, objective: Objective) -> TrainingStream:
     source = TextSource(shards, np.arange(len(shards)), model.vocabulary, MaskingSettings(rate=0.3), 64)
-    return TrainingStream(source, 200, 0)
+    return TrainingStream(objective.source(source), 200, 0)
 
 
 def step(
@@ -109,7 +114,7 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses, the targets predicted and the gradient of one step, by so many micro-batches of each process."""
     world = world or World()
-    stream = stream_of(model, shards)
+    stream = stream_of(model, shards, objective)
     numbers, _ = stream.take(Cursor())
     batches = stream.micro_batches(Cursor(), numbers, 0.3, parts, world.rank, world.size, objective.batch)
     counts = [objective.counts(batch) for batch in batches]
@@ -142,8 +147,8 @@ def test_the_loss_is_the_same_for_any_split(name: str, load: Load, shards: Any) 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_draws_depend_on_the_sequence_alone(name: str, load: Load, shards: Any) -> None:
     """Each sequence by itself, in any order, is what it is in the whole batch."""
-    model, objective = load("bert"), OBJECTIVES[name]()
-    source = stream_of(model, shards).source
+    objective = OBJECTIVES[name]()
+    source = stream_of(prepared(load("bert"), objective), shards, objective).source
     numbers = source.by_length(np.arange(len(source.sequences)))
     whole = source.batch(numbers, MaskKey(3, 1), 0.3, make=objective.batch)
     for place in np.random.default_rng(0).permutation(len(numbers))[:15]:
@@ -153,6 +158,8 @@ def test_draws_depend_on_the_sequence_alone(name: str, load: Load, shards: Any) 
         assert np.array_equal(alone.input_ids, whole.input_ids[begin:end])
         assert np.array_equal(alone.target_index, whole.target_index[inside] - begin)
         assert np.array_equal(alone.target_ids, whole.target_ids[inside])
+        for key, values in whole.of_tokens.items():
+            assert np.array_equal(alone.of_tokens[key], values[begin:end])
         for key, values in whole.of_sequences.items():
             assert np.array_equal(alone.of_sequences[key], values[[place]])
 
@@ -258,7 +265,10 @@ def test_a_run_leaves_an_ordinary_encoder(name: str, runs: Callable[[str], Any])
 
     folder = runs(name).folder.model
     raw, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(info[key] for key in ("missing_keys", "mismatched_keys"))
+    pair = {key for key in info["unexpected_keys"] if ".pooler." in key or "seq_relationship" in key}
+    assert set(info["unexpected_keys"]) == pair
+    assert bool(pair) == (name in ("nsp", "sop"))
     assert not getattr(raw.config, "is_decoder", False)
     ids = torch.tensor([[2, 30, 31, 32, 3]])
     other = ids.clone()
@@ -375,7 +385,7 @@ def test_logits_in_blocks_give_the_same_gradient(load: Load, monkeypatch: pytest
 
 def test_next_tokens_are_predicted_and_no_special_ones(load: Load, shards: Any) -> None:
     model = load("bert")
-    source = stream_of(model, shards).source
+    source = stream_of(model, shards, MaskedLanguageModelling()).source
     batch = source.batch(np.arange(5), MaskKey(0, 0), 0.3, make=CausalLanguageModelling().batch)
     assert np.array_equal(batch.input_ids[batch.target_index + 1], batch.target_ids)
     assert not model.vocabulary.special[batch.target_ids].any()

@@ -19,7 +19,7 @@ Documents = Literal["auto", "file", "block", "line"]
 Markup = Literal["keep", "strip"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
-Objective = Literal["mlm", "clm"]
+Objective = Literal["mlm", "clm", "nsp", "sop"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Parallel = Literal["auto", "ddp", "fsdp"]
@@ -204,7 +204,9 @@ DryRun = Annotated[
 ObjectiveOption = Annotated[
     Objective | None,
     training(
-        "--objective", show_default="mlm", help="Masked language modelling, or a causal detour before it."
+        "--objective",
+        show_default="mlm",
+        help="Masked tokens; also after next tokens (clm), or in pairs (nsp, sop).",
     ),
 ]
 Detour = Annotated[

@@ -23,6 +23,7 @@ from unmask.reporting.format import (
     interval,
     loss,
     masks,
+    own_metrics,
     percent,
 )
 from unmask.reporting.reading import left_out_of_run
@@ -253,6 +254,8 @@ def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
             f"{name} {interval(name, spans[name])}" for name in ("accuracy", "loss") if spans[name]
         )
         page.say(f"95% intervals over documents: {named}", style="dim")
+    if own := [list(row) for row in own_metrics(evaluation)]:
+        page.table(["objective", "held-out", "95% interval"], own)
     if (chosen := evaluation.get("selection")) and not chosen["is_reported"]:
         page.say(f"weights chosen on {plural(chosen['documents'], 'other held-out document')}", style="dim")
     if replaced := evaluation.get("by_replacement"):

@@ -201,6 +201,11 @@ class TextSource:
         return self.sequences.find(numbers)[2] + self.vocabulary.overhead
 
     @property
+    def longest(self) -> int:
+        """The most tokens that a sequence can have."""
+        return self.sequences.split.body + self.vocabulary.overhead
+
+    @property
     def tokens(self) -> int:
         """Tokens of one pass, special tokens included."""
         return self.sequences.tokens + self.vocabulary.overhead * len(self.sequences)
@@ -372,7 +377,7 @@ class TrainingStream:
     @property
     def longest(self) -> int:
         """The most tokens that a sequence can have."""
-        return self.source.sequences.split.body + self.source.vocabulary.overhead
+        return self.source.longest
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         """Return ``int64 [N]``: tokens of sequences with their special tokens."""

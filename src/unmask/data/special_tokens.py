@@ -67,3 +67,22 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[in
         # "a" has no token and there is no unknown token: assume a prefix of one special token.
         return tuple(ids[:1]), tuple(ids[1:])
     return tuple(ids[: body[0]]), tuple(ids[body[-1] + 1 :])
+
+
+def between_passages(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | None:
+    """Return the special tokens between two passages; ``None`` where the tokenizer does not tell them apart by token types.
+
+    A pair must be framed like a single text, and have type 0 up to the tokens between the passages, and 1 behind them.
+    """
+    pair = tokenizer.backend_tokenizer.encode("a", "a", add_special_tokens=True)
+    real = [place for place, attended in enumerate(pair.attention_mask) if attended]
+    owners = [pair.sequence_ids[place] for place in real]
+    if 0 not in owners or 1 not in owners or "token_type_ids" not in tokenizer.model_input_names:
+        return None
+    first, second = len(owners) - 1 - owners[::-1].index(0), owners.index(1)
+    last = len(owners) - 1 - owners[::-1].index(1)
+    ids, types = [pair.ids[place] for place in real], [pair.type_ids[place] for place in real]
+    framed = tuple(ids[: owners.index(0)]), tuple(ids[last + 1 :])
+    if framed != frame(tokenizer) or types != [0] * second + [1] * (len(types) - second):
+        return None
+    return tuple(ids[first + 1 : second]) or None

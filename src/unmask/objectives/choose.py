@@ -10,6 +10,7 @@ from unmask.errors import ConfigError
 from unmask.objectives.clm import SHARE, CausalDetour
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Objective
+from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction
 
 
 @dataclass(frozen=True)
@@ -51,4 +52,8 @@ def objective_of(train: TrainSettings, custom: Custom = Custom()) -> Objective:
         return custom.objective
     if train.objective == "clm":
         return CausalDetour(train.detour or SHARE)
+    if train.objective == "nsp":
+        return NextSentencePrediction()
+    if train.objective == "sop":
+        return SentenceOrderPrediction()
     return MaskedLanguageModelling()

@@ -18,7 +18,7 @@ class MaskedLanguageModelling(Objective):
     """Predict the masked tokens from the text on both sides of them."""
 
     name = "mlm"
-    loss_names = ("mlm",)
+    loss_names: tuple[str, ...] = ("mlm",)
 
     @property
     def title(self) -> str:

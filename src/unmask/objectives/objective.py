@@ -9,8 +9,9 @@ Shapes: N sequences, T tokens, M targets, H hidden size, V vocabulary, K losses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -53,6 +54,8 @@ class Objective(ABC):
         masks: whether the mask rate has a meaning.
         targets_in_place: whether ``target_ids`` are the original tokens at ``target_index``.
         has_answers: whether :meth:`answers` are evaluated on held-out text, besides the frozen masks of every run.
+        answer_means: metrics that are the mean of a column of the answers, by name. Column 0 is then a number of the document,
+            and the final metrics have intervals over documents.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Objective(ABC):
     masks = True
     targets_in_place = True
     has_answers = False
+    answer_means: Mapping[str, int] = MappingProxyType({})
 
     @property
     def title(self) -> str:
@@ -90,6 +94,14 @@ class Objective(ABC):
     def source(self, text: TextSource) -> TextSource:
         """Return where sequences come from, where they are not those of single documents, such as pairs of passages."""
         return text
+
+    def describe(self, text: TextSource) -> str:
+        """Say what the sequences of :meth:`source` are, where they are not those of single documents; else nothing.
+
+        Raises:
+            DataError: there is nothing to learn from this training text.
+        """
+        return ""
 
     # A step
 
@@ -147,8 +159,11 @@ class Objective(ABC):
         raise NotImplementedError(f"{self.name} says that it has answers, and gives none")
 
     def metrics(self, answers: np.ndarray) -> dict[str, float]:
-        """Return metrics by name from the answers on all held-out text."""
-        raise NotImplementedError(f"{self.name} says that it has answers, and gives no metrics of them")
+        """Return metrics by name from the answers on all held-out text, by default :attr:`answer_means`."""
+        if not self.answer_means:
+            raise NotImplementedError(f"{self.name} says that it has answers, and gives no metrics of them")
+        means = {name: float(answers[:, at].mean()) for name, at in self.answer_means.items()}
+        return means if len(answers) else {}
 
     def save(self, model: MaskedLM, folder: Path) -> None:
         """Write the Hugging Face checkpoint to an empty folder, without the tokenizer."""

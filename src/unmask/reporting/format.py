@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unmask.errors import plural
@@ -134,6 +134,26 @@ def metric(key: str, value: object) -> str:
     if key in _SHARES:
         return percent(value)
     return number(value) if key == "perplexity" else loss(value)
+
+
+def own_name(key: str) -> str:
+    """The name of a metric of an objective by its key: ``nsp accuracy``."""
+    return key.removeprefix("eval_").replace("_", " ")
+
+
+def own_metric(key: str, value: object) -> str:
+    """A metric of an objective by its key, whose last word is its kind: ``accuracy`` of ``nsp_accuracy``."""
+    return metric(key.rpartition("_")[2], value)
+
+
+def own_metrics(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield name, value and 95% interval of the metrics of the objective besides those of masked tokens."""
+    found = evaluation.get("objective") or {}
+    intervals = found.get("intervals") or {}
+    for key, value in found.items():
+        if key not in ("intervals", "answers"):
+            span = interval(key.rpartition("_")[2], intervals.get(key))
+            yield own_name(key), own_metric(key, value), span
 
 
 def metric_change(key: str, value: object) -> str:

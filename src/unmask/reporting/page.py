@@ -24,6 +24,8 @@ from unmask.reporting.format import (
     metric,
     metric_change,
     number,
+    own_metric,
+    own_metrics,
     percent,
 )
 from unmask.reporting.headline import accuracy_levels, standing, verdict
@@ -71,6 +73,9 @@ def render_report(record: RunRecord) -> str:
         ngram=ngram_note(record),
         masks=masks(record.evaluation or record.info),
         replaced=(record.evaluation or {}).get("by_replacement"),
+        own_metrics=list(own_metrics(record.evaluation or {})),
+        own_columns=own_columns(record),
+        own_metric=own_metric,
         charts=plots.main_charts(record.training, record.heldout, levels),
         small=plots.small_charts(record.training),
         passages=passages,
@@ -177,6 +182,12 @@ def comparison(record: RunRecord) -> list[tuple[str, JsonDict]]:
     ]
 
 
+def own_columns(record: RunRecord) -> list[str]:
+    """The keys of the metrics of the objective in the rows of evaluations during training."""
+    found = {key for row in record.heldout for key in row if key.startswith("eval_")}
+    return sorted(found - {"eval_loss", "eval_accuracy"})
+
+
 def before_after(record: RunRecord) -> Iterator[tuple[str, str, str, str]]:
     """Yield accuracy, loss and perplexity before and after training with their change, unless there is an adaptation.json."""
     after = record.evaluation or {}
@@ -238,6 +249,7 @@ def _text_facts(record: RunRecord) -> list[tuple[str, str | None]]:
         ("Replayed", _text_of(corpus, "replay")),
         ("General text", _text_of(corpus, "general")),
         ("One epoch", _counted(record.info, "tokens_per_epoch", "tokens")),
+        ("Sequences", (record.info.get("choices") or {}).get("sequences")),
         ("Weights chosen on", adaptation.chosen_on(record.evaluation or {})),
         ("Evaluated", _counted(record.evaluation or {}, "documents", "held-out documents")),
     ]
@@ -269,6 +281,7 @@ def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     share = f" ({number(tokens / epoch)} epochs)" if epoch > 0 and tokens > 0 else ""
     planned = f" of {count(info['steps'])}" if info.get("steps") and not record.finished else ""
     return [
+        ("Objective", (info.get("choices") or {}).get("objective")),
         ("Steps", f"{count(last['step'])}{planned}" if last else None),
         ("Tokens", f"{count(tokens)}{share}" if tokens > 0 else None),
         ("Time", duration(seconds) if seconds > 0 else None),

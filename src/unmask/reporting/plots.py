@@ -12,7 +12,15 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from unmask.reporting.drawing import COLOUR, Chart, Legend, Role, drawing, dress, three_digits, tick_labels
-from unmask.reporting.format import as_float, axis_number, axis_percent, axis_thousands, loss, percent
+from unmask.reporting.format import (
+    as_float,
+    axis_number,
+    axis_percent,
+    axis_thousands,
+    loss,
+    own_name,
+    percent,
+)
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
@@ -115,6 +123,9 @@ def small_charts(training: Sequence[JsonDict]) -> list[Chart]:
         ("grad_norm", "Gradient norm", axis_number),
         ("tokens_per_second", "Tokens per second", axis_thousands),
     ]
+    # Of an objective with several losses, each by its name.
+    several = dict.fromkeys(key for row in training for key in row if key.endswith("_loss"))
+    wanted += [(key, own_name(key), axis_number) for key in several]
     sketches = [
         _Sketch(key, title, axis.label, lines, tick=tick, from_zero=True, small=True)
         for key, title, tick in wanted

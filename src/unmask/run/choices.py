@@ -48,6 +48,7 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
     train, masking = config.train, config.masking
     return {
         "objective": components.objective.title,
+        "sequences": components.objective.describe(components.text),
         "mask_rate": masking.rate,
         "initial_mask_rate": masking.initial_rate,
         "strategy": masking.strategy,
@@ -90,6 +91,7 @@ def choices_text(choices: Mapping[str, Any]) -> str:
     rows = {
         "objective": f"{choices['objective']} of {percent(rate, 0)} of the tokens{falling}",
         "masking": f"strategy {choices['strategy']} ({kinds})",
+        **({"sequences": choices["sequences"]} if choices.get("sequences") else {}),
         "length": _length(choices),
         "learning rate": f"{choices['learning_rate']:g} ({choices['optimizer']}), {choices['schedule']} schedule, "
         f"{percent(choices['warmup_share'], 0)} warm-up",

@@ -173,8 +173,10 @@ def build_components(
         raise DataError(texts.text.why_no_target("the training text"))
     if config.model.preset:
         set_first_weights(raw, texts.text, settings.seed, world, progress)
+    text = objective.source(texts.text)
+    objective.describe(text)  # raises where there is nothing to learn
     return RunComponents(
-        objective.source(texts.text),
+        text,
         _with_targets(texts.heldout, settings.eval_tokens, "the held-out text", progress),
         None if texts.replay is None else objective.source(texts.replay),
         _with_targets(texts.general, settings.eval_tokens, "the held-out general text", progress),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.errors import ConfigError
 from unmask.evaluation.baselines import heldout_baselines
+from unmask.evaluation.bootstrap import ratios, resampling_units
 from unmask.evaluation.heldout import (
     MASKS,
     HeldoutMetrics,
@@ -67,8 +69,13 @@ def _computed(
     return found
 
 
-def answers_on(components: RunComponents, text: TextSource, tokens: int) -> dict[str, float]:
-    """Return the objective's own metrics on so many tokens of a text, if it has any."""
+def answers_on(
+    components: RunComponents, text: TextSource, tokens: int, *, intervals: bool = False
+) -> dict[str, Any]:
+    """Return the objective's own metrics on so many tokens of a text, if it has any.
+
+    With ``intervals``, also ``intervals`` of those that are means, over documents, and ``answers``, how many they are of.
+    """
     objective, model, world = components.objective, components.model, components.world
     if not objective.has_answers:
         return {}
@@ -77,8 +84,23 @@ def answers_on(components: RunComponents, text: TextSource, tokens: int) -> dict
     )
     with model.evaluating(), torch.inference_mode():
         shares = [objective.answers(model, batch) if batch.tokens else None for batch in batches]
-    found = [answers for answers in world.in_turn(shares) if answers is not None]
-    return objective.metrics(np.concatenate(found))
+    found = np.concatenate([answers for answers in world.in_turn(shares) if answers is not None])
+    metrics: dict[str, Any] = dict(objective.metrics(found))
+    if metrics and intervals and objective.answer_means:
+        metrics |= {"answers": len(found), "intervals": _intervals(found, objective.answer_means)}
+    return metrics
+
+
+def _intervals(answers: np.ndarray, means: Mapping[str, int]) -> dict[str, list[float] | None]:
+    """Return the intervals of means of columns over the documents that column 0 numbers."""
+    unit = resampling_units(answers[:, 0].astype(np.uint64))
+    sums = np.zeros((int(unit.max()) + 1, 1 + len(means)))
+    np.add.at(sums, unit, np.column_stack([np.ones(len(answers)), answers[:, list(means.values())]]))
+    shares = {name: 1.0 if name.endswith("accuracy") else math.inf for name in means}
+    return {
+        name: found.within(0.0, shares[name]).interval
+        for name, found in zip(means, ratios(sums[:, 1:], sums[:, :1]), strict=True)
+    }
 
 
 def final_texts(components: RunComponents) -> dict[str, TextSource]:
@@ -131,7 +153,9 @@ def evaluation_of(
         "by_replacement": _by_replacement(components, heldout, content["tokens"]),
     }
     with components.model.in_fp32():
-        if own := answers_on(components, heldout, _FINAL_EVALUATION * config.train.eval_tokens):
+        if own := answers_on(
+            components, heldout, _FINAL_EVALUATION * config.train.eval_tokens, intervals=True
+        ):
             content["objective"] = own
     if "general" in metrics:
         content["general"] = metrics["general"] | {"before": before.get("general")}

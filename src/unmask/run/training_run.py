@@ -16,7 +16,7 @@ from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.layers import merge_lora
 from unmask.objectives.choose import Custom
 from unmask.progress import Progress
-from unmask.reporting.format import cell
+from unmask.reporting.format import cell, own_metric, own_name
 from unmask.run.adaptation import save_base
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run.choices import choices_of, choices_text, masked_excerpt
@@ -266,7 +266,8 @@ class TrainingRun:
             return
         if row["loss"] is not None:
             self._last_loss = row["loss"]
-        self._shown_metrics = {"loss": cell(row["loss"]), "tokens/s": row["tokens_per_second"]}
+        parts = {own_name(key): cell(value) for key, value in row.items() if key.endswith("_loss")}
+        self._shown_metrics = {"loss": cell(row["loss"]), **parts, "tokens/s": row["tokens_per_second"]}
 
     def _evaluate_now(self) -> None:
         if self.components.heldout is None:
@@ -285,7 +286,7 @@ class TrainingRun:
             line += f"; general loss {row['general_loss']:.3f}"
         for name, value in answers_on(self.components, text, tokens).items():
             row[f"eval_{name}"] = value
-            line += f"; {name.replace('_', ' ')} {value:.3f}"
+            line += f"; {own_name(name)} {own_metric(name, value)}"
         self._verify()
         if self.is_main:
             append_row(self.folder.metrics, row)

@@ -18,7 +18,7 @@ EVALUATION_EPOCH = -1
 EVALUATION_SEED = 0
 """The seed of every evaluation, so that all models predict the same positions."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 
@@ -44,9 +44,9 @@ def random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
     lengths = np.diff(packed.cu_seqlens)
     starts = packed.cu_seqlens[:-1].astype(np.uint64)
     with np.errstate(over="ignore"):
-        base = packed.keys + stream + (packed.offsets.astype(np.uint64) - starts) * _GOLDEN
+        base = packed.keys + stream + (packed.offsets.astype(np.uint64) - starts) * GOLDEN
         counters = np.repeat(base, lengths)
-        counters += np.arange(len(counters), dtype=np.uint64) * _GOLDEN
+        counters += np.arange(len(counters), dtype=np.uint64) * GOLDEN
     return mix(counters)
 
 
@@ -55,19 +55,19 @@ def random_bits_at(packed: Packed, index: np.ndarray, stream: np.uint64) -> np.n
     segment = np.searchsorted(packed.cu_seqlens, index, side="right") - 1
     position = (index - packed.cu_seqlens[segment] + packed.offsets[segment]).astype(np.uint64)
     with np.errstate(over="ignore"):
-        return mix(packed.keys[segment] + stream + position * _GOLDEN)
+        return mix(packed.keys[segment] + stream + position * GOLDEN)
 
 
 def sequence_random_bits(packed: Packed, stream: np.uint64) -> np.ndarray:
     """Return ``uint64 [N]``: random bits of each sequence, by stream, document and first position."""
     with np.errstate(over="ignore"):
-        return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * _GOLDEN)
+        return mix(packed.keys + stream + packed.offsets.astype(np.uint64) * GOLDEN)
 
 
 def shuffled(count: int, key: MaskKey) -> np.ndarray:
     """Return ``int64 [count]``: a permutation determined by the key."""
     with np.errstate(over="ignore"):
-        counters = np.arange(count, dtype=np.uint64) * _GOLDEN + key.stream("order")
+        counters = np.arange(count, dtype=np.uint64) * GOLDEN + key.stream("order")
     return np.argsort(mix(counters), kind="stable")
 
 
@@ -88,7 +88,7 @@ def run_hashes(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
     lengths = np.diff(first, append=len(numbers))
     place = np.arange(len(numbers)) - np.repeat(first, lengths)
     with np.errstate(over="ignore"):
-        scrambled = mix(numbers.astype(np.uint64) * MIX_2 + place.astype(np.uint64) * _GOLDEN + MIX_1)
+        scrambled = mix(numbers.astype(np.uint64) * MIX_2 + place.astype(np.uint64) * GOLDEN + MIX_1)
         return np.add.reduceat(scrambled, first)
 
 

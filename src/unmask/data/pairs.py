@@ -1,0 +1,299 @@
+"""Pairs of passages: each sequence of a document is split in two, and is ``[CLS] A [SEP] B [SEP]`` of the same text.
+
+In one half of the pairs the second passage is replaced by one of another document with as many tokens (Devlin et al. 2019), or
+the passages are swapped (Lan et al. 2020). The length of a sequence never depends on that, so packing, order and resuming are
+those of single documents. Which half a pair is in, where it is split and what replaces its second passage are functions of the
+key and of the place of the sequence in its document.
+
+A split is at the beginning of a sentence, or else of a word; a passage of another document begins at the same kind of place, and
+both end where a sequence ends, so that nothing but the text tells the two halves apart.
+
+Shapes: N sequences, T tokens, P pairs, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from unmask.data.batches import TextSource
+from unmask.data.document_set import DocumentSet, slices
+from unmask.data.masking.random_bits import (
+    EVALUATION_KEY,
+    GOLDEN,
+    MaskKey,
+    mix,
+    sequence_random_bits,
+    threshold,
+)
+from unmask.data.packing import Packed
+from unmask.errors import ConfigError
+
+SHORTEST = 8
+"""Text tokens that a sequence must have to be a pair; a shorter one stays a single passage."""
+IN_ORDER, CHANGED, UNLABELLED = 0, 1, -100
+"""Labels, as transformers has them: B follows A; B is of another document, or A and B are swapped; no pair."""
+
+_SENTENCE, _WORD, _ANYWHERE = 0, 1, 2
+_CANDIDATES, _ROUNDS = 16, 4  # passages of other documents that are drawn at once, and how often
+_SAMPLE = 2048
+
+
+@dataclass(frozen=True)
+class PackedPairs(Packed):
+    """Packed sequences that are pairs, or single passages where they are too short.
+
+    Attributes:
+        second: ``int64 [N]``, where in the row the second passage begins; at the end of the sequence where there is none.
+        labels: ``int64 [N]``, :data:`IN_ORDER`, :data:`CHANGED` or :data:`UNLABELLED`.
+    """
+
+    second: np.ndarray
+    labels: np.ndarray
+
+    @staticmethod
+    def of(packed: Packed) -> PackedPairs:
+        """Return pairs as they are; other sequences, such as those of a trial, count as pairs of halves in order."""
+        if isinstance(packed, PackedPairs):
+            return packed
+        middle = (packed.cu_seqlens[:-1] + packed.cu_seqlens[1:]) // 2
+        labels = np.full(len(middle), IN_ORDER)
+        return PackedPairs(packed.input_ids, packed.cu_seqlens, packed.keys, packed.offsets, middle, labels)
+
+    @property
+    def token_type_ids(self) -> np.ndarray:
+        """``int64 [T]``: 0 in the first passage, 1 in the second, each with the special tokens that end it."""
+        place = np.arange(len(self.input_ids))
+        return (place >= np.repeat(self.second, np.diff(self.cu_seqlens))).astype(np.int64)
+
+
+class _Passages(NamedTuple):
+    """Passages in the corpus: document, first token in it, and length, ``int64 [P]`` each."""
+
+    document: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+
+class PairSource(TextSource):
+    """The sequences of a text as pairs of passages.
+
+    Args:
+        text: the text.
+        middle: special tokens between the passages.
+        sentence_ends: ``bool [V]``, tokens that end a sentence.
+        swapped: whether passages are swapped, instead of being replaced by those of other documents.
+
+    Raises:
+        ConfigError: sequences are too short to be pairs.
+    """
+
+    def __init__(
+        self, text: TextSource, middle: tuple[int, ...], sentence_ends: np.ndarray, *, swapped: bool
+    ) -> None:
+        split, self._middle = text.sequences.split, middle
+        body = split.body - len(self._middle)
+        if body < max(SHORTEST, split.overlap + 1):
+            raise ConfigError(
+                f"data.max_length leaves {body} text tokens for a pair of passages, and {max(SHORTEST, split.overlap + 1)} are "
+                f"needed; set it higher"
+            )
+        length = body + text.vocabulary.overhead
+        super().__init__(text.corpus, text.documents, text.vocabulary, text.plan, length, split.overlap)
+        self.text, self.swapped = text, swapped
+        self._sentence_ends = sentence_ends
+
+    def part(self, documents: DocumentSet | np.ndarray) -> PairSource:
+        text = self.text.part(documents)
+        return PairSource(text, self._middle, self._sentence_ends, swapped=self.swapped)
+
+    def sizes(self, numbers: np.ndarray) -> np.ndarray:
+        body = self.sequences.find(numbers)[2]
+        return body + self.vocabulary.overhead + len(self._middle) * (body >= SHORTEST)
+
+    @property
+    def longest(self) -> int:
+        return super().longest + len(self._middle)
+
+    @property
+    def tokens(self) -> int:
+        return super().tokens + len(self._middle) * self.pairs
+
+    @property
+    def pairs(self) -> int:
+        """Sequences that are long enough to be pairs."""
+        return self._counts[0]
+
+    @property
+    def short_documents(self) -> int:
+        """Documents that are too short to be a pair."""
+        return self._counts[1]
+
+    @cached_property
+    def _counts(self) -> tuple[int, int]:
+        split, pairs, short = self.sequences.split, 0, 0
+        for part in slices(len(self.corpus)):
+            lengths = np.where(self.documents.has(part), self.corpus.lengths[part], 0)
+            counts = split.counts(lengths)
+            last = lengths - np.maximum(0, counts - 1) * (split.body - split.overlap)
+            pairs += int((counts - ((counts > 0) & (last < SHORTEST))).sum())
+            short += int(((lengths > 0) & (lengths < SHORTEST)).sum())
+        return pairs, short
+
+    @cached_property
+    def labelled_share(self) -> float:
+        """Share of the pairs that have a label, of a sample: others find no passage of their length in another document."""
+        count = len(self.sequences)
+        packed = self.pack(np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64)))
+        pairs = packed.second < packed.cu_seqlens[1:]
+        return float((packed.labels[pairs] != UNLABELLED).mean()) if pairs.any() else 0.0
+
+    def pack(self, numbers: np.ndarray, key: MaskKey = EVALUATION_KEY) -> PackedPairs:
+        """Concatenate ``int64 [N]`` sequences with their special tokens, as pairs that the key determines."""
+        document, start, body = self.sequences.find(numbers)
+        # A sequence has more places than text tokens, so each is moved on, or two would share random bits.
+        stride = self.sequences.split.body - self.sequences.split.overlap
+        offsets = start - len(self.vocabulary.prefix) + start // stride * len(self._middle)
+        ends = np.concatenate([[0], np.cumsum(body)])
+        drawn = Packed(self.corpus.gather(document, start, body), ends, self.corpus.keys[document], offsets)
+        pair = body >= SHORTEST
+        if self.swapped:
+            cut, other = self._cuts(drawn, key, _SENTENCE)[0], None
+            labelled = pair
+        else:
+            cut, other, labelled = self._with_others(drawn, key)
+        cut = np.where(pair, cut, body)
+        changed = labelled & (sequence_random_bits(drawn, key.stream("pair")) < threshold(0.5))
+        first = _Passages(document, start, cut)
+        second = _Passages(document, start + cut, body - cut)
+        if other is None:
+            first, second = _chosen(changed, second, first), _chosen(changed, first, second)
+        else:
+            second = _chosen(changed, other, second)
+        labels = np.where(labelled, np.where(changed, CHANGED, IN_ORDER), UNLABELLED)
+        return self._joined(first, second, pair, drawn, labels)
+
+    def _joined(
+        self, first: _Passages, second: _Passages, pair: np.ndarray, drawn: Packed, labels: np.ndarray
+    ) -> PackedPairs:
+        """Lay out the passages with their special tokens."""
+        prefix, suffix, middle = self.vocabulary.prefix, self.vocabulary.suffix, self._middle
+        sizes = first.length + second.length + self.vocabulary.overhead + len(middle) * pair
+        cu_seqlens = np.concatenate([[0], np.cumsum(sizes)])
+        begins, ends = cu_seqlens[:-1], cu_seqlens[1:]
+        between = begins + len(prefix) + first.length
+        input_ids = np.full(cu_seqlens[-1], -1, dtype=np.int64)
+        for place, token in enumerate(prefix):
+            input_ids[begins + place] = token
+        for place, token in enumerate(middle):
+            input_ids[between[pair] + place] = token
+        for place, token in enumerate(suffix):
+            input_ids[ends - len(suffix) + place] = token
+        both = [np.stack(pair, axis=1).ravel() for pair in zip(first, second, strict=True)]
+        input_ids[input_ids < 0] = self.corpus.gather(*both)
+        where = np.where(pair, between + len(middle), ends)
+        return PackedPairs(input_ids, cu_seqlens, drawn.keys, drawn.offsets, where, labels)
+
+    def _cuts(self, drawn: Packed, key: MaskKey, best: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return where sequences without their special tokens are split, and at what kind of place, ``int64 [N]`` each.
+
+        The place is the nearest one of the best kind to one that is drawn uniformly from the middle half.
+
+        Args:
+            drawn: the sequences.
+            key: of the draw.
+            best: the best kind of place that is looked for.
+        """
+        body = np.diff(drawn.cu_seqlens)
+        least = np.maximum(1, body // 4)
+        bits = sequence_random_bits(drawn, key.stream("cut"))
+        wanted = least + _below(bits, body - 2 * least + 1)
+        place = np.arange(len(drawn.input_ids)) - np.repeat(drawn.cu_seqlens[:-1], body)
+        kind = np.maximum(self._kinds(drawn.input_ids), best)
+        width = int(body.max(initial=0)) + 1
+        rank = (kind * width + np.abs(place - np.repeat(wanted, body))) * width + place
+        inside = (place >= np.repeat(least, body)) & (place <= np.repeat(body - least, body))
+        rank[~inside] = np.iinfo(np.int64).max
+        chosen = np.minimum.reduceat(rank, drawn.cu_seqlens[:-1])
+        return chosen % width, chosen // (width * width)
+
+    def _kinds(self, input_ids: np.ndarray) -> np.ndarray:
+        """Return ``int64 [T]``: the kind of place at which each token of a text begins, going by the token before it."""
+        if self.vocabulary.words is None or not len(input_ids):
+            return np.full(len(input_ids), _ANYWHERE)
+        starts = self.vocabulary.words.starts(input_ids)
+        after_end = np.concatenate([[False], self._sentence_ends[input_ids[:-1]]])
+        return np.where(starts, np.where(after_end, _SENTENCE, _WORD), _ANYWHERE)
+
+    def _with_others(self, drawn: Packed, key: MaskKey) -> tuple[np.ndarray, _Passages, np.ndarray]:
+        """Split sequences so that another document has a passage that can replace the second one.
+
+        Whether there is one does not depend on whether it will be used.
+
+        Returns:
+            Where they are split, the passages of other documents, and ``bool [N]``, for which there is one.
+        """
+        body = np.diff(drawn.cu_seqlens)
+        cut, found = np.zeros_like(body), np.zeros(len(body), dtype=bool)
+        document, start = np.zeros_like(body), np.zeros_like(body)
+        for best in (_SENTENCE, _WORD):
+            cuts, kind = self._cuts(drawn, key, best)
+            left = np.flatnonzero(~found & (body >= SHORTEST))
+            cut[left] = cuts[left]
+            seeds = sequence_random_bits(drawn, key.stream(f"other {best}"))[left]
+            others, starts = self._others(seeds, drawn.keys[left], body[left] - cut[left], kind[left])
+            document[left], start[left] = others, starts
+            found[left] = others >= 0
+        document[~found] = 0
+        return cut, _Passages(document, start, body - cut), found
+
+    def _others(
+        self, seeds: np.ndarray, keys: np.ndarray, lengths: np.ndarray, kinds: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the end of a sequence of another document for each pair.
+
+        Args:
+            seeds: ``uint64 [P]``, random bits.
+            keys: ``uint64 [P]``, of the own documents; copies of these do not count as others.
+            lengths: ``int64 [P]``, of the passages.
+            kinds: ``int64 [P]``, of the places at which they must begin.
+
+        Returns:
+            Their documents, or -1 where none was found, and first tokens, ``int64 [P]`` each.
+        """
+        document, start = np.full(len(seeds), -1), np.zeros(len(seeds), dtype=np.int64)
+        for turn in range(_ROUNDS):
+            left = np.flatnonzero(document < 0)
+            if not len(left):
+                break
+            steps = np.arange(1, _CANDIDATES + 1, dtype=np.uint64) + np.uint64(turn * _CANDIDATES)
+            with np.errstate(over="ignore"):
+                bits = mix((seeds[left, None] + steps * GOLDEN).ravel())
+            owner = np.repeat(left, _CANDIDATES)
+            there, begin, body = self.sequences.find(_below(bits, len(self.sequences)))
+            begin += body - lengths[owner]
+            fits = (body >= lengths[owner]) & (self.corpus.keys[there] != keys[owner])
+            fits[fits] = self._kinds_at(there[fits], begin[fits]) <= kinds[owner[fits]]
+            fits = fits.reshape(len(left), _CANDIDATES)
+            some = fits.any(axis=1)
+            which = (np.arange(len(left)) * _CANDIDATES + fits.argmax(axis=1))[some]
+            document[left[some]], start[left[some]] = there[which], begin[which]
+        return document, start
+
+    def _kinds_at(self, document: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Return ``int64 [P]``: the kinds of places in documents."""
+        two = self.corpus.gather(document, start - 1, np.full(len(document), 2))
+        return np.where(start == 0, _SENTENCE, self._kinds(two)[1::2])
+
+
+def _chosen(where: np.ndarray, one: _Passages, other: _Passages) -> _Passages:
+    return _Passages(*(np.where(where, *pair) for pair in zip(one, other, strict=True)))
+
+
+def _below(bits: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+    """Return ``int64`` numbers from 0 to below a count, by the high half of ``uint64`` bits."""
+    wide = np.asarray(count, dtype=np.uint64)
+    return (((bits >> np.uint64(32)) * wide) >> np.uint64(32)).astype(np.int64)

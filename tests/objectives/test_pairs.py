@@ -1,0 +1,315 @@
+"""Next sentence and sentence order prediction: pairs of passages, both losses, and what is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+)
+
+import unmask
+from unmask.config.settings import DocumentSettings, MaskingSettings
+from unmask.data.batches import Batch, TextSource
+from unmask.data.masking.random_bits import MaskKey
+from unmask.data.pairs import SHORTEST, UNLABELLED, PairSource
+from unmask.data.preparation import prepare
+from unmask.data.tokenizer import load_tokenizer
+from unmask.errors import ConfigError, DataError
+from unmask.model.load import load_for_inference
+from unmask.model.masked_lm import MaskedLM
+from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction, SentencePairs
+from unmask.training.loss import step_gradients
+from unmask.training.parallel import GradientSum
+
+Load = Callable[..., MaskedLM]
+OBJECTIVES: dict[str, type[SentencePairs]] = {"nsp": NextSentencePrediction, "sop": SentenceOrderPrediction}
+KEY = MaskKey(3, 1)
+
+
+@pytest.fixture(scope="module")
+def long_shards(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path], corpus: list[str]
+) -> Any:
+    """Documents of one to eight sentences, and ten of a word or two."""
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "text.txt").write_text("\n".join(corpus), encoding="utf-8")
+    tokenizer = load_tokenizer(str(checkpoint("bert")))
+    return prepare([folder / "text.txt"], DocumentSettings(documents="line"), tokenizer, folder / "shards")
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[str]:
+    words = "river boat letter winter telescope engineer unripe dictionary mountains".split()
+    draw = np.random.default_rng(0)
+
+    def sentence() -> str:
+        return " ".join(draw.choice(words, draw.integers(4, 12))) + "."
+
+    documents = [" ".join(sentence() for _ in range(1 + n % 8)) for n in range(80)]
+    return documents + [f"{a} {b}" for a, b in zip(words, words[1:] + words[:1], strict=True)]
+
+
+def prepared(model: MaskedLM, name: str, shards: Any, length: int = 48) -> tuple[SentencePairs, PairSource]:
+    objective = OBJECTIVES[name]()
+    objective.prepare(model, 0)
+    source = objective.source(TextSource(shards, None, model.vocabulary, MaskingSettings(rate=0.3), length))
+    assert isinstance(source, PairSource)
+    return objective, source
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_pairs_are_of_their_documents_and_fit_their_sizes(name: str, load: Load, long_shards: Any) -> None:
+    """`[CLS] A [SEP] B [SEP]`: labels say where B is from, half and half, and nothing is lost of pairs in order."""
+    model = load("bert")
+    _, source = prepared(model, name, long_shards)
+    numbers = np.arange(len(source.sequences))
+    documents, starts, bodies = source.sequences.find(numbers)
+    cls, sep = model.vocabulary.prefix[0], model.vocabulary.suffix[0]
+    labels, same = [], 0
+    for epoch in range(4):
+        packed = source.pack(numbers, MaskKey(0, epoch))
+        assert np.array_equal(np.diff(packed.cu_seqlens), source.sizes(numbers))
+        assert int(np.diff(packed.cu_seqlens).max()) == source.longest == 48
+        assert source.tokens == len(packed.input_ids)
+        for number, (begin, end) in enumerate(zip(packed.cu_seqlens, packed.cu_seqlens[1:], strict=False)):
+            ids, second = packed.input_ids[begin:end], packed.second[number] - begin
+            text = long_shards.document(documents[number])[starts[number] :][: bodies[number]].tolist()
+            label = packed.labels[number]
+            if bodies[number] < SHORTEST:
+                assert (label, second) == (UNLABELLED, end - begin)
+                assert ids[1:-1].tolist() == text
+                continue
+            labels.append(label)
+            assert (ids[0], ids[second - 1], ids[-1]) == (cls, sep, sep)
+            first, other = ids[1 : second - 1].tolist(), ids[second:-1].tolist()
+            assert min(len(first), len(other)) >= len(text) // 4
+            if label != 1:
+                assert first + other == text
+            elif name == "sop":
+                assert other + first == text
+            else:
+                assert first == text[: len(first)]
+                same += other == text[len(first) :]
+                assert any(
+                    has_end(long_shards, at, other)
+                    for at in range(len(long_shards))
+                    if at != documents[number]
+                )
+        kinds = packed.token_type_ids
+        assert set(kinds[packed.cu_seqlens[:-1]].tolist()) == {0}
+    counts = np.unique(np.array(labels), return_counts=True)
+    known = dict(zip(*(part.tolist() for part in counts), strict=True))
+    assert known.get(UNLABELLED, 0) < 0.02 * len(labels)
+    assert known[0] + known[1] > 200
+    assert same < 0.05 * known[1]  # short passages may be equal by chance
+    assert abs(known[1] / (known[0] + known[1]) - 0.5) < 0.1
+    assert source.pairs == int((bodies >= SHORTEST).sum())
+    assert source.short_documents == sum(
+        len(long_shards.document(at)) < SHORTEST for at in range(len(long_shards))
+    )
+
+
+def has_end(shards: Any, document: int, passage: list[int]) -> bool:
+    """Whether a passage is the end of a sequence of a document, which begin every 45 tokens."""
+    ids = shards.document(document).tolist()
+    return any(ids[at : at + 45][-len(passage) :] == passage for at in range(0, len(ids), 45))
+
+
+def test_both_kinds_of_pairs_begin_and_end_alike(load: Load, long_shards: Any) -> None:
+    """Where there is a sentence to begin with, B begins with one in both, so that its form does not give the label away."""
+    model = load("bert")
+    _, source = prepared(model, "nsp", long_shards)
+    stop = model.tokenizer.convert_tokens_to_ids(".")
+    begins: dict[int, list[bool]] = {0: [], 1: []}
+    for epoch in range(6):
+        packed = source.pack(np.arange(len(source.sequences)), MaskKey(0, epoch))
+        for label, second in zip(packed.labels, packed.second, strict=True):
+            if label != UNLABELLED:
+                begins[int(label)].append(packed.input_ids[second - 2] == stop)
+    shares = [float(np.mean(begins[label])) for label in (0, 1)]
+    assert abs(shares[0] - shares[1]) < 0.1
+
+
+@pytest.mark.parametrize("architecture", ["bert", "albert"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_loss_and_gradient_are_those_of_transformers(
+    name: str, architecture: str, load: Load, long_shards: Any, pair_model: Callable[[str], MaskedLM]
+) -> None:
+    """The same pairs, padded, through the class with both heads: loss, gradient and hits, in one batch and in three."""
+    model = pair_model(architecture)
+    objective, source = prepared(model, name, long_shards)
+    numbers = source.by_length(np.arange(30))
+    batch = source.batch(numbers, KEY, 0.3, make=objective.batch)
+    divisors = objective.counts(batch)
+    summed = GradientSum(model)
+    summed.begin(objective)
+    model.model.train()
+    losses, _ = step_gradients(summed, [batch], divisors)
+    found = gradients(model)
+
+    head: Any = model.attached["sentence"]
+    with model.plain() as plain:
+        raw = AutoModelForPreTraining.from_config(deepcopy(plain.config)).train()
+        raw.load_state_dict(plain.state_dict() | head.weights())
+    raw.zero_grad()
+    loss = raw(**padded(batch, model)).loss
+    loss.backward()
+    assert float(losses.sum()) == pytest.approx(loss.item(), rel=1e-6)
+    wanted = {key: weight.grad for key, weight in raw.named_parameters()}
+    assert set(found) == {key for key, gradient in wanted.items() if gradient is not None}
+    for key, gradient in found.items():
+        scale = max(1.0, float(wanted[key].abs().max()))
+        assert float((gradient - wanted[key]).abs().max()) < 2e-6 * scale, key
+
+    model.model.zero_grad(set_to_none=True)
+    parts = [source.batch(part, KEY, 0.3, make=objective.batch) for part in np.array_split(numbers, 3)]
+    assert sum(objective.counts(part)[1] for part in parts) == divisors[1]
+    again, _ = step_gradients(summed, parts, divisors)
+    torch.testing.assert_close(again, losses, rtol=1e-6, atol=0)
+
+
+def gradients(model: MaskedLM) -> dict[str, Tensor]:
+    """The gradients by the names that the weights have in the class with both heads."""
+    head: Any = model.attached["sentence"]
+    names = {id(weight): name for name, weight in zip(head.weights(), head.parameters(), strict=True)}
+    named = model.model.named_parameters()
+    return {names.get(id(weight), key): weight.grad for key, weight in named if weight.grad is not None}
+
+
+def padded(batch: Batch, model: MaskedLM) -> dict[str, Tensor]:
+    lengths = np.diff(batch.cu_seqlens)
+    real = np.arange(lengths.max()) < lengths[:, None]
+    labels = np.full(batch.tokens, -100)
+    labels[batch.target_index] = batch.target_ids
+    columns = {
+        "input_ids": (batch.input_ids, model.vocabulary.pad_id),
+        "token_type_ids": (batch.of_tokens["token_type_ids"], 0),
+        "labels": (labels, -100),
+    }
+    out = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
+    for name, (values, empty) in columns.items():
+        table = np.full(real.shape, empty)
+        table[real] = values
+        out[name] = torch.from_numpy(table)
+    label = "next_sentence_label" if model.model.config.model_type == "bert" else "sentence_order_label"
+    return out | {label: torch.from_numpy(batch.of_sequences["pair_labels"])}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_pairs_are_drawn_anew_in_each_epoch_and_masked_on_both_sides(
+    name: str, load: Load, long_shards: Any
+) -> None:
+    objective, source = prepared(load("bert"), name, long_shards)
+    numbers = source.by_length(np.arange(len(source.sequences)))
+    whole = source.batch(numbers, KEY, 0.3, make=objective.batch)
+    other = source.batch(numbers, MaskKey(3, 2), 0.3, make=objective.batch)
+    changed = other.of_sequences["pair_labels"] != whole.of_sequences["pair_labels"]
+    assert 0.3 < changed.mean() < 0.7
+    special = source.vocabulary.special
+    assert not special[whole.target_ids].any()
+    assert {0, 1} == set(whole.of_tokens["token_type_ids"][whole.target_index].tolist())
+
+
+@pytest.fixture
+def pair_model(load: Load, tiny_model: Any, wordpiece_tokenizer: Any) -> Callable[[str], MaskedLM]:
+    """Return `get(architecture)`: a tiny model whose tokenizer has pairs."""
+
+    def get(architecture: str) -> MaskedLM:
+        if architecture == "bert":
+            return load("bert")
+        dropout = {"classifier_dropout_prob": 0.0}
+        raw = tiny_model(architecture, len(wordpiece_tokenizer), pad_token_id=0, **dropout)
+        return MaskedLM(raw, wordpiece_tokenizer)
+
+    return get
+
+
+def test_what_has_no_pairs_is_refused(
+    load: Load, tiny_model: Any, wordpiece_tokenizer: Any, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    objective = NextSentencePrediction()
+    for architecture, what in (
+        ("roberta", "has no sentence head in transformers"),
+        ("modernbert", "has no sentence head in transformers"),
+        ("albert", "the tokenizer has no such pairs"),
+    ):
+        with pytest.raises(ConfigError, match=what) as error:
+            objective.prepare(load(architecture), 0)
+        assert "\n" not in str(error.value)
+
+    def run(texts: list[str], objective: str) -> None:
+        out, settings = tmp_path / "out", {"data.documents": "line"}
+        unmask.train(
+            texts,
+            model=checkpoint("bert"),
+            objective=objective,
+            max_steps=1,
+            out=out,
+            settings=settings,
+            progress=False,
+        )
+
+    for texts, name, what in (
+        ([f"word {n}" for n in range(20)], "sop", "no document of the training text has the 8 tokens"),
+        ([f"a {'river boat ' * 20}", "a b", "b c"], "nsp", "no passage of the training text can be replaced"),
+    ):
+        with pytest.raises(DataError, match=what) as wrong:
+            run(texts, name)
+        assert "\n" not in str(wrong.value)
+
+
+def test_a_run_leaves_a_model_with_both_heads(
+    corpus: list[str], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """It loads as each class, its metrics have both losses and an interval, and another run goes on with its head."""
+    settings = {"train.eval_every": 2, "train.log_every": 1, "train.batch_tokens": 400, "data.max_length": 48}
+    settings |= {"data.heldout_share": 0.3}
+    arguments: dict[str, Any] = {"objective": "nsp", "max_steps": 4, "precision": "fp32", "device": "cpu"}
+    arguments |= {"settings": settings, "progress": False}
+    result = unmask.train(corpus, model=checkpoint("bert"), out=tmp_path / "run", **arguments)
+    folder = result.folder
+    both, info = BertForPreTraining.from_pretrained(folder.model, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    sentence, info = BertForNextSentencePrediction.from_pretrained(folder.model, output_loading_info=True)
+    assert not info["missing_keys"]
+    masked, info = AutoModelForMaskedLM.from_pretrained(folder.model, output_loading_info=True)
+    assert not info["missing_keys"]
+    tokenizer = load_tokenizer(str(folder.model))
+    inputs = tokenizer("the river.", "a boat.", return_tensors="pt")
+    with torch.no_grad():
+        out = both.eval()(**inputs)
+        assert torch.equal(out.seq_relationship_logits, sentence.eval()(**inputs).logits)
+        assert torch.equal(out.prediction_logits, masked.eval()(**inputs).logits)
+
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    for row in (row for row in rows if "loss" in row):
+        assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
+    assert all(0 <= row["eval_nsp_accuracy"] <= 1 for row in rows if "eval_loss" in row)
+    assert result.evaluation is not None
+    own = result.evaluation["objective"]
+    low, high = own["intervals"]["nsp_accuracy"]
+    assert low <= own["nsp_accuracy"] <= high
+    assert own["answers"] > 10
+    page = folder.report.read_text(encoding="utf-8")
+    for words in ("Next sentence prediction", "pairs of passages", "nsp accuracy"):
+        assert words in page
+
+    objective = NextSentencePrediction()
+    model = load_for_inference(str(folder.model), device="cpu")
+    assert isinstance(model, MaskedLM)
+    objective.prepare(model, 0)
+    found: Any = model.attached["sentence"]
+    assert not found.new
+    assert torch.equal(found.classifier.weight, both.cls.seq_relationship.weight)
