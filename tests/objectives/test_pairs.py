@@ -306,6 +306,29 @@ def test_a_run_leaves_a_model_with_both_heads(
     for words in ("Next sentence prediction", "pairs of passages", "nsp accuracy"):
         assert words in page
 
+    shown = unmask.explain(folder.model, "the river.", pair="a boat.", device="cpu")
+    assert shown.input_ids == inputs["input_ids"][0].tolist()
+    assert shown.token_type_ids == inputs["token_type_ids"][0].tolist()
+    assert shown.attention_mask == inputs["attention_mask"][0].tolist()
+    assert shown.text[slice(*shown.spans[-2])] == "."
+    assert shown.pair is not None
+    assert shown.pair.label == 0
+    seen = {**inputs, "input_ids": torch.tensor([shown.masked_input_ids])}
+    with torch.no_grad():
+        loss = sentence(**seen, labels=torch.tensor([0])).loss
+        labels = [
+            label if selected else -100 for label, selected in zip(shown.labels, shown.mask, strict=True)
+        ]
+        masked_loss = masked(**seen, labels=torch.tensor([labels])).loss
+    assert f"{shown.pair.loss:.4f}" in shown.to_html()
+    assert shown.pair.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert shown.loss == pytest.approx(masked_loss.item(), rel=1e-5)
+    without = unmask.explain(checkpoint("bert"), "the river.", pair="a boat.", device="cpu")
+    assert without.pair is not None
+    assert without.pair.probabilities is None
+    with pytest.raises(ConfigError, match="a pair needs token types 0 and 1"):
+        unmask.explain(checkpoint("roberta"), "the river.", pair="a boat.", device="cpu")
+
     objective = NextSentencePrediction()
     model = load_for_inference(str(folder.model), device="cpu")
     assert isinstance(model, MaskedLM)

@@ -176,6 +176,7 @@ class Model:
         labels: Labels = "masked",
         seed: int = 0,
         top_k: int = 5,
+        pair: str | None = None,
         **options: Any,
     ) -> Explanation:
         """Mask one text as in training, let the model predict it, and keep every step. A notebook shows it as a page.
@@ -186,6 +187,7 @@ class Model:
             labels: the loss is over the ``masked`` tokens, as in training, or over ``all``.
             seed: of the random draw.
             top_k: predictions kept of each masked token.
+            pair: a second passage, with token types 1; a BERT or ALBERT with a sentence head says whether it follows.
             options: ``mask_rate`` and ``strategy``, or a whole ``config``.
 
         Raises:
@@ -199,7 +201,7 @@ class Model:
             raise ConfigError(f"text: expected one text, not an object of type {type(text).__name__}")
         masking = sections(options, ("mask_rate", "strategy")).masking
         return explain(
-            text, self.lm, mask_positions=mask_positions, labels=labels, masking=masking, seed=seed, top_k=top_k
+            text, self.lm, mask_positions=mask_positions, labels=labels, masking=masking, seed=seed, top_k=top_k, pair=pair
         )  # fmt: skip
 
 

@@ -49,6 +49,12 @@ Beam = Annotated[
     Option("--beam", show_default="16", min=1, help="Width of the beam search for several masks."),
 ]
 NoBlanks = Annotated[bool, Option("--no-blanks", help="Take ___ and {1-4} as text.")]
+SecondPassage = Annotated[
+    str | None,
+    Option(
+        "--pair", metavar="TEXT", help="A second passage: whether it follows, by the sentence head of BERT."
+    ),
+]
 MaskPositions = Annotated[
     str | None,
     Option("--mask-positions", metavar="4,14,36", help="Mask exactly these positions; the first token is 0."),
@@ -200,6 +206,7 @@ def _print_errors(inputs: Sequence[_Input], results: Sequence[FillResult]) -> bo
 def explain(
     model: options.ModelArgument,
     text: TextToExplain,
+    pair: SecondPassage = None,
     mask_positions: MaskPositions = None,
     mask_rate: options.MaskRate = None,
     strategy: options.StrategyOption = None,
@@ -229,7 +236,7 @@ def explain(
 
         loaded = load(model, device=device, precision=precision, offline=offline, progress=progress)
         explanation = loaded.explain(
-            text, mask_positions=positions, labels=labels, seed=seed, top_k=top_k, config=config
+            text, pair=pair, mask_positions=positions, labels=labels, seed=seed, top_k=top_k, config=config
         )
     if html is not None:
         shell.write_page(html, explanation.to_html())
@@ -304,6 +311,8 @@ def draw_explanation(page: Page, explanation: JsonDict) -> None:
         _draw_predictions(page, explanation["predictions"])
     page.say("")
     page.say(_mean_loss(explanation))
+    if pair := explanation.get("pair"):
+        page.say(_pair_text(pair))
 
 
 def _draw_predictions(page: Page, predictions: Sequence[JsonDict]) -> None:
@@ -332,6 +341,18 @@ def _token_rows(explanation: JsonDict) -> list[list[object]]:
 def _top(top: Sequence[JsonDict]) -> str:
     space = "\N{NO-BREAK SPACE}"  # so that no line ends between a token and its probability
     return "  ".join(f"{item['token']}{space}{_probability(item['probability'])}" for item in top)
+
+
+def _pair_text(pair: JsonDict) -> str:
+    if pair["probabilities"] is None:
+        return (
+            "label: none, because the checkpoint has no sentence head; train one with --objective nsp or sop"
+        )
+    (follows, other), kind = pair["probabilities"], "the second passage follows the first"
+    return (
+        f"label 0 ({kind}): probability {_probability(follows)}, loss {pair['loss']:.4f}; "
+        f"label 1 (it is of another document, or before it): probability {_probability(other)}, loss {pair['other_loss']:.4f}"
+    )
 
 
 def _mean_loss(explanation: JsonDict) -> str:

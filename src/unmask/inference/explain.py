@@ -5,6 +5,7 @@ The steps and the numbers are those of training: the same draw, the same replace
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -21,10 +22,14 @@ from unmask.data.masking.mask import Decisions, Masked, mask, mask_at, mask_deci
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import plan_of
 from unmask.data.packing import Packed
+from unmask.data.pairs import IN_ORDER
+from unmask.data.special_tokens import between_passages
 from unmask.data.tokenizer import Vocabulary, token_names
 from unmask.errors import ConfigError, DataError, plural
 from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
+from unmask.model.masked_lm import MaskedLM
+from unmask.model.sentence_head import pair_probabilities
 from unmask.reporting.explain_page import render_explanation
 from unmask.reporting.results import Result, Rows, short
 
@@ -64,15 +69,34 @@ class Prediction:
     loss: float
 
 
+@dataclass(frozen=True, slots=True)
+class PairPrediction:
+    """What the sentence head of BERT or ALBERT makes of a pair of passages, which it sees with its masks, as in training.
+
+    Attributes:
+        second: the second passage.
+        label: 0, the label of a pair whose second passage follows the first, which the passages are taken to be.
+        probabilities: of label 0 and of label 1 (another document, or swapped); ``None`` without a trained sentence head.
+        loss: cross-entropy of label 0 in nats, or ``None``.
+        other_loss: the same of label 1.
+    """
+
+    second: str
+    label: int
+    probabilities: tuple[float, float] | None
+    loss: float | None
+    other_loss: float | None
+
+
 @dataclass(frozen=True, repr=False)
 class Explanation(Result):
     """Masked language modelling on one text of ``T`` tokens, special tokens included; lists are by position.
 
     Attributes:
-        text: the text.
+        text: the text; of a pair, both passages with a space between them.
         tokens: the vocabulary's own spellings, bytes of a byte-level vocabulary as text.
         input_ids: their ids.
-        token_type_ids: all 0, there is one segment.
+        token_type_ids: all 0, there is one segment; of a pair, 1 in the second passage.
         attention_mask: all 1, nothing is padded.
         labels: the true token id, or -100 where there is no loss.
         random_draw: uniform in [0, 1), one for all tokens that are drawn together; a token whose draw is below its
@@ -100,6 +124,7 @@ class Explanation(Result):
         mask_token_id: id of the mask token.
         takes_token_types: whether the model tells a first sentence from a second by token_type_ids.
         model: name of the model.
+        pair: what the sentence head says of a pair, if the text is one.
     """
 
     text: str
@@ -128,11 +153,15 @@ class Explanation(Result):
     mask_token_id: int
     takes_token_types: bool
     model: str
+    pair: PairPrediction | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, ready for JSON."""
         spans = [list(span) for span in self.spans]
-        return asdict(self) | {"spans": spans, "masking": self.masking.model_dump()}
+        found = asdict(self) | {"spans": spans, "masking": self.masking.model_dump()}
+        if self.pair is None:
+            del found["pair"]
+        return found
 
     def _title(self) -> str:
         loss = "nothing is predicted" if self.loss is None else f"loss {self.loss:.3f}"
@@ -172,6 +201,7 @@ def explain(
     masking: MaskingSettings = MaskingSettings(),
     seed: int = 0,
     top_k: int = 5,
+    pair: str | None = None,
 ) -> Explanation:
     """Mask one text, predict the masked tokens, and return every intermediate value.
 
@@ -189,6 +219,7 @@ def explain(
         masking: strategy, rate and split of the draw; unused when positions are given.
         seed: of the draw.
         top_k: predictions for each selected position.
+        pair: a second passage; the model then sees both, with token types 0 and 1.
 
     Raises:
         DataError: the text is empty or too long for the model.
@@ -200,7 +231,8 @@ def explain(
     lm = load_for_inference(model)
     lm.require_head()
     _check_top_k(top_k, lm)
-    packed, spans = _tokenized(text, lm)
+    packed, spans, types = _tokenized(text, lm) if pair is None else _tokenized_pair(text, pair, lm)
+    text = text if pair is None else f"{text} {pair}"
     tokens, special = _tokens(packed.input_ids, lm), lm.vocabulary.special[packed.input_ids]
     drawn, forced = None, False
     if mask_positions is None:
@@ -210,7 +242,7 @@ def explain(
     selected = np.zeros(len(tokens), dtype=bool)
     selected[masked.target_index] = True
     scored = selected if labels == "masked" else np.ones(len(tokens), dtype=bool)
-    logs = _log_probabilities(lm, masked.input_ids)
+    logs = _log_probabilities(lm, masked.input_ids, types)
     losses = (
         -logs.gather(1, torch.from_numpy(packed.input_ids).to(logs.device)[:, None])[:, 0]
         .double()
@@ -221,7 +253,7 @@ def explain(
         text=text,
         tokens=tokens,
         input_ids=packed.input_ids.tolist(),
-        token_type_ids=[0] * len(tokens),
+        token_type_ids=types.tolist(),
         attention_mask=[1] * len(tokens),
         labels=np.where(scored, packed.input_ids, IGNORED).tolist(),
         random_draw=drawn and drawn.draw.tolist(),
@@ -244,6 +276,7 @@ def explain(
         mask_token_id=lm.vocabulary.mask_id,
         takes_token_types=lm.takes_token_types,
         model=str(lm.tokenizer.name_or_path or lm.architecture),
+        pair=None if pair is None else _pair_prediction(pair, lm, masked.input_ids, types),
     )
 
 
@@ -254,26 +287,65 @@ def _check_top_k(top_k: int, lm: LanguageModel) -> None:
         )
 
 
-def _tokenized(text: str, lm: LanguageModel) -> tuple[Packed, list[tuple[int, int]]]:
-    """Return the text as the one sequence of training, and the characters of its tokens."""
+def _pair_prediction(
+    second: str, lm: LanguageModel, input_ids: np.ndarray, token_type_ids: np.ndarray
+) -> PairPrediction:
+    found = pair_probabilities(lm, input_ids, token_type_ids) if isinstance(lm, MaskedLM) else None
+    losses = [None, None] if found is None else [-math.log(max(share, 1e-45)) for share in found]
+    return PairPrediction(second, IN_ORDER, found, *losses)
+
+
+def _tokenized_pair(
+    first: str, second: str, lm: LanguageModel
+) -> tuple[Packed, list[tuple[int, int]], np.ndarray]:
+    """Return two passages as the pair of training, the characters of their tokens, and token types."""
+    middle = between_passages(lm.tokenizer)
+    if middle is None or not lm.takes_token_types:
+        whose = "the tokenizer" if middle is None else lm.architecture
+        raise ConfigError(
+            f"a pair needs token types 0 and 1, and {whose} has no such pairs; use a BERT or ALBERT with its own tokenizer, or "
+            f"leave the second passage out"
+        )
+    bodies = [lm.text_encoder.core.encode(text, add_special_tokens=False) for text in (first, second)]
+    if not all(body.ids for body in bodies):
+        raise DataError("a passage of the pair is empty: expected at least one token in each")
+    ids = [*bodies[0].ids, *middle, *bodies[1].ids]
+    packed = _sequence(ids, f"{first} {second}", lm)
+    prefix, suffix, after = lm.vocabulary.prefix, lm.vocabulary.suffix, len(first) + 1
+    nowhere = (0, 0)
+    moved = [(begin + after, end + after) for begin, end in bodies[1].offsets]
+    spans = [nowhere] * len(prefix) + bodies[0].offsets + [nowhere] * len(middle) + moved
+    types = np.zeros(len(packed.input_ids), dtype=np.int64)
+    types[len(prefix) + len(bodies[0].ids) + len(middle) :] = 1
+    return packed, spans + [nowhere] * len(suffix), types
+
+
+def _tokenized(text: str, lm: LanguageModel) -> tuple[Packed, list[tuple[int, int]], np.ndarray]:
+    """Return the text as the one sequence of training, the characters of its tokens, and token types."""
     body = lm.text_encoder.core.encode(text, add_special_tokens=False)
-    vocabulary = lm.vocabulary
-    length = len(body.ids) + vocabulary.overhead
     if not body.ids:
         raise DataError("the text is empty: expected at least one token to mask")
+    packed, vocabulary = _sequence(body.ids, text, lm), lm.vocabulary
+    nowhere = (0, 0)
+    spans = [nowhere] * len(vocabulary.prefix) + body.offsets + [nowhere] * len(vocabulary.suffix)
+    return packed, spans, np.zeros(len(packed.input_ids), dtype=np.int64)
+
+
+def _sequence(ids: Sequence[int], text: str, lm: LanguageModel) -> Packed:
+    """Return the tokens of a text as a sequence of training."""
+    vocabulary = lm.vocabulary
+    length = len(ids) + vocabulary.overhead
     if length > lm.max_length:
         raise DataError(
             f"the text has {length:,} tokens, {vocabulary.overhead} special ones included, and the model takes "
             f"{lm.max_length:,}; give a shorter text"
         )
-    packed = Packed(
-        input_ids=vocabulary.framed(body.ids),
+    return Packed(
+        input_ids=vocabulary.framed(ids),
         cu_seqlens=np.array([0, length]),
         keys=np.array([document_key(text)], dtype=np.uint64),
         offsets=np.array([-len(vocabulary.prefix)]),
     )
-    nowhere = (0, 0)
-    return packed, [nowhere] * len(vocabulary.prefix) + body.offsets + [nowhere] * len(vocabulary.suffix)
 
 
 def _draw(
@@ -321,9 +393,9 @@ def _checked(positions: Sequence[int], tokens: list[str], special: np.ndarray) -
 
 
 @torch.inference_mode()
-def _log_probabilities(lm: LanguageModel, input_ids: np.ndarray) -> Tensor:
+def _log_probabilities(lm: LanguageModel, input_ids: np.ndarray, token_type_ids: np.ndarray) -> Tensor:
     """Return fp32 ``[T, V]``: one row, all positions, the model's own attention."""
-    return lm.document_logits(input_ids).float().log_softmax(-1)
+    return lm.document_logits(input_ids, token_type_ids).float().log_softmax(-1)
 
 
 def _predictions(

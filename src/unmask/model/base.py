@@ -111,8 +111,8 @@ class LanguageModel(ABC):
         """
 
     @abstractmethod
-    def document_logits(self, input_ids: np.ndarray) -> Tensor:
-        """Return the ``[T, V]`` logits of one document, computed by itself, at every position."""
+    def document_logits(self, input_ids: np.ndarray, token_type_ids: np.ndarray | None = None) -> Tensor:
+        """Return the ``[T, V]`` logits of one document, computed by itself, at every position; types are 0 by default."""
 
     @abstractmethod
     def before_each_pass(self, check: Callable[[], None]) -> None:

@@ -138,8 +138,10 @@ class ExportedModel(LanguageModel):
             parts.append(torch.from_numpy(self.graph.hidden_states(feed)[real]))
         return torch.cat(parts)
 
-    def document_logits(self, input_ids: np.ndarray) -> Tensor:
+    def document_logits(self, input_ids: np.ndarray, token_type_ids: np.ndarray | None = None) -> Tensor:
         feed, real = self._feed(input_ids, np.array([len(input_ids)]))
+        if token_type_ids is not None and INPUTS[2] in feed:
+            feed[INPUTS[2]][real] = token_type_ids
         return torch.from_numpy(self.graph.logits(feed, np.flatnonzero(real)))
 
     def _feed(self, input_ids: np.ndarray, lengths: np.ndarray) -> tuple[Feed, np.ndarray]:

@@ -184,10 +184,13 @@ class MaskedLM(LanguageModel):
                 parts.append(self.encoder(**inputs).last_hidden_state[self._tensor(real)])
             return torch.cat(parts)
 
-    def document_logits(self, input_ids: np.ndarray) -> Tensor:
+    def document_logits(self, input_ids: np.ndarray, token_type_ids: np.ndarray | None = None) -> Tensor:
         inputs, _ = self.padded(input_ids, np.array([len(input_ids)]))
         if self.takes_token_types:
-            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+            types = torch.zeros_like(inputs["input_ids"])
+            if token_type_ids is not None:
+                types[0, : len(token_type_ids)] = self._tensor(token_type_ids)
+            inputs["token_type_ids"] = types
         with self.plain() as model, self.precision(), self.evaluating():
             logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
         return logits

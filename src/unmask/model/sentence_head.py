@@ -14,11 +14,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unmask.data.tokenizer import Vocabulary, checkpoint_name
 from unmask.errors import ConfigError, UnmaskError
+from unmask.model.masked_lm import MaskedLM
 from unmask.model.save import sample_logits, save_checked
 from unmask.model.trial import close
 
@@ -133,6 +135,26 @@ def _tried(both: PreTrainedModel, model: PreTrainedModel) -> SentenceHead:
             f"ALBERT, or --objective mlm"
         )
     return head
+
+
+@torch.no_grad()
+def pair_probabilities(
+    lm: MaskedLM, input_ids: np.ndarray, token_type_ids: np.ndarray
+) -> tuple[float, float] | None:
+    """Return the probabilities of labels 0 and 1 of a pair; ``None`` where the checkpoint has no sentence head.
+
+    Args:
+        lm: the model.
+        input_ids: ``int64 [L]`` of the pair with its special tokens.
+        token_type_ids: ``int64 [L]``.
+    """
+    with lm.plain() as raw, lm.precision(), lm.evaluating():
+        if class_with_both_heads(raw.config) is None or (head := load_sentence_head(raw, 0)).new:
+            return None
+        ids, types = (torch.from_numpy(row)[None].to(lm.device) for row in (input_ids, token_type_ids))
+        states = raw.base_model(input_ids=ids, token_type_ids=types).last_hidden_state[:, 0]
+        first, second = head.eval().to(lm.device)(states)[0].float().softmax(-1).tolist()
+    return first, second
 
 
 def save_with_sentence_head(
