@@ -162,7 +162,7 @@ def plan(shards: str, model: str) -> Result:
     from unmask.data.corpus import open_corpus
     from unmask.data.overlap import find_overlap
     from unmask.data.tokenizer import load_tokenizer, vocabulary_of
-    from unmask.run.components import split_documents
+    from unmask.run.texts import split_documents
 
     vocabulary = vocabulary_of(load_tokenizer(model))
     taken = []

@@ -43,7 +43,7 @@ from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model import presets
 from unmask.progress import Progress
-from unmask.run import components as material_module
+from unmask.run import texts as texts_module
 from unmask.run import training_run as run_module
 from unmask.run import writing
 from unmask.run.choices import advice_of, masked_excerpt
@@ -560,7 +560,7 @@ def test_a_signal_before_training_stops_at_once(
     left: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        owner = material_module if where == "prepare" else run_module
+        owner = texts_module if where == "prepare" else run_module
         patch.setattr(owner, where, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Interrupted, match=f"stopped by a signal; {left}"):
             train(configure(model__preset="tiny-bert"), tmp_path / "run")

@@ -31,7 +31,7 @@ from unmask.data.preparation import prepare
 from unmask.data.shards import ShardWriter
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.errors import DataError
-from unmask.run.components import split_documents
+from unmask.run.texts import split_documents
 from unmask.training.position import Position
 
 Source = Callable[..., TextSource]

@@ -10,7 +10,8 @@ from unmask.config.settings import DataSettings, ModelSettings
 from unmask.data.corpus import open_corpus
 from unmask.data.preparation import prepare
 from unmask.progress import Progress
-from unmask.run.components import open_tokenizer, training_texts
+from unmask.run.components import open_tokenizer
+from unmask.run.texts import training_texts
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World
 
@@ -41,7 +42,7 @@ def test_held_out_documents_are_left_out(tmp_path: Path, documents: int, share: 
     found = {name for name in names if name in entries}
 
     from unmask.data.tokenizer import load_tokenizer
-    from unmask.run.components import split_documents
+    from unmask.run.texts import split_documents
 
     tokenizer = load_tokenizer(str(tmp_path / "run" / "tokenizer"))
     prepare([text], data, tokenizer, tmp_path / "shards")

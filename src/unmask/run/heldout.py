@@ -10,7 +10,8 @@ from unmask.data.corpus import given_shards, is_corpus, open_shards
 from unmask.data.document_set import DocumentSet
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
-from unmask.run.components import sequence_length, split_documents
+from unmask.run.components import sequence_length
+from unmask.run.texts import split_documents
 from unmask.run_folder import HELDOUT_SHARDS, RunFolder
 
 

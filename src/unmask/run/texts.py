@@ -1,0 +1,181 @@
+"""The texts of a run: opened or prepared, and split into what is trained on and what is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unmask.config.settings import DataSettings
+from unmask.data.batches import TextSource
+from unmask.data.corpus import (
+    Corpus,
+    document_key,
+    given_shards,
+    is_corpus,
+    is_held_out,
+    open_corpus,
+    require_made_by,
+)
+from unmask.data.document_set import DocumentSet
+from unmask.data.masking.units import MaskingPlan
+from unmask.data.preparation import prepare
+from unmask.data.verification import Verification
+from unmask.errors import plural
+from unmask.evaluation.bootstrap import FEWEST_UNITS
+from unmask.model.masked_lm import MaskedLM
+from unmask.progress import Progress
+from unmask.run_folder import HELDOUT_SHARDS, RunFolder
+from unmask.training.distributed import World
+
+
+@dataclass(frozen=True)
+class RunTexts:
+    """The texts of a run.
+
+    Attributes:
+        text: the training text.
+        heldout: the text of evaluations, or ``None`` where there is too little text.
+        replay: general text that is mixed into training, if any.
+        general: general text to measure forgetting on, if any.
+    """
+
+    text: TextSource
+    heldout: TextSource | None
+    replay: TextSource | None = None
+    general: TextSource | None = None
+
+
+def open_texts(
+    data: DataSettings,
+    masking: MaskingPlan,
+    model: MaskedLM,
+    length: int,
+    folder: RunFolder,
+    world: World,
+    progress: Progress,
+    verification: Verification | None = None,
+) -> RunTexts:
+    """Open or prepare all texts of a run, and set aside what is held out."""
+
+    def source(corpus: Corpus, documents: DocumentSet | None = None) -> TextSource:
+        return TextSource(corpus, documents, model.vocabulary, masking, length, data.overlap)
+
+    def whole(inputs: list[str], name: str, data: DataSettings = data) -> TextSource:
+        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress, verification)
+        return source(corpus)
+
+    def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
+        corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress, verification)
+        train, heldout = split_documents(corpus, data.heldout_share)
+        if heldout is None:
+            progress.log(
+                f"{what} is a single document or copies of one, so nothing is held out and nothing can be evaluated"
+            )
+        return source(corpus, train), None if heldout is None else source(corpus, heldout)
+
+    replay = general = None
+    if data.heldout:
+        text: TextSource = whole(data.inputs, folder.shards.name)
+        heldout: TextSource | None = whole(data.heldout, HELDOUT_SHARDS, _split_alike(data, text.corpus))
+    else:
+        text, heldout = split(data.inputs, folder.shards.name, "the text")
+    if data.replay and data.forgetting_eval:
+        replay = whole(data.replay, "shards-replay")
+    elif data.replay:
+        replay, general = split(data.replay, "shards-replay", "the general text")
+    if data.forgetting_eval:
+        general = whole(data.forgetting_eval, "shards-general")
+    return RunTexts(text, heldout, replay, general)
+
+
+def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
+    """Return settings by which other text is split as this was, where a document is a file by ``auto``."""
+    are_files = data.documents == "auto" and list(corpus.manifest["read"].get("splits", {})) == ["file"]
+    return data.model_copy(update={"documents": "file"}) if are_files else data
+
+
+def split_documents(corpus: Corpus, share: float) -> tuple[DocumentSet, DocumentSet | None]:
+    """Return the documents to train on, and those held out: at least one where there are two."""
+    train, heldout = corpus.split(share)
+    if corpus.is_one_text:
+        return DocumentSet(len(corpus)), None
+    if not len(heldout) or not len(train):
+        least = corpus.least_key
+        heldout = corpus.where(lambda keys: keys == least)
+        train = ~heldout
+    return train, heldout
+
+
+def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Yield the texts that a run trains on, which are those of :func:`split_documents`, without knowing all of them."""
+    heldout: list[tuple[int, str]] = []
+    least: tuple[int, str] | None = None  # is held out if no other document is
+    one = True
+    for key, text in ((document_key(text), text) for text in texts):
+        if is_held_out(key, share):
+            if least is None or not heldout:
+                heldout.append((key, text))
+        elif least is None or key < least[0]:
+            if least is not None:
+                one = False
+                yield least[1]
+            least = key, text
+        elif key > least[0]:
+            one = False
+            yield text
+    if least is None:
+        first = min(heldout, default=(0, ""))[0]
+        yield from [text for key, text in sorted(heldout) if key > first] or (text for _, text in heldout)
+    elif heldout or one:
+        yield least[1]
+
+
+def with_targets(text: TextSource | None, tokens: int, what: str, progress: Progress) -> TextSource | None:
+    """Return a text if its first ``tokens`` have a target."""
+    if text is None:
+        return None
+    if text.has_targets(tokens):
+        texts = len(np.unique(text.corpus.keys[text.documents]))
+        if texts < FEWEST_UNITS:
+            progress.warning(
+                f"{what} is {plural(texts, 'document')}: the metrics on it say little about other text and have no interval, "
+                f"which needs {FEWEST_UNITS}; give more of it"
+            )
+        return text
+    progress.warning(f"nothing is evaluated: {text.why_no_target(what)}")
+    return None
+
+
+def _open_corpus(
+    inputs: list[str],
+    data: DataSettings,
+    out: Path,
+    model: MaskedLM,
+    world: World,
+    progress: Progress,
+    verification: Verification | None,
+) -> Corpus:
+    """Open the shards that are given, or prepare the text in ``out``, in one process for all that see it."""
+
+    def watched(corpus: Corpus, *, start: bool) -> Corpus:
+        if verification is not None:
+            verification.add(corpus.folder, corpus.manifest["files"], start=start)
+        return corpus
+
+    shards, at_once = given_shards(inputs, progress), verification is None
+    if shards is not None:
+        reads = world.size == 1 or world.first_of_host  # reading all of a large text takes long
+        corpus = watched(open_corpus(shards, verify=reads and at_once, strict=data.strict), start=reads)
+        require_made_by(model.tokenizer, corpus, allow_unknown=data.allow_unknown, progress=progress)
+        return corpus
+
+    def prepared() -> Corpus:
+        before = is_corpus(out)
+        corpus = prepare(inputs, data, model.tokenizer, out, verify=at_once, progress=progress)
+        return watched(corpus, start=True) if before else corpus
+
+    found = world.leader_first(prepared, f"preparing {out.name}")
+    return found if found is not None else watched(open_corpus(out, verify=False), start=False)
