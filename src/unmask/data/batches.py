@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unmask.config.settings import MaskingSettings
 
 _COUNTED = 20_000_000
+_FEW = 100_000  # of nearly every text these tell as much
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -254,7 +255,7 @@ class TextSource:
     def can_have_targets(self) -> bool:
         """Return whether there is a token that may be masked."""
         return any(
-            self.token_counts(most)[~self.vocabulary.special].any() for most in (_COUNTED, sys.maxsize)
+            self.token_counts(most)[~self.vocabulary.special].any() for most in (_FEW, _COUNTED, sys.maxsize)
         )
 
     def why_no_target(self, what: str) -> str:
