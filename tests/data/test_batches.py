@@ -361,3 +361,15 @@ def test_a_strategy_that_lacks_its_file_is_refused_at_once(
         of(strategy="ngram")
     with pytest.raises(ConfigError, match="the terms cannot be read"):
         of(strategy="terms", terms=str(tmp_path / "none.txt"))
+
+
+@pytest.mark.parametrize(("tokens", "sequences"), [(1, 2), (9, 2), (12, 3), (13, 3), (100, 4)])
+def test_the_beginning_of_a_batch_has_whole_sequences_and_a_target(tokens: int, sequences: int) -> None:
+    ends, index = np.array([0, 5, 9, 12, 14], dtype=np.int32), np.array([6, 8, 13])
+    batch = Batch(np.arange(14), np.zeros(14, dtype=np.int64), ends, index, index * 10, np.arange(4) + 7)
+    part = batch.beginning(tokens)
+    inside = index[index < ends[sequences]]
+    assert part.cu_seqlens.tolist() == ends[: sequences + 1].tolist()
+    assert part.input_ids.tolist() == list(range(ends[sequences]))
+    assert (part.target_index.tolist(), part.target_ids.tolist()) == (inside.tolist(), (inside * 10).tolist())
+    assert part.sequence_ids.tolist() == [7, 8, 9, 10][:sequences]

@@ -40,16 +40,19 @@ def totals(found: Tally) -> dict[str, float]:
 # ---- scores of targets
 
 
-def test_scores_are_those_of_a_sorted_softmax() -> None:
+@pytest.mark.parametrize("entries", [40, 256, 300])
+def test_scores_are_those_of_a_sorted_softmax(entries: int) -> None:
     draw = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(150, 40, generator=draw)  # more rows than a block
-    targets = torch.randint(40, (150,), generator=draw)
+    logits = 3 * torch.randn(150, entries, generator=draw)
+    logits[:, ::7] = logits[:, ::7].round()  # ties
+    targets = torch.randint(entries, (150,), generator=draw)
     found = score_targets(logits, targets)
     for row in range(150):
         probabilities = logits[row].double().softmax(-1)
         order = probabilities.argsort(descending=True, stable=True).tolist()
         assert found.loss[row] == pytest.approx(-float(probabilities[targets[row]].log()), abs=1e-5)
         assert found.rank[row] == order.index(int(targets[row])) + 1
+        assert found.guess[row] == order[0]
         assert found.confidence[row] == pytest.approx(float(probabilities.max()), abs=1e-6)
 
 

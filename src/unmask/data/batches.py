@@ -69,6 +69,22 @@ class Batch:
     def tokens(self) -> int:
         return len(self.input_ids)
 
+    def beginning(self, tokens: int) -> Batch:
+        """Return the first sequences, of about as many tokens, or as many as it takes to have a target."""
+        count = max(1, int(np.searchsorted(self.cu_seqlens, tokens, side="right")) - 1)
+        if len(self.target_index):
+            count = max(count, int(np.searchsorted(self.cu_seqlens, self.target_index[0], side="right")))
+        end = self.cu_seqlens[min(count, len(self.sequence_ids))]
+        targets = int(np.searchsorted(self.target_index, end))
+        return Batch(
+            self.input_ids[:end],
+            self.position_ids[:end],
+            self.cu_seqlens[: count + 1],
+            self.target_index[:targets],
+            self.target_ids[:targets],
+            self.sequence_ids[:count],
+        )
+
 
 _NONE = np.zeros(0, dtype=np.int64)
 _EMPTY = Batch(_NONE, _NONE, np.zeros(1, dtype=np.int32), _NONE, _NONE, _NONE)

@@ -18,6 +18,10 @@ from unmask.model.base import LanguageModel
 from unmask.model.softmax import check_finite, loss_blocks
 from unmask.model.trial import trial_batch
 
+_RUN = (
+    128  # columns whose maximum is found before their largest: on a CPU that is three times as fast as argmax
+)
+
 
 class TargetPredictions(NamedTuple):
     """Predictions at M targets.
@@ -86,14 +90,32 @@ def score_targets(logits: Tensor, targets: Tensor) -> TargetPredictions:
 
 def _score_block(logits: Tensor, label: Tensor, loss: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return loss, rank, guess and confidence of a block of ``[m, V]`` fp32 logits at ``int64 [m]`` labels."""
-    true, guess = logits.gather(1, label[:, None]), logits.argmax(-1)
-    rank = 1 + logits.shape[1] - (logits <= true).sum(-1)
-    equal = logits == true
-    if int(equal.sum()) > len(label):
+    true, guess = logits.gather(1, label[:, None]), _argmax(logits)
+    # Comparisons are written as fp32, whose sums are exact up to 2**24 and, on a CPU, several times faster than of bool.
+    holds = torch.empty_like(logits)
+    at_most = torch.le(logits, true, out=holds).sum(-1).long()
+    below = torch.lt(logits, true, out=holds).sum(-1).long()
+    rank = 1 + logits.shape[1] - at_most
+    tied = (at_most - below > 1).nonzero().squeeze(1)
+    if len(tied):
         ids = torch.arange(logits.shape[1], device=logits.device)
-        rank += (equal & (ids < label[:, None])).sum(-1)
+        rank[tied] += ((logits[tied] == true[tied]) & (ids < label[tied, None])).sum(-1)
     ahead = (logits.gather(1, guess[:, None]) - true).squeeze(1)
     return loss, rank, guess, (ahead.double() - loss).exp()
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """Return ``int64 [m]``: the first largest of ``[m, V]``, sought in a run of columns that is known by its maximum."""
+    width = logits.shape[1]
+    if width < 2 * _RUN:
+        return logits.argmax(-1)
+    whole = width // _RUN * _RUN
+    highest = logits[:, :whole].unflatten(1, (-1, _RUN)).amax(-1)
+    if whole < width:
+        highest = torch.cat([highest, logits[:, whole:].amax(-1, keepdim=True)], dim=1)
+    first = highest.argmax(-1) * _RUN
+    ids = first[:, None] + torch.arange(_RUN, device=logits.device)
+    return first + logits.gather(1, ids.clamp_(max=width - 1)).argmax(-1)
 
 
 _EMPTY = torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), torch.zeros(0).double()

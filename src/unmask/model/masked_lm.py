@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _ATTACHED = "objective"
 """Name of the modules of an objective in the model that they are trained with."""
 
+_COMPARED_TOKENS = 2048  # computed again in fp32
+
 
 class MaskedLM(LanguageModel):
     """A model of transformers, its tokenizer, and how to run batches through it.
@@ -247,6 +249,7 @@ class MaskedLM(LanguageModel):
         """Say how far log-probabilities at the targets of a batch are off fp32; nothing if the model computes in fp32."""
         if not self.autocast or not len(batch.target_ids):
             return None
+        batch = batch.beginning(_COMPARED_TOKENS)
         targets = self._tensor(batch.target_ids)
         with self.evaluating():
             half = target_losses(self.target_logits(batch), targets)
