@@ -20,7 +20,7 @@ URL = "s3://bucket/some/name"
 # Strings that are no name of a file, a text, a shard folder or a model.
 NO_FILES = {
     "accents", "answer", "api_key", "bad", "by", "case", "delimiter", "encoding", "form", "good", "host", "kind", "label_field",
-    "markup", "mask_positions", "method", "normal_form", "overrides", "preset", "repository", "revision", "targets",
+    "markup", "mask_positions", "method", "normal_form", "overrides", "pair", "preset", "repository", "revision", "targets",
     "text_field", "texts",
 }  # fmt: skip
 # Strings that name what is read, or published, by URL.
