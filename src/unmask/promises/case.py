@@ -29,7 +29,7 @@ from unmask.errors import DataError
 from unmask.model.load import load_torch
 from unmask.model.masked_lm import MaskedLM
 from unmask.storage import read_json, write_json
-from unmask.training.distributed import World
+from unmask.training.distributed import World, joined
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum
 
@@ -306,7 +306,12 @@ def _wait(workers: list[subprocess.Popen[str]]) -> None:
 def share_step(folder: str) -> None:
     """Compute this process's share of the step of a case; the main process writes the sum of all."""
     root = Path(folder)
-    world = World.join(torch.device("cpu"))
+    # As a run does: the main process holds the store, and must not end before the others.
+    with joined(torch.device("cpu")) as world:
+        _share_step(root, world)
+
+
+def _share_step(root: Path, world: World) -> None:
     model = load_torch(str(root / "model"), "the promises are about training", device="cpu", offline=True)
     saved = read_json(root / "case.json")
     case = Case(model, root, saved["length"], saved["seed"], MaskingSettings(**saved["masking"]))
