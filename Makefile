@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test weblibs lint types check lock clean
+.PHONY: help demo test weblibs lint types check docs lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,17 @@ types: $(STAMP)  ## check types
 
 check: lint types test  ## lint, types and test
 
+# The generator of the site has an environment of its own: it is no part of what unmask runs or is tested with.
+SITE := build/site
+docs: $(STAMP) $(SITE)/venv/.installed  ## build the documentation site, into build/site/html
+	$(BIN)/python docs/reference.py $(SITE)/pages
+	$(SITE)/venv/bin/zensical build --clean --strict
+
+$(SITE)/venv/.installed: requirements/docs.txt
+	$(PYTHON) -m venv --clear $(SITE)/venv
+	$(SITE)/venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --no-deps -r $<
+	@touch $@
+
 # A changed lock or pyproject.toml is newer than the stamp, so it installs again. The lock is installed before torch, so
 # that shared dependencies are there already, with checked hashes, and torch adds only its CUDA packages.
 $(STAMP): pyproject.toml $(LOCK) requirements/torch.txt
@@ -55,7 +66,7 @@ endef
 # Keeps the pinned versions that pyproject.toml allows; UPGRADE=--upgrade takes the newest of everything.
 UPGRADE ?=
 UV := build/lock/bin/uv
-lock:  ## write requirements/lock.txt anew from pyproject.toml
+lock:  ## write requirements/lock.txt and docs.txt anew
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
 	cp $(LOCK) build/lock/lock.txt
@@ -65,6 +76,11 @@ lock:  ## write requirements/lock.txt anew from pyproject.toml
 	  awk '/^[^ #]/ { keep = !/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } keep' build/lock/lock.txt \
 	) > build/lock/new.txt
 	mv build/lock/new.txt $(LOCK)
+	cp requirements/docs.txt build/lock/docs.txt
+	$(UV) pip compile requirements/docs.in --universal --python-version 3.11 --generate-hashes --quiet \
+	  --no-header $(UPGRADE) --output-file build/lock/docs.txt
+	( sed -n 1p requirements/docs.txt; cat build/lock/docs.txt ) > build/lock/new.txt
+	mv build/lock/new.txt requirements/docs.txt
 
 clean:  ## remove caches and build files; .venv and runs/ stay
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

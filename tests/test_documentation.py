@@ -19,7 +19,7 @@ import pytest
 import typer
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODELS = {
     "bert-base-uncased": "bert",
     "bert-base-cased": "bert",
@@ -150,6 +150,23 @@ def test_commands_are_understood(page: Path) -> None:
                     understand(arguments)
                 except Exception as error:
                     pytest.fail(f"{page.name}:{block.line}: unmask {shlex.join(arguments)}: {error}")
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in [*PAGES, *ROOT.glob("C*.md")]])
+def test_files_that_a_page_links_to_exist(page: Path) -> None:
+    """`make docs` finds broken links among the pages; here are pictures too, and pages that are not on the site."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    files = [link for link in links if not re.match(r"\w+:", link) and not link.startswith("reference/")]
+    assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    listed = re.findall(r"[\w./-]+\.md", navigation)
+    made = [name for name in listed if name.startswith("reference/")]
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]]
+    assert sorted(listed) == sorted([*pages, *made])
 
 
 # --- the machinery itself -----------------------------------------------------------------------------------------
