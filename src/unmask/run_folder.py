@@ -38,6 +38,8 @@ EXPORTED = {".onnx": "onnx", ".xml": "openvino"}
 """Endings of the files of exported models, and the folder below ``config.json`` and tokenizer in which they may lie."""
 ADDED_WORDS = "added_words.json"
 """In a model folder: the words by which its vocabulary was extended."""
+GENERATOR = "generator"
+"""In the model folder of a discriminator: the masked language model that was trained with it."""
 
 
 _MODEL_FILE = re.compile(r"config\.json|tokenizer\.json|vocab\.(txt|json)|[^/]*\.model")
@@ -203,3 +205,9 @@ def _refuse_other_folder(folder: Path) -> None:
         )
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         raise ConfigError(f"'{folder}' holds a data set of the datasets library, not a model")
+
+
+def saved_generator(model: str) -> Path | None:
+    """Return the folder of the generator that was saved with a discriminator, if ``model`` is the folder of one."""
+    folder = Path(model) / GENERATOR
+    return folder if model and (folder / "config.json").is_file() else None

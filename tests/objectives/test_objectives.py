@@ -34,6 +34,8 @@ from unmask.objectives.clm import CausalDetour, CausalLanguageModelling
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Loss, Objective
 from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction
+from unmask.objectives.rtd import ReplacedTokenDetection
+from unmask.run_folder import GENERATOR
 from unmask.training.distributed import World
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum
@@ -85,20 +87,25 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "clm": CausalLanguageModelling,
     "nsp": NextSentencePrediction,
     "sop": SentenceOrderPrediction,
+    "rtd": ReplacedTokenDetection,
     "several losses": WithParity,
 }
 """Every objective of one stage."""
+ARCHITECTURES = {"rtd": "electra"}
+"""What an objective is tried with, where it is not BERT."""
 RUNS: dict[str, dict[str, Any]] = {
     "mlm": {"objective": "mlm"},
     "clm": {"objective": "clm", "settings": {"train.detour": 0.6}},
     "nsp": {"objective": "nsp"},
     "sop": {"objective": "sop"},
+    "rtd": {"objective": "rtd"},
     "several losses": {"objective": WithParity()},
 }
 """Arguments of `unmask.train` for every objective."""
 
 
-def prepared(model: MaskedLM, objective: Objective) -> MaskedLM:
+def prepared(load: Load, name: str, objective: Objective) -> MaskedLM:
+    model = objective.trained_model(load(ARCHITECTURES.get(name, "bert")), 0)
     objective.prepare(model, 0)
     model.model.train()
     return model
@@ -137,7 +144,7 @@ def assert_same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_loss_is_the_same_for_any_split(name: str, load: Load, shards: Any) -> None:
     objective = OBJECTIVES[name]()
-    model = prepared(load("bert"), objective)
+    model = prepared(load, name, objective)
     whole = step(model, objective, shards, 1)
     assert bool((whole[0] > 0).all())
     for parts in (3, 50):
@@ -148,7 +155,7 @@ def test_the_loss_is_the_same_for_any_split(name: str, load: Load, shards: Any) 
 def test_draws_depend_on_the_sequence_alone(name: str, load: Load, shards: Any) -> None:
     """Each sequence by itself, in any order, is what it is in the whole batch."""
     objective = OBJECTIVES[name]()
-    source = stream_of(prepared(load("bert"), objective), shards, objective).source
+    source = stream_of(prepared(load, name, objective), shards, objective).source
     numbers = source.by_length(np.arange(len(source.sequences)))
     whole = source.batch(numbers, MaskKey(3, 1), 0.3, make=objective.batch)
     for place in np.random.default_rng(0).permutation(len(numbers))[:15]:
@@ -162,17 +169,18 @@ def test_draws_depend_on_the_sequence_alone(name: str, load: Load, shards: Any) 
             assert np.array_equal(alone.of_tokens[key], values[begin:end])
         for key, values in whole.of_sequences.items():
             assert np.array_equal(alone.of_sequences[key], values[[place]])
+        for key, values in whole.of_targets.items():
+            assert np.array_equal(alone.of_targets[key], values[inside])
 
 
-def shared(rank: int, port: int, model: MaskedLM, shards: Any, out: Path) -> None:
+def shared(rank: int, port: int, load: Load, shards: Any, out: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     world = World.join(torch.device("cpu"))
     found = {}
     for name, make in OBJECTIVES.items():
         objective = make()
-        found[name] = step(prepared(model, objective), objective, shards, 3, world)
-        model.model._modules.pop("objective", None)
+        found[name] = step(prepared(load, name, objective), objective, shards, 3, world)
     if rank == 0:
         torch.save(found, out)
     world.wait()
@@ -183,8 +191,10 @@ def test_two_processes_compute_the_step_of_one(load: Load, shards: Any, tmp_path
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context, out, model = multiprocessing.get_context("fork"), tmp_path / "found.pt", load("bert")
-    workers = [context.Process(target=shared, args=(rank, port, model, shards, out)) for rank in range(2)]
+    context, out = multiprocessing.get_context("fork"), tmp_path / "found.pt"
+    for name in OBJECTIVES:
+        load(ARCHITECTURES.get(name, "bert"))  # made once, not by each process
+    workers = [context.Process(target=shared, args=(rank, port, load, shards, out)) for rank in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -193,7 +203,7 @@ def test_two_processes_compute_the_step_of_one(load: Load, shards: Any, tmp_path
     found = torch.load(out)
     for name, make in OBJECTIVES.items():
         objective = make()
-        assert_same(found[name], step(prepared(load("bert"), objective), objective, shards, 1))
+        assert_same(found[name], step(prepared(load, name, objective), objective, shards, 1))
 
 
 # --- whole runs ---------------------------------------------------------------------------------------------------
@@ -233,7 +243,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], P
     def get(name: str) -> unmask.RunResult:
         if name not in made:
             out = tmp_path_factory.mktemp("runs") / name.replace(" ", "-")
-            made[name] = run(text, checkpoint("bert"), out, name)
+            made[name] = run(text, checkpoint(ARCHITECTURES.get(name, "bert")), out, name)
         return made[name]
 
     return get
@@ -264,6 +274,8 @@ def test_a_run_leaves_an_ordinary_encoder(name: str, runs: Callable[[str], Any])
     from transformers import AutoModelForMaskedLM
 
     folder = runs(name).folder.model
+    if name == "rtd":  # the discriminator has no LM head
+        folder /= GENERATOR
     raw, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "mismatched_keys"))
     pair = {key for key in info["unexpected_keys"] if ".pooler." in key or "seq_relationship" in key}
@@ -359,7 +371,9 @@ def test_the_kernel_is_told_to_look_back_only(monkeypatch: pytest.MonkeyPatch) -
 
 def test_logits_in_blocks_give_the_same_gradient(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = CausalLanguageModelling()
-    model = prepared(load("modernbert"), objective)
+    model = load("modernbert")
+    objective.prepare(model, 0)
+    model.model.train()
     draw = np.random.default_rng(0)
     cuts = np.array([0, 60, 110, 115])
     ids = draw.choice(model.vocabulary.replacements, cuts[-1]).astype(np.int64)

@@ -19,7 +19,7 @@ Documents = Literal["auto", "file", "block", "line"]
 Markup = Literal["keep", "strip"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
-Objective = Literal["mlm", "clm", "nsp", "sop"]
+Objective = Literal["mlm", "clm", "nsp", "sop", "rtd"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Parallel = Literal["auto", "ddp", "fsdp"]
@@ -206,8 +206,12 @@ ObjectiveOption = Annotated[
     training(
         "--objective",
         show_default="mlm",
-        help="Masked tokens; also after next tokens (clm), or in pairs (nsp, sop).",
+        help="Masked tokens; also after next tokens (clm), in pairs (nsp, sop), or replaced ones (rtd).",
     ),
+]
+Generator = Annotated[
+    str | None,
+    training("--generator", show_default="new", help="Masked LM that replaces tokens, for --objective rtd."),
 ]
 Detour = Annotated[
     float | None,

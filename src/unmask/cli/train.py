@@ -74,6 +74,7 @@ def train(
     dry_run: options.DryRun = False,
     objective: options.ObjectiveOption = None,
     detour: options.Detour = None,
+    generator: options.Generator = None,
     recipe: options.RecipeOption = None,
     learning_rate: options.LearningRate = None,
     batch_tokens: options.BatchTokens = None,

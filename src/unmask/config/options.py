@@ -23,6 +23,7 @@ OPTIONS = {
     "model": "model.name",
     "preset": "model.preset",
     "tokenizer": "model.tokenizer",
+    "generator": "model.generator",
     "offline": "model.offline",
     "mask_rate": "masking.rate",
     "strategy": "masking.strategy",

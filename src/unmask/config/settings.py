@@ -157,6 +157,9 @@ class ModelSettings(Settings):
     """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
     tokenizer: str | None = None
     """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
+    generator: str | None = None
+    """For objective ``rtd``: the masked language model that replaces tokens, a Hub name or a folder; by default the one in the
+    folder of the checkpoint, where an earlier run left it, or a new one of a quarter of the width or half the layers."""
     near_layers: int | None = Field(None, ge=0)
     """Of a ModernBERT preset, so many first layers see the token before and the token behind alone; by default as many as
     the preset has."""
@@ -207,10 +210,10 @@ class ScheduleSettings(Settings):
 class TrainSettings(Settings):
     """One training run."""
 
-    objective: Literal["mlm", "clm", "nsp", "sop", "custom"] = "mlm"
+    objective: Literal["mlm", "clm", "nsp", "sop", "rtd", "custom"] = "mlm"
     """What is learned: ``mlm``, masked language modelling; ``clm``, next tokens with causal attention for a share of the run,
     then masked language modelling; ``nsp`` or ``sop``, masked language modelling in pairs of passages, with next sentence or
-    sentence order prediction. ``custom`` stands for an objective of one's own, which Python alone can pass."""
+    sentence order prediction; ``rtd``, which tokens a small masked-LM model has replaced. ``custom`` stands for an objective of one's own, which Python alone can pass."""
     detour: float | None = Field(None, gt=0, lt=1)
     """For ``clm``: the share of the run that is causal; by default 0.6."""
     max_steps: int | None = Field(None, ge=1)
@@ -293,6 +296,23 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _rtd_trains_all_weights(self) -> TrainSettings:
+        set_otherwise = {
+            "freeze": self.freeze != "none",
+            "lora_rank": self.lora_rank,
+            "head_warmup_steps": self.head_warmup_steps,
+            "new_embeddings_steps": self.new_embeddings_steps,
+            "optimizer.layer_decay": self.optimizer.layer_decay,
+        }
+        for name, is_set in set_otherwise.items():
+            if is_set and self.objective == "rtd":
+                raise ValueError(
+                    f"objective rtd trains all weights of a generator and a discriminator at one rate, which {name} does not; leave "
+                    f"{name} out, or set another objective"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _trained_weights_agree(self) -> TrainSettings:
         if self.lora_rank and self.recipe == "scratch":
             raise ValueError("lora_rank adapts a checkpoint; leave the recipe on auto")
@@ -315,6 +335,15 @@ class RunConfig(Settings):
     data: DataSettings = DataSettings()
     masking: MaskingSettings = MaskingSettings()
     train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _generator_is_of_rtd(self) -> RunConfig:
+        if self.model.generator is not None and self.train.objective != "rtd":
+            raise ValueError(
+                f"model.generator is for train.objective rtd, and the objective is {self.train.objective}; leave it out, or set the "
+                f"objective to rtd"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offline_means_the_text_too(self) -> RunConfig:

@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask.data.batches import Batch
 from unmask.data.tokenizer import TextEncoder, Vocabulary, vocabulary_of
 from unmask.errors import ConfigError
+from unmask.run_folder import saved_generator
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,6 +121,11 @@ class LanguageModel(ABC):
 
     def require_head(self) -> None:
         """Raise :class:`ConfigError` where the LM head has new weights, so that its predictions say nothing."""
+        if self.new_head and (generator := saved_generator(self.name)):
+            raise ConfigError(
+                f"'{self.name}' says which tokens were replaced and has no LM head, so it predicts nothing for a mask; the generator "
+                f"that was trained with it does: {generator}"
+            )
         if self.new_head:
             raise ConfigError(
                 f"'{self.name}' has no LM head (its checkpoint lacks {', '.join(self.new_head[:3])}), so what it predicts "

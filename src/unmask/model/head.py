@@ -83,3 +83,17 @@ class TargetSelector:
             return None
         hidden = args[0]
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self.index), *args[1:])
+
+
+def run_head(model: PreTrainedModel, encoder: nn.Module, states: Tensor) -> Tensor:
+    """Return the ``[M, ...]`` logits that a model has at ``[M, H]`` states of its encoder."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    forward = encoder.forward
+    encoder.forward = lambda *_, **__: BaseModelOutput(last_hidden_state=states[None])
+    try:
+        ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
+        logits: Tensor = model(input_ids=ids).logits
+    finally:
+        encoder.forward = forward
+    return logits[0]

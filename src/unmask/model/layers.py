@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 _ALPHA = 2  # the usual scale: the update counts twice, whatever the rank
 
 
+def networks(model: nn.Module) -> dict[str, PreTrainedModel]:
+    """Return the models of transformers with an encoder in a module, by the beginning of the names of their weights.
+
+    They are the model itself, under ``""``, and those that an objective trains with it.
+    """
+    from transformers import PreTrainedModel
+
+    return {
+        f"{name}." if name else "": module
+        for name, module in model.named_modules()
+        if isinstance(module, PreTrainedModel) and hasattr(module, module.base_model_prefix)
+    }
+
+
 def encoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Return the name and the modules of the stack of layers: the list in the encoder that holds most weights.
 

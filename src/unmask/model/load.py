@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
 from unmask.remote.systems import is_url
-from unmask.run_folder import is_model_folder, model_folder
+from unmask.run_folder import is_model_folder, model_folder, saved_generator
 from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
@@ -189,6 +190,24 @@ def read_checkpoint(
     return Checkpoint(model, _new_head(name, model, info, progress))
 
 
+def read_as(kind: Any, model: PreTrainedModel) -> tuple[PreTrainedModel, set[str]]:
+    """Return the checkpoint of a model in another class of transformers, and the names of weights that it lacks."""
+    name = str(model.config.name_or_path or "")
+    if not name:
+        found = kind(deepcopy(model.config))
+        return found, set(found.state_dict())
+    path, revision = checkpoint_name(name)
+    # It was just read, so it is on this machine.
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    options |= {"revision": revision or getattr(model.config, "_commit_hash", None) or "main"}
+    try:
+        found, info = kind.from_pretrained(path, output_loading_info=True, **options)
+    except OSError:  # a model in memory may have come from anywhere
+        found = kind(deepcopy(model.config))
+        return found, set(found.state_dict())
+    return found, set(info["missing_keys"])
+
+
 def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
     if exported := exported_files(Path(path)):
         return ConfigError(
@@ -222,7 +241,12 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
             f"it does not fit the class {type(model).__name__} that its config names"
         )
     head = [key for key in missing if key not in body and "pooler" not in key]
-    if head:
+    if head and (generator := saved_generator(str(model.config.name_or_path or ""))):
+        progress.warning(
+            f"'{name}' says which tokens were replaced and has no LM head, so its predictions say nothing; the generator that was "
+            f"trained with it has one: {generator}"
+        )
+    elif head:
         progress.warning(
             f"'{name}' has no LM head: {plural(len(head), 'new weight')} initialised ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Until it is trained, its predictions say nothing"

@@ -20,9 +20,9 @@ from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.linear import share_onednn_weights
 from unmask.model.cpu.norms import use_bf16_norms
-from unmask.model.head import TargetSelector, find_head, require_encoder
+from unmask.model.head import TargetSelector, find_head, require_encoder, run_head
 from unmask.model.last_layer import shorten_last_layer
-from unmask.model.layers import encoder_layers, usable_positions
+from unmask.model.layers import encoder_layers, networks, usable_positions
 from unmask.model.shapes import pad_to_round_size
 from unmask.model.softmax import target_losses
 from unmask.model.trial import UNABLE, close, find_shortest, gives, reason_of, trial_batch
@@ -133,12 +133,13 @@ class MaskedLM(LanguageModel):
                 batch = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
             return self._packed_logits(batch)
 
-    def encode(self, batch: Batch, *, causal: bool = False) -> Tensor:
+    def encode(self, batch: Batch, *, causal: bool = False, input_ids: Tensor | None = None) -> Tensor:
         """Run the encoder on a batch, with a gradient where one is wanted.
 
         Args:
             batch: packed; its targets are not looked at.
             causal: a token sees itself and those before it in its sequence; a model that packs alone can do that.
+            input_ids: ``int64 [T]`` on the device, in place of those of the batch.
 
         Returns:
             ``[T, H]`` output of the last layer at every token, for :meth:`predict` and for heads of an objective.
@@ -146,15 +147,19 @@ class MaskedLM(LanguageModel):
         if not self.packed:
             if causal:
                 raise ConfigError(f"{self.architecture} cannot pack, so its attention cannot be made causal")
-            return self.hidden_states(batch.input_ids, batch.cu_seqlens)
+            ids = batch.input_ids if input_ids is None else input_ids.cpu().numpy()
+            return self.hidden_states(ids, batch.cu_seqlens)
         with self.precision():
             filled = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
+            row = self._row(filled, causal=causal)
+            if input_ids is not None:
+                row["input_ids"] = torch.cat([input_ids, row["input_ids"][0, batch.tokens :]])[None]
             found: list[Tensor] = []
             hook = self.encoder.register_forward_hook(lambda _, __, output: found.append(output[0]))
             # The whole model is called, since FSDP gathers its weights there; the head sees one token.
             self._gate.index = torch.zeros(1, dtype=torch.int64, device=self.device)
             try:
-                self.model(**self._row(filled, causal=causal))
+                self.model(**row)
             finally:
                 self._gate.index = None
                 hook.remove()
@@ -162,17 +167,8 @@ class MaskedLM(LanguageModel):
 
     def predict(self, states: Tensor) -> Tensor:
         """Return the ``[M, V]`` logits of the LM head at ``[M, H]`` of the states of :meth:`encode`."""
-        from transformers.modeling_outputs import BaseModelOutput
-
-        forward = self.encoder.forward
-        self.encoder.forward = lambda *_, **__: BaseModelOutput(last_hidden_state=states[None])
-        try:
-            with self.precision():
-                ids = torch.zeros(1, len(states), dtype=torch.int64, device=states.device)
-                logits: Tensor = self.model(input_ids=ids).logits
-        finally:
-            self.encoder.forward = forward
-        return logits.reshape(-1, logits.shape[-1])
+        with self.precision():
+            return run_head(self.model, self.encoder, states)
 
     def hidden_states(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> Tensor:
         with self.precision():
@@ -285,8 +281,9 @@ class MaskedLM(LanguageModel):
                 f"train.compile needs a GPU and a model whose batches are packed; {self.architecture} is computed in "
                 f"{self.batching} batches on {self.device.type}"
             )
-        for layer in encoder_layers(self.model)[1]:
-            layer.compile(dynamic=False, backend=backend)
+        for network in networks(self.model).values():
+            for layer in encoder_layers(network)[1]:
+                layer.compile(dynamic=False, backend=backend)
         self.compiled = True
 
     @contextmanager

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unmask.data.tokenizer import Vocabulary, checkpoint_name
+from unmask.data.tokenizer import Vocabulary
 from unmask.errors import ConfigError, UnmaskError
+from unmask.model.load import read_as
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.save import sample_logits, save_checked
 from unmask.model.trial import close
@@ -94,28 +95,10 @@ def load_sentence_head(model: PreTrainedModel, seed: int) -> SentenceHead:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        both, missing = _with_both_heads(kind, model)
+        both, missing = read_as(kind, model)
         head = _tried(both, model)
     head.new = any(name in missing for name in head.weights())
     return head
-
-
-def _with_both_heads(kind: Any, model: PreTrainedModel) -> tuple[PreTrainedModel, set[str]]:
-    """Return the checkpoint of a model in a class with both heads, and the names of weights that it lacks."""
-    name = str(model.config.name_or_path or "")
-    if not name:
-        both = kind(deepcopy(model.config))
-        return both, set(both.state_dict())
-    path, revision = checkpoint_name(name)
-    # It was just read, so it is on this machine.
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-    options |= {"revision": revision or getattr(model.config, "_commit_hash", None) or "main"}
-    try:
-        both, info = kind.from_pretrained(path, output_loading_info=True, **options)
-    except OSError:  # a model in memory may have come from anywhere
-        both = kind(deepcopy(model.config))
-        return both, set(both.state_dict())
-    return both, set(info["missing_keys"])
 
 
 @torch.no_grad()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmask.config.settings import RunConfig, TrainSettings
+from unmask.config.settings import RunConfig
 from unmask.data.masking.custom import Strategy
 from unmask.errors import ConfigError
 from unmask.objectives.clm import SHARE, CausalDetour
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Objective
 from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction
+from unmask.objectives.rtd import ReplacedTokenDetection
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,17 @@ class Custom:
                 )
 
 
-def objective_of(train: TrainSettings, custom: Custom = Custom()) -> Objective:
+def objective_of(config: RunConfig, custom: Custom = Custom()) -> Objective:
     """Return the objective of settings that :meth:`Custom.require` has passed."""
     if custom.objective is not None:
         return custom.objective
+    train = config.train
     if train.objective == "clm":
         return CausalDetour(train.detour or SHARE)
     if train.objective == "nsp":
         return NextSentencePrediction()
     if train.objective == "sop":
         return SentenceOrderPrediction()
+    if train.objective == "rtd":
+        return ReplacedTokenDetection(config.model.generator, offline=config.model.offline)
     return MaskedLanguageModelling()

@@ -53,6 +53,7 @@ class Objective(ABC):
         loss_weights: of the same in the loss that is minimised.
         masks: whether the mask rate has a meaning.
         targets_in_place: whether ``target_ids`` are the original tokens at ``target_index``.
+        uses_head: whether the LM head of the given model is trained; else there are no metrics of the model before training.
         has_answers: whether :meth:`answers` are evaluated on held-out text, besides the frozen masks of every run.
         answer_means: metrics that are the mean of a column of the answers, by name. Column 0 is then a number of the document,
             and the final metrics have intervals over documents.
@@ -63,6 +64,7 @@ class Objective(ABC):
     loss_weights: tuple[float, ...] = (1.0,)
     masks = True
     targets_in_place = True
+    uses_head = True
     has_answers = False
     answer_means: Mapping[str, int] = MappingProxyType({})
 
@@ -83,6 +85,14 @@ class Objective(ABC):
         return 0
 
     # Before the first step
+
+    def trained_model(self, given: MaskedLM, seed: int) -> MaskedLM:
+        """Return the model that is trained: the one that is given, or one that predicts masked tokens in its place.
+
+        Raises:
+            ConfigError: the one that is given cannot be used.
+        """
+        return given
 
     def prepare(self, model: MaskedLM, seed: int) -> None:  # noqa: B027  (most have nothing to prepare)
         """Check that a model has what the objective needs, and :meth:`~MaskedLM.attach` what is trained with it.
@@ -164,6 +174,10 @@ class Objective(ABC):
             raise NotImplementedError(f"{self.name} says that it has answers, and gives no metrics of them")
         means = {name: float(answers[:, at].mean()) for name, at in self.answer_means.items()}
         return means if len(answers) else {}
+
+    def saved_class(self, model: MaskedLM) -> str:
+        """Return the class in transformers of what :meth:`save` writes."""
+        return model.architecture
 
     def save(self, model: MaskedLM, folder: Path) -> None:
         """Write the Hugging Face checkpoint to an empty folder, without the tokenizer."""

@@ -36,7 +36,7 @@ from unmask.reporting.page import (
 )
 from unmask.reporting.record import RunRecord, read_record
 from unmask.reporting.render import environment
-from unmask.run_folder import RunFolder
+from unmask.run_folder import GENERATOR, RunFolder
 from unmask.storage import JsonDict, write_atomically
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
@@ -80,6 +80,8 @@ def model_card(folder: RunFolder) -> str:
             same_source=not data.get("heldout"),
             version=_plain(str(record.info.get("unmask") or "")),
             place=_PLACE,
+            detector=record.info.get("model_class") if _detects(record) else None,
+            generator=GENERATOR,
         )
     )
 
@@ -161,12 +163,15 @@ def _front_matter(record: RunRecord) -> dict[str, Any]:
     base = hub_name((record.config.get("model") or {}).get("name"))
     data = record.config.get("data") or {}
     datasets = _hub_data(data.get("inputs") or [])
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "fill-mask"}
+    task = {} if _detects(record) else {"pipeline_tag": "fill-mask"}
+    front: dict[str, Any] = {"library_name": "transformers", **task}
     if base:
         front["base_model"] = base
     if datasets := [name for name in datasets if name]:
         front["datasets"] = datasets
-    if results := _hub_results(record, _hub_data(data.get("heldout") or data.get("inputs") or [])):
+    if not _detects(record) and (
+        results := _hub_results(record, _hub_data(data.get("heldout") or data.get("inputs") or []))
+    ):
         front["model-index"] = [{"name": record.name, "results": [results]}]
     return front | {
         "tags": ["masked-lm", "unmask", "domain-adaptation" if _adapts(record) else "from-scratch"]
@@ -201,6 +206,11 @@ def _hub_results(record: RunRecord, sources: Sequence[str]) -> dict[str, Any] | 
         },
         "metrics": metrics,
     }
+
+
+def _detects(record: RunRecord) -> bool:
+    """Whether the model says which tokens were replaced; then its generator predicts masked ones."""
+    return (record.config.get("train") or {}).get("objective") == "rtd"
 
 
 def _adapts(record: RunRecord) -> bool:

@@ -35,7 +35,7 @@ BASELINES = {
 _MORE_SIGHT = "ngram_true_neighbours"
 """The baseline that sees masked neighbours, which the model does not: no bar for the model."""
 _EARLIER_MASKS = "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged"
-_SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall"}
+_SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall", "share"}
 _MISSING, _NOT_FINITE = "–", "not finite"
 
 

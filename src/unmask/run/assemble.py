@@ -9,6 +9,7 @@ import torch
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TrainingStream
+from unmask.model.layers import networks
 from unmask.model.presets import find_preset
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
@@ -45,7 +46,7 @@ def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
         config.masking,
         scratch=components.scratch,
         family=str(model.model.config.model_type),
-        hidden=int(getattr(model.model.config, "hidden_size", 768)),
+        hidden=max(getattr(each.config, "hidden_size", 768) for each in networks(model.model).values()),
         device=model.device.type,
         tokens=components.text.tokens,
     )

@@ -91,7 +91,7 @@ class RunComponents(RunTexts):
     @property
     def has_base(self) -> bool:
         """Whether there is a model before training to compare with."""
-        return not (self.scratch or self.new_head)
+        return not (self.scratch or self.new_head) and self.objective.uses_head
 
 
 def build_components(
@@ -120,7 +120,11 @@ def build_components(
     device, world = pick_device(settings.device), world or World()
     progress = LogOnce(progress) if world.is_main else Progress()  # a tokenizer may read the same text first
     tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
-    raw, new_head = build_model(config.model, tokenizer, settings.seed, progress)
+    objective = objective_of(config, custom)
+    raw, new_head = build_model(
+        config.model, tokenizer, settings.seed, progress if objective.uses_head else Progress()
+    )
+    new_head = new_head and objective.uses_head
     raw.to(device)  # type: ignore[arg-type]
     if settings.gradient_checkpointing:
         # The reentrant kind gives no gradient where the embeddings take none.
@@ -133,7 +137,8 @@ def build_components(
         model.autocast = wanted == "bf16"
     verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
-    objective = objective_of(settings, custom)
+    model = objective.trained_model(model, settings.seed)
+    raw = model.model
     for stage in objective.stages:
         stage.prepare(model, settings.seed)
     if config.model.dropout is not None:

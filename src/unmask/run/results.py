@@ -96,7 +96,7 @@ def _intervals(answers: np.ndarray, means: Mapping[str, int]) -> dict[str, list[
     unit = resampling_units(answers[:, 0].astype(np.uint64))
     sums = np.zeros((int(unit.max()) + 1, 1 + len(means)))
     np.add.at(sums, unit, np.column_stack([np.ones(len(answers)), answers[:, list(means.values())]]))
-    shares = {name: 1.0 if name.endswith("accuracy") else math.inf for name in means}
+    shares = {name: 1.0 if name.endswith(("accuracy", "share")) else math.inf for name in means}
     return {
         name: found.within(0.0, shares[name]).interval
         for name, found in zip(means, ratios(sums[:, 1:], sums[:, :1]), strict=True)
@@ -181,7 +181,7 @@ def run_info(components: RunComponents, config: RunConfig, command: list[str]) -
         "started": now(),
         "finished": None,
         "precision": components.precision,
-        "model_class": type(model.model).__name__,
+        "model_class": components.objective.saved_class(model),
         "base_model": config.model.name,
         "new_head": components.new_head,
         "parameters": model.parameters,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unmask.config.settings import OptimizerSettings
-from unmask.model.layers import depths, encoder_layers, is_table
+from unmask.model.layers import depths, encoder_layers, is_table, networks
 from unmask.training.distributed import World
 from unmask.training.parallel import computing_device, whole
 
@@ -161,7 +161,10 @@ def make_optimizers(
         ConfigError: there is a ``layer_decay``, and the model's layers are not found.
     """
     named = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
-    hidden = {key for key, weight in named if name == "muon" and _is_hidden_matrix(model, key, weight)}
+    inside = tuple(f"{begin}{each.base_model_prefix}." for begin, each in networks(model).items())
+    hidden = {
+        key for key, weight in named if name == "muon" and _is_hidden_matrix(model, key, weight, inside)
+    }
     rest = [(key, weight) for key, weight in named if key not in hidden]
     decayed = [(key, weight) for key, weight in rest if weight.ndim >= 2 and not is_table(model, weight)]
     plain = [(key, weight) for key, weight in rest if weight.ndim < 2 or is_table(model, weight)]
@@ -252,10 +255,9 @@ def _by_factor(
     ]
 
 
-def _is_hidden_matrix(model: nn.Module, key: str, weight: Tensor) -> bool:
-    """Whether a weight is a matrix inside the encoder's layers, where Muon belongs."""
-    prefix = getattr(model, "base_model_prefix", "")
-    inside = key.startswith(f"{prefix}.") and "embed" not in key and "pooler" not in key
+def _is_hidden_matrix(model: nn.Module, key: str, weight: Tensor, encoders: tuple[str, ...]) -> bool:
+    """Whether a weight is a matrix inside the layers of an encoder, where Muon belongs."""
+    inside = key.startswith(encoders) and "embed" not in key and "pooler" not in key
     return weight.ndim == 2 and inside and not is_table(model, weight)
 
 

@@ -1,0 +1,70 @@
+"""Draws from a softmax that are a function of the logits and of random bits given for each row, and of nothing else.
+
+The largest of logits with Gumbel noise is a draw from their softmax (Gumbel-max). It is made in two stages, first which block of
+the vocabulary and then which entry of it, so that a row needs as much noise as two square roots of the vocabulary. Inverting
+the distribution function would need one number, and rounding errors, which depend on what shares a batch, would change
+many more draws: it sums them up over the vocabulary.
+
+Shapes: M rows, V entries.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from unmask.data.masking.random_bits import GOLDEN, MIX_1, MIX_2
+from unmask.model.softmax import row_blocks
+
+
+@torch.no_grad()
+def sample(logits: Tensor, bits: Tensor, allowed: Tensor) -> Tensor:
+    """Return ``int64 [M]`` entries, drawn from the softmax over those that are allowed.
+
+    Args:
+        logits: ``[M, V]`` in any floating dtype; they are computed with in fp32.
+        bits: ``int64 [M]`` random bits.
+        allowed: ``bool [V]``.
+    """
+    parts = row_blocks(len(bits), logits.shape[1], logits.device)
+    found = [_sample_block(logits[part].float(), bits[part], allowed) for part in parts]
+    return torch.cat(found) if found else bits
+
+
+def _sample_block(logits: Tensor, bits: Tensor, allowed: Tensor) -> Tensor:
+    rows, entries = logits.shape
+    width = math.isqrt(entries - 1) + 1
+    blocks = -(-entries // width)
+    scores = logits.new_full((rows, blocks * width), -math.inf)
+    scores[:, :entries] = logits.masked_fill(~allowed, -math.inf)
+    scores = scores.view(rows, blocks, width)
+    noise = _gumbel(bits, blocks + width)
+    block = (scores.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
+    inside = scores[torch.arange(rows, device=block.device), block]
+    return block * width + (inside + noise[:, blocks:]).argmax(-1)
+
+
+def _gumbel(bits: Tensor, count: int) -> Tensor:
+    """Return ``float64 [M, count]`` Gumbel noise of each row from its own bits."""
+    counters = torch.arange(1, count + 1, device=bits.device) * _signed(int(GOLDEN))
+    mixed = _mix(bits[:, None] + counters)
+    uniform = (_shifted(mixed, 11).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(counters: Tensor) -> Tensor:
+    """Hash ``int64`` counters as :func:`unmask.data.masking.random_bits.mix` does unsigned ones; products wrap around."""
+    counters = (counters ^ _shifted(counters, 30)) * _signed(int(MIX_1))
+    counters = (counters ^ _shifted(counters, 27)) * _signed(int(MIX_2))
+    return counters ^ _shifted(counters, 31)
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shift to the right as unsigned integers are."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >= 1 << 63 else number
