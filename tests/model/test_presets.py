@@ -5,18 +5,38 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
+from unmask.config.settings import ModelSettings
+from unmask.data.special_tokens import between_passages
+from unmask.data.tokenizer import TextEncoder
 from unmask.errors import ConfigError
 from unmask.model.load import new_model
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.presets import PRESETS, find_preset
+from unmask.model.presets import PRESETS, find_preset, preset_names
+from unmask.vocabulary.families import tokenizer_family
+from unmask.vocabulary.new_tokenizer import train_tokenizer
 
 SMALL = [name for name in PRESETS if name.endswith(("-tiny", "-mini"))]
 VOCABULARY = 8192
 
 # Weights of the encoders that were published under these names or sizes, without embeddings and heads.
-LAYERS = {"bert-base": 85_054_464, "bert-large": 302_309_376}
+LAYERS = {
+    "bert-base": 85_054_464,
+    "bert-large": 302_309_376,
+    "roberta-base": 85_054_464,
+    "electra-base": 85_054_464,
+    "electra-small": 12 * 789_760,
+    "albert-base": 7_087_872 + 128 * 768 + 768,
+    "distilbert-base": 6 * 7_087_872,
+    "deberta-v2-small": 6 * 7_087_872 + 512 * 768 + 2 * 768,
+    "deberta-v2-base": 12 * 7_087_872 + 512 * 768 + 2 * 768,
+}
+SPECIALS = {
+    "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    "albert": ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"],
+    "deberta-v2": ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
+}
 
 
 def weights(name: str) -> Any:
@@ -33,13 +53,17 @@ def test_every_preset_builds_from_classes_of_transformers(name: str) -> None:
     model = weights(name)
     assert type(model).__module__.startswith("transformers.models.")
     assert model.config.model_type == PRESETS[name].family
-    assert model.get_input_embeddings().weight.shape == (VOCABULARY, PRESETS[name].hidden)
+    width = getattr(model.config, "embedding_size", PRESETS[name].hidden)
+    assert model.get_input_embeddings().weight.shape == (VOCABULARY, width)
+    assert model.config.hidden_size == PRESETS[name].hidden
     assert model.config.hidden_size % model.config.num_attention_heads == 0
 
 
 @pytest.mark.parametrize(("name", "count"), LAYERS.items())
 def test_presets_have_the_size_of_their_namesakes(name: str, count: int) -> None:
-    assert sum(weight.numel() for weight in weights(name).bert.encoder.parameters()) == count
+    encoder = weights(name).base_model
+    layers = encoder.transformer if name.startswith("distilbert") else encoder.encoder
+    assert sum(weight.numel() for weight in layers.parameters()) == count
 
 
 def test_modernbert_base_is_the_published_shape() -> None:
@@ -56,17 +80,35 @@ def test_modernbert_base_is_the_published_shape() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_presets_run_pack_and_load_again(
-    name: str, wordpiece_tokenizer: Any, make_batch: Any, tmp_path: Path
+def test_small_presets_have_a_tokenizer_of_their_family_and_load_anywhere(
+    name: str, corpus_text: list[str], make_batch: Any, tmp_path: Path
 ) -> None:
-    model = MaskedLM(new_model(name, wordpiece_tokenizer, 0).eval(), wordpiece_tokenizer)
-    assert model.packed
-    assert model.max_length == min(PRESETS[name].max_positions, wordpiece_tokenizer.model_max_length)
+    preset = PRESETS[name]
+    family = tokenizer_family(preset.family)
+    tokenizer = train_tokenizer(
+        corpus_text, ModelSettings(vocab_size=400), family=family, token_types=preset.has_token_types
+    ).tokenizer
+    specials = SPECIALS.get(preset.family, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    assert tokenizer.convert_ids_to_tokens(range(5)) == specials
+    model = MaskedLM(new_model(name, tokenizer, 0).eval(), tokenizer)
+    assert model.batching == ("padded" if preset.family == "deberta-v2" else "packed")
+    assert model.max_length == preset.max_positions
+    assert model.takes_token_types == ("token_type_ids" in tokenizer("a"))
+    assert (between_passages(tokenizer) is not None) == model.takes_token_types
     batch = make_batch(model.vocabulary, [12, 7, 7])
     found = model.target_logits(batch)
     model.model.save_pretrained(tmp_path)
-    again = MaskedLM(AutoModelForMaskedLM.from_pretrained(tmp_path).eval(), wordpiece_tokenizer)
-    assert torch.equal(again.target_logits(batch), found)
+    tokenizer.save_pretrained(tmp_path)
+    plain = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert plain.config.pad_token_id == tokenizer.pad_token_id
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    pairs = [f"{text} {tokenizer.mask_token}" for text in corpus_text[:3]], corpus_text[3:6]
+    assert again(*pairs) == tokenizer(*pairs)
+    torch.testing.assert_close(MaskedLM(plain, again).target_logits(batch), found)
+    ids = model.vocabulary.framed(TextEncoder(tokenizer)([corpus_text[0]])[0])
+    with torch.no_grad():
+        logits = plain(**again(corpus_text[0], return_tensors="pt")).logits[0]
+    torch.testing.assert_close(model.document_logits(ids), logits)
 
 
 def test_near_layers_see_direct_neighbours_alone(wordpiece_tokenizer: Any, make_batch: Any) -> None:
@@ -99,5 +141,11 @@ def test_impossible_near_layers_are_refused(name: str, near: int, message: str) 
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"no preset 'bert-tny' \(did you mean 'bert-tiny'\?\)"):
+    with pytest.raises(ConfigError, match=r"unknown preset 'bert-tny' \(did you mean 'bert-tiny'\?\)"):
         find_preset("bert-tny")
+
+
+def test_messages_name_every_preset_in_few_lines() -> None:
+    names = preset_names()
+    assert "electra-tiny, -small, -base; " in names
+    assert len(names) < 4 * 80

@@ -154,7 +154,7 @@ class ModelSettings(Settings):
     name: str | None = None
     """Checkpoint to adapt: a Hub name (``name@revision`` pins one) or a local folder."""
     preset: str | None = None
-    """Architecture to train from scratch, for example ``bert-mini`` or ``modernbert-tiny``."""
+    """Architecture to train from scratch: a preset such as ``bert-mini`` or ``electra-small``."""
     tokenizer: str | None = None
     """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
     generator: str | None = None
@@ -165,10 +165,11 @@ class ModelSettings(Settings):
     the preset has."""
     vocab_size: int = Field(8192, ge=100)
     """Entries of a tokenizer that is trained on the data (only used with a preset)."""
-    tokenizer_kind: Literal["wordpiece", "byte-level-bpe", "unigram"] = "wordpiece"
-    """Kind of a tokenizer that is trained: that of BERT, of RoBERTa and ModernBERT, or of XLM-R."""
+    tokenizer_kind: Literal["wordpiece", "byte-level-bpe", "unigram"] | None = None
+    """Kind of a tokenizer that is trained; by default that of the preset's family: ``byte-level-bpe`` for RoBERTa, ``unigram``
+    for ALBERT and DeBERTa, ``wordpiece`` for others."""
     case: Literal["auto", "lower", "keep"] = "auto"
-    """Whether it lower-cases text; ``auto`` does so for ``wordpiece`` only."""
+    """Whether it lower-cases text; ``auto`` does so for ``wordpiece`` and for ALBERT."""
     accents: Literal["keep", "strip"] = "keep"
     """``strip`` removes the diacritics of Latin, Greek and Cyrillic letters, so that é is e."""
     normal_form: Literal["nfc", "nfkc", "none"] = "nfc"

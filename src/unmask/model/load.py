@@ -275,8 +275,10 @@ def new_model(
     # A multiple of 64 rows suits matrix hardware; the surplus rows are never a target.
     rows = -(-vocabulary.size // 64) * 64
     ids = {"pad_token_id": tokenizer.pad_token_id, "cls_token_id": tokenizer.cls_token_id}
-    ids |= {"sep_token_id": tokenizer.sep_token_id, "bos_token_id": None, "eos_token_id": None}
-    config = AutoConfig.for_model(chosen.family, **chosen.config_values(rows, near_layers), **ids)
+    ids |= {"sep_token_id": tokenizer.sep_token_id}
+    ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    values = chosen.config_values(rows, near_layers, vocabulary.pad_id)
+    config = AutoConfig.for_model(chosen.family, **values, **ids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, did_you_mean, plural
@@ -32,8 +34,15 @@ class Preset:
     near_layers: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def config_values(self, vocab_size: int, near_layers: int | None = None) -> dict[str, Any]:
+    def config_values(
+        self, vocab_size: int, near_layers: int | None = None, pad_id: int = 0
+    ) -> dict[str, Any]:
         """Return the keyword arguments of the config class.
+
+        Args:
+            vocab_size: rows of the embeddings.
+            near_layers: by default those of the preset.
+            pad_id: id of the padding token, behind which the positions of some families begin.
 
         Raises:
             ConfigError: there cannot be so many ``near_layers``.
@@ -42,19 +51,31 @@ class Preset:
         if near > (self.layers if self.has_windows else 0):
             raise ConfigError(self._why_not(near))
         windows = _windows(near, self.layers) if near else {}
+        names, settings = _FAMILIES[self.family]
+        positions = self.max_positions + (pad_id + 1 if self.family in _POSITIONS_AFTER_PADDING else 0)
         shared = {
             "vocab_size": vocab_size,
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
             "num_attention_heads": max(1, self.hidden // 64),
-            "max_position_embeddings": self.max_positions,
+            "intermediate_size": 4 * self.hidden,
+            "max_position_embeddings": positions,
         }
-        return shared | _FAMILIES[self.family](self.hidden) | self.extra | windows
+        named = {names.get(key, key): value for key, value in shared.items()}
+        return named | settings(self.hidden) | self.extra | windows
 
     @property
     def has_windows(self) -> bool:
         """Whether layers can be told to see near tokens alone."""
         return self.family == "modernbert"
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether the model tells passages apart by token types."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.for_model(self.family, **self.config_values(1))
+        return int(getattr(config, "type_vocab_size", 0)) > 1
 
     def _why_not(self, near: int) -> str:
         if self.has_windows:
@@ -62,22 +83,46 @@ class Preset:
         return f"model.near_layers is {near}, but the layers of {self.family} always see all tokens; leave it out"
 
 
-def _bert(hidden: int) -> dict[str, Any]:
-    return {"intermediate_size": 4 * hidden}
-
-
-def _modernbert(hidden: int) -> dict[str, Any]:
+# Keys of a config that a family calls otherwise, and further settings for a width. The sizes are those of the published models.
+_FAMILIES: dict[str, tuple[dict[str, str], Callable[[int], dict[str, Any]]]] = {
+    "bert": ({}, lambda hidden: {}),
     # Two thirds of four times the width: a gated unit has three matrices where BERT has two. Short documents need
     # no local attention, so every layer sees the whole sequence.
-    return {"intermediate_size": 8 * hidden // 3 // 64 * 64, "global_attn_every_n_layers": 1}
+    "modernbert": (
+        {},
+        lambda hidden: {"intermediate_size": 8 * hidden // 3 // 64 * 64, "global_attn_every_n_layers": 1},
+    ),
+    "electra": ({}, lambda hidden: {"embedding_size": 128 if hidden < 768 else hidden}),
+    "albert": ({}, lambda hidden: {"embedding_size": 128}),
+    "roberta": ({}, lambda hidden: {"type_vocab_size": 1, "layer_norm_eps": 1e-5}),
+    "distilbert": (
+        {
+            "hidden_size": "dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+        },
+        lambda hidden: {},
+    ),
+    "deberta-v2": (  # as DeBERTaV3 sets it
+        {},
+        lambda hidden: {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "position_buckets": 256,
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+        },
+    ),
+}
+_POSITIONS_AFTER_PADDING = ("roberta",)
 
 
 def _windows(near: int, layers: int) -> dict[str, Any]:
     kinds = ["sliding_attention"] * near + ["full_attention"] * (layers - near)
     return {"layer_types": kinds, "local_attention": 2}  # one token on each side
 
-
-_FAMILIES = {"bert": _bert, "modernbert": _modernbert}
 
 PRESETS: dict[str, Preset] = {
     "bert-tiny": Preset("bert", 2, 128),
@@ -93,7 +138,31 @@ PRESETS: dict[str, Preset] = {
     "modernbert-base": Preset(
         "modernbert", 22, 768, 8192, extra={"intermediate_size": 1152, "global_attn_every_n_layers": 3}
     ),
+    "electra-tiny": Preset("electra", 2, 128),
+    "electra-small": Preset("electra", 12, 256),
+    "electra-base": Preset("electra", 12, 768),
+    "albert-tiny": Preset("albert", 2, 128),
+    "albert-small": Preset("albert", 4, 512),
+    "albert-base": Preset("albert", 12, 768),
+    "roberta-tiny": Preset("roberta", 2, 128),
+    "roberta-small": Preset("roberta", 4, 512),
+    "roberta-base": Preset("roberta", 12, 768),
+    "distilbert-tiny": Preset("distilbert", 2, 128),
+    "distilbert-small": Preset("distilbert", 4, 512),
+    "distilbert-base": Preset("distilbert", 6, 768),
+    "deberta-v2-tiny": Preset("deberta-v2", 2, 128),
+    "deberta-v2-small": Preset("deberta-v2", 6, 768),
+    "deberta-v2-base": Preset("deberta-v2", 12, 768),
 }
+
+
+def preset_names() -> str:
+    """Return the names of the presets for a message: of each family the first in full, of the others the size."""
+    families = []
+    for family, group in groupby(PRESETS, lambda name: PRESETS[name].family):
+        first, *others = group
+        families.append(", ".join([first, *(name.removeprefix(family) for name in others)]))
+    return "; ".join(families)
 
 
 def find_preset(name: str) -> Preset:
@@ -104,7 +173,7 @@ def find_preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise ConfigError(
-            f"there is no preset '{name}'{did_you_mean(name, PRESETS)}; the presets are: {', '.join(PRESETS)}"
+            f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; the presets are {preset_names()}"
         )
     return PRESETS[name]
 
@@ -116,21 +185,18 @@ def check_trainable(config: RunConfig) -> None:
         ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or no inputs.
     """
     name, preset = config.model.name, config.model.preset
-    presets = ", ".join(PRESETS)
     if name is None and preset is None:
         raise ConfigError(
             "no model: name a checkpoint to adapt with --model (model.name), "
-            f"or a preset to train from scratch with --preset (model.preset): {presets}"
+            f"or a preset to train from scratch with --preset (model.preset): {preset_names()}"
         )
     if name is not None and preset is not None:
         raise ConfigError(
             f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
             "keep one and set the other to null"
         )
-    if preset is not None and preset not in PRESETS:
-        raise ConfigError(
-            f"unknown preset '{preset}'{did_you_mean(preset, PRESETS)}; the presets are {presets}"
-        )
+    if preset is not None:
+        find_preset(preset)
     if not config.data.inputs:
         raise ConfigError("no text to train on: give files, folders or globs, or set data.inputs")
     if preset is not None:

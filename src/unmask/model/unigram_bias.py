@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from unmask.model.layers import head_weights
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -25,7 +27,11 @@ def set_unigram_bias(model: PreTrainedModel, counts: np.ndarray) -> bool:
     Returns:
         Whether the model has such a bias.
     """
-    bias = getattr(model.get_output_embeddings(), "bias", None)
+    rows = len(model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    output = model.get_output_embeddings()
+    bias = getattr(output, "bias", None)
+    if output is None or len(output.weight) != rows:  # another layer of the head, as in some forms of DeBERTa
+        bias = next((weight for weight in head_weights(model) if weight.shape == (rows,)), None)
     if not isinstance(bias, torch.Tensor):
         return False
     seen = np.ones(len(bias))

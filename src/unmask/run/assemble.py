@@ -20,16 +20,19 @@ from unmask.training.position import Length, Position
 from unmask.training.recipe import Recipe, resolve
 from unmask.training.schedules import learning_rate_factor, mask_rate
 from unmask.training.staged_start import StagedStart, head_first, rows_first
+from unmask.vocabulary.families import tokenizer_family
 
 
 def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
-    """Keep the precision, length and layers that a run chose when it began: another version may choose others."""
+    """Keep the precision, length, layers and tokenizer that a run chose when it began: another version may choose others."""
     if not folder.config.is_file():
         return config
     begun = load_config(folder.config)
     model, train, before = config.model, config.train, begun.train
     if model.preset and model.near_layers is None:  # the presets of earlier versions had none
         model = model.model_copy(update={"near_layers": begun.model.near_layers or 0})
+    if model.tokenizer_kind is None:
+        model = model.model_copy(update={"tokenizer_kind": begun.model.tokenizer_kind})
     changes: dict[str, Any] = {}
     if train.precision == "auto":
         changes["precision"] = before.precision
@@ -68,8 +71,11 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
         "schedule": config.train.schedule.model_copy(update={"name": recipe.schedule}),
     }
     model = config.model
-    if model.preset and model.near_layers is None:
-        model = model.model_copy(update={"near_layers": find_preset(model.preset).near_layers})
+    if model.preset:
+        preset = find_preset(model.preset)
+        near = preset.near_layers if model.near_layers is None else model.near_layers
+        kind = model.tokenizer_kind or tokenizer_family(preset.family).kind
+        model = model.model_copy(update={"near_layers": near, "tokenizer_kind": kind})
     return config.model_copy(
         update={
             "model": model,

@@ -39,6 +39,7 @@ from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
 from unmask.training.parallel import Kind, choose_parallel
+from unmask.vocabulary.families import tokenizer_family
 from unmask.vocabulary.new_tokenizer import KINDS, train_tokenizer
 
 if TYPE_CHECKING:
@@ -204,10 +205,11 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     # Held-out text must be as new to the tokenizer as to the model.
     trained_on = documents if data.heldout else training_texts(documents, data.heldout_share)
     texts = first_characters(trained_on, _TOKENIZER_CHARACTERS)
-    token_types = find_preset(model.preset).family == "bert"
-    trained = train_tokenizer(texts, model, token_types=token_types)
+    preset = find_preset(model.preset)
+    family = tokenizer_family(preset.family)
+    trained = train_tokenizer(texts, model, family=family, token_types=preset.has_token_types)
     progress.end()
-    kind = KINDS[model.tokenizer_kind]
+    kind = KINDS[model.tokenizer_kind or family.kind]
     progress.log(f"trained a {kind} tokenizer of {len(trained.tokenizer):,} entries on the training text")
     trained.log(progress)
     return trained.tokenizer

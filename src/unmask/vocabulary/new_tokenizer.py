@@ -1,4 +1,4 @@
-"""Train tokenizers: WordPiece, byte-level BPE or Unigram, with BERT's special tokens.
+"""Train tokenizers: WordPiece, byte-level BPE or Unigram, with the special tokens of a model family.
 
 Marks are kept unless ``accents`` is ``strip``: in most scripts they are letters. What a tokenizer loses of its training
 text all the same is measured.
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unmask.config.settings import ModelSettings
 from unmask.data.round_trip import RoundTrip, WordCounter
 from unmask.data.tokenizer import plain_copy
-from unmask.data.tokenizer_files import BERT_SPECIALS
 from unmask.data.words import is_ideograph
 from unmask.errors import DataError
 from unmask.progress import Progress
 from unmask.reporting.format import round_trip_text
+from unmask.vocabulary.families import BERT, TokenizerFamily
 from unmask.vocabulary.unigram import WORD_MARK, alphabet_of, unigram_pieces
 
 if TYPE_CHECKING:
@@ -53,23 +53,30 @@ class NewTokenizer(NamedTuple):
 
 
 def train_tokenizer(
-    texts: Iterable[str], settings: ModelSettings, *, token_types: bool = True
+    texts: Iterable[str],
+    settings: ModelSettings,
+    *,
+    family: TokenizerFamily = BERT,
+    token_types: bool = True,
 ) -> NewTokenizer:
     """Train a tokenizer, the same one for the same text.
 
     Args:
         texts: the training text, read once.
         settings: its kind, size and normalisation; a small text may give fewer entries.
+        family: its special tokens, and what the settings leave open.
         token_types: whether the tokenizer returns ``token_type_ids``.
 
     Raises:
         DataError: the text gave no entries but the special tokens.
     """
     words = WordCounter()
-    core = _TRAINERS[settings.tokenizer_kind](_counted(texts, words), settings)
-    if not words.counts or core.get_vocab_size() <= len(BERT_SPECIALS):
+    settings = family.resolve(settings)
+    assert settings.tokenizer_kind is not None
+    core = _TRAINERS[settings.tokenizer_kind](_counted(texts, words), settings, family)
+    if not words.counts or core.get_vocab_size() <= len(family.entries):
         raise DataError("the text is too small to train a tokenizer on: it gave no vocabulary")
-    tokenizer = _finished(core, token_types, settings.tokenizer_kind)
+    tokenizer = _finished(core, token_types, settings.tokenizer_kind, family)
     return NewTokenizer(tokenizer, RoundTrip.of(plain_copy(tokenizer), words.counts))
 
 
@@ -79,7 +86,9 @@ def _counted(texts: Iterable[str], words: WordCounter) -> Iterator[str]:
         yield text
 
 
-def _finished(learned: Tokenizer, token_types: bool, kind: str) -> PreTrainedTokenizerBase:
+def _finished(
+    learned: Tokenizer, token_types: bool, kind: str, family: TokenizerFamily
+) -> PreTrainedTokenizerBase:
     """Add the special tokens of a sequence; those that a trainer registered could not be changed."""
     from tokenizers import Tokenizer, processors
     from transformers import AddedToken, PreTrainedTokenizerFast
@@ -87,23 +96,16 @@ def _finished(learned: Tokenizer, token_types: bool, kind: str) -> PreTrainedTok
     core = Tokenizer(learned.model)
     core.normalizer, core.pre_tokenizer = learned.normalizer, learned.pre_tokenizer
     core.decoder = learned.decoder
-    pad, unk, cls, sep, mask = BERT_SPECIALS
+    single, pair = family.framed()
+    ends = [family.specials[name] for name in ("cls", "sep")]
     core.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, core.token_to_id(cls)), (sep, core.token_to_id(sep))],
+        single=single, pair=pair, special_tokens=[(token, core.token_to_id(token)) for token in ends]
     )
-    names = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=pad,
-        unk_token=unk,
-        cls_token=cls,
-        sep_token=sep,
-        # The space before a mask belongs to the word that it hides, where words hold their space.
-        mask_token=AddedToken(mask, lstrip=kind != "wordpiece", special=True),
-        model_input_names=names,
-    )
+    inputs = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
+    # The space before a mask belongs to the word that it hides, where words hold their space.
+    mask = AddedToken(family.specials["mask"], lstrip=kind != "wordpiece", special=True)
+    tokens = {f"{name}_token": token for name, token in family.specials.items()} | {"mask_token": mask}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_input_names=inputs, **tokens)
 
 
 def _normalizer(settings: ModelSettings) -> Any:
@@ -115,7 +117,7 @@ def _normalizer(settings: ModelSettings) -> Any:
     if kind != "byte-level-bpe":
         # A zero-width space separates words of Khmer or Thai.
         steps += [normalizers.Replace(Regex(_INVISIBLE), ""), normalizers.Replace("\u200b", " ")]
-    if settings.case == "lower" or (settings.case == "auto" and kind == "wordpiece"):
+    if settings.case == "lower":
         steps.append(normalizers.Lowercase())
     if settings.accents == "strip":
         steps += [normalizers.NFD(), normalizers.Replace(Regex(_DIACRITICS), ""), normalizers.NFC()]
@@ -126,13 +128,13 @@ def _normalizer(settings: ModelSettings) -> Any:
     return normalizers.Sequence(steps) if steps else None
 
 
-def _train_wordpiece(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
+def _train_wordpiece(texts: Iterator[str], settings: ModelSettings, family: TokenizerFamily) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    entries = _wordpiece_entries(texts, settings)
+    entries = _wordpiece_entries(texts, settings, family)
     vocab = {entry: number for number, entry in enumerate(entries)}
     core = Tokenizer(
-        models.WordPiece(vocab, unk_token=BERT_SPECIALS[1], max_input_chars_per_word=_LONGEST_WORD)
+        models.WordPiece(vocab, unk_token=family.specials["unk"], max_input_chars_per_word=_LONGEST_WORD)
     )
     core.normalizer = _normalizer(settings)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -140,7 +142,7 @@ def _train_wordpiece(texts: Iterator[str], settings: ModelSettings) -> Tokenizer
     return core
 
 
-def _wordpiece_entries(texts: Iterator[str], settings: ModelSettings) -> list[str]:
+def _wordpiece_entries(texts: Iterator[str], settings: ModelSettings, family: TokenizerFamily) -> list[str]:
     """Learn the entries of a WordPiece vocabulary deterministically.
 
     The library's WordPiece trainer orders equal counts differently in every process; its BPE trainer does not. So
@@ -152,7 +154,7 @@ def _wordpiece_entries(texts: Iterator[str], settings: ModelSettings) -> list[st
     merged = list(_learn_merges(texts, settings, pre_tokenizers.BertPreTokenizer(), size + _SPARE_MERGES))
     kept = alphabet_of(merged, size)
     words = (e[1:] if e.startswith(WORD_MARK) else f"##{e}" for e in merged if set(e) <= {*kept, WORD_MARK})
-    entries = [*BERT_SPECIALS, *kept, *(f"##{c}" for c in kept if not is_ideograph(c)), *words]
+    entries = [*family.entries, *kept, *(f"##{c}" for c in kept if not is_ideograph(c)), *words]
     return list(dict.fromkeys(entry for entry in entries if entry not in ("", "##")))[:size]
 
 
@@ -174,7 +176,7 @@ def _learn_merges(
     return {entry: pairs.get(entry, ()) for entry, _ in sorted(model["vocab"].items(), key=lambda e: e[1])}
 
 
-def _train_byte_level(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
+def _train_byte_level(texts: Iterator[str], settings: ModelSettings, family: TokenizerFamily) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
@@ -183,8 +185,8 @@ def _train_byte_level(texts: Iterator[str], settings: ModelSettings) -> Tokenize
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=max(settings.vocab_size, len(BERT_SPECIALS) + len(alphabet)),
-        special_tokens=list(BERT_SPECIALS),
+        vocab_size=max(settings.vocab_size, len(family.entries) + len(alphabet)),
+        special_tokens=list(family.entries),
         initial_alphabet=sorted(alphabet),
         min_frequency=2,
         show_progress=False,
@@ -193,7 +195,7 @@ def _train_byte_level(texts: Iterator[str], settings: ModelSettings) -> Tokenize
     return core
 
 
-def _train_unigram(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
+def _train_unigram(texts: Iterator[str], settings: ModelSettings, family: TokenizerFamily) -> Tokenizer:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     words = WordCounter(re.compile(r"\S+"))
@@ -207,9 +209,11 @@ def _train_unigram(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
     split = pre_tokenizers.WhitespaceSplit()
     merges = _learn_merges(counted(), settings, split, _SEEDS * settings.vocab_size)
     marked = {WORD_MARK + word: count for word, count in sorted(words.counts.items())}
-    pieces = unigram_pieces(merges, marked, settings.vocab_size - len(BERT_SPECIALS))
+    pieces = unigram_pieces(merges, marked, settings.vocab_size - len(family.entries))
     core = Tokenizer(
-        models.Unigram([*((name, 0.0) for name in BERT_SPECIALS), *pieces], BERT_SPECIALS.index("[UNK]"))
+        models.Unigram(
+            [*((name, 0.0) for name in family.entries), *pieces], family.entries.index(family.specials["unk"])
+        )
     )
     core.normalizer = normalizer
     core.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.Metaspace()])
@@ -217,7 +221,7 @@ def _train_unigram(texts: Iterator[str], settings: ModelSettings) -> Tokenizer:
     return core
 
 
-_TRAINERS: dict[str, Callable[[Iterator[str], ModelSettings], Tokenizer]] = {
+_TRAINERS: dict[str, Callable[[Iterator[str], ModelSettings, TokenizerFamily], Tokenizer]] = {
     "wordpiece": _train_wordpiece,
     "byte-level-bpe": _train_byte_level,
     "unigram": _train_unigram,
