@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unmask.api.evaluation import evaluate as evaluate
     from unmask.api.evaluation import pairs as pairs
     from unmask.api.evaluation import probe as probe
+    from unmask.api.evaluation import probe_retrieval as probe_retrieval
     from unmask.api.exporting import export as export
     from unmask.api.exporting import push as push
     from unmask.api.masking import collocations as collocations
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from unmask.objectives.objective import Loss as Loss
     from unmask.objectives.objective import Objective as Objective
     from unmask.probing.results import ProbeResult as ProbeResult
+    from unmask.probing.retrieval import RetrievalResult as RetrievalResult
     from unmask.progress import Progress as Progress
     from unmask.run_folder import RunFolder as RunFolder
     from unmask.scoring.pairs import PairMetrics as PairMetrics

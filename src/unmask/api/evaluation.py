@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unmask.api.model import ModelLike
     from unmask.model.base import LanguageModel
     from unmask.probing.results import ProbeResult
+    from unmask.probing.retrieval import RetrievalResult
     from unmask.scoring.pairs import PairMetrics
 
 
@@ -224,6 +225,54 @@ def probe(
             text_field=text_field,
             label_field=label_field,
             progress=listener,
+        )
+
+
+def probe_retrieval(
+    model: ModelLike | Sequence[ModelLike],
+    task: str | Path | None = None,
+    *,
+    test: str | Path | None = None,
+    data: Text = None,
+    queries: str = "halves",
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> RetrievalResult:
+    """Rank passages for queries by the vectors of a model, or of several, and compare them with the first.
+
+    Args:
+        model: one model, or a list; by name, folder or in memory.
+        task: a folder in the layout of BEIR: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/test.tsv``.
+        test: another file of judgements.
+        data: instead of ``task``, paths or texts in memory without labels, from which queries and passages are made.
+        queries: of ``data``: ``halves`` (the first half of a document finds the second) or ``titles`` (its first line
+            finds the rest).
+        offline, progress: as for :func:`unmask.load`.
+        options: ``limit`` (queries at most), ``pool``, ``max_length``, ``device``, ``precision``; of ``data``
+            ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        ConfigError, DataError, DivergedError: a model, the task or the text does not work.
+    """
+    from unmask.probing.retrieval import probe_retrieval as probe_models
+    from unmask.probing.retrieval_tasks import read_beir, task_of_text
+    from unmask.probing.settings import EncoderSettings
+
+    if (task is None) == (data is None):
+        raise ConfigError("give either task, a folder in the layout of BEIR, or data, text without labels")
+    models, _ = as_list(model)
+    reading = {name: options.pop(name) for name in READING if name in options}
+    settings = validated(EncoderSettings, **({"precision": "fp32"} | options), offline=offline)
+    documents = _documents(sections(reading, READING, offline).data)
+    with text_files(progress, offline, documents.text_field) as files:
+        if task is not None:
+            found = read_beir(task, test, progress=files.progress)
+        else:
+            found = task_of_text(files.inputs(data, "data"), queries, documents, progress=files.progress)
+            found = replace(found, name=without_files(found.name))
+        return probe_models(
+            [named_or_loaded(one) for one in models], found, settings, progress=files.progress
         )
 
 

@@ -1,35 +1,56 @@
-"""The verb ``probe``: does a model help a task?"""
+"""The verb ``probe``: does a model help a task? Labelled tasks are learned; of retrieval the vectors alone are tested."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Option
 
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import plural
-from unmask.reporting.format import baseline_name, clock, interval, percent
+from unmask.errors import ConfigError, plural
+from unmask.reporting.format import RETRIEVAL_METRICS, baseline_name, clock, interval, percent
 from unmask.storage import JsonDict
 
 Task = Annotated[
-    Path,
+    Path | None,
     Option(
         "--task",
         metavar="PATH",
         help="A folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train "
-        "file. JSONL, CSV or TSV with text and label, or CoNLL.",
+        "file. JSONL, CSV or TSV with text and label, or CoNLL. For retrieval, a folder in the layout of BEIR.",
         show_default=False,
     ),
 ]
 Test = Annotated[
     Path | None,
-    Option("--test", metavar="FILE", help="Test file, if the folder has none or several."),
+    Option("--test", metavar="FILE", help="Test file, or qrels of BEIR, if the folder has none or several."),
 ]
+_retrieval = partial(Option, rich_help_panel="Retrieval without labels")
+Data = Annotated[
+    list[str] | None,
+    _retrieval(
+        "--data",
+        metavar="PATH",
+        help="Text without labels, instead of --task, given as TEXT is elsewhere; may be repeated.",
+    ),
+]
+Queries = Annotated[
+    Literal["halves", "titles"],
+    _retrieval(
+        "--queries",
+        help="A document's first half is to find its second half, or its first line the rest of it.",
+    ),
+]
+Documents = Annotated[
+    options.Documents | None,
+    _retrieval("--documents", show_default="auto", help="What one document of plain text is: a file, a block between blank lines, or a line."),
+]  # fmt: skip
 Dev = Annotated[
     Path | None,
     Option(
@@ -53,7 +74,9 @@ Seeds = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    Option("--limit", min=2, help="Training examples at most, the same for every seed and model."),
+    Option(
+        "--limit", min=2, help="Training examples, or queries, at most; the same for every seed and model."
+    ),
 ]
 Pool = Annotated[
     Literal["mean", "cls"],
@@ -80,7 +103,7 @@ Drop = Annotated[bool, Option("--drop-overlap", help="Remove texts from train th
 
 def probe(
     models: options.ModelsArgument,
-    task: Task,
+    task: Task = None,
     test: Test = None,
     dev: Dev = None,
     method: Method = "frozen",
@@ -95,29 +118,94 @@ def probe(
     label_field: LabelColumn = None,
     allow_overlap: Allow = False,
     drop_overlap: Drop = False,
+    data: Data = None,
+    queries: Queries = "halves",
+    documents: Documents = None,
     device: options.DeviceOrAuto = "auto",
     precision: options.PrecisionOrFp32 = "fp32",
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Probe models on a labelled task, with several seeds.
+    """Probe models on labelled tasks or on retrieval.
 
-    Every model is compared with the first, with a paired verdict.
+    Labelled tasks are learned with several seeds, in retrieval nothing is learned. Every model is compared with the first, with a paired verdict.
 
     Examples:
         unmask probe bert-base-uncased runs/notes --task task/
         unmask probe runs/notes --task task/ --method finetune --seeds 3
+        unmask probe bert-base-uncased runs/notes --data notes/ --queries titles
     """
+    given = locals()
     with shell.working() as progress:
-        from unmask.api import evaluation
+        from unmask.api import evaluation, texts
+        from unmask.probing.retrieval_tasks import is_retrieval_folder
 
-        result = evaluation.probe(
-            models, task, test=test, dev=dev, method=method, seeds=seeds, limit=limit, pool=pool, epochs=epochs,
-            batch_size=batch_size, learning_rate=learning_rate, max_length=max_length, text_field=text_field,
-            label_field=label_field, allow_overlap=allow_overlap, drop_overlap=drop_overlap, device=device,
-            precision=precision, offline=offline, progress=progress,
-        ).to_dict()  # fmt: skip
-    shell.show(as_json, result, lambda page: draw_probe(page, result))
+        if (task is None) == (data is None):
+            raise ConfigError(
+                "give either --task PATH, a task, or --data PATH, text without labels for retrieval"
+            )
+        retrieval = task is None or is_retrieval_folder(task)
+        _refuse_unused(given, _LEARNING if retrieval else _OF_TEXT, retrieval)
+        common: JsonDict = {
+            "test": test, "limit": limit, "pool": pool, "max_length": max_length, "device": device, "precision": precision,
+            "offline": offline, "progress": progress,
+        }  # fmt: skip
+        if retrieval:
+            result = evaluation.probe_retrieval(
+                models, task, data=data and texts.Paths(data), queries=queries, documents=documents, text_field=text_field, **common
+            ).to_dict()  # fmt: skip
+        else:
+            result = evaluation.probe(
+                models, task or "", dev=dev, method=method, seeds=seeds, epochs=epochs, batch_size=batch_size,
+                learning_rate=learning_rate, text_field=text_field, label_field=label_field, allow_overlap=allow_overlap,
+                drop_overlap=drop_overlap, **common,
+            ).to_dict()  # fmt: skip
+    shell.show(as_json, result, lambda page: (draw_retrieval if retrieval else draw_probe)(page, result))
+
+
+_LEARNING = "dev method seeds epochs batch_size learning_rate label_field allow_overlap drop_overlap".split()
+"""Parameters of :func:`probe` that retrieval does not have, since nothing is learned."""
+_OF_TEXT = "queries documents".split()
+"""Those of text without labels alone."""
+
+
+def _refuse_unused(given: Mapping[str, Any], names: Sequence[str], retrieval: bool) -> None:
+    """Refuse options that would have no effect."""
+    usual = signature(probe).parameters
+    for name in names:
+        if given[name] != usual[name].default:
+            why = "retrieval, in which nothing is learned" if retrieval else "a task with labels"
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect on {why}; leave it out")
+
+
+def draw_retrieval(page: Page, found: JsonDict) -> None:
+    """Draw what :meth:`unmask.probing.retrieval.RetrievalResult.to_dict` returns: a table, then verdicts."""
+    first, *others = RETRIEVAL_METRICS
+    header = [
+        found["task"]["queries_from"],
+        RETRIEVAL_METRICS[first],
+        "95%",
+        *map(RETRIEVAL_METRICS.get, others),
+        "time",
+    ]
+    rows = []
+    for row in found["models"]:
+        figures = row["figures"]
+        shown = [percent(figures[name]) for name in others]
+        span = interval(first, figures["intervals"][first]) or None
+        rows.append([row["label"], percent(figures[first]), span, *shown, clock(row["seconds"])])
+    page.table(header, rows)
+    page.say("")
+    for verdict in found["verdicts"]:
+        page.say(verdict["verdict"])
+    task = found["task"]
+    page.say(
+        f"{plural(task['queries'], 'query', 'queries')} in {plural(task['passages'], 'passage')}, exact search by cosine; "
+        f"{found['precision']}"
+    )
+    page.say(f"95%: {found['interval']}", style="dim")
+    for note in found["notes"]:
+        page.say(note, style="dim")
 
 
 _FIGURES = {

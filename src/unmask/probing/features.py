@@ -17,9 +17,11 @@ from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import Vocabulary
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
+from unmask.evaluation.evaluate import ModelLike
+from unmask.model.load import load_torch, pick_device
 from unmask.model.masked_lm import MaskedLM
-from unmask.probing.settings import Pool
-from unmask.probing.tasks import Examples
+from unmask.model.precision import pick_precision
+from unmask.probing.settings import EncoderSettings, Pool
 from unmask.progress import Progress
 
 Ints = NDArray[np.int64]
@@ -63,23 +65,68 @@ class Encoded:
         )
 
 
-def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> Encoded:
-    """Tokenise examples; the names of special tokens in a text are text.
+class EncoderLoader:
+    """Loads the models of a probe, all in one precision, which is logged once."""
+
+    def __init__(self, settings: EncoderSettings, progress: Progress) -> None:
+        self.settings, self.progress = settings, progress
+        self._logged = False
+
+    def __call__(self, model: ModelLike) -> MaskedLM:
+        """Return a model in PyTorch; one in memory as it is.
+
+        Raises:
+            ConfigError: it cannot be loaded, or is an exported one.
+        """
+        if isinstance(model, MaskedLM):
+            return model
+        settings = self.settings
+        if not self._logged:
+            self.progress.log(pick_precision(settings.precision, pick_device(settings.device))[1])
+            self._logged = True
+        # Only the encoder is used, so a missing LM head is not logged.
+        return load_torch(
+            model,
+            "probes need the encoder in PyTorch",
+            device=settings.device,
+            precision=settings.precision,
+            offline=settings.offline,
+        )
+
+
+def token_limit(lm: MaskedLM, max_length: int | None) -> int:
+    """Return the tokens of a sequence: as given, but no more than the model takes."""
+    return min(max_length or lm.max_length, lm.max_length)
+
+
+def encode(
+    lm: MaskedLM,
+    texts: Sequence[str],
+    words: Sequence[Sequence[str]] | None = None,
+    max_length: int | None = None,
+) -> Encoded:
+    """Tokenise E texts; the names of special tokens in a text are text.
+
+    Args:
+        lm: the model.
+        texts: of tagged sentences their tokens, joined by single spaces.
+        words: the tokens of tagged sentences, whose units they are.
+        max_length: tokens of a sequence; by default what the model takes.
 
     Raises:
         ConfigError: ``max_length`` leaves no room for text.
     """
-    limit = min(max_length or lm.max_length, lm.max_length)
+    limit = token_limit(lm, max_length)
     room = limit - lm.vocabulary.overhead
     if room < 1:
         raise ConfigError(
             f"--max-length {limit} leaves no room for text: {lm.vocabulary.overhead} tokens are special"
         )
-    if examples.words is None:
-        bodies = lm.text_encoder(examples.texts)
+    if words is None:
+        bodies = lm.text_encoder(texts)
         first = [np.zeros(1, dtype=np.int64) for _ in bodies]
     else:
-        bodies, first = _tagged(lm, examples)
+        bodies, first = _tagged(lm, texts, words)
     kept, places = [], []
     for body, found in zip(bodies, first, strict=True):
         inside = (found >= 0) & (found < min(room, max(len(body), 1)))
@@ -92,13 +139,15 @@ def encode(lm: MaskedLM, examples: Examples, max_length: int | None = None) -> E
     return Encoded([lm.vocabulary.framed(body[:room]) for body in bodies], places, kept, truncated, unknown)
 
 
-def _tagged(lm: MaskedLM, examples: Examples) -> tuple[list[Ints], list[Ints]]:
+def _tagged(
+    lm: MaskedLM, texts: Sequence[str], words: Sequence[Sequence[str]]
+) -> tuple[list[Ints], list[Ints]]:
     """Return the ids of sentences, and for each token the position of its first subword, or -1 if it has none."""
-    encodings = lm.text_encoder.core.encode_batch(examples.texts, add_special_tokens=False)
+    encodings = lm.text_encoder.core.encode_batch(list(texts), add_special_tokens=False)
     bodies, first = [], []
-    for encoding, words in zip(encodings, examples.words or (), strict=True):
+    for encoding, tokens in zip(encodings, words, strict=True):
         bodies.append(np.array(encoding.ids, dtype=np.int64))
-        first.append(_first_subwords(encoding.offsets, encoding.tokens, words))
+        first.append(_first_subwords(encoding.offsets, encoding.tokens, tokens))
     return bodies, first
 
 

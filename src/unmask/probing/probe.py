@@ -15,10 +15,8 @@ from unmask.errors import ConfigError, plural
 from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
 from unmask.evaluation.evaluate import labels as short_names
-from unmask.model.load import load_torch, pick_device
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.precision import pick_precision
-from unmask.probing.features import encode
+from unmask.probing.features import EncoderLoader, encode, token_limit
 from unmask.probing.learn import Codes, Learner, Part, finetune, probe_frozen
 from unmask.probing.metrics import (
     MAIN,
@@ -163,7 +161,7 @@ class _Prober:
             self._note(note)
         self.precision = ""
         """Of the last model: ``fp32`` or ``bf16``."""
-        self._precision_logged = False
+        self._load = EncoderLoader(settings, progress)
         known = label_set(task.train)
         # Labels that train lacks come last: nothing predicts them.
         parts = (task.test, task.dev) if task.dev else (task.test,)
@@ -188,7 +186,7 @@ class _Prober:
         truncated = {"train": train.encoded.truncated, "test": test.encoded.truncated}
         if any(truncated.values()):
             self._note(
-                f"{label}: texts truncated to {min(self.settings.max_length or lm.max_length, lm.max_length)} tokens: "
+                f"{label}: texts truncated to {token_limit(lm, self.settings.max_length)} tokens: "
                 f"{truncated['train']:,} of training, {truncated['test']:,} of test"
             )
         for name_of_part, part in (("training", train), ("test", test)):
@@ -256,26 +254,10 @@ class _Prober:
             )
         return found
 
-    def _load(self, model: ModelLike) -> MaskedLM:
-        if isinstance(model, MaskedLM):
-            return model
-        settings = self.settings
-        if not self._precision_logged:
-            self.progress.log(pick_precision(settings.precision, pick_device(settings.device))[1])
-            self._precision_logged = True
-        # Only the encoder is used, so a missing LM head is not logged.
-        return load_torch(
-            model,
-            "probes train on the encoder in PyTorch",
-            device=settings.device,
-            precision=settings.precision,
-            offline=settings.offline,
-        )
-
     def _part(self, lm: MaskedLM, examples: Examples) -> Part:
         number = {label: code for code, label in enumerate(self.labels)}
         codes = [np.array([number[label] for label in labels]) for labels in examples.labels]
-        return Part(encode(lm, examples, self.settings.max_length), codes)
+        return Part(encode(lm, examples.texts, examples.words, self.settings.max_length), codes)
 
     def _metric(self, gold: Codes, predicted: Codes) -> float:
         """Return the main metric of predicted class numbers."""

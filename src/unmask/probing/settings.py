@@ -25,30 +25,19 @@ class FineTuningSettings(Settings):
     and more for a narrower model."""
 
 
-class ProbeSettings(Settings):
-    """How models are probed.
+class EncoderSettings(Settings):
+    """How texts become vectors, and how many are used.
 
     Raises:
         ConfigError: a value that cannot work.
     """
 
-    method: Method = "frozen"
-    """``frozen`` (logistic regression on the features of the frozen encoder), ``finetune``, or ``both``."""
-    seeds: int = 5
-    """Repetitions, with seeds 0 to ``seeds - 1``. A seed resamples the training examples with replacement for the frozen
-    probe; in fine-tuning it changes the new head, the order of examples and dropout."""
     limit: int | None = None
-    """Training examples at most, the same ones for every seed and model."""
+    """Training examples at most, or queries of a retrieval task, the same ones for every seed and model."""
     pool: Pool = "mean"
     """A text as the ``mean`` over its tokens, or the vector of its first one (``cls``)."""
     max_length: int | None = None
     """Tokens of a sequence; by default what the model takes."""
-    tuning: FineTuningSettings = FineTuningSettings()
-    """Epochs, batch size and learning rate of fine-tuning."""
-    allow_overlap: bool = False
-    """Report although test texts occur in train."""
-    drop_overlap: bool = False
-    """Remove such texts from train."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; of a model in memory its own device."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -62,7 +51,29 @@ class ProbeSettings(Settings):
         for name, choices in (("method", get_args(Method)), ("pool", get_args(Pool))):
             if values.get(name, choices[0]) not in choices:
                 raise ConfigError(f"{name} is '{values[name]}', expected one of {', '.join(choices)}")
+        if values.get("limit") is not None and values["limit"] < 1:
+            raise ConfigError(f"limit is {values['limit']}, expected 1 or more")
         return values
+
+
+class ProbeSettings(EncoderSettings):
+    """How models are probed.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+
+    method: Method = "frozen"
+    """``frozen`` (logistic regression on the features of the frozen encoder), ``finetune``, or ``both``."""
+    seeds: int = 5
+    """Repetitions, with seeds 0 to ``seeds - 1``. A seed resamples the training examples with replacement for the frozen
+    probe; in fine-tuning it changes the new head, the order of examples and dropout."""
+    tuning: FineTuningSettings = FineTuningSettings()
+    """Epochs, batch size and learning rate of fine-tuning."""
+    allow_overlap: bool = False
+    """Report although test texts occur in train."""
+    drop_overlap: bool = False
+    """Remove such texts from train."""
 
     @model_validator(mode="after")
     def _enough(self) -> ProbeSettings:

@@ -24,6 +24,13 @@ WORD_METRICS = {
     "subwords_per_word": "subwords per word",
 }
 """Names of the metrics at masked words, which compare models with different tokenizers."""
+RETRIEVAL_METRICS = {
+    "ndcg_at_10": "nDCG@10",
+    "recall_at_10": "recall@10",
+    "recall_at_100": "recall@100",
+    "mrr": "MRR",
+}
+"""Names of the metrics of retrieval, by their keys in JSON."""
 BASELINES = {
     "most_frequent_token": "most frequent token",
     "ngram": "bidirectional n-gram",
@@ -36,6 +43,7 @@ _MORE_SIGHT = "ngram_true_neighbours"
 """The baseline that sees masked neighbours, which the model does not: no bar for the model."""
 _EARLIER_MASKS = "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged"
 _SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall", "share"}
+_SHARES |= RETRIEVAL_METRICS.keys()
 _MISSING, _NOT_FINITE = "–", "not finite"
 
 
