@@ -206,6 +206,8 @@ def test_what_cannot_be_used_is_refused(
         with pytest.raises(ConfigError, match=what) as error:
             ReplacedTokenDetection(name()).trained_model(load("electra"), 0)
         assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="no smaller generator can be made of it"):
+        ReplacedTokenDetection().trained_model(load("funnel"), 0)
     ElectraForPreTraining(tiny_model("electra", 600).config).save_pretrained(tmp_path / "headless")
     with pytest.raises(ConfigError, match="has no LM head, which replaces tokens"):
         ReplacedTokenDetection(str(tmp_path / "headless")).trained_model(load("electra"), 0)

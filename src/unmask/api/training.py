@@ -117,7 +117,7 @@ def train(
         resume: continue the run in ``out`` from its last checkpoint, by default with its own settings and text.
         checkpoint: resume from this one.
         offline: make no network call.
-        objective: ``mlm``, ``clm``, or an :class:`unmask.Objective` of your own, which a resume needs again.
+        objective: ``mlm``, ``clm``, ``nsp``, ``sop``, ``rtd``, or an :class:`unmask.Objective` of your own, which a resume needs again.
         strategy: ``token``, ``word`` and so on, or a function of your own from the tokens of a sequence to units that are
             masked together, which a resume needs again; see docs/objectives.md for an example of both.
         progress: see :class:`unmask.Progress`.

@@ -103,7 +103,13 @@ def _smaller(model: PreTrainedModel) -> tuple[PretrainedConfig, list[int]]:
         return config, layers
     kept = layers[::-2][::-1]  # the last one is among them: it sees all tokens where others have windows
     values: dict[str, Any] = config.to_dict()
-    values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(kept)
+    name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    if name not in values:
+        raise ConfigError(
+            f"{type(model).__name__} has no number of layers in its configuration, so no smaller generator can be made of it; name one "
+            f"with --generator, or use an ELECTRA, BERT or ModernBERT"
+        )
+    values[name] = len(kept)
     if values.get("layer_types"):
         values["layer_types"] = [values["layer_types"][layer] for layer in kept]
     return type(config).from_dict(values), kept

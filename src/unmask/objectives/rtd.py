@@ -23,10 +23,10 @@ from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import MaskKey, random_bits_at
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
+from unmask.errors import plural
 from unmask.model.attention import on_device
 from unmask.model.discriminator import Discriminator
 from unmask.model.generator import open_generator
-from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.save import save_checked
 from unmask.model.shapes import round_up
@@ -75,11 +75,11 @@ class ReplacedTokenDetection(MaskedLanguageModelling):
         raw, origin = open_generator(given, self._generator, seed, offline=self._offline)
         generator = MaskedLM(raw, given.tokenizer, autocast=given.autocast)
         verify(generator)
-        size, depth = generator.parameters, len(encoder_layers(raw)[1])
+        size, depth = generator.parameters, plural(raw.config.num_hidden_layers, "layer")
         discriminator = Discriminator(given, generator, seed)
         generator.attach(discriminator=discriminator)
         self._models = (
-            f"the generator, {generator.hidden_size} wide in {depth} layers with {size:,} weights "
+            f"the generator, {generator.hidden_size} wide in {depth} with {size:,} weights "
             f"({f'from {origin}' if origin else 'new'}), fills the masked places, and its loss and accuracy are those at masked tokens; "
             f"the discriminator ({discriminator.architecture}, its head {'new' if discriminator.new_head else 'from the checkpoint'}) "
             f"is the model that is kept"

@@ -29,6 +29,7 @@ from unmask.reporting.page import (
     before_after,
     comparison,
     course_of,
+    detects,
     facts,
     limits,
     ngram_note,
@@ -80,7 +81,7 @@ def model_card(folder: RunFolder) -> str:
             same_source=not data.get("heldout"),
             version=_plain(str(record.info.get("unmask") or "")),
             place=_PLACE,
-            detector=record.info.get("model_class") if _detects(record) else None,
+            detector=record.info.get("model_class") if detects(record) else None,
             generator=GENERATOR,
         )
     )
@@ -163,13 +164,13 @@ def _front_matter(record: RunRecord) -> dict[str, Any]:
     base = hub_name((record.config.get("model") or {}).get("name"))
     data = record.config.get("data") or {}
     datasets = _hub_data(data.get("inputs") or [])
-    task = {} if _detects(record) else {"pipeline_tag": "fill-mask"}
+    task = {} if detects(record) else {"pipeline_tag": "fill-mask"}
     front: dict[str, Any] = {"library_name": "transformers", **task}
     if base:
         front["base_model"] = base
     if datasets := [name for name in datasets if name]:
         front["datasets"] = datasets
-    if not _detects(record) and (
+    if not detects(record) and (
         results := _hub_results(record, _hub_data(data.get("heldout") or data.get("inputs") or []))
     ):
         front["model-index"] = [{"name": record.name, "results": [results]}]
@@ -206,11 +207,6 @@ def _hub_results(record: RunRecord, sources: Sequence[str]) -> dict[str, Any] | 
         },
         "metrics": metrics,
     }
-
-
-def _detects(record: RunRecord) -> bool:
-    """Whether the model says which tokens were replaced; then its generator predicts masked ones."""
-    return (record.config.get("train") or {}).get("objective") == "rtd"
 
 
 def _adapts(record: RunRecord) -> bool:

@@ -34,7 +34,7 @@ from unmask.reporting.plots import not_finite_steps
 from unmask.reporting.reading import left_out_of_run
 from unmask.reporting.record import RunRecord, passage_of, read_record
 from unmask.reporting.render import environment
-from unmask.run_folder import RunFolder
+from unmask.run_folder import GENERATOR, RunFolder
 from unmask.storage import JsonDict, write_atomically
 
 
@@ -113,10 +113,20 @@ def warnings(record: RunRecord) -> list[str]:
 
 def limits(record: RunRecord, *, examples: bool = True) -> Iterator[str]:
     """Yield what limits the metrics, one sentence each; ``examples`` quote what was left out, with its file."""
+    if detects(record):
+        yield (
+            f"Accuracy and loss at masked tokens are those of the generator ({GENERATOR}/ in the folder of the model); the model itself "
+            f"says which tokens were replaced, and has the metrics of the objective alone."
+        )
     yield from left_out_of_run(record.info, examples=examples)
     yield from overlapping(record)
     yield from unknown_tokens(record)
     yield from not_finite(record)
+
+
+def detects(record: RunRecord) -> bool:
+    """Whether the model says which tokens were replaced, and its generator alone predicts masked ones."""
+    return (record.config.get("train") or {}).get("objective") == "rtd"
 
 
 def overlapping(record: RunRecord) -> Iterator[str]:

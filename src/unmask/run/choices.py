@@ -175,7 +175,13 @@ def _decoded(ids: list[int], targets: Mapping[int, int], tokenizer: PreTrainedTo
 
 
 def advice_of(
-    rows: Sequence[Mapping[str, Any]], folder: RunFolder, *, epochs: float, scratch: bool, stopped_early: bool
+    rows: Sequence[Mapping[str, Any]],
+    folder: RunFolder,
+    *,
+    epochs: float,
+    scratch: bool,
+    stopped_early: bool,
+    objective: str = "mlm",
 ) -> str | None:
     """Return what would improve the model further, going by the held-out losses of a finished run.
 
@@ -185,6 +191,7 @@ def advice_of(
         epochs: passes over the text that the run made.
         scratch: whether its weights were new.
         stopped_early: whether the loss had stopped falling.
+        objective: of the end of the run.
     """
     losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
     if len(losses) < 3:
@@ -197,7 +204,8 @@ def advice_of(
         )
     if losses[-3] - losses[-1] < _STILL_FALLING * losses[-3]:
         return None
-    more = "--recipe scratch " if scratch else ""
+    more = f"--objective {objective} " if objective != "mlm" else ""
+    more += "--recipe scratch " if scratch else ""
     return (
         f"the held-out loss was still falling at the end ({loss(losses[-3])} → {loss(losses[-1])}): train longer with\n"
         f"unmask train TEXT... --model {folder.model} {more}--epochs {max(1, math.ceil(epochs))} -o {folder.root}-2"

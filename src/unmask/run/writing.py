@@ -46,6 +46,8 @@ def write_results(
         epochs=loop.epochs,
         scratch=components.scratch,
         stopped_early=loop.ended,
+        # One of the caller's own has no name on the command line.
+        objective="mlm" if config.train.objective == "custom" else components.objective.stages[-1].name,
     )
     info, ended = read_json(folder.info), {"finished": now(), "steps": loop.position.step, "advice": advice}
     if "overlap" not in info:
