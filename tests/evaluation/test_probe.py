@@ -254,12 +254,14 @@ def test_entity_metrics_by_hand() -> None:
 def test_metrics_from_counts_are_those_of_the_libraries() -> None:
     tags = classes_of("entities", ["B-A", "I-A", "B-B", "I-B", "O"])
     counted = counts_of("entities", GOLD, GUESS, tags).sum(axis=0)
-    assert main_metric("entities", counted) == pytest.approx(label_metrics("entities", GOLD, GUESS)["f1"])
+    assert main_metric("entities", "f1", counted) == pytest.approx(
+        label_metrics("entities", GOLD, GUESS)["f1"]
+    )
     draw = random.Random(0)
     gold, guess = ([[draw.choice("abcd")] for _ in range(50)] for _ in range(2))
     counted = counts_of("classification", gold, guess, list("abcdefg")).sum(axis=0)
     macro = label_metrics("classification", gold, guess)["macro_f1"]
-    assert main_metric("classification", counted) == pytest.approx(macro)
+    assert main_metric("classification", "macro_f1", counted) == pytest.approx(macro)
 
 
 def test_an_interval_holds_the_mean_and_shrinks_with_more_examples() -> None:
@@ -277,7 +279,7 @@ def test_an_interval_holds_the_mean_and_shrinks_with_more_examples() -> None:
 
 
 def scores(counts: list[Any]) -> SeedScores:
-    return SeedScores.of("classification", counts)
+    return SeedScores.of("classification", "macro_f1", counts)
 
 
 def strata_of(gold: list[list[str]]) -> Any:

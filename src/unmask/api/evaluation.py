@@ -190,6 +190,8 @@ def probe(
     learning_rate: float | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
+    pair_field: str | None = None,
+    kind: str | None = None,
     offline: bool = False,
     progress: ProgressLike = None,
     **options: Any,
@@ -199,12 +201,13 @@ def probe(
     Args:
         model: one model, or a list; by name, folder or in memory.
         task: a folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train
-            file: JSONL, CSV or TSV with text and label, or CoNLL.
+            file: JSONL, CSV or TSV with text (or text_a and text_b) and label, or CoNLL; or a task of GLUE as published.
         test, dev: files of their own.
         epochs, batch_size, learning_rate: of fine-tuning.
-        text_field, label_field: fields or columns.
+        text_field, label_field, pair_field: fields or columns; the last of the second text of pairs.
+        kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
         offline, progress: as for :func:`unmask.load`.
-        options: ``method`` (``frozen``, ``finetune`` or ``both``), ``seeds``, ``limit``, ``pool``, ``max_length``,
+        options: ``method`` (``frozen``, ``finetune`` or ``both``), ``metric``, ``seeds``, ``limit``, ``pool``, ``max_length``,
             ``allow_overlap``, ``drop_overlap``, ``device``, ``precision``.
 
     Raises:
@@ -224,6 +227,8 @@ def probe(
             dev=dev,
             text_field=text_field,
             label_field=label_field,
+            pair_field=pair_field,
+            kind=kind,
             progress=listener,
         )
 

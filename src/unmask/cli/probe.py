@@ -14,7 +14,8 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, plural
-from unmask.reporting.format import RETRIEVAL_METRICS, baseline_name, clock, interval, percent
+from unmask.reporting.format import PROBE_METRICS, RETRIEVAL_METRICS, baseline_name, clock, interval, percent
+from unmask.reporting.format import metric as metric_text
 from unmask.storage import JsonDict
 
 Task = Annotated[
@@ -23,7 +24,8 @@ Task = Annotated[
         "--task",
         metavar="PATH",
         help="A folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train "
-        "file. JSONL, CSV or TSV with text and label, or CoNLL. For retrieval, a folder in the layout of BEIR.",
+        "file. JSONL, CSV or TSV with text (or text_a and text_b) and label, or CoNLL; or a task of GLUE as published. For "
+        "retrieval, a folder in the layout of BEIR.",
         show_default=False,
     ),
 ]
@@ -97,6 +99,18 @@ LabelColumn = Annotated[
     str | None,
     Option("--label-field", metavar="FIELD", show_default="label", help="Field of the label, or number of its column."),
 ]  # fmt: skip
+PairColumn = Annotated[
+    str | None,
+    Option("--pair-field", metavar="FIELD", show_default="text_b, sentence2, hypothesis or question2", help="Field of the second text of pairs, or number of its column."),
+]  # fmt: skip
+Kind = Annotated[
+    Literal["classification", "multilabel", "regression"] | None,
+    Option("--kind", show_default="by the labels", help="What is predicted of a text: a class, several (lists, or names separated by commas), or a number."),
+]  # fmt: skip
+Metric = Annotated[
+    str | None,
+    Option("--metric", metavar="NAME", show_default="macro F1 of classes, F1 of entities, Pearson of numbers", help="Metric of intervals and verdicts: macro_f1, accuracy, matthews or f1; micro_f1; pearson or spearman."),
+]  # fmt: skip
 Allow = Annotated[bool, Option("--allow-overlap", help="Report even if test texts occur in train.")]
 Drop = Annotated[bool, Option("--drop-overlap", help="Remove texts from train that occur in test.")]
 
@@ -116,6 +130,9 @@ def probe(
     max_length: options.MaxLength = None,
     text_field: TextColumn = None,
     label_field: LabelColumn = None,
+    pair_field: PairColumn = None,
+    kind: Kind = None,
+    metric: Metric = None,
     allow_overlap: Allow = False,
     drop_overlap: Drop = False,
     data: Data = None,
@@ -157,13 +174,13 @@ def probe(
         else:
             result = evaluation.probe(
                 models, task or "", dev=dev, method=method, seeds=seeds, epochs=epochs, batch_size=batch_size,
-                learning_rate=learning_rate, text_field=text_field, label_field=label_field, allow_overlap=allow_overlap,
+                learning_rate=learning_rate, text_field=text_field, label_field=label_field, pair_field=pair_field, kind=kind, metric=metric, allow_overlap=allow_overlap,
                 drop_overlap=drop_overlap, **common,
             ).to_dict()  # fmt: skip
     shell.show(as_json, result, lambda page: (draw_retrieval if retrieval else draw_probe)(page, result))
 
 
-_LEARNING = "dev method seeds epochs batch_size learning_rate label_field allow_overlap drop_overlap".split()
+_LEARNING = "dev method seeds epochs batch_size learning_rate label_field pair_field kind metric allow_overlap drop_overlap".split()
 """Parameters of :func:`probe` that retrieval does not have, since nothing is learned."""
 _OF_TEXT = "queries documents".split()
 """Those of text without labels alone."""
@@ -208,18 +225,20 @@ def draw_retrieval(page: Page, found: JsonDict) -> None:
         page.say(note, style="dim")
 
 
-_FIGURES = {
-    "classification": {"macro_f1": "macro F1", "accuracy": "accuracy"},
-    "entities": {"f1": "entity F1", "precision": "precision", "recall": "recall", "macro_f1": "macro F1"},
-    "tags": {"macro_f1": "macro F1", "accuracy": "accuracy"},
+_COLUMNS = {
+    "classification": ("macro_f1", "accuracy"),
+    "multilabel": ("macro_f1", "micro_f1", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "entities": ("f1", "precision", "recall", "macro_f1"),
+    "tags": ("macro_f1", "accuracy"),
 }
 _METHODS = {"frozen": "linear probe, model frozen", "finetune": "fine-tuned"}
 
 
 def draw_probe(page: Page, found: JsonDict) -> None:
     """Draw what :meth:`unmask.probing.results.ProbeResult.to_dict` returns: a table for each method, then verdicts."""
-    columns = _FIGURES[found["task"]["kind"]]
-    first, *others = columns.values()
+    columns = tuple(dict.fromkeys([found["metric"], *_COLUMNS[found["task"]["kind"]]]))
+    first, *others = (PROBE_METRICS[name] for name in columns)
     for method, seeds in found["a_seed"].items():
         rows = [_row(row, columns) for row in found["models"] if row["method"] == method]
         rows += [_baseline(name, row, columns) for name, row in found["baselines"].items()]
@@ -237,18 +256,21 @@ def draw_probe(page: Page, found: JsonDict) -> None:
         page.say(note, style="dim")
 
 
-def _row(row: JsonDict, columns: Mapping[str, str]) -> list[object]:
+def _row(row: JsonDict, columns: Sequence[str]) -> list[object]:
     figures = row["figures"]
-    cells: list[object] = [_spread(figures[name]) for name in columns]
-    cells.insert(1, interval("accuracy", row["interval"]) or None)
+    cells: list[object] = [_spread(name, figures[name]) for name in columns]
+    cells.insert(1, interval(columns[0], row["interval"]) or None)
     return [row["label"], *cells, clock(row["seconds"])]
 
 
-def _baseline(name: str, row: JsonDict, columns: Mapping[str, str]) -> list[object]:
-    first, *others = (percent(row[figure]) for figure in columns)
+def _baseline(name: str, row: JsonDict, columns: Sequence[str]) -> list[object]:
+    first, *others = (metric_text(figure, row[figure]) for figure in columns)
     return [baseline_name(name), first, None, *others, None]
 
 
-def _spread(figure: JsonDict) -> str:
-    sd = "" if figure["sd"] is None else f" ± {100 * figure['sd']:.1f}"
-    return percent(figure["mean"]) + sd
+def _spread(name: str, figure: JsonDict) -> str:
+    sd = figure["sd"]
+    found = metric_text(name, figure["mean"])
+    if sd is None:
+        return found
+    return f"{found} ± {100 * sd:.1f}" if found.endswith("%") else f"{found} ± {sd:.3f}"

@@ -74,15 +74,32 @@ def between_passages(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...] | No
 
     A pair must be framed like a single text, and have type 0 up to the tokens between the passages, and 1 behind them.
     """
+    middle, typed = _pair(tokenizer)
+    return middle if middle and typed and "token_type_ids" in tokenizer.model_input_names else None
+
+
+def between_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], bool]:
+    """Return the special tokens between two texts of one sequence, and whether those from the second text on have type 1.
+
+    A tokenizer that frames a pair in another way than a single text gets the tokens that end a text, and no types.
+    """
+    middle, typed = _pair(tokenizer)
+    return (frame(tokenizer)[1], False) if middle is None else (middle, typed)
+
+
+def _pair(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...] | None, bool]:
+    """Return the special tokens between two texts, and whether those from the second text on have type 1.
+
+    ``None`` where a pair is not framed like a single text.
+    """
     pair = tokenizer.backend_tokenizer.encode("a", "a", add_special_tokens=True)
     real = [place for place, attended in enumerate(pair.attention_mask) if attended]
     owners = [pair.sequence_ids[place] for place in real]
-    if 0 not in owners or 1 not in owners or "token_type_ids" not in tokenizer.model_input_names:
-        return None
+    if 0 not in owners or 1 not in owners:
+        return None, False
     first, second = len(owners) - 1 - owners[::-1].index(0), owners.index(1)
     last = len(owners) - 1 - owners[::-1].index(1)
     ids, types = [pair.ids[place] for place in real], [pair.type_ids[place] for place in real]
-    framed = tuple(ids[: owners.index(0)]), tuple(ids[last + 1 :])
-    if framed != frame(tokenizer) or types != [0] * second + [1] * (len(types) - second):
-        return None
-    return tuple(ids[first + 1 : second]) or None
+    if (tuple(ids[: owners.index(0)]), tuple(ids[last + 1 :])) != frame(tokenizer):
+        return None, False
+    return tuple(ids[first + 1 : second]), types == [0] * second + [1] * (len(types) - second)

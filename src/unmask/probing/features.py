@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmask.data.special_tokens import unknown_id
+from unmask.data.special_tokens import between_texts, unknown_id
 from unmask.data.tokenizer import Vocabulary
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
@@ -41,6 +41,7 @@ class Encoded:
         kept: E ``bool`` arrays, which units were kept and not truncated.
         truncated: number of examples that were truncated.
         unknown: the unknown tokens of all examples.
+        types: E sequences of token types, of pairs where tokenizer and model have them.
     """
 
     ids: list[Ints]
@@ -48,6 +49,7 @@ class Encoded:
     kept: list[NDArray[np.bool_]]
     truncated: int
     unknown: UnknownTokens
+    types: list[Ints] | None = None
 
     @property
     def units(self) -> Ints:
@@ -62,6 +64,7 @@ class Encoded:
             [self.kept[row] for row in rows],
             self.truncated,
             self.unknown,
+            self.types and [self.types[row] for row in rows],
         )
 
 
@@ -139,6 +142,39 @@ def encode(
     return Encoded([lm.vocabulary.framed(body[:room]) for body in bodies], places, kept, truncated, unknown)
 
 
+def encode_pairs(
+    lm: MaskedLM, firsts: Sequence[str], seconds: Sequence[str], max_length: int | None = None
+) -> Encoded:
+    """Tokenise E pairs of texts, each as one sequence as the tokenizer frames it; of a long pair the longer text is truncated.
+
+    Raises:
+        ConfigError: ``max_length`` leaves no room for text.
+    """
+    (middle, typed), vocabulary = between_texts(lm.tokenizer), lm.vocabulary
+    room = token_limit(lm, max_length) - vocabulary.overhead - len(middle)
+    if room < 2:
+        raise ConfigError(
+            f"--max-length {room + vocabulary.overhead + len(middle)} leaves no room for two texts: "
+            f"{vocabulary.overhead + len(middle)} tokens are special"
+        )
+    unknown, truncated = UnknownTokens(unknown_id(lm.tokenizer)), 0
+    ids, types = [], []
+    for first, second in zip(lm.text_encoder(firsts), lm.text_encoder(seconds), strict=True):
+        for body in (first, second):
+            unknown.add(body, list)
+        truncated += len(first) + len(second) > room
+        kept = min(len(first), max(room - len(second), (room + 1) // 2))
+        first, second = first[:kept], second[: room - kept]
+        ids.append(vocabulary.framed(np.concatenate([first, middle, second]).astype(np.int64)))
+        begin = len(vocabulary.prefix) + len(first) + len(middle)
+        types.append((np.arange(len(ids[-1])) >= begin).astype(np.int64))
+    one = [np.zeros(1, dtype=np.int64)] * len(ids)
+    kept_units = [np.ones(1, dtype=bool)] * len(ids)
+    return Encoded(
+        ids, one, kept_units, truncated, unknown, types if typed and lm.takes_token_types else None
+    )
+
+
 def _tagged(
     lm: MaskedLM, texts: Sequence[str], words: Sequence[Sequence[str]]
 ) -> tuple[list[Ints], list[Ints]]:
@@ -189,6 +225,10 @@ def vectors(
     if lm.batching == "equal" and lengths.min() < lengths.max():
         return _by_length(lm, encoded, rows, lengths, tagged=tagged, pool=pool)
     inputs, real = lm.padded(np.concatenate([encoded.ids[row] for row in rows]), lengths)
+    if encoded.types is not None:
+        types = np.zeros(real.shape, dtype=np.int64)
+        types[real] = np.concatenate([encoded.types[row] for row in rows])
+        inputs["token_type_ids"] = torch.from_numpy(types).to(lm.device)
     with lm.precision():
         hidden = lm.encoder(**inputs).last_hidden_state.float()
     if tagged:

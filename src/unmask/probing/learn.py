@@ -1,4 +1,7 @@
-"""Two ways to learn a task: logistic regression on the features of a frozen encoder, and fine-tuning the encoder.
+"""Two ways to learn a task: a linear model on the features of a frozen encoder, and fine-tuning the encoder.
+
+Of a pair of texts the frozen encoder reads each alone, and the features are both vectors, their absolute difference and their
+product (Conneau & Kiela 2018, "SentEval"). In fine-tuning it reads both as one sequence.
 
 A seed changes, for the linear probe, how often each training example counts (a bootstrap resample: logistic regression
 itself has one solution); for fine-tuning the weights of the new head, the order of examples and dropout. The same seed
@@ -7,33 +10,31 @@ gives the same resample and order for every model, so that comparisons are paire
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unmask.errors import DivergedError
 from unmask.model.masked_lm import MaskedLM
-from unmask.probing.features import Encoded, Ints, features, length_batches, vectors
+from unmask.probing.features import Encoded, features, length_batches, vectors
 from unmask.probing.settings import FineTuningSettings, Pool
+from unmask.probing.targets import Array, Target
 from unmask.progress import Progress
 
 Floats = NDArray[np.float32]
-Codes = list[Ints]
-"""E arrays of class numbers, one per unit of an example."""
+Codes = list[Array]
+"""E arrays of labels in numbers, see :mod:`unmask.probing.targets`; the first dimension is the units of an example."""
 Metric = Callable[[Codes, Codes], float]
-"""The metric of true and predicted classes to choose by."""
+"""The metric of true and predicted labels to choose by."""
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularisation strengths to choose from on held-out examples."""
 _FIFTH = 5
-_ITERATIONS = 100
 _HEAD_TIMES = 10  # learning rate of the new head, as a multiple of that of the encoder
 _WIDTH = 768
 _CHUNK = 32  # batches that are sorted by length together
@@ -44,28 +45,31 @@ class Part:
     """One part of a task, for one model.
 
     Attributes:
-        encoded: its texts. codes: E arrays of class numbers, one per unit, also of those without a place.
+        encoded: its texts. codes: E arrays of labels in numbers, one per unit, also of those without a place.
+        second: the second texts of pairs, where each is read alone.
     """
 
     encoded: Encoded
     codes: Codes
+    second: Encoded | None = None
 
     @property
-    def targets(self) -> Ints:
-        """``[U]`` class numbers of the units that have a place."""
+    def targets(self) -> Array:
+        """``[U, ...]`` labels of the units that have a place."""
         return np.concatenate(
             [codes[kept] for codes, kept in zip(self.codes, self.encoded.kept, strict=True)]
         )
 
     def take(self, rows: Sequence[int]) -> Part:
         """Return the examples of these numbers."""
-        return Part(self.encoded.take(rows), [self.codes[row] for row in rows])
+        second = self.second and self.second.take(rows)
+        return Part(self.encoded.take(rows), [self.codes[row] for row in rows], second)
 
-    def whole(self, predicted: Ints, fallback: int) -> Codes:
-        """Distribute ``[U]`` predictions over the examples; units that were truncated get ``fallback``."""
+    def whole(self, predicted: Array, fallback: int) -> Codes:
+        """Distribute ``[U, ...]`` predictions over the examples; units that were truncated get ``fallback``."""
         found, begin = [], 0
         for kept in self.encoded.kept:
-            codes = np.full(len(kept), fallback, dtype=np.int64)
+            codes = np.full((len(kept), *predicted.shape[1:]), fallback, dtype=predicted.dtype)
             codes[kept] = predicted[begin : begin + int(kept.sum())]
             begin += int(kept.sum())
             found.append(codes)
@@ -78,8 +82,7 @@ class Learner:
 
     Attributes:
         lm: the model. tagged: whether units are tokens. pool: how a text becomes one vector.
-        classes: class numbers are below this.
-        fallback: the class of a token that was truncated.
+        target: what is predicted.
         metric: the metric to choose the regularisation by.
         progress: gets progress and messages.
     """
@@ -87,8 +90,7 @@ class Learner:
     lm: MaskedLM
     tagged: bool
     pool: Pool
-    classes: int
-    fallback: int
+    target: Target
     metric: Metric
     progress: Progress = Progress()
 
@@ -99,7 +101,7 @@ class Learner:
 def probe_frozen(
     learner: Learner, train: Part, held: Part | None, test: Part, seeds: int
 ) -> tuple[list[Codes], dict[str, Any]]:
-    """Fit a logistic regression on standardised features, once for each seed.
+    """Fit a regularised linear model on standardised features, once for each seed.
 
     Args:
         learner: the model and how it is used.
@@ -116,14 +118,14 @@ def probe_frozen(
     scale = np.where(spread > 0, spread, 1)
     x, x_test = (raw - mean) / scale, (_features(learner, test) - mean) / scale
     x_held = None if held is None else (_features(learner, held) - mean) / scale
-    learner.progress.begin("logistic regression")
+    learner.progress.begin("linear model")
     strength = _choose(learner, train, x, held, x_held)
     predictions = []
     for seed in range(seeds):
         weights = np.repeat(_resample(len(train.codes), seed), train.encoded.units)
         used = weights > 0
-        guess = _fit(x[used], train.targets[used], strength, weights[used])(x_test)
-        predictions.append(test.whole(guess, learner.fallback))
+        guess = learner.target.fit(x[used], train.targets[used], strength, weights[used])(x_test)
+        predictions.append(test.whole(guess, learner.target.fallback))
         learner.progress.advance((seed + 1) / seeds, {"seed": seed + 1})
     learner.progress.end()
     return predictions, {"strength": strength, "features": x.shape[1]}
@@ -141,43 +143,29 @@ def _choose(learner: Learner, train: Part, x: Floats, held: Part | None, x_held:
         return STRENGTHS[1]
     scores = {}
     for strength in STRENGTHS:
-        guess = _fit(x[fitted], y[fitted], strength)(x_held)
-        scores[strength] = learner.metric(held.codes, held.whole(guess, learner.fallback))
+        guess = learner.target.fit(x[fitted], y[fitted], strength, None)(x_held)
+        scores[strength] = learner.metric(held.codes, held.whole(guess, learner.target.fallback))
     return max(STRENGTHS, key=lambda strength: scores[strength])
 
 
 def _features(learner: Learner, part: Part) -> Floats:
-    learner.progress.begin("features")
-    found = features(
-        learner.lm, part.encoded, tagged=learner.tagged, pool=learner.pool, progress=learner.progress
-    )
-    learner.progress.end()
-    return found
+    found = []
+    for encoded in filter(None, (part.encoded, part.second)):
+        learner.progress.begin("features")
+        found.append(
+            features(learner.lm, encoded, tagged=learner.tagged, pool=learner.pool, progress=learner.progress)
+        )
+        learner.progress.end()
+    if len(found) == 1:
+        return found[0]
+    first, second = found
+    return np.concatenate([first, second, np.abs(first - second), first * second], axis=1)
 
 
 def _resample(examples: int, seed: int) -> NDArray[np.float64]:
     """Return how often each example counts in the resample of a seed."""
     drawn = np.random.default_rng(seed).integers(examples, size=examples)
     return np.bincount(drawn, minlength=examples).astype(np.float64)
-
-
-def _fit(
-    x: Floats, y: Ints, strength: float, weights: NDArray[np.float64] | None = None
-) -> Callable[[Floats], Ints]:
-    """Fit a logistic regression; where a resample holds a single class, predict that class."""
-    if len(found := np.unique(y)) == 1:
-        return lambda rows: np.full(len(rows), found[0], dtype=np.int64)
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
-    # On a busy machine, threads that wait by spinning are 40 times slower.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter(
-            "ignore"
-        )  # of convergence: what is left to gain is below the differences of seeds
-        model.fit(x, y, sample_weight=weights)
-    return lambda rows: model.predict(rows).astype(np.int64) if len(rows) else np.zeros(0, dtype=np.int64)
 
 
 # Fine-tuning
@@ -210,7 +198,7 @@ def finetune(
             lm.encoder.load_state_dict(start)
             learner.progress.begin(f"fine-tuning, seed {seed + 1} of {seeds}")
             head = _tune(learner, train, seed, tuning, rate)
-            predictions.append(test.whole(_predict(learner, head, test), learner.fallback))
+            predictions.append(test.whole(_predict(learner, head, test), learner.target.fallback))
             learner.progress.end()
     lm.encoder.load_state_dict(start)
     return predictions, {"learning_rate": rate, "epochs": tuning.epochs, "batch": tuning.batch}
@@ -221,7 +209,7 @@ def _tune(learner: Learner, train: Part, seed: int, tuning: FineTuningSettings, 
     devices = [lm.device] if lm.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        head = nn.Linear(int(lm.model.config.hidden_size), learner.classes).to(lm.device)
+        head = nn.Linear(int(lm.model.config.hidden_size), learner.target.outputs).to(lm.device)
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         batches = [
@@ -249,7 +237,7 @@ def _loss(learner: Learner, head: nn.Linear, train: Part, rows: list[int]) -> Te
     found = vectors(learner.lm, train.encoded, rows, tagged=learner.tagged, pool=learner.pool)
     targets = np.concatenate([train.codes[row][train.encoded.kept[row]] for row in rows])
     # The mean would be NaN in a batch whose tokens were all truncated.
-    total = F.cross_entropy(head(found), torch.from_numpy(targets).to(found.device), reduction="sum")
+    total = learner.target.loss(head(found), torch.from_numpy(targets).to(found.device))
     return total / max(len(targets), 1)
 
 
@@ -287,12 +275,12 @@ def _linear(steps: int) -> Callable[[int], float]:
     return lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
 
 
-def _predict(learner: Learner, head: nn.Linear, part: Part) -> Ints:
+def _predict(learner: Learner, head: nn.Linear, part: Part) -> Array:
     ends = np.concatenate([[0], np.cumsum(part.encoded.units)])
-    found = np.zeros(int(ends[-1]), dtype=np.int64)
+    found = np.zeros_like(part.targets)
     with torch.inference_mode():
         for rows in length_batches(part.encoded):
             batch = vectors(learner.lm, part.encoded, rows, tagged=learner.tagged, pool=learner.pool)
             places = np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows])
-            found[places] = head(batch).argmax(dim=1).cpu().numpy()
+            found[places] = learner.target.decode(head(batch)).cpu().numpy()
     return found

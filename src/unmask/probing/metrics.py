@@ -1,8 +1,8 @@
-"""Accuracy and F1 of predictions, and the intervals of the main metric.
+"""Metrics of predictions, and the intervals of the main metric.
 
 Metrics are those of scikit-learn and, for entities, of seqeval. Intervals hold for other test examples and other seeds;
-both are computed from counts per test example, ``[E, K, 3]`` true positives, predicted and true ones of each of K classes
-or types.
+they are computed from counts per test example, ``[E, K, 3]`` true positives, predicted and true ones of each of K classes
+or types, or, for correlations, from the numbers themselves.
 """
 
 from __future__ import annotations
@@ -24,8 +24,22 @@ from unmask.probing.tasks import Kind
 Labels = list[list[str]]
 """A label for each unit of each example."""
 
-MAIN = {"classification": "macro_f1", "entities": "f1", "tags": "macro_f1"}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "classification": ("macro_f1", "accuracy", "matthews", "f1"),
+    "multilabel": ("macro_f1", "micro_f1"),
+    "regression": ("pearson", "spearman"),
+    "entities": ("f1",),
+    "tags": ("macro_f1", "accuracy"),
+}
+"""The metrics that verdicts and intervals can be of, by the kind of the task; the first by default."""
+MAIN = {kind: names[0] for kind, names in CHOICES.items()}
 """The metric of verdicts and intervals."""
+BINARY = ["0", "1"]
+"""Two classes of which the second is the one to find; ``f1`` is that of it."""
+CORRELATIONS = ("matthews", "pearson", "spearman")
+"""Metrics from -1 to 1."""
+PARTS = 1_000
+"""Most parts of the test examples that are left out in turn, for the interval of a correlation of numbers."""
 
 
 def check_packages(kind: Kind) -> None:
@@ -43,10 +57,12 @@ def check_packages(kind: Kind) -> None:
 def label_metrics(
     kind: Kind, gold: Labels, predicted: Labels, left_out: Collection[str] = ()
 ) -> dict[str, float]:
-    """Return the metrics of one set of predictions, 0 to 1.
+    """Return the metrics of one set of predictions, 0 to 1, correlations -1 to 1.
 
-    Of texts and tags: ``accuracy``, ``macro_f1`` (the mean over classes that occur in either) and ``micro_f1``, which
-    is the accuracy again where every unit has one label. Of entities, counted whole and with their type as seqeval
+    Of texts and tags: ``accuracy``, ``macro_f1`` (the mean over classes that occur in either), ``micro_f1``, which
+    is the accuracy again where every unit has one label, and ``matthews``, the correlation of Matthews (1975); of classes 0
+    and 1 also ``f1`` of class 1. Of texts with several labels: ``macro_f1``, ``micro_f1``, and ``accuracy`` of the whole set. Of
+    numbers: ``pearson`` and ``spearman``, 0 where all predictions are equal. Of entities, counted whole and with their type as seqeval
     does by default (an ``I-`` that follows no ``B-`` begins an entity): ``f1``, ``precision``, ``recall``,
     ``macro_f1`` over types, and ``accuracy`` of tokens. Classes ``left_out`` do not enter the macro F1 of texts and tags.
     """
@@ -54,19 +70,52 @@ def label_metrics(
         warnings.simplefilter("ignore")  # of a class that is never predicted, whose F1 is 0
         if kind == "entities":
             return _entity_metrics(gold, predicted)
+        if kind == "regression":
+            true, guess = _numbers(gold), _numbers(predicted)
+            return {name: correlation(name, true, guess) for name in CHOICES[kind]}
+        if kind == "multilabel":
+            return _set_metrics(gold, predicted)
         return _unit_metrics(gold, predicted, left_out)
 
 
 def _unit_metrics(gold: Labels, predicted: Labels, left_out: Collection[str]) -> dict[str, float]:
-    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     true, guess = ([label for labels in side for label in labels] for side in (gold, predicted))
     classes = sorted({*true, *guess} - {*left_out})
-    return {
+    found = {
         "accuracy": float(accuracy_score(true, guess)),
         "macro_f1": float(f1_score(true, guess, labels=classes, average="macro", zero_division=0)),
         "micro_f1": float(f1_score(true, guess, average="micro", zero_division=0)),
+        "matthews": float(matthews_corrcoef(true, guess)),
     }
+    if {*true, *guess} <= {*BINARY}:
+        found["f1"] = float(f1_score(true, guess, pos_label=BINARY[1], zero_division=0))
+    return found
+
+
+def _set_metrics(gold: Labels, predicted: Labels) -> dict[str, float]:
+    """Return the metrics of sets of labels, from their counts."""
+    classes = sorted({label for side in (gold, predicted) for labels in side for label in labels})
+    sums = counts_of("multilabel", gold, predicted, classes).sum(axis=0)
+    found = {name: float(main_metric("multilabel", name, sums)) for name in CHOICES["multilabel"]}
+    same = [sorted(true) == sorted(guess) for true, guess in zip(gold, predicted, strict=True)]
+    return found | {"accuracy": float(np.mean(same))}
+
+
+def _numbers(labels: Labels) -> Floats:
+    return np.array([float(label) for (label,) in labels])
+
+
+def correlation(metric: str, true: Floats, predicted: Floats) -> float:
+    """Return Pearson's correlation, or Spearman's, that of the ranks; 0 where either side is constant."""
+    if metric == "spearman":
+        from scipy.stats import rankdata
+
+        true, predicted = rankdata(true), rankdata(predicted)
+    x, y = true - true.mean(), predicted - predicted.mean()
+    size = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / size if size > 0 else 0.0
 
 
 def _entity_metrics(gold: Labels, predicted: Labels) -> dict[str, float]:
@@ -98,6 +147,8 @@ def counts_of(kind: Kind, gold: Labels, predicted: Labels, classes: Sequence[str
 
 def _count(kind: Kind, true: list[str], guess: list[str]) -> tuple[Counter[str], Counter[str], Counter[str]]:
     """Count true positives, predicted and true units (or entities), by class or type."""
+    if kind == "multilabel":
+        return Counter({*true} & {*guess}), Counter(guess), Counter(true)
     if kind != "entities":
         both = Counter(a for a, b in zip(true, guess, strict=True) if a == b)
         return both, Counter(guess), Counter(true)
@@ -125,15 +176,27 @@ def single_classes(kind: Kind, gold: Labels) -> list[str]:
     return single if len(counts) - len(single) >= 2 else []
 
 
-def main_metric(kind: Kind, sums: Floats) -> Floats:
-    """Return the main metric of ``[..., K, 3]`` summed counts."""
-    if kind == "entities":
-        right, predicted, true = np.moveaxis(sums.sum(axis=-2), -1, 0)
-        return np.asarray(2 * right / np.maximum(predicted + true, 1))
+def main_metric(kind: Kind, metric: str, sums: Floats) -> Floats:
+    """Return one of the :data:`CHOICES` of ``[..., K, 3]`` summed counts; ``f1`` of a classification is that of class 1."""
     right, predicted, true = np.moveaxis(sums, -1, 0)
-    total = predicted + true
-    f1 = 2 * right / np.maximum(total, 1)
-    return np.asarray(f1.sum(axis=-1) / np.maximum((total > 0).sum(axis=-1), 1))
+    if metric == "micro_f1" or kind == "entities":
+        return np.asarray(2 * right.sum(axis=-1) / np.maximum((predicted + true).sum(axis=-1), 1))
+    if metric == "accuracy":
+        return np.asarray(right.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1))
+    if metric == "matthews":
+        return _matthews(right, predicted, true)
+    f1 = 2 * right / np.maximum(predicted + true, 1)
+    if metric == "f1":
+        return np.asarray(f1[..., 1])
+    return np.asarray(f1.sum(axis=-1) / np.maximum((predicted + true > 0).sum(axis=-1), 1))
+
+
+def _matthews(right: Floats, predicted: Floats, true: Floats) -> Floats:
+    """Return the correlation of Matthews for K classes (Gorodkin 2004); 0 where either side has one class."""
+    total = true.sum(axis=-1)
+    covariance = right.sum(axis=-1) * total - (predicted * true).sum(axis=-1)
+    spread = (total**2 - (predicted**2).sum(axis=-1)) * (total**2 - (true**2).sum(axis=-1))
+    return np.asarray(np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0.0))
 
 
 @dataclass(frozen=True)
@@ -149,11 +212,32 @@ class SeedScores:
     without: Floats
 
     @staticmethod
-    def of(kind: Kind, counts: Sequence[Floats]) -> SeedScores:
+    def of(kind: Kind, metric: str, counts: Sequence[Floats]) -> SeedScores:
         """Compute them from the ``[E, K, 3]`` counts of each seed."""
         totals = [part.sum(axis=0) for part in counts]
-        without = [main_metric(kind, total - part) for total, part in zip(totals, counts, strict=True)]
-        return SeedScores(main_metric(kind, np.stack(totals)), np.mean(without, axis=0))
+        without = [
+            main_metric(kind, metric, total - part) for total, part in zip(totals, counts, strict=True)
+        ]
+        return SeedScores(main_metric(kind, metric, np.stack(totals)), np.mean(without, axis=0))
+
+    @staticmethod
+    def of_numbers(
+        metric: str, gold: Labels, predicted: Sequence[Labels], unit: NDArray[np.int64]
+    ) -> SeedScores:
+        """Compute a correlation and its values without each of the test examples, or of up to 1,000 parts of them.
+
+        Args:
+            metric: ``pearson`` or ``spearman``.
+            gold: true numbers.
+            predicted: those of each seed.
+            unit: ``int64 [E]``, what is left out together.
+        """
+        true, part = _numbers(gold), unit % PARTS
+        kept = [part != number for number in range(part.max() + 1)]
+        guesses = [_numbers(guess) for guess in predicted]
+        values = [correlation(metric, true, guess) for guess in guesses]
+        without = [[correlation(metric, true[rows], guess[rows]) for rows in kept] for guess in guesses]
+        return SeedScores(np.array(values), np.mean(without, axis=0))
 
     def __sub__(self, other: SeedScores) -> SeedScores:
         return SeedScores(self.values - other.values, self.without - other.without)

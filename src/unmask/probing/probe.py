@@ -16,14 +16,19 @@ from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
 from unmask.evaluation.evaluate import labels as short_names
 from unmask.model.masked_lm import MaskedLM
-from unmask.probing.features import EncoderLoader, encode, token_limit
+from unmask.probing.features import EncoderLoader, encode, encode_pairs, token_limit
 from unmask.probing.learn import Codes, Learner, Part, finetune, probe_frozen
 from unmask.probing.metrics import (
+    BINARY,
+    CHOICES,
+    CORRELATIONS,
     MAIN,
+    PARTS,
     Labels,
     SeedScores,
     check_packages,
     classes_of,
+    correlation,
     counts_of,
     label_metrics,
     main_metric,
@@ -31,6 +36,7 @@ from unmask.probing.metrics import (
 )
 from unmask.probing.results import ModelProbe, ProbeResult, Verdict
 from unmask.probing.settings import ProbeSettings
+from unmask.probing.targets import target_of
 from unmask.probing.tasks import Examples, Task, label_set, read_task, resolve_overlap, sample
 from unmask.progress import Progress
 
@@ -48,12 +54,15 @@ def probe(
     dev: str | Path | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
+    pair_field: str | None = None,
+    kind: str | None = None,
     progress: Progress = Progress(),
 ) -> ProbeResult:
     """Train a probe on each model and test it. Models given by name are in memory one at a time.
 
-    Text classification is JSONL, CSV or TSV with a text and a label, or folders of texts with one subfolder per
-    label; token classification is CoNLL. The main metric is macro F1, of entities their F1 as seqeval counts.
+    Labelled texts, or pairs of texts, are JSONL, CSV or TSV, or folders of texts with one subfolder per label; labelled
+    tokens are CoNLL. The main metric is macro F1, of entities their F1 as seqeval counts, of numbers Pearson's correlation,
+    of the tasks of GLUE that of GLUE; ``settings.metric`` takes another.
 
     Args:
         models: Hub names, model folders, run folders or models in memory; later ones are compared with the first.
@@ -61,7 +70,9 @@ def probe(
         settings: method, seeds, limits and device.
         test, dev: files of their own. ``dev``, or else a fifth of train, chooses the regularisation of the frozen
             probe; fine-tuning does not use it.
-        text_field, label_field: fields or columns, or numbers of columns of a table without names.
+        text_field, label_field, pair_field: fields or columns, or numbers of columns of a table without names; the last of the
+            second text of pairs.
+        kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
         progress: gets progress and messages.
 
     Raises:
@@ -72,10 +83,11 @@ def probe(
     models = as_models(models)
     names = model_names(models)
     read = read_task(
-        task, test=test, dev=dev, text_field=text_field, label_field=label_field, progress=progress
-    )
+        task, test=test, dev=dev, text_field=text_field, label_field=label_field, pair_field=pair_field, kind=kind,
+        progress=progress,
+    )  # fmt: skip
     check_packages(read.kind)
-    work = _Prober(_prepared(read, settings), settings, progress)
+    work = _Prober(_prepared(with_metric(read, settings.metric), settings), settings, progress)
     by_model = [
         work.probe(model, name, label)
         for model, name, label in zip(models, names, short_names(names), strict=True)
@@ -91,8 +103,24 @@ def probe(
         [one for one, _ in found],
         verdicts,
         baselines(work.task, work.left_out),
-        list(dict.fromkeys(work.notes)),
+        work.notes,
     )
+
+
+def with_metric(task: Task, metric: str | None) -> Task:
+    """Return the task with its metric: as given, as the task is known for, or as usual for its kind.
+
+    Raises:
+        ConfigError: the task has no such metric.
+    """
+    metric = metric or task.metric or MAIN[task.kind]
+    labels = {label for part in (task.train, task.test) for label in label_set(part)}
+    is_binary = task.kind != "classification" or sorted(labels) == BINARY
+    known = [name for name in CHOICES[task.kind] if is_binary or name != "f1"]
+    if metric not in known:
+        why = "; f1 is that of class 1 of classes 0 and 1" if metric == "f1" else ""
+        raise ConfigError(f"no metric '{metric}' of this task; there are {', '.join(known)}{why}")
+    return replace(task, metric=metric)
 
 
 def _prepared(task: Task, settings: ProbeSettings) -> Task:
@@ -109,6 +137,8 @@ def _prepared(task: Task, settings: ProbeSettings) -> Task:
         raise ConfigError(
             f"expected training examples of two labels or more, found one label in {plural(len(train), 'example')}; raise --limit"
         )
+    if task.kind == "regression":
+        return replace(task, train=train, notes=tuple(notes))
     unseen = Counter(label for labels in task.test.labels for label in labels if label not in known)
     if unseen:
         names, count = ", ".join(sorted(unseen)[:5]), sum(unseen.values())
@@ -120,10 +150,17 @@ def _prepared(task: Task, settings: ProbeSettings) -> Task:
 def baselines(task: Task, left_out: Collection[str] = ()) -> dict[str, dict[str, float]]:
     """Return the metrics of two baselines: the most frequent label and, of tokens, the most frequent label of each.
 
-    Classes ``left_out`` do not enter the macro F1.
+    Of texts with several labels it is the most frequent set. Numbers have none: a constant has no correlation. Classes
+    ``left_out`` do not enter the macro F1.
     """
+    if task.kind == "regression":
+        return {}
     most = _most_frequent(task.train)
     found = {"most_frequent_label": [[most] * len(labels) for labels in task.test.labels]}
+    if task.kind == "multilabel":
+        sets = Counter(tuple(labels) for labels in task.train.labels)
+        usual_set = max(sorted(sets), key=lambda labels: sets[labels])
+        found = {"most_frequent_labels": [list(usual_set)] * len(task.test)}
     if task.train.words is not None and task.test.words is not None:
         seen: dict[str, Counter[str]] = {}
         for words, labels in zip(task.train.words, task.train.labels, strict=True):
@@ -144,7 +181,8 @@ def _most_frequent(examples: Examples) -> str:
 
 def _units(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the unit of each test example, copies of a text share one, and the stratum of each unit: its class."""
-    _, first, unit = np.unique(task.test.texts, return_index=True, return_inverse=True)
+    keys = task.test.texts if task.test.seconds is None else task.test.keys
+    _, first, unit = np.unique(keys, return_index=True, return_inverse=True)
     if task.kind != "classification":
         return unit, np.zeros(len(first), dtype=np.int64)
     _, strata = np.unique([task.test.labels[row][0] for row in first], return_inverse=True)
@@ -167,9 +205,10 @@ class _Prober:
         parts = (task.test, task.dev) if task.dev else (task.test,)
         others = {label for part in parts for label in label_set(part)} - set(known)
         self.labels = known + sorted(others)
-        self.known = len(known)
         self.classes = classes_of(task.kind, self.labels)
-        self.left_out = single_classes(task.kind, task.test.labels)
+        self.metric = task.metric or MAIN[task.kind]
+        self.left_out = single_classes(task.kind, task.test.labels) if self.metric == "macro_f1" else []
+        self.target = target_of(task, self.labels, _most_frequent(task.train))
         if self.left_out:
             self._note(
                 f"left out of macro F1: {plural(len(self.left_out), 'class', 'classes')} with one test example "
@@ -181,54 +220,46 @@ class _Prober:
         """Probe a model by each method; return results and the main metric by seed."""
         lm = self._load(model)
         self.precision = "bf16" if lm.autocast else "fp32"
-        train, test = self._part(lm, self.task.train), self._part(lm, self.task.test)
-        dev = None if self.task.dev is None else self._part(lm, sample(self.task.dev, _DEV))
-        truncated = {"train": train.encoded.truncated, "test": test.encoded.truncated}
-        if any(truncated.values()):
-            self._note(
-                f"{label}: texts truncated to {token_limit(lm, self.settings.max_length)} tokens: "
-                f"{truncated['train']:,} of training, {truncated['test']:,} of test"
-            )
-        for name_of_part, part in (("training", train), ("test", test)):
-            if message := part.encoded.unknown.message(f" of the {name_of_part} texts"):
-                self._note(f"{label}: {message}")
-        tagged, most = self.task.kind != "classification", _most_frequent(self.task.train)
         learner = Learner(
-            lm, tagged, self.settings.pool, self.known, self.labels.index(most), self._metric, self.progress
+            lm,
+            self.task.train.words is not None,
+            self.settings.pool,
+            self.target,
+            self._metric,
+            self.progress,
         )
-        return [
-            self._by(method, learner, (train, dev, test), (name, label, truncated))
-            for method in self.settings.methods
-        ]
+        return [self._by(method, learner, name, label) for method in self.settings.methods]
 
-    def _by(
-        self,
-        method: str,
-        learner: Learner,
-        parts: tuple[Part, Part | None, Part],
-        who: tuple[str, str, dict[str, int]],
-    ) -> tuple[ModelProbe, SeedScores]:
-        train, dev, test = parts
-        self.progress.log(f"{who[1]}: {method} probe" if method == "frozen" else f"{who[1]}: fine-tuning")
+    def _by(self, method: str, learner: Learner, name: str, label: str) -> tuple[ModelProbe, SeedScores]:
+        self.progress.log(f"{label}: {method} probe" if method == "frozen" else f"{label}: fine-tuning")
         begin = time.monotonic()
+        joint = method != "frozen"
+        train, test = (self._part(learner.lm, part, joint) for part in (self.task.train, self.task.test))
+        truncated = self._note_parts(learner.lm, label, train, test)
         if method == "frozen":
-            coded, chosen = probe_frozen(learner, train, dev, test, self.settings.seeds)
+            dev = self.task.dev
+            held = None if dev is None else self._part(learner.lm, sample(dev, _DEV), joint)
+            coded, chosen = probe_frozen(learner, train, held, test, self.settings.seeds)
         else:
             coded, chosen = finetune(learner, train, test, self.settings.seeds, self.settings.tuning)
         seconds = time.monotonic() - begin
         gold = self.task.test.labels
         predicted = [self._names(codes) for codes in coded]
-        scores = SeedScores.of(self.task.kind, [self._counts(guess) for guess in predicted])
-        span = scores.interval(self.strata)
+        if self.task.kind == "regression":
+            scores = SeedScores.of_numbers(self.metric, gold, predicted, self.unit)
+        else:
+            scores = SeedScores.of(self.task.kind, self.metric, [self._counts(guess) for guess in predicted])
+        span = scores.interval(self._strata())
         rows = [label_metrics(self.task.kind, gold, guess, self.left_out) for guess in predicted]
+        least = -1.0 if self.metric in CORRELATIONS else 0.0
         found = ModelProbe(
-            model=who[0],
-            label=who[1],
+            model=name,
+            label=label,
             method=method,
             metrics={name: [row[name] for row in rows] for name in rows[0]},
-            interval=None if span is None or span[0] == span[1] else [max(span[0], 0.0), min(span[1], 1.0)],
+            interval=None if span is None or span[0] == span[1] else [max(span[0], least), min(span[1], 1.0)],
             chosen=chosen,
-            truncated=who[2],
+            truncated=truncated,
             seconds=seconds,
         )
         return found, scores
@@ -242,31 +273,62 @@ class _Prober:
 
     def verdicts(self, place: int, by_model: list[list[tuple[ModelProbe, SeedScores]]]) -> list[Verdict]:
         """Compare each later model with the first, by one method."""
-        metric = MAIN[self.task.kind]
+        metric = self.metric
         first, base = by_model[0][place]
         found = []
         for results in by_model[1:]:
             other, scores = results[place]
             pairs = zip(other.metrics[metric], first.metrics[metric], strict=True)
-            span = (scores - base).interval(self.strata)
+            span = (scores - base).interval(self._strata())
             found.append(
                 Verdict(first.method, first.label, other.label, metric, [a - b for a, b in pairs], span)
             )
         return found
 
-    def _part(self, lm: MaskedLM, examples: Examples) -> Part:
-        number = {label: code for code, label in enumerate(self.labels)}
-        codes = [np.array([number[label] for label in labels]) for labels in examples.labels]
-        return Part(encode(lm, examples.texts, examples.words, self.settings.max_length), codes)
+    def _strata(self) -> NDArray[np.int64]:
+        """Return the stratum of each part of the test examples that is left out in turn."""
+        return (
+            self.strata
+            if self.task.kind != "regression"
+            else np.zeros(min(len(self.strata), PARTS), dtype=np.int64)
+        )
+
+    def _part(self, lm: MaskedLM, examples: Examples, joint: bool) -> Part:
+        """Tokenise examples; ``joint``: both texts of a pair as one sequence."""
+        codes, length = [self.target.codes(labels) for labels in examples.labels], self.settings.max_length
+        if examples.seconds is None:
+            return Part(encode(lm, examples.texts, examples.words, length), codes)
+        if joint:
+            return Part(encode_pairs(lm, examples.texts, examples.seconds, length), codes)
+        first, second = (encode(lm, texts, max_length=length) for texts in (examples.texts, examples.seconds))
+        return Part(first, codes, second)
+
+    def _note_parts(self, lm: MaskedLM, label: str, train: Part, test: Part) -> dict[str, int]:
+        """Note truncated texts and unknown tokens; return how many texts of train and test are truncated."""
+        read = {"training": [train.encoded, train.second], "test": [test.encoded, test.second]}
+        cut = {name: sum(part.truncated for part in parts if part) for name, parts in read.items()}
+        if any(cut.values()):
+            self._note(
+                f"{label}: texts truncated to {token_limit(lm, self.settings.max_length)} tokens: "
+                f"{cut['training']:,} of training, {cut['test']:,} of test"
+            )
+        for name, parts in read.items():
+            for part in filter(None, parts):
+                if message := part.unknown.message(f" of the {name} texts"):
+                    self._note(f"{label}: {message}")
+        return {"train": cut["training"], "test": cut["test"]}
 
     def _metric(self, gold: Codes, predicted: Codes) -> float:
-        """Return the main metric of predicted class numbers."""
+        """Return the main metric of predicted labels in numbers."""
+        if self.task.kind == "regression":
+            return correlation(self.metric, np.concatenate(gold), np.concatenate(predicted))
         counts = counts_of(self.task.kind, self._names(gold), self._names(predicted), self.classes)
-        return float(main_metric(self.task.kind, counts.sum(axis=0)))
+        return float(main_metric(self.task.kind, self.metric, counts.sum(axis=0)))
 
     def _names(self, codes: Codes) -> Labels:
-        return [[self.labels[code] for code in part] for part in codes]
+        return [self.target.names(part) for part in codes]
 
     def _note(self, text: str) -> None:
-        self.notes.append(text)
-        self.progress.log(text)
+        if text not in self.notes:
+            self.notes.append(text)
+            self.progress.log(text)

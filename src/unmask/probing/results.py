@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from unmask.errors import plural
-from unmask.probing.metrics import MAIN
+from unmask.probing.metrics import CORRELATIONS
 from unmask.probing.settings import ProbeSettings
 from unmask.probing.tasks import Task, label_set
+from unmask.reporting.format import PROBE_METRICS
 from unmask.reporting.results import Result
 
 INTERVAL = (
@@ -71,9 +72,12 @@ class Verdict:
             who = f"no verdict on {self.model} and {self.first}"
         elif not self.decided:
             who = f"no clear difference between {self.model} and {self.first}"
-        sd = "" if self.sd is None else f" ± {100 * self.sd:.1f}"
-        name = self.metric.replace("_f1", " F1").replace("f1", "entity F1")
-        text = f"{self.method}: {who}: {100 * self.mean:+.1f}{sd} {name} over {plural(seeds, 'seed')}"
+        scale, digits = (1, 3) if self.metric in CORRELATIONS else (100, 1)
+        sd = "" if self.sd is None else f" ± {scale * self.sd:.{digits}f}"
+        name = PROBE_METRICS[self.metric]
+        text = (
+            f"{self.method}: {who}: {scale * self.mean:+.{digits}f}{sd} {name} over {plural(seeds, 'seed')}"
+        )
         text += f", better in {self.better} of {seeds}"
         if self.interval is None:
             why = (
@@ -83,7 +87,7 @@ class Verdict:
             )
             return f"{text}; {why}"
         low, high = self.interval
-        return f"{text}; 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+        return f"{text}; 95% interval {scale * low:+.{digits}f} to {scale * high:+.{digits}f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
@@ -165,15 +169,16 @@ class ProbeResult(Result):
             "task": {
                 "name": task.name,
                 "kind": task.kind,
-                "labels": label_set(task.train),
+                "labels": [] if task.kind == "regression" else label_set(task.train),
+                "pairs": task.train.seconds is not None,
                 "sizes": sizes,
                 "overlap": overlap,
             },
-            "metric": MAIN[task.kind],
+            "metric": task.metric,
             "seeds": self.settings.seeds,
             "a_seed": {method: SEEDS[method] for method in self.settings.methods},
             "precision": self.precision,
-            "pool": self.settings.pool if task.kind == "classification" else None,
+            "pool": self.settings.pool if task.train.words is None else None,
             "models": [found.to_dict() for found in self.models],
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "baselines": self.baselines,
@@ -186,7 +191,7 @@ class ProbeResult(Result):
         rows = []
         for found in self.models:
             for name, values in found.metrics.items():
-                span = found.interval if name == MAIN[self.task.kind] and found.interval else [math.nan] * 2
+                span = found.interval if name == self.task.metric and found.interval else [math.nan] * 2
                 row: dict[str, Any] = {"model": found.label, "method": found.method, "metric": name}
                 row |= {"mean": float(np.mean(values)), "sd": spread(values), "low": span[0], "high": span[1]}
                 rows.append(row)

@@ -68,6 +68,8 @@ class ProbeSettings(EncoderSettings):
     seeds: int = 5
     """Repetitions, with seeds 0 to ``seeds - 1``. A seed resamples the training examples with replacement for the frozen
     probe; in fine-tuning it changes the new head, the order of examples and dropout."""
+    metric: str | None = None
+    """The metric of intervals and verdicts, and by which the regularisation is chosen; by default that of the task."""
     tuning: FineTuningSettings = FineTuningSettings()
     """Epochs, batch size and learning rate of fine-tuning."""
     allow_overlap: bool = False

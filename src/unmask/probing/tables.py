@@ -1,4 +1,4 @@
-"""Read labelled texts from tables and folders, and find the columns of text and label."""
+"""Read labelled texts, or pairs of texts, from tables and folders, and find the columns of text and label."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from unmask.data.reading.fields import has_field
 from unmask.data.reading.files import cannot_open
 from unmask.data.reading.formats import no_such_field, text_of
 from unmask.data.reading.records import Record, RecordReader
@@ -16,8 +17,30 @@ from unmask.progress import Progress
 
 TEXTS = ("text", "sentence", "content", "review", "abstract", "question", "body", "document")
 LABELS = ("label", "labels", "class", "category", "intent", "target", "sentiment", "tag")
-LabelledRow = tuple[str, str, int | None]
-"""Text, label, and the number of its first line."""
+PAIRS = (
+    ("text_a", "text_b"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+)
+"""Names of the columns of two texts."""
+
+
+class LabelledRow(NamedTuple):
+    """An example as it is read.
+
+    Attributes:
+        text: the text, or the first of a pair.
+        second: the second text of a pair.
+        label: the label, or several.
+        line: the number of its first line.
+    """
+
+    text: str
+    second: str | None
+    label: str | list[str]
+    line: int | None
+
 
 _NAME = re.compile(r"[A-Za-z_][\w ]{0,39}")
 
@@ -28,32 +51,39 @@ class Columns:
 
     Args:
         text, label: names, or numbers of the columns of a table without names.
+        second: that of the second text of a pair.
         progress: logs what was chosen.
     """
 
     text: str | None = None
     label: str | None = None
+    second: str | None = None
     progress: Progress = field(default_factory=Progress)
     _named: bool | None = field(default=None, init=False)
 
     def has_names(self, row: Sequence[str]) -> bool:
         """Return whether the first row of a table holds the names of its columns."""
-        given = [name for name in (self.text, self.label) if name is not None]
+        given = [name for name in (self.text, self.label, self.second) if name is not None]
         if given:
             return any(name in row for name in given) or not all(name.isdigit() for name in given)
         if self._named is None:
-            known = any(name in row for name in TEXTS) and any(name in row for name in LABELS)
+            texts = any(name in row for name in TEXTS) or _known_pair(row) is not None
+            known = texts and any(name in row for name in LABELS)
             self._named = known or (len(set(row)) == len(row) and all(_NAME.fullmatch(name) for name in row))
         return self._named
 
     def resolve(self, records: Sequence[Record]) -> tuple[str, str]:
-        """Return the names of both columns, chosen if not given.
+        """Return the names of the columns of text and label, chosen if not given; those of a pair by known names only.
 
         Raises:
             DataError: the text or label column cannot be found.
         """
         if self.text is None or self.label is None:
             names = list(records[0].values)
+            pair = _known_pair(names) if self.text is None and self.second is None else None
+            if pair is not None and not any(name in names for name in TEXTS):
+                self.text, self.second = pair
+                self.progress.log(f"{records[0].source}: pairs of the columns '{pair[0]}' and '{pair[1]}'")
             text, label = self.text or _known(TEXTS, names), self.label or _known(LABELS, names)
             if text is None or label is None:
                 text, label = _by_content(records, text, label)
@@ -64,6 +94,10 @@ class Columns:
 
 def _known(wanted: Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in wanted if name in names), None)
+
+
+def _known_pair(names: Sequence[str]) -> tuple[str, str] | None:
+    return next((pair for pair in PAIRS if set(pair) <= set(names)), None)
 
 
 def _by_content(records: Sequence[Record], text: str | None, label: str | None) -> tuple[str, str]:
@@ -99,26 +133,43 @@ def read_table(path: Path, columns: Columns) -> Iterator[LabelledRow]:
         records.append(read)
     if not records:
         return
+    yield from labelled(records, columns)
+
+
+def labelled(records: Sequence[Record], columns: Columns) -> Iterator[LabelledRow]:
+    """Yield the text or texts and the label of records.
+
+    Raises:
+        DataError: a record has no text or no label.
+    """
     text, label = columns.resolve(records)
     for record in records:
-        yield _text(record, text), _label(record, label), record.line
+        second = None if columns.second is None else _text(record, columns.second, "--pair-field")
+        yield LabelledRow(_text(record, text), second, _label(record, label), record.line)
 
 
-def _text(record: Record, name: str) -> str:
+def _text(record: Record, name: str, option: str = "--text-field") -> str:
+    if not has_field(record.values, name):
+        raise no_such_field("field", name, record.values, record.source, record.line, option)
     found = text_of(dict(record.values), name, record.source, record.line)
     if found is None or not found.strip():
         raise DataError(f"the text in '{name}' is empty", path=record.source, line=record.line)
     return found
 
 
-def _label(record: Record, name: str) -> str:
+def _label(record: Record, name: str) -> str | list[str]:
     if name not in record.values:
         raise no_such_field("field", name, record.values, record.source, record.line, "--label-field")
     value: Any = record.values[name]
-    usable = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
-    if not usable or not str(value).strip():
+    if isinstance(value, list):
+        return [_one_label(label, name, record) for label in value]
+    return _one_label(value, name, record)
+
+
+def _one_label(value: object, name: str, record: Record) -> str:
+    if not isinstance(value, str | int | float) or not str(value).strip():
         shown = "empty" if value in (None, "") else f"{value!r:.40}"
-        what = f"the label in '{name}' is {shown}; expected the name or number of one class"
+        what = f"the label in '{name}' is {shown}; expected a class, a number, or a list of classes"
         raise DataError(what, path=record.source, line=record.line)
     return str(value).strip()
 
@@ -137,7 +188,7 @@ def read_label_folders(folder: Path) -> Iterator[LabelledRow]:
             text = "\n".join(line for _, line in read_lines(path))
             if not text.strip():
                 raise DataError("the file is empty", path=path)
-            yield text, label.name, None
+            yield LabelledRow(text, None, label.name, None)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

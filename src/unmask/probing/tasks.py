@@ -1,26 +1,30 @@
 """Read labelled tasks: a folder of train, dev and test files, or single files.
 
 Text classification is JSON Lines, CSV or TSV with a column for the text and one for the label, or a folder with a
-subfolder of text files per label. Token classification is CoNLL: a token and its tag per line, an empty line between
-sentences.
+subfolder of text files per label. Pairs of texts have two columns, several labels are a list, and labels that are numbers
+with decimals are predicted as such. Token classification is CoNLL: a token and its tag per line, an empty line between
+sentences. The tasks of GLUE are recognised by their files (:mod:`unmask.probing.glue`).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from unmask.data.reading.files import format_of, readable_stat
 from unmask.errors import ConfigError, DataError, plural
-from unmask.probing.tables import Columns, read_label_folders, read_lines, read_table
+from unmask.probing.tables import Columns, LabelledRow, read_label_folders, read_lines, read_table
 from unmask.progress import Progress
 
-Kind = Literal["classification", "entities", "tags"]
+Kind = Literal["classification", "multilabel", "regression", "entities", "tags"]
+OfTexts = Literal["classification", "multilabel", "regression"]
+"""What is predicted of a text: one class, any number of them, or a number."""
 
 SHORT = 5
 """Sentences of fewer tokens ("2 .", "METHODS .") recur in any tagged text; this is no leak."""
@@ -31,6 +35,7 @@ _ROLES = {
 }
 _ENTITY_TAG = re.compile(r"O|[BIESLUM]-\S+")
 _CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes")
+_LABEL_SEPARATOR = re.compile(r"\s*[,;|]\s*")
 _SNIFF_LINES = 2_000  # to decide whether a file is CoNLL
 
 
@@ -41,9 +46,10 @@ class Examples:
     Attributes:
         source: the file or folder.
         texts: E texts; of a tagged sentence its tokens, joined by spaces.
-        words: E lists of tokens, or ``None`` for text classification.
-        labels: E lists of labels: one per token, or a single one.
+        words: E lists of tokens, or ``None`` where texts are labelled.
+        labels: E lists of labels: one per token, a single one, or those of a text with several.
         lines: E line numbers of the beginning of each example, from 1.
+        seconds: E second texts of pairs.
     """
 
     source: str
@@ -51,6 +57,7 @@ class Examples:
     words: list[list[str]] | None
     labels: list[list[str]]
     lines: list[int | None]
+    seconds: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,7 +71,16 @@ class Examples:
             words,
             [self.labels[row] for row in rows],
             [self.lines[row] for row in rows],
+            self.seconds and [self.seconds[row] for row in rows],
         )
+
+    @property
+    def keys(self) -> list[str]:
+        """The texts without differences in white space; of a pair both texts."""
+        texts = [" ".join(text.split()) for text in self.texts]
+        if self.seconds is None:
+            return texts
+        return [f"{text}\n{' '.join(other.split())}" for text, other in zip(texts, self.seconds, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -73,10 +89,12 @@ class Task:
 
     Attributes:
         name: the folder or file given.
-        kind: ``classification``, ``entities`` (tags that mark spans) or ``tags`` (any other label per token).
+        kind: ``classification``, ``multilabel``, ``regression``, ``entities`` (tags that mark spans) or ``tags`` (any other
+            label per token).
         train, dev, test: the parts; ``dev`` may be absent.
         shared: number of test texts that occur in train too.
         notes: remarks for the reader.
+        metric: the metric by which the task is known, or nothing.
     """
 
     name: str
@@ -86,6 +104,7 @@ class Task:
     test: Examples
     shared: int = 0
     notes: tuple[str, ...] = ()
+    metric: str | None = None
 
 
 def read_task(
@@ -95,6 +114,8 @@ def read_task(
     dev: str | Path | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
+    pair_field: str | None = None,
+    kind: str | None = None,
     progress: Progress = Progress(),
 ) -> Task:
     """Read a labelled task.
@@ -102,7 +123,9 @@ def read_task(
     Args:
         task: a folder with train, (dev) and test, or the train file (or folder of label folders).
         test, dev: files of their own, instead of those of the folder.
-        text_field, label_field: fields or columns, or numbers of columns of a table without names.
+        text_field, label_field, pair_field: fields or columns, or numbers of columns of a table without names; the last of the
+            second text of pairs.
+        kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
         progress: logs what was chosen.
 
     Raises:
@@ -111,16 +134,20 @@ def read_task(
     """
     parts = _find_parts(Path(task), _path(test), _path(dev))
     readable_stat(parts["test"])
-    tagged = _is_conll(parts["train"])
-    columns = Columns(text_field, label_field, progress=progress)
-    read = {
-        role: _read_conll(path) if tagged else _read_labelled(path, columns) for role, path in parts.items()
-    }
-    kind: Kind = "classification"
-    if tagged:
-        kind = "entities" if _marks_entities(read["train"].labels) else "tags"
-    made = Task(str(task), kind, read["train"], read.get("dev"), read["test"])
-    _check_labels(made)
+    if _is_conll(parts["train"]):
+        if kind is not None or pair_field is not None:
+            raise ConfigError(
+                f"{parts['train']}: tagged tokens, which have no --{'kind' if kind else 'pair-field'}"
+            )
+        read = {role: _read_conll(path) for role, path in parts.items()}
+        found: Kind = "entities" if _marks_entities(read["train"].labels) else "tags"
+    else:
+        columns = Columns(text_field, label_field, pair_field, progress)
+        rows = {role: _read_labelled(path, columns) for role, path in parts.items()}
+        found = kind_of_texts(rows["train"], kind, parts["train"], progress)
+        read = {role: examples_of(rows[role], found, path) for role, path in parts.items()}
+    made = Task(str(task), found, read["train"], read.get("dev"), read["test"])
+    check_labels(made)
     progress.log(_describe(made, parts))
     return made
 
@@ -151,8 +178,8 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
         raise ConfigError(
             "--allow-overlap and --drop-overlap exclude each other: keep shared texts or drop them"
         )
-    known, tested = {_key(text) for text in task.train.texts}, {_key(text) for text in task.test.texts}
-    shared = [row for row, text in enumerate(task.test.texts) if _key(text) in known]
+    known, tested = {*task.train.keys}, {*task.test.keys}
+    shared = [row for row, key in enumerate(task.test.keys) if key in known]
     counted = [row for row in shared if _counts(task, row)]
     notes = list(task.notes)
     if uncounted := len(shared) - len(counted):
@@ -161,7 +188,7 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
         )
     share = f"{len(counted):,} of {plural(len(task.test), 'test text')} also in train"
     if counted and drop:
-        kept = [row for row, text in enumerate(task.train.texts) if _key(text) not in tested]
+        kept = [row for row, key in enumerate(task.train.keys) if key not in tested]
         if not kept:
             raise DataError(
                 "every text of train occurs in test; nothing is left to train on", path=task.train.source
@@ -180,10 +207,6 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
             line=task.test.lines[counted[0]],
         )
     return replace(task, shared=len(counted), notes=tuple(notes))
-
-
-def _key(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _counts(task: Task, row: int) -> bool:
@@ -246,12 +269,76 @@ def _there(found: dict[str, list[Path]]) -> str:
 # --- reading
 
 
-def _read_labelled(path: Path, columns: Columns) -> Examples:
+def _read_labelled(path: Path, columns: Columns) -> list[LabelledRow]:
     rows = list(read_label_folders(path) if path.is_dir() else read_table(path, columns))
     if not rows:
         raise DataError("no examples; expected labelled texts", path=path)
-    texts, labels, lines = zip(*rows, strict=True)
-    return Examples(str(path), list(texts), None, [[label] for label in labels], list(lines))
+    return rows
+
+
+def kind_of_texts(
+    rows: Sequence[LabelledRow], kind: str | None, path: Path, progress: Progress = Progress()
+) -> OfTexts:
+    """Return what is predicted of a text: as given, or from the labels.
+
+    Lists of labels are several, numbers of which one has decimals are a regression.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    for known in get_args(OfTexts):
+        if kind == known:
+            return known
+    if kind is not None:
+        raise ConfigError(f"kind is '{kind}', expected one of {', '.join(get_args(OfTexts))}")
+    if any(isinstance(row.label, list) for row in rows):
+        return "multilabel"
+    numbers = [_number(row.label) for row in rows]
+    if all(number is not None for number in numbers) and not all(
+        number == int(number) for number in numbers if number is not None
+    ):
+        progress.log(
+            f"{path}: labels are numbers with decimals: a regression; --kind classification takes them as classes"
+        )
+        return "regression"
+    return "classification"
+
+
+def examples_of(rows: Sequence[LabelledRow], kind: OfTexts, path: Path) -> Examples:
+    """Return rows as examples of a kind.
+
+    Raises:
+        DataError: a label is not of that kind.
+    """
+    labels = [_labels(row, kind, path) for row in rows]
+    seconds = [row.second for row in rows if row.second is not None]
+    return Examples(
+        str(path), [row.text for row in rows], None, labels, [row.line for row in rows], seconds or None
+    )
+
+
+def _labels(row: LabelledRow, kind: OfTexts, path: Path) -> list[str]:
+    """Return the labels of a row, those of a multi-label text sorted and each once."""
+    if kind == "multilabel":
+        several = row.label if isinstance(row.label, list) else _LABEL_SEPARATOR.split(row.label)
+        return sorted({label for label in several if label})
+    if isinstance(row.label, list):
+        what = f"a list of labels, expected one {'number' if kind == 'regression' else 'class'}"
+        raise DataError(what, path=path, line=row.line)
+    if kind == "regression" and _number(row.label) is None:
+        raise DataError(
+            f"the label '{row.label:.40}' is no number, expected one to predict", path=path, line=row.line
+        )
+    return [row.label]
+
+
+def _number(label: str | list[str]) -> float | None:
+    """Return a label as a finite number, if it is one."""
+    try:
+        value = float(label) if isinstance(label, str) else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _is_conll(path: Path) -> bool:
@@ -334,11 +421,18 @@ def label_set(examples: Examples) -> list[str]:
     return sorted({label for labels in examples.labels for label in labels})
 
 
-def _check_labels(task: Task) -> None:
+def check_labels(task: Task) -> None:
+    """Check that there is something to learn.
+
+    Raises:
+        DataError: there is one label only, or labels are hardly classes.
+    """
     labels = label_set(task.train)
+    if not labels:
+        raise DataError("no example has a label; at least two labels are needed", path=task.train.source)
     if len(labels) < 2:
         raise DataError(
-            f"all examples have the label '{labels[0]}'; at least two labels are needed",
+            f"all examples have the label '{labels[0]}'; at least two {'numbers' if task.kind == 'regression' else 'labels'} are needed",
             path=task.train.source,
         )
     if task.kind == "classification" and len(labels) > max(20, len(task.train) // 3):
@@ -350,14 +444,18 @@ def _check_labels(task: Task) -> None:
 
 
 def _describe(task: Task, parts: dict[str, Path]) -> str:
-    unit = "text" if task.kind == "classification" else "sentence"
+    unit = "sentence" if task.train.words else "pair of texts" if task.train.seconds else "text"
+    units = "pairs of texts" if task.train.seconds else None
     what = {
         "classification": "text classification",
+        "multilabel": "texts with several labels",
+        "regression": "regression",
         "entities": "entities (CoNLL)",
         "tags": "token labels (CoNLL)",
     }[task.kind]
     counted = {"train": task.train, "dev": task.dev, "test": task.test}
     sizes = ", ".join(
-        f"{plural(len(part), unit)} in {parts[role].name}" for role, part in counted.items() if part
+        f"{plural(len(part), unit, units)} in {parts[role].name}" for role, part in counted.items() if part
     )
-    return f"{task.name}: {what}, {len(label_set(task.train))} labels; {sizes}"
+    labels = "" if task.kind == "regression" else f", {len(label_set(task.train))} labels"
+    return f"{task.name}: {what}{labels}; {sizes}"

@@ -31,11 +31,24 @@ RETRIEVAL_METRICS = {
     "mrr": "MRR",
 }
 """Names of the metrics of retrieval, by their keys in JSON."""
+PROBE_METRICS = {
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+"""Names of the metrics of labelled tasks, by their keys in JSON."""
 BASELINES = {
     "most_frequent_token": "most frequent token",
     "ngram": "bidirectional n-gram",
     "ngram_true_neighbours": "n-gram with true neighbours",
     "most_frequent_label": "most frequent label",
+    "most_frequent_labels": "most frequent set of labels",
     "most_frequent_label_of_token": "most frequent label of the token",
 }
 """Names of the baselines, by their keys in JSON."""
@@ -43,7 +56,7 @@ _MORE_SIGHT = "ngram_true_neighbours"
 """The baseline that sees masked neighbours, which the model does not: no bar for the model."""
 _EARLIER_MASKS = "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged"
 _SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall", "share"}
-_SHARES |= RETRIEVAL_METRICS.keys()
+_SHARES |= {"micro_f1", *RETRIEVAL_METRICS}
 _MISSING, _NOT_FINITE = "–", "not finite"
 
 
