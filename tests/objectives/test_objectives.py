@@ -31,6 +31,7 @@ from unmask.model.attention import PackedLayout, packed_attention
 from unmask.model.masked_lm import MaskedLM
 from unmask.objectives import clm
 from unmask.objectives.clm import CausalDetour, CausalLanguageModelling
+from unmask.objectives.contrastive import ContrastiveLearning
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Loss, Objective
 from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction
@@ -88,6 +89,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "nsp": NextSentencePrediction,
     "sop": SentenceOrderPrediction,
     "rtd": ReplacedTokenDetection,
+    "contrastive": ContrastiveLearning,
     "several losses": WithParity,
 }
 """Every objective of one stage."""
@@ -99,6 +101,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "nsp": {"objective": "nsp"},
     "sop": {"objective": "sop"},
     "rtd": {"objective": "rtd"},
+    "contrastive": {"objective": "contrastive"},
     "several losses": {"objective": WithParity()},
 }
 """Arguments of `unmask.train` for every objective."""

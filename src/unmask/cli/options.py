@@ -19,7 +19,7 @@ Documents = Literal["auto", "file", "block", "line"]
 Markup = Literal["keep", "strip"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
-Objective = Literal["mlm", "clm", "nsp", "sop", "rtd"]
+Objective = Literal["mlm", "clm", "nsp", "sop", "rtd", "contrastive"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Parallel = Literal["auto", "ddp", "fsdp"]
@@ -206,7 +206,7 @@ ObjectiveOption = Annotated[
     training(
         "--objective",
         show_default="mlm",
-        help="Masked tokens; also after next tokens (clm), in pairs (nsp, sop), or replaced ones (rtd).",
+        help="Masked tokens; also after next tokens (clm), in pairs (nsp, sop), replaced (rtd), or embedded (contrastive).",
     ),
 ]
 Generator = Annotated[

@@ -211,10 +211,11 @@ class ScheduleSettings(Settings):
 class TrainSettings(Settings):
     """One training run."""
 
-    objective: Literal["mlm", "clm", "nsp", "sop", "rtd", "custom"] = "mlm"
+    objective: Literal["mlm", "clm", "nsp", "sop", "rtd", "contrastive", "custom"] = "mlm"
     """What is learned: ``mlm``, masked language modelling; ``clm``, next tokens with causal attention for a share of the run,
     then masked language modelling; ``nsp`` or ``sop``, masked language modelling in pairs of passages, with next sentence or
-    sentence order prediction; ``rtd``, which tokens a small masked-LM model has replaced. ``custom`` stands for an objective of one's own, which Python alone can pass."""
+    sentence order prediction; ``rtd``, which tokens a small masked-LM model has replaced; ``contrastive``, masked language
+    modelling and embeddings of passages. ``custom`` stands for an objective of one's own, which Python alone can pass."""
     detour: float | None = Field(None, gt=0, lt=1)
     """For ``clm``: the share of the run that is causal; by default 0.6."""
     max_steps: int | None = Field(None, ge=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,12 +31,26 @@ from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError, plural
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from unmask.config.settings import MaskingSettings
 
 _COUNTED = 20_000_000
 _FEW = 100_000  # of nearly every text these tell as much
 
 Arrays = Mapping[str, np.ndarray]
+
+
+class StepRows(NamedTuple):
+    """What an objective compares of all sequences of a step, of every micro-batch and process.
+
+    Attributes:
+        arrays: ``[n, ...]`` each, without a gradient.
+        first: the first row of this micro-batch.
+    """
+
+    arrays: tuple[Tensor, ...]
+    first: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Batch:
         of_tokens: more arrays of an objective by name, ``[T]`` each; ``token_type_ids`` are handed to the model.
         of_sequences: the same, ``[N]`` each.
         of_targets: the same, ``[M]`` each.
+        of_step: for an objective that compares sequences, in a step of several micro-batches.
     """
 
     input_ids: np.ndarray
@@ -64,6 +79,7 @@ class Batch:
     of_tokens: Arrays = field(default_factory=dict)
     of_sequences: Arrays = field(default_factory=dict)
     of_targets: Arrays = field(default_factory=dict)
+    of_step: StepRows | None = None
 
     @property
     def tokens(self) -> int:

@@ -1,7 +1,7 @@
 """Pairs of passages: each sequence of a document is split in two, and is ``[CLS] A [SEP] B [SEP]`` of the same text.
 
-In one half of the pairs the second passage is replaced by one of another document with as many tokens (Devlin et al. 2019), or
-the passages are swapped (Lan et al. 2020). The length of a sequence never depends on that, so packing, order and resuming are
+In one half of the pairs the second passage may be replaced by one of another document with as many tokens (Devlin et al. 2019), or
+the passages be swapped (Lan et al. 2020). The length of a sequence never depends on that, so packing, order and resuming are
 those of single documents. Which half a pair is in, where it is split and what replaces its second passage are functions of the
 key and of the place of the sequence in its document.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,14 +32,28 @@ from unmask.data.masking.random_bits import (
 from unmask.data.packing import Packed
 from unmask.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Change = Literal["none", "replaced", "swapped"]
+"""What is done to one half of the pairs: nothing, another second passage, or the other order."""
+
 SHORTEST = 8
 """Text tokens that a sequence must have to be a pair; a shorter one stays a single passage."""
 IN_ORDER, CHANGED, UNLABELLED = 0, 1, -100
 """Labels, as transformers has them: B follows A; B is of another document, or A and B are swapped; no pair."""
 
+_ENDS = (".", "!", "?", "。", "！", "？", "।", "؟")
 _SENTENCE, _WORD, _ANYWHERE = 0, 1, 2
 _CANDIDATES, _ROUNDS = 16, 4  # passages of other documents that are drawn at once, and how often
 _SAMPLE = 2048
+
+
+def sentence_ends(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
+    """Return ``bool [V]``: the tokens of a vocabulary of so many that end a sentence."""
+    ends, entries = np.zeros(size, dtype=bool), tokenizer.get_vocab()
+    ends[[entries[end] for end in _ENDS if end in entries]] = True
+    return ends
 
 
 @dataclass(frozen=True)
@@ -85,14 +99,14 @@ class PairSource(TextSource):
         text: the text.
         middle: special tokens between the passages.
         sentence_ends: ``bool [V]``, tokens that end a sentence.
-        swapped: whether passages are swapped, instead of being replaced by those of other documents.
+        change: what is done to one half of the pairs.
 
     Raises:
         ConfigError: sequences are too short to be pairs.
     """
 
     def __init__(
-        self, text: TextSource, middle: tuple[int, ...], sentence_ends: np.ndarray, *, swapped: bool
+        self, text: TextSource, middle: tuple[int, ...], sentence_ends: np.ndarray, change: Change
     ) -> None:
         split, self._middle = text.sequences.split, middle
         body = split.body - len(self._middle)
@@ -103,12 +117,12 @@ class PairSource(TextSource):
             )
         length = body + text.vocabulary.overhead
         super().__init__(text.corpus, text.documents, text.vocabulary, text.plan, length, split.overlap)
-        self.text, self.swapped = text, swapped
+        self.text, self.change = text, change
         self._sentence_ends = sentence_ends
 
     def part(self, documents: DocumentSet | np.ndarray) -> PairSource:
         text = self.text.part(documents)
-        return PairSource(text, self._middle, self._sentence_ends, swapped=self.swapped)
+        return PairSource(text, self._middle, self._sentence_ends, self.change)
 
     def sizes(self, numbers: np.ndarray) -> np.ndarray:
         body = self.sequences.find(numbers)[2]
@@ -132,16 +146,22 @@ class PairSource(TextSource):
         """Documents that are too short to be a pair."""
         return self._counts[1]
 
+    @property
+    def long_documents(self) -> int:
+        """Documents that are long enough to be a pair."""
+        return self._counts[2]
+
     @cached_property
-    def _counts(self) -> tuple[int, int]:
-        split, pairs, short = self.sequences.split, 0, 0
+    def _counts(self) -> tuple[int, int, int]:
+        split, pairs, short, long = self.sequences.split, 0, 0, 0
         for part in slices(len(self.corpus)):
             lengths = np.where(self.documents.has(part), self.corpus.lengths[part], 0)
             counts = split.counts(lengths)
             last = lengths - np.maximum(0, counts - 1) * (split.body - split.overlap)
             pairs += int((counts - ((counts > 0) & (last < SHORTEST))).sum())
             short += int(((lengths > 0) & (lengths < SHORTEST)).sum())
-        return pairs, short
+            long += int((lengths >= SHORTEST).sum())
+        return pairs, short, long
 
     @cached_property
     def labelled_share(self) -> float:
@@ -160,13 +180,14 @@ class PairSource(TextSource):
         ends = np.concatenate([[0], np.cumsum(body)])
         drawn = Packed(self.corpus.gather(document, start, body), ends, self.corpus.keys[document], offsets)
         pair = body >= SHORTEST
-        if self.swapped:
+        if self.change == "replaced":
+            cut, other, labelled = self._with_others(drawn, key)
+        else:
             cut, other = self._cuts(drawn, key, _SENTENCE)[0], None
             labelled = pair
-        else:
-            cut, other, labelled = self._with_others(drawn, key)
         cut = np.where(pair, cut, body)
-        changed = labelled & (sequence_random_bits(drawn, key.stream("pair")) < threshold(0.5))
+        drawn_half = sequence_random_bits(drawn, key.stream("pair")) < threshold(0.5)
+        changed = labelled & drawn_half & (self.change != "none")
         first = _Passages(document, start, cut)
         second = _Passages(document, start + cut, body - cut)
         if other is None:

@@ -4,21 +4,26 @@ versions from 2 (sparse encoders: from 5) to 6 read.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from unmask.exporting.formats import FormPooling
-from unmask.model.sentence_modules import MODULES, copy_sentence_modules, find_sentence_modules
+from unmask.model.sentence_modules import (
+    MODULES,
+    copy_sentence_modules,
+    find_sentence_modules,
+    write_mean_pooling,
+    write_modules,
+)
 from unmask.progress import Progress
-from unmask.storage import read_json, write_json
+from unmask.storage import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unmask.model.masked_lm import MaskedLM
 
-_DENSE, _SPARSE = "sentence_transformers.models", "sentence_transformers.sparse_encoder.models"
+_SPARSE = "sentence_transformers.sparse_encoder.models"
 
 
 def keep_modules(
@@ -39,12 +44,7 @@ def write_sentence_transformer(model: MaskedLM, folder: Path) -> None:
     """Write the encoder, with the mean of its hidden states as the embedding if it has no modules yet."""
     encoder = cast("PreTrainedModel", model.encoder)
     encoder.save_pretrained(folder)
-    pooling = {"word_embedding_dimension": model.hidden_size, "pooling_mode_mean_tokens": True}
-    settings: dict[str, Any] = {"max_seq_length": model.max_length, "do_lower_case": False}
-    if "add_pooling_layer" in inspect.signature(type(encoder)).parameters:
-        settings["model_args"] = {"add_pooling_layer": False}  # it has no weights
-    modules = f"{_DENSE}.Transformer", f"{_DENSE}.Pooling"
-    _write_modules(folder, modules, pooling, settings, {"similarity_fn_name": "cosine"})
+    write_mean_pooling(folder, encoder, model.hidden_size, model.max_length)
 
 
 def write_sparse_encoder(model: MaskedLM, folder: Path) -> None:
@@ -54,29 +54,4 @@ def write_sparse_encoder(model: MaskedLM, folder: Path) -> None:
     settings = {"max_seq_length": model.max_length, "do_lower_case": False}
     modules = f"{_SPARSE}.MLMTransformer", f"{_SPARSE}.SpladePooling"
     kind = {"model_type": "SparseEncoder", "similarity_fn_name": "dot"}
-    _write_modules(folder, modules, pooling, settings, kind)
-
-
-def _write_modules(
-    folder: Path,
-    types: tuple[str, str],
-    pooling: dict[str, Any],
-    settings: dict[str, Any],
-    kind: dict[str, Any],
-) -> None:
-    """Write what the folder lacks: settings of the encoder, pooling, and what all of it is."""
-    if not (folder / "sentence_bert_config.json").is_file():
-        write_json(folder / "sentence_bert_config.json", settings)
-    if (folder / MODULES).is_file():
-        return
-    place = f"1_{types[1].rpartition('.')[2]}"
-    (folder / place).mkdir()
-    write_json(folder / place / "config.json", pooling)
-    places = enumerate(zip(types, ("", place), strict=True))
-    write_json(
-        folder / MODULES,
-        [{"idx": n, "name": str(n), "path": path, "type": type_} for n, (type_, path) in places],
-    )
-    write_json(
-        folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None, **kind}
-    )
+    write_modules(folder, modules, pooling, settings, kind)

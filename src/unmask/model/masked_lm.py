@@ -144,26 +144,34 @@ class MaskedLM(LanguageModel):
         Returns:
             ``[T, H]`` output of the last layer at every token, for :meth:`predict` and for heads of an objective.
         """
-        if not self.packed:
-            if causal:
-                raise ConfigError(f"{self.architecture} cannot pack, so its attention cannot be made causal")
-            ids = batch.input_ids if input_ids is None else input_ids.cpu().numpy()
-            return self.hidden_states(ids, batch.cu_seqlens)
+        if causal and not self.packed:
+            raise ConfigError(f"{self.architecture} cannot pack, so its attention cannot be made causal")
         with self.precision():
-            filled = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
-            row = self._row(filled, causal=causal)
-            if input_ids is not None:
-                row["input_ids"] = torch.cat([input_ids, row["input_ids"][0, batch.tokens :]])[None]
-            found: list[Tensor] = []
-            hook = self.encoder.register_forward_hook(lambda _, __, output: found.append(output[0]))
-            # The whole model is called, since FSDP gathers its weights there; the head sees one token.
-            self._gate.index = torch.zeros(1, dtype=torch.int64, device=self.device)
-            try:
-                self.model(**row)
-            finally:
-                self._gate.index = None
-                hook.remove()
-            return found[0][0, : batch.tokens]
+            if self.packed:
+                filled = pad_to_round_size(batch, self.vocabulary.pad_id, compiled=self.compiled)
+                row = self._row(filled, causal=causal)
+                if input_ids is not None:
+                    row["input_ids"] = torch.cat([input_ids, row["input_ids"][0, batch.tokens :]])[None]
+                return self._encoded(row)[0, : batch.tokens]
+            parts = []
+            ids = batch.input_ids if input_ids is None else input_ids.cpu().numpy()
+            for block, lengths, _ in self.blocks(ids, batch.cu_seqlens):
+                inputs, real = self.padded(block, lengths)
+                parts.append(self._encoded(inputs)[self._tensor(real)])
+            return torch.cat(parts)
+
+    def _encoded(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the output of the encoder for what the model is called with."""
+        found: list[Tensor] = []
+        hook = self.encoder.register_forward_hook(lambda _, __, output: found.append(output[0]))
+        # The whole model is called, since FSDP gathers its weights there; the head sees one token.
+        self._gate.index = torch.zeros(1, dtype=torch.int64, device=self.device)
+        try:
+            self.model(**inputs)
+        finally:
+            self._gate.index = None
+            hook.remove()
+        return found[0]
 
     def predict(self, states: Tensor) -> Tensor:
         """Return the ``[M, V]`` logits of the LM head at ``[M, H]`` of the states of :meth:`encode`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+from unmask.errors import ConfigError
 from unmask.model.sentence_modules import MODULES, find_sentence_modules
 from unmask.progress import Progress
 from unmask.storage import read_json
@@ -43,6 +44,19 @@ def read_pooling(name: str, *, offline: bool = False, progress: Progress = Progr
     folder = find_sentence_modules(name, offline=offline)
     if folder is None:
         return MEAN
+    try:
+        return stored_pooling(folder)
+    except ConfigError as error:
+        progress.warning(f"{error}. Embeddings are the mean over the tokens instead")
+        return MEAN
+
+
+def stored_pooling(folder: Path) -> Pooling:
+    """Return what a folder with modules of sentence-transformers says.
+
+    Raises:
+        ConfigError: its modules hold what is not computed here.
+    """
     modules = [dict(module) for module in read_json(folder / MODULES)]
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     modes = _modes(folder, modules, kinds)
@@ -50,11 +64,10 @@ def read_pooling(name: str, *, offline: bool = False, progress: Progress = Progr
         [mode] for mode in get_args(Mode)
     ):
         return Pooling(cast("Mode", modes[0]), kinds[-1] == "Normalize")
-    progress.warning(
+    raise ConfigError(
         f"{folder / MODULES}: expected Transformer, Pooling by {', '.join(get_args(Mode))}, and perhaps Normalize; got "
-        f"{', '.join(kinds)} ({', '.join(modes) or 'no pooling'}). Embeddings are the mean over the tokens instead"
+        f"{', '.join(kinds)} ({', '.join(modes) or 'no pooling'})"
     )
-    return MEAN
 
 
 def _modes(folder: Path, modules: list[dict[str, Any]], kinds: list[str]) -> list[str]:

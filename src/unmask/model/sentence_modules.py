@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name
 from unmask.progress import Progress
 from unmask.storage import read_json, write_json
 
+if TYPE_CHECKING:
+    from torch import nn
+
 MODULES = "modules.json"
 SETTINGS = ("config_sentence_transformers.json", "sentence_bert_config.json")
+_DENSE = "sentence_transformers.models"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.h5")
 
 
@@ -74,6 +80,50 @@ def copy_sentence_modules(source: Path, target: Path, progress: Progress = Progr
             shutil.copyfile(source / name, target / name)
     progress.log(
         f"the pooling and other modules of {MODULES} are kept: sentence-transformers loads the model too"
+    )
+
+
+def write_mean_pooling(folder: Path, encoder: nn.Module, hidden_size: int, max_length: int) -> None:
+    """Make a folder with an encoder one of sentence-transformers, with the mean over the tokens as embedding.
+
+    Modules that are there already stay.
+
+    Args:
+        folder: of the encoder.
+        encoder: which is there.
+        hidden_size: numbers in a hidden state.
+        max_length: most tokens of a text.
+    """
+    pooling = {"word_embedding_dimension": hidden_size, "pooling_mode_mean_tokens": True}
+    settings: dict[str, Any] = {"max_seq_length": max_length, "do_lower_case": False}
+    if "add_pooling_layer" in inspect.signature(type(encoder)).parameters:
+        settings["model_args"] = {"add_pooling_layer": False}  # it has no weights
+    modules = f"{_DENSE}.Transformer", f"{_DENSE}.Pooling"
+    write_modules(folder, modules, pooling, settings, {"similarity_fn_name": "cosine"})
+
+
+def write_modules(
+    folder: Path,
+    types: tuple[str, str],
+    pooling: dict[str, Any],
+    settings: dict[str, Any],
+    kind: dict[str, Any],
+) -> None:
+    """Write what the folder lacks: settings of the encoder, pooling, and what all of it is."""
+    if not (folder / "sentence_bert_config.json").is_file():
+        write_json(folder / "sentence_bert_config.json", settings)
+    if (folder / MODULES).is_file():
+        return
+    place = f"1_{types[1].rpartition('.')[2]}"
+    (folder / place).mkdir()
+    write_json(folder / place / "config.json", pooling)
+    places = enumerate(zip(types, ("", place), strict=True))
+    write_json(
+        folder / MODULES,
+        [{"idx": n, "name": str(n), "path": path, "type": type_} for n, (type_, path) in places],
+    )
+    write_json(
+        folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None, **kind}
     )
 
 

@@ -8,6 +8,7 @@ from unmask.config.settings import RunConfig
 from unmask.data.masking.custom import Strategy
 from unmask.errors import ConfigError
 from unmask.objectives.clm import SHARE, CausalDetour
+from unmask.objectives.contrastive import ContrastiveLearning
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Objective
 from unmask.objectives.pairs import NextSentencePrediction, SentenceOrderPrediction
@@ -60,4 +61,6 @@ def objective_of(config: RunConfig, custom: Custom = Custom()) -> Objective:
         return SentenceOrderPrediction()
     if train.objective == "rtd":
         return ReplacedTokenDetection(config.model.generator, offline=config.model.offline)
+    if train.objective == "contrastive":
+        return ContrastiveLearning()
     return MaskedLanguageModelling()

@@ -54,6 +54,7 @@ class Objective(ABC):
         masks: whether the mask rate has a meaning.
         targets_in_place: whether ``target_ids`` are the original tokens at ``target_index``.
         uses_head: whether the LM head of the given model is trained; else there are no metrics of the model before training.
+        compares: whether a loss of a sequence depends on the other sequences of its step, see :meth:`rows`.
         has_answers: whether :meth:`answers` are evaluated on held-out text, besides the frozen masks of every run.
         answer_means: metrics that are the mean of a column of the answers, by name. Column 0 is then a number of the document,
             and the final metrics have intervals over documents.
@@ -65,6 +66,7 @@ class Objective(ABC):
     masks = True
     targets_in_place = True
     uses_head = True
+    compares = False
     has_answers = False
     answer_means: Mapping[str, int] = MappingProxyType({})
 
@@ -134,6 +136,15 @@ class Objective(ABC):
     def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
         """Return the ``K`` losses of a micro-batch, each divided by the count of the whole step, which is at least 1."""
 
+    def rows(self, model: MaskedLM, batch: Batch) -> tuple[Tensor, ...]:
+        """Return ``[n, ...]`` tensors of a micro-batch for those that are compared with its sequences, see :attr:`compares`.
+
+        A step of one micro-batch is compared within it. Of several, each is given the rows of all, in order, as
+        ``batch.of_step``. :meth:`losses` then computes the loss of the whole step with its own rows anew in their place, in
+        the first pass through the model: the gradient is that of the whole step's loss, the value that of its own sequences.
+        """
+        raise NotImplementedError(f"{self.name} says that it compares sequences, and gives no rows")
+
     def total(self, losses: Sequence[Number]) -> Number:
         """Return the loss that is minimised: the weighted sum of the ``K`` losses."""
         parts = [
@@ -168,8 +179,16 @@ class Objective(ABC):
         """
         raise NotImplementedError(f"{self.name} says that it has answers, and gives none")
 
+    def scores(self, answers: np.ndarray) -> np.ndarray:
+        """Return ``float64 [n, m]``, what :meth:`metrics` and intervals are computed from, by default the answers.
+
+        Args:
+            answers: on all held-out text, for scores of one that depend on the others.
+        """
+        return answers
+
     def metrics(self, answers: np.ndarray) -> dict[str, float]:
-        """Return metrics by name from the answers on all held-out text, by default :attr:`answer_means`."""
+        """Return metrics by name from :meth:`scores` of the answers on all held-out text, by default :attr:`answer_means`."""
         if not self.answer_means:
             raise NotImplementedError(f"{self.name} says that it has answers, and gives no metrics of them")
         means = {name: float(answers[:, at].mean()) for name, at in self.answer_means.items()}
@@ -180,6 +199,11 @@ class Objective(ABC):
         return model.architecture
 
     def save(self, model: MaskedLM, folder: Path) -> None:
-        """Write the Hugging Face checkpoint to an empty folder, without the tokenizer."""
+        """Write the Hugging Face checkpoint, without the tokenizer.
+
+        Args:
+            model: what was trained.
+            folder: empty but for the modules of sentence-transformers that the model had before.
+        """
         with model.plain() as raw:
             save_checked(raw, model.vocabulary, folder)

@@ -19,7 +19,7 @@ from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
-from unmask.data.pairs import SHORTEST, UNLABELLED, PackedPairs, PairSource
+from unmask.data.pairs import SHORTEST, UNLABELLED, Change, PackedPairs, PairSource, sentence_ends
 from unmask.data.special_tokens import between_passages
 from unmask.errors import ConfigError, DataError, plural
 from unmask.model.attention import on_device
@@ -31,7 +31,6 @@ from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Loss
 from unmask.reporting.format import percent
 
-_ENDS = (".", "!", "?", "。", "！", "？", "।", "؟")
 _STEPS = 16  # round numbers of targets from one power of two to the next
 _KEY_BITS = np.uint64(11)  # what is cut off the hash of a document, so that a float64 holds it
 
@@ -40,12 +39,12 @@ class SentencePairs(MaskedLanguageModelling):
     """Predict masked tokens in pairs of passages, and which of two kinds a pair is of.
 
     Attributes:
-        swapped: whether passages are swapped in one half of the pairs, or else replaced by those of other documents.
+        change: what is done to one half of the pairs.
     """
 
     loss_weights = (1.0, 1.0)
     has_answers = True
-    swapped: bool
+    change: Change
     _middle: tuple[int, ...]
     _sentence_ends: np.ndarray
     _head_is_new: bool
@@ -66,13 +65,11 @@ class SentencePairs(MaskedLanguageModelling):
                 f"use a BERT or ALBERT with its own tokenizer, or --objective mlm"
             )
         self._middle, self._head_is_new = middle, head.new
-        self._sentence_ends = np.zeros(model.vocabulary.size, dtype=bool)
-        entries = model.tokenizer.get_vocab()
-        self._sentence_ends[[entries[end] for end in _ENDS if end in entries]] = True
+        self._sentence_ends = sentence_ends(model.tokenizer, model.vocabulary.size)
         model.attach(sentence=head)
 
     def source(self, text: TextSource) -> TextSource:
-        return PairSource(text, self._middle, self._sentence_ends, swapped=self.swapped)
+        return PairSource(text, self._middle, self._sentence_ends, self.change)
 
     def describe(self, text: TextSource) -> str:
         assert isinstance(text, PairSource)
@@ -87,7 +84,7 @@ class SentencePairs(MaskedLanguageModelling):
                 "no passage of the training text can be replaced by one of another document; give several documents of "
                 "about the same length, or use --objective sop or mlm"
             )
-        what = "swapped" if self.swapped else "with a second passage of another document"
+        what = "swapped" if self.change == "swapped" else "with a second passage of another document"
         said = f"{text.pairs:,} of {plural(len(text.sequences), 'sequence')} are pairs of passages, half of them {what}"
         if text.short_documents:
             share = percent(text.short_documents / len(text.documents))
@@ -151,7 +148,7 @@ class NextSentencePrediction(SentencePairs):
     name = "nsp"
     loss_names = ("mlm", "nsp")
     answer_means = MappingProxyType({"nsp_accuracy": 1, "nsp_loss": 2})
-    swapped = False
+    change = "replaced"
 
     @property
     def title(self) -> str:
@@ -164,7 +161,7 @@ class SentenceOrderPrediction(SentencePairs):
     name = "sop"
     loss_names = ("mlm", "sop")
     answer_means = MappingProxyType({"sop_accuracy": 1, "sop_loss": 2})
-    swapped = True
+    change = "swapped"
 
     @property
     def title(self) -> str:

@@ -140,6 +140,8 @@ def build_components(
     adapters = apply_restrictions(raw, settings, new_head, progress)
     model = objective.trained_model(model, settings.seed)
     raw = model.model
+    name, offline = config.model.name, config.model.offline
+    sentence_modules = find_sentence_modules(name, offline=offline) if name else None
     for stage in objective.stages:
         stage.prepare(model, settings.seed)
     if config.model.dropout is not None:
@@ -168,9 +170,7 @@ def build_components(
         parallel=parallel,
         adapters=adapters,
         new_rows=added_token_ids(config.model.name or "") if settings.new_embeddings_steps else [],
-        sentence_modules=find_sentence_modules(config.model.name, offline=config.model.offline)
-        if config.model.name
-        else None,
+        sentence_modules=sentence_modules,
         new_head=new_head,
         objective=objective,
     )

@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 
 _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
+_SHARES = ("accuracy", "share", "recall", "mrr")  # ends of the names of metrics that are at most 1
 
 
 def metrics_on(components: RunComponents, text: TextSource, tokens: int) -> HeldoutMetrics:
@@ -84,7 +85,9 @@ def answers_on(
     )
     with model.evaluating(), torch.inference_mode():
         shares = [objective.answers(model, batch) if batch.tokens else None for batch in batches]
-    found = np.concatenate([answers for answers in world.in_turn(shares) if answers is not None])
+    found = objective.scores(
+        np.concatenate([answers for answers in world.in_turn(shares) if answers is not None])
+    )
     metrics: dict[str, Any] = dict(objective.metrics(found))
     if metrics and intervals and objective.answer_means:
         metrics |= {"answers": len(found), "intervals": _intervals(found, objective.answer_means)}
@@ -96,7 +99,7 @@ def _intervals(answers: np.ndarray, means: Mapping[str, int]) -> dict[str, list[
     unit = resampling_units(answers[:, 0].astype(np.uint64))
     sums = np.zeros((int(unit.max()) + 1, 1 + len(means)))
     np.add.at(sums, unit, np.column_stack([np.ones(len(answers)), answers[:, list(means.values())]]))
-    shares = {name: 1.0 if name.endswith(("accuracy", "share")) else math.inf for name in means}
+    shares = {name: 1.0 if name.endswith(_SHARES) else math.inf for name in means}
     return {
         name: found.within(0.0, shares[name]).interval
         for name, found in zip(means, ratios(sums[:, 1:], sums[:, :1]), strict=True)

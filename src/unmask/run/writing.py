@@ -62,10 +62,10 @@ def write_results(
 def write_model(components: RunComponents, folder: RunFolder, progress: Progress = Progress()) -> None:
     """Write the Hugging Face checkpoint with its tokenizer, whole, loaded again and compared, or not at all."""
     with new_folder(folder.model) as partial:
-        components.objective.save(components.model, partial)
-        components.model.tokenizer.save_pretrained(partial)
         if components.sentence_modules is not None:
             copy_sentence_modules(components.sentence_modules, partial, progress)
+        components.objective.save(components.model, partial)
+        components.model.tokenizer.save_pretrained(partial)
 
 
 def _compare_with_base(

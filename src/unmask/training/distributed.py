@@ -175,6 +175,18 @@ class World:
         dist.all_gather(list(rows.split(1)), own, group=group)
         return rows.numpy()
 
+    def rows(self, own: Tensor) -> tuple[Tensor, int]:
+        """Return the ``[n, ...]`` rows of all processes end to end, and which is the first of this one."""
+        if self.size == 1:
+            return own, 0
+        counts = self.gather([len(own)])[:, 0].astype(int).tolist()
+        padded = own.new_zeros(max(counts), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return whole, sum(counts[: self.rank])
+
     def max(self, value: float) -> float:
         """Return the largest of the processes' values."""
         return value if self.size == 1 else float(self.gather([value]).max())

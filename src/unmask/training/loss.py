@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from unmask.data.batches import Batch
+from unmask.data.batches import Batch, StepRows
 from unmask.training.parallel import GradientSum
 
 
@@ -23,7 +24,7 @@ def step_gradients(
             micro-batches.
         batches: this process's micro-batches.
         divisors: what each of the ``K`` losses is divided by, over all processes and micro-batches.
-        last: whether the gradients are summed over the processes after these micro-batches.
+        last: whether the gradients are summed over the processes after these micro-batches; otherwise no message is sent.
 
     Returns:
         This process's part of each loss, ``float32 [K]``, and of the number of its targets that were predicted exactly,
@@ -33,7 +34,12 @@ def step_gradients(
     divisors = [max(divisor, 1) for divisor in divisors]
     losses = torch.zeros(len(divisors), device=device)
     correct = torch.zeros(len(divisors), dtype=torch.int64, device=device)
+    seed = None
+    if objective.compares and last and not (summed.alone and len(batches) < 2):
+        seed = torch.initial_seed()
+        batches = _with_step_rows(summed, batches, seed)
     for number, batch in enumerate(batches):
+        _seed_dropout(seed, number)
         empty = not any(objective.counts(batch))
         if empty and summed.alone:
             continue
@@ -47,3 +53,31 @@ def step_gradients(
             losses += torch.stack([loss.value.detach() for loss in found])
             correct += torch.stack([loss.correct for loss in found])
     return losses, correct
+
+
+@torch.no_grad()
+def _with_step_rows(summed: GradientSum, batches: Sequence[Batch], seed: int) -> list[Batch]:
+    """Give each micro-batch what its sequences are compared with, by a first pass without a gradient.
+
+    The gradient of a micro-batch with the rows of the others held constant is its part of the step's own, so a step takes
+    the memory of one micro-batch (Gao et al. 2021, arXiv 2101.06983).
+    """
+    objective, found = summed.objective, []
+    for number, batch in enumerate(batches):
+        _seed_dropout(seed, number)
+        empty = not any(objective.counts(batch))
+        rows = objective.rows(summed.model, summed.filler() if empty else batch)
+        found.append(tuple(row[:0] for row in rows) if empty else rows)
+    columns = [summed.world.rows(torch.cat(column)) for column in zip(*found, strict=True)]
+    arrays, first = tuple(array for array, _ in columns), columns[0][1]
+    given = []
+    for batch, rows in zip(batches, found, strict=True):
+        given.append(replace(batch, of_step=StepRows(arrays, first)))
+        first += len(rows[0])
+    return given
+
+
+def _seed_dropout(seed: int | None, number: int) -> None:
+    """Drop the same in both passes of a micro-batch, where there are two."""
+    if seed is not None:
+        torch.manual_seed((seed + number) % 2**64)
