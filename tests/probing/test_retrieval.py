@@ -15,6 +15,7 @@ import unmask
 from unmask.cli.main import main
 from unmask.data.reading.documents import Document
 from unmask.errors import ConfigError, DataError, DivergedError
+from unmask.probing.bm25 import BM25
 from unmask.probing.ranking import METRICS, query_metrics, relevant_ranks, unit_length
 from unmask.probing.retrieval import probe_retrieval
 from unmask.probing.retrieval_tasks import is_retrieval_folder, read_beir, task_of_documents
@@ -103,6 +104,25 @@ def test_copies_share_a_vector_and_a_query_does_not_find_itself() -> None:
     assert next(ranks).tolist() == [3, 2, 4]  # after passage 2; of the copies 1 and 3 the later comes first
     with pytest.raises(DivergedError):
         unit_length(np.array([[np.nan]], dtype=np.float32))
+
+
+def test_bm25_is_the_formula_written_out() -> None:
+    passages = ["the boat and the river", "A war!", "the old boat sold the boat", ""]
+    found = BM25(passages).scores("Boat the war war 船")
+    words = [
+        ["the", "boat", "and", "the", "river"],
+        ["a", "war"],
+        ["the", "old", "boat", "sold", "the", "boat"],
+        [],
+    ]
+    mean = sum(map(len, words)) / 4
+    for place, passage in enumerate(words):
+        wanted = 0.0
+        for word in ("boat", "the", "war", "war"):
+            having = sum(word in other for other in words)
+            idf, times = math.log(1 + (4 - having + 0.5) / (having + 0.5)), passage.count(word)
+            wanted += idf * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * len(passage) / mean))
+        assert found[place] == pytest.approx(wanted, abs=1e-6)
 
 
 # --- tasks
@@ -217,8 +237,10 @@ def test_a_query_that_is_its_passage_is_found(checkpoint: Checkpoint, corpus_tex
     """Half of the words of a passage find it; with one vector for all texts every rank would be chance."""
     texts = [f"{text} {text}" for text in corpus_text[:40] if len(text) >= 20]
     task = task_of_documents(documents(*texts))
-    found = probe_retrieval(str(checkpoint("bert")), task, QUICK).models[0]
+    result = probe_retrieval(str(checkpoint("bert")), task, QUICK)
+    found = result.models[0]
     assert found.metrics["mrr"].value > 0.9
+    assert result.baselines["bm25"]["mrr"].value > 0.9
     assert found.by_query.shape == (len(task.queries), len(METRICS))
     again = probe_retrieval(str(checkpoint("bert")), task, QUICK).models[0]
     np.testing.assert_array_equal(found.by_query, again.by_query)
@@ -242,6 +264,7 @@ def test_models_are_compared_on_their_own_text(run: Run, checkpoint: Checkpoint,
     code, out, err = run(*models, "--data", notes, "--max-length", 12)
     assert code == 0, err
     assert "nDCG@10" in out
+    assert "BM25" in out
     assert "truncated to 12 tokens: 60 queries and 60 passages" in out
 
 

@@ -205,12 +205,16 @@ def draw_retrieval(page: Page, found: JsonDict) -> None:
         *map(RETRIEVAL_METRICS.get, others),
         "time",
     ]
-    rows = []
-    for row in found["models"]:
+    baselines = [
+        {"label": baseline_name(name), "figures": figures} for name, figures in found["baselines"].items()
+    ]
+    rows: list[list[object]] = []
+    for row in [*found["models"], *baselines]:
         figures = row["figures"]
         shown = [percent(figures[name]) for name in others]
         span = interval(first, figures["intervals"][first]) or None
-        rows.append([row["label"], percent(figures[first]), span, *shown, clock(row["seconds"])])
+        time = clock(row["seconds"]) if "seconds" in row else None
+        rows.append([row["label"], percent(figures[first]), span, *shown, time])
     page.table(header, rows)
     page.say("")
     for verdict in found["verdicts"]:

@@ -65,12 +65,16 @@ def relevant_ranks(
         if not each_once:
             scores = scores[:, vector_of]
         for row, place in zip(scores, range(begin, begin + len(scores)), strict=True):
-            if excluded[place] >= 0:
-                row[excluded[place]] = -np.inf
-            yield _ranks(row, relevant[place], order)
+            yield ranks_of(row, relevant[place], order, int(excluded[place]))
 
 
-def _ranks(scores: Floats, relevant: Ints, order: Ints) -> Ints:
+def ranks_of(scores: Floats, relevant: Ints, order: Ints, excluded: int = -1) -> Ints:
+    """Return the ranks, from 1, of the relevant passages of one query by ``[N]`` scores, which are changed.
+
+    Args: as of :func:`relevant_ranks`, of one query.
+    """
+    if excluded >= 0:
+        scores[excluded] = -np.inf
     found = np.empty(len(relevant), dtype=np.int64)
     for number, passage in enumerate(relevant):
         score = scores[passage]

@@ -6,7 +6,7 @@ Models are compared with the first on the same queries, with paired intervals ov
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ from unmask.evaluation.bootstrap import RESAMPLES, SEED, Estimate, flat, ratios
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
 from unmask.evaluation.evaluate import labels as short_names
 from unmask.model.masked_lm import MaskedLM
+from unmask.probing.bm25 import BM25
 from unmask.probing.features import EncoderLoader, Ints, encode, features, token_limit
-from unmask.probing.ranking import METRICS, Floats, query_metrics, relevant_ranks, unit_length
+from unmask.probing.ranking import METRICS, Floats, query_metrics, ranks_of, relevant_ranks, unit_length
 from unmask.probing.retrieval_tasks import RetrievalTask
 from unmask.probing.settings import EncoderSettings
 from unmask.progress import Progress
@@ -106,6 +107,7 @@ class RetrievalResult(Result):
         precision: ``fp32`` or ``bf16``.
         models: one entry for each model.
         verdicts: each later model compared with the first.
+        baselines: metrics without a model: of BM25.
         notes: remarks for the reader.
     """
 
@@ -114,6 +116,7 @@ class RetrievalResult(Result):
     precision: str
     models: list[ModelRetrieval]
     verdicts: list[RetrievalVerdict]
+    baselines: dict[str, dict[str, Estimate]]
     notes: list[str] = field(default_factory=list)
 
     def _title(self) -> str:
@@ -137,6 +140,7 @@ class RetrievalResult(Result):
             "pool": self.settings.pool,
             "models": [found.to_dict() for found in self.models],
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "baselines": {name: flat(metrics) for name, metrics in self.baselines.items()},
             "interval": INTERVAL,
             "notes": self.notes,
         }
@@ -192,7 +196,8 @@ def probe_retrieval(
     ]
     for note in notes:
         progress.log(note)
-    return RetrievalResult(task, settings, precision, found, verdicts, notes)
+    baselines = {"bm25": _shares(_bm25(task, progress), unit)}
+    return RetrievalResult(task, settings, precision, found, verdicts, baselines, notes)
 
 
 def _evaluate(
@@ -201,18 +206,40 @@ def _evaluate(
     """Return the ``[Q, 4]`` metrics of the queries, the numbers of truncated texts, and remarks."""
     queries, query_of, cut_queries = _vectors(lm, task.queries, settings, progress, "queries")
     passages, vector_of, cut_passages = _vectors(lm, task.passages, settings, progress, "passages")
-    relevant = [np.fromiter(grades, dtype=np.int64) for grades in task.relevant]
-    progress.begin("search")
-    rows = []
-    ranked = relevant_ranks(queries[query_of], passages, vector_of, relevant, task.order, task.excluded)
-    for number, (ranks, grades) in enumerate(zip(ranked, task.relevant, strict=True), 1):
-        rows.append(query_metrics(ranks, np.fromiter(grades.values(), dtype=np.int64)))
-        progress.advance(number / len(relevant), {"queries": number})
-    progress.end()
+    ranked = relevant_ranks(
+        queries[query_of], passages, vector_of, _relevant(task), task.order, task.excluded
+    )
+    found = _metrics(ranked, task, progress, "search")
     truncated = {"queries": cut_queries, "passages": cut_passages}
     cut = [plural(cut_queries, "query", "queries"), plural(cut_passages, "passage")]
     note = f"truncated to {token_limit(lm, settings.max_length)} tokens: {' and '.join(cut)}"
-    return np.stack(rows), truncated, [note] if any(truncated.values()) else []
+    return found, truncated, [note] if any(truncated.values()) else []
+
+
+def _bm25(task: RetrievalTask, progress: Progress) -> NDArray[np.float64]:
+    index = BM25(task.passages)
+    ranked = (
+        ranks_of(index.scores(query), relevant, task.order, int(excluded))
+        for query, relevant, excluded in zip(task.queries, _relevant(task), task.excluded, strict=True)
+    )
+    return _metrics(ranked, task, progress, "BM25")
+
+
+def _relevant(task: RetrievalTask) -> list[Ints]:
+    return [np.fromiter(grades, dtype=np.int64) for grades in task.relevant]
+
+
+def _metrics(
+    ranked: Iterator[Ints], task: RetrievalTask, progress: Progress, phase: str
+) -> NDArray[np.float64]:
+    """Return the ``[Q, 4]`` metrics of the ranks of each query."""
+    progress.begin(phase)
+    rows = []
+    for number, (ranks, grades) in enumerate(zip(ranked, task.relevant, strict=True), 1):
+        rows.append(query_metrics(ranks, np.fromiter(grades.values(), dtype=np.int64)))
+        progress.advance(number / len(task.queries), {"queries": number})
+    progress.end()
+    return np.stack(rows)
 
 
 def _vectors(

@@ -47,6 +47,7 @@ BASELINES = {
     "most_frequent_token": "most frequent token",
     "ngram": "bidirectional n-gram",
     "ngram_true_neighbours": "n-gram with true neighbours",
+    "bm25": "BM25",
     "most_frequent_label": "most frequent label",
     "most_frequent_labels": "most frequent set of labels",
     "most_frequent_label_of_token": "most frequent label of the token",
