@@ -127,7 +127,7 @@ def sentences(count: int = 400) -> list[str]:
     return list(found)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def corpus_text() -> list[str]:
     """400 different short English sentences: capitals, digits, hyphens, quotes, accents, long words."""
     return sentences()

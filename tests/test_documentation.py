@@ -122,10 +122,14 @@ def working_folder(
 
 
 def pages_with(*languages: str) -> list[Any]:
-    """Return the pages that have a block in one of these languages."""
+    """Return the pages that have a block in one of these languages.
+
+    Not the tutorial and the how-tos: test_tutorial.py and test_how_to.py run them, and compare what they print.
+    """
     found = [
         page
         for page in PAGES
+        if "how-to" not in page.parts and not page.stem.startswith("tutorial")
         if any(b.language in languages for b in blocks(page.read_text(encoding="utf-8")))
     ]
     return [pytest.param(page, id=page.name) for page in found]
