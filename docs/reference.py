@@ -38,15 +38,22 @@ def main(out: Path) -> None:
 
 def pages() -> dict[str, Iterable[str]]:
     """Return the pages of the reference by name, each as lines of Markdown."""
+    from unmask.reporting.results import Result
+
     return {
         **command_line(),
         "settings": settings(),
-        "python-functions": python("Functions", lambda thing: inspect.isfunction(thing)),
-        "python-classes": python("Classes", inspect.isclass),
+        "python-functions": python("Functions", inspect.isfunction),
+        "python-results": python("Results", lambda thing: is_a(thing, Result)),
+        "python-classes": python("Classes", lambda thing: inspect.isclass(thing) and not is_a(thing, Result)),
         "json": json_outputs(),
         "files": files(),
         "checks": checks(),
     }
+
+
+def is_a(thing: Any, kind: type) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, kind)
 
 
 def titled_links(page: Path) -> str:
@@ -249,7 +256,7 @@ def json_outputs() -> Iterator[str]:
     yield (
         "With `--json` a verb prints one JSON document on stdout; everything else goes to stderr. A number that is NaN or "
         "infinite is `null`. What a document holds is what `to_dict()` of the result returns in Python "
-        "([classes](python-classes.md)).\n"
+        "([results](python-results.md)).\n"
     )
     yield "| document | JSON Schema |\n|---|---|"
     yield row("a settings file", "[settings.json](schemas/settings.json)")
