@@ -26,6 +26,7 @@ from unmask.evaluation.heldout import (
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import replaced_as
 from unmask.model.masked_lm import MaskedLM
+from unmask.objectives.objective import Objective
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.training.distributed import World
@@ -35,6 +36,7 @@ Result = TypeVar("Result")
 
 _EVALUATION_BUDGET = 8192
 _FINAL_EVALUATION = 4
+_FILLED = 4  # tokens of a stand-in beyond the fewest that the model takes
 _SHARES = ("accuracy", "share", "recall", "mrr")  # ends of the names of metrics that are at most 1
 
 
@@ -84,7 +86,7 @@ def answers_on(
         _EVALUATION_BUDGET, tokens, rank=world.rank, world=world.size, make=objective.batch
     )
     with model.evaluating(), torch.inference_mode():
-        shares = [objective.answers(model, batch) if batch.tokens else None for batch in batches]
+        shares = [_answers(objective, model, batch) for batch in batches]
     found = objective.scores(
         np.concatenate([answers for answers in world.in_turn(shares) if answers is not None])
     )
@@ -92,6 +94,16 @@ def answers_on(
     if metrics and intervals and objective.answer_means:
         metrics |= {"answers": len(found), "intervals": _intervals(found, objective.answer_means)}
     return metrics
+
+
+def _answers(objective: Objective, model: MaskedLM, batch: Batch) -> np.ndarray | None:
+    """Return the answers on a batch, ``None`` for the empty one of a process that has no more."""
+    if batch.tokens:
+        return objective.answers(model, batch)
+    if model.sharded:  # all processes make as many passes, since each sends messages
+        length = model.shortest + _FILLED
+        objective.answers(model, objective.trial(model.vocabulary, length, 2 * length, rate=1.0))
+    return None
 
 
 def _intervals(answers: np.ndarray, means: Mapping[str, int]) -> dict[str, list[float] | None]:
