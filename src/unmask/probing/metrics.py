@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unmask.errors import MissingExtra
 from unmask.evaluation.bootstrap import FEWEST_UNITS, LEVEL, Floats, t_quantile
-from unmask.probing.tasks import Kind
+from unmask.probing.examples import Kind
 
 Labels = list[list[str]]
 """A label for each unit of each example."""

@@ -16,6 +16,7 @@ from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
 from unmask.evaluation.evaluate import labels as short_names
 from unmask.model.masked_lm import MaskedLM
+from unmask.probing.examples import Examples, Task, label_set, sample
 from unmask.probing.features import EncoderLoader, encode, encode_pairs, token_limit
 from unmask.probing.learn import Codes, Learner, Part, finetune, probe_frozen
 from unmask.probing.metrics import (
@@ -37,7 +38,7 @@ from unmask.probing.metrics import (
 from unmask.probing.results import ModelProbe, ProbeResult, Verdict
 from unmask.probing.settings import ProbeSettings
 from unmask.probing.targets import target_of
-from unmask.probing.tasks import Examples, Task, label_set, read_task, resolve_overlap, sample
+from unmask.probing.tasks import read_task, resolve_overlap
 from unmask.progress import Progress
 
 _DEV = 1_000  # most examples that choose the regularisation

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from unmask.errors import plural
+from unmask.probing.examples import Task, label_set
 from unmask.probing.metrics import CORRELATIONS
 from unmask.probing.settings import ProbeSettings
-from unmask.probing.tasks import Task, label_set
 from unmask.reporting.format import PROBE_METRICS
 from unmask.reporting.results import Result
 

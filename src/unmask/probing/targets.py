@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmask.probing.tasks import Examples, Task, label_set
+from unmask.probing.examples import Examples, Task, label_set
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]

@@ -11,20 +11,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-import numpy as np
-
-from unmask.data.reading.files import format_of, readable_stat
+from unmask.data.reading.files import readable_stat
 from unmask.errors import ConfigError, DataError, plural
-from unmask.probing.tables import Columns, LabelledRow, read_label_folders, read_lines, read_table
+from unmask.probing.conll import is_conll, marks_entities, read_conll
+from unmask.probing.examples import Examples, Kind, OfTexts, Task, label_set
+from unmask.probing.glue import GlueLayout, find_glue, read_glue
+from unmask.probing.tables import Columns, LabelledRow, read_label_folders, read_table
 from unmask.progress import Progress
-
-Kind = Literal["classification", "multilabel", "regression", "entities", "tags"]
-OfTexts = Literal["classification", "multilabel", "regression"]
-"""What is predicted of a text: one class, any number of them, or a number."""
 
 SHORT = 5
 """Sentences of fewer tokens ("2 .", "METHODS .") recur in any tagged text; this is no leak."""
@@ -33,78 +30,7 @@ _ROLES = {
     "dev": re.compile(r"(?<![a-z])(dev|devel|development|val|valid|validation)(?![a-z])"),
     "test": re.compile(r"(?<![a-z])test(ing)?(?![a-z])"),
 }
-_ENTITY_TAG = re.compile(r"O|[BIESLUM]-\S+")
-_CONLL_SUFFIXES = (".conll", ".bio", ".iob", ".iob2", ".bioes")
 _LABEL_SEPARATOR = re.compile(r"\s*[,;|]\s*")
-_SNIFF_LINES = 2_000  # to decide whether a file is CoNLL
-
-
-@dataclass(frozen=True)
-class Examples:
-    """One part of a task, E examples.
-
-    Attributes:
-        source: the file or folder.
-        texts: E texts; of a tagged sentence its tokens, joined by spaces.
-        words: E lists of tokens, or ``None`` where texts are labelled.
-        labels: E lists of labels: one per token, a single one, or those of a text with several.
-        lines: E line numbers of the beginning of each example, from 1.
-        seconds: E second texts of pairs.
-    """
-
-    source: str
-    texts: list[str]
-    words: list[list[str]] | None
-    labels: list[list[str]]
-    lines: list[int | None]
-    seconds: list[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: Sequence[int]) -> Examples:
-        """Return the examples of these numbers."""
-        words = None if self.words is None else [self.words[row] for row in rows]
-        return Examples(
-            self.source,
-            [self.texts[row] for row in rows],
-            words,
-            [self.labels[row] for row in rows],
-            [self.lines[row] for row in rows],
-            self.seconds and [self.seconds[row] for row in rows],
-        )
-
-    @property
-    def keys(self) -> list[str]:
-        """The texts without differences in white space; of a pair both texts."""
-        texts = [" ".join(text.split()) for text in self.texts]
-        if self.seconds is None:
-            return texts
-        return [f"{text}\n{' '.join(other.split())}" for text, other in zip(texts, self.seconds, strict=True)]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A labelled task: examples to train on and to test on.
-
-    Attributes:
-        name: the folder or file given.
-        kind: ``classification``, ``multilabel``, ``regression``, ``entities`` (tags that mark spans) or ``tags`` (any other
-            label per token).
-        train, dev, test: the parts; ``dev`` may be absent.
-        shared: number of test texts that occur in train too.
-        notes: remarks for the reader.
-        metric: the metric by which the task is known, or nothing.
-    """
-
-    name: str
-    kind: Kind
-    train: Examples
-    dev: Examples | None
-    test: Examples
-    shared: int = 0
-    notes: tuple[str, ...] = ()
-    metric: str | None = None
 
 
 def read_task(
@@ -132,15 +58,23 @@ def read_task(
         DataError: a file is missing, empty or broken, or all examples have one label.
         ConfigError: there is no test part, or the file format holds no labelled text.
     """
+    if (
+        Path(task).is_dir()
+        and not (text_field or label_field or pair_field or kind)
+        and (glue := find_glue(Path(task)))
+    ):
+        layout, files = glue
+        given = {role: Path(path) for role, path in (("dev", dev), ("test", test)) if path is not None}
+        return _glue_task(str(task), layout, files | given, progress)
     parts = _find_parts(Path(task), _path(test), _path(dev))
     readable_stat(parts["test"])
-    if _is_conll(parts["train"]):
+    if is_conll(parts["train"]):
         if kind is not None or pair_field is not None:
             raise ConfigError(
                 f"{parts['train']}: tagged tokens, which have no --{'kind' if kind else 'pair-field'}"
             )
-        read = {role: _read_conll(path) for role, path in parts.items()}
-        found: Kind = "entities" if _marks_entities(read["train"].labels) else "tags"
+        read = {role: read_conll(path) for role, path in parts.items()}
+        found: Kind = "entities" if marks_entities(read["train"].labels) else "tags"
     else:
         columns = Columns(text_field, label_field, pair_field, progress)
         rows = {role: _read_labelled(path, columns) for role, path in parts.items()}
@@ -152,12 +86,21 @@ def read_task(
     return made
 
 
-def sample(examples: Examples, limit: int | None) -> Examples:
-    """Return at most ``limit`` examples, a random choice that depends only on how many there are."""
-    if limit is None or limit >= len(examples):
-        return examples
-    rows = np.random.default_rng(0).permutation(len(examples))[:limit]
-    return examples.take(sorted(rows.tolist()))
+def _glue_task(name: str, layout: GlueLayout, files: dict[str, Path], progress: Progress) -> Task:
+    """Read a task of GLUE as it is published."""
+    notes = [f"{layout.name} of GLUE, by its columns; tested on {files['test'].name}"]
+    read = {}
+    for role, path in files.items():
+        readable_stat(path)
+        rows, lost = read_glue(path, layout)
+        notes += [lost] if lost else []
+        read[role] = examples_of(rows, layout.kind, path)
+    made = Task(
+        name, layout.kind, read["train"], read.get("dev"), read["test"], notes=tuple(notes), metric=layout.metric, published=True
+    )  # fmt: skip
+    check_labels(made)
+    progress.log(_describe(made, files))
+    return made
 
 
 def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> Task:
@@ -167,7 +110,7 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
 
     Args:
         task: the task.
-        allow: keep them, with a note.
+        allow: keep them, with a note; of a published task they are kept if they are not dropped.
         drop: remove them from train.
 
     Raises:
@@ -197,8 +140,9 @@ def resolve_overlap(task: Task, *, allow: bool = False, drop: bool = False) -> T
             f"{share}; removed from train, which has {plural(len(kept), 'example')} instead of {len(task.train):,}"
         )
         task = replace(task, train=task.train.take(kept))
-    elif counted and allow:
-        notes.append(f"{share}; they were kept, so the metrics are too high")
+    elif counted and (allow or task.published):
+        reason = ", as in published figures" if task.published else ""
+        notes.append(f"{share}; they were kept{reason}, so the metrics are too high")
     elif counted:
         raise DataError(
             f"{share}, this one first, so the metrics would reward memorisation; remove them from train with --drop-overlap, "
@@ -341,84 +285,7 @@ def _number(label: str | list[str]) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _is_conll(path: Path) -> bool:
-    """Return whether a file holds tagged tokens: by its suffix, its tags, or two columns in blocks."""
-    if path.is_dir() or format_of(path).kind not in ("text", "tsv"):
-        return False
-    if path.suffix.lower() in _CONLL_SUFFIXES:
-        return True
-    fields, empty = [], 0
-    for number, line in read_lines(path):
-        if number > _SNIFF_LINES:
-            break
-        parts = _fields(line)
-        empty += not parts
-        fields.extend([parts] if parts else [])
-    if not fields:
-        return False
-    tagged = sum(len(parts) > 1 and bool(_ENTITY_TAG.fullmatch(parts[-1])) for parts in fields)
-    short = sum(len(parts) <= 4 and " " not in "".join(parts) for parts in fields)
-    return tagged >= 0.5 * len(fields) or (empty >= 2 and short >= 0.9 * len(fields))
-
-
-def _fields(line: str) -> list[str]:
-    """Split at tabs if there are any, else at white space."""
-    if "\t" in line.strip():
-        return line.split("\t")
-    return line.split()
-
-
-def _read_conll(path: Path) -> Examples:
-    """Read sentences; the first column is the token, the last its tag. ``-DOCSTART-`` lines are skipped."""
-    if path.is_dir():
-        raise DataError("is a folder; train holds tagged tokens, so expected such a file", path=path)
-    words: list[list[str]] = [[]]
-    labels: list[list[str]] = [[]]
-    lines: list[int | None] = [None]
-    width = None
-    for number, line in read_lines(path):
-        parts = [part.strip() for part in _fields(line)]
-        if not any(parts) or parts[0] == "-DOCSTART-":
-            if words[-1]:
-                words.append([])
-                labels.append([])
-                lines.append(None)
-            continue
-        width = width or len(parts)
-        _check_token(parts, width, path, number)
-        lines[-1] = lines[-1] or number
-        words[-1].append(parts[0])
-        labels[-1].append(parts[-1])
-    if not words[-1]:
-        del words[-1], labels[-1], lines[-1]
-    if not words:
-        raise DataError("no examples; expected a token and its tag per line", path=path)
-    return Examples(str(path), [" ".join(sentence) for sentence in words], words, labels, lines)
-
-
-def _check_token(parts: list[str], width: int, path: Path, line: int) -> None:
-    if len(parts) < 2 or not parts[0] or not parts[-1]:
-        raise DataError(
-            f"expected a token and its tag, found '{' '.join(parts)}'; an empty line ends a sentence",
-            path=path,
-            line=line,
-        )
-    if len(parts) != width:
-        raise DataError(
-            f"{plural(len(parts), 'column')}, expected {width} as in the first line", path=path, line=line
-        )
-
-
-def _marks_entities(labels: list[list[str]]) -> bool:
-    return all(_ENTITY_TAG.fullmatch(tag) for tag in {tag for tags in labels for tag in tags})
-
-
 # --- checks
-
-
-def label_set(examples: Examples) -> list[str]:
-    """Return the different labels in order."""
-    return sorted({label for labels in examples.labels for label in labels})
 
 
 def check_labels(task: Task) -> None:
