@@ -85,6 +85,7 @@ def test_small_presets_have_a_tokenizer_of_their_family_and_load_anywhere(
 ) -> None:
     preset = PRESETS[name]
     family = tokenizer_family(preset.family)
+    assert family is not None
     tokenizer = train_tokenizer(
         corpus_text, ModelSettings(vocab_size=400), family=family, token_types=preset.has_token_types
     ).tokenizer

@@ -93,7 +93,7 @@ def train(
     text: Text = None,
     *,
     model: str | Path | None = None,
-    preset: str | None = None,
+    preset: str | Path | None = None,
     out: str | Path = "runs/train",
     config: str | Path | RunConfig | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -110,7 +110,7 @@ def train(
     Args:
         text: paths, or texts in memory (see :mod:`unmask.api.texts`), which are kept in the run folder.
         model: the checkpoint to adapt: Hub name, model folder or run folder.
-        preset: an architecture to train from scratch instead, such as ``bert-mini``.
+        preset: an architecture to train from scratch instead, such as ``bert-mini``, or the path of a ``config.json``.
         out: the run folder or its URL, absent or empty unless ``resume`` is set.
         config: a YAML file as ``unmask init`` writes it, or a :class:`unmask.RunConfig`.
         settings: any settings by dotted key, such as ``{"train.keep_last": 5}``; they win over ``config``.
@@ -146,7 +146,13 @@ def train(
         shown(progress, offline) as listener,
         output_folder(out, resume=resume, progress=listener) as root,
     ):
-        given = {"text": text, "model": _name(model), "preset": preset, "offline": offline or None, **options}
+        given = {
+            "text": text,
+            "model": _name(model),
+            "preset": preset and str(preset),
+            "offline": offline or None,
+            **options,
+        }
         custom = Custom(
             objective if isinstance(objective, Objective) else None, strategy if callable(strategy) else None
         )

@@ -79,7 +79,7 @@ ModelWithTokenizer = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    model("--preset", metavar="NAME", help="Architecture to train from scratch, for example bert-mini."),
+    model("--preset", metavar="NAME", help="Train from scratch: bert-mini, for example, or a config.json."),
 ]
 Tokenizer = Annotated[
     str | None,

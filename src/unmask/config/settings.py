@@ -154,7 +154,8 @@ class ModelSettings(Settings):
     name: str | None = None
     """Checkpoint to adapt: a Hub name (``name@revision`` pins one) or a local folder."""
     preset: str | None = None
-    """Architecture to train from scratch: a preset such as ``bert-mini`` or ``electra-small``."""
+    """Architecture to train from scratch: a preset such as ``bert-mini`` or ``electra-small``, or the path of a
+    ``config.json`` of transformers, or of its folder, whose architecture gets new weights."""
     tokenizer: str | None = None
     """Hub name or folder of the tokenizer; by default the checkpoint's, or one trained on the data."""
     generator: str | None = None

@@ -14,6 +14,7 @@ from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, plural
 from unmask.model.base import LanguageModel
+from unmask.model.config_file import make_model
 from unmask.model.cpu.linear import use_onednn_linear
 from unmask.model.exported import exported_file, exported_files, load_exported
 from unmask.model.head import require_encoder
@@ -27,6 +28,9 @@ from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_TOKEN_KEYS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -260,7 +264,7 @@ def new_model(
     """Make a model with new weights, the same for the same seed.
 
     Args:
-        preset: its architecture.
+        preset: its architecture, the name of a preset or the path of a ``config.json``.
         tokenizer: its vocabulary.
         seed: of the weights.
         near_layers: so many first layers see direct neighbours alone; by default as many as the preset has.
@@ -268,21 +272,15 @@ def new_model(
     Raises:
         ConfigError: there is no such preset, or it cannot have so many ``near_layers``.
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM
-
     chosen = find_preset(preset)
     vocabulary = vocabulary_of(tokenizer)
     # A multiple of 64 rows suits matrix hardware; the surplus rows are never a target.
     rows = -(-vocabulary.size // 64) * 64
-    ids = {"pad_token_id": tokenizer.pad_token_id, "cls_token_id": tokenizer.cls_token_id}
-    ids |= {"sep_token_id": tokenizer.sep_token_id}
-    ids |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    values = chosen.config_values(rows, near_layers, vocabulary.pad_id)
-    config = AutoConfig.for_model(chosen.family, **values, **ids)
+    keys = [*_TOKEN_KEYS, *(["mask_token_id"] if hasattr(chosen.config(), "mask_token_id") else [])]
+    config = chosen.config(rows, {key: getattr(tokenizer, key) for key in keys}, near_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
-    return model
+        return make_model(config, preset)
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:

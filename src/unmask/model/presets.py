@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, did_you_mean, plural
+from unmask.model.config_file import config_path, make_config, read_config_file, require_model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from unmask.config.settings import RunConfig, TrainSettings
+
+
+_LARGE_VOCABULARY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,15 +31,17 @@ class Preset:
         max_positions: longest sequence.
         near_layers: so many first layers see the token before and the token behind alone. With little text a model
             spends long on finding out that these matter most.
-        extra: further settings of the config.
+        extra: further settings of the config; all of them where there is a ``file``.
+        file: the ``config.json`` of an architecture that has no name here.
     """
 
     family: str
-    layers: int
-    hidden: int
+    layers: int = 0
+    hidden: int = 0
     max_positions: int = 512
     near_layers: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
 
     def config_values(
         self, vocab_size: int, near_layers: int | None = None, pad_id: int = 0
@@ -50,6 +59,8 @@ class Preset:
         near = self.near_layers if near_layers is None else near_layers
         if near > (self.layers if self.has_windows else 0):
             raise ConfigError(self._why_not(near))
+        if self.file:
+            return self.extra | {"vocab_size": vocab_size}
         windows = _windows(near, self.layers) if near else {}
         names, settings = _FAMILIES[self.family]
         positions = self.max_positions + (pad_id + 1 if self.family in _POSITIONS_AFTER_PADDING else 0)
@@ -67,19 +78,38 @@ class Preset:
     @property
     def has_windows(self) -> bool:
         """Whether layers can be told to see near tokens alone."""
-        return self.family == "modernbert"
+        return self.family == "modernbert" and not self.file
 
     @property
     def has_token_types(self) -> bool:
         """Whether the model tells passages apart by token types."""
-        from transformers import AutoConfig
+        return int(getattr(self.config(), "type_vocab_size", 0)) > 1
 
-        config = AutoConfig.for_model(self.family, **self.config_values(1))
-        return int(getattr(config, "type_vocab_size", 0)) > 1
+    def config(
+        self,
+        vocab_size: int = _LARGE_VOCABULARY,
+        token_ids: Mapping[str, int | None] | None = None,
+        near_layers: int | None = None,
+    ) -> PreTrainedConfig:
+        """Make the config of transformers.
+
+        Args:
+            vocab_size: rows of the embeddings; by default as many as any id of a special token wants.
+            token_ids: ids of special tokens by their keys in a config, such as ``pad_token_id``.
+            near_layers: by default those of the preset.
+
+        Raises:
+            ConfigError: there cannot be so many ``near_layers``, or the file does not fit the class that it names.
+        """
+        ids = dict(token_ids or {})
+        values = self.config_values(vocab_size, near_layers, ids.get("pad_token_id") or 0)
+        return make_config(self.family, values | ids, str(self.file or self.family))
 
     def _why_not(self, near: int) -> str:
         if self.has_windows:
             return f"model.near_layers is {near}, but the preset has {plural(self.layers, 'layer')}"
+        if self.file:
+            return f"model.near_layers is {near}, but what the layers of {self.file} see is its own; leave it out"
         return f"model.near_layers is {near}, but the layers of {self.family} always see all tokens; leave it out"
 
 
@@ -166,16 +196,21 @@ def preset_names() -> str:
 
 
 def find_preset(name: str) -> Preset:
-    """Return a preset by name.
+    """Return a preset by name, or the architecture in a ``config.json`` by its path or that of its folder.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or the file names no masked language model of transformers.
     """
-    if name not in PRESETS:
+    if name in PRESETS:
+        return PRESETS[name]
+    file = config_path(name)
+    if file is None:
         raise ConfigError(
-            f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; the presets are {preset_names()}"
+            f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; the presets are {preset_names()}; or give the path of a "
+            f"config.json"
         )
-    return PRESETS[name]
+    family, values = read_config_file(file)
+    return Preset(family, extra=values, file=file)
 
 
 def check_trainable(config: RunConfig) -> None:
@@ -195,8 +230,8 @@ def check_trainable(config: RunConfig) -> None:
             f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
             "keep one and set the other to null"
         )
-    if preset is not None:
-        find_preset(preset)
+    if preset is not None and (found := find_preset(preset)).file:
+        require_model(found.config(), str(found.file))
     if not config.data.inputs:
         raise ConfigError("no text to train on: give files, folders or globs, or set data.inputs")
     if preset is not None:

@@ -20,7 +20,7 @@ from unmask.training.position import Length, Position
 from unmask.training.recipe import Recipe, resolve
 from unmask.training.schedules import learning_rate_factor, mask_rate
 from unmask.training.staged_start import StagedStart, head_first, rows_first
-from unmask.vocabulary.families import tokenizer_family
+from unmask.vocabulary.families import BERT, tokenizer_family
 
 
 def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
@@ -74,7 +74,7 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
     if model.preset:
         preset = find_preset(model.preset)
         near = preset.near_layers if model.near_layers is None else model.near_layers
-        kind = model.tokenizer_kind or tokenizer_family(preset.family).kind
+        kind = model.tokenizer_kind or (tokenizer_family(preset.family) or BERT).kind
         model = model.model_copy(update={"near_layers": near, "tokenizer_kind": kind})
     return config.model_copy(
         update={

@@ -39,7 +39,7 @@ from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
 from unmask.training.parallel import Kind, choose_parallel
-from unmask.vocabulary.families import tokenizer_family
+from unmask.vocabulary.families import BERT, tokenizer_family
 from unmask.vocabulary.new_tokenizer import KINDS, train_tokenizer
 
 if TYPE_CHECKING:
@@ -207,6 +207,12 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     texts = first_characters(trained_on, _TOKENIZER_CHARACTERS)
     preset = find_preset(model.preset)
     family = tokenizer_family(preset.family)
+    if family is None:
+        progress.log(
+            f"the kind of tokenizer of {preset.family} models is not known here: one with BERT's special tokens is trained; "
+            f"--tokenizer names another"
+        )
+        family = BERT
     trained = train_tokenizer(texts, model, family=family, token_types=preset.has_token_types)
     progress.end()
     kind = KINDS[model.tokenizer_kind or family.kind]

@@ -20,6 +20,7 @@ from unmask.data.reading.inputs import describe_inputs
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
 from unmask.machine import cores, version_of
+from unmask.model.presets import find_preset
 from unmask.run.components import RunComponents
 from unmask.run.failures import further
 from unmask.run_folder import RunFolder
@@ -57,6 +58,7 @@ def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, An
         "tokenizer": tokenizer_hash(components.model.tokenizer),
         "lists": _lists_hash(config),
         "parameters": components.model.parameters,
+        "architecture": _architecture_hash(config),
     }
 
 
@@ -94,6 +96,14 @@ def _lists_hash(config: RunConfig) -> str:
     return sha256(b"".join(Path(path).read_bytes() for path in paths if path))
 
 
+def _architecture_hash(config: RunConfig) -> str | None:
+    """Hash what a config file says, since its path does not say it; presets are known by their names."""
+    preset = find_preset(config.model.preset) if config.model.preset else None
+    if preset is None or not preset.file:
+        return None
+    return sha256(json.dumps([preset.family, preset.extra], sort_keys=True).encode())
+
+
 def _corpus_hash(components: RunComponents) -> str:
     texts = [components.text, *([components.replay] if components.replay else [])]
     sums = [shard["sha256"] for text in texts for shard in text.corpus.manifest["shards"]]
@@ -124,8 +134,8 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], folder: Ru
     Raises:
         ConfigError: something differs; the message says what.
     """
-    for part in ("text", "tokenizer", "lists", "parameters"):
-        if saved[part] != current[part]:
+    for part in ("text", "tokenizer", "lists", "parameters", "architecture"):
+        if saved.get(part) != current[part]:  # earlier versions have no architecture
             raise ConfigError(
                 f"cannot resume: the {part} of this run changed since its checkpoint was written; "
                 f"restore it, or start again in another folder{further(folder)}"

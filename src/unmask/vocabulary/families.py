@@ -57,13 +57,21 @@ _ALBERT = {"pad": "<pad>", "unk": "<unk>", "cls": "[CLS]", "sep": "[SEP]", "mask
 _DEBERTA = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"} | _ENDS
 
 BERT = TokenizerFamily("wordpiece", True, dict(zip(_BERT_NAMES, BERT_SPECIALS, strict=True)))
-_FAMILIES = {
-    "roberta": TokenizerFamily("byte-level-bpe", False, _ROBERTA, between=2),
-    "albert": TokenizerFamily("unigram", True, _ALBERT),
-    "deberta-v2": TokenizerFamily("unigram", False, _DEBERTA),
+# By the class of transformers for the tokenizer of a model, since many models share one.
+_OF_CLASS = {
+    "BertTokenizer": BERT,
+    "MobileBertTokenizer": BERT,
+    "RobertaTokenizer": TokenizerFamily("byte-level-bpe", False, _ROBERTA, between=2),
+    "XLMRobertaTokenizer": TokenizerFamily("unigram", False, _ROBERTA, between=2),
+    "CamembertTokenizer": TokenizerFamily("unigram", False, _ROBERTA, between=2),
+    "AlbertTokenizer": TokenizerFamily("unigram", True, _ALBERT),
+    "DebertaV2Tokenizer": TokenizerFamily("unigram", False, _DEBERTA),
 }
+_ALSO = {"modernbert": "BertTokenizer"}  # WordPiece is a choice: its own has BERT's special tokens too
 
 
-def tokenizer_family(model_type: str) -> TokenizerFamily:
-    """Return the tokenizer of a model family of transformers; BERT's for those that have none of their own here."""
-    return _FAMILIES.get(model_type, BERT)
+def tokenizer_family(model_type: str) -> TokenizerFamily | None:
+    """Return the tokenizer of a model family of transformers, or ``None`` where it is not known here."""
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    return _OF_CLASS.get(_ALSO.get(model_type) or TOKENIZER_MAPPING_NAMES.get(model_type) or "")
