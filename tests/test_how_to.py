@@ -20,14 +20,16 @@ PAGES = sorted((Path(__file__).parent.parent / "docs" / "how-to").glob("*.md"))
 _BLOCK = re.compile(r"(<!-- not run: .*? -->\s*)?^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
-def command(line: str) -> None:
-    """Run a command line of a page; a train command stops after two steps."""
+def commands(code: str, run: bool = True) -> None:
+    """Run the command lines of a block, or only parse them; a train command stops after two steps."""
     from unmask.cli.main import main
 
-    words = shlex.split(line)
-    assert words[0] == "unmask", line
-    short = ["--max-steps", "2"] if words[1] == "train" else []
-    assert main([*words[1:], *short, "--quiet"]) == 0, line
+    for line in code.replace("\\\n", " ").strip().splitlines():
+        variables, _, words = line.partition("unmask ")
+        assert re.fullmatch(r"(\w+=\S* )*", variables), line
+        arguments = shlex.split(words)
+        short = ["--max-steps", "2"] if arguments[0] == "train" else []
+        assert main([*arguments, *(["--quiet", *short] if run else ["--help"])]) == 0, line
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def folder(
         (root / "task" / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        command("unmask train notes/ --model bert-base-uncased -o runs/notes")
+        commands("unmask train notes/ --model bert-base-uncased -o runs/notes")
         yield root
 
 
@@ -75,11 +77,10 @@ def test_a_how_to_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
     for skipped, language, code in _BLOCK.findall(page.read_text(encoding="utf-8")):
-        if skipped:
-            continue
         if language == "console":
-            for line in code.replace("\\\n", " ").strip().splitlines():
-                command(line)
+            commands(code, run=not skipped)
+        elif skipped:
+            continue
         elif language == "python":
             capsys.readouterr()
             exec(compile(code, page.name, "exec"), namespace)
