@@ -124,7 +124,7 @@ def _start(args: argparse.Namespace, start: str, tokenizer: str, general: list[s
     for objective, flags in (("rtd", electra), ("", new)):
         if objective and objective not in args.objectives:
             continue
-        own = _flags(general, 0) | flags | {"train.minutes": args.base_seconds / 60}
+        own = _flags(general, flags, 0) | {"train.minutes": args.base_seconds / 60}
         if objective:
             own["train.objective"] = objective
         name = f"base-{objective or 'mlm'}"
@@ -142,10 +142,17 @@ def _electra(args: argparse.Namespace) -> str:
     return str(path)
 
 
-def _flags(files: list[str], seed: int) -> Result:
-    return {"data.inputs": files[:-1], "data.heldout": files[-1:], "data.max_length": LENGTH,
+def _flags(files: list[str], model: Result, seed: int) -> Result:
+    """Return the settings of a run; its text is prepared once for all runs."""
+    start = model.get("model.tokenizer") or model["model.name"]
+
+    def shards(files: list[str]) -> list[str]:
+        settings: Result = {"start": start, "files": files, "documents": "auto"}
+        return [harness.once("shards", harness.fingerprint(files), "ours", "shards", settings)]
+
+    return {"data.inputs": shards(files[:-1]), "data.heldout": shards(files[-1:]), "data.max_length": LENGTH,
             "train.batch_tokens": BATCH_TOKENS, "train.seed": seed, "train.patience": 0,
-            "train.eval_tokens": 40_000}  # fmt: skip
+            "train.eval_tokens": 10_000} | model  # fmt: skip
 
 
 def _speeds(
@@ -159,7 +166,7 @@ def _speeds(
     sides = {
         objective: partial(harness.run, "objectives", "speed", {
             "objective": objective, "seconds": args.speed_seconds,
-            "flags": _flags(files, 0) | flags.get(objective, flags[""])})
+            "flags": _flags(files, flags.get(objective, flags[""]), 0)})
         for objective in args.objectives
         if not (objective == "rtd" and start == "minilm")
     }  # fmt: skip
@@ -178,8 +185,12 @@ def _case(
     name = f"{start}-{case['strategy'] or objective}-{case['steps']}"
     found = []
     for seed in range(args.seeds):
-        own = _flags(files, seed) | flags.get(objective, flags[""])
-        own |= {"train.objective": objective, "train.max_steps": case["steps"]}
+        own = _flags(files, flags.get(objective, flags[""]), seed)
+        own |= {
+            "train.objective": objective,
+            "train.max_steps": case["steps"],
+            "train.eval_every": case["steps"],
+        }
         if case["strategy"]:
             own["masking.strategy"] = case["strategy"]
         part = f"{name}-{seed}"
