@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,10 @@ Out = Annotated[
 ]
 DemoFolder = Annotated[Path, options.output("-o", "--out", metavar="RUN", help="Run folder.")]
 DemoMinutes = Annotated[float, Option("--minutes", min=0.01, help="Minutes of training.")]
+DEMO_MINUTES = 2.9
+_SHORT_DEMO = 1.5
+"""Minutes below which the demo says how little they are."""
+_DEMO_SENTENCES = ("Return the [MASK] of the list.", "Raise an error if the file does not ___.")
 
 
 @surviving_viewers()
@@ -202,7 +207,7 @@ def draw_result(page: Page, result: FinishedRun, examples: bool, places: Mapping
 @surviving_viewers()
 def demo(
     out: DemoFolder = Path("runs/demo"),
-    minutes: DemoMinutes = 2.9,
+    minutes: DemoMinutes = DEMO_MINUTES,
     seed: options.SeedOrZero = 0,
     as_json: options.Json = False,
 ) -> None:
@@ -219,6 +224,25 @@ def demo(
 
         result = run_demo(out, minutes=minutes, seed=seed, progress=progress)
     print_result(result, as_json, examples=True)
+    if not as_json:
+        shell.show(False, {}, lambda page: draw_next_steps(page, out, minutes))
+
+
+def draw_next_steps(page: Page, run: Path, minutes: float) -> None:
+    """Draw what can be tried with the model of the demo."""
+    page.say("")
+    if minutes < _SHORT_DEMO:
+        page.say(
+            f"So short a run learns little: compare it with the baselines above. The default is {DEMO_MINUTES:g} minutes."
+        )
+    page.say("Try it:")
+    for sentence in _DEMO_SENTENCES:
+        page.command(f'  unmask fill {run} "{sentence}"')
+    if importlib.util.find_spec("uvicorn"):
+        page.say("Try it in the browser, at http://127.0.0.1:8000:")
+        page.command(f"  unmask serve {run}")
+    page.say("Train on your own text (files or folders):")
+    page.command("  unmask train notes/ --model bert-base-uncased -o runs/notes")
 
 
 def report(run: options.RunArgument, as_json: options.Json = False) -> None:
