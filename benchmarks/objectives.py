@@ -28,7 +28,7 @@ from harness import Result, say
 
 OBJECTIVES = ("mlm", "rtd", "nsp", "sop", "clm", "contrastive")
 STRATEGIES = ("token", "word", "span", "ngram", "terms")
-TASKS = ("chemprot", "sci-cite", "bc5cdr", "ncbi-disease", "sst2", "cola")
+TASKS = ("chemprot", "sci-cite", "citation-intent", "bc5cdr", "ncbi-disease", "sst2")
 SHAPE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 LENGTH, BATCH_TOKENS = 128, 4096
 SHARE_GOAL, RETRIEVAL_GOAL = 0.85, 0.10
