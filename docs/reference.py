@@ -239,9 +239,19 @@ def schemas() -> dict[str, Any]:
     from unmask.inference.results import FillResult
     from unmask.promises.checks import Check
 
-    results = {"fill": FillResult, "explain": Explanation, "conformance": list[Check]}
+    results = {"fill": list[FillResult], "explain": Explanation, "conformance": list[Check]}
     found = {name: TypeAdapter(kind).json_schema(mode="serialization") for name, kind in results.items()}
-    return {"settings": json_schema(), **found, "server": _server()}
+    return {"settings": json_schema(), **_or_null(found), "server": _server()}
+
+
+def _or_null(schema: Any) -> Any:
+    """Let every number be null, as which NaN and infinity are printed."""
+    if isinstance(schema, list):
+        return [_or_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    number = {"type": ["number", "null"]} if schema.get("type") == "number" else {}
+    return {name: _or_null(item) for name, item in schema.items()} | number
 
 
 def _server() -> Any:
@@ -260,11 +270,9 @@ def json_outputs() -> Iterator[str]:
     )
     yield "| document | JSON Schema |\n|---|---|"
     yield row("a settings file", "[settings.json](schemas/settings.json)")
-    yield row(
-        "`unmask fill --json`: a list with one of these for each text", "[fill.json](schemas/fill.json)"
-    )
+    yield row("`unmask fill --json`: each text, with its file and line", "[fill.json](schemas/fill.json)")
     yield row("`unmask explain --json`", "[explain.json](schemas/explain.json)")
-    yield row("`unmask conformance --json`: `checks`", "[conformance.json](schemas/conformance.json)")
+    yield row("`unmask conformance --json`", "[conformance.json](schemas/conformance.json)")
     yield row("requests and answers of `unmask serve` (OpenAPI 3.1)", "[server.json](schemas/server.json)")
 
 

@@ -37,20 +37,22 @@ def test_every_verb_setting_and_public_name_has_its_place(reference: dict[str, A
     assert "`literal tokens`" in pages["checks"]
 
 
-def test_results_fit_their_published_schemas(
-    reference: dict[str, Any], checkpoint: Callable[[str], Path]
+def test_what_is_printed_fits_the_published_schemas(
+    reference: dict[str, Any], checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import unmask
+    from unmask.cli.main import main
+
+    def printed(*arguments: str) -> Any:
+        assert main([*arguments, "--json", "--quiet"]) == 0
+        return json.loads(capsys.readouterr().out)
 
     schemas = reference["schemas"]()
-    model = unmask.load(checkpoint("bert"), device="cpu")
-    results = {
-        "fill": model.fill("The river [MASK] the [MASK].").to_dict(),
-        "explain": model.explain("The river and the boat.").to_dict(),
-        "settings": {"train": {"max_steps": 5}},
-    }
-    for name, result in results.items():
-        jsonschema.validate(json.loads(json.dumps(result)), schemas[name])
+    model = str(checkpoint("bert"))
+    jsonschema.validate(printed("fill", model, "The river [MASK] the [MASK]."), schemas["fill"])
+    jsonschema.validate(printed("explain", model, "The river and the boat."), schemas["explain"])
+    jsonschema.validate(printed("init", "--stdout"), schemas["settings"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"max_step": 5}}, schemas["settings"])
+    check = {"name": "", "what": "", "measured": None, "tolerance": 0.0, "passed": False, "detail": ""}
+    jsonschema.validate([check], schemas["conformance"])
     assert "/fill" in schemas["server"]["paths"]
