@@ -11,13 +11,13 @@ import unmask
 
 FUNCTIONS = """
     bench check collocations compare conformance convert demo evaluate explain export extend_tokenizer fill load load_config
-    masks pairs prepare probe probe_retrieval push report score terms train train_tokenizer
+    masks pairs prepare probe probe_retrieval push report score terms train train_tokenizer trim_tokenizer
 """.split()
 CLASSES = """
     Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
     Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted Loss MLMCollator MaskedLanguageModelling MaskingSettings MissingExtra Model
     ModelSettings Objective PairMetrics ProbeResult Progress ProgressEvent Push RetrievalResult RunConfig RunFolder RunResult Score TrainSettings
-    UnmaskError
+    TrimmedVocabulary UnmaskError
 """.split()
 
 

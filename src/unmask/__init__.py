@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unmask.api.data import extend_tokenizer as extend_tokenizer
     from unmask.api.data import prepare as prepare
     from unmask.api.data import train_tokenizer as train_tokenizer
+    from unmask.api.data import trim_tokenizer as trim_tokenizer
     from unmask.api.evaluation import compare as compare
     from unmask.api.evaluation import conformance as conformance
     from unmask.api.evaluation import evaluate as evaluate
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from unmask.scoring.pairs import PairMetrics as PairMetrics
     from unmask.scoring.results import Score as Score
     from unmask.vocabulary.extend import ExtendedVocabulary as ExtendedVocabulary
+    from unmask.vocabulary.trim import TrimmedVocabulary as TrimmedVocabulary
 
 __version__ = "0.1.0"
 

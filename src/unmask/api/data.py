@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unmask.data.corpus import Corpus
     from unmask.data.preparation import Duplicates, Executor
     from unmask.vocabulary.extend import ExtendedVocabulary
+    from unmask.vocabulary.trim import TrimmedVocabulary
 
     TokenizerLike = str | Path | PreTrainedTokenizerBase
 
@@ -201,6 +202,46 @@ def extend_tokenizer(
             general=[] if general is None else files.inputs(general, "general"),
             add=add,
             min_count=min_count,
+            settings=settings,
+            offline=offline,
+            progress=files.progress,
+        )
+
+
+def trim_tokenizer(
+    model: ModelLike,
+    data: Text,
+    *,
+    out: str | Path,
+    keep: float = 0.999,
+    offline: bool = False,
+    progress: ProgressLike = None,
+    **options: Any,
+) -> TrimmedVocabulary:
+    """Write a model without the vocabulary entries that a text uses least, and its tokenizer, to ``out``.
+
+    Text whose tokens are all kept has the same tokens and logits as before.
+
+    Args:
+        model: Hub name or folder, or what :func:`unmask.load` made of one.
+        data: paths, or texts in memory, of the kind that the model is for.
+        out: the folder to write, absent or empty.
+        keep: share of the tokens of ``data`` whose entries are kept at least; 1 keeps all that occur.
+        offline, progress: as for :func:`unmask.load`.
+        options: ``documents``, ``text_field``, ``strict``.
+
+    Raises:
+        ConfigError, DataError: the model, the folder or the text cannot be used, or nothing can be dropped.
+    """
+    from unmask.vocabulary.trim import trim_vocabulary
+
+    settings = sections(options, READING, offline).data
+    with text_files(progress, offline, settings.text_field) as files:
+        return trim_vocabulary(
+            _name_of(model),
+            files.inputs(data),
+            Path(out),
+            keep=keep,
             settings=settings,
             offline=offline,
             progress=files.progress,

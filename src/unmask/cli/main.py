@@ -74,6 +74,7 @@ for _panel, _verbs in _VERBS.items():
         app.command(_name, cls=_class, rich_help_panel=_panel)(_verb)
 tokenizer_app.command("train", cls=Command, rich_help_panel="Data")(vocabulary.train_tokenizer)
 tokenizer_app.command("extend", cls=Command, rich_help_panel="Data")(vocabulary.extend_tokenizer)
+tokenizer_app.command("trim", cls=Command, rich_help_panel="Data")(vocabulary.trim_tokenizer)
 app.add_typer(tokenizer_app)
 
 

@@ -1,4 +1,4 @@
-"""The verbs ``tokenizer train`` and ``tokenizer extend``."""
+"""The verbs ``tokenizer train``, ``extend`` and ``trim``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
-from unmask.errors import plural
+from unmask.errors import ConfigError, plural
 from unmask.reporting.format import round_trip_text
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, require_new
 
 if TYPE_CHECKING:
     from unmask.vocabulary.extend import ExtendedVocabulary
+    from unmask.vocabulary.trim import TrimmedVocabulary
 
 GeneralText = Annotated[
     list[str] | None,
@@ -28,6 +29,18 @@ GeneralText = Annotated[
 ]
 Add = Annotated[int, Option("--add", help="Add at most N words.")]
 MinCount = Annotated[int, Option("--min-count", min=1, help="Add only words that occur at least N times.")]
+Keep = Annotated[
+    str,
+    Option(
+        "--keep",
+        metavar="SHARE",
+        help="Share of the tokens of the text whose entries are kept at least, such as 99.9% or 0.999.",
+    ),
+]
+UsedText = Annotated[
+    list[str],
+    options.text("--data", metavar="PATH", help="Text of the kind that the model is for, given as TEXT is elsewhere; may be repeated."),
+]  # fmt: skip
 VocabSize = Annotated[int, Option("--vocab-size", min=100, help="Entries of the vocabulary.")]
 Kind = Annotated[
     Literal["wordpiece", "byte-level-bpe", "unigram"],
@@ -123,6 +136,94 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
     page.command(f"train it with:       unmask train TEXT... --model {found.folder}")
     where = model if not Path(model).exists() else str(Path(model))
     page.command(f"what it costs now:   unmask compare {where} {found.folder} --data HELDOUT")
+
+
+def trim_tokenizer(
+    model: options.ModelArgument,
+    data: UsedText,
+    out: options.NewFolder,
+    keep: Keep = "99.9%",
+    documents: options.DocumentsOption = None,
+    text_field: options.TextField = None,
+    encoding: options.Encoding = None,
+    delimiter: options.Delimiter = None,
+    markup: options.MarkupOption = None,
+    strict: options.Strict = False,
+    skip_unreadable: options.SkipUnreadable = False,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+) -> None:
+    """Drop the vocabulary entries that your text uses least, with their embeddings.
+
+    Text whose tokens are all kept has the same tokens and logits as before; other text is spelled by smaller entries. Special tokens, added words and single characters are always kept.
+
+    Examples:
+        unmask tokenizer trim xlm-roberta-base --data notes/ -o smaller
+        unmask tokenizer trim runs/notes --data notes/ --keep 100% -o smaller
+    """
+    share = _share(keep)
+    settings = options.load_settings({**locals(), "data": None, "model": None}).data
+    with shell.working() as progress:
+        from unmask.vocabulary.trim import trim_vocabulary
+
+        result = trim_vocabulary(
+            model, data, out, keep=share, settings=settings, offline=offline, progress=progress
+        )
+    document = {"folder": out, **result.to_dict()}
+    shell.show(as_json, document, lambda page: draw_trimmed(page, result, model))
+
+
+def _share(text: str) -> float:
+    """Return the share that a text such as ``99.9%`` or ``0.999`` says."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ConfigError(
+            f"--keep: expected a share above 0 and at most 100%, such as 99.9% or 0.999, not '{text}'"
+        )
+    return value
+
+
+def draw_trimmed(page: Page, found: TrimmedVocabulary, model: str) -> None:
+    """Draw the sizes before and after, and what changes in text."""
+    page.table(
+        ["", "before", "after"],
+        [
+            ["entries", found.before.entries, found.after.entries],
+            ["rows of the embeddings", found.before.rows, found.after.rows],
+            ["weights over the vocabulary, MB in fp32", *_megabytes(found, "embedding_mb")],
+            ["all weights, MB in fp32", *_megabytes(found, "mb")],
+        ],
+    )
+    page.say("")
+    changed = found.changed
+    page.table(
+        ["on held-out documents" if found.held_out else "on the text itself", "before", "after"],
+        [
+            ["tokens", changed.tokens_before, changed.tokens_after],
+            ["unknown tokens", changed.unknown_before, changed.unknown_after],
+        ],
+    )
+    page.say(
+        f"{changed.unchanged:.3%} of these tokens are as before; "
+        f"{changed.changed_documents:,} of {plural(changed.documents, 'document')} have a token that is not"
+    )
+    page.say(f"the entries of {found.kept:.3%} of the tokens of the whole text are kept")
+    if found.kept_unseen is not None:
+        page.say(
+            f"of text that it was not chosen by, about {found.kept_unseen:.3%}: measured on the held-out documents, with the "
+            f"entries that the others need"
+        )
+    page.say("")
+    page.command(f"model and tokenizer: {found.folder}")
+    where = model if not Path(model).exists() else str(Path(model))
+    page.command(f"what it costs:       unmask compare {where} {found.folder} --data HELDOUT")
+
+
+def _megabytes(found: TrimmedVocabulary, name: str) -> list[str]:
+    return [f"{getattr(size, name):,.1f}" for size in (found.before, found.after)]
 
 
 def train_tokenizer(

@@ -1,8 +1,8 @@
-"""Add rows for new vocabulary entries to a model."""
+"""Add rows for new vocabulary entries to a model, or keep the rows of some entries alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,13 +37,30 @@ def add_rows(model: PreTrainedModel, first: int, replaced: Sequence[Sequence[int
             f"use the model's own tokenizer"
         )
     rows = max(have, first + len(replaced))
+    _replace_tables(model, rows, lambda old: _extended(old, rows, first, replaced))
+
+
+@torch.no_grad()
+def keep_rows(model: PreTrainedModel, kept: Sequence[int]) -> None:
+    """Keep some rows of all weights over the vocabulary; tied weights stay tied.
+
+    Args:
+        model: any masked-LM model, changed in place with the vocabulary size of its config.
+        kept: the old id of each new one.
+    """
+    index = torch.tensor(kept)
+    _replace_tables(model, len(kept), lambda old: old[index.to(old.device)])
+
+
+def _replace_tables(model: PreTrainedModel, rows: int, make: Callable[[Tensor], Tensor]) -> None:
+    """Replace all weights over the vocabulary; ``make`` gets one with the vocabulary as its first dimension."""
     new: dict[int, Tensor] = {}
     for name, dim in vocabulary_dims(model).items():
         path, _, attribute = name.rpartition(".")
         owner = model.get_submodule(path)
         old = getattr(owner, attribute)
         if id(old) not in new:
-            table = _extended(old.data, dim, rows, first, replaced)
+            table = make(old.data.movedim(dim, 0)).movedim(0, dim).contiguous()
             new[id(old)] = nn.Parameter(table, old.requires_grad) if isinstance(old, nn.Parameter) else table
         setattr(owner, attribute, new[id(old)])
         if isinstance(owner, nn.Embedding):
@@ -53,8 +70,7 @@ def add_rows(model: PreTrainedModel, first: int, replaced: Sequence[Sequence[int
     model.config.vocab_size = rows
 
 
-def _extended(table: Tensor, dim: int, rows: int, first: int, replaced: Sequence[Sequence[int]]) -> Tensor:
-    old = table.movedim(dim, 0)
+def _extended(old: Tensor, rows: int, first: int, replaced: Sequence[Sequence[int]]) -> Tensor:
     new = torch.cat([old, old.new_zeros(rows - len(old), *old.shape[1:])])
     new[first : first + len(replaced)] = torch.stack([old[list(ids)].mean(0) for ids in replaced])
-    return new.movedim(0, dim).contiguous()
+    return new

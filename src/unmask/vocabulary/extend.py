@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
-from unmask.data.corpus import document_key, is_held_out
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, plural
@@ -22,13 +21,11 @@ from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, require_new, write_json
 from unmask.vocabulary.choose import MIN_COUNT, AddedWord, WordCounts, choose_words
 from unmask.vocabulary.embeddings import add_rows
+from unmask.vocabulary.sample import HeldOutSample
 from unmask.vocabulary.tokenizer import check_extendable, write_extended
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_HELDOUT_SHARE = 0.05
-_MAX_CHARACTERS = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ def extend_vocabulary(
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     settings = settings.model_copy(update={"offline": settings.offline or offline})
-    encode, sample = TextEncoder(tokenizer), _Sample()
+    encode, sample = TextEncoder(tokenizer), HeldOutSample()
     domain, background = WordCounts(vocabulary), WordCounts(vocabulary) if general else None
     _count_words(DocumentReader(data, settings, progress=progress), encode, domain, progress, sample)
     if background is not None:
@@ -172,42 +169,12 @@ def _check(add: int, out: Path) -> None:
     require_new(out)
 
 
-class _Sample:
-    """Text to measure fertility on: documents held out from choosing words, or the beginning of a short text."""
-
-    def __init__(self) -> None:
-        self._heldout: list[str] = []
-        self._others: list[str] = []
-        self._size = [0, 0]
-
-    def take(self, text: str) -> bool:
-        """Keep a text up to the limit; return whether it is held out."""
-        heldout = bool(is_held_out(document_key(text), _HELDOUT_SHARE))  # those of a run on the same text
-        if self._size[heldout] < _MAX_CHARACTERS:
-            self._size[heldout] += len(text)
-            (self._heldout if heldout else self._others).append(text)
-        return heldout
-
-    def release(self) -> list[str]:
-        """Hold nothing out, and return what was: of a text of very few documents it may be all."""
-        texts, self._others, self._heldout = self._heldout, self._heldout, []
-        return texts
-
-    @property
-    def held_out(self) -> bool:
-        return bool(self._heldout)
-
-    @property
-    def texts(self) -> list[str]:
-        return self._heldout or self._others
-
-
 def _count_words(
     reader: DocumentReader,
     encode: TextEncoder,
     counts: WordCounts,
     progress: Progress,
-    sample: _Sample | None = None,
+    sample: HeldOutSample | None = None,
 ) -> None:
     """Count the words of documents, except those that the sample holds out."""
     progress.begin("words")
