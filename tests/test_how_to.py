@@ -25,7 +25,7 @@ def commands(code: str, run: bool = True) -> None:
     from unmask.cli.main import main
 
     for line in code.replace("\\\n", " ").strip().splitlines():
-        variables, _, words = line.partition("unmask ")
+        variables, _, words = line.strip().partition("unmask ")
         assert re.fullmatch(r"(\w+=\S* )*", variables), line
         arguments = shlex.split(words)
         short = ["--max-steps", "2"] if arguments[0] == "train" else []
