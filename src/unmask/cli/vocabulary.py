@@ -200,7 +200,7 @@ def draw_trimmed(page: Page, found: TrimmedVocabulary, model: str) -> None:
     page.say("")
     changed = found.changed
     page.table(
-        ["on held-out documents" if found.held_out else "on the text itself", "before", "after"],
+        ["in a sample of the text", "before", "after"],
         [
             ["tokens", changed.tokens_before, changed.tokens_after],
             ["unknown tokens", changed.unknown_before, changed.unknown_after],

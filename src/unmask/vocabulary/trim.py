@@ -84,8 +84,8 @@ class TrimmedVocabulary(Result):
         kept_unseen: the same share of documents that were held out from choosing what to keep, which is what to expect of
             other text of this kind; ``None`` where the text has too few documents. The entries that these documents need
             are kept all the same.
-        held_out: whether ``changed`` is of these documents; otherwise it is of the text itself, at most its first 4 MB.
-        changed: how the tokens of that text change.
+        changed: how the tokens of a sample of the text change, by which it was chosen too: of those documents, or of the
+            beginning of the text where there are none, at most 4 MB.
     """
 
     folder: Path
@@ -93,7 +93,6 @@ class TrimmedVocabulary(Result):
     after: VocabularySize
     kept: float
     kept_unseen: float | None
-    held_out: bool
     changed: ChangedTokens
 
     def _title(self) -> str:
@@ -110,7 +109,6 @@ class TrimmedVocabulary(Result):
             "after": asdict(self.after),
             "kept": self.kept,
             "kept_unseen": self.kept_unseen,
-            "held_out": self.held_out,
             "changed": asdict(self.changed),
         }
 
@@ -181,7 +179,6 @@ def trim_vocabulary(
             after=_size(loaded, trimmed),
             kept=_share(seen + heldout, chosen),
             kept_unseen=unseen,
-            held_out=sample.held_out,
             changed=changed,
         )
 
