@@ -8,6 +8,7 @@
     ├── DataError            3   text, files or shards that cannot be used; knows file and line
     ├── DivergedError        4   the loss, the gradient or a probability is NaN or infinite
     ├── DiskError            5   no space, or no permission, to write what is needed
+    ├── RequirementError     6   a finished run does not meet what --require asks
     └── Interrupted         75   stopped by a signal; can be resumed
         └── LostProcess     75   another process of the run ended or hangs; can be resumed
 
@@ -77,6 +78,12 @@ class DiskError(UnmaskError):
     exit_code = 5
 
 
+class RequirementError(UnmaskError):
+    """A run is finished and its model is written, but does not meet what was required of it."""
+
+    exit_code = 6
+
+
 class Interrupted(UnmaskError):
     """A signal stopped the run; it is saved and can be resumed."""
 
@@ -88,7 +95,8 @@ class LostProcess(Interrupted):
 
 
 ERRORS: dict[int, type[UnmaskError]] = {
-    kind.exit_code: kind for kind in (ConfigError, DataError, DivergedError, DiskError, Interrupted)
+    kind.exit_code: kind
+    for kind in (ConfigError, DataError, DivergedError, DiskError, RequirementError, Interrupted)
 }
 """The exception of each exit code."""
 

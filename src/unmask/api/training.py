@@ -48,7 +48,14 @@ class RunResult(Result, FinishedRun):
         seconds: seconds of training.
         loss: the last training loss that was logged, or ``None``.
         evaluation: the content of ``evaluation.json``; ``None`` without held-out text.
+        unmet: what of ``require`` does not hold; empty where all does.
     """
+
+    @property
+    def verdict(self) -> dict[str, Any] | None:
+        """Whether to use an adapted model, as in ``adaptation.json``; ``None`` where it was not compared with a base."""
+        found: dict[str, Any] | None = (read_json(self.folder.adaptation) or {}).get("verdict")
+        return found
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -69,7 +76,8 @@ class RunResult(Result, FinishedRun):
         }
         names = ("steps", "tokens", "seconds", "loss", "evaluation")
         read = (read_json(self.folder.info) or {}).get("read")
-        return paths | {name: getattr(self, name) for name in names} | {"read": read}
+        values = {name: getattr(self, name) for name in names}
+        return paths | values | {"verdict": self.verdict, "read": read}
 
     def _title(self) -> str:
         steps = f"{plural(self.steps, 'step')}, {plural(self.tokens, 'token')} in {clock(self.seconds)}"

@@ -264,6 +264,19 @@ NewEmbeddingsSteps = Annotated[
     training("--new-embeddings-steps", show_default="0", help="Train only the embeddings of added words for the first N steps."),
 ]  # fmt: skip
 
+ExportAlpha = Annotated[
+    str | None,
+    training("--export-alpha", metavar="auto|ALPHA", show_default="1", help="Mix the weights of base (0) and adapted model (1) before the export."),
+]  # fmt: skip
+MaxForgetting = Annotated[
+    float | None,
+    training("--max-forgetting", metavar="SHARE", show_default="half of what is forgotten at 1", help="Largest rise of the loss on general text for --export-alpha auto, such as 0.02."),
+]  # fmt: skip
+Require = Annotated[
+    str | None,
+    training("--require", metavar="BOUNDS", help="End with exit code 6 where the result misses bounds such as 'domain>=5%,forgetting<=2%'."),
+]  # fmt: skip
+
 # Computation.
 Seed = Annotated[
     int | None, compute("--seed", show_default="0", help="Random seed of order, masks and new weights.")

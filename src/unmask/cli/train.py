@@ -15,8 +15,9 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, plural
+from unmask.errors import ConfigError, RequirementError, plural
 from unmask.remote.systems import is_url
+from unmask.reporting.adaptation import verdict_text
 from unmask.reporting.format import (
     baseline_name,
     byte_size,
@@ -88,6 +89,9 @@ def train(
     lora_rank: options.LoraRank = None,
     head_warmup_steps: options.HeadWarmupSteps = None,
     new_embeddings_steps: options.NewEmbeddingsSteps = None,
+    export_alpha: options.ExportAlpha = None,
+    max_forgetting: options.MaxForgetting = None,
+    require: options.Require = None,
     parallel: options.ParallelOption = None,
     offload: options.OffloadOption = False,
     device: options.DeviceOption = None,
@@ -127,6 +131,8 @@ def train(
         result = _train(given, folder, continued, messages)
     if result is not None:
         print_result(result, as_json, url=out if out and is_url(out) else None)
+        if result.unmet:
+            raise RequirementError(result.unmet)
 
 
 def _train(
@@ -183,6 +189,7 @@ def print_result(result: FinishedRun, as_json: bool, examples: bool = False, url
         places = {name: path.replace(str(folder.root), url.rstrip("/"), 1) for name, path in places.items()}
     document: dict[str, Any] = dict(places)
     document |= {name: getattr(result, name) for name in ("steps", "tokens", "seconds", "loss", "evaluation")}
+    document["verdict"] = (read_json(folder.adaptation) or {}).get("verdict")
     document["read"] = (read_json(folder.info) or {}).get("read")
     shell.show(as_json, document, lambda page: draw_result(page, result, examples, places))
 
@@ -192,6 +199,9 @@ def draw_result(page: Page, result: FinishedRun, examples: bool, places: Mapping
     folder = result.folder
     if result.evaluation is not None:
         draw_evaluation(page, result.evaluation)
+    if decided := (read_json(folder.adaptation) or {}).get("verdict"):
+        page.say("")
+        page.say(verdict_text(decided))
     if examples:
         draw_examples(page, read_json(folder.examples) or [])
     page.say("")

@@ -88,7 +88,8 @@ def expected(info: FieldInfo, null: bool = True) -> str:
     }
     limits = _limits(info)
     what = next(word for kind, word in words.items() if takes(info, kind))
-    what = "one of " + ", ".join(choices(info)) if choices(info) else what
+    if named := ", ".join(choices(info)):
+        what = f"{named} or {words[float]}" if takes(info, float) else f"one of {named}"
     or_null = (", or null" if limits else " or null") if null and takes(info, types.NoneType) else ""
     return what + (f", {limits}" if limits else "") + or_null
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from unmask.config.requirements import parse_requirements
 from unmask.remote.systems import is_url
 
 
@@ -263,6 +264,16 @@ class TrainSettings(Settings):
     and 0 from scratch."""
     export_best: bool | None = None
     """Export the weights with the lowest held-out loss instead of the last ones; by default only to adapt."""
+    export_alpha: Literal["auto"] | float | None = None
+    """To adapt, with general text: export the weights ``(1 - alpha) * base + alpha * adapted``. ``auto`` chooses the alpha
+    with the lowest loss on the domain whose forgetting is within ``max_forgetting``, on one half of the held-out text;
+    the metrics are of the other half. By default the adapted weights, which are alpha 1."""
+    max_forgetting: float | None = Field(None, ge=0)
+    """For ``export_alpha: auto`` and the verdict: the largest rise of the loss on general text, as a share of that of the
+    base, such as 0.02; by default half of the rise at alpha 1."""
+    require: str | None = None
+    """What the exported model must reach, such as ``domain>=5%,forgetting<=2%``: the fall of the held-out loss and the rise
+    of the loss on general text, as shares of those of the base, or ``leaks<=1%``. A run that does not ends with exit code 6."""
     freeze: Literal["none", "embeddings"] = "none"
     """``embeddings`` freezes them, and with them an output matrix that is tied to them."""
     lora_rank: int | None = Field(None, ge=1)
@@ -280,6 +291,17 @@ class TrainSettings(Settings):
     """Recompute activations to save memory."""
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _alpha_is_between(self) -> TrainSettings:
+        if isinstance(self.export_alpha, float) and not 0 <= self.export_alpha <= 1:
+            raise ValueError(f"export_alpha must be auto or from 0 to 1, not {self.export_alpha:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _requirements_are_known(self) -> TrainSettings:
+        parse_requirements(self.require)
+        return self
 
     @model_validator(mode="after")
     def _micro_fits(self) -> TrainSettings:
@@ -345,6 +367,27 @@ class RunConfig(Settings):
             raise ValueError(
                 f"model.generator is for train.objective rtd, and the objective is {self.train.objective}; leave it out, or set the "
                 f"objective to rtd"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adaptation_can_be_judged(self) -> RunConfig:
+        bounds = [each.measure for each in parse_requirements(self.train.require)]
+        wanted = {
+            "train.export_alpha": self.train.export_alpha,
+            "train.max_forgetting": self.train.max_forgetting,
+            "train.require": self.train.require,
+        }
+        name = next((name for name, value in wanted.items() if value is not None), None)
+        if name and self.model.preset:
+            raise ValueError(
+                f"{name} compares an adapted model with its base, and a preset has none; leave it out"
+            )
+        needs_general = {"train.export_alpha": self.train.export_alpha == "auto", "train.max_forgetting": wanted["train.max_forgetting"] is not None, "train.require": "forgetting" in bounds}  # fmt: skip
+        name = next((name for name, needed in needs_general.items() if needed), None)
+        if name and not (self.data.forgetting_eval or self.data.replay):
+            raise ValueError(
+                f"{name} measures forgetting, which takes general text; give it with --general, or --replay, part of which is held out"
             )
         return self
 

@@ -92,16 +92,19 @@ def change(
 
     Returns:
         ``masked_tokens``, ``documents``, ``before`` and ``after`` (loss, perplexity and accuracy, with intervals), and
-        ``change``: loss and accuracy after minus before, and ``relative_accuracy``, their ratio minus one.
+        ``change``: loss and accuracy after minus before, and ``relative_loss`` and ``relative_accuracy``, their ratios minus
+        one.
     """
     chosen = np.ones(len(targets.target_ids), dtype=bool) if chosen is None else chosen
     base, adapted = (targets.sums(predictions, chosen) for predictions in (before, after))
     # The count is a second denominator, so that units in which the base has nothing right are resampled too.
     ratio = ratios(adapted[:, [2, 2]], base[:, [2, 0]])[0].map(lambda value: max(value, 0.0) - 1)
+    loss = ratios(adapted[:, [1]], base[:, [1]])[0].map(lambda value: value - 1)
     difference = {
         name: metric.to_dict()
         for name, metric in (
-            metrics_of(paired_sums(base, adapted), difference=True) | {"relative_accuracy": ratio}
+            metrics_of(paired_sums(base, adapted), difference=True)
+            | {"relative_loss": loss, "relative_accuracy": ratio}
         ).items()
     }
     return {

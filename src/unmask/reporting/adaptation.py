@@ -243,6 +243,24 @@ def added_note(found: JsonDict) -> str | None:
     return f"{said}; in the base their embeddings are the mean of the subwords they replace."
 
 
+_DECISIONS = {
+    "use": "Use it",
+    "use with alpha": "Use it with alpha {alpha:g}",
+    "do not use": "Do not use it",
+    "cannot tell": "It cannot be told whether to use it",
+}
+
+
+def verdict_text(found: JsonDict) -> str:
+    """The verdict of ``adaptation.json`` in words: the decision and its reason."""
+    mixed = (
+        f" (weights mixed at alpha {found['alpha']:g})"
+        if found["decision"] == "use" and found["alpha"] < 1
+        else ""
+    )
+    return f"{_DECISIONS[found['decision']].format(alpha=found['alpha'])}{mixed}. {found['reason']}"
+
+
 def section(record: RunRecord) -> dict[str, Any] | None:
     """What the template of the section takes, or ``None`` for a run without ``adaptation.json``."""
     found = record.adaptation
@@ -258,8 +276,72 @@ def section(record: RunRecord) -> dict[str, Any] | None:
         "counted_on": found["by_frequency"]["counted_on"],
         "added": added_note(found),
         "chart": _chart(record),
+        "trade_off": trade_off(found.get("interpolation")),
+        "verdict": verdict_text(found["verdict"]) if found.get("verdict") else None,
         "examples": found["examples"],
     }
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """The mixtures of base and adapted weights: a chart, a row for each alpha, and what was exported."""
+
+    chart: Chart
+    rows: list[tuple[str, Cell, str, Cell, str]]
+    notes: list[str]
+
+
+def trade_off(mixed: JsonDict | None) -> TradeOff | None:
+    """Gain on the domain against forgetting over alpha; ``None`` without general text."""
+    points = (mixed or {}).get("points") or []
+    if mixed is None or not points or "general" not in points[0]:
+        return None
+    rows = [
+        (
+            f"{each['alpha']:g}",
+            _relative(each["domain"]),
+            _share_of(points, each, "domain"),
+            _relative(each["general"]),
+            _share_of(points, each, "general"),
+        )
+        for each in points
+    ]
+    return TradeOff(plots.trade_off_chart(points, mixed["alpha"]), rows, list(_mixing_notes(mixed)))
+
+
+def _relative(part: JsonDict) -> Cell:
+    change = part["relative"]
+    ends = " to ".join(f"{100 * as_float(end):+.1f}".replace("-", "−") for end in change["interval"] or ())
+    return Cell(f"{100 * as_float(change['value']):+.1f}%".replace("-", "−"), ends)
+
+
+def _share_of(points: list[JsonDict], at: JsonDict, text: str) -> str:
+    """A change as a share of that at alpha 1; nothing where that is not a gain, or not a loss on general text."""
+    whole, own = (as_float(each[text]["change"]["value"]) for each in (points[-1], at))
+    return (
+        f"{100 * own / whole:.0f}%".replace("-", "−")
+        if (whole < 0 if text == "domain" else whole > 0)
+        else "–"
+    )
+
+
+def _mixing_notes(mixed: JsonDict) -> Iterator[str]:
+    yield f"Exported: alpha {mixed['alpha']:g}."
+    limit = (
+        "" if mixed["limit"] is None else f" at most {percent(mixed['limit'], 2)} of the loss on general text"
+    )
+    what = "the given limit" if mixed["limit_given"] else "half of what alpha 1 forgets"
+    if chosen := mixed.get("decided_on"):
+        sizes = (plural(chosen[f"{name}_documents"], f"{name} document") for name in ("domain", "general"))
+        said = " and ".join(sizes)
+        yield (
+            f"It was chosen on {said}{', the same as reported, so the figures are too good by what the choice gains' if chosen['is_reported'] else ' that are not in these figures'}: "
+            f"the lowest loss on the domain whose forgetting is within {what}{',' if limit else ''}{limit}."
+        )
+        if mixed["suggested"] is None:
+            yield "No mixture is within the limit, so the adapted weights are exported unmixed."
+    if left := mixed.get("not_mixed"):
+        yield f"{plural(len(left), 'weight')} that the base lacks are the same at every alpha: {', '.join(left[:3])}."
 
 
 def _chart(record: RunRecord) -> Chart | None:

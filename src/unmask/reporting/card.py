@@ -229,7 +229,10 @@ def _begun(record: RunRecord) -> str:
 def _adaptation(record: RunRecord) -> dict[str, Any] | None:
     """The metrics before and after, without the examples: they quote text that may be private."""
     found = section(record)
-    return found and {key: found[key] for key in ("texts", "forgetting", "groups", "counted_on", "added")}
+    return found and {
+        key: found[key]
+        for key in ("texts", "forgetting", "groups", "counted_on", "added", "trade_off", "verdict")
+    }
 
 
 def _public_facts(record: RunRecord) -> Iterator[tuple[str, str]]:

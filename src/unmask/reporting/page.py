@@ -279,6 +279,7 @@ def _hash_facts(record: RunRecord) -> list[tuple[str, str | None]]:
         "selection": "Text that chose the weights",
         "replay": "Replayed text",
         "general": "General text",
+        "general_selection": "General text that chose the weights",
     }
     found = [(name, (hashes.get("texts") or {}).get(key)) for key, name in texts.items()]
     return [("Tokenizer", hashes.get("tokenizer")), *found, *(hashes.get("weights") or {}).items()]

@@ -154,6 +154,47 @@ def course_chart(
     return _draw(_Sketch("course", "Held-out loss", axis.label, drawn, marks=places)) if heldout else None
 
 
+def trade_off_chart(points: Sequence[JsonDict], exported: float) -> Chart:
+    """Draw the change of the general loss against the gain on the domain, in percent of the base's loss.
+
+    Args:
+        points: by alpha, with the ``relative`` changes of ``domain`` and ``general``.
+        exported: the alpha that is marked.
+    """
+    gains, lost = (
+        [100 * sign * as_float(each[text]["relative"]["value"]) for each in points]
+        for text, sign in (("domain", -1), ("general", 1))
+    )
+    at = min(range(len(points)), key=lambda place: abs(points[place]["alpha"] - exported))
+
+    def paint(axes: Axes) -> None:
+        axes.axhline(0, color=COLOUR["before"], linewidth=1.2, linestyle=_DASH["before"])
+        axes.plot(gains, lost, color=COLOUR["heldout"], linewidth=2, marker="o", markersize=4.5)
+        axes.plot(gains[at], lost[at], color=COLOUR["train"], marker="o", markersize=9, linestyle="none")
+        for place in sorted({0, len(points) // 2, len(points) - 1}):
+            axes.annotate(
+                f"{points[place]['alpha']:g}", (gains[place], lost[place]), (0, 8), textcoords="offset points",
+                ha="center", fontsize=12, color=COLOUR["axis"],
+            )  # fmt: skip
+        axes.margins(0.08, 0.16)
+        tick_labels(axes.yaxis, lambda value: f"{axis_number(value)}%")
+        tick_labels(axes.xaxis, lambda value: f"{axis_number(value)}%")
+        dress(axes, 13)
+        axes.set_xlabel("fall of the loss on the domain", fontsize=13, color=COLOUR["axis"], labelpad=6)
+
+    said = "; ".join(
+        f"alpha {each['alpha']:g}: domain loss {-gain:+.1f}%, general loss {change:+.1f}%"
+        for each, gain, change in zip(points, gains, lost, strict=True)
+    )
+    svg = drawing("trade-off", f"Gain against forgetting. {said}.", (440, 285), (48, 42, 14, 12), paint)
+    legend = (
+        Legend("rise of the loss on general text, alpha 0 to 1", "heldout"),
+        Legend(f"exported, alpha {exported:g}", "train"),
+        Legend("nothing forgotten", "before"),
+    )
+    return Chart("trade-off", "Gain against forgetting", svg, legend)
+
+
 @dataclass(frozen=True)
 class _Axis:
     key: str

@@ -6,14 +6,21 @@
     masks             how the targets of all metrics are shown to both models
     domain, general   metrics on held-out text: masked_tokens, documents, before, after and change; general is null
                       without general text. before and after: loss (nats), perplexity, accuracy, and their intervals;
-                      change: loss, accuracy (after minus before) and relative_accuracy (their ratio minus one), each
-                      {"value", "interval"}
+                      change: loss, accuracy (after minus before), relative_loss and relative_accuracy (their ratios
+                      minus one), each {"value", "interval"}
     forgetting        {"loss", "accuracy"}: on the general text, loss after minus before and accuracy before minus
                       after; null without general text
     by_frequency      {"counted_on", "rows"}: the same metrics on the domain, by the frequency of a token in the
                       training text, or in part of its documents where it has more than 20 million tokens
     added_words       the same metrics for words that were added to the vocabulary, and how many there are
                       ("words"); masked_tokens may be 0, and then there are no metrics; null where none was added
+    interpolation     mixtures of the weights of base and adapted model; null where none was evaluated. points: for each
+                      alpha, on domain and general text, loss, change and relative change compared with the base, at
+                      "tokens" tokens of each text; wanted: what --export-alpha asked; alpha: of the exported weights;
+                      suggested: of the lowest domain loss whose forgetting is within limit, a share (limit_given:
+                      whether it is that of --max-forgetting); decided_on: the documents that chose it; not_mixed:
+                      weights that the base lacks
+    verdict           whether to use the model (see unmask.evaluation.verdict)
     examples          targets at which the two models differ most (see unmask.evaluation.adaptation.differing); they quote the text
     hashes            SHA-256 of the tokenizer, of each text (of its documents' hashes) and of each file of weights
     interval          what the intervals are
@@ -148,6 +155,7 @@ def _hashes(components: RunComponents, folder: RunFolder) -> dict[str, Any]:
         "selection": components.selection,
         "replay": components.replay,
         "general": components.general,
+        "general_selection": components.general_selection,
     }
     return {
         "tokenizer": tokenizer_hash(components.model.tokenizer),

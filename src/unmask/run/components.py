@@ -66,6 +66,7 @@ class RunComponents(RunTexts):
         sentence_modules: the folder with the modules of a sentence-transformers checkpoint.
         new_head: whether a checkpoint came without an LM head, so that there are no metrics of it before training.
         selection: held-out text that chooses the exported weights, where ``heldout`` does not.
+        general_selection: general text that does, where ``general`` does not.
         objective: what is learned.
     """
 
@@ -80,19 +81,30 @@ class RunComponents(RunTexts):
     sentence_modules: Path | None = None
     new_head: bool = False
     selection: TextSource | None = None
+    general_selection: TextSource | None = None
     objective: Objective = field(default_factory=MaskedLanguageModelling)
 
     @property
     def all_heldout(self) -> TextSource | None:
         """The held-out text with the part of it that chooses the weights."""
-        if self.selection is None or self.heldout is None:
-            return self.heldout
-        return self.heldout.part(np.union1d(self.selection.documents, self.heldout.documents))
+        return _joined(self.selection, self.heldout)
+
+    @property
+    def all_general(self) -> TextSource | None:
+        """The general text to measure forgetting on with the part of it that chooses the weights."""
+        return _joined(self.general_selection, self.general)
 
     @property
     def has_base(self) -> bool:
         """Whether there is a model before training to compare with."""
         return not (self.scratch or self.new_head) and self.objective.uses_head
+
+
+def _joined(first: TextSource | None, second: TextSource | None) -> TextSource | None:
+    """Return the text of which both are parts; the second, where there is no first."""
+    if first is None or second is None:
+        return second
+    return second.part(np.union1d(first.documents, second.documents))
 
 
 def build_components(

@@ -27,7 +27,7 @@ def overlaps(texts: RunComponents, progress: Progress) -> dict[str, dict[str, An
     """
     training = [text for text in (texts.text, texts.replay) if text is not None]
     found: dict[str, dict[str, Any]] = {}
-    for name, text in (("heldout", texts.all_heldout), ("general", texts.general)):
+    for name, text in (("heldout", texts.all_heldout), ("general", texts.all_general)):
         if text is not None:
             found[name] = asdict(find_overlap(text, training))
             if said := overlap_text(name, found[name]):

@@ -24,6 +24,7 @@ from threading import Event, Thread
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, DiskError, Interrupted, UnmaskError
+from unmask.evaluation.verdict import unmet
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, listed
 from unmask.remote.folders import INCOMPLETE, DamagedFile, fetch, host_lock, place_of, sums_of
@@ -92,8 +93,10 @@ def unpublished(
     progress.log("the run is finished, only publishing is left; resume with a higher limit to train on")
     state = load_checkpoint_state(checkpoints[-1])
     position, evaluation = Position.from_dict(state), read_json(folder.evaluation)
+    decided = (read_json(folder.adaptation) or {}).get("verdict")
+    missed = unmet(decided) if decided else ""
     return FinishedRun(
-        folder, position.step, position.tokens, position.seconds, state["last_loss"], evaluation
+        folder, position.step, position.tokens, position.seconds, state["last_loss"], evaluation, missed
     )
 
 

@@ -124,9 +124,14 @@ def final_texts(components: RunComponents) -> dict[str, TextSource]:
     return {name: text for name, text in texts.items() if text is not None}
 
 
+def evaluation_batches_of(text: TextSource, tokens: int) -> Iterator[Batch]:
+    """Yield the batches of :func:`metrics_on`, of all processes in turn."""
+    return text.evaluation_batches(_EVALUATION_BUDGET, tokens)
+
+
 def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
     """Yield the batches of a final evaluation, the same ones every time."""
-    return text.evaluation_batches(_EVALUATION_BUDGET, _FINAL_EVALUATION * config.train.eval_tokens)
+    return evaluation_batches_of(text, _FINAL_EVALUATION * config.train.eval_tokens)
 
 
 def final_metrics(
@@ -231,6 +236,7 @@ def _counts(components: RunComponents) -> dict[str, int | float]:
         "selection_": components.selection,
         "replay_": components.replay,
         "general_": components.general,
+        "general_selection_": components.general_selection,
     }
     for name, text in texts.items():
         if text or name == "heldout_":

@@ -1,4 +1,4 @@
-"""The held-out text in two halves: the exported weights are chosen on one, all reported metrics are of the other.
+"""Held-out text in two halves: the exported weights are chosen on one, all reported metrics are of the other.
 
 The best of ten evaluations is better than the model is. Which half a document is in is a function of its text alone.
 """
@@ -21,25 +21,40 @@ _KEY = np.uint64(0x5E1EC7104A1F5E7D)
 
 def chooses_weights(settings: TrainSettings) -> bool:
     """Return whether the held-out loss decides which weights are exported, or when the run ends."""
-    return bool(settings.export_best or settings.patience)
+    return bool(settings.export_best or settings.patience) or settings.export_alpha == "auto"
 
 
 def with_selection(
     components: RunComponents, settings: TrainSettings, progress: Progress = Progress()
 ) -> RunComponents:
-    """Divide the held-out text where it decides on the weights; too little of it serves for both, which is logged."""
-    text = components.heldout
-    if text is None or not chooses_weights(settings):
-        return components
+    """Divide the held-out text where it decides on the weights; too little of it serves for both, which is logged.
+
+    General text is divided only where its loss has a part in the choice: with ``export_alpha: auto``.
+    """
+    if chooses_weights(settings) and (parts := _divided(components.heldout, "held-out", settings, progress)):
+        components = replace(components, selection=parts[0], heldout=parts[1])
+    if settings.export_alpha == "auto" and (
+        parts := _divided(components.general, "general", settings, progress)
+    ):
+        components = replace(components, general_selection=parts[0], general=parts[1])
+    return components
+
+
+def _divided(
+    text: TextSource | None, name: str, settings: TrainSettings, progress: Progress
+) -> list[TextSource] | None:
+    """Return the part of a text that chooses the weights and the part that is reported."""
+    if text is None:
+        return None
     first = halves(text.corpus.keys[text.documents])
     parts = [text.part(text.documents[chosen]) for chosen in (first, ~first) if chosen.any()]
-    if len(parts) < 2 or not all(part.has_targets(settings.eval_tokens) for part in parts):
-        progress.warning(
-            f"the weights are chosen on the held-out documents that are reported, since {plural(len(text.documents), 'document')} "
-            f"cannot be divided; the metrics are too good by what the choice gains"
-        )
-        return components
-    return replace(components, selection=parts[0], heldout=parts[1])
+    if len(parts) == 2 and all(part.has_targets(settings.eval_tokens) for part in parts):
+        return parts
+    progress.warning(
+        f"the weights are chosen on the {name} documents that are reported, since {plural(len(text.documents), 'document')} "
+        f"cannot be divided; the metrics are too good by what the choice gains"
+    )
+    return None
 
 
 def halves(keys: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 
 from unmask.config.settings import RunConfig
 from unmask.data.verification import Verification
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, RequirementError
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.objectives.choose import Custom
@@ -110,7 +110,7 @@ def _train(
                         run.write_info(command, extra)
                         finished = run.run()
                     if world.is_main:
-                        write_exit_code(folder, None)
+                        write_exit_code(folder, RequirementError(finished.unmet) if finished.unmet else None)
                     return finished
             except BaseException as error:
                 # Before its files go; the others say themselves what is saved.

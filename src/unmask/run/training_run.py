@@ -23,6 +23,7 @@ from unmask.run.choices import choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_same_model
+from unmask.run.interpolation import Interpolation, interpolate
 from unmask.run.overlap import is_compared_first, overlaps
 from unmask.run.results import answers_on, evaluation_of, final_metrics, metrics_on, run_info
 from unmask.run.selection import selection_of, with_selection
@@ -62,6 +63,7 @@ class FinishedRun:
     seconds: float
     loss: float | None
     evaluation: dict[str, Any] | None
+    unmet: str = ""
 
 
 class TrainingRun:
@@ -138,11 +140,10 @@ class TrainingRun:
         if self.components.adapters is not None:
             merge_lora(self.components.adapters)
         self.components = self._whole()
-        evaluation = self._finish(exported)
-        position = self.loop.position
-        return FinishedRun(
-            self.folder, position.step, position.tokens, position.seconds, self._last_loss, evaluation
-        )
+        mixed = interpolate(self.components, self.config, self.folder, self.progress)
+        evaluation, unmet = self._finish(exported, mixed)
+        at, loss = self.loop.position, self._last_loss
+        return FinishedRun(self.folder, at.step, at.tokens, at.seconds, loss, evaluation, unmet)
 
     def _whole(self) -> RunComponents:
         """Return the components with the whole model, which each process evaluates in fp32 on a share of the text."""
@@ -157,17 +158,17 @@ class TrainingRun:
         if self.is_main:
             save_base(self.folder, predictions)
 
-    def _finish(self, exported: int) -> dict[str, Any] | None:
-        """Evaluate the model and write the results; return the metrics."""
+    def _finish(self, exported: int, mixed: Interpolation) -> tuple[dict[str, Any] | None, str]:
+        """Evaluate the model and write the results; return the metrics, and what of ``--require`` does not hold."""
         evaluation, predictions = self._evaluate_exported(exported)
         if evaluation is not None and not math.isfinite(evaluation["loss"]):
             raise DivergedError(
                 f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
             )
-        results = self.components, self.config, self.folder, self.loop, evaluation, predictions
+        results = self.components, self.config, self.folder, self.loop, evaluation, predictions, mixed
         write = partial(write_results, *results, self.progress)
-        self.components.world.main_first(write, "writing results")
-        return self.components.world.from_main(evaluation)
+        unmet = self.components.world.main_first(write, "writing results")
+        return self.components.world.from_main((evaluation, unmet or ""))
 
     def _log_choices(self) -> None:
         """Log what the run is going to do, and the first batch as the model sees it."""

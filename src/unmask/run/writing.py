@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from unmask.config.requirements import parse_requirements
 from unmask.config.settings import RunConfig
 from unmask.errors import DataError
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.predictions import TargetPredictions
+from unmask.evaluation.verdict import unmet, verdict
 from unmask.model.sentence_modules import copy_sentence_modules
 from unmask.progress import Progress
+from unmask.reporting.adaptation import verdict_text
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import adaptation_of
 from unmask.run.choices import advice_of
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import now
+from unmask.run.interpolation import Interpolation
 from unmask.run.overlap import overlaps
 from unmask.run_folder import RunFolder
 from unmask.storage import new_folder, read_json, read_rows, write_atomically, write_json
 from unmask.training.loop import Loop
 
 _EXAMPLES = 12
+_NOT_JUDGED = (
+    "what --require asks cannot be judged: base and adapted model were not compared on held-out text"
+)
 
 
 def write_results(
@@ -31,15 +38,26 @@ def write_results(
     loop: Loop,
     evaluation: dict[str, Any] | None,
     predictions: dict[str, TargetPredictions],
+    mixed: Interpolation,
     progress: Progress,
-) -> None:
-    """Write the model, its metrics and the report, and log what would help next."""
+) -> str:
+    """Write the model, its metrics and the report, and log what would help next.
+
+    Returns:
+        What of ``--require`` does not hold; nothing where all does.
+    """
     write_model(components, folder, progress)
+    info = read_json(folder.info)
+    if "overlap" not in info:
+        info["overlap"] = overlaps(components, progress)
+    missed = ""
     if evaluation is not None:
         assert components.heldout is not None
         write_json(folder.evaluation, evaluation)
         write_json(folder.examples, fill_examples(components.model, components.heldout, _EXAMPLES))
-        _compare_with_base(components, config, folder, predictions, progress)
+        missed = _compare_with_base(components, config, folder, predictions, mixed, info["overlap"], progress)
+    elif config.train.require:
+        missed = _NOT_JUDGED
     advice = advice_of(
         read_rows(folder.metrics) if folder.metrics.is_file() else [],
         folder,
@@ -49,14 +67,12 @@ def write_results(
         # One of the caller's own has no name on the command line.
         objective="mlm" if config.train.objective == "custom" else components.objective.stages[-1].name,
     )
-    info, ended = read_json(folder.info), {"finished": now(), "steps": loop.position.step, "advice": advice}
-    if "overlap" not in info:
-        info["overlap"] = overlaps(components, progress)
-    write_json(folder.info, info | ended)
+    write_json(folder.info, info | {"finished": now(), "steps": loop.position.step, "advice": advice})
     write_atomically(folder.model / "README.md", model_card(folder))
     write_report(folder)
     if advice:
         progress.log(advice)
+    return missed
 
 
 def write_model(components: RunComponents, folder: RunFolder, progress: Progress = Progress()) -> None:
@@ -73,14 +89,22 @@ def _compare_with_base(
     config: RunConfig,
     folder: RunFolder,
     predictions: dict[str, TargetPredictions],
+    mixed: Interpolation,
+    overlap: dict[str, Any],
     progress: Progress,
-) -> None:
+) -> str:
+    """Write ``adaptation.json`` with the verdict; return what of ``--require`` does not hold."""
+    requirements = parse_requirements(config.train.require)
     if not components.has_base:
-        return
+        return _NOT_JUDGED if requirements else ""
     try:
         content = adaptation_of(components, config, folder, predictions)
     except DataError as error:
         progress.log(f"the report does not compare base and adapted model: {error}")
         folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
-        return
+        return _NOT_JUDGED if requirements else ""
+    content["interpolation"] = mixed.content
+    content["verdict"] = verdict(content, overlap, requirements)
     write_json(folder.adaptation, content)
+    progress.log(verdict_text(content["verdict"]))
+    return unmet(content["verdict"])

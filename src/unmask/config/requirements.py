@@ -1,0 +1,66 @@
+"""What a run must reach: ``domain>=5%,forgetting<=2%``, the value of ``--require``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from unmask.errors import did_you_mean
+
+MEASURES = {
+    "domain": ">=",
+    "forgetting": "<=",
+    "leaks": "<=",
+}
+"""What may be required, and in which direction: the fall of the loss on held-out domain text and the rise of the loss on
+general text, both as shares of the loss of the base, and the share of the held-out documents that occur in the training text."""
+
+_PART = re.compile(r"([a-z]+)\s*(>=|<=)\s*(\d+(?:\.\d*)?|\.\d+)\s*%")
+_EXAMPLE = "domain>=5%,forgetting<=2%"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound of one of :data:`MEASURES`, as a share."""
+
+    measure: str
+    bound: float
+
+    @property
+    def text(self) -> str:
+        """As it is written: ``domain>=5%``."""
+        return f"{self.measure}{MEASURES[self.measure]}{100 * self.bound:g}%"
+
+    def holds(self, value: float) -> bool:
+        """Return whether a share meets the bound; NaN does not."""
+        return value >= self.bound if MEASURES[self.measure] == ">=" else value <= self.bound
+
+
+def parse_requirements(text: str | None) -> tuple[Requirement, ...]:
+    """Return the requirements that a text lists, separated by commas.
+
+    Raises:
+        ValueError: it is no such list; one line.
+    """
+    parts = [part.strip() for part in (text or "").split(",")] if text is not None else []
+    found = [_requirement(part) for part in parts]
+    measures = [each.measure for each in found]
+    if twice := next((name for name in measures if measures.count(name) > 1), None):
+        raise ValueError(f"require names {twice} twice; give one bound of it")
+    return tuple(found)
+
+
+def _requirement(part: str) -> Requirement:
+    match = _PART.fullmatch(part)
+    if match is None:
+        raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'")
+    measure, sign, bound = match.groups()
+    if measure not in MEASURES:
+        raise ValueError(
+            f"require knows {', '.join(MEASURES)}, not '{measure}'{did_you_mean(measure, MEASURES)}"
+        )
+    if sign != MEASURES[measure]:
+        raise ValueError(
+            f"require bounds {measure} by {MEASURES[measure]}, not by {sign}: {measure}{MEASURES[measure]}{bound}%"
+        )
+    return Requirement(measure, float(bound) / 100)

@@ -1,0 +1,228 @@
+"""Mixtures of base and adapted weights: what is exported, what is chosen, the verdict, and what is required."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unmask.config.load import load_config
+from unmask.config.requirements import parse_requirements
+from unmask.errors import ConfigError
+from unmask.evaluation.trade_off import choose_alpha, forgetting_limit
+from unmask.evaluation.verdict import unmet, verdict
+from unmask.reporting.adaptation import trade_off, verdict_text
+from unmask.run.train import train
+
+WORDS = "the river carried a letter before winter came an unripe telescope measured mountains".split()
+OTHERS = "her brother's violin sold two handwritten constitution boats while it rained in april".split()
+
+
+def lines(path: Path, words: list[str], count: int, seed: int) -> str:
+    draw = np.random.default_rng(seed)
+    texts = (" ".join(draw.choice(words, draw.integers(3, 25))) + f" {number}" for number in range(count))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Return `run(name, resume, **flags)`: a short adaptation of a tiny checkpoint with general text."""
+    place = tmp_path_factory.mktemp("mixing")
+    settings = {
+        "data.inputs": [lines(place / "domain.jsonl", WORDS, 200, 1)],
+        "data.forgetting_eval": [lines(place / "general.jsonl", OTHERS, 60, 2)],
+        "data.heldout_share": 0.2,
+        "data.max_length": 32,
+        "train.max_steps": 10,
+        "train.batch_tokens": 256,
+        "train.precision": "fp32",
+        "train.device": "cpu",
+        "train.optimizer.learning_rate": 1e-3,
+    }
+
+    def make(name: str, resume: str | None = None, model: str = "bert", **flags: Any) -> Any:
+        flags = {key.replace("__", "."): value for key, value in flags.items()}
+        config = load_config(None, flags=settings | {"model.name": str(checkpoint(model))} | flags)
+        return train(config, place / name, resume=resume)
+
+    return make
+
+
+def test_the_mixture_is_exported_that_was_evaluated_and_again_on_resume(
+    run: Callable[..., Any], checkpoint: Callable[[str], Path]
+) -> None:
+    whole = run("whole")
+    points = read(whole.folder.adaptation)["interpolation"]["points"]
+    assert [each["alpha"] for each in points] == [step / 10 for step in range(11)]
+    assert points[0]["domain"]["change"]["value"] == points[0]["general"]["change"]["value"] == 0
+    evaluation = read(whole.folder.evaluation)
+    assert points[-1]["domain"]["loss"] == pytest.approx(evaluation["loss"], rel=1e-6)
+    adapted = load_file(whole.folder.model / "model.safetensors")
+    page = whole.folder.report.read_text(encoding="utf-8")
+    assert "Gain against forgetting" in page
+    assert "Verdict" in page
+    base = load_file(checkpoint("bert") / "model.safetensors")
+    losses = []
+    for _ in range(2):
+        mixed = run("whole", "auto", train__export_alpha=0.25)
+        found = load_file(mixed.folder.model / "model.safetensors")
+        assert found.keys() == adapted.keys()
+        for name, weight in found.items():
+            assert torch.equal(weight, torch.lerp(base[name], adapted[name], 0.25)), name
+        losses.append(read(mixed.folder.evaluation)["loss"])
+        again = read(mixed.folder.adaptation)["interpolation"]
+        assert again["alpha"] == 0.25
+        at = next(each for each in again["points"] if each["alpha"] == 0.25)
+        assert at["domain"]["loss"] == pytest.approx(losses[-1], rel=1e-6)
+        assert not list(mixed.folder.root.glob("weights-to-mix*"))
+    assert losses[0] == losses[1]
+
+
+def test_auto_decides_on_other_documents_than_are_reported(run: Callable[..., Any]) -> None:
+    result = run("auto", train__export_alpha="auto", train__require="domain>=90%,forgetting<=50%")
+    found = read(result.folder.adaptation)
+    corpus = read(result.folder.info)["corpus"]
+    mixed = found["interpolation"]
+    assert mixed["decided_on"] == {
+        "domain_documents": corpus["selection_documents"],
+        "general_documents": corpus["general_selection_documents"],
+        "is_reported": False,
+    }
+    assert corpus["general_documents"] + corpus["general_selection_documents"] == 60
+    assert mixed["alpha"] == (mixed["suggested"] or 1.0)
+    assert "domain>=90% was required" in result.unmet
+    assert "forgetting" not in result.unmet
+    assert (result.folder.root / "exit_code").read_text() == "6\n"
+
+
+def test_merged_adapters_are_mixed(run: Callable[..., Any], checkpoint: Callable[[str], Path]) -> None:
+    pytest.importorskip("peft")
+    result = run("lora", train__lora_rank=2, train__export_alpha=0.0)
+    base, found = (
+        load_file(folder / "model.safetensors") for folder in (checkpoint("bert"), result.folder.model)
+    )
+    assert all(torch.equal(base[name], weight) for name, weight in found.items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"train.require": "domain>5"}, r"must be bounds such as domain>=5%,forgetting<=2%, not 'domain>5'"),
+        ({"train.require": "doman>=5%"}, r"did you mean 'domain'"),
+        ({"train.require": "domain<=5%"}, r"bounds domain by >="),
+        ({"train.require": "leaks<=1%,leaks<=2%"}, r"names leaks twice"),
+        ({"train.require": "forgetting<=2%"}, r"takes general text; give it with --general"),
+        ({"train.export_alpha": "auto"}, r"takes general text; give it with --general"),
+        ({"train.export_alpha": "1.5"}, r"auto or from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_training(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, flags={"model.name": "some/model"} | flags)
+
+
+def points(*rows: tuple[float, float, float]) -> list[dict[str, Any]]:
+    """Points of alpha, change of the domain loss and change of the general loss, of a base loss of 2."""
+
+    def part(change: float) -> dict[str, Any]:
+        around = [change - 0.01, change + 0.01]
+        halves = [end / 2 for end in around]
+        return {
+            "loss": 2 + change,
+            "change": {"value": change, "interval": around},
+            "relative": {"value": change / 2, "interval": halves},
+        }
+
+    return [
+        {"alpha": alpha, "domain": part(domain), "general": part(general)} for alpha, domain, general in rows
+    ]
+
+
+CURVE = points((0, 0, 0), (0.5, -0.2, 0.02), (0.7, -0.27, 0.05), (1, -0.3, 0.2))
+
+
+def test_the_lowest_domain_loss_within_the_limit_is_chosen() -> None:
+    assert forgetting_limit(CURVE, None) == pytest.approx(0.05)
+    assert choose_alpha(CURVE, 0.05) == 0.7
+    assert choose_alpha(CURVE, 0.01) == 0.5
+    assert choose_alpha(CURVE, 0.005) is None
+    assert choose_alpha(points((0, 0, 0), (0.5, -0.1, -0.1), (1, -0.2, -0.1)), np.inf) == 1
+
+
+def found(gain: tuple[float, float, float] | float, lost: float | None, alpha: float = 1.0) -> dict[str, Any]:
+    """The content of adaptation.json with a gain (value, or value with ends) and a forgetting, as shares."""
+    value, low, high = gain if isinstance(gain, tuple) else (gain, gain - 0.005, gain + 0.005)
+    general = lost if lost is None else {"value": lost, "interval": [lost - 0.001, lost + 0.001]}
+    mixed = {"points": CURVE, "alpha": alpha, "limit": 0.05, "limit_given": False, "suggested": 0.7}
+    return {
+        "domain": {
+            "documents": 40,
+            "change": {"relative_loss": {"value": -value, "interval": [-high, -low]}},
+        },
+        "general": general and {"change": {"relative_loss": general}},
+        "interpolation": mixed | {"decided_on": None} if lost is not None else None,
+    }
+
+
+CLEAN = {"heldout": {"same": 0, "near": 0, "documents": 40, "run": 9}}
+
+
+@pytest.mark.parametrize(
+    ("content", "overlap", "decision", "said"),
+    [
+        (found(0.15, None), CLEAN, "use", "not measured"),
+        (found(0.15, 0.0), CLEAN, "use", "no forgetting was found"),
+        (
+            found(0.15, 0.1),
+            CLEAN,
+            "use with alpha",
+            "alpha 0.7 keeps 90% of the gain at 25% of the forgetting",
+        ),
+        (found(0.15, 0.1, 0.7), CLEAN, "use", "general text rose by 10.00%"),
+        (found(0.05, 0.2, 0.7), CLEAN, "do not use", "more than the domain gained"),
+        (found(-0.05, 0.0), CLEAN, "do not use", "worse on the text"),
+        (found((0.001, -0.002, 0.004), 0.0), CLEAN, "do not use", "No gain"),
+        (found((0.03, -0.02, 0.08), 0.0), CLEAN, "cannot tell", "Too small to judge"),
+        (
+            found(0.15, 0.0),
+            {"heldout": CLEAN["heldout"] | {"same": 4}},
+            "cannot tell",
+            "10.0% of the held-out",
+        ),
+    ],
+)
+def test_the_verdict(content: Any, overlap: Any, decision: str, said: str) -> None:
+    got = verdict(content, overlap)
+    assert got["decision"] == decision
+    assert said in verdict_text(got)
+    assert not unmet(got)
+
+
+def test_what_is_required_is_judged_by_value_and_never_without_an_interval() -> None:
+    bounds = parse_requirements("domain>=5%, forgetting<=2%, leaks<=1%")
+    assert not unmet(verdict(found(0.15, 0.01), CLEAN, bounds))
+    got = verdict(found(0.03, None), CLEAN, bounds)
+    assert got["decision"] == "do not use"
+    assert "domain>=5% was required and it is 3.00% (95% interval 2.50 to 3.50%)" in unmet(got)
+    assert "forgetting<=2% cannot be judged" in unmet(got)
+
+
+def test_the_trade_off_is_drawn_with_its_shares() -> None:
+    drawn = trade_off(found(0.15, 0.1)["interpolation"])
+    assert drawn is not None
+    assert [(row[0], row[2], row[4]) for row in drawn.rows] == [
+        ("0", "0%", "0%"), ("0.5", "67%", "10%"), ("0.7", "90%", "25%"), ("1", "100%", "100%")
+    ]  # fmt: skip
+    assert "domain loss -15" not in drawn.chart.title
+    assert trade_off(None) is None
