@@ -224,5 +224,6 @@ def test_the_trade_off_is_drawn_with_its_shares() -> None:
     assert [(row[0], row[2], row[4]) for row in drawn.rows] == [
         ("0", "0%", "0%"), ("0.5", "67%", "10%"), ("0.7", "90%", "25%"), ("1", "100%", "100%")
     ]  # fmt: skip
-    assert "domain loss -15" not in drawn.chart.title
+    assert "alpha 0.7: domain loss -13.5%, general loss +2.5%" in drawn.chart.svg
+    assert drawn.notes[0] == "Exported: alpha 1."
     assert trade_off(None) is None

@@ -274,7 +274,7 @@ MaxForgetting = Annotated[
 ]  # fmt: skip
 Require = Annotated[
     str | None,
-    training("--require", metavar="BOUNDS", help="End with exit code 6 where the result misses bounds such as 'domain>=5%,forgetting<=2%'."),
+    training("--require", metavar="BOUNDS", help="End with exit code 6 where the result misses bounds such as 'domain>=5%'."),
 ]  # fmt: skip
 
 # Computation.

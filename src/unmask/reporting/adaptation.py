@@ -319,7 +319,7 @@ def _share_of(points: list[JsonDict], at: JsonDict, text: str) -> str:
     """A change as a share of that at alpha 1; nothing where that is not a gain, or not a loss on general text."""
     whole, own = (as_float(each[text]["change"]["value"]) for each in (points[-1], at))
     return (
-        f"{100 * own / whole:.0f}%".replace("-", "−")
+        f"{round(100 * own / whole)}%".replace("-", "−")
         if (whole < 0 if text == "domain" else whole > 0)
         else "–"
     )
