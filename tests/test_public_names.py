@@ -14,9 +14,9 @@ FUNCTIONS = """
     masks pairs prepare probe probe_retrieval push report score terms train train_tokenizer trim_tokenizer
 """.split()
 CLASSES = """
-    Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
+    Callback Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
     Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted Loss MLMCollator MaskedLanguageModelling MaskingSettings MissingExtra Model
-    ModelSettings Objective PairMetrics ProbeResult Progress ProgressEvent Push RetrievalResult RunConfig RunFolder RunResult Score TrainSettings
+    ModelSettings Objective PairMetrics ProbeResult Progress ProgressEvent Push RetrievalResult RunConfig RunEnd RunFolder RunResult RunStart Score TrainSettings
     TrimmedVocabulary UnmaskError
 """.split()
 

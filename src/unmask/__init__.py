@@ -73,6 +73,9 @@ if TYPE_CHECKING:
     from unmask.probing.results import ProbeResult as ProbeResult
     from unmask.probing.retrieval import RetrievalResult as RetrievalResult
     from unmask.progress import Progress as Progress
+    from unmask.run.callbacks import Callback as Callback
+    from unmask.run.callbacks import RunEnd as RunEnd
+    from unmask.run.callbacks import RunStart as RunStart
     from unmask.run_folder import RunFolder as RunFolder
     from unmask.scoring.pairs import PairMetrics as PairMetrics
     from unmask.scoring.results import Score as Score

@@ -12,6 +12,8 @@
     RUN/metrics.jsonl     one object a line, appended
     RUN/heldout.jsonl     the held-out documents (field ``text``), where the run keeps them
     RUN/evaluation.json   final metrics on the held-out text, with the baselines
+    RUN/tracking.json     where experiment trackers have the run (--track)
+    RUN/tensorboard/      event files (--track tensorboard)
     RUN/examples.json     masked examples with what the model filled in
     RUN/base.npz          predictions of the checkpoint before training, on the held-out text
     RUN/adaptation.json   that checkpoint and the result, compared (see unmask.run.adaptation)
@@ -119,6 +121,10 @@ class RunFolder:
     @property
     def adaptation(self) -> Path:
         return self.root / "adaptation.json"
+
+    @property
+    def tracking(self) -> Path:
+        return self.root / "tracking.json"
 
     @property
     def report(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from unmask.progress import Progress
 from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric
 from unmask.reporting.results import Result, Rows, metric_rows
+from unmask.run.callbacks import Callback
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.failures import further
 from unmask.run.lock import is_empty
@@ -34,7 +35,18 @@ from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 
 _TEXTS = ("text", "heldout", "replay", "general")
-_OWN = ("model", "preset", "out", "config", "settings", "resume", "checkpoint", "offline", "progress")
+_OWN = (
+    "model",
+    "preset",
+    "out",
+    "config",
+    "settings",
+    "resume",
+    "checkpoint",
+    "offline",
+    "callbacks",
+    "progress",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,6 +122,7 @@ def train(
     offline: bool = False,
     objective: str | Objective | None = None,
     strategy: str | Strategy | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: ProgressLike = None,
     **options: Any,
 ) -> RunResult:
@@ -128,6 +141,7 @@ def train(
         objective: ``mlm``, ``clm``, ``nsp``, ``sop``, ``rtd``, or an :class:`unmask.Objective` of your own, which a resume needs again.
         strategy: ``token``, ``word`` and so on, or a function of your own from the tokens of a sequence to units that are
             masked together, which a resume needs again; see docs/objectives.md for an example of both.
+        callbacks: see :class:`unmask.Callback`; they are called between the steps.
         progress: see :class:`unmask.Progress`.
         options: the long options of ``unmask train``, such as ``epochs``, ``learning_rate`` or ``mask_rate``; they win over
             ``settings``. ``heldout``, ``replay`` and ``general`` take whatever ``text`` takes.
@@ -166,7 +180,9 @@ def train(
         )
         given["objective"] = objective if custom.objective is None else "custom"
         given["strategy"] = strategy if custom.strategy is None else "custom"
-        finished = _train(given, RunFolder(root), config, settings, resume, checkpoint, custom, listener)
+        finished = _train(
+            given, RunFolder(root), config, settings, resume, checkpoint, custom, callbacks, listener
+        )
     return RunResult(**vars(finished))
 
 
@@ -178,6 +194,7 @@ def _train(
     resume: bool,
     checkpoint: str | Path | None,
     custom: Custom,
+    callbacks: Sequence[Callback],
     progress: Progress,
 ) -> FinishedRun:
     """Train in a folder of this machine with the arguments of :func:`train`."""
@@ -198,6 +215,7 @@ def _train(
         resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
         command=sys.argv,
         custom=custom,
+        callbacks=callbacks,
         progress=progress,
     )
 

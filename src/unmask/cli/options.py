@@ -52,6 +52,10 @@ RunArgument = Annotated[Path, Argument(metavar="RUN", help="Run folder.")]
 Json = Annotated[bool, output("--json", help="Print one JSON document on stdout.")]
 Html = Annotated[Path | None, output("--html", metavar="FILE", help="Write an HTML page as well.")]
 NewFolder = Annotated[Path, output("-o", "--out", metavar="FOLDER", help="Folder to write.")]
+Track = Annotated[
+    list[str] | None,
+    output("--track", metavar="NAME", help="Report the run to tensorboard too (extra 'track')."),
+]
 RowsFile = Annotated[
     Path | None, output("-o", "--out", metavar="FILE", help="Write a JSON line for each text or pair here.")
 ]

@@ -98,6 +98,7 @@ def train(
     precision: options.PrecisionOption = None,
     seed: options.Seed = None,
     offline: options.Offline = False,
+    track: options.Track = None,
     as_json: options.Json = False,
 ) -> None:
     """Adapt a checkpoint to your text, or train from scratch.

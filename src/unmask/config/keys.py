@@ -74,7 +74,12 @@ def takes(info: FieldInfo, kind: type) -> bool:
 
 def choices(info: FieldInfo) -> list[str]:
     """Return the words that a setting chooses from, or nothing where it takes any."""
-    return [str(choice) for part in _parts(info) if get_origin(part) is Literal for choice in get_args(part)]
+    return [
+        str(choice)
+        for part in [*_parts(info), *_items(info)]
+        if get_origin(part) is Literal
+        for choice in get_args(part)
+    ]
 
 
 def expected(info: FieldInfo, null: bool = True) -> str:
@@ -89,7 +94,9 @@ def expected(info: FieldInfo, null: bool = True) -> str:
     limits = _limits(info)
     what = next(word for kind, word in words.items() if takes(info, kind))
     if named := ", ".join(choices(info)):
-        what = f"{named} or {words[float]}" if takes(info, float) else f"one of {named}"
+        several = takes(info, list)
+        what = f"a list of some of {named}" if several else f"one of {named}"
+        what = f"{named} or {words[float]}" if takes(info, float) else what
     or_null = (", or null" if limits else " or null") if null and takes(info, types.NoneType) else ""
     return what + (f", {limits}" if limits else "") + or_null
 
@@ -146,6 +153,11 @@ def _parts(info: FieldInfo) -> list[Any]:
     """Return the alternatives of a union, or the one type."""
     kind = info.annotation
     return list(get_args(kind)) if get_origin(kind) in (Union, types.UnionType) else [kind]
+
+
+def _items(info: FieldInfo) -> list[Any]:
+    """Return what the entries of a list are."""
+    return [item for part in _parts(info) if get_origin(part) is list for item in get_args(part)]
 
 
 def _limits(info: FieldInfo) -> str:

@@ -47,6 +47,7 @@ OPTIONS = {
     "require": "train.require",
     "patience": "train.patience",
     "save_every": "train.save_every",
+    "track": "train.track",
     "seed": "train.seed",
     "device": "train.device",
     "precision": "train.precision",

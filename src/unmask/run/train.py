@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from unmask.objectives.choose import Custom
 from unmask.progress import Progress
 from unmask.reporting.drawing import require_charts
 from unmask.run.assemble import keep_choices
+from unmask.run.callbacks import Callback, Callbacks
 from unmask.run.failures import EARLY_ENDS, NOT_OURS, explained, further, is_worth_keeping, write_exit_code
 from unmask.run.fingerprint import require_same_settings, require_same_text
 from unmask.run.lock import is_empty, is_locked_by, lock_run
 from unmask.run.published import ENDED, unpublished
 from unmask.run.signals import Signals
+from unmask.run.tracking import make_trackers, require_trackers
 from unmask.run.training_run import FinishedRun, TrainingRun
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World, joined
@@ -40,6 +43,7 @@ def train(
     command: list[str] | None = None,
     extra: dict[str, Any] | None = None,
     custom: Custom = Custom(),
+    callbacks: Sequence[Callback] = (),
     progress: Progress = Progress(),
 ) -> FinishedRun:
     """Train or adapt a masked language model and leave a run folder behind.
@@ -51,6 +55,7 @@ def train(
         command: how the run was called, for the report.
         extra: entries to add to ``run.json``.
         custom: an objective and a masking strategy of the caller's own, which a resume needs again.
+        callbacks: called at the start, for each row of metrics, after evaluations and at the end.
         progress: gets choices, metrics and warnings.
 
     Raises:
@@ -63,12 +68,16 @@ def train(
     check_trainable(config)
     custom.require(config)
     require_charts("the report at the end of a run")
+    require_trackers(config.train.track)
     require_parallel(config.train)
     folder, signals = RunFolder(Path(out)), Signals(progress)
     device = pick_device(config.train.device)
     with signals.listening(), joined(device, config.train.timeout_minutes) as world:
+        # Of several processes the main one alone reports.
+        trackers = make_trackers(config.train.track, folder, progress)
+        told = Callbacks([*callbacks, *trackers] if world.is_main else [])
         return _train(
-            config, folder, resume, world, signals, progress, command or sys.argv, extra or {}, custom
+            config, folder, resume, world, signals, progress, command or sys.argv, extra or {}, custom, told
         )
 
 
@@ -82,6 +91,7 @@ def _train(
     command: list[str],
     extra: dict[str, Any],
     custom: Custom,
+    callbacks: Callback,
 ) -> FinishedRun:
     require_same_settings(config, world)
     fresh = not folder.root.exists() or is_empty(folder.root)
@@ -104,7 +114,7 @@ def _train(
                             _resumed(config, folder, resume) if world.is_main else config
                         )
                         run = TrainingRun(
-                            config, folder, resume, progress, signals, world, verification, custom
+                            config, folder, resume, progress, signals, world, verification, custom, callbacks
                         )
                         (folder / ENDED).unlink(missing_ok=True)
                         run.write_info(command, extra)

@@ -19,6 +19,7 @@ from unmask.progress import Progress
 from unmask.reporting.format import cell, own_metric, own_name
 from unmask.run.adaptation import save_base
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
+from unmask.run.callbacks import Callback, RunEnd, RunStart
 from unmask.run.choices import choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
@@ -33,6 +34,7 @@ from unmask.run_folder import RunFolder
 from unmask.storage import (
     append_row,
     keep_rows,
+    read_json,
     sync_to_disk,
     write_atomically,
     write_json,
@@ -79,7 +81,9 @@ class TrainingRun:
         world: World,
         verification: Verification,
         custom: Custom,
+        callbacks: Callback,
     ) -> None:
+        self.callbacks = callbacks
         self.folder, self.progress, self.signals = folder, progress, signals
         self.components: RunComponents = build_components(
             config, folder, progress, world, verification, custom
@@ -129,6 +133,28 @@ class TrainingRun:
 
     def run(self) -> FinishedRun:
         """Train to the end, then write the model, its metrics and the report."""
+        try:
+            self._tell_start()
+            finished = self._run()
+        except BaseException as error:
+            try:
+                self._tell_end(None, error)
+            except Exception as another:  # the first error is the one to raise
+                self.progress.warning(f"a callback failed at the end of the run: {another}")
+            raise
+        self._tell_end(finished.evaluation, None)
+        return finished
+
+    def _tell_start(self) -> None:
+        if self.is_main:
+            info, step = read_json(self.folder.info), self.loop.position.step
+            self.callbacks.start(RunStart(self.folder, self.config.model_dump(), info, step))
+
+    def _tell_end(self, evaluation: dict[str, Any] | None, error: BaseException | None) -> None:
+        if self.is_main:
+            self.callbacks.end(RunEnd(self.folder, self.loop.position.step, evaluation, error))
+
+    def _run(self) -> FinishedRun:
         self._log_choices()
         if self.loop.position.step == 0 and self.components.has_base:
             self._evaluate_base()
@@ -263,6 +289,7 @@ class TrainingRun:
     def _write_row(self, row: Row) -> None:
         if self.is_main:
             append_row(self.folder.metrics, row)
+            self.callbacks.row(row)
         if "loss" not in row:  # the row of a skipped step
             return
         if row["loss"] is not None:
@@ -291,6 +318,7 @@ class TrainingRun:
         self._verify()
         if self.is_main:
             append_row(self.folder.metrics, row)
+            self.callbacks.evaluation(row)
             self.progress.log(line)
         self._update_best(metrics.loss)
 
