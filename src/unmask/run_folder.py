@@ -14,6 +14,7 @@
     RUN/evaluation.json   final metrics on the held-out text, with the baselines
     RUN/tracking.json     where experiment trackers have the run (--track)
     RUN/tensorboard/      event files (--track tensorboard)
+    RUN/wandb/            files of Weights & Biases (--track wandb)
     RUN/examples.json     masked examples with what the model filled in
     RUN/base.npz          predictions of the checkpoint before training, on the held-out text
     RUN/adaptation.json   that checkpoint and the result, compared (see unmask.run.adaptation)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,87 @@ def test_tensorboard_shows_one_run(notes: Path, base: Path) -> None:
     assert json.loads(text["settings"].strip("`json\n"))["train"]["track"] == ["tensorboard"]
     assert '"parameters"' in text["run"]
     assert text["report"] == str(run.folder.report)
+
+
+def test_mlflow_has_one_run_in_a_local_store(
+    notes: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{notes.parent / 'mlflow.db'}")
+    run, messages = interrupted_and_resumed(notes, base, track=["mlflow"], offline=True)
+    client = mlflow.MlflowClient()
+    (tracked,) = client.search_runs([client.get_experiment_by_name("unmask").experiment_id])
+    assert read_json(run.folder.tracking)["mlflow"]["id"] == tracked.info.run_id
+    assert any(tracked.info.run_id in text for text in messages if text.startswith("tracked by mlflow"))
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["train.batch_tokens"] == "256"
+    assert "run.machine.cores" in tracked.data.params
+    for name in ("loss", "eval_loss"):
+        points = {point.step: point.value for point in client.get_metric_history(tracked.info.run_id, name)}
+        assert points == expected_points(run, name)
+    assert tracked.data.metrics["heldout/accuracy"] == run.metrics["accuracy"]
+    assert {file.path for file in client.list_artifacts(tracked.info.run_id)} == {
+        "config.yaml",
+        "report.html",
+    }
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Yield the records of an offline run: a log of LevelDB behind a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, record = path.read_bytes(), 7, b""
+    while at + 7 <= len(content):
+        if 32768 - at % 32768 < 7:  # the end of a block is padded
+            at += 32768 - at % 32768
+            continue
+        size, kind = struct.unpack_from("<HB", content, at + 4)
+        record += content[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def test_wandb_offline_goes_on_under_the_same_id(
+    notes: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run, messages = interrupted_and_resumed(notes, base, track=["wandb"])
+    id = read_json(run.folder.tracking)["wandb"]["id"]
+    files = sorted(run.folder.root.glob("wandb/offline-run-*/*.wandb"))
+    assert [path.name for path in files] == [f"run-{id}.wandb"] * 2
+    assert sum(text.startswith("tracked by wandb: wandb sync ") for text in messages) == 2
+    records = [record for path in files for record in wandb_records(path)]
+    points: dict[str, dict[int, float]] = defaultdict(dict)
+    for record in records:
+        row = {
+            ".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+        }
+        for name, value in row.items():
+            points[name][row["_step"]] = value
+    for name in ("loss", "eval_loss"):
+        assert points[name] == expected_points(run, name)
+    assert points["heldout/accuracy"] == {4: run.metrics["accuracy"]}
+    assert any(b"report-" in record.SerializeToString() for record in records)
+    assert any(b"parameters" in record.SerializeToString() for record in records)
+
+
+def test_trackio_has_one_run_in_its_local_store(
+    notes: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(notes.parent / "trackio"))
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    run, messages = interrupted_and_resumed(notes, base, track=["trackio"])
+    name = read_json(run.folder.tracking)["trackio"]["id"]
+    assert SQLiteStorage.get_runs("unmask") == [name]
+    assert messages.count("tracked by trackio: trackio show --project unmask") == 2
+    rows = SQLiteStorage.get_logs("unmask", name)
+    for metric in ("loss", "eval_loss"):
+        assert {row["step"]: row[metric] for row in rows if metric in row} == expected_points(run, metric)
+    assert [row["heldout/accuracy"] for row in rows if "heldout/accuracy" in row] == [run.metrics["accuracy"]]
+    assert capsys.readouterr().out == ""

@@ -54,7 +54,11 @@ Html = Annotated[Path | None, output("--html", metavar="FILE", help="Write an HT
 NewFolder = Annotated[Path, output("-o", "--out", metavar="FOLDER", help="Folder to write.")]
 Track = Annotated[
     list[str] | None,
-    output("--track", metavar="NAME", help="Report the run to tensorboard too (extra 'track')."),
+    output(
+        "--track",
+        metavar="NAME",
+        help="Report the run to tensorboard, wandb, mlflow or trackio too; may be repeated (extra 'track').",
+    ),
 ]
 RowsFile = Annotated[
     Path | None, output("-o", "--out", metavar="FILE", help="Write a JSON line for each text or pair here.")

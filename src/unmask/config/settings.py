@@ -287,7 +287,7 @@ class TrainSettings(Settings):
     """Skip steps whose loss is more than 6 sigma above its running mean. On CUDA this costs some speed."""
     log_every: int = Field(10, ge=1)
     """Steps between rows of ``metrics.jsonl``."""
-    track: list[Literal["tensorboard"]] = []
+    track: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = []
     """Experiment trackers that get metrics, settings and report. Needs the extra ``track``."""
     gradient_checkpointing: bool = False
     """Recompute activations to save memory."""
