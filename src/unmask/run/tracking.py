@@ -10,7 +10,7 @@ from threading import Lock, Thread
 from time import monotonic
 from typing import Any
 
-from unmask.errors import MissingExtra, on_one_line, plural
+from unmask.errors import MissingExtra, UnmaskError, on_one_line, plural
 from unmask.progress import Progress
 from unmask.run.callbacks import Callback, RunEnd, RunStart
 from unmask.run.trackers import TRACKERS, Tracker
@@ -114,7 +114,8 @@ class InBackground(Callback):
                     self._missed += 1
             except BaseException as error:  # a library may raise anything, also SystemExit
                 self._missed += 1
-                what = on_one_line(f"{type(error).__name__}: {error}".strip())[:300]
+                kind = "" if isinstance(error, UnmaskError) else f"{type(error).__name__}: "
+                what = on_one_line(f"{kind}{error}".strip())[:300]
                 self._warn(
                     f"failed ({what})", "lacks the run" if event == "start" else "lacks some of the run"
                 )
