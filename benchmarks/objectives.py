@@ -1,9 +1,8 @@
 """Which training objective helps? Train the same encoder by each, for equal seconds and for equal tokens.
 
-Each start (``--starts``) is trained by each objective with several seeds: ``scratch`` is a new BERT (4 layers of width 256;
-for ``rtd`` an ELECTRA of the same shape) on general text, ``encoder`` such a BERT that was trained on general text before and
-goes on with biomedical text, ``minilm`` all-MiniLM-L6-v2 (installed from the package index) on biomedical text. The last text
-file of each kind is held out. Every model is evaluated by its held-out loss at frozen masks where it has an LM head, by
+Each start (``--starts``) is trained by each objective with several seeds: ``scratch`` is a new BERT (4 layers of width 256)
+on general text, ``encoder`` such a BERT that was trained on general text before and goes on with biomedical text, ``minilm``
+all-MiniLM-L6-v2 (installed from the package index) on biomedical text. The last text file of each kind is held out. Every model is evaluated by its held-out loss at frozen masks where it has an LM head, by
 linear probes on tasks, and by retrieval: the first half of a held-out passage finds the second.
 
 The speed of each objective is measured first, in turns, with its share of the matrix products. All runs are then as many
@@ -29,7 +28,6 @@ from harness import Result, say
 OBJECTIVES = ("mlm", "rtd", "nsp", "sop", "clm", "contrastive")
 STRATEGIES = ("token", "word", "span", "ngram", "terms")
 TASKS = ("chemprot", "sci-cite", "citation-intent", "bc5cdr", "ncbi-disease", "sst2")
-SHAPE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 LENGTH, BATCH_TOKENS = 128, 4096
 SHARE_GOAL, RETRIEVAL_GOAL = 0.85, 0.10
 ALIKE = 0.04  # speeds that differ less are measured as one
@@ -112,34 +110,17 @@ def _cases(args: argparse.Namespace, start: str, speeds: dict[str, list[Result]]
 # ---------------------------------------------------------------- the parts
 
 
-def _start(args: argparse.Namespace, start: str, tokenizer: str, general: list[str]) -> dict[str, Result]:
-    """Return the settings of the model to start from, for ``rtd`` and for the others."""
+def _start(args: argparse.Namespace, start: str, tokenizer: str, general: list[str]) -> Result:
+    """Return the settings of the model to start from."""
     new = {"model.preset": "bert-mini", "model.tokenizer": tokenizer}
-    electra = {"model.preset": _electra(args), "model.tokenizer": tokenizer}
     if start == "scratch":
-        return {"rtd": electra, "": new}
+        return new
     if start == "minilm":
-        return {"": {"model.name": adaptation.minilm()}}
-    found = {}
-    for objective, flags in (("rtd", electra), ("", new)):
-        if objective and objective not in args.objectives:
-            continue
-        own = _flags(general, flags, 0) | {"train.minutes": args.base_seconds / 60}
-        if objective:
-            own["train.objective"] = objective
-        name = f"base-{objective or 'mlm'}"
-        base = harness.part(args.parts, name, "objectives", "trained", {
-            "out": str(args.parts / name), "flags": own})  # fmt: skip
-        found[objective] = {"model.name": base["model"]}
-    return found
-
-
-def _electra(args: argparse.Namespace) -> str:
-    path = args.parts / "electra.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    config = {"model_type": "electra", "embedding_size": SHAPE["hidden_size"], **SHAPE}
-    path.write_text(json.dumps(config), encoding="utf-8")
-    return str(path)
+        return {"model.name": adaptation.minilm()}
+    base = harness.part(args.parts, "base", "objectives", "trained", {
+        "out": str(args.parts / "base"),
+        "flags": _flags(general, new, 0) | {"train.minutes": args.base_seconds / 60}})  # fmt: skip
+    return {"model.name": base["model"]}
 
 
 def _flags(files: list[str], model: Result, seed: int) -> Result:
@@ -155,9 +136,7 @@ def _flags(files: list[str], model: Result, seed: int) -> Result:
             "train.eval_tokens": 10_000} | model  # fmt: skip
 
 
-def _speeds(
-    args: argparse.Namespace, start: str, flags: dict[str, Result], files: list[str]
-) -> dict[str, list[Result]]:
+def _speeds(args: argparse.Namespace, start: str, flags: Result, files: list[str]) -> dict[str, list[Result]]:
     """Return the speed of each objective that a start can have, measured in turns."""
     path = args.parts / f"{start}-speeds.json"
     if path.is_file():
@@ -166,9 +145,8 @@ def _speeds(
     sides = {
         objective: partial(harness.run, "objectives", "speed", {
             "objective": objective, "seconds": args.speed_seconds,
-            "flags": _flags(files, flags.get(objective, flags[""]), 0)})
+            "flags": _flags(files, flags, 0)})
         for objective in args.objectives
-        if not (objective == "rtd" and start == "minilm")
     }  # fmt: skip
     found = harness.take_turns(
         sides, args.rounds, lambda name, run: say(f"{start}, {name}: {run['tokens_per_second']:,.0f} tok/s")
@@ -177,15 +155,13 @@ def _speeds(
     return found
 
 
-def _case(
-    args: argparse.Namespace, start: str, case: Result, flags: dict[str, Result], files: list[str]
-) -> Result:
+def _case(args: argparse.Namespace, start: str, case: Result, flags: Result, files: list[str]) -> Result:
     """Train a case with every seed, and evaluate each model."""
     objective = case["objective"]
     name = f"{start}-{case['strategy'] or objective}-{case['steps']}"
     found = []
     for seed in range(args.seeds):
-        own = _flags(files, flags.get(objective, flags[""]), seed)
+        own = _flags(files, flags, seed)
         own |= {
             "train.objective": objective,
             "train.max_steps": case["steps"],
