@@ -1,8 +1,9 @@
 """Which training objective helps? Train the same encoder by each, for equal seconds and for equal tokens.
 
-Each start (``--starts``) is trained by each objective with several seeds: ``scratch`` is a new BERT (4 layers of width 256)
-on general text, ``encoder`` such a BERT that was trained on general text before and goes on with biomedical text, ``minilm``
-all-MiniLM-L6-v2 (installed from the package index) on biomedical text. The last text file of each kind is held out. Every model is evaluated by its held-out loss at frozen masks where it has an LM head, by
+Each start (``--starts``) is trained by each objective with several seeds: ``scratch`` is a new model of ``--preset`` (4 layers
+of width 256) on general text, ``encoder`` one that was trained on general text before and goes on with biomedical text,
+``minilm`` all-MiniLM-L6-v2 (installed from the package index) on biomedical text. The last text file of each kind is held out.
+Next sentence and sentence order prediction need a BERT, so they are left out where the preset is none. Every model is evaluated by its held-out loss at frozen masks where it has an LM head, by
 linear probes on tasks, and by retrieval: the first half of a held-out passage finds the second.
 
 The speed of each objective is measured first, in turns, with its share of the matrix products. All runs are then as many
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -26,12 +28,13 @@ import harness
 from harness import Result, say
 
 OBJECTIVES = ("mlm", "rtd", "nsp", "sop", "clm", "contrastive")
+PAIRS = ("nsp", "sop")
 STRATEGIES = ("token", "word", "span", "ngram", "terms")
 TASKS = ("chemprot", "sci-cite", "citation-intent", "bc5cdr", "ncbi-disease", "sst2")
 LENGTH, BATCH_TOKENS = 128, 4096
 SHARE_GOAL, RETRIEVAL_GOAL = 0.85, 0.10
 ALIKE = 0.04  # speeds that differ less are measured as one
-_PASSAGE = 1_000  # characters of a held-out passage whose halves are matched
+_PASSAGE = 600  # characters of a held-out passage whose halves are matched
 _PASSAGES = 1_000
 
 
@@ -45,6 +48,7 @@ def options() -> argparse.ArgumentParser:
         help="labelled tasks")  # fmt: skip
     add("--starts", nargs="+", choices=("scratch", "encoder", "minilm"), default=["scratch", "encoder", "minilm"],
         help="what is trained")  # fmt: skip
+    add("--preset", default="modernbert-mini", help="preset of new models")
     add("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="what is compared")
     add("--strategies", nargs="*", choices=STRATEGIES, default=[], help="masking strategies to compare")
     add(
@@ -112,7 +116,7 @@ def _cases(args: argparse.Namespace, start: str, speeds: dict[str, list[Result]]
 
 def _start(args: argparse.Namespace, start: str, tokenizer: str, general: list[str]) -> Result:
     """Return the settings of the model to start from."""
-    new = {"model.preset": "bert-mini", "model.tokenizer": tokenizer}
+    new = {"model.preset": args.preset, "model.tokenizer": tokenizer}
     if start == "scratch":
         return new
     if start == "minilm":
@@ -147,6 +151,7 @@ def _speeds(args: argparse.Namespace, start: str, flags: Result, files: list[str
             "objective": objective, "seconds": args.speed_seconds,
             "flags": _flags(files, flags, 0)})
         for objective in args.objectives
+        if start == "minilm" or args.preset.startswith("bert") or objective not in PAIRS
     }  # fmt: skip
     found = harness.take_turns(
         sides, args.rounds, lambda name, run: say(f"{start}, {name}: {run['tokens_per_second']:,.0f} tok/s")
@@ -190,6 +195,7 @@ def trained(out: str, flags: Result) -> Result:
 def probed(model: str, tasks: list[str], limit: int, heldout: str) -> Result:
     """Train a linear probe for each task on the frozen features of a model, and let halves of passages find each other."""
     from unmask.probing.probe import probe
+    from unmask.probing.ranking import METRICS
     from unmask.probing.retrieval import probe_retrieval
     from unmask.probing.retrieval_tasks import task_of_text
     from unmask.probing.settings import ProbeSettings
@@ -201,9 +207,12 @@ def probed(model: str, tasks: list[str], limit: int, heldout: str) -> Result:
         )["mean"]
         for task in tasks
     }
-    passages = _passages(heldout)
-    found = probe_retrieval([model], task_of_text(passages)).to_dict()["models"][0]["figures"]
-    return {"probes": figures, "retrieval": {name: value["value"] for name, value in found.items()}}
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": passage}) + "\n" for passage in _passages(heldout))
+        file.flush()
+        halves = task_of_text([file.name])
+    found = probe_retrieval([model], halves).to_dict()["models"][0]["figures"]
+    return {"probes": figures, "retrieval": {name: found[name] for name in METRICS}}
 
 
 def _passages(path: str) -> list[str]:
@@ -214,7 +223,6 @@ def _passages(path: str) -> list[str]:
 
 def speed(objective: str, flags: Result, seconds: float) -> Result:
     """Train for some seconds, and return the tokens per second and the operations of a token."""
-    import tempfile
 
     from unmask.benchmark.bench import run_measured, training_loop
     from unmask.benchmark.stopwatch import Stopwatch
