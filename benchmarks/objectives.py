@@ -85,7 +85,9 @@ def work(args: argparse.Namespace) -> None:
         for case in _cases(args, start, _speeds(args, start, flags, files)):
             rows.append(case | _case(args, start, case, flags, files))
             harness.write(args.json, document | {"rows": rows})
-    speeds = _speeds(args, "scratch", _start(args, "scratch", tokenizer, general), general)
+    first = args.starts[0]
+    files = general if first == "scratch" else domain
+    speeds = _speeds(args, first, _start(args, first, tokenizer, general), files)
     document |= {"rows": rows, "speeds": speeds, "goals": _speed_goals(speeds) + _goals(rows)}
     harness.write(args.json, document)
     _show(args, document)
