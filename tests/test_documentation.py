@@ -61,6 +61,7 @@ def commands(code: str) -> Iterator[list[str]]:
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
         words.commenters = "#"
+        words.wordchars += "%"
         part: list[str] = []
         for word in [*words, ";"]:
             if set(word) <= set("|;&()<>"):

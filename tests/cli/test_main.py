@@ -91,7 +91,8 @@ def training(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise seen["error"]
         progress.end()
         return types.SimpleNamespace(
-            folder=RunFolder(out), steps=1200, tokens=123_456, seconds=72.0, loss=seen["loss"], evaluation=seen["evaluation"]
+            folder=RunFolder(out), steps=1200, tokens=123_456, seconds=72.0, loss=seen["loss"], evaluation=seen["evaluation"],
+            unmet="",
         )  # fmt: skip
 
     stand_in(monkeypatch, "unmask.run.train", train=train)
@@ -323,7 +324,7 @@ def test_train_json_is_one_document(run: Run, training: dict[str, Any]) -> None:
     assert outcome.json == {
         "run": "out", "model": "out/model", "report": "out/report.html",
         "steps": 1200, "tokens": 123_456, "seconds": 72.0, "loss": 2.5, "evaluation": EVALUATION,
-        "read": None,
+        "read": None, "verdict": None,
     }  # fmt: skip
     assert "a library says something" in outcome.err
 
@@ -450,7 +451,13 @@ def test_demo_shows_figures_and_examples(run: Run, monkeypatch: pytest.MonkeyPat
         content = [{"tokens": ["the", "value"], "words_before": [False, True], "targets": [target]}]
         RunFolder(out).examples.write_text(json.dumps(content), encoding="utf-8")
         return types.SimpleNamespace(
-            folder=RunFolder(out), steps=10, tokens=20, seconds=150.0, loss=4.0, evaluation=EVALUATION
+            folder=RunFolder(out),
+            steps=10,
+            tokens=20,
+            seconds=150.0,
+            loss=4.0,
+            evaluation=EVALUATION,
+            unmet="",
         )
 
     stand_in(monkeypatch, "unmask.run.demo", run_demo=run_demo)

@@ -19,13 +19,14 @@ from unmask.storage import new_folder, write_atomically
 URL = "s3://bucket/some/name"
 # Strings that are no name of a file, a text, a shard folder or a model.
 NO_FILES = {
-    "accents", "answer", "api_key", "bad", "by", "case", "delimiter", "encoding", "form", "good", "host", "kind", "label_field",
-    "markup", "mask_positions", "method", "normal_form", "overrides", "pair", "preset", "repository", "revision", "targets",
-    "text_field", "texts",
+    "accents", "answer", "api_key", "bad", "by", "case", "delimiter", "encoding", "export_alpha", "form", "good", "host", "keep", "kind",
+    "label_field",
+    "markup", "mask_positions", "method", "metric", "normal_form", "overrides", "pair", "pair_field", "preset", "repository", "require",
+    "revision", "targets", "text_field", "texts", "track",
 }  # fmt: skip
 # Strings that name what is read, or published, by URL.
 BY_URL = {
-    "data", "file", "first", "general", "heldout", "model", "models", "replay", "second", "test", "text", "tokenizer", "train_data",
+    "data", "file", "first", "general", "generator", "heldout", "model", "models", "replay", "second", "test", "text", "tokenizer", "train_data",
 }  # fmt: skip
 PUBLISHED = {("prepare", "out"), ("train", "out")}
 

@@ -88,7 +88,7 @@ def test_text_of_kept_tokens_is_tokenised_as_before(
     compared = 0
 
     @settings(max_examples=12)
-    @given(texts, st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 0.7]))
+    @given(texts, st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 0.7, 0.95]))
     def check(drawn: list[tuple[bool, list[str]]], seed: int, share: float) -> None:
         nonlocal compared
         draw = random.Random(seed)
@@ -111,7 +111,7 @@ def test_text_of_kept_tokens_is_tokenised_as_before(
                 assert found == [places[number] for number in old]
 
     check()
-    assert compared > 20  # the test would say nothing if no text were of kept tokens
+    assert compared > 5  # the test would say nothing if no text were of kept tokens
 
 
 ARCHITECTURES = [

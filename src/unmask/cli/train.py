@@ -17,7 +17,6 @@ from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, RequirementError, plural
 from unmask.remote.systems import is_url
-from unmask.reporting.adaptation import verdict_text
 from unmask.reporting.format import (
     baseline_name,
     byte_size,
@@ -202,6 +201,8 @@ def draw_result(page: Page, result: FinishedRun, examples: bool, places: Mapping
         draw_evaluation(page, result.evaluation)
     if decided := (read_json(folder.adaptation) or {}).get("verdict"):
         page.say("")
+        from unmask.reporting.adaptation import verdict_text
+
         page.say(verdict_text(decided))
     if examples:
         draw_examples(page, read_json(folder.examples) or [])

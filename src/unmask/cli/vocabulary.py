@@ -153,7 +153,7 @@ def trim_tokenizer(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Drop the vocabulary entries that your text uses least, with their embeddings.
+    """Drop the vocabulary entries that your text uses least.
 
     Text whose tokens are all kept has the same tokens and logits as before; other text is spelled by smaller entries. Special tokens, added words and single characters are always kept.
 
