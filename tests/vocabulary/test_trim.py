@@ -111,7 +111,7 @@ def test_text_of_kept_tokens_is_tokenised_as_before(
                 assert found == [places[number] for number in old]
 
     check()
-    assert compared > 5  # the test would say nothing if no text were of kept tokens
+    assert compared > 20  # the test would say nothing if no text were of kept tokens
 
 
 ARCHITECTURES = [

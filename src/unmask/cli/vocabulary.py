@@ -155,7 +155,8 @@ def trim_tokenizer(
 ) -> None:
     """Drop the vocabulary entries that your text uses least.
 
-    Text whose tokens are all kept has the same tokens and logits as before; other text is spelled by smaller entries. Special tokens, added words and single characters are always kept.
+    Text whose tokens are all kept has the same tokens and logits as before; other text is spelled by smaller entries. Special
+    tokens, added words and single characters are always kept.
 
     Examples:
         unmask tokenizer trim xlm-roberta-base --data notes/ -o smaller
