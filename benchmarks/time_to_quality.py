@@ -21,7 +21,7 @@ from harness import Result, say
 MARKS = (1.0, 2.0, 5.0, 10.0, 20.0)
 COMPARED = (5.0, 10.0, 20.0)
 ROWS = 32
-SHARE_GOAL, NATS_GOAL = 1 / 20, 2.0
+SHARE_GOAL, NATS_GOAL = 1 / 25, 2.0
 
 
 def options() -> argparse.ArgumentParser:
