@@ -160,7 +160,10 @@ def test_version_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
         ("explain text --model m", "MODEL is an argument: unmask explain MODEL TEXT"),
         ("check a --against b", "did you mean --test?"),
         ("terms a --against b -o f", "did you mean --general?"),
-        ("tokenizer extend --data a --model m -o n", "TEXT is an argument: unmask tokenizer extend TEXT..."),
+        (
+            "tokenizer extend --data a --model m -o n",
+            "TEXT is an argument: unmask tokenizer extend [TEXT...]",
+        ),
         ("eval m --text a", "did you mean --data?"),
         ("evaluate m", "Did you mean 'eval'?"),
         ("predict m", "Did you mean 'fill'?"),

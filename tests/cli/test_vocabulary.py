@@ -73,6 +73,76 @@ def test_the_folder_is_a_model_for_plain_transformers(
     assert json.loads(Path("new/added_words.json").read_text(encoding="utf-8"))["words"] == answer["words"]
 
 
+LIST = "cardiomyopathy\n\n  echocardiogramme \nheart failure\nthe\n心不全\ncardiomyopathy\n"
+REASONS = {
+    "heart failure": "more than one word",
+    "the": "one token already",
+    "心不全": "without spaces",
+    "cardiomyopathy": "same to the tokenizer",
+}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "albert", "deberta-v2"])
+def test_listed_words_are_added_and_the_others_have_a_reason(
+    run: Run, domain: Path, checkpoint: Checkpoint, architecture: str
+) -> None:
+    old = checkpoint(architecture)
+    Path("words.txt").write_text(LIST, encoding="utf-8")
+    code, out, err = run("--words", "words.txt", "--model", old, "-o", "alone", "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert [word["given"] for word in answer["words"]] == ["cardiomyopathy", "echocardiogramme"]
+    assert {row["word"]: row["reason"] for row in answer["left_out"]}.keys() == REASONS.keys()
+    assert all(REASONS[row["word"]] in row["reason"] for row in answer["left_out"])
+    assert answer["before"] is None
+    assert answer["after"] is None
+    before, tokenizer = (AutoTokenizer.from_pretrained(folder) for folder in (old, "alone"))
+    model = AutoModelForMaskedLM.from_pretrained("alone")
+    table, base = (
+        each.get_input_embeddings().weight for each in (model, AutoModelForMaskedLM.from_pretrained(old))
+    )
+    for word in answer["words"]:
+        ids = tokenizer(f"a {word['word']} and", add_special_tokens=False)["input_ids"]
+        plain = before(f"a {word['word']} and", add_special_tokens=False)["input_ids"]
+        place = ids.index(word["id"])
+        assert ids[:place] + word["pieces"] + ids[place + 1 :] == plain
+        torch.testing.assert_close(table[word["id"]], base[word["pieces"]].mean(0))
+    other = "Three small boats, and the heart failure of 心不全."
+    assert tokenizer(other)["input_ids"] == before(other)["input_ids"]
+    code, out, err = run(
+        domain,
+        "--words",
+        "words.txt",
+        "--model",
+        old,
+        "-o",
+        "both",
+        "--add",
+        1,
+        "--documents",
+        "line",
+        "--json",
+    )
+    assert code == 0, err
+    answer = json.loads(out)
+    assert [bool(word["given"]) for word in answer["words"]] == [True, True, False]
+    assert answer["words"][0]["count"] > 100
+    assert answer["changed_documents"] == 0
+    assert answer["after"]["fertility"] < answer["before"]["fertility"]
+
+
+def test_words_are_listed_in_python(run: Run, domain: Path, checkpoint: Checkpoint) -> None:
+    words = ["Cardiomyopathy", "heart failure"]
+    found = unmask.extend_tokenizer(domain, words=words, add=0, model=checkpoint("bert"), out="new")
+    assert [(word.word, word.given) for word in found.words] == [("cardiomyopathy", "Cardiomyopathy")]
+    assert [word.word for word in found.left_out] == ["heart failure"]
+    Path("words.txt").write_text(LIST, encoding="utf-8")
+    code, out, err = run("--words", "words.txt", "--model", checkpoint("bert"), "-o", "again")
+    assert code == 0, err
+    assert "not added: 'heart failure' is more than one word" in out
+    assert "tokens per word" not in out
+
+
 def test_every_function_takes_it(run: Run, domain: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     out = tmp_path / "new"
     found = unmask.extend_tokenizer(domain, model=checkpoint("bert"), out=out, add=3)
@@ -123,6 +193,13 @@ def test_the_same_call_gives_the_same_folder(domain: Path, checkpoint: Checkpoin
         (["--min-count", "5000"], 3, "no word is worth adding"),
         (["-o", "full"], 2, "is not an empty folder"),
         (["nowhere.txt"], 3, "nowhere.txt"),
+        (["--words", "nowhere.txt"], 3, "nowhere.txt"),
+        (["--words", "full/file", "--add", "-1"], 2, "must be 0 or more, not -1"),
+        (
+            ["--words", "full/file", "--add", "0"],
+            3,
+            "none of the 1 listed word can be added: 'x' is one token already",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(

@@ -26,7 +26,7 @@ NO_FILES = {
 }  # fmt: skip
 # Strings that name what is read, or published, by URL.
 BY_URL = {
-    "data", "file", "first", "general", "generator", "heldout", "model", "models", "replay", "second", "test", "text", "tokenizer", "train_data",
+    "data", "file", "first", "general", "generator", "heldout", "model", "models", "replay", "second", "test", "text", "tokenizer", "train_data", "words",
 }  # fmt: skip
 PUBLISHED = {("prepare", "out"), ("train", "out")}
 

@@ -165,10 +165,11 @@ def train_tokenizer(
 
 
 def extend_tokenizer(
-    text: Text,
+    text: Text = None,
     *,
     model: ModelLike,
     out: str | Path,
+    words: Text = None,
     general: Text = None,
     add: int = 1000,
     min_count: int = 5,
@@ -176,15 +177,19 @@ def extend_tokenizer(
     progress: ProgressLike = None,
     **options: Any,
 ) -> ExtendedVocabulary:
-    """Add the words of a text that save the most tokens to a model and its tokenizer, and write both to ``out``.
+    """Add listed words, and the words of a text that save the most tokens, to a model and its tokenizer.
+
+    Both are written to ``out``.
 
     Args:
-        text: paths, or texts in memory.
+        text: paths, or texts in memory; may be left out where ``words`` is given.
         model: Hub name or folder, or what :func:`unmask.load` made of one.
         out: the folder to write, absent or empty.
+        words: words to add in any case: a list, or the path of a text file with one on each line. The result says which
+            cannot be added (``left_out``).
         general: general text; words count the more, the likelier they are in ``text`` than there.
-        add: words to add, at most.
-        min_count: occurrences of a word in the text, at least.
+        add: words of ``text`` to add, at most; 0 where only ``words`` are wanted.
+        min_count: occurrences of a chosen word in the text, at least.
         offline, progress: as for :func:`unmask.load`.
         options: ``documents``, ``text_field``, ``strict``.
 
@@ -197,8 +202,9 @@ def extend_tokenizer(
     with text_files(progress, offline, settings.text_field) as files:
         return extend_vocabulary(
             _name_of(model),
-            files.inputs(text),
+            [] if text is None else files.inputs(text),
             Path(out),
+            words=[] if words is None else files.inputs(words, "words"),
             general=[] if general is None else files.inputs(general, "general"),
             add=add,
             min_count=min_count,

@@ -16,6 +16,7 @@ from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, require_new
 
 if TYPE_CHECKING:
+    from unmask.vocabulary.choose import AddedWord
     from unmask.vocabulary.extend import ExtendedVocabulary
     from unmask.vocabulary.trim import TrimmedVocabulary
 
@@ -27,8 +28,14 @@ GeneralText = Annotated[
         help="General text: a word counts more, the more frequent it is in TEXT than here; may be repeated.",
     ),
 ]
-Add = Annotated[int, Option("--add", help="Add at most N words.")]
-MinCount = Annotated[int, Option("--min-count", min=1, help="Add only words that occur at least N times.")]
+Words = Annotated[
+    list[str] | None,
+    Option("--words", metavar="FILE", help="Add these words in any case, one on each line; may be repeated."),
+]
+Add = Annotated[int, Option("--add", help="Add at most N words of TEXT.")]
+MinCount = Annotated[
+    int, Option("--min-count", min=1, help="Choose only words that occur at least N times in TEXT.")
+]
 Keep = Annotated[
     str,
     Option(
@@ -60,9 +67,10 @@ NormalForm = Annotated[
 
 
 def extend_tokenizer(
-    text: options.TextArgument,
     model: options.ModelToExtend,
     out: options.NewFolder,
+    text: options.TextOrConfigArgument = None,
+    words: Words = None,
     general: GeneralText = None,
     add: Add = 1000,
     min_count: MinCount = 5,
@@ -76,22 +84,26 @@ def extend_tokenizer(
     offline: options.Offline = False,
     as_json: options.Json = False,
 ) -> None:
-    """Add words of your text to a model and its tokenizer.
+    """Add words of a text or list to a model and its tokenizer.
 
-    The words that save most tokens are added. Writes the model with its extended tokenizer; a new embedding starts as the mean of the subwords that it replaces.
+    Of TEXT the words that save most tokens are added. Writes the model with its extended tokenizer; a new embedding starts as the mean of the subwords that it replaces.
 
     Examples:
         unmask tokenizer extend notes/ --model bert-base-uncased -o extended
+        unmask tokenizer extend --words drugs.txt --model bert-base-uncased -o new
         unmask train notes/ --model extended --new-embeddings-steps 100
     """
-    settings = options.load_settings({**locals(), "text": None, "model": None, "general": None}).data
+    settings = options.load_settings(
+        {**locals(), "text": None, "model": None, "general": None, "words": None}
+    ).data
     with shell.working() as progress:
         from unmask.vocabulary.extend import extend_vocabulary
 
         result = extend_vocabulary(
             model,
-            text,
+            text or (),
             out,
+            words=words or (),
             general=general or (),
             add=add,
             min_count=min_count,
@@ -108,34 +120,51 @@ _SHOWN = 20
 
 def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
     """Draw the first of the new words, and the tokens per word before and after."""
+    before, after = found.before, found.after
+    in_text = ["count", "tokens saved", "times likelier"] if before else []
     page.table(
-        ["word", "count", "subwords", "tokens saved", "times likelier"],
+        ["word", "subwords", *in_text],
         [
-            [word.word, word.count, len(word.subwords), word.tokens_saved, f"{word.weight:.1f}"]
+            [word.word, len(word.subwords), *(_in_text(word) if before else [])]
             for word in found.words[:_SHOWN]
         ],
     )
     if len(found.words) > _SHOWN:
         page.say(f"… and {len(found.words) - _SHOWN:,} more, all in {found.folder / ADDED_WORDS}")
     page.say("")
-    before, after = found.before, found.after
-    page.table(
-        ["on held-out documents" if found.held_out else "on the text itself", "before", "after"],
-        [
-            ["tokens", before.tokens, after.tokens],
-            ["tokens per word", f"{before.fertility:.3f}", f"{after.fertility:.3f}"],
-            ["tokens per byte", f"{before.tokens_per_byte:.4f}", f"{after.tokens_per_byte:.4f}"],
-        ],
-    )
-    if found.changed:
-        documents = plural(found.changed, "document is", "documents are")
-        page.say(f"{documents} tokenised differently in more than the new words")
-    page.say("")
+    _draw_left_out(page, found)
+    if before and after:
+        page.table(
+            ["on held-out documents" if found.held_out else "on the text itself", "before", "after"],
+            [
+                ["tokens", before.tokens, after.tokens],
+                ["tokens per word", f"{before.fertility:.3f}", f"{after.fertility:.3f}"],
+                ["tokens per byte", f"{before.tokens_per_byte:.4f}", f"{after.tokens_per_byte:.4f}"],
+            ],
+        )
+        if found.changed:
+            documents = plural(found.changed, "document is", "documents are")
+            page.say(f"{documents} tokenised differently in more than the new words")
+        page.say("")
     page.say(f"{plural(len(found.words), 'word')} added; the vocabulary has {found.entries:,} entries now")
     page.command(f"model and tokenizer: {found.folder}")
     page.command(f"train it with:       unmask train TEXT... --model {found.folder}")
     where = model if not Path(model).exists() else str(Path(model))
     page.command(f"what it costs now:   unmask compare {where} {found.folder} --data HELDOUT")
+
+
+def _in_text(word: AddedWord) -> list[object]:
+    return [word.count, word.tokens_saved, "-" if word.given else f"{word.weight:.1f}"]
+
+
+def _draw_left_out(page: Page, found: ExtendedVocabulary) -> None:
+    """Draw the first of the listed words that were not added, with the reason."""
+    for word in found.left_out[:_SHOWN]:
+        page.say(f"not added: '{word.word}' {word.reason}")
+    if len(found.left_out) > _SHOWN:
+        page.say(f"… and {len(found.left_out) - _SHOWN:,} more, all in {found.folder / ADDED_WORDS}")
+    if found.left_out:
+        page.say("")
 
 
 def trim_tokenizer(

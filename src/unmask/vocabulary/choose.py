@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ class AddedWord:
         subwords: ids of the two or more tokens that it replaces.
         count: occurrences in the text.
         weight: odds ratio of the word, domain to general text, at most 10; 1 without general text.
+        given: the word as it was listed; ``None`` for one that was chosen by its count.
     """
 
     word: str
@@ -43,6 +44,7 @@ class AddedWord:
     subwords: tuple[int, ...]
     count: int
     weight: float = 1.0
+    given: str | None = None
 
     @property
     def tokens_saved(self) -> int:
@@ -101,6 +103,7 @@ def choose_words(
     *,
     general: WordCounts | None = None,
     min_count: int = MIN_COUNT,
+    besides: Collection[tuple[int, ...]] = (),
 ) -> list[AddedWord]:
     """Return the words that save the most tokens, the best first.
 
@@ -114,22 +117,27 @@ def choose_words(
         general: word counts of general text, to weight words by their odds ratio from log-odds with a Dirichlet prior
             (Monroe, Colaresi & Quinn 2008).
         min_count: fewest occurrences in the domain.
+        besides: subwords of words that are added in any case.
 
     Raises:
-        DataError: no word can be added.
+        DataError: no word can be added, and none is added in any case.
     """
-    joiner = _SubwordJoiner(tokenizer, vocabulary)
+    joiner = SubwordJoiner(tokenizer, vocabulary)
     weights: dict[str, float] = {}
     if general is not None:
         weights = odds_ratios(joiner.count(counts), joiner.count(general))
     found = [
         AddedWord(text, joiner.entry(subwords), subwords, count, weights.get(text, 1.0))
         for subwords, count in counts
-        if count >= min_count and len(subwords) > 1 and (text := joiner.text(subwords)) and _is_word(text)
+        if count >= min_count
+        and len(subwords) > 1
+        and subwords not in besides
+        and (text := joiner.text(subwords))
+        and _is_word(text)
     ]
     found.sort(key=lambda word: (-word.score, word.entry))
     chosen = list(islice(filter(joiner.can_add, found), add))
-    if not chosen:
+    if not chosen and not besides:
         raise DataError(
             f"no word is worth adding: of {plural(counts.words, 'word')} in the text, none that the tokenizer splits "
             f"into subwords occurs {min_count} times or more (words that are unknown to it have no subwords); give more "
@@ -149,7 +157,7 @@ def _is_word(text: str) -> bool:
     )
 
 
-class _SubwordJoiner:
+class SubwordJoiner:
     """Joins the subwords of words, and checks whether a word can be one entry."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:

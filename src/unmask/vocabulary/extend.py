@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
 from unmask.data.reading.documents import DocumentReader
+from unmask.data.reading.inputs import as_list
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
-from unmask.errors import ConfigError, plural
+from unmask.errors import ConfigError, DataError, plural
 from unmask.model.load import read_checkpoint
 from unmask.model.save import sample_logits, save_checked
 from unmask.model.sentence_modules import copy_sentence_modules, find_sentence_modules
@@ -21,6 +22,7 @@ from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, require_new, write_json
 from unmask.vocabulary.choose import MIN_COUNT, AddedWord, WordCounts, choose_words
 from unmask.vocabulary.embeddings import add_rows
+from unmask.vocabulary.listed import LeftOutWord, listed_words
 from unmask.vocabulary.sample import HeldOutSample
 from unmask.vocabulary.tokenizer import check_extendable, write_extended
 
@@ -49,21 +51,23 @@ class ExtendedVocabulary(Result):
 
     Attributes:
         folder: folder of the model and tokenizer.
-        words: the new words, the best first.
+        words: the new words: listed ones in their order, then chosen ones, the best first.
+        left_out: listed words that were not added, with the reason.
         first: id of the first word; the others follow in order.
         entries: size of the new vocabulary.
-        before: fertility of the old tokenizer.
-        after: fertility of the new tokenizer.
+        before: fertility of the old tokenizer; ``None`` without text.
+        after: fertility of the new tokenizer; ``None`` without text.
         held_out: whether it was measured on text from which no word was chosen; a short text has too little.
         changed: documents of that text whose tokens differ in more than new words.
     """
 
     folder: Path
     words: list[AddedWord]
+    left_out: list[LeftOutWord]
     first: int
     entries: int
-    before: Fertility
-    after: Fertility
+    before: Fertility | None
+    after: Fertility | None
     held_out: bool
     changed: int
 
@@ -81,12 +85,14 @@ class ExtendedVocabulary(Result):
             "entries": self.entries,
             "added": len(self.words),
             "held_out": self.held_out,
-            "before": asdict(self.before),
-            "after": asdict(self.after),
+            "before": self.before and asdict(self.before),
+            "after": self.after and asdict(self.after),
             "changed_documents": self.changed,
+            "left_out": [asdict(word) for word in self.left_out],
             "words": [
                 {
                     "word": word.word,
+                    "given": word.given,
                     "id": self.first + place,
                     "entry": word.entry,
                     "count": word.count,
@@ -104,6 +110,7 @@ def extend_vocabulary(
     data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    words: str | Path | Sequence[str | Path] = (),
     general: str | Path | Sequence[str | Path] = (),
     add: int = 1000,
     min_count: int = MIN_COUNT,
@@ -117,10 +124,11 @@ def extend_vocabulary(
 
     Args:
         model: Hub name or folder of a masked language model with its tokenizer.
-        data: domain text.
+        data: domain text, to choose words from; may be empty if ``words`` is not.
         out: the folder to write, which must not exist or be empty; it appears complete or not at all.
-        general: general text, to weight words by their odds ratio.
-        add: most words to add.
+        words: text with a word on each line (or in each record) that is added in any case.
+        general: general text, to weight words of ``data`` by their odds ratio.
+        add: most words to choose, besides ``words``.
         min_count: fewest occurrences in the text.
         settings: how text is read.
         offline: make no network calls.
@@ -128,45 +136,76 @@ def extend_vocabulary(
 
     Raises:
         ConfigError: a setting is invalid, or the model or tokenizer cannot be extended.
-        DataError: the text cannot be read, or none of its words can be added.
+        DataError: the text cannot be read, or no word can be added.
         UnmaskError: the model loaded again gives other logits for the old vocabulary; nothing is written then.
     """
     out = Path(out)
-    _check(add, out)
+    _check(add, out, text=bool(as_list(data)), listed=bool(as_list(words)), general=bool(as_list(general)))
     tokenizer = load_tokenizer(model, offline=offline, progress=progress)
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     settings = settings.model_copy(update={"offline": settings.offline or offline})
     encode, sample = TextEncoder(tokenizer), HeldOutSample()
     domain, background = WordCounts(vocabulary), WordCounts(vocabulary) if general else None
-    _count_words(DocumentReader(data, settings, progress=progress), encode, domain, progress, sample)
+    if data:
+        _count_words(DocumentReader(data, settings, progress=progress), encode, domain, progress, sample)
     if background is not None:
         _count_words(DocumentReader(general, settings, progress=progress), encode, background, progress)
-    words = choose_words(tokenizer, vocabulary, domain, add, general=background, min_count=min_count)
-    if len(words) < add:
-        progress.log(
-            f"added all of the {plural(len(words), 'word')} of several subwords with a count of at least {min_count}, not {add:,}"
+    lines = settings.model_copy(update={"documents": "line"})
+    given = [document.text for document in DocumentReader(words, lines, progress=progress)] if words else []
+    added, left_out = listed_words(tokenizer, vocabulary, given, dict(domain))
+    if data and add:
+        besides = {word.subwords for word in added}
+        chosen = choose_words(
+            tokenizer, vocabulary, domain, add, general=background, min_count=min_count, besides=besides
         )
+        _log_fewer(len(chosen), add, min_count, progress)
+        added += chosen
+    if not added:
+        raise DataError(_none_added(left_out))
     with new_folder(out) as folder:
-        extended = write_extended(tokenizer, words, folder)
+        extended = write_extended(tokenizer, added, folder)
         loaded = read_checkpoint(model, offline=offline, progress=progress).model
         logits = sample_logits(loaded, vocabulary)[:, : vocabulary.size]
-        add_rows(loaded, vocabulary.size, [word.subwords for word in words])
+        add_rows(loaded, vocabulary.size, [word.subwords for word in added])
         save_checked(loaded, vocabulary, folder, logits)
         if (modules := find_sentence_modules(model, offline=offline)) is not None:
             copy_sentence_modules(modules, folder, progress)
-        before, after, changed = _measure(sample.texts, tokenizer, vocabulary, extended, words)
+        before, after, changed = (
+            _measure(sample.texts, tokenizer, vocabulary, extended, added) if data else (None, None, 0)
+        )
         result = ExtendedVocabulary(
-            out, words, vocabulary.size, len(extended), before, after, sample.held_out, changed
+            out, added, left_out, vocabulary.size, len(extended), before, after, sample.held_out, changed
         )
         write_json(folder / ADDED_WORDS, result.to_dict())
     return result
 
 
-def _check(add: int, out: Path) -> None:
-    if add < 1:
-        raise ConfigError(f"the number of words to add must be 1 or more, not {add}")
+def _check(add: int, out: Path, *, text: bool, listed: bool, general: bool) -> None:
+    if not text and not listed:
+        raise ConfigError(
+            "expected text to choose words from, or a list of words (--words); neither was given"
+        )
+    if general and not text:
+        raise ConfigError("general text weighs the words of a text (TEXT), but none was given")
+    least = 0 if listed else 1
+    if add < least:
+        raise ConfigError(f"the number of words to add must be {least} or more, not {add}")
     require_new(out)
+
+
+def _log_fewer(chosen: int, wanted: int, min_count: int, progress: Progress) -> None:
+    if chosen < wanted:
+        progress.log(
+            f"added all of the {plural(chosen, 'word')} of several subwords with a count of at least {min_count}, not {wanted:,}"
+        )
+
+
+def _none_added(left_out: Sequence[LeftOutWord]) -> str:
+    if not left_out:
+        return "the list has no words; expected one on each line"
+    first = left_out[0]
+    return f"none of the {plural(len(left_out), 'listed word')} can be added: '{first.word}' {first.reason}"
 
 
 def _count_words(

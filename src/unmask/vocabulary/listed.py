@@ -1,0 +1,86 @@
+"""Words of one's own to add to a vocabulary, and why some of them cannot be."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy
+from unmask.vocabulary.choose import AddedWord, SubwordJoiner, pre_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+@dataclass(frozen=True)
+class LeftOutWord:
+    """A listed word that was not added.
+
+    Attributes:
+        word: the word as it was given.
+        reason: why.
+    """
+
+    word: str
+    reason: str
+
+
+def listed_words(
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: Vocabulary,
+    given: Iterable[str],
+    counts: dict[tuple[int, ...], int],
+) -> tuple[list[AddedWord], list[LeftOutWord]]:
+    """Return the listed words that can be entries, in their order, and the others with the reason.
+
+    A word can be added if the tokenizer keeps it in one piece before it splits it into two or more subwords, and knows all of
+    its characters; then text without it is tokenised as before.
+
+    Args:
+        tokenizer: the tokenizer to extend.
+        vocabulary: its vocabulary.
+        given: the words; white space around them does not count, empty ones are skipped.
+        counts: occurrences of words in a text, by their subwords.
+
+    Raises:
+        ConfigError: the tokenizer does not mark where words begin.
+    """
+    core, encode = plain_copy(tokenizer), TextEncoder(tokenizer)
+    joiner = SubwordJoiner(tokenizer, vocabulary)
+    added: dict[tuple[int, ...], AddedWord] = {}
+    left_out: list[LeftOutWord] = []
+    for word in filter(None, map(str.strip, given)):
+        pieces = pre_tokens(core, f" {word}")
+        subwords = tuple(core.encode(f" {word}", add_special_tokens=False).ids)
+        if reason := _obstacle(word, pieces, encode.unknown_parts(f" {word}"), subwords):
+            left_out.append(LeftOutWord(word, reason))
+        elif subwords in added:
+            left_out.append(LeftOutWord(word, f"is the same to the tokenizer as '{added[subwords].given}'"))
+        else:
+            entry = AddedWord(
+                joiner.text(subwords), joiner.entry(subwords), subwords, counts.get(subwords, 0), given=word
+            )
+            if entry.word and joiner.can_add(entry):
+                added[subwords] = entry
+            else:
+                left_out.append(LeftOutWord(word, "cannot be one entry of this kind of tokenizer"))
+    return list(added.values()), left_out
+
+
+def _obstacle(word: str, pieces: Sequence[str], unknown: Sequence[str], subwords: Sequence[int]) -> str:
+    """Return why a word cannot be added; empty if it may be."""
+    if len(word.split()) > 1:
+        return "is more than one word"
+    if any(unicodedata.name(character, "").startswith(_WITHOUT_SPACES) for character in word):
+        return "is of a script without spaces between words, where it would not be found in running text"
+    if unknown:
+        return "has characters that the tokenizer does not know"
+    if len(pieces) != 1:
+        return f"is split by the tokenizer before it looks for entries, into {len(pieces)} parts"
+    if len(subwords) == 1:
+        return "is one token already"
+    return ""
