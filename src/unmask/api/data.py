@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -334,13 +335,13 @@ def tokenizer_of(given: Any, offline: bool, progress: Progress) -> PreTrainedTok
     from unmask.data.conversion import converted
     from unmask.data.tokenizer import load_tokenizer
 
-    if not isinstance(given, str | Path):
+    if not isinstance(given, str | PathLike):
         return converted(getattr(given, "tokenizer", given))
     return load_tokenizer(str(given), offline=offline, progress=progress)
 
 
 def _name_of(model: ModelLike) -> str:
-    if isinstance(model, str | Path):
+    if isinstance(model, str | PathLike):
         return str(model)
     name = getattr(model, "name", None)
     if not isinstance(name, str):

@@ -320,7 +320,7 @@ def conformance(
 
 def named_or_loaded(model: ModelLike) -> str | LanguageModel:
     """Return a model as the functions below take it: one in memory, or a name to be loaded when its turn comes."""
-    return str(model) if isinstance(model, str | Path) else load(model, progress=False).lm
+    return str(model) if isinstance(model, str | PathLike) else load(model, progress=False).lm
 
 
 def settings_of(options: Mapping[str, Any], **own: Any) -> EvaluationSettings:

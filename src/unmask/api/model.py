@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from unmask.model.base import LanguageModel
     from unmask.scoring.results import Score
 
-    ModelLike: TypeAlias = "str | Path | PreTrainedModel | LanguageModel | Model"
+    ModelLike: TypeAlias = "str | PathLike[str] | PreTrainedModel | LanguageModel | Model"
 
 R = TypeVar("R", "FillResult", "Score")
 
@@ -252,12 +253,12 @@ def load(
         return model
     from unmask.model.load import load_for_inference
 
+    given = str(model) if isinstance(model, PathLike) else model
     with shown(progress, offline) as listener:
         lm = load_for_inference(
-            model, tokenizer, device=device, precision=precision, offline=offline, progress=listener
+            given, tokenizer, device=device, precision=precision, offline=offline, progress=listener
         )
-    name = str(model) if isinstance(model, str | Path) else lm.name
-    return Model(lm, name)
+    return Model(lm, given if isinstance(given, str) else lm.name)
 
 
 def fill(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,9 @@ def _train(
     flags = flat_settings(settings or {}) | {
         OPTIONS[name]: value for name, value in given.items() if value is not None and name not in _TEXTS
     }
-    field = configured(config, flags, progress).data.text_field
+    # Which texts there are decides what settings are allowed; their files are written once it is known how to read them.
+    there = {OPTIONS[name]: [name] for name in _TEXTS if given.get(name) is not None}
+    field = configured(config, flags | there, progress).data.text_field
     flags |= _texts(given, field, folder, progress)
     return run_training(
         configured(config, flags),
@@ -254,7 +257,7 @@ def report(run: str | Path | RunResult) -> Path:
 
 def _name(model: object) -> str | None:
     """Return the name of the checkpoint to adapt."""
-    if model is None or isinstance(model, str | Path):
+    if model is None or isinstance(model, str | PathLike):
         return None if model is None else str(model)
     if isinstance(model, Model) and Path(model.name).exists():
         return model.name

@@ -1,0 +1,117 @@
+"""The files of examples/ work: scripts and notebooks run on little text with tiny models, and job files are valid."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+JOBS = EXAMPLES / "jobs"
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, corpus_text: list[str], checkpoint: Callable[[str], Path]
+) -> Path:
+    """Return a folder with a tiny model under the name that the examples use, and a little text."""
+    root = tmp_path_factory.mktemp("examples")
+    shutil.copytree(checkpoint("bert"), root / "bert-base-uncased")
+    parts = {"notes": slice(0, 60), "held-out": slice(60, 90), "general": slice(90, 120)}
+    for name, part in parts.items():
+        (root / name).mkdir()
+        (root / name / "a.txt").write_text("\n".join(corpus_text[part]) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def run_example(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return `run(name, *arguments) -> str`: run a script as a program, and return what it prints."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_trainer_learns_with_our_masks(folder: Path, run_example: Callable[..., str]) -> None:
+    printed = run_example("trainer.py", "notes/a.txt", "--epochs", "1")
+    assert re.search(r"accuracy +[\d.]+%", printed), printed
+    assert (folder / "runs" / "trainer" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["own_objective", "own_masking"])
+def test_what_is_your_own_is_trained_and_compared(name: str, run_example: Callable[..., str]) -> None:
+    printed = run_example(f"{name}.py", "notes", "held-out", "--epochs", "1")
+    assert re.search(r"accuracy +[\d.]+%", printed), printed
+
+
+def test_the_pipeline_releases_a_model_or_says_why_not(folder: Path, run_example: Callable[..., str]) -> None:
+    arguments = ["notes", "general", "--epochs", "1"]
+    printed = run_example("pipeline.py", *arguments, "--require", "forgetting<=100%")
+    assert (folder / printed.strip() / "config.json").is_file()
+    with pytest.raises(SystemExit) as ended:
+        run_example("pipeline.py", *arguments, "--require", "domain>=90%", "--out", "runs/missed")
+    assert ended.value.code == 6
+    with pytest.raises(SystemExit) as ended:
+        run_example("pipeline.py", "nothing-here", "general")
+    assert ended.value.code == 3
+
+
+def test_the_job_of_hugging_face_is_one_that_their_own_tool_takes(tmp_path: Path) -> None:
+    """With `--dry-run` it checks the arguments and prints the job, without a network."""
+    job = subprocess.run(
+        ["bash", JOBS / "hf_jobs.sh", "--dry-run"],
+        env={
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "1",
+            "HF_NAMESPACE": "somebody",
+            "HF_TOKEN": "a",
+            "AWS_ACCESS_KEY_ID": "b",
+            "AWS_SECRET_ACCESS_KEY": "c",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert job.returncode == 0, job.stderr
+    assert "https://s3.hf.co/somebody" in job.stdout
+    understand(re.search(r"unmask train .* --resume", job.stdout)[0])  # type: ignore[index]
+
+
+def test_the_jobs_of_slurm_and_skypilot_are_valid() -> None:
+    script = (JOBS / "slurm.sh").read_text(encoding="utf-8")
+    job: dict[str, Any] = yaml.safe_load((JOBS / "skypilot.yaml").read_text(encoding="utf-8"))
+    assert job["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    for code in (script, job["setup"], job["run"]):
+        subprocess.run(["bash", "-n"], input=code, text=True, check=True)
+    for code in (script, job["run"]):
+        for command in re.findall(r"unmask train .* --resume", code):
+            understand(command)
+
+
+def understand(command: str) -> None:
+    """Parse a command line of unmask without running it; a usage error is raised."""
+    import shlex
+
+    import typer
+
+    from unmask.cli.main import app
+
+    (_, verb, *arguments) = shlex.split(command)
+    parsed: Any = typer.main.get_command(app)
+    parsed.commands[verb].make_context(verb, arguments)
