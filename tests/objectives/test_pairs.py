@@ -222,6 +222,38 @@ def test_pairs_are_drawn_anew_in_each_epoch_and_masked_on_both_sides(
     assert {0, 1} == set(whole.of_tokens["token_type_ids"][whole.target_index].tolist())
 
 
+@pytest.mark.parametrize(("name", "steps"), [("nsp", 130), ("sop", 60)])
+def test_a_head_learns_what_tells_the_pairs_apart(
+    name: str, steps: int, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Far above chance on held-out pairs, where each document has words of its own, and other words at its end."""
+    words = np.split(np.array([*"abcdefghijklmnopqrstuvwxyz012345"]), 8)
+    draw = np.random.default_rng(0)
+
+    def document() -> str:
+        own = words[draw.integers(8)]
+        first, second = (own, own) if name == "nsp" else np.split(own, 2)
+        return " ".join(" ".join(draw.choice(part, 6)) for part in (first, second))
+
+    settings = {"train.batch_tokens": 512, "data.max_length": 16, "data.documents": "line"}
+    settings |= {"data.heldout_share": 0.2, "train.export_best": False}
+    settings |= {"train.optimizer.name": "muon", "train.optimizer.learning_rate": 3e-3}
+    found = unmask.train(
+        [document() for _ in range(1000)],
+        model=checkpoint("bert"),
+        out=tmp_path / "run",
+        objective=name,
+        max_steps=steps,
+        precision="fp32",
+        device="cpu",
+        settings=settings,
+        progress=False,
+    ).evaluation
+    assert found is not None
+    assert found["objective"]["answers"] > 80
+    assert found["objective"]["intervals"][f"{name}_accuracy"][0] > 0.6
+
+
 @pytest.fixture
 def pair_model(load: Load, tiny_model: Any, wordpiece_tokenizer: Any) -> Callable[[str], MaskedLM]:
     """Return `get(architecture)`: a tiny model whose tokenizer has pairs."""
