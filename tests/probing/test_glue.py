@@ -40,6 +40,7 @@ TASKS = {
     ),
     "QNLI": ("index\tquestion\tsentence\tlabel", "0\t{one}\t{two}\t{label}", "index\tquestion\tsentence", ["entailment", "not_entailment"], "accuracy"),
     "RTE": ("index\tsentence1\tsentence2\tlabel", "0\t{one}\t{two}\t{label}", "index\tsentence1\tsentence2", ["entailment", "not_entailment"], "accuracy"),
+    "WNLI": ("index\tsentence1\tsentence2\tlabel", "0\t{one}\t{two}\t{label}", "index\tsentence1\tsentence2", "01", "accuracy"),
 }  # fmt: skip
 SINGLE = ("CoLA", "SST-2")
 
@@ -70,7 +71,21 @@ def test_a_task_is_read_from_its_published_files(tmp_path: Path, name: str) -> N
     assert (task.train.seconds is None) == (name in SINGLE)
     assert task.train.labels[:2] == [[label] for label in TASKS[name][3]]
     assert task.kind == ("regression" if name == "STS-B" else "classification")
-    assert task.notes == (f"{name} of GLUE, by its columns; tested on {Path(task.test.source).name}",)
+    by = "its columns and labels" if name in ("RTE", "WNLI") else "its columns"
+    assert task.notes == (f"{name} of GLUE, by {by}; tested on {Path(task.test.source).name}",)
+
+
+def test_a_task_that_is_not_known_by_columns_and_labels_gets_no_name(tmp_path: Path) -> None:
+    for path in (write_task(tmp_path, "RTE") / f"{part}.tsv" for part in ("train", "dev")):
+        path.write_text(
+            path.read_text(encoding="utf-8").replace("not_entailment", "contradiction"), encoding="utf-8"
+        )
+    task = read_task(tmp_path)
+    assert (len(task.train), len(task.test), task.metric, task.published) == (40, 20, None, False)
+    said = (
+        "unknown task: the columns are those of RTE and WNLI of GLUE, the labels are not; tested on dev.tsv"
+    )
+    assert task.notes == (said,)
 
 
 @pytest.mark.parametrize("name", ["CoLA", "MRPC", "STS-B"])

@@ -88,7 +88,7 @@ def read_task(
 
 def _glue_task(name: str, layout: GlueLayout, files: dict[str, Path], progress: Progress) -> Task:
     """Read a task of GLUE as it is published."""
-    notes = [f"{layout.name} of GLUE, by its columns; tested on {files['test'].name}"]
+    notes = [f"{layout.title}; tested on {files['test'].name}"]
     read = {}
     for role, path in files.items():
         readable_stat(path)
@@ -96,7 +96,7 @@ def _glue_task(name: str, layout: GlueLayout, files: dict[str, Path], progress: 
         notes += [lost] if lost else []
         read[role] = examples_of(rows, layout.kind, path)
     made = Task(
-        name, layout.kind, read["train"], read.get("dev"), read["test"], notes=tuple(notes), metric=layout.metric, published=True
+        name, layout.kind, read["train"], read.get("dev"), read["test"], notes=tuple(notes), metric=layout.metric, published=bool(layout.name)
     )  # fmt: skip
     check_labels(made)
     progress.log(_describe(made, files))
