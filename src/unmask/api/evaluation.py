@@ -188,6 +188,7 @@ def probe(
     epochs: int = 3,
     batch_size: int = 16,
     learning_rate: float | None = None,
+    patience: int | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
     pair_field: str | None = None,
@@ -203,7 +204,8 @@ def probe(
         task: a folder with train, dev and test (files, or folders with a subfolder of texts per label), or the train
             file: JSONL, CSV or TSV with text (or text_a and text_b) and label, or CoNLL; or a task of GLUE as published.
         test, dev: files of their own.
-        epochs, batch_size, learning_rate: of fine-tuning.
+        epochs, batch_size, learning_rate, patience: of fine-tuning; ``patience`` is how many epochs without a better metric on
+            dev, or on a fifth of train, end it; the best epoch is taken then.
         text_field, label_field, pair_field: fields or columns; the last of the second text of pairs.
         kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
         offline, progress: as for :func:`unmask.load`.
@@ -217,7 +219,9 @@ def probe(
     from unmask.probing.settings import FineTuningSettings, ProbeSettings
 
     models, _ = as_list(model)
-    tuning = validated(FineTuningSettings, epochs=epochs, batch=batch_size, learning_rate=learning_rate)
+    tuning = validated(
+        FineTuningSettings, epochs=epochs, batch=batch_size, learning_rate=learning_rate, patience=patience
+    )
     with shown(progress, offline) as listener:
         return probe_models(
             [named_or_loaded(one) for one in models],

@@ -58,7 +58,7 @@ Dev = Annotated[
     Option(
         "--dev",
         metavar="FILE",
-        help="File that chooses the regularisation of the linear probe.",
+        help="File that chooses the regularisation of the linear probe, and with --patience the epoch of fine-tuning.",
         show_default="that of the folder, or a fifth of train",
     ),
 ]
@@ -86,7 +86,21 @@ Pool = Annotated[
 ]
 _tuning = partial(Option, rich_help_panel="Fine-tuning")
 Epochs = Annotated[int, _tuning("--epochs", min=1, help="Passes over the training examples.")]
-BatchSize = Annotated[int, _tuning("--batch-size", min=1, help="Examples in a step.")]
+BatchSize = Annotated[
+    int,
+    _tuning(
+        "--batch-size", min=1, help="Examples in a step, on average: steps have equal numbers of tokens."
+    ),
+]
+Patience = Annotated[
+    int | None,
+    _tuning(
+        "--patience",
+        min=1,
+        show_default="off",
+        help="End after so many epochs without a better metric on dev, or on a fifth of train, and take the best epoch.",
+    ),
+]
 LearningRate = Annotated[
     float | None,
     _tuning("--learning-rate", show_default="5e-5 at hidden size 768, higher below", min=0.0, help="Peak learning rate."),
@@ -127,6 +141,7 @@ def probe(
     epochs: Epochs = 3,
     batch_size: BatchSize = 16,
     learning_rate: LearningRate = None,
+    patience: Patience = None,
     max_length: options.MaxLength = None,
     text_field: TextColumn = None,
     label_field: LabelColumn = None,
@@ -174,13 +189,13 @@ def probe(
         else:
             result = evaluation.probe(
                 models, task or "", dev=dev, method=method, seeds=seeds, epochs=epochs, batch_size=batch_size,
-                learning_rate=learning_rate, text_field=text_field, label_field=label_field, pair_field=pair_field, kind=kind, metric=metric, allow_overlap=allow_overlap,
+                learning_rate=learning_rate, patience=patience, text_field=text_field, label_field=label_field, pair_field=pair_field, kind=kind, metric=metric, allow_overlap=allow_overlap,
                 drop_overlap=drop_overlap, **common,
             ).to_dict()  # fmt: skip
     shell.show(as_json, result, lambda page: (draw_retrieval if retrieval else draw_probe)(page, result))
 
 
-_LEARNING = "dev method seeds epochs batch_size learning_rate label_field pair_field kind metric allow_overlap drop_overlap".split()
+_LEARNING = "dev method seeds epochs batch_size learning_rate patience label_field pair_field kind metric allow_overlap drop_overlap".split()
 """Parameters of :func:`probe` that retrieval does not have, since nothing is learned."""
 _OF_TEXT = "queries documents".split()
 """Those of text without labels alone."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from unmask.data.document_set import DocumentSet, slices
 from unmask.data.masking.mask import mask
 from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
 from unmask.data.masking.units import MaskingPlan, plan_of
-from unmask.data.order import ORDER, Order
+from unmask.data.order import ORDER, Order, Text
 from unmask.data.packing import (
     Packed,
     Sequences,
@@ -233,6 +233,11 @@ class TextSource:
         """Return ``int64 [N]``: tokens of sequences with their special tokens."""
         return self.sequences.find(numbers)[2] + self.vocabulary.overhead
 
+    def documents_of(self, numbers: np.ndarray) -> list[int]:
+        """Return the documents of ``int64 [N]`` sequences, each once: their numbers in the shards, from 0."""
+        found: list[int] = np.unique(self.sequences.find(numbers)[0]).tolist()
+        return found
+
     @property
     def longest(self) -> int:
         """The most tokens that a sequence can have."""
@@ -348,6 +353,20 @@ class TextSource:
         return numbers
 
 
+class StepSource(Text, Protocol):
+    """What a stream takes the sequences of its steps from."""
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a sequence can have."""
+
+    def documents_of(self, numbers: np.ndarray) -> list[int]:
+        """Return the documents of ``int64 [N]`` sequences, each once."""
+
+    def batch(self, numbers: np.ndarray, key: MaskKey, rate: float, *, make: MakeBatch) -> Batch:
+        """Make the batch of ``int64 [N]`` sequences."""
+
+
 class TrainingStream:
     """The endless stream of training batches, addressed by a cursor.
 
@@ -363,10 +382,10 @@ class TrainingStream:
 
     def __init__(
         self,
-        source: TextSource,
+        source: StepSource,
         batch_tokens: int,
         seed: int,
-        replay: TextSource | None = None,
+        replay: StepSource | None = None,
         replay_share: float = 0.0,
     ) -> None:
         self.source, self.replay, self.batch_tokens, self.seed = source, replay, batch_tokens, seed
@@ -423,7 +442,7 @@ class TrainingStream:
         """Return the documents of ``int64 [N]`` sequences: their numbers in the shards, from 0."""
         found: list[int | str] = []
         for source, _, own in self._parts(numbers):
-            which = np.unique(source.sequences.find(own)[0]).tolist()
+            which = source.documents_of(own)
             found += which if source is self.source else [f"replay {number}" for number in which]
         return found
 
@@ -467,7 +486,7 @@ class TrainingStream:
             batches.append(replace(batch, sequence_ids=numbers[here]))
         return batches[0] if len(batches) == 1 else join(batches)
 
-    def _parts(self, numbers: np.ndarray) -> Iterator[tuple[TextSource, np.ndarray, np.ndarray]]:
+    def _parts(self, numbers: np.ndarray) -> Iterator[tuple[StepSource, np.ndarray, np.ndarray]]:
         """Yield each text that has some of the sequences, ``bool [N]`` which, and their numbers in that text."""
         count = len(self.source.sequences)
         of_replay = numbers >= count

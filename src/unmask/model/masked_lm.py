@@ -153,10 +153,16 @@ class MaskedLM(LanguageModel):
                 if input_ids is not None:
                     row["input_ids"] = torch.cat([input_ids, row["input_ids"][0, batch.tokens :]])[None]
                 return self._encoded(row)[0, : batch.tokens]
-            parts = []
+            parts, done = [], 0
             ids = batch.input_ids if input_ids is None else input_ids.cpu().numpy()
+            types = batch.of_tokens.get("token_type_ids") if self.takes_token_types else None
             for block, lengths, _ in self.blocks(ids, batch.cu_seqlens):
                 inputs, real = self.padded(block, lengths)
+                if types is not None:
+                    padded_types = np.zeros(real.shape, dtype=np.int64)
+                    padded_types[real] = types[done : done + len(block)]
+                    inputs["token_type_ids"] = self._tensor(padded_types)
+                done += len(block)
                 parts.append(self._encoded(inputs)[self._tensor(real)])
             return torch.cat(parts)
 
@@ -208,6 +214,10 @@ class MaskedLM(LanguageModel):
         them out.
         """
         self.model.add_module(_ATTACHED, nn.ModuleDict(modules).to(self.device))
+
+    def detach(self) -> None:
+        """Take away what was attached."""
+        self.model._modules.pop(_ATTACHED, None)
 
     @property
     def attached(self) -> nn.ModuleDict:

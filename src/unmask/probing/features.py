@@ -254,11 +254,23 @@ def _by_length(
     return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(order))).to(lm.device)]
 
 
-def _mean(hidden: Tensor, real: NDArray[np.bool_], lengths: Ints, vocabulary: Vocabulary) -> Tensor:
+def body_tokens(real: NDArray[np.bool_], lengths: Ints, vocabulary: Vocabulary) -> NDArray[np.bool_]:
+    """Return ``bool [B, L]``, the tokens that are averaged of texts: all but the frame; of an empty text its special tokens.
+
+    Args:
+        real: ``bool [B, L]``, what is not padding, at the beginning of each row.
+        lengths: ``[B]``, tokens of each text.
+        vocabulary: of the tokenizer.
+    """
     body = real.copy()
     body[:, : len(vocabulary.prefix)] = False
     body &= np.arange(real.shape[1]) < (lengths - len(vocabulary.suffix))[:, None]
-    body[~body.any(axis=1)] = real[~body.any(axis=1)]  # an empty text: its special tokens
+    body[~body.any(axis=1)] = real[~body.any(axis=1)]
+    return body
+
+
+def _mean(hidden: Tensor, real: NDArray[np.bool_], lengths: Ints, vocabulary: Vocabulary) -> Tensor:
+    body = body_tokens(real, lengths, vocabulary)
     weights = torch.from_numpy(body).to(hidden).unsqueeze(-1)
     mean: Tensor = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
     return mean

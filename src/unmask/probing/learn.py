@@ -1,28 +1,24 @@
-"""Two ways to learn a task: a linear model on the features of a frozen encoder, and fine-tuning the encoder.
+"""A linear model on the features of a frozen encoder, and what it has in common with fine-tuning.
 
 Of a pair of texts the frozen encoder reads each alone, and the features are both vectors, their absolute difference and their
 product (Conneau & Kiela 2018, "SentEval"). In fine-tuning it reads both as one sequence.
 
-A seed changes, for the linear probe, how often each training example counts (a bootstrap resample: logistic regression
-itself has one solution); for fine-tuning the weights of the new head, the order of examples and dropout. The same seed
-gives the same resample and order for every model, so that comparisons are paired.
+A seed changes how often each training example counts (a bootstrap resample: logistic regression itself has one solution),
+alike for every model, so that comparisons are paired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from unmask.errors import DivergedError
 from unmask.model.masked_lm import MaskedLM
-from unmask.probing.features import Encoded, features, length_batches, vectors
-from unmask.probing.settings import FineTuningSettings, Pool
+from unmask.probing.features import Encoded, features
+from unmask.probing.settings import Pool
 from unmask.probing.targets import Array, Target
 from unmask.progress import Progress
 
@@ -35,9 +31,6 @@ Metric = Callable[[Codes, Codes], float]
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularisation strengths to choose from on held-out examples."""
 _FIFTH = 5
-_HEAD_TIMES = 10  # learning rate of the new head, as a multiple of that of the encoder
-_WIDTH = 768
-_CHUNK = 32  # batches that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -95,9 +88,6 @@ class Learner:
     progress: Progress = Progress()
 
 
-# The linear probe
-
-
 def probe_frozen(
     learner: Learner, train: Part, held: Part | None, test: Part, seeds: int
 ) -> tuple[list[Codes], dict[str, Any]]:
@@ -131,11 +121,16 @@ def probe_frozen(
     return predictions, {"strength": strength, "features": x.shape[1]}
 
 
+def every_fifth(examples: int) -> list[int]:
+    """Return the numbers of the training examples that are held out where there is no dev part."""
+    return list(range(_FIFTH - 1, examples, _FIFTH))
+
+
 def _choose(learner: Learner, train: Part, x: Floats, held: Part | None, x_held: Floats | None) -> float:
     """Return the strength with the best metric on held-out examples; of equals the smallest."""
     y, fitted = train.targets, np.ones(len(x), dtype=bool)
     if held is None or x_held is None:
-        rows = list(range(_FIFTH - 1, len(train.codes), _FIFTH))
+        rows = every_fifth(len(train.codes))
         last = np.isin(np.arange(len(train.codes)), rows)
         fitted = ~np.repeat(last, train.encoded.units)
         held, x_held = train.take(rows), x[~fitted]
@@ -166,121 +161,3 @@ def _resample(examples: int, seed: int) -> NDArray[np.float64]:
     """Return how often each example counts in the resample of a seed."""
     drawn = np.random.default_rng(seed).integers(examples, size=examples)
     return np.bincount(drawn, minlength=examples).astype(np.float64)
-
-
-# Fine-tuning
-
-
-def default_rate(width: int) -> float:
-    """Return 5e-5 for hidden size 768, and more for a narrower model: 1.5e-4 at 256."""
-    return 5e-5 * _WIDTH / min(width, _WIDTH)
-
-
-def finetune(
-    learner: Learner, train: Part, test: Part, seeds: int, tuning: FineTuningSettings
-) -> tuple[list[Codes], dict[str, Any]]:
-    """Train encoder and a new linear head with AdamW, once for each seed, from the same weights.
-
-    The rate warms up over a tenth of the steps and decays linearly to zero; the weights after the last step count.
-
-    Returns:
-        S predictions for the examples of ``test``, and what was chosen.
-
-    Raises:
-        DivergedError: the loss is NaN or infinite.
-    """
-    lm = learner.lm
-    rate = tuning.learning_rate or default_rate(int(lm.model.config.hidden_size))
-    start = {name: value.detach().clone() for name, value in lm.encoder.state_dict().items()}
-    predictions = []
-    with lm.plain():
-        for seed in range(seeds):
-            lm.encoder.load_state_dict(start)
-            learner.progress.begin(f"fine-tuning, seed {seed + 1} of {seeds}")
-            head = _tune(learner, train, seed, tuning, rate)
-            predictions.append(test.whole(_predict(learner, head, test), learner.target.fallback))
-            learner.progress.end()
-    lm.encoder.load_state_dict(start)
-    return predictions, {"learning_rate": rate, "epochs": tuning.epochs, "batch": tuning.batch}
-
-
-def _tune(learner: Learner, train: Part, seed: int, tuning: FineTuningSettings, rate: float) -> nn.Linear:
-    lm = learner.lm
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        head = nn.Linear(int(lm.model.config.hidden_size), learner.target.outputs).to(lm.device)
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        batches = [
-            rows
-            for epoch in range(tuning.epochs)
-            for rows in _epoch(train.encoded, tuning.batch, seed, epoch)
-        ]
-        optimizer = _optimizer(lm.encoder, head, rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _linear(len(batches)))
-        lm.encoder.train()
-        for step, rows in enumerate(batches, 1):
-            loss = _loss(learner, head, train, rows)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_([w for group in optimizer.param_groups for w in group["params"]], 1.0)
-            optimizer.step()
-            schedule.step()
-            if step % 10 == 0 or step == len(batches):
-                _report(learner.progress, step, len(batches), loss.item())
-        lm.encoder.eval()
-    return head
-
-
-def _loss(learner: Learner, head: nn.Linear, train: Part, rows: list[int]) -> Tensor:
-    found = vectors(learner.lm, train.encoded, rows, tagged=learner.tagged, pool=learner.pool)
-    targets = np.concatenate([train.codes[row][train.encoded.kept[row]] for row in rows])
-    # The mean would be NaN in a batch whose tokens were all truncated.
-    total = learner.target.loss(head(found), torch.from_numpy(targets).to(found.device))
-    return total / max(len(targets), 1)
-
-
-def _report(progress: Progress, step: int, steps: int, loss: float) -> None:
-    if not np.isfinite(loss):
-        raise DivergedError(f"fine-tuning: the loss is {loss} at step {step}; try a lower --learning-rate")
-    progress.advance(step / steps, {"loss": loss})
-
-
-def _epoch(encoded: Encoded, batch: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Yield batches in random order, each of texts of similar length."""
-    draw = np.random.default_rng([seed, epoch])
-    order = draw.permutation(len(encoded.ids))
-    batches: list[list[int]] = []
-    for begin in range(0, len(order), batch * _CHUNK):
-        chunk = sorted(order[begin : begin + batch * _CHUNK].tolist(), key=lambda row: len(encoded.ids[row]))
-        batches += [chunk[first : first + batch] for first in range(0, len(chunk), batch)]
-    for number in draw.permutation(len(batches)):
-        yield batches[number]
-
-
-def _optimizer(encoder: nn.Module, head: nn.Linear, rate: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); no weight decay of vectors (norms and biases)."""
-    weights = [weight for weight in encoder.parameters() if weight.requires_grad]
-    groups: Sequence[dict[str, Any]] = [
-        {"params": [w for w in weights if w.ndim > 1], "lr": rate, "weight_decay": 0.01},
-        {"params": [w for w in weights if w.ndim <= 1], "lr": rate, "weight_decay": 0.0},
-        {"params": list(head.parameters()), "lr": _HEAD_TIMES * rate, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, fused=True)
-
-
-def _linear(steps: int) -> Callable[[int], float]:
-    warm = max(1, steps // 10)
-    return lambda step: min((step + 1) / warm, (steps - step) / max(steps - warm, 1))
-
-
-def _predict(learner: Learner, head: nn.Linear, part: Part) -> Array:
-    ends = np.concatenate([[0], np.cumsum(part.encoded.units)])
-    found = np.zeros_like(part.targets)
-    with torch.inference_mode():
-        for rows in length_batches(part.encoded):
-            batch = vectors(learner.lm, part.encoded, rows, tagged=learner.tagged, pool=learner.pool)
-            places = np.concatenate([np.arange(ends[row], ends[row + 1]) for row in rows])
-            found[places] = learner.target.decode(head(batch)).cpu().numpy()
-    return found

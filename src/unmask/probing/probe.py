@@ -18,7 +18,8 @@ from unmask.evaluation.evaluate import labels as short_names
 from unmask.model.masked_lm import MaskedLM
 from unmask.probing.examples import Examples, Task, label_set, sample
 from unmask.probing.features import EncoderLoader, encode, encode_pairs, token_limit
-from unmask.probing.learn import Codes, Learner, Part, finetune, probe_frozen
+from unmask.probing.fine_tuning import finetune
+from unmask.probing.learn import Codes, Learner, Part, every_fifth, probe_frozen
 from unmask.probing.metrics import (
     BINARY,
     CHOICES,
@@ -70,7 +71,7 @@ def probe(
         task: a folder with train, (dev) and test, or the train file.
         settings: method, seeds, limits and device.
         test, dev: files of their own. ``dev``, or else a fifth of train, chooses the regularisation of the frozen
-            probe; fine-tuning does not use it.
+            probe, and with ``settings.tuning.patience`` the epoch of fine-tuning.
         text_field, label_field, pair_field: fields or columns, or numbers of columns of a table without names; the last of the
             second text of pairs.
         kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
@@ -190,6 +191,20 @@ def _units(task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return unit, strata
 
 
+def _split(train: Part) -> tuple[Part, Part]:
+    """Return training examples without every fifth, and these.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    held = every_fifth(len(train.codes))
+    if not held:
+        raise ConfigError(
+            f"--patience needs a dev part, or five training examples, of which there are {len(train.codes)}"
+        )
+    return train.take(np.setdiff1d(np.arange(len(train.codes)), held).tolist()), train.take(held)
+
+
 class _Prober:
     """Probes models on one task, one by one."""
 
@@ -237,12 +252,16 @@ class _Prober:
         joint = method != "frozen"
         train, test = (self._part(learner.lm, part, joint) for part in (self.task.train, self.task.test))
         truncated = self._note_parts(learner.lm, label, train, test)
+        dev, tuning = self.task.dev, self.settings.tuning
+        held = None if dev is None else self._part(learner.lm, sample(dev, _DEV), joint)
         if method == "frozen":
-            dev = self.task.dev
-            held = None if dev is None else self._part(learner.lm, sample(dev, _DEV), joint)
             coded, chosen = probe_frozen(learner, train, held, test, self.settings.seeds)
         else:
-            coded, chosen = finetune(learner, train, test, self.settings.seeds, self.settings.tuning)
+            if tuning.patience is None:
+                held = None
+            elif held is None:
+                train, held = _split(train)
+            coded, chosen = finetune(learner, train, held, test, self.settings.seeds, tuning)
         seconds = time.monotonic() - begin
         gold = self.task.test.labels
         predicted = [self._names(codes) for codes in coded]

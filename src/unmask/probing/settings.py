@@ -19,7 +19,10 @@ class FineTuningSettings(Settings):
     epochs: int = 3
     """Passes over the training examples."""
     batch: int = 16
-    """Examples per step."""
+    """Examples per step, on average: steps have equal numbers of tokens."""
+    patience: int | None = None
+    """End after so many epochs in a row without a better metric on dev examples, or on a fifth of train, and take the weights
+    of the best epoch. By default all epochs are trained on all of train, and the last weights are taken."""
     learning_rate: float | None = None
     """Peak learning rate of the encoder; that of the new head is ten times as high. By default 5e-5 for hidden size 768,
     and more for a narrower model."""
@@ -83,6 +86,8 @@ class ProbeSettings(EncoderSettings):
             raise ConfigError("a probe needs at least one seed and two training examples")
         if self.tuning.epochs < 1 or self.tuning.batch < 1:
             raise ConfigError("fine-tuning needs at least one epoch and one example per step")
+        if self.tuning.patience is not None and self.tuning.patience < 1:
+            raise ConfigError(f"patience is {self.tuning.patience}, expected 1 epoch or more")
         return self
 
     @property

@@ -61,20 +61,20 @@ def masks_split(case: Case) -> Measurement:
 
 def masks_resumed(case: Case) -> Measurement:
     steps = 12
-    undisturbed = list(_walk(case.stream(), Cursor(), steps))
+    undisturbed = list(_walk(case.stream(), Cursor(), steps, case.rate))
     differing = 0
     for stop in (1, steps // 2, steps - 1):
         saved = json.loads(json.dumps(Position(stop, undisturbed[stop][0]).to_dict()))
-        again = _walk(case.stream(), Position.from_dict(saved).cursor, steps - stop)
+        again = _walk(case.stream(), Position.from_dict(saved).cursor, steps - stop, case.rate)
         pairs = zip(again, undisturbed[stop:], strict=True)
         differing += sum(_differing(found, wanted) for (_, found), (_, wanted) in pairs)
     return Measurement(differing, 0, f"stopped after 1, {steps // 2} and {steps - 1} of {steps} steps")
 
 
-def _walk(stream: TrainingStream, cursor: Cursor, steps: int) -> Iterator[tuple[Cursor, _Masks]]:
+def _walk(stream: TrainingStream, cursor: Cursor, steps: int, rate: float) -> Iterator[tuple[Cursor, _Masks]]:
     for _ in range(steps):
         numbers, following = stream.take(cursor)
-        yield cursor, _masks(stream.micro_batches(cursor, numbers, stream.source.masking.rate, 1))
+        yield cursor, _masks(stream.micro_batches(cursor, numbers, rate, 1))
         cursor = following
 
 
