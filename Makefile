@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test weblibs lint types check docs lock clean
+.PHONY: help demo test weblibs lint types check docs dist dist-check lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## train a small encoder on the documentation of this Python, into runs/demo
 	$(BIN)/unmask demo $(ARGS)
@@ -32,6 +32,19 @@ types: $(STAMP)  ## check types
 	$(BIN)/mypy
 
 check: lint types test  ## lint, types and test
+
+# The wheel is built from the sdist, which thereby proves to be complete.
+dist: $(STAMP)  ## build the wheel and the sdist into dist/, and check what is in them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist >build/dist.log || { cat build/dist.log; exit 1; }
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/distribution.py contents dist
+
+# Other versions: make dist-check VERSIONS=requirements/oldest.txt; the newest that pyproject.toml allows: VERSIONS=
+VERSIONS ?= $(LOCK) requirements/torch.txt
+EXTRAS ?= serve
+dist-check: dist  ## install the wheel into a new environment, and use it: demo, train, fill, serve
+	$(BIN)/python tests/distribution.py install dist build/dist-check --extras "$(EXTRAS)" --versions $(VERSIONS)
 
 # The generator of the site has an environment of its own: it is no part of what unmask runs or is tested with.
 SITE := build/site
