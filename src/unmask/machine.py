@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 
@@ -19,3 +20,21 @@ def version_of(package: str) -> str:
         return installed_version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of this machine, or ``None`` where the system does not say, as on Windows."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has had, or ``None`` where the system does not say, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

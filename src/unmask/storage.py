@@ -167,8 +167,13 @@ def _replaced(path: Path) -> Path:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or the names in a folder, would survive a loss of power; Windows has no such call for folders."""
+    try:
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(handle)
     finally:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
 from pathlib import Path
+
+from unmask.file_lock import lock_file
 
 PATIENCE = 2.0
 """Seconds that a process waits with its error for that of the first process of its host."""
@@ -39,7 +40,7 @@ def to_print(text: str) -> str | None:
         time.sleep(_POLL)
     try:
         with said.open("a+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file.fileno(), wait=True)
             file.seek(0)
             # What another process tells of a third one has its name in front.
             if any(line in text or text in line for line in file.read().splitlines() if line):

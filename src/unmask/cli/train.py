@@ -357,7 +357,9 @@ def draw_dry_run(page: Page, plan: Any) -> None:
             "tokens per epoch": plan.tokens_per_epoch,
             "steps": plan.steps,
             **({"processes": f"{plan.processes}: {plan.parallel}"} if several else {}),
-            f"peak memory{' a process' if several else ''}": byte_size(plan.peak_memory_bytes),
+            f"peak memory{' a process' if several else ''}": byte_size(plan.peak_memory_bytes)
+            if plan.peak_memory_bytes
+            else "unknown on this system",
             "disk needed": byte_size(plan.disk_bytes),
             "seconds per step": f"{plan.seconds_per_step:.3g}",
             "time in all": clock(plan.total_seconds),

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unmask.errors import DataError, DiskError, on_one_line, plural
+from unmask.file_lock import lock_file
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, list_files, listed
 from unmask.remote.systems import changed, explained, open_system
@@ -158,7 +158,7 @@ def host_lock(target: Path, url: str, progress: Progress) -> Iterator[None]:
         if not _locked_soon(file):
             if not target.is_dir():
                 progress.log(f"waiting for another process of this host, which fetches {url}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file.fileno(), wait=True)
         yield
 
 
@@ -167,7 +167,7 @@ def _locked_soon(file: IO[str]) -> bool:
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file.fileno(), wait=False)
             return True
         except OSError:
             if time.monotonic() > until:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 import torch
 
 from unmask.config.settings import RunConfig
+from unmask.machine import peak_memory_bytes
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.objectives.choose import Custom
@@ -40,7 +39,8 @@ class DryRun:
         steps: optimizer steps of the whole run.
         processes: that train together, as ``torchrun`` starts them.
         parallel: how they share the work; empty for a single one.
-        peak_memory_bytes: of a process on a CPU, of the device's allocations on CUDA; of several processes the most.
+        peak_memory_bytes: of a process on a CPU, of the device's allocations on CUDA; of several processes the most;
+            ``None`` where the system does not say, as on Windows.
         disk_bytes: shards, checkpoints and the model.
         seconds_per_step: of the second step; the first one warms up.
         total_seconds: of training, without evaluation and saving.
@@ -51,7 +51,7 @@ class DryRun:
     steps: int
     processes: int
     parallel: str
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     disk_bytes: int
     seconds_per_step: float
     total_seconds: float
@@ -89,7 +89,7 @@ def _measure(config: RunConfig, progress: Progress, world: World) -> DryRun:
             steps=steps,
             processes=world.size,
             parallel=components.parallel[1],
-            peak_memory_bytes=int(world.max(_peak_memory())),
+            peak_memory_bytes=int(world.max(_peak_memory())) or None,
             disk_bytes=size_of(folder.root) + need.total,
             seconds_per_step=seconds,
             total_seconds=total,
@@ -125,5 +125,4 @@ def _whole_run(config: RunConfig, components: RunComponents, seconds: float) -> 
 def _peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_memory_bytes() or 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from unmask.data.masking.custom import CustomUnits
 from unmask.data.reading.inputs import describe_inputs
 from unmask.data.tokenizer import tokenizer_hash
 from unmask.errors import ConfigError
-from unmask.machine import cores, version_of
+from unmask.machine import cores, memory_bytes, version_of
 from unmask.model.presets import find_preset
 from unmask.run.components import RunComponents
 from unmask.run.failures import further
@@ -188,7 +187,7 @@ def machine_info() -> dict[str, Any]:
         "machine": {
             "cpu": _processor(),
             "cores": cores(),
-            "memory_gb": round(_memory() / 2**30, 1),
+            "memory_gb": round(memory / 2**30, 1) if (memory := memory_bytes()) else None,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
@@ -201,10 +200,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 0

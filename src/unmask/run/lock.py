@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmask.errors import ConfigError
+from unmask.file_lock import lock_file
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder
 
@@ -40,6 +40,7 @@ def lock_run(root: Path, progress: Progress, token: str = "") -> Iterator[None]:
             "token": token,
         }
         os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
         os.write(handle, json.dumps(owner).encode())
         for left in root.glob(".*.partial"):  # by a run that was killed while it wrote
             if left.is_file():
@@ -47,8 +48,13 @@ def lock_run(root: Path, progress: Progress, token: str = "") -> Iterator[None]:
         yield
     finally:
         # Removed while it is held: a process that waits for this file sees that it was replaced.
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        try:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+        except PermissionError:  # Windows removes no open file
+            os.close(handle)
+            with suppress(OSError):  # another process has opened it
+                path.unlink()
 
 
 def is_locked_by(root: Path, token: str) -> bool:
@@ -73,7 +79,7 @@ def _take(path: Path, progress: Progress) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(handle, wait=False)
         except OSError as error:
             owner = _owner(handle)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
@@ -105,7 +111,8 @@ def _is_at(path: Path, handle: int) -> bool:
 def _owner(handle: int) -> str:
     """Return which process wrote the lock."""
     try:
-        owner = json.loads(os.pread(handle, 1000, 0))
+        os.lseek(handle, 0, os.SEEK_SET)
+        owner = json.loads(os.read(handle, 1000))
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "unknown process"

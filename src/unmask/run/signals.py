@@ -11,7 +11,7 @@ from unmask.progress import Progress
 from unmask.training.distributed import World
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
-_SAVE = signal.SIGUSR1
+_SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 
 
 class StoppedAtOnce(BaseException):
@@ -36,7 +36,7 @@ class Signals:
     def listening(self) -> Iterator[None]:
         """Handle signals; Python allows that in the main thread only, elsewhere this does nothing."""
         try:
-            kept = {number: signal.signal(number, self._ask) for number in (*_STOP, _SAVE)}
+            kept = {number: signal.signal(number, self._ask) for number in (*_STOP, _SAVE) if number}
         except ValueError:
             kept = {}
         try:

@@ -7,7 +7,7 @@ added up and not averaged.
 from __future__ import annotations
 
 import gc
-import os
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -30,6 +30,7 @@ from transformers import AutoModelForMaskedLM
 from unmask.config.settings import TrainSettings
 from unmask.data.batches import Batch
 from unmask.errors import ConfigError, UnmaskError
+from unmask.machine import memory_bytes
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
@@ -118,7 +119,7 @@ def _memory(device: torch.device, world: World) -> float:
     """Return the bytes of memory that this process has for itself."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / world.here
+    return (memory_bytes() or math.inf) / world.here
 
 
 def _shares(world: World) -> tuple[int, int]:
