@@ -118,13 +118,16 @@ def test_merged_adapters_are_mixed(run: Callable[..., Any], checkpoint: Callable
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"train.require": "domain>5"}, r"must be bounds such as domain>=5%,forgetting<=2%, not 'domain>5'"),
+        (
+            {"train.require": "domain>5"},
+            r"^--require: must be bounds such as domain>=5%,forgetting<=2%, not 'domain>5'",
+        ),
         ({"train.require": "doman>=5%"}, r"did you mean 'domain'"),
-        ({"train.require": "domain<=5%"}, r"bounds domain by >="),
-        ({"train.require": "leaks<=1%,leaks<=2%"}, r"names leaks twice"),
+        ({"train.require": "domain<=5%"}, r"must bound domain by >="),
+        ({"train.require": "leaks<=1%,leaks<=2%"}, r"must have one bound of leaks, not two"),
         ({"train.require": "forgetting<=2%"}, r"takes general text; give it with --general"),
         ({"train.export_alpha": "auto"}, r"takes general text; give it with --general"),
-        ({"train.export_alpha": "1.5"}, r"auto or from 0 to 1"),
+        ({"train.export_alpha": "1.5"}, r"^--export-alpha: must be auto or from 0 to 1"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_training(flags: dict[str, Any], message: str) -> None:

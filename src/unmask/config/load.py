@@ -8,6 +8,7 @@ is wrong, what is allowed, and the nearest valid key.
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -182,7 +183,12 @@ class _Layers:
         message = first["msg"].removeprefix("Value error, ")
         inside = [key for key in self.values if key.startswith(".".join(path) + ".")]
         named = [key for key in inside if key.rpartition(".")[2] in message]
-        return ConfigError(f"{self.origins[named[-1]].where if named else '.'.join(path)}: {message}")
+        if not named:
+            return ConfigError(f"{'.'.join(path)}: {message}")
+        origin = self.origins[named[-1]]
+        if origin.key == named[-1]:  # its name is written there
+            message = re.sub(rf"^{named[-1].rpartition('.')[2]} (?=must )", "", message)
+        return ConfigError(f"{origin.where}: {message}")
 
     def _check_finite(self, config: RunConfig) -> None:
         """Refuse ``inf`` and ``nan``, which arrive as words and pass every range that has no upper end."""

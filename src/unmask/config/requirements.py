@@ -46,7 +46,7 @@ def parse_requirements(text: str | None) -> tuple[Requirement, ...]:
     found = [_requirement(part) for part in parts]
     measures = [each.measure for each in found]
     if twice := next((name for name in measures if measures.count(name) > 1), None):
-        raise ValueError(f"require names {twice} twice; give one bound of it")
+        raise ValueError(f"require must have one bound of {twice}, not two")
     return tuple(found)
 
 
@@ -57,10 +57,10 @@ def _requirement(part: str) -> Requirement:
     measure, sign, bound = match.groups()
     if measure not in MEASURES:
         raise ValueError(
-            f"require knows {', '.join(MEASURES)}, not '{measure}'{did_you_mean(measure, MEASURES)}"
+            f"require must bound one of {', '.join(MEASURES)}, not '{measure}'{did_you_mean(measure, MEASURES)}"
         )
     if sign != MEASURES[measure]:
         raise ValueError(
-            f"require bounds {measure} by {MEASURES[measure]}, not by {sign}: {measure}{MEASURES[measure]}{bound}%"
+            f"require must bound {measure} by {MEASURES[measure]}, not by {sign}: {measure}{MEASURES[measure]}{bound}%"
         )
     return Requirement(measure, float(bound) / 100)
