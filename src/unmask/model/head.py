@@ -96,4 +96,4 @@ def run_head(model: PreTrainedModel, encoder: nn.Module, states: Tensor) -> Tens
         logits: Tensor = model(input_ids=ids).logits
     finally:
         encoder.forward = forward
-    return logits[0]
+    return logits.squeeze(0)  # indexing would fill a gradient of zeros and copy into it

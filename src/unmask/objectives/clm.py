@@ -24,7 +24,7 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.model.shapes import round_up
 from unmask.model.softmax import row_blocks
 from unmask.model.trial import UNABLE, close, trial_batch
-from unmask.objectives.cross_entropy import masked_cross_entropy
+from unmask.objectives.cross_entropy import loss_in_blocks, masked_cross_entropy
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Loss, Objective
 from unmask.reporting.format import percent
@@ -82,7 +82,7 @@ class CausalLanguageModelling(Objective):
         return batch_of(packed, packed.input_ids, index, following[index])
 
     def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
-        """Every token reaches the LM head, so its logits are computed in blocks, and again for the gradient."""
+        """Every token reaches the LM head, so its logits are computed in blocks, and the gradient of a block with them."""
         labels = on_device(batch.target_ids, model.device)
         # In round sizes, as other batches are; rows behind the last label have no loss.
         spare = round_up(len(labels), _STEPS) - len(labels)
@@ -95,6 +95,10 @@ class CausalLanguageModelling(Objective):
 
         if len(blocks) <= 1:
             return (Loss(*block_loss(states, labels)),)
+        if not model.sharded:
+            weights = [weight for weight in model.model.parameters() if weight.requires_grad]
+            return (Loss(*loss_in_blocks(block_loss, states, labels, blocks, weights)),)
+        # FSDP has a gradient in the backward pass alone, so the logits are computed a second time there.
         found = [
             checkpoint(block_loss, states[part], labels[part], use_reentrant=False, preserve_rng_state=False)
             for part in blocks

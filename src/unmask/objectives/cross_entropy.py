@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,3 +78,63 @@ def _highest(logits: Tensor, label: Tensor, right: Tensor) -> tuple[Tensor, Tens
     # On a CPU finding which comes first is slow, so only the rows are searched where it can be the label.
     found = (right == top).squeeze(1)
     return top, (logits[found].argmax(-1, keepdim=True) == label[found]).sum()
+
+
+def loss_in_blocks(
+    block_loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    states: Tensor,
+    labels: Tensor,
+    blocks: Sequence[slice],
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Return the sums of a loss, and of its hits, over blocks of rows, with the memory of one block.
+
+    The gradient of a block is computed with its loss, so that nothing is kept of it, and nothing computed twice.
+
+    Args:
+        block_loss: of ``[m, H]`` rows and their labels, in fp32, with the hits.
+        states: ``[M, H]``.
+        labels: ``int64``, at most ``M``.
+        blocks: of the rows.
+        weights: those that may have a part in the loss besides the rows.
+    """
+    loss, hits = _LossInBlocks.apply(block_loss, states, labels, blocks, *weights)
+    return loss, hits
+
+
+class _LossInBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        block_loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        states: Tensor,
+        labels: Tensor,
+        blocks: Sequence[slice],
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        of_states = torch.empty_like(states)
+        of_weights: list[Tensor | None] = [None] * len(weights)
+        found = []
+        for part in blocks:
+            rows = states[part].detach().requires_grad_()
+            with torch.enable_grad():
+                loss, hits = block_loss(rows, labels[part])
+            of_states[part], *more = torch.autograd.grad(loss, (rows, *weights), allow_unused=True)
+            for place, gradient in enumerate(more):
+                known = of_weights[place]
+                # Not in place: two weights may have one tensor as their gradient.
+                of_weights[place] = gradient if known is None else known + gradient
+            found.append((loss.detach(), hits))
+        ctx.gradients = [of_states, *of_weights]
+        losses, counts = zip(*found, strict=True)
+        hits = torch.stack(counts).sum()
+        ctx.mark_non_differentiable(hits)
+        return torch.stack(losses).sum(), hits
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if scale.device.type != "cpu" or scale != 1.0:
+            gradients = [None if gradient is None else gradient * scale for gradient in gradients]
+        of_states, *of_weights = gradients
+        return None, of_states, None, None, *of_weights
