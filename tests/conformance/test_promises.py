@@ -32,10 +32,12 @@ from unmask.errors import ConfigError, DataError
 from unmask.model import attention, base
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
-from unmask.objectives import mlm
+from unmask.objectives import clm, contrastive, mlm, rtd
+from unmask.objectives.contrastive import contrast
 from unmask.progress import Progress
 from unmask.promises import case as conformance_case
 from unmask.promises import checks as conformance_checks
+from unmask.promises import objectives as conformance_objectives
 from unmask.promises.checks import CHECKS, Check, conformance
 from unmask.training import loss
 
@@ -52,6 +54,13 @@ PACKED = {
     "mpnet": False,
 }
 ALONE = [name for name in CHECKS if not name.startswith("process")]
+PASSAGES = ["rtd", "contrastive"]
+OBJECTIVES = {
+    "bert": ["nsp", "sop", "rtd", "clm", "contrastive"],
+    "deberta-v2": PASSAGES,
+    "mpnet": PASSAGES,
+}
+"""Objectives of an architecture with its tokenizer; of others those for which packing is enough."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +94,16 @@ def test_a_promise_over_two_processes_holds(checks: Any, name: str) -> None:
     assert check.passed, f"{check.what}: {check.measured:.3g} > {check.tolerance:.3g} ({check.detail})"
 
 
+@pytest.mark.parametrize("architecture", PACKED)
+def test_the_losses_of_objectives_are_those_of_transformers(checks: Any, architecture: str) -> None:
+    found = {name: check for name, check in checks(architecture).items() if name not in CHECKS}
+    wanted = OBJECTIVES.get(architecture, ["rtd", "clm", "contrastive"])
+    assert [*found] == [f"{name} loss" for name in wanted]
+    assert [
+        f"{check.name}: {check.measured} {check.detail}" for check in found.values() if not check.passed
+    ] == []
+
+
 @pytest.mark.parametrize("count", ["bernoulli", "fixed"])
 @pytest.mark.parametrize("strategy", ["word", "span", "terms"])
 def test_promises_hold_for_every_strategy(
@@ -93,22 +112,22 @@ def test_promises_hold_for_every_strategy(
     masking = MaskingSettings.model_validate(
         {"strategy": strategy, "count": count, "terms_pattern": "a", "rate": 0.2}
     )
-    checks = conformance(str(checkpoint("bert")), masking=masking, processes=False)
+    checks = conformance(str(checkpoint("bert")), masking=masking, processes=False, objectives=False)
     assert [f"{check.name}: {check.detail}" for check in checks if not check.passed] == []
 
 
 def test_tolerances_are_those_promised(checks: Any) -> None:
     found = checks("bert")
-    assert [*found] == [*CHECKS]
+    assert [*found] == [*CHECKS, *(f"{name} loss" for name in OBJECTIVES["bert"])]
     tolerances = {
         name: check.tolerance
         for name, check in found.items()
         if name not in ("masks and epochs", "mask rate")
     }
-    close = {"packing": 1e-5, "evaluation alone": 1e-5}
+    close = {"packing": 1e-5, "evaluation alone": 1e-5, "contrastive loss": 1e-5}
     computed = [name for name in found if name.endswith(("loss", "gradient"))]
     exact = dict.fromkeys([*computed, "neighbours"], 1e-6)
-    assert tolerances == {name: {**close, **exact}.get(name, 0) for name in tolerances}
+    assert tolerances == {name: {**exact, **close}.get(name, 0) for name in tolerances}
 
 
 @pytest.mark.parametrize("architecture", PACKED)
@@ -146,7 +165,7 @@ def test_progress_is_told_and_a_missing_model_is_refused(checkpoint: Callable[[s
             if "check" in figures:
                 shown.append(figures["check"])
 
-    conformance(str(checkpoint("bert")), processes=False, progress=Listener())
+    conformance(str(checkpoint("bert")), processes=False, objectives=False, progress=Listener())
     assert shown == ALONE
     assert shares[-1] == 1.0
     with pytest.raises(ConfigError, match="there/is/none"):
@@ -158,7 +177,7 @@ def test_progress_is_told_and_a_missing_model_is_refused(checkpoint: Callable[[s
 
 def failing(model: MaskedLM) -> set[str]:
     """Return the names of the checks that fail."""
-    return {check.name for check in conformance(model, processes=False) if not check.passed}
+    return {check.name for check in conformance(model, processes=False, objectives=False) if not check.passed}
 
 
 @pytest.fixture
@@ -184,6 +203,34 @@ def test_another_loss_is_found(model: MaskedLM, monkeypatch: pytest.MonkeyPatch)
         mlm, "masked_cross_entropy", lambda logits, labels, n: real(logits * 1.001, labels, n)
     )
     assert failing(model) == {"loss", "gradient"}
+
+
+def test_another_loss_of_an_objective_is_found(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another temperature, attention that looks ahead, pairs without token types, other draws, each in its own check."""
+    monkeypatch.setattr(conformance_checks, "CHECKS", {})
+    model = load_for_inference(str(checkpoint("bert")), device="cpu")
+    real = conformance_objectives._sequences
+
+    def untyped(*args: Any) -> Any:
+        return (one._replace(inputs={"input_ids": one.inputs["input_ids"]}) for one in real(*args))
+
+    def failing() -> set[str]:
+        return {check.name for check in conformance(model, processes=False) if not check.passed}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conformance_objectives, "_sequences", untyped)
+        assert failing() == {"nsp loss", "sop loss"}
+    monkeypatch.setattr(clm.CausalLanguageModelling, "prepare", lambda *_: None)
+    monkeypatch.setattr(
+        MaskedLM,
+        "encode",
+        lambda self, batch, causal=False, _real=MaskedLM.encode, **more: _real(self, batch, **more),
+    )
+    monkeypatch.setattr(rtd, "sample", lambda logits, bits, allowed: logits.argmax(-1))
+    monkeypatch.setattr(contrastive, "contrast", lambda *args: contrast(args[0], args[1], 0.06))
+    assert failing() == {"rtd loss", "clm loss", "contrastive loss"}
 
 
 def test_a_batch_without_targets_that_is_no_number_is_found(
@@ -329,7 +376,7 @@ def test_tolerances_follow_the_size_and_faults_are_still_found(
     computed = {name: found for name, found in CHECKS.items() if name.endswith(("loss", "gradient"))}
     monkeypatch.setattr(conformance_checks, "CHECKS", computed)
     model = wide(wordpiece_tokenizer)
-    checks = {check.name: check for check in conformance(model, processes=False)}
+    checks = {check.name: check for check in conformance(model, processes=False, objectives=False)}
     assert [check for check in checks.values() if not check.passed] == []
     assert 1e-6 < checks["micro-batch gradient"].measured < checks["micro-batch gradient"].tolerance < 2e-5
     real = mlm.masked_cross_entropy

@@ -296,6 +296,8 @@ def conformance(
 ) -> Table:
     """Measure on a model what unmask promises of the loss, of packing and of masks; a row for each promise.
 
+    The loss of each training objective that the model can be trained by is compared with plain transformers, too.
+
     Args:
         model: by name, folder or in memory.
         seed: of texts and masks.

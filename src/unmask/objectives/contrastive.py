@@ -54,6 +54,9 @@ class ContrastiveLearning(MaskedLanguageModelling):
     Args:
         weight: of the contrastive loss.
         temperature: what cosines are divided by.
+
+    Attributes:
+        pooling: how the states of a passage become its embedding, once a model is prepared.
     """
 
     name = "contrastive"
@@ -61,7 +64,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
     compares = True
     has_answers = True
     answer_means = MappingProxyType({"retrieval_accuracy": 1, f"top{_WITHIN}_recall": 2, "retrieval_mrr": 3})
-    _mode: Mode = MEAN.mode
+    pooling: Mode = MEAN.mode
 
     def __init__(self, weight: float = WEIGHT, temperature: float = TEMPERATURE) -> None:
         self.loss_weights = 1.0, weight
@@ -75,7 +78,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
     def prepare(self, model: MaskedLM, seed: int) -> None:
         modules = find_sentence_modules(model.name, offline=True)
         try:
-            self._mode = MEAN.mode if modules is None else stored_pooling(modules).mode
+            self.pooling = MEAN.mode if modules is None else stored_pooling(modules).mode
         except ConfigError as error:
             raise ConfigError(
                 f"--objective contrastive cannot train the embeddings of this model; use --objective mlm, or remove its "
@@ -110,7 +113,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
         said = (
             f"{text.pairs:,} of {plural(len(text.sequences), 'sequence')} (of {plural(size, 'token')} on average) are two "
             f"passages that are read apart, and told from those of other documents in the same step; embeddings are by "
-            f"{self._mode} pooling"
+            f"{self.pooling} pooling"
         )
         if text.short_documents:
             share = percent(text.short_documents / len(text.documents))
@@ -176,7 +179,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
     def _rows(
         self, model: MaskedLM, batch: Batch, passages: Passages, states: Tensor
     ) -> tuple[Tensor, Tensor]:
-        pooled = _pooled(states.float(), passages.batch.cu_seqlens, self._mode)
+        pooled = _pooled(states.float(), passages.batch.cu_seqlens, self.pooling)
         halves = pooled.index_select(0, on_device(passages.halves.ravel(), model.device))
         pairs = np.flatnonzero(batch.of_sequences["second"])
         documents = on_device(batch.of_sequences["documents"][pairs], model.device)

@@ -89,7 +89,7 @@ class Case:
         corpus = open_corpus(folder / "shards", verify=False)
         self.source = TextSource(corpus, np.arange(len(corpus)), model.vocabulary, masking, length)
         self.all = self.source.by_length(np.arange(len(self.source.sequences)))
-        self.numbers, self.few = _spread(self.all, _SEQUENCES), _spread(self.all, _FEW)
+        self.numbers, self.few = spread(self.all, _SEQUENCES), spread(self.all, _FEW)
 
     @staticmethod
     def make(model: MaskedLM, folder: Path, seed: int, masking: MaskingSettings) -> Case:
@@ -201,7 +201,7 @@ class Case:
         return 2.0**-24 * math.sqrt(self.terms)
 
 
-def _spread(numbers: np.ndarray, count: int) -> np.ndarray:
+def spread(numbers: np.ndarray, count: int) -> np.ndarray:
     """Take ``count`` of the numbers at even distances, the first and the last among them."""
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, count).astype(np.int64))]
 

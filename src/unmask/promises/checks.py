@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from unmask.promises.masks import (
     rate_of_short_documents,
     special_tokens,
 )
+from unmask.promises.objectives import COMPARISONS, compare, why_not
 
 _EXACT = 1e-6
 _CLOSE = 1e-5
@@ -78,6 +80,7 @@ def conformance(
     seed: int = 0,
     offline: bool = False,
     processes: bool = True,
+    objectives: bool = True,
     progress: Progress = Progress(),
 ) -> list[Check]:
     """Measure every promise on one model.
@@ -88,10 +91,11 @@ def conformance(
         seed: of the text and the masks.
         offline: make no network call.
         processes: start two processes, to compare their summed gradient with that of one; only on the CPU.
-        progress: gets the name of the current check.
+        objectives: compare the loss of each training objective that the model can be trained by.
+        progress: gets the name of the current check, and which objectives are left out, and why.
 
     Returns:
-        The checks in the order of :data:`CHECKS`. A check that raises has not passed.
+        The checks in the order of :data:`CHECKS`, then one of each objective. A check that raises has not passed.
 
     Raises:
         ConfigError: the model cannot be loaded, or the masking strategy does not fit its tokenizer.
@@ -105,6 +109,8 @@ def conformance(
     with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as folder, _fp32_without_dropout(model):
         case = Case.make(model, Path(folder), seed, masking)
         progress.begin("conformance")
+        if objectives:
+            promises |= _promises_of_objectives(case, progress)
         for number, (name, promise) in enumerate(promises.items()):
             progress.advance(number / len(promises), {"check": name})
             checks.append(_check(name, promise, case))
@@ -119,6 +125,18 @@ def _promises_for(model: MaskedLM, processes: bool, progress: Progress) -> dict[
         progress.log("skipping the checks with two processes: they need the model on the CPU")
         processes = False
     return {name: found for name, found in CHECKS.items() if processes or not name.startswith("process")}
+
+
+def _promises_of_objectives(case: Case, progress: Progress) -> dict[str, Promise]:
+    """Leave out the objectives that the model cannot be trained by."""
+    found = {}
+    for name in COMPARISONS:
+        if reason := why_not(case, name):
+            progress.log(f"objective {name} is not checked: {reason}")
+        else:
+            what = f"the loss of objective {name} equals that of plain transformers on the same sequences"
+            found[f"{name} loss"] = Promise(what, partial(compare, name))
+    return found
 
 
 @contextmanager
