@@ -174,7 +174,7 @@ def _replaced_tokens(model: MaskedLM, _: Objective, batch: Batch) -> list[Tensor
     network = discriminator.network
     detector = type(network)(deepcopy(network.config)).eval().to(model.device)
     detector.load_state_dict(network.state_dict())
-    detector.get_input_embeddings().weight += model.model.get_input_embeddings().weight  # type: ignore[operator]
+    detector.get_input_embeddings().weight += model.model.get_input_embeddings().weight
     masked, found = [], []
     bits = torch.from_numpy(batch.of_targets["bits"]).to(model.device)
     judged = np.split(batch.of_tokens["judged"], batch.cu_seqlens[1:-1])
