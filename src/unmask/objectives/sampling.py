@@ -28,21 +28,35 @@ def sample(logits: Tensor, bits: Tensor, allowed: Tensor) -> Tensor:
         bits: ``int64 [M]`` random bits.
         allowed: ``bool [V]``.
     """
-    parts = row_blocks(len(bits), logits.shape[1], logits.device)
-    found = [_sample_block(logits[part].float(), bits[part], allowed) for part in parts]
-    return torch.cat(found) if found else bits
-
-
-def _sample_block(logits: Tensor, bits: Tensor, allowed: Tensor) -> Tensor:
-    rows, entries = logits.shape
+    entries = logits.shape[1]
+    parts = row_blocks(len(bits), entries, logits.device)
+    if not parts:
+        return bits
     width = math.isqrt(entries - 1) + 1
-    blocks = -(-entries // width)
-    scores = logits.new_full((rows, blocks * width), -math.inf)
-    scores[:, :entries] = logits.masked_fill(~allowed, -math.inf)
-    scores = scores.view(rows, blocks, width)
+    closed = torch.zeros(entries, device=logits.device).masked_fill_(~allowed, -math.inf)
+    shape = parts[0].stop, -(-entries // width), width
+    scores = torch.full(shape, -math.inf, device=logits.device)
+    room = scores, torch.empty_like(scores)
+    return torch.cat([_sample_block(logits[part], bits[part], closed, room) for part in parts])
+
+
+def _sample_block(logits: Tensor, bits: Tensor, closed: Tensor, room: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the draws of a block of rows.
+
+    Args:
+        logits: ``[m, V]``.
+        bits: ``int64 [m]``.
+        closed: ``[V]``, minus infinity for entries that are not allowed, else 0.
+        room: two fp32 arrays of ``m`` or more rows of the vocabulary in its blocks; minus infinity at the end of the first.
+    """
+    scores, powers = (part[: len(logits)] for part in room)
+    _, blocks, width = scores.shape
+    flat = scores.flatten(1)
+    torch.add(logits, closed, out=flat[:, : logits.shape[1]])
+    flat.sub_(flat.amax(-1, keepdim=True))
     noise = _gumbel(bits, blocks + width)
-    block = (scores.logsumexp(-1) + noise[:, :blocks]).argmax(-1)
-    inside = scores[torch.arange(rows, device=block.device), block]
+    block = (torch.exp(scores, out=powers).sum(-1).log() + noise[:, :blocks]).argmax(-1)
+    inside = scores[torch.arange(len(block), device=block.device), block]
     return block * width + (inside + noise[:, blocks:]).argmax(-1)
 
 
