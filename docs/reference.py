@@ -235,11 +235,13 @@ def schemas() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     from unmask.config.load import json_schema
+    from unmask.formats import DOCUMENTS
     from unmask.inference.explain import Explanation
     from unmask.inference.results import FillResult
     from unmask.promises.checks import Check
 
-    results = {"fill": list[FillResult], "explain": Explanation, "conformance": list[Check]}
+    results: dict[str, Any] = {"fill": list[FillResult], "explain": Explanation, "conformance": list[Check]}
+    results |= {name: kind for name, (_, kind) in DOCUMENTS.items()}
     found = {name: TypeAdapter(kind).json_schema(mode="serialization") for name, kind in results.items()}
     return {"settings": json_schema(), **_or_null(found), "server": _server()}
 
@@ -262,17 +264,21 @@ def _server() -> Any:
 
 def json_outputs() -> Iterator[str]:
     """Yield what --json prints, and where its schema is."""
+    from unmask.formats import DOCUMENTS
+
     yield "# JSON\n"
     yield (
         "With `--json` a verb prints one JSON document on stdout; everything else goes to stderr. A number that is NaN or "
         "infinite is `null`. What a document holds is what `to_dict()` of the result returns in Python "
-        "([results](python-results.md)).\n"
+        "([results](python-results.md)). New keys may come, so a schema allows more than it names.\n"
     )
     yield "| document | JSON Schema |\n|---|---|"
     yield row("a settings file", "[settings.json](schemas/settings.json)")
     yield row("`unmask fill --json`: each text, with its file and line", "[fill.json](schemas/fill.json)")
     yield row("`unmask explain --json`", "[explain.json](schemas/explain.json)")
     yield row("`unmask conformance --json`", "[conformance.json](schemas/conformance.json)")
+    for name, (document, _) in DOCUMENTS.items():
+        yield row(document, f"[{name}.json](schemas/{name}.json)")
     yield row("requests and answers of `unmask serve` (OpenAPI 3.1)", "[server.json](schemas/server.json)")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import runpy
@@ -102,6 +104,42 @@ def test_the_jobs_of_slurm_and_skypilot_are_valid() -> None:
     for code in (script, job["run"]):
         for command in re.findall(r"unmask train .* --resume", code):
             understand(command)
+
+
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in NOTEBOOKS])
+def test_a_notebook_runs(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells run in order, in this process; what a kernel adds (bars, magic commands) is no part of it."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("UNMASK_NOTEBOOK_MODEL", "bert-base-uncased")
+    monkeypatch.setenv("UNMASK_NOTEBOOK_TEXTS", "7")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(code_cells(path)):
+        code = re.sub(r"^( *)%pip .*$", r"\1pass", "".join(cell["source"]), flags=re.MULTILINE)
+        tree = ast.parse(code, f"{path.name}, cell {number}")
+        shown = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, f"{path.name}, cell {number}", "exec"), namespace)
+        if shown is not None:
+            value = eval(ast.unparse(shown), namespace)
+            assert value is None or "<" in value._repr_html_()
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in NOTEBOOKS])
+def test_the_stored_outputs_are_of_one_run_without_errors(path: Path) -> None:
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"execute_result", "display_data", "stream"}
+    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    assert path.stat().st_size < 500_000
+
+
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
 def understand(command: str) -> None:

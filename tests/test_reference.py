@@ -11,6 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from unmask.formats import DOCUMENTS
+
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.py"
 
 
@@ -37,8 +39,36 @@ def test_every_verb_setting_and_public_name_has_its_place(reference: dict[str, A
     assert "`literal tokens`" in pages["checks"]
 
 
+FILES = ("run", "evaluation", "adaptation")
+
+
+@pytest.fixture
+def texts(tmp_path: Path, corpus_text: list[str]) -> Path:
+    """Return a folder with two texts and a file of pairs."""
+    for name, part in {"a.txt": slice(0, 60), "b.txt": slice(60, 100)}.items():
+        (tmp_path / name).write_text("\n".join(corpus_text[part]) + "\n", encoding="utf-8")
+    pairs = [{"good": text, "bad": f"{text.split()[-1]} {text}"} for text in corpus_text[:4]]
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8"
+    )
+    return tmp_path
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema that allows no keys but those that it names, so that a new key of a document is noticed here."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = {"additionalProperties": False} if "properties" in schema else {}
+    return {name: closed(item) for name, item in schema.items()} | named
+
+
 def test_what_is_printed_fits_the_published_schemas(
-    reference: dict[str, Any], checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    reference: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    texts: Path,
 ) -> None:
     from unmask.cli.main import main
 
@@ -53,6 +83,25 @@ def test_what_is_printed_fits_the_published_schemas(
     jsonschema.validate(printed("init", "--stdout"), schemas["settings"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"max_step": 5}}, schemas["settings"])
+    text, more, folder = (str(texts / name) for name in ("a.txt", "b.txt", "run"))
+    train = ["train", text, "--model", model, "--general", more, "--max-steps", "2", "-o", folder]
+    documents = {
+        "train": printed(*train, "--set", "train.log_every=1"),
+        "eval": printed("eval", model, "--data", more),
+        "compare": printed("compare", model, str(checkpoint("roberta")), "--data", more),
+        "score": printed("score", model, more, "--details")["scores"][0],
+        "pairs": printed("pairs", model, "--data", str(texts / "pairs.jsonl")),
+        "check": printed("check", text, "--model", model, "--test", more),
+        "probe": printed("probe", model, "--data", text),
+    }
+    documents |= {name: json.loads((texts / "run" / f"{name}.json").read_text()) for name in FILES}
+    for name, document in documents.items():
+        jsonschema.validate(document, closed(schemas[name]))
+    jsonschema.validate(printed("eval", model, model, "--data", more), closed(schemas["eval"]))
+    jsonschema.validate(printed("compare", model, model, "--data", more), closed(schemas["compare"]))
+    for line in (texts / "run" / "metrics.jsonl").read_text().splitlines():
+        jsonschema.validate(json.loads(line), closed(schemas["metrics"]))
+    assert set(documents) | {"metrics"} == set(DOCUMENTS)
     check = {"name": "", "what": "", "measured": None, "tolerance": 0.0, "passed": False, "detail": ""}
     jsonschema.validate([check], schemas["conformance"])
     assert "/fill" in schemas["server"]["paths"]

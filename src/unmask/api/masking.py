@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +86,32 @@ class MaskSurvey(Result):
                 rows.append({"measure": name, "value": value})
         return rows
 
+    def _repr_html_(self) -> str:
+        """Return the passage with what masking does to it, and the statistics below."""
+        tokens = " ".join(_token_html(row) for row in self._content["sample"])
+        kinds = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in _STYLES.items())
+        return f'<p style="line-height:2">{tokens}</p><p>{kinds}</p>{super()._repr_html_()}'
+
     def to_dict(self) -> JsonDict:
         """Return what ``unmask masks --json`` prints; see :mod:`unmask.evaluation.mask_survey`."""
         return self._content
+
+
+def _token_html(row: Mapping[str, Any]) -> str:
+    """Return what the model sees of a token, and the original above it where it is another one."""
+    shown = escape(row["shown"])
+    if row["target"] is None:
+        return f'<span style="opacity:.6">{shown}</span>' if row["special"] else shown
+    over = "" if row["target"] == "keep" else f"<rt>{escape(row['token'])}</rt>"
+    return f'<ruby style="{_STYLES[row["target"]]}">{shown}{over}</ruby>'
+
+
+# They differ by their border as well as by their colour.
+_STYLES = {
+    "mask": "border:2px solid #1f5fae;padding:0 .2em",
+    "random": "border:2px dashed #a8620a;padding:0 .2em",
+    "keep": "border-bottom:3px double #17663a;padding:0 .2em",
+}
 
 
 def terms(

@@ -24,7 +24,7 @@ from unmask.objectives.objective import Objective
 from unmask.progress import Progress
 from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric
-from unmask.reporting.results import Result, Rows, metric_rows
+from unmask.reporting.results import Result, Rows, frame, metric_rows
 from unmask.run.callbacks import Callback
 from unmask.run.demo import TRAINING_MINUTES, run_demo
 from unmask.run.failures import further
@@ -99,6 +99,13 @@ class RunResult(Result, FinishedRun):
     def to_rows(self) -> Rows:
         """Return a row for each metric on held-out text: of the base model, and of the trained model."""
         return metric_rows({"before": self.metrics.get("before"), "after": self.evaluation})
+
+    def _repr_html_(self) -> str:
+        from unmask.reporting.page import render_curves
+        from unmask.reporting.record import read_record
+
+        curves = render_curves(read_record(self.folder))
+        return super()._repr_html_() + (frame(curves, "24em") if curves else "")
 
     def _shown_rows(self) -> Rows:
         return [

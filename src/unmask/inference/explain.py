@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +30,7 @@ from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.sentence_head import pair_probabilities
 from unmask.reporting.explain_page import render_explanation
-from unmask.reporting.results import Result, Rows, short
+from unmask.reporting.results import Result, Rows, frame, short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -188,8 +187,7 @@ class Explanation(Result):
         return render_explanation(self.to_dict())
 
     def _repr_html_(self) -> str:
-        # In a frame, so that the style of the page stays out of the notebook's.
-        return f'<iframe srcdoc="{escape(self.to_html())}" style="width:100%;height:44em;border:0"></iframe>'
+        return frame(self.to_html(), "44em")
 
 
 def explain(

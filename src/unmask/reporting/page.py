@@ -86,6 +86,12 @@ def render_report(record: RunRecord) -> str:
     )
 
 
+def render_curves(record: RunRecord) -> str:
+    """Return the two main curves of a run as a page of its own, or nothing where there are no rows of metrics."""
+    charts = plots.main_charts(record.training, record.heldout, accuracy_levels(record))
+    return environment().get_template("charts.html.j2").render(charts=charts) if charts else ""
+
+
 # ---- sentences
 
 

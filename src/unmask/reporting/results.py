@@ -129,6 +129,11 @@ def metric_rows(columns: Mapping[str, Mapping[str, object] | None]) -> Rows:
     ]
 
 
+def frame(page: str, height: str) -> str:
+    """Return a whole HTML page as part of a notebook: in a frame, so that its style stays out of the notebook's."""
+    return f'<iframe srcdoc="{escape(page)}" style="width:100%;height:{height};border:0"></iframe>'
+
+
 def short(text: str, most: int = _SHOWN_CHARACTERS) -> str:
     """Return a text on one line, cut to so many characters; a lone surrogate, which cannot be printed, is escaped."""
     line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode("utf-8")
