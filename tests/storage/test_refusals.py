@@ -22,7 +22,7 @@ NO_FILES = {
     "accents", "answer", "api_key", "bad", "by", "case", "delimiter", "encoding", "export_alpha", "form", "good", "host", "keep", "kind",
     "label_field",
     "markup", "mask_positions", "method", "metric", "normal_form", "overrides", "pair", "pair_field", "preset", "repository", "require",
-    "revision", "targets", "text_field", "texts", "track",
+    "revision", "targets", "task", "text_field", "texts", "track",
 }  # fmt: skip
 # Strings that name what is read, or published, by URL.
 BY_URL = {

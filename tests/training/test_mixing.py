@@ -12,11 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import unmask
 from unmask.config.load import load_config
 from unmask.config.requirements import parse_requirements
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, DataError
 from unmask.evaluation.trade_off import choose_alpha, forgetting_limit
 from unmask.evaluation.verdict import unmet, verdict
+from unmask.probing.adaptation import task_probe
+from unmask.probing.probe import probe
+from unmask.probing.settings import ProbeSettings
 from unmask.reporting.adaptation import trade_off, verdict_text
 from unmask.run.train import train
 
@@ -54,7 +58,7 @@ def run(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
     def make(name: str, resume: str | None = None, model: str = "bert", **flags: Any) -> Any:
         flags = {key.replace("__", "."): value for key, value in flags.items()}
         config = load_config(None, flags=settings | {"model.name": str(checkpoint(model))} | flags)
-        return train(config, place / name, resume=resume)
+        return train(config, place / name, resume=resume, probe=task_probe(config))
 
     return make
 
@@ -126,6 +130,13 @@ def test_merged_adapters_are_mixed(run: Callable[..., Any], checkpoint: Callable
         ({"train.require": "domain<=5%"}, r"must bound domain by >="),
         ({"train.require": "leaks<=1%,leaks<=2%"}, r"must have one bound of leaks, not two"),
         ({"train.require": "forgetting<=2%"}, r"takes general text; give it with --general"),
+        ({"train.require": "domain>=-5%"}, r"must be bounds such as"),
+        (
+            {"train.require": "task>=1%", "train.task": "x"},
+            r"must bound task in points, without a percent sign",
+        ),
+        ({"train.require": "task>=0"}, r"bounds task, and there is none; name one with --task"),
+        ({"train.task": "s3://bucket/task"}, r"^--task: must be a file or folder of this machine"),
         ({"train.export_alpha": "auto"}, r"takes general text; give it with --general"),
         ({"train.export_alpha": "1.5"}, r"^--export-alpha: must be auto or from 0 to 1"),
     ],
@@ -219,6 +230,67 @@ def test_what_is_required_is_judged_by_value_and_never_without_an_interval() -> 
     assert got["decision"] == "do not use"
     assert "domain>=5% was required and it is 3.00% (95% interval 2.50 to 3.50%)" in unmet(got)
     assert "forgetting<=2% cannot be judged" in unmet(got)
+
+
+def probes(value: float, interval: list[float] | None) -> dict[str, Any]:
+    change = {"value": value, "interval": interval}
+    return {"probes": {"task": "topics", "metric": "macro_f1", "change": change, "failed": None}}
+
+
+def test_a_task_that_became_worse_decides_and_may_be_bounded() -> None:
+    bounds = parse_requirements("task>=-0.5")
+    better = verdict(found(0.15, 0.0) | probes(0.02, [0.01, 0.03]), CLEAN, bounds)
+    assert better["decision"] == "use"
+    assert not unmet(better)
+    said = "On the task topics, macro F1 of a linear probe changed by +2.0 points (95% interval 1.00 to 3.00 points)."
+    assert better["reason"].endswith(said)
+    unclear = verdict(found(0.15, 0.0) | probes(-0.02, [-0.05, 0.01]), CLEAN)
+    assert unclear["decision"] == "use"
+    worse = verdict(found(0.15, 0.0) | probes(-0.02, [-0.03, -0.01]), CLEAN, bounds)
+    assert worse["decision"] == "do not use"
+    said = "task>=-0.5 was required and it is −2.0 points (95% interval −3.00 to −1.00 points)"
+    assert unmet(worse) == said
+    assert "cannot be judged" in unmet(verdict(found(0.15, 0.0), CLEAN, bounds))
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task of two topics, whose words are those of the domain and of the general text."""
+    folder = tmp_path_factory.mktemp("task") / "topics"
+    folder.mkdir()
+    for seed, (name, count) in enumerate((("train", 60), ("test", 40))):
+        draw = np.random.default_rng(seed)
+        rows = [
+            {"text": f"{' '.join(draw.choice((WORDS, OTHERS)[row % 2], 8))} {name}", "label": str(row % 2)}
+            for row in range(count)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_base_and_exported_model_are_probed(run: Callable[..., Any], topics: Path) -> None:
+    pytest.importorskip("sklearn")
+    result = run("task", train__task=str(topics), train__require="task>=100")
+    content = read(result.folder.adaptation)
+    got = content["probes"]
+    assert (got["task"], got["metric"], got["seeds"]) == ("topics", "macro_f1", 5)
+    assert got["sizes"] == {"train": 60, "test": 40}
+    assert got["change"]["value"] == pytest.approx(got["after"] - got["before"])
+    alone = probe([str(result.folder.model)], topics, ProbeSettings(device="cpu", precision="fp32"))
+    assert got["after"] == pytest.approx(np.mean(alone.models[0].metrics["macro_f1"]))
+    assert content["verdict"]["measures"]["task"] == got["change"]
+    assert "task>=100" in result.unmet
+    for page in (result.folder.report, result.folder.model / "README.md"):
+        assert "On the task topics, macro F1 of a linear probe changed by" in page.read_text(encoding="utf-8")
+
+
+def test_a_bad_task_is_refused_before_training(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    domain = lines(tmp_path / "domain.jsonl", WORDS, 20, 1)
+    with pytest.raises(DataError, match="nowhere"):
+        unmask.train(domain, model=checkpoint("bert"), out=tmp_path / "run", task=tmp_path / "nowhere")
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_the_trade_off_is_drawn_with_its_shares() -> None:

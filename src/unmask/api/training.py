@@ -21,6 +21,7 @@ from unmask.data.masking.custom import Strategy
 from unmask.errors import ConfigError, plural
 from unmask.objectives.choose import Custom
 from unmask.objectives.objective import Objective
+from unmask.probing.adaptation import task_probe
 from unmask.progress import Progress
 from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric
@@ -183,6 +184,8 @@ def train(
             "offline": offline or None,
             **options,
         }
+        if isinstance(task := options.get("task"), PathLike):
+            given["task"] = str(task)
         custom = Custom(
             objective if isinstance(objective, Objective) else None, strategy if callable(strategy) else None
         )
@@ -217,13 +220,15 @@ def _train(
     }
     # Which texts there are decides what settings are allowed; their files are written once it is known how to read them.
     there = {OPTIONS[name]: [name] for name in _TEXTS if given.get(name) is not None}
-    field = configured(config, flags | there, progress).data.text_field
-    flags |= _texts(given, field, folder, progress)
+    first = configured(config, flags | there, progress)
+    probe = task_probe(first)  # reads the task before anything is written
+    flags |= _texts(given, first.data.text_field, folder, progress)
     return run_training(
         configured(config, flags),
         folder.root,
         resume=(str(checkpoint) if checkpoint else "auto") if resume else None,
         command=sys.argv,
+        probe=probe,
         custom=custom,
         callbacks=callbacks,
         progress=progress,

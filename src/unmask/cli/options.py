@@ -285,6 +285,11 @@ Require = Annotated[
     training("--require", metavar="BOUNDS", help="End with exit code 6 where the result misses bounds such as 'domain>=5%'."),
 ]  # fmt: skip
 
+Task = Annotated[
+    str | None,
+    training("--task", metavar="PATH", help="Labelled task to probe base and result on, as 'unmask probe --task' takes it."),
+]  # fmt: skip
+
 # Computation.
 Seed = Annotated[
     int | None, compute("--seed", show_default="0", help="Random seed of order, masks and new weights.")

@@ -91,6 +91,7 @@ def train(
     export_alpha: options.ExportAlpha = None,
     max_forgetting: options.MaxForgetting = None,
     require: options.Require = None,
+    task: options.Task = None,
     parallel: options.ParallelOption = None,
     offload: options.OffloadOption = False,
     device: options.DeviceOption = None,
@@ -152,6 +153,9 @@ def _train(
     from unmask.model.presets import check_trainable
 
     check_trainable(config)
+    from unmask.probing.adaptation import task_probe
+
+    probe = task_probe(config)
     if dry_run:
         with shell.working() as progress:
             from unmask.run.dry_run import dry_run as measure
@@ -170,7 +174,7 @@ def _train(
             progress.log(message)
 
         command = ["unmask", *sys.argv[1:]]
-        return run_training(config, folder, resume=continued, command=command, progress=progress)
+        return run_training(config, folder, resume=continued, command=command, probe=probe, progress=progress)
 
 
 def is_run(paths: Sequence[str]) -> bool:

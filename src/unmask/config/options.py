@@ -45,6 +45,7 @@ OPTIONS = {
     "export_alpha": "train.export_alpha",
     "max_forgetting": "train.max_forgetting",
     "require": "train.require",
+    "task": "train.task",
     "patience": "train.patience",
     "save_every": "train.save_every",
     "track": "train.track",

@@ -1,4 +1,4 @@
-"""What a run must reach: ``domain>=5%,forgetting<=2%``, the value of ``--require``."""
+"""What a run must reach: ``domain>=5%,forgetting<=2%,task>=0``, the value of ``--require``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ MEASURES = {
     "domain": ">=",
     "forgetting": "<=",
     "leaks": "<=",
+    "task": ">=",
 }
 """What may be required, and in which direction: the fall of the loss on held-out domain text and the rise of the loss on
-general text, both as shares of the loss of the base, and the share of the held-out documents that occur in the training text."""
+general text, both as shares of the loss of the base, the share of the held-out documents that occur in the training text, and
+the rise of the main metric of a task in points, which are written without a percent sign."""
 
-_PART = re.compile(r"([a-z]+)\s*(>=|<=)\s*(\d+(?:\.\d*)?|\.\d+)\s*%")
+_PART = re.compile(r"([a-z]+)\s*(>=|<=)\s*((-?)(?:\d+(?:\.\d*)?|\.\d+))\s*(%?)")
 _EXAMPLE = "domain>=5%,forgetting<=2%"
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A bound of one of :data:`MEASURES`, as a share."""
+    """A bound of one of :data:`MEASURES`, as a share (100 points are 1)."""
 
     measure: str
     bound: float
@@ -29,7 +31,7 @@ class Requirement:
     @property
     def text(self) -> str:
         """As it is written: ``domain>=5%``."""
-        return f"{self.measure}{MEASURES[self.measure]}{100 * self.bound:g}%"
+        return f"{self.measure}{MEASURES[self.measure]}{100 * self.bound:g}{'' if self.measure == 'task' else '%'}"
 
     def holds(self, value: float) -> bool:
         """Return whether a share meets the bound; NaN does not."""
@@ -54,7 +56,7 @@ def _requirement(part: str) -> Requirement:
     match = _PART.fullmatch(part)
     if match is None:
         raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'")
-    measure, sign, bound = match.groups()
+    measure, sign, bound, minus, unit = match.groups()
     if measure not in MEASURES:
         raise ValueError(
             f"require must bound one of {', '.join(MEASURES)}, not '{measure}'{did_you_mean(measure, MEASURES)}"
@@ -63,4 +65,8 @@ def _requirement(part: str) -> Requirement:
         raise ValueError(
             f"require must bound {measure} by {MEASURES[measure]}, not by {sign}: {measure}{MEASURES[measure]}{bound}%"
         )
+    if measure == "task" and unit:
+        raise ValueError(f"require must bound task in points, without a percent sign: {measure}{sign}{bound}")
+    if measure != "task" and (minus or not unit):
+        raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'")
     return Requirement(measure, float(bound) / 100)

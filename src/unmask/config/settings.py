@@ -273,7 +273,11 @@ class TrainSettings(Settings):
     base, such as 0.02; by default half of the rise at alpha 1."""
     require: str | None = None
     """What the exported model must reach, such as ``domain>=5%,forgetting<=2%``: the fall of the held-out loss and the rise
-    of the loss on general text, as shares of those of the base, or ``leaks<=1%``. A run that does not ends with exit code 6."""
+    of the loss on general text, as shares of those of the base, ``leaks<=1%``, or ``task>=0``: points of the metric of ``task``.
+    A run that does not ends with exit code 6."""
+    task: str | None = None
+    """To adapt: a labelled task, as ``unmask probe --task`` takes it. A linear probe compares base and exported model on it
+    for the verdict. Needs the extra ``probe``."""
     freeze: Literal["none", "embeddings"] = "none"
     """``embeddings`` freezes them, and with them an output matrix that is tied to them."""
     lora_rank: int | None = Field(None, ge=1)
@@ -303,6 +307,12 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _requirements_are_known(self) -> TrainSettings:
         parse_requirements(self.require)
+        return self
+
+    @model_validator(mode="after")
+    def _task_is_local(self) -> TrainSettings:
+        if is_url(self.task):
+            raise ValueError(f"task must be a file or folder of this machine, not the URL {self.task}")
         return self
 
     @model_validator(mode="after")
@@ -379,12 +389,15 @@ class RunConfig(Settings):
             "train.export_alpha": self.train.export_alpha,
             "train.max_forgetting": self.train.max_forgetting,
             "train.require": self.train.require,
+            "train.task": self.train.task,
         }
         name = next((name for name, value in wanted.items() if value is not None), None)
         if name and self.model.preset:
             raise ValueError(
                 f"{name} compares an adapted model with its base, and a preset has none; leave it out"
             )
+        if "task" in bounds and not self.train.task:
+            raise ValueError("train.require bounds task, and there is none; name one with --task")
         needs_general = {"train.export_alpha": self.train.export_alpha == "auto", "train.max_forgetting": wanted["train.max_forgetting"] is not None, "train.require": "forgetting" in bounds}  # fmt: skip
         name = next((name for name, needed in needs_general.items() if needed), None)
         if name and not (self.data.forgetting_eval or self.data.replay):

@@ -1,6 +1,6 @@
-"""Whether to use an adapted model: one decision from what it gained, what it forgot, and held-out text that was trained on.
+"""Whether to use an adapted model: one decision from what it gained, what it forgot, held-out text that was trained on, and a task.
 
-Gain and forgetting are shares of the base's loss, each with a paired 95% interval over documents. A decision is made only
+Gain and forgetting are shares of the base's loss, each with a paired 95% interval over documents; of a task, the difference of its metric has one over test examples and seeds. A decision is made only
 where the intervals allow it.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.config.requirements import Requirement
-from unmask.reporting.format import as_float, percent
+from unmask.reporting.format import PROBE_METRICS, as_float, percent, points
 from unmask.storage import JsonDict
 
 MOST_LEAKS = 0.01
@@ -29,7 +29,7 @@ def verdict(
     """Decide on an adapted model.
 
     Args:
-        found: the content of ``adaptation.json``: ``domain``, ``general`` and ``interpolation``.
+        found: the content of ``adaptation.json``: ``domain``, ``general``, ``interpolation`` and ``probes``.
         overlap: of ``run.json``: held-out documents that occur in the training text.
         requirements: what the model must reach.
 
@@ -42,14 +42,19 @@ def verdict(
     required: list[dict[str, Any]] = [
         {
             "text": each.text,
+            "measure": each.measure,
             **measures[each.measure],
             "holds": each.holds(as_float(measures[each.measure]["value"])),
         }
         if _is_judged(measures, each)
-        else {"text": each.text, "value": None, "interval": None, "holds": False}
+        else {"text": each.text, "measure": each.measure, "value": None, "interval": None, "holds": False}
         for each in requirements
     ]
     decision, alpha, reason = _decision(found, measures, mixed, requirements)
+    if probes := found.get("probes"):
+        reason = f"{reason} {_task_sentence(probes)}"
+        worse = probes["change"]["interval"] is not None and probes["change"]["interval"][1] < 0
+        decision = "do not use" if worse and decision == "use" else decision
     if decision != "use with alpha" and (missed := [each["text"] for each in required if not each["holds"]]):
         unclear = [each["text"] for each in required if each["value"] is None]
         decision = decision if decision == "cannot tell" else "do not use"
@@ -74,7 +79,7 @@ def unmet(found: JsonDict) -> str:
         if each["value"] is None:
             parts.append(f"{each['text']} cannot be judged, for it was not measured or on too few documents")
         else:
-            parts.append(f"{each['text']} was required and it is {percent(each['value'], 2)}{_between(each)}")
+            parts.append(f"{each['text']} was required and it is {_amount(each)}{_between(each)}")
     return "; ".join(parts)
 
 
@@ -92,7 +97,28 @@ def _measures(found: JsonDict, overlap: Mapping[str, JsonDict]) -> dict[str, Jso
         measures["leaks"] = {"value": share, "interval": [share, share]}
     else:
         measures["leaks"] = {"value": None, "interval": None}
+    probes = found.get("probes")
+    measures["task"] = dict(probes["change"]) if probes else {"value": None, "interval": None}
     return measures
+
+
+def _task_sentence(probes: JsonDict) -> str:
+    """The change of the metric of the task, in a sentence."""
+    if probes["failed"]:
+        return f"The task {probes['task']} was not probed: {probes['failed']}."
+    change = {**probes["change"], "measure": "task"}
+    return (
+        f"On the task {probes['task']}, {PROBE_METRICS[probes['metric']]} of a linear probe changed by "
+        f"{points(change['value'], signed=True)}{_between(change)}."
+    )
+
+
+def _amount(measure: JsonDict) -> str:
+    return (
+        points(measure["value"], signed=True)
+        if measure["measure"] == "task"
+        else percent(measure["value"], 2)
+    )
 
 
 def _is_judged(measures: Mapping[str, JsonDict], requirement: Requirement) -> bool:
@@ -200,8 +226,9 @@ def _between(measure: JsonDict) -> str:
     """The interval of a measure in brackets, or that there is none."""
     if measure["interval"] is None:
         return " (too few documents for an interval)"
+    unit = " points" if measure.get("measure") == "task" else "%"
     low, high = (f"{100 * end:.2f}".replace("-", "−") for end in measure["interval"])
-    return "" if low == high else f" (95% interval {low} to {high}%)"
+    return "" if low == high else f" (95% interval {low} to {high}{unit})"
 
 
 def _capital(text: str) -> str:

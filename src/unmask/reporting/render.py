@@ -37,6 +37,7 @@ def environment() -> Environment:
         count=text.count,
         number=text.number,
         loss=text.loss,
+        points=text.points,
         own_name=text.own_name,
         plural=plural,
         bar=bar,

@@ -20,6 +20,9 @@
                       suggested: of the lowest domain loss whose forgetting is within limit, a share (limit_given:
                       whether it is that of --max-forgetting); decided_on: the documents that chose it; not_mixed:
                       weights that the base lacks
+    probes            linear probes of base and exported model on the task of the run: task, kind, metric, seeds, sizes; before,
+                      after (means of the metric) and change {"value", "interval"}, 0 to 1; failed: why there are none;
+                      null without a task
     verdict           whether to use the model (see unmask.evaluation.verdict)
     examples          targets at which the two models differ most (see unmask.evaluation.adaptation.differing); they quote the text
     hashes            SHA-256 of the tokenizer, of each text (of its documents' hashes) and of each file of weights
@@ -32,6 +35,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +50,14 @@ from unmask.evaluation.bootstrap import INTERVAL
 from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import Strata
+from unmask.progress import Progress
 from unmask.run.components import RunComponents
 from unmask.run.results import final_batches, final_texts
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import read_json, sha256, write_atomically
 
+TaskProbe = Callable[[str, Path, Progress], dict[str, Any]]
+"""Returns ``probes`` from the name of the base, the folder of the exported model, and what gets messages."""
 _COUNTED_ON = "the training text"
 _OTHER_TARGETS = "the base model was evaluated on other text or other masks"
 

@@ -32,7 +32,7 @@ _FREE = {
     "data": {"strict", "offline", "allow_unknown", "inputs", "heldout", "replay", "forgetting_eval"},
     "train": {"micro_batch_tokens", "save_every", "keep_last", "eval_every", "eval_tokens", "device", "max_steps",
               "epochs", "minutes", "gradient_checkpointing", "compile", "patience", "export_best", "parallel", "offload",
-              "timeout_minutes", "export_alpha", "max_forgetting", "require", "track"},
+              "timeout_minutes", "export_alpha", "max_forgetting", "require", "task", "track"},
 }  # fmt: skip
 
 

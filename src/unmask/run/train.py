@@ -21,6 +21,7 @@ from unmask.model.presets import check_trainable
 from unmask.objectives.choose import Custom
 from unmask.progress import Progress
 from unmask.reporting.drawing import require_charts
+from unmask.run.adaptation import TaskProbe
 from unmask.run.assemble import keep_choices
 from unmask.run.callbacks import Callback, Callbacks
 from unmask.run.failures import EARLY_ENDS, NOT_OURS, explained, further, is_worth_keeping, write_exit_code
@@ -43,6 +44,7 @@ def train(
     command: list[str] | None = None,
     extra: dict[str, Any] | None = None,
     custom: Custom = Custom(),
+    probe: TaskProbe | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress = Progress(),
 ) -> FinishedRun:
@@ -55,6 +57,7 @@ def train(
         command: how the run was called, for the report.
         extra: entries to add to ``run.json``.
         custom: an objective and a masking strategy of the caller's own, which a resume needs again.
+        probe: compares base and exported model on ``config.train.task``.
         callbacks: called at the start, for each row of metrics, after evaluations and at the end.
         progress: gets choices, metrics and warnings.
 
@@ -67,6 +70,10 @@ def train(
     """
     check_trainable(config)
     custom.require(config)
+    if config.train.task and probe is None:
+        raise ConfigError(
+            f"train.task is {config.train.task}, and no probe was passed that compares models on it"
+        )
     require_charts("the report at the end of a run")
     require_trackers(config.train.track)
     require_parallel(config.train)
@@ -77,7 +84,17 @@ def train(
         trackers = make_trackers(config.train.track, folder, progress)
         told = Callbacks([*callbacks, *trackers] if world.is_main else [])
         return _train(
-            config, folder, resume, world, signals, progress, command or sys.argv, extra or {}, custom, told
+            config,
+            folder,
+            resume,
+            world,
+            signals,
+            progress,
+            command or sys.argv,
+            extra or {},
+            custom,
+            probe,
+            told,
         )
 
 
@@ -91,6 +108,7 @@ def _train(
     command: list[str],
     extra: dict[str, Any],
     custom: Custom,
+    probe: TaskProbe | None,
     callbacks: Callback,
 ) -> FinishedRun:
     require_same_settings(config, world)
@@ -114,7 +132,16 @@ def _train(
                             _resumed(config, folder, resume) if world.is_main else config
                         )
                         run = TrainingRun(
-                            config, folder, resume, progress, signals, world, verification, custom, callbacks
+                            config,
+                            folder,
+                            resume,
+                            progress,
+                            signals,
+                            world,
+                            verification,
+                            custom,
+                            probe,
+                            callbacks,
                         )
                         (folder / ENDED).unlink(missing_ok=True)
                         run.write_info(command, extra)

@@ -17,7 +17,7 @@ from unmask.model.layers import merge_lora
 from unmask.objectives.choose import Custom
 from unmask.progress import Progress
 from unmask.reporting.format import cell, own_metric, own_name
-from unmask.run.adaptation import save_base
+from unmask.run.adaptation import TaskProbe, save_base
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run.callbacks import Callback, RunEnd, RunStart
 from unmask.run.choices import choices_of, choices_text, masked_excerpt
@@ -81,9 +81,10 @@ class TrainingRun:
         world: World,
         verification: Verification,
         custom: Custom,
+        probe: TaskProbe | None,
         callbacks: Callback,
     ) -> None:
-        self.callbacks = callbacks
+        self.callbacks, self.probe = callbacks, probe
         self.folder, self.progress, self.signals = folder, progress, signals
         self.components: RunComponents = build_components(
             config, folder, progress, world, verification, custom
@@ -192,7 +193,7 @@ class TrainingRun:
                 f"after step {exported} the held-out loss is {evaluation['loss']}; lower the learning rate"
             )
         results = self.components, self.config, self.folder, self.loop, evaluation, predictions, mixed
-        write = partial(write_results, *results, self.progress)
+        write = partial(write_results, *results, self.probe, self.progress)
         unmet = self.components.world.main_first(write, "writing results")
         return self.components.world.from_main((evaluation, unmet or ""))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from unmask.config.requirements import parse_requirements
 from unmask.config.settings import RunConfig
-from unmask.errors import DataError
+from unmask.errors import DataError, UnmaskError
 from unmask.evaluation.examples import fill_examples
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.verdict import unmet, verdict
@@ -15,7 +16,7 @@ from unmask.progress import Progress
 from unmask.reporting.adaptation import verdict_text
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
-from unmask.run.adaptation import adaptation_of
+from unmask.run.adaptation import TaskProbe, adaptation_of
 from unmask.run.choices import advice_of
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import now
@@ -39,6 +40,7 @@ def write_results(
     evaluation: dict[str, Any] | None,
     predictions: dict[str, TargetPredictions],
     mixed: Interpolation,
+    probe: TaskProbe | None,
     progress: Progress,
 ) -> str:
     """Write the model, its metrics and the report, and log what would help next.
@@ -55,9 +57,15 @@ def write_results(
         assert components.heldout is not None
         write_json(folder.evaluation, evaluation)
         write_json(folder.examples, fill_examples(components.model, components.heldout, _EXAMPLES))
-        missed = _compare_with_base(components, config, folder, predictions, mixed, info["overlap"], progress)
-    elif config.train.require:
-        missed = _NOT_JUDGED
+        missed = _compare_with_base(
+            components, config, folder, predictions, mixed, probe, info["overlap"], progress
+        )
+    else:
+        missed = _NOT_JUDGED if config.train.require else ""
+    if config.train.task and not folder.adaptation.is_file():
+        progress.warning(
+            "--task has no effect: base and adapted model were not compared on held-out text, so there is no verdict"
+        )
     advice = advice_of(
         read_rows(folder.metrics) if folder.metrics.is_file() else [],
         folder,
@@ -90,6 +98,7 @@ def _compare_with_base(
     folder: RunFolder,
     predictions: dict[str, TargetPredictions],
     mixed: Interpolation,
+    probe: TaskProbe | None,
     overlap: dict[str, Any],
     progress: Progress,
 ) -> str:
@@ -104,7 +113,18 @@ def _compare_with_base(
         folder.adaptation.unlink(missing_ok=True)  # of an earlier end of this run
         return _NOT_JUDGED if requirements else ""
     content["interpolation"] = mixed.content
+    content["probes"] = probe and _probed(probe, config, folder, progress)
     content["verdict"] = verdict(content, overlap, requirements)
     write_json(folder.adaptation, content)
     progress.log(verdict_text(content["verdict"]))
     return unmet(content["verdict"])
+
+
+def _probed(probe: TaskProbe, config: RunConfig, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Compare base and exported model on the task; what fails here ends no run, for its model is whole."""
+    try:
+        return probe(str(config.model.name), folder.model, progress)
+    except UnmaskError as error:
+        progress.warning(f"the task {config.train.task} was not probed: {error}")
+        name = Path(str(config.train.task)).name
+        return {"task": name, "failed": str(error), "change": {"value": None, "interval": None}}
