@@ -96,7 +96,7 @@ def test_settings_that_name_files(run: Callable[..., Any], tmp_path: Path) -> No
             "masks", tmp_path / "a.txt", "--tokenizer", "x", "--set", f"masking.{name}={URL}", "-q"
         )
         assert (code, error.count("\n")) == (2, 1)
-        assert f"{name} must be a file of this machine, not the URL {URL}" in error
+        assert f"masking.{name}: must be a file of this machine, not the URL {URL}" in error
 
 
 # Parameters of public functions that name something to write, or a folder of a run.
