@@ -158,10 +158,11 @@ def prepare(start: str, text: str, out: str, documents: str) -> Result:
 def plan(shards: str, model: str) -> Result:
     """Open shards, plan and read steps of two epochs, and evaluate, without computing."""
     from unmask.config.settings import MaskingSettings
-    from unmask.data.batches import Cursor, TextSource, TrainingStream
+    from unmask.data.batches import TextSource
     from unmask.data.corpus import open_corpus
     from unmask.data.overlap import find_overlap
     from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+    from unmask.data.training_stream import Cursor, TrainingStream
     from unmask.run.texts import split_documents
 
     vocabulary = vocabulary_of(load_tokenizer(model))

@@ -87,8 +87,9 @@ def _sides(args: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callabl
 def _ours(args: argparse.Namespace, corpus: Any, tokenizer: Any, masking: Any) -> Callable[[], Result]:
     import numpy as np
 
-    from unmask.data.batches import Cursor, MaskKey, TextSource, TrainingStream
+    from unmask.data.batches import MaskKey, TextSource
     from unmask.data.tokenizer import vocabulary_of
+    from unmask.data.training_stream import Cursor, TrainingStream
 
     source = TextSource(corpus, np.arange(len(corpus)), vocabulary_of(tokenizer), masking, args.length)
     stream = TrainingStream(source, args.batch_tokens, seed=0)

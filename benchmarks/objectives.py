@@ -255,7 +255,7 @@ def _flops_per_token(loop) -> float:  # type: ignore[no-untyped-def]
     import numpy as np
     import torch
 
-    from unmask.training.position import Cursor
+    from unmask.data.training_stream import Cursor
 
     done = 0
 

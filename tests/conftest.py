@@ -453,7 +453,8 @@ def loop_of() -> Callable[..., Any]:
     import numpy as np
 
     from unmask.config.settings import MaskingSettings, OptimizerSettings
-    from unmask.data.batches import TextSource, TrainingStream
+    from unmask.data.batches import TextSource
+    from unmask.data.training_stream import TrainingStream
     from unmask.training.loop import Loop
     from unmask.training.optimizers import make_optimizers
     from unmask.training.parallel import GradientSum

@@ -21,9 +21,10 @@ from torch.nn.attention import varlen
 import unmask
 from unmask.config.load import load_config
 from unmask.config.settings import DocumentSettings, MaskingSettings
-from unmask.data.batches import Batch, Cursor, TextSource
+from unmask.data.batches import Batch, TextSource
 from unmask.data.preparation import prepare
 from unmask.data.tokenizer import load_tokenizer
+from unmask.data.training_stream import Cursor
 from unmask.errors import Interrupted
 from unmask.evaluation.heldout import evaluate_batches
 from unmask.model import attention

@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import varlen
 from torch.nn.attention.varlen import varlen_attn
 
-from unmask.data.batches import Cursor
+from unmask.data.training_stream import Cursor
 from unmask.model.masked_lm import MaskedLM
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.training import loop as loop_module

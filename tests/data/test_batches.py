@@ -13,12 +13,13 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
-from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
+from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import Corpus
 from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
 from unmask.data.packing import split_by_tokens
 from unmask.data.preparation import prepare
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError, DataError
 
 KEY = MaskKey(0, 0)

@@ -22,7 +22,7 @@ import unmask.data.document_set as sets
 import unmask.data.order as orders
 import unmask.data.shards as shard_files
 from unmask.config.settings import DocumentSettings, MaskingSettings
-from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
+from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import Corpus, document_key, open_corpus
 from unmask.data.document_set import DocumentSet, RunningSums
 from unmask.data.masking.random_bits import MaskKey, shuffled
@@ -30,6 +30,7 @@ from unmask.data.packing import Sequences, SequenceSplit
 from unmask.data.preparation import prepare
 from unmask.data.shards import ShardWriter
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError
 from unmask.run.texts import split_documents
 from unmask.training.position import Position

@@ -20,11 +20,12 @@ from torch.nn.attention import varlen
 
 import unmask
 from unmask.config.settings import MaskingSettings
-from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
+from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.custom import CustomUnits
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.packing import Packed
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError
 from unmask.model import attention
 from unmask.model.attention import PackedLayout, packed_attention

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from unmask.data.batches import Cursor, TrainingStream
 from unmask.data.masking.random_bits import MaskKey
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DivergedError
 from unmask.probing.examples import Examples, Task
 from unmask.probing.features import encode, encode_pairs

@@ -20,10 +20,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from unmask.config.load import load_config
 from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, RunConfig
-from unmask.data.batches import Cursor, TextSource, TrainingStream, join
+from unmask.data.batches import TextSource, join
 from unmask.data.corpus import Corpus, open_corpus
 from unmask.data.preparation import prepare
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError, Interrupted
 from unmask.model.layers import add_lora, depths, encoder_layers, head_weights, merge_lora
 from unmask.model.load import read_checkpoint

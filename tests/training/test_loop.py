@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unmask.config.settings import OptimizerSettings, ScheduleSettings
-from unmask.data.batches import Cursor
+from unmask.data.training_stream import Cursor
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module

@@ -18,7 +18,7 @@ import numpy as np
 from unmask.benchmark.flops import PRECISIONS, MatmulRate, flops_per_token, matmul_rate, settle
 from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import DocumentSettings, RunConfig
-from unmask.data.batches import Cursor, TextSource, TrainingStream
+from unmask.data.batches import TextSource
 from unmask.data.batching import first_characters, in_batches
 from unmask.data.corpus import is_corpus
 from unmask.data.masking.random_bits import MaskKey
@@ -26,6 +26,7 @@ from unmask.data.packing import split_by_tokens
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.tokenizer import plain_copy
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError, plural
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from unmask.config.settings import MaskingSettings
-from unmask.data.batches import Batch, MakeBatch, TrainingStream, batch_of
+from unmask.data.batches import Batch, MakeBatch, batch_of
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
+from unmask.data.training_stream import TrainingStream
 from unmask.errors import DivergedError
 from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM

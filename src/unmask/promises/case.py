@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
-from unmask.data.batches import Batch, Cursor, TextSource, TrainingStream
+from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import open_corpus
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.preparation import prepare
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError
 from unmask.model.load import load_torch
 from unmask.model.masked_lm import MaskedLM

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from unmask.data.batches import Batch, Cursor, TrainingStream
+from unmask.data.batches import Batch
 from unmask.data.masking.mask import mask
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import Packed
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import plural
 from unmask.promises.case import Case, Measurement
 from unmask.training.position import Position

@@ -8,7 +8,7 @@ import torch
 
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
-from unmask.data.batches import TrainingStream
+from unmask.data.training_stream import TrainingStream
 from unmask.model.layers import networks
 from unmask.model.presets import find_preset
 from unmask.run.components import RunComponents

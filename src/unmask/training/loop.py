@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.batches import Batch, Cursor, TrainingStream
+from unmask.data.batches import Batch
+from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError, DivergedError, UnmaskError
 from unmask.model.masked_lm import MaskedLM
 from unmask.objectives.mlm import MaskedLanguageModelling

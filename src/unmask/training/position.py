@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from unmask.data.batches import Cursor
+from unmask.data.training_stream import Cursor
 
 DONE = 1.0 - 1e-12
 """A run that has so much of its length is done."""

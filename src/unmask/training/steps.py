@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.batches import Batch, Cursor
+from unmask.data.batches import Batch
+from unmask.data.training_stream import Cursor
 from unmask.objectives.objective import Objective
 
 
