@@ -1,5 +1,6 @@
-"""Seconds until one sentence is filled: `unmask fill` compared with what Python needs to import torch and transformers and
-to read the weights, and with transformers' own ways, each in a process of its own, in turns.
+"""Seconds until something is there: `unmask fill` compared with what Python needs to import torch and transformers and to read
+the weights, and with transformers' own ways; the first step of a training run on a tiny text compared with the imports alone;
+`import unmask` and the help. Each in a process of its own, in turns.
 """
 
 from __future__ import annotations
@@ -31,7 +32,17 @@ PIPELINE = """\
 import sys
 from transformers import pipeline
 pipeline("fill-mask", sys.argv[1])(sys.argv[2])"""
-GOAL = 1.3
+IMPORTS = "import torch, transformers"
+TRAIN = """\
+import os, sys, shutil, unmask
+class Stop(unmask.Callback):
+    def row(self, row):
+        os._exit(0)  # the first step is done
+shutil.rmtree(sys.argv[3], ignore_errors=True)
+unmask.train(sys.argv[1], model=sys.argv[2], out=sys.argv[3], max_steps=2, progress=False,
+             settings={"train.log_every": 1}, callbacks=[Stop()])
+raise SystemExit("no step was logged")"""
+GOAL, TRAIN_GOAL, IMPORT_GOAL, HELP_GOAL = 1.3, 1.5, 0.1, 0.3
 
 
 def options() -> argparse.ArgumentParser:
@@ -43,12 +54,16 @@ def options() -> argparse.ArgumentParser:
 def work(args: argparse.Namespace) -> None:
     model = harness.start(args.vocabulary, *args.size)
     exported = harness.exported(model, "onnx", sentences(harness.texts(args.text, 1)))
+    notes = harness.WORK / "start_up.txt"
+    notes.write_text("The patient was given morphine for the pain.\n" * 40, encoding="utf-8")
     commands = {
         "imports and weights": ["-c", BARE, model],
         "from_pretrained, one pass": ["-c", FORWARD, model, TEXT],
         "pipeline": ["-c", PIPELINE, model, TEXT],
         "unmask fill": ["-m", "unmask", "fill", model, TEXT],
         "unmask fill, onnx": ["-m", "unmask", "fill", exported, TEXT],
+        "imports": ["-c", IMPORTS],
+        "unmask.train, first step": ["-c", TRAIN, str(notes), model, str(harness.WORK / "start_up-run")],
         "import unmask": ["-c", "import unmask"],
         "unmask --help": ["-m", "unmask", "--help"],
     }
@@ -61,6 +76,13 @@ def work(args: argparse.Namespace) -> None:
     goals = [
         harness.goal(f"{name}, CPU, times imports and weights", cpu[name] / bare, most=GOAL)
         for name in ("unmask fill", "unmask fill, onnx")
+    ]
+    seconds = {name: middle(results, "seconds") for name, results in found.items()}
+    first = seconds["unmask.train, first step"] / seconds["imports"]
+    goals += [
+        harness.goal("first training step, times imports", first, most=TRAIN_GOAL),
+        harness.goal("import unmask, seconds", seconds["import unmask"], most=IMPORT_GOAL),
+        harness.goal("unmask --help, seconds", seconds["unmask --help"], most=HELP_GOAL),
     ]
     harness.write(args.json, harness.report("start_up", args) | {"found": found, "goals": goals})
     rows = [
