@@ -241,15 +241,19 @@ def demo(
         result = run_demo(out, minutes=minutes, seed=seed, progress=progress)
     print_result(result, as_json, examples=True)
     if not as_json:
-        shell.show(False, {}, lambda page: draw_next_steps(page, out, minutes))
+        shell.show(False, {}, lambda page: draw_next_steps(page, out, minutes, result))
 
 
-def draw_next_steps(page: Page, run: Path, minutes: float) -> None:
+def draw_next_steps(page: Page, run: Path, minutes: float, result: FinishedRun) -> None:
     """Draw what can be tried with the model of the demo."""
     page.say("")
     if minutes < _SHORT_DEMO:
+        found = result.evaluation or {}
+        frequent = (found.get("baselines") or {}).get("most_frequent_token") or {}
         page.say(
-            f"So short a run learns little: compare it with the baselines above. The default is {DEMO_MINUTES:g} minutes."
+            f"So short a run learns little: after {plural(result.steps, 'step')} the loss is {loss(found.get('loss'))}, and "
+            f"{loss(frequent.get('loss'))} for token frequencies alone. Expect frequent tokens at most masks. The default is "
+            f"{DEMO_MINUTES:g} minutes."
         )
     page.say("Try it:")
     for sentence in _DEMO_SENTENCES:
