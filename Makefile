@@ -36,6 +36,7 @@ check: lint types test  ## lint, types and test
 # The wheel is built from the sdist, which thereby proves to be complete.
 dist: $(STAMP)  ## build the wheel and the sdist into dist/, and check what is in them
 	rm -rf dist
+	mkdir -p build
 	$(BIN)/python -m build --no-isolation --outdir dist >build/dist.log || { cat build/dist.log; exit 1; }
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python tests/distribution.py contents dist
