@@ -189,7 +189,10 @@ def test_dropout_is_the_same_in_both_passes(
 
 
 def test_a_run_embeds_and_is_measured_by_retrieval(
-    corpus: list[str], checkpoint: Callable[[str], Path], tmp_path: Path
+    corpus: list[str],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    run_card: Callable[[unmask.RunFolder], str],
 ) -> None:
     """It finds more second halves than before, and its folder is one of sentence-transformers."""
     library = pytest.importorskip("sentence_transformers")
@@ -232,6 +235,7 @@ def test_a_run_embeds_and_is_measured_by_retrieval(
     other = library.SentenceTransformer(str(folder.model), device="cpu")
     assert other.max_seq_length == model.max_length
     np.testing.assert_allclose(other.encode(corpus[:5]), Embedder(model)(corpus[:5]), rtol=1e-4, atol=1e-5)
+    assert "tensor([[" in run_card(folder)
 
 
 def test_the_pooling_is_that_of_the_checkpoint(

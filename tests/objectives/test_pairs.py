@@ -303,7 +303,10 @@ def test_what_has_no_pairs_is_refused(
 
 
 def test_a_run_leaves_a_model_with_both_heads(
-    corpus: list[str], checkpoint: Callable[[str], Path], tmp_path: Path
+    corpus: list[str],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    run_card: Callable[[unmask.RunFolder], str],
 ) -> None:
     """It loads as each class, its metrics have both losses and an interval, and another run goes on with its head."""
     settings = {"train.eval_every": 2, "train.log_every": 1, "train.batch_tokens": 400, "data.max_length": 48}
@@ -318,6 +321,7 @@ def test_a_run_leaves_a_model_with_both_heads(
     assert not info["missing_keys"]
     masked, info = AutoModelForMaskedLM.from_pretrained(folder.model, output_loading_info=True)
     assert not info["missing_keys"]
+    assert "tensor([[" in run_card(folder)
     tokenizer = load_tokenizer(str(folder.model))
     inputs = tokenizer("the river.", "a boat.", return_tensors="pt")
     with torch.no_grad():

@@ -138,7 +138,11 @@ SETTINGS |= {"data.heldout_share": 0.3, "data.documents": "line"}
 
 @pytest.mark.parametrize("architecture", ["electra", "bert"])
 def test_a_run_leaves_both_models(
-    architecture: str, corpus_text: list[str], checkpoint: Callable[[str], Path], tmp_path: Path
+    architecture: str,
+    corpus_text: list[str],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    run_card: Callable[[unmask.RunFolder], str],
 ) -> None:
     """They load in plain transformers, a further run goes on with both, and verbs name the one with an LM head."""
     result = unmask.train(
@@ -179,6 +183,7 @@ def test_a_run_leaves_both_models(
     card = (folder.model / "README.md").read_text(encoding="utf-8")
     assert f"import AutoTokenizer, {type(detector).__name__}" in card
     assert "fill-mask" not in card
+    run_card(folder)
 
     mask = model.tokenizer.mask_token
     with pytest.raises(

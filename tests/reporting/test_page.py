@@ -54,7 +54,7 @@ def test_headline_holds_the_figures_and_how_they_stand(run: RunFolder) -> None:
     ("accuracy", "loss", "said"),
     [
         (0.40, 7.5, "Its loss (7.500) is higher than that of predicting every token by its frequency alone ("),
-        (0.40, 6.0, "8.0 points above the best of these (bidirectional n-gram), but the loss is 1.298 nats above the lowest"),
+        (0.40, 6.0, "Accuracy and loss disagree: the accuracy is 8.0 points above the best of these (bidirectional n-gram), but the loss is 1.298 nats above the lowest"),
         (0.30, 4.0, "2.0 points below the best of these (bidirectional n-gram), but the loss is 0.702 nats below the lowest"),
         (0.30, 5.0, "2.0 points below the best of these (bidirectional n-gram), and the loss is 0.298 nats above the lowest"),
         (0.3215, 4.0, "within the sampling error, and the loss is 0.702 nats below the lowest (bidirectional n-gram)."),
@@ -429,3 +429,21 @@ def test_a_spike_does_not_flatten_the_curve() -> None:
 def test_rows_without_tokens_are_drawn_over_steps() -> None:
     rows = [{"step": step, "loss": 4.0 / step} for step in range(1, 30)]
     assert ">step<" in main_charts(rows, [], {})[0].svg
+
+
+def test_a_causal_detour_has_a_line_of_its_own() -> None:
+    """Its losses are of other targets, so no line and no mean joins them with those of masked tokens."""
+    rows = [
+        {"step": n, "tokens": 100 * n, "loss": 9.0 - n, "objective": "clm" if n < 3 else "mlm"}
+        for n in range(6)
+    ]
+    chart = main_charts(rows, [], {})[0]
+    labels = [
+        "training, next tokens (causal detour)",
+        "training, masked tokens",
+        "masked tokens from here on",
+    ]
+    assert [entry.label for entry in chart.legend] == labels
+    assert len({entry.role for entry in chart.legend}) == 3
+    assert "(causal detour): from 9 to 7." in chart.svg
+    assert "masked tokens: from 6 to 4." in chart.svg

@@ -24,7 +24,12 @@ from unmask.data.special_tokens import between_passages
 from unmask.errors import ConfigError, DataError, plural
 from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.sentence_head import SentenceHead, load_sentence_head, save_with_sentence_head
+from unmask.model.sentence_head import (
+    SentenceHead,
+    class_with_both_heads,
+    load_sentence_head,
+    save_with_sentence_head,
+)
 from unmask.model.shapes import round_up
 from unmask.objectives.cross_entropy import masked_cross_entropy
 from unmask.objectives.mlm import MaskedLanguageModelling
@@ -127,6 +132,9 @@ class SentencePairs(MaskedLanguageModelling):
         logs = sentence.log_softmax(-1).numpy()[known, labels[known]]
         right = sentence.argmax(-1).numpy()[known] == labels[known]
         return np.stack([batch.of_sequences["documents"][known], right, -logs], axis=1).astype(np.float64)
+
+    def saved_class(self, model: MaskedLM) -> str:
+        return class_with_both_heads(model.model.config).__name__
 
     def save(self, model: MaskedLM, folder: Path) -> None:
         head = model.attached["sentence"]

@@ -23,6 +23,7 @@ from unmask.reporting.format import (
     masks,
     metric,
     metric_change,
+    own_metrics,
 )
 from unmask.reporting.headline import standing, verdict
 from unmask.reporting.page import (
@@ -81,6 +82,10 @@ def model_card(folder: RunFolder) -> str:
             same_source=not data.get("heldout"),
             version=_plain(str(record.info.get("unmask") or "")),
             place=_PLACE,
+            objective=(record.config.get("train") or {}).get("objective"),
+            kind=record.info.get("model_class"),
+            embeds=(folder.model / "modules.json").is_file(),
+            own_metrics=[tuple(map(_plain, row)) for row in own_metrics(record.evaluation or {})],
             detector=record.info.get("model_class") if detects(record) else None,
             generator=GENERATOR,
         )

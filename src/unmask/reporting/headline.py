@@ -84,7 +84,11 @@ def standing(record: RunRecord) -> str | None:
     elif abs(gap) <= error:
         said = f"That is level with the best of these ({name}): the difference is within the sampling error"
     else:
-        said = f"That is {points(abs(gap))} {'above' if gap > 0 else 'below'} the best of these ({name})"
+        said = f"{points(abs(gap))} {'above' if gap > 0 else 'below'} the best of these ({name})"
+        lowest = _closest(evaluation, levels, "loss", -1)
+        # A higher accuracy with a higher loss, or the reverse, is no result that one of them may stand for.
+        mixed = lowest is not None and lowest[1] * gap < 0
+        said = f"Accuracy and loss disagree: the accuracy is {said}" if mixed else f"That is {said}"
     return f"{said}{_loss_clause(_closest(evaluation, levels, 'loss', -1), gap)}."
 
 

@@ -92,15 +92,23 @@ def main_charts(
         for name, row in levels.items()
     ]
     before = as_float(levels.get("before training", {}).get("loss"))
+    stages = _stages(training)
     loss = _Sketch(
         "loss",
         "Loss",
         axis.label,
         [
-            *_line("training", "train", axis, training, "loss", smooth=True),
+            *(
+                line
+                for name, role, rows in stages
+                for line in _line(name, role, axis, rows, "loss", smooth=True)
+            ),
             *_line("held out", "heldout", axis, heldout, "eval_loss"),
         ],
         [("held out, before training", "before", before)],
+        marks=[
+            ("masked tokens from here on", "before", _place(axis, rows[0])) for *_, rows in stages[1:] if rows
+        ],
     )
     accuracy = _Sketch(
         "accuracy",
@@ -112,6 +120,26 @@ def main_charts(
         from_zero=True,
     )
     return [_draw(sketch) for sketch in (loss, accuracy) if sketch.lines]
+
+
+def _stages(training: Sequence[JsonDict]) -> list[tuple[str, Role, Sequence[JsonDict]]]:
+    """Return the rows of each part of a run, whose losses are of different targets: of a causal detour, and of what follows.
+
+    Returns:
+        The label of their line, its style and the rows; one entry for a run in one part.
+    """
+    detour = [row for row in training if row.get("objective") == "clm"]
+    rest = [row for row in training if row.get("objective") != "clm"]
+    if not detour:
+        return [("training", "train", training)]
+    return [
+        ("training, next tokens (causal detour)", "quiet", detour),
+        ("training, masked tokens", "train", rest),
+    ]
+
+
+def _place(axis: _Axis, row: JsonDict) -> float:
+    return float(row[axis.key]) / axis.scale
 
 
 def small_charts(training: Sequence[JsonDict]) -> list[Chart]:
@@ -150,7 +178,7 @@ def course_chart(
         *_line("domain", "heldout", axis, rows, "eval_loss"),
         *_line("general", "baseline", axis, rows, "general_loss"),
     ]
-    places = [(label, role, float(row[axis.key]) / axis.scale) for label, role, row in marks]
+    places = [(label, role, _place(axis, row)) for label, role, row in marks]
     return _draw(_Sketch("course", "Held-out loss", axis.label, drawn, marks=places)) if heldout else None
 
 
@@ -170,7 +198,7 @@ def trade_off_chart(points: Sequence[JsonDict], exported: float) -> Chart:
     def paint(axes: Axes) -> None:
         axes.axhline(0, color=COLOUR["before"], linewidth=1.2, linestyle=_DASH["before"])
         axes.plot(gains, lost, color=COLOUR["heldout"], linewidth=2, marker="o", markersize=4.5)
-        axes.plot(gains[at], lost[at], color=COLOUR["train"], marker="o", markersize=9, linestyle="none")
+        axes.plot(gains[at], lost[at], color=COLOUR["train"], marker="D", markersize=9, linestyle="none")
         for place in sorted({0, len(points) // 2, len(points) - 1}):
             axes.annotate(
                 f"{points[place]['alpha']:g}", (gains[place], lost[place]), (0, 8), textcoords="offset points",
@@ -189,7 +217,7 @@ def trade_off_chart(points: Sequence[JsonDict], exported: float) -> Chart:
     svg = drawing("trade-off", f"Gain against forgetting. {said}.", (440, 285), (48, 42, 14, 12), paint)
     legend = (
         Legend("rise of the loss on general text, alpha 0 to 1", "heldout"),
-        Legend(f"exported, alpha {exported:g}", "train"),
+        Legend(f"exported, alpha {exported:g}", "exported"),
         Legend("nothing forgotten", "before"),
     )
     return Chart("trade-off", "Gain against forgetting", svg, legend)
@@ -280,16 +308,17 @@ def _draw_line(axes: Axes, line: _Line, small: bool) -> None:
     colour = COLOUR[line.role]
     xs, ys = thin(line.xs, line.ys, _MOST_POINTS)
     strong: dict[str, Any] = {"color": colour, "linewidth": 1.4 if small else 2.0, "solid_capstyle": "round"}
-    if line.role == "baseline":  # as its legend shows it
-        strong["linestyle"] = _DASH["baseline"]
+    if line.role == "baseline" or (line.role == "quiet" and not small):  # as their legends show them
+        strong["linestyle"] = _DASH[line.role]
     if line.smooth and len(line.ys) >= 20:
         axes.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.35)
         width = max(3, round(_SMOOTH_SHARE * len(line.ys)))
         axes.plot(*thin(line.xs, smooth(line.ys, width), _MOST_POINTS), **strong)
     else:
-        # Dots keep a single value visible, alone or between two gaps.
-        dots = len(xs) <= 40 and not small
-        axes.plot(xs, ys, marker="o" if dots or len(xs) == 1 else "", markersize=4.5, **strong)
+        # Dots keep a single value visible, alone or between two gaps; they tell the held-out line from the others.
+        dots = line.role == "heldout" or len(xs) == 1
+        every = max(1, len(xs) // 20)
+        axes.plot(xs, ys, marker="o" if dots and not small else "", markersize=4.5, markevery=every, **strong)
     _draw_crosses(axes, [x for x, y in zip(line.xs, line.ys, strict=True) if math.isnan(y)])
 
 
