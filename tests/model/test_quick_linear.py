@@ -74,7 +74,16 @@ def _other_bias(layer: nn.Linear) -> None:
         layer.bias.add_(1)
 
 
-@pytest.mark.parametrize("change", [_scaled, _other_data, _other_parameter, _other_bias])
+def _fused_step(layer: nn.Linear) -> None:
+    """Fused optimizers change weights without counting it."""
+    counted = layer.weight._version
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    layer(rows(3, 12)).square().sum().backward()
+    optimizer.step()
+    assert layer.weight._version == counted
+
+
+@pytest.mark.parametrize("change", [_scaled, _other_data, _other_parameter, _other_bias, _fused_step])
 def test_a_changed_layer_is_seen(change: Callable[[nn.Linear], None]) -> None:
     plain, quick = pair()
     with torch.inference_mode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from unmask.probing.fine_tuning import ExampleSource, TaskObjective, finetune
 from unmask.probing.learn import Learner, Part
 from unmask.probing.settings import FineTuningSettings
 from unmask.probing.targets import target_of
+from unmask.progress import Progress
 
 TEXTS = [
     "the old boat",
@@ -195,6 +197,57 @@ def test_patience_takes_the_best_epoch_and_ends(load: Callable[..., Any]) -> Non
     assert chosen["best_epochs"] == [2]
     assert len(seen) == 4
     assert [codes.tolist() for codes in found[0]] == seen[1]
+
+
+@pytest.mark.parametrize("patience", [None, 9])
+def test_an_interrupted_one_goes_on_to_the_same_weights(
+    load: Callable[..., Any], tmp_path: Path, patience: int | None
+) -> None:
+    tuning = FineTuningSettings(epochs=4, batch=2, learning_rate=3e-3, patience=patience)
+    values: dict[str, list[float]] = {}
+
+    def tuned(name: str, keep: Path | None, stop: int = 0) -> tuple[list[Any], dict[str, Any], list[str]]:
+        """Fine-tune with two seeds; `stop` interrupts before the checkpoint of that number."""
+        logs, seen = [], values.setdefault(name, [])
+        learner, part = learner_of(load("bert"), "classification")
+
+        def metric(gold: Any, found: Any) -> float:
+            seen.append(
+                float(np.mean([code[0] == other[0] for code, other in zip(gold, found, strict=True)]))
+            )
+            return seen[-1]
+
+        class Progressed(Progress):
+            def log(self, text: str) -> None:
+                logs.append(text)
+
+            def advance(self, done: Any, values: Any = None) -> None:
+                if (
+                    stop
+                    and len(list(tmp_path.glob(f"{name}/*/seed-1/checkpoints/step-*")))
+                    and done > stop / 4
+                ):
+                    raise KeyboardInterrupt
+
+        given = replace(learner, metric=metric, progress=Progressed())
+        return (*finetune(given, part, part if patience else None, part, 2, tuning, keep), logs)
+
+    whole, chosen, _ = tuned("whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        tuned("kept", tmp_path / "kept", stop=2)
+    assert list(tmp_path.glob("kept/*/seed-0/predictions.json"))
+    assert not list(tmp_path.glob("kept/*/seed-1/predictions.json"))
+    again, chosen_again, logs = tuned("kept", tmp_path / "kept")
+    assert any("seed 1 of 2: kept in" in text for text in logs)
+    assert any("going on after epoch " in text for text in logs)
+    assert chosen == chosen_again
+    assert [[code.tolist() for code in codes] for codes in whole] == [
+        [code.tolist() for code in codes] for codes in again
+    ]
+    if patience:
+        assert values["kept"] == values["whole"]
+    assert tuned("kept", tmp_path / "kept")[1] == chosen  # nothing is left to train
+    assert not list(tmp_path.glob("kept/*/seed-*/checkpoints"))
 
 
 def test_a_loss_that_is_not_finite_ends_it_in_one_line(load: Callable[..., Any]) -> None:

@@ -189,6 +189,7 @@ def probe(
     batch_size: int = 16,
     learning_rate: float | None = None,
     patience: int | None = None,
+    keep: str | Path | None = None,
     text_field: str | None = None,
     label_field: str | None = None,
     pair_field: str | None = None,
@@ -206,6 +207,7 @@ def probe(
         test, dev: files of their own.
         epochs, batch_size, learning_rate, patience: of fine-tuning; ``patience`` is how many epochs without a better metric on
             dev, or on a fifth of train, end it; the best epoch is taken then.
+        keep: a folder for checkpoints and finished seeds of fine-tuning; the same call goes on from there.
         text_field, label_field, pair_field: fields or columns; the last of the second text of pairs.
         kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
         offline, progress: as for :func:`unmask.load`.
@@ -233,6 +235,7 @@ def probe(
             label_field=label_field,
             pair_field=pair_field,
             kind=kind,
+            keep=keep,
             progress=listener,
         )
 

@@ -86,6 +86,14 @@ Pool = Annotated[
 ]
 _tuning = partial(Option, rich_help_panel="Fine-tuning")
 Epochs = Annotated[int, _tuning("--epochs", min=1, help="Passes over the training examples.")]
+Keep = Annotated[
+    Path | None,
+    _tuning(
+        "--keep",
+        metavar="FOLDER",
+        help="Keep checkpoints and finished seeds here: the same command goes on from there after an interruption.",
+    ),
+]
 BatchSize = Annotated[
     int,
     _tuning(
@@ -142,6 +150,7 @@ def probe(
     batch_size: BatchSize = 16,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    keep: Keep = None,
     max_length: options.MaxLength = None,
     text_field: TextColumn = None,
     label_field: LabelColumn = None,
@@ -189,13 +198,13 @@ def probe(
         else:
             result = evaluation.probe(
                 models, task or "", dev=dev, method=method, seeds=seeds, epochs=epochs, batch_size=batch_size,
-                learning_rate=learning_rate, patience=patience, text_field=text_field, label_field=label_field, pair_field=pair_field, kind=kind, metric=metric, allow_overlap=allow_overlap,
+                learning_rate=learning_rate, patience=patience, keep=keep, text_field=text_field, label_field=label_field, pair_field=pair_field, kind=kind, metric=metric, allow_overlap=allow_overlap,
                 drop_overlap=drop_overlap, **common,
             ).to_dict()  # fmt: skip
     shell.show(as_json, result, lambda page: (draw_retrieval if retrieval else draw_probe)(page, result))
 
 
-_LEARNING = "dev method seeds epochs batch_size learning_rate patience label_field pair_field kind metric allow_overlap drop_overlap".split()
+_LEARNING = "dev method seeds epochs batch_size learning_rate patience keep label_field pair_field kind metric allow_overlap drop_overlap".split()
 """Parameters of :func:`probe` that retrieval does not have, since nothing is learned."""
 _OF_TEXT = "queries documents".split()
 """Those of text without labels alone."""

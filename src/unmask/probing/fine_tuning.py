@@ -11,9 +11,13 @@ Shapes: N sequences, T tokens, M units of a batch, O outputs of the head, H hidd
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,11 +39,14 @@ from unmask.probing.features import body_tokens, length_batches, vectors
 from unmask.probing.learn import Codes, Learner, Part
 from unmask.probing.settings import FineTuningSettings, Pool
 from unmask.probing.targets import Array, Target
+from unmask.storage import read_json, write_json
+from unmask.training.checkpoint import find_checkpoint, load_checkpoint_state, restore, save_checkpoint
 from unmask.training.loop import Loop, Row
 from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
 
 _HEAD = "task"
+_CHECKPOINTS, _BEST, _PREDICTIONS = "checkpoints", "best", "predictions.json"
 _HEAD_TIMES = 10  # learning rate of the new head, as a multiple of that of the encoder
 _WIDTH = 768
 _WARM = 0.1  # share of the steps in which the rate rises
@@ -52,7 +59,13 @@ def default_rate(width: int) -> float:
 
 
 def finetune(
-    learner: Learner, train: Part, held: Part | None, test: Part, seeds: int, tuning: FineTuningSettings
+    learner: Learner,
+    train: Part,
+    held: Part | None,
+    test: Part,
+    seeds: int,
+    tuning: FineTuningSettings,
+    keep: Path | None = None,
 ) -> tuple[list[Codes], dict[str, Any]]:
     """Train encoder and a new linear head with AdamW, once for each seed, from the same weights.
 
@@ -66,6 +79,8 @@ def finetune(
         test: examples to predict.
         seeds: S.
         tuning: how long, in which steps and how fast.
+        keep: a folder for checkpoints after each epoch, and for the predictions of finished seeds. A call with the same model,
+            examples and settings goes on from there, and ends with the same weights as one that was not interrupted.
 
     Returns:
         S predictions for the examples of ``test``, and what was chosen.
@@ -76,15 +91,26 @@ def finetune(
     lm = learner.lm
     rate = tuning.learning_rate or default_rate(int(lm.model.config.hidden_size))
     start = _copied(lm.encoder)
+    kept = None if keep is None else keep / _fingerprint(learner, start, (train, held, test), tuning, rate)
     predictions, epochs = [], []
     try:
         for seed in range(seeds):
-            lm.encoder.load_state_dict(start)
-            learner.progress.begin(f"fine-tuning, seed {seed + 1} of {seeds}")
-            tuned = _Run(learner, train, held, seed, tuning, rate)
-            epochs.append(tuned.run())
-            predictions.append(test.whole(_predict(learner, tuned.head, test), learner.target.fallback))
-            learner.progress.end()
+            folder = None if kept is None else kept / f"seed-{seed}"
+            if folder is not None and (found := read_json(folder / _PREDICTIONS)):
+                learner.progress.log(f"fine-tuning, seed {seed + 1} of {seeds}: kept in {folder}")
+            else:
+                lm.encoder.load_state_dict(start)
+                learner.progress.begin(f"fine-tuning, seed {seed + 1} of {seeds}")
+                tuned = _Run(learner, train, held, seed, tuning, rate, folder)
+                epoch, guess = tuned.run(), _predict(learner, tuned.head, test)
+                learner.progress.end()
+                found = {"epoch": epoch, "predictions": guess.tolist()}
+                if folder is not None:
+                    write_json(folder / _PREDICTIONS, found)
+                    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+            epochs.append(found["epoch"])
+            guess = np.array(found["predictions"], dtype=test.targets.dtype).reshape(test.targets.shape)
+            predictions.append(test.whole(guess, learner.target.fallback))
     finally:
         lm.encoder.load_state_dict(start)
         lm.detach()
@@ -92,8 +118,30 @@ def finetune(
     return predictions, chosen | ({} if held is None else {"best_epochs": epochs})
 
 
+def _fingerprint(
+    learner: Learner,
+    start: dict[str, Tensor],
+    parts: Sequence[Part | None],
+    tuning: FineTuningSettings,
+    rate: float,
+) -> str:
+    """Return a name for all that the result depends on: weights, examples and settings."""
+    digest = hashlib.sha256(json.dumps(
+        [tuning.model_dump(), rate, learner.pool, learner.tagged, learner.target.outputs, learner.lm.autocast]
+    ).encode())  # fmt: skip
+    for value in start.values():
+        digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+    for part in parts:
+        if part is not None:
+            arrays = [*part.encoded.ids, *part.encoded.places, *(part.encoded.types or []), *part.codes]
+            digest.update(str([len(array) for array in arrays]).encode())
+            for array in arrays:
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
 class _Run:
-    """One fine-tuning, with one seed."""
+    """One fine-tuning, with one seed; goes on from the last checkpoint in its folder, if there is one."""
 
     def __init__(
         self,
@@ -103,8 +151,9 @@ class _Run:
         seed: int,
         tuning: FineTuningSettings,
         rate: float,
+        folder: Path | None,
     ) -> None:
-        self.learner, self.held, self.seed, self.tuning = learner, held, seed, tuning
+        self.learner, self.held, self.seed, self.tuning, self.folder = learner, held, seed, tuning, folder
         lm, source = learner.lm, ExampleSource(train, learner.lm.vocabulary)
         with torch.random.fork_rng(devices=_devices(lm)):
             torch.manual_seed(seed)
@@ -133,6 +182,19 @@ class _Run:
         )
         self._best: _Best | None = None
         self._epoch = 0
+        if folder is not None and (path := find_checkpoint(folder / _CHECKPOINTS, "auto", learner.progress)):
+            self._resume(path, folder / _BEST)
+
+    def _resume(self, path: Path, best: Path) -> None:
+        loop, lm = self._loop, self.learner.lm
+        metric = load_checkpoint_state(path)["metric"]
+        if metric is not None and (chosen := find_checkpoint(best, "auto", self.learner.progress)):
+            epoch = restore(chosen, lm.model, [])["step"]
+            self._best = _Best(metric, epoch, _copied(lm.encoder), _copied(self.head))
+        state = restore(path, lm.model, loop.optimizers)
+        loop.position = Position.from_dict(state["position"])
+        self._epoch = math.floor(loop.epochs + _ROUNDING)
+        self.learner.progress.log(f"fine-tuning: going on after epoch {self._epoch}, from {path}")
 
     def run(self) -> int:
         """Train; return the epoch whose weights the model has then."""
@@ -155,16 +217,30 @@ class _Run:
 
     def _after_step(self, loop: Loop) -> None:
         epoch = math.floor(loop.epochs + _ROUNDING)
-        if self.held is None or epoch == self._epoch:
+        if epoch == self._epoch:
             return
-        self._epoch, lm, target = epoch, self.learner.lm, self.learner.target
+        self._epoch = epoch
+        if self.held is not None:
+            best = self._judge(epoch, self.held)
+            loop.ended = self.tuning.patience is not None and epoch - best.epoch >= self.tuning.patience
+        if self.folder is not None and not loop.over:
+            metric = None if self._best is None else self._best.metric
+            state = {"step": loop.position.step, "position": loop.position.to_dict(), "metric": metric}
+            save_checkpoint(
+                self.folder / _CHECKPOINTS, self.learner.lm.model, loop.optimizers, state, keep_last=1
+            )
+
+    def _judge(self, epoch: int, held: Part) -> _Best:
+        """Predict held-out examples; return the best epoch so far."""
+        lm, target = self.learner.lm, self.learner.target
         lm.model.eval()
-        found = self.held.whole(_predict(self.learner, self.head, self.held), target.fallback)
-        metric = self.learner.metric(self.held.codes, found)
+        found = held.whole(_predict(self.learner, self.head, held), target.fallback)
+        metric = self.learner.metric(held.codes, found)
         if self._best is None or metric > self._best.metric:
             self._best = _Best(metric, epoch, _copied(lm.encoder), _copied(self.head))
-        patience = self.tuning.patience
-        loop.ended = patience is not None and epoch - self._best.epoch >= patience
+            if self.folder is not None:
+                save_checkpoint(self.folder / _BEST, lm.model, [], {"step": epoch}, keep_last=1)
+        return self._best
 
 
 class _Best(NamedTuple):

@@ -58,6 +58,7 @@ def probe(
     label_field: str | None = None,
     pair_field: str | None = None,
     kind: str | None = None,
+    keep: str | Path | None = None,
     progress: Progress = Progress(),
 ) -> ProbeResult:
     """Train a probe on each model and test it. Models given by name are in memory one at a time.
@@ -75,6 +76,7 @@ def probe(
         text_field, label_field, pair_field: fields or columns, or numbers of columns of a table without names; the last of the
             second text of pairs.
         kind: what is predicted of a text: ``classification``, ``multilabel`` or ``regression``; by default from the labels.
+        keep: a folder for checkpoints and finished seeds of fine-tuning; the same call goes on from there.
         progress: gets progress and messages.
 
     Raises:
@@ -89,7 +91,12 @@ def probe(
         progress=progress,
     )  # fmt: skip
     check_packages(read.kind)
-    work = _Prober(_prepared(with_metric(read, settings.metric), settings), settings, progress)
+    work = _Prober(
+        _prepared(with_metric(read, settings.metric), settings),
+        settings,
+        progress,
+        None if keep is None else Path(keep),
+    )
     by_model = [
         work.probe(model, name, label)
         for model, name, label in zip(models, names, short_names(names), strict=True)
@@ -208,8 +215,8 @@ def _split(train: Part) -> tuple[Part, Part]:
 class _Prober:
     """Probes models on one task, one by one."""
 
-    def __init__(self, task: Task, settings: ProbeSettings, progress: Progress) -> None:
-        self.task, self.settings, self.progress = task, settings, progress
+    def __init__(self, task: Task, settings: ProbeSettings, progress: Progress, keep: Path | None) -> None:
+        self.task, self.settings, self.progress, self.keep = task, settings, progress, keep
         self.notes: list[str] = []
         for note in task.notes:
             self._note(note)
@@ -261,7 +268,7 @@ class _Prober:
                 held = None
             elif held is None:
                 train, held = _split(train)
-            coded, chosen = finetune(learner, train, held, test, self.settings.seeds, tuning)
+            coded, chosen = finetune(learner, train, held, test, self.settings.seeds, tuning, self.keep)
         seconds = time.monotonic() - begin
         gold = self.task.test.labels
         predicted = [self._names(codes) for codes in coded]

@@ -4,7 +4,7 @@
 two to three times as fast on an AMD processor with AVX-512, at 1 row as at 4,096, and it is what ``torch.compile``
 takes for frozen weights. bf16 gains by the same means that weights are not cast again in every call. A second copy
 of the weights is the price, so this is for inference, not for training. A weight that is replaced or changed in place is
-noticed, except through ``.data``, which keeps no count of changes.
+noticed, except through ``.data``, which keeps no count of changes; after a pass with a gradient it is always laid out anew.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class OneDnnLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         if torch.is_grad_enabled() or not input.is_cpu or not has_onednn(dtype):
+            if torch.is_grad_enabled():
+                # What follows may be a step of a fused optimizer, which changes weights without counting it.
+                self.__dict__.pop("_copy", None)
             return functional.linear(input, self.weight, self.bias)
         kept: _Copy | None = self.__dict__.get("_copy")
         if kept is None or kept.is_stale(dtype):
