@@ -130,7 +130,7 @@ def _fingerprint(
         [tuning.model_dump(), rate, learner.pool, learner.tagged, learner.target.outputs, learner.lm.autocast]
     ).encode())  # fmt: skip
     for value in start.values():
-        digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     for part in parts:
         if part is not None:
             arrays = [*part.encoded.ids, *part.encoded.places, *(part.encoded.types or []), *part.codes]
