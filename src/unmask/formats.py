@@ -214,6 +214,7 @@ class RunAdaptation(TypedDict):
     hashes: dict[str, Any]
     interval: str
     interpolation: NotRequired[dict[str, Any] | None]
+    probes: NotRequired[dict[str, Any] | None]
     verdict: NotRequired[Verdict | None]
 
 

@@ -181,13 +181,16 @@ class _Layers:
                 return _refusal(key, self.values[key], self.origins[key])
         # A rule over several settings: it names them, and the one that was set last is where to look.
         message = first["msg"].removeprefix("Value error, ")
-        inside = [key for key in self.values if key.startswith(".".join(path) + ".")]
-        named = [key for key in inside if key.rpartition(".")[2] in message]
+        inside = [key for key in self.values if path and key.startswith(".".join(path) + ".")]
+        named = [key for key in self.values if re.search(rf"\b{re.escape(key)}\b", message)]
+        named = named or [key for key in inside if key.rpartition(".")[2] in message]
         if not named:
-            return ConfigError(f"{'.'.join(path)}: {message}")
+            return ConfigError(f"{'.'.join(path)}: {message}" if path else message)
         origin = self.origins[named[-1]]
         if origin.key == named[-1]:  # its name is written there
-            message = re.sub(rf"^{named[-1].rpartition('.')[2]} (?=must )", "", message)
+            message = re.sub(
+                rf"^({re.escape(named[-1])} |{named[-1].rpartition('.')[2]} (?=must ))", "", message
+            )
         return ConfigError(f"{origin.where}: {message}")
 
     def _check_finite(self, config: RunConfig) -> None:

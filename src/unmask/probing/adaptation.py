@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unmask.config.settings import RunConfig
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, DataError
 from unmask.probing.metrics import check_packages
 from unmask.probing.probe import probe
 from unmask.probing.retrieval_tasks import is_retrieval_folder
@@ -25,14 +25,20 @@ def task_probe(config: RunConfig) -> Callable[[str, Path, Progress], dict[str, A
     The task is read here, so that one that cannot be used ends the run before its training.
 
     Raises:
-        DataError: the task is missing or broken, or test texts occur in train.
-        ConfigError: it is no labelled task, or a package is missing.
+        DataError: the task is missing, broken or without a test part, or test texts occur in train.
+        ConfigError: it is a task of retrieval, or a package is missing.
     """
     if (path := config.train.task) is None:
         return None
     if is_retrieval_folder(Path(path)):
         raise ConfigError(f"--task {path}: expected a task with labels, found one of retrieval")
-    check_packages(resolve_overlap(read_task(path)).kind)
+    try:
+        task = resolve_overlap(read_task(path))
+    except (ConfigError, DataError) as error:  # which names options of the probe
+        raise DataError(
+            f"--task: expected a task that 'unmask probe --task' takes without further options: {error}"
+        ) from None
+    check_packages(task.kind)
     settings = ProbeSettings(device=config.train.device, precision="fp32", offline=config.model.offline)
     return partial(_compare, path, settings)
 
