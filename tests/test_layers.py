@@ -26,7 +26,7 @@ LAYERS = {
     "training, inference, scoring, vocabulary": "training inference scoring vocabulary",
     "evaluation": "evaluation",
     "run, probing, promises, serving, exporting": "run probing promises serving exporting",
-    "checking, benchmark": "checking benchmark",
+    "checking, benchmark, forecasting": "checking benchmark forecasting",
     "public names": "api",
     "command line": "cli __main__",
 }

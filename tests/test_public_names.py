@@ -10,12 +10,12 @@ import sys
 import unmask
 
 FUNCTIONS = """
-    bench check collocations compare conformance convert demo evaluate explain export extend_tokenizer fill load load_config
+    bench check collocations compare conformance convert demo evaluate explain export extend_tokenizer fill forecast load load_config
     masks pairs prepare probe probe_retrieval push report score terms train train_tokenizer trim_tokenizer
 """.split()
 CLASSES = """
     Callback Candidate Comparison ConfigError Corpus DataCheck DataError DataSettings DiskError DivergedError DocumentSettings
-    Evaluation Explanation Export ExtendedVocabulary FillResult Interrupted Loss MLMCollator MaskedLanguageModelling MaskingSettings MissingExtra Model
+    Evaluation Explanation Export ExtendedVocabulary FillResult Forecast Interrupted Loss MLMCollator MaskedLanguageModelling MaskingSettings MissingExtra Model
     ModelSettings Objective PairMetrics ProbeResult Progress ProgressEvent Push RetrievalResult RunConfig RunEnd RunFolder RunResult RunStart Score TrainSettings
     TrimmedVocabulary UnmaskError
 """.split()

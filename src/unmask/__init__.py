@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unmask.api.evaluation import probe_retrieval as probe_retrieval
     from unmask.api.exporting import export as export
     from unmask.api.exporting import push as push
+    from unmask.api.forecasting import forecast as forecast
     from unmask.api.masking import collocations as collocations
     from unmask.api.masking import masks as masks
     from unmask.api.masking import terms as terms
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from unmask.evaluation.evaluate import Evaluation as Evaluation
     from unmask.exporting.export import Export as Export
     from unmask.exporting.push import Push as Push
+    from unmask.forecasting.forecast import Forecast as Forecast
     from unmask.inference.explain import Explanation as Explanation
     from unmask.inference.results import Candidate as Candidate
     from unmask.inference.results import FillResult as FillResult

@@ -115,7 +115,7 @@ def test_one_default_of_an_option(path: tuple[str, ...]) -> None:
     for param in VERBS[path].params:
         if param.name == "precision":
             assert (param.default or param.show_default) == (
-                "auto" if path in {("train",), ("bench",)} else "fp32"
+                "auto" if path in {("train",), ("bench",), ("forecast",)} else "fp32"
             )
         elif path == ("train",) and param.name in OPTIONS:
             value: Any = defaults

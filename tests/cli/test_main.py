@@ -40,6 +40,7 @@ VERBS = [
     "export",
     "push",
     "fill",
+    "forecast",
     "report",
     "tokenizer",
     "score",

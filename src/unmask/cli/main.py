@@ -18,6 +18,7 @@ from unmask.cli import (
     data,
     evaluate,
     export,
+    forecast,
     inference,
     masking,
     probe,
@@ -43,7 +44,13 @@ tokenizer_app = typer.Typer(
 )
 
 _VERBS: dict[str, dict[str, Callable[..., Any]]] = {
-    "Train": {"train": train.train, "demo": train.demo, "report": train.report, "init": tools.init},
+    "Train": {
+        "forecast": forecast.forecast,
+        "train": train.train,
+        "demo": train.demo,
+        "report": train.report,
+        "init": tools.init,
+    },
     "Evaluate": {
         "eval": evaluate.evaluate,
         "compare": evaluate.compare,

@@ -1,0 +1,1 @@
+"""Forecasts of an adaptation from short probing runs."""

@@ -1,0 +1,144 @@
+"""The law of forgetting: the rise of the loss on general text, in tokens of the domain and the share of replay.
+
+``F = A h(d) / (1 + B r / (1 - r)) - G g(z)``: ``d`` tokens of the domain raise the loss, less so with replay (Bethune et al.
+2025, arXiv 2502.06042), and ``z`` tokens of general text lower it where the base has not learned it to the end, as a power
+law. ``h(d) = ((1 + d / d0)^beta - 1) / beta`` grows without bound for ``beta`` above 0 and ends for ``beta`` below.
+
+Fitted as the law of held-out loss is, see :mod:`unmask.forecasting.law`.
+
+Shapes: n probing runs, B draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unmask.evaluation.bootstrap import Floats
+from unmask.forecasting.sampling import sample
+
+_BETA_PRIOR = 0.3, 0.4
+"""Mean and spread."""
+_SHIELD_PRIOR = 8.0, 1.5
+"""Median, and the spread of the logarithm."""
+_OFFSETS = 0.1, 10.0
+"""``d0`` is sought from so much of the shortest to so many of the longest run; its logarithm has a flat prior."""
+_MOST = 1.5
+_MOST_LOG = 10.0
+_DRIFT = 1.0
+"""Per doubling beyond the longest run a forecast drifts by this many errors of the fit."""
+_GENERAL_POWER = 0.3
+_FREEDOM = 3.0
+_LEAST_ERROR = 0.001
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """B draws of the law.
+
+    Attributes:
+        rise, beta, offset, shield, learned: ``[B]``: ``A``, ``beta``, ``d0``, ``B`` and ``G``.
+        error: ``[B]``, standard error of a run.
+        longest: tokens of the longest run.
+        normal: ``[B]`` standard normal numbers, of what the law misses.
+    """
+
+    rise: Floats
+    beta: Floats
+    offset: Floats
+    shield: Floats
+    learned: Floats
+    error: Floats
+    longest: float
+    normal: Floats
+
+    def expected(self, tokens: float, share: float) -> Floats:
+        """Return ``[B]`` rises of the loss on general text after so many tokens, a share of them general text."""
+        lost, learned = _shapes(
+            np.array([(1 - share) * tokens]), np.array([share * tokens]), self.beta, self.offset, self.shield
+        )
+        return np.asarray(self.rise * lost[:, 0] - self.learned * learned[:, 0])
+
+    def forecast(self, tokens: float, share: float) -> Floats:
+        """Return :meth:`expected` with the error of a run and of the extrapolation."""
+        far = max(0.0, float(np.log2(max(tokens, 1.0) / self.longest)))
+        return self.expected(tokens, share) + self.error * self.normal * np.hypot(1.0, _DRIFT * far)
+
+
+def _shapes(
+    domain: Floats, general: Floats, beta: Floats, offset: Floats, shield: Floats
+) -> tuple[Floats, Floats]:
+    """Return ``[K, n]`` each: what is lost with ``A`` of 1, and what is learned with ``G`` of 1."""
+    beta, offset, shield = (part[:, None] for part in (beta, offset, shield))
+    steep = np.where(np.abs(beta) < 1e-4, 1e-4, beta)
+    lost = np.expm1(steep * np.log1p(domain / offset)) / steep / (1 + shield * general / domain)
+    return lost, -np.expm1(-_GENERAL_POWER * np.log1p(general / offset))
+
+
+def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) -> Forgetting:
+    """Fit the law to runs of several lengths, with and without replay.
+
+    Args:
+        domain: ``[n]`` tokens of the domain.
+        general: ``[n]`` tokens of general text.
+        rises: ``[B, n]`` of the loss on general text.
+        base: that of the base.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    tokens, draws = domain + general, len(rises)
+    ends = np.log([tokens.min() * _OFFSETS[0], tokens.max() * _OFFSETS[1]])
+    weights = np.sqrt(tokens / tokens.max())
+    freedom = _FREEDOM + len(tokens) - 2
+
+    def prior() -> Floats:
+        beta = _BETA_PRIOR[0] + _BETA_PRIOR[1] * rng.standard_normal(draws)
+        shield = np.log(_SHIELD_PRIOR[0]) + _SHIELD_PRIOR[1] * rng.standard_normal(draws)
+        return np.stack([beta, rng.uniform(ends[0], ends[1], draws), shield], axis=1)
+
+    def compare(state: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Return ``A``, ``G``, the sum of squares of what is lost, and the sum of squares that the law misses."""
+        lost, learned = _shapes(domain, general, state[:, 0], np.exp(state[:, 1]), np.exp(state[:, 2]))
+        pairs = ((lost, lost), (learned, learned), (lost, learned), (lost, rises), (learned, rises))
+        aa, gg, ag, ya, yg = ((weights * one * other).sum(axis=1) for one, other in pairs)
+        rise, gain = _not_negative(aa, gg, ag, ya, yg)
+        missed = (weights * (rises - rise[:, None] * lost + gain[:, None] * learned) ** 2).sum(axis=1)
+        return rise, gain, aa, missed + _FREEDOM * (_LEAST_ERROR * base) ** 2
+
+    def score(state: Floats) -> Floats:
+        inside = (np.abs(state[:, 0]) < _MOST) & (state[:, 1] >= ends[0]) & (state[:, 1] <= ends[1])
+        inside &= np.abs(state[:, 2]) < _MOST_LOG
+        found = -0.5 * freedom * np.log(compare(np.where(inside[:, None], state, start))[3])
+        found -= 0.5 * ((state[:, 0] - _BETA_PRIOR[0]) / _BETA_PRIOR[1]) ** 2
+        found -= 0.5 * ((state[:, 2] - np.log(_SHIELD_PRIOR[0])) / _SHIELD_PRIOR[1]) ** 2
+        return np.where(inside, found, -np.inf)
+
+    start = prior()
+    state = sample(score, prior, rng)
+    rise, gain, squares, missed = compare(state)
+    error = np.sqrt(missed / rng.chisquare(freedom, draws))
+    slack = error / np.sqrt(np.maximum(squares, 1e-12)) * rng.standard_normal(draws)
+    rise = np.where(rise > 0, np.maximum(rise + slack, 0.0), rise)
+    beta, offset, shield = state[:, 0], np.exp(state[:, 1]), np.exp(state[:, 2])
+    return Forgetting(
+        rise, beta, offset, shield, gain, error, float(tokens.max()), rng.standard_normal(draws)
+    )
+
+
+def _not_negative(aa: Floats, gg: Floats, ag: Floats, ya: Floats, yg: Floats) -> tuple[Floats, Floats]:
+    """Return ``[K]`` each: ``A`` and ``G`` of least squares, neither of them negative."""
+    small = 1e-12
+    alone_a, alone_g = (
+        np.maximum(ya / np.maximum(aa, small), 0.0),
+        np.maximum(-yg / np.maximum(gg, small), 0.0),
+    )
+    even = aa * gg - ag**2
+    solvable = even > 1e-9 * aa * gg
+    even = np.where(solvable, even, 1.0)
+    a, g = (ya * gg - yg * ag) / even, (ya * ag - yg * aa) / even
+    both = solvable & (a >= 0) & (g >= 0)
+    a_alone = alone_a**2 * aa >= alone_g**2 * gg
+    return np.where(both, a, np.where(a_alone, alone_a, 0.0)), np.where(
+        both, g, np.where(a_alone, 0.0, alone_g)
+    )

@@ -1,0 +1,194 @@
+"""The page of a forecast, from what ``unmask forecast`` prints with ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from unmask.reporting.drawing import COLOUR, Chart, Legend, Role, drawing, dress, tick_labels
+from unmask.reporting.forecast import change_text, conclusions, headline, interval_text
+from unmask.reporting.format import axis_number, count, loss, number, percent, rough_duration
+from unmask.reporting.render import environment
+from unmask.storage import JsonDict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PURPOSES = {
+    "length": "length",
+    "repeats": "part of the text, repeated",
+    "replay": "with general text",
+    "rate": "learning rate",
+}
+_PARAMETERS = {
+    "floor": "loss that is never reached, E",
+    "fall": "fall, C",
+    "alpha": "exponent, alpha",
+    "offset": "offset in tokens",
+    "repeats": "passes after which repeats are worth nothing, about",
+    "other": "worth of a token of general text for the domain",
+    "rise": "rise, A",
+    "beta": "exponent, beta",
+    "shield": "protection by replay, B",
+    "learned": "learned from general text, G",
+}
+
+
+def render_forecast(found: JsonDict) -> str:
+    """Return the page of a forecast.
+
+    Args:
+        found: :meth:`unmask.forecasting.forecast.Forecast.to_dict`.
+    """
+    charts = [_chart(found, "domain", "Loss on the domain")]
+    if "general" in found["base"]:
+        charts.append(_chart(found, "forgetting", "Rise of the loss on general text, without replay"))
+    return (
+        environment()
+        .get_template("forecast.html.j2")
+        .render(
+            found=found,
+            kind="Forecast",
+            name=found["model"],
+            verdict=headline(found),
+            conclusions=list(conclusions(found)),
+            charts=charts,
+            horizons=[_horizon_row(row) for row in found["horizons"]],
+            probes=[_probe_row(row, found["base"]) for row in found["probes"]],
+            laws=[
+                (name, found[name]["decision"], found[name]["reasons"], _law_rows(found[name]))
+                for name in ("domain", "forgetting")
+            ],
+            facts=list(_facts(found)),
+            back=_back(found["domain"].get("backtest")),
+        )
+    )
+
+
+def _horizon_row(row: JsonDict) -> list[str]:
+    return [
+        f"{row['factor']} x",
+        count(row["tokens"]),
+        number(row["passes"]),
+        rough_duration(row["seconds"]),
+        _or_unknown(row["domain"], lambda found: interval_text(found, loss)),
+        _or_unknown(row["change"], change_text),
+        _or_unknown(
+            row["forgetting"], lambda found: interval_text(found, lambda value: loss(value, signed=True))
+        ),
+        _or_unknown(row["replay"], lambda found: percent(found["best"], 0)),
+    ]
+
+
+def _or_unknown(found: JsonDict | None, text: Any) -> str:
+    return "cannot tell" if found is None else str(text(found))
+
+
+def _probe_row(row: JsonDict, base: JsonDict) -> list[str]:
+    return [
+        _PURPOSES[row["purpose"]],
+        count(row["steps"]),
+        count(row["tokens"]),
+        number(row["tokens"] / row["text_tokens"]),
+        percent(row["replay_share"], 0) if row["replay_share"] else "–",
+        f"{number(row['rate'])} x" if row["rate"] != 1 else "–",
+        loss(row["domain"]),
+        loss(row["general"] - base["general"]["value"], signed=True) if "general" in row else "–",
+    ]
+
+
+def _law_rows(found: JsonDict) -> list[tuple[str, str]]:
+    return [(_PARAMETERS[name], interval_text(each, number)) for name, each in found.get("law", {}).items()]
+
+
+def _back(found: JsonDict | None) -> str | None:
+    if found is None:
+        return None
+    return (
+        f"Fitted to the runs of at most a quarter of the longest one, the law forecasts {interval_text(found, loss)} for that one; "
+        f"{loss(found['measured'])} was measured."
+    )
+
+
+def _facts(found: JsonDict) -> Iterator[tuple[str, str]]:
+    text, settings = found["text"], found["settings"]
+    yield "Training text", f"{count(text['documents'])} documents, {count(text['tokens'])} tokens"
+    yield (
+        "Held out",
+        f"{count(text['heldout_documents'])} documents, {count(found['plan']['eval_tokens'])} tokens at most",
+    )
+    if "general_tokens" in text:
+        yield (
+            "General text held out",
+            f"{count(text['general_documents'])} documents, {count(text['general_tokens'])} tokens",
+        )
+    yield (
+        "Learning rate",
+        f"{number(settings['learning_rate'])}, {settings['schedule']} schedule in every run",
+    )
+    yield "Tokens a step", count(settings["batch_tokens"])
+    yield "Probing runs", f"{count(len(found['probes']))} in {rough_duration(found['seconds'])}"
+    yield "Seed", count(settings["seed"])
+
+
+def _chart(found: JsonDict, key: str, title: str) -> Chart:
+    """Draw what was measured, and the forecast with its interval, over tokens on a logarithmic axis."""
+    base = found["base"]["domain" if key == "domain" else "general"]["value"]
+    level = base if key == "domain" else 0.0
+    measured = [
+        (row["tokens"], row["domain"] if key == "domain" else row["general"] - base)
+        for row in found["probes"]
+        if row["purpose"] == "length"
+    ]
+    curve = [(row["tokens"], row[key]) for row in found["curve"] if row[key] is not None]
+
+    def paint(axes: Axes) -> None:
+        if curve:
+            xs = [at for at, _ in curve]
+            low, high = zip(*(each["interval"] for _, each in curve), strict=True)
+            axes.fill_between(xs, low, high, color=COLOUR["heldout"], alpha=0.18, linewidth=0)
+            axes.plot(xs, [each["value"] for _, each in curve], color=COLOUR["heldout"], linewidth=2.0)
+        axes.plot(
+            *zip(*measured, strict=True), linestyle="none", marker="o", markersize=5.5, color=COLOUR["train"]
+        )
+        axes.axhline(level, color=COLOUR["before"], linewidth=1.5, linestyle=(0, (1.2, 2.2)))
+        _dress(axes, [at for at, _ in measured] + [at for at, _ in curve])
+
+    legend: list[tuple[str, Role]] = [("measured", "train")]
+    if curve:
+        legend.append(("forecast, 90% interval", "heldout"))
+    legend.append(("before training", "before"))
+    svg = drawing(key, _summary(title, measured, curve, level), (440, 285), (52, 42, 14, 10), paint)
+    return Chart(key, title, svg, tuple(Legend(label, role) for label, role in legend))
+
+
+def _dress(axes: Axes, tokens: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(min(tokens) / 1.3, max(tokens) * 1.3)
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    tick_labels(axes.xaxis, _tokens)
+    tick_labels(axes.yaxis, axis_number)
+    dress(axes, 13)
+    axes.set_xlabel("tokens", fontsize=13, color=COLOUR["axis"], labelpad=6)
+
+
+def _tokens(value: float) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _summary(
+    title: str, measured: Sequence[tuple[float, float]], curve: Sequence[tuple[float, JsonDict]], level: float
+) -> str:
+    parts = [
+        f"{title} over tokens. Before training {loss(level)}; measured {loss(measured[0][1])} to {loss(measured[-1][1])}."
+    ]
+    if curve:
+        parts.append(f"Forecast for {_tokens(curve[-1][0])} tokens: {interval_text(curve[-1][1], loss)}.")
+    return " ".join(parts)
