@@ -68,7 +68,7 @@ def forecast(
 
     Examples:
         unmask forecast notes/ --model bert-base-uncased --minutes 5
-        unmask forecast notes/ --model bert-base-uncased --general wiki/ --html page.html
+        unmask forecast notes/ --model bert-base-uncased --general wiki/
     """
     shell.check_page(html, charts=True)
     given = {**locals(), "minutes": None, "replay_share": None}
