@@ -129,7 +129,7 @@ def forecast(
     """
     config = _checked(config, replay_share)
     shares = sorted({*REPLAY_SHARES, *([replay_share] if replay_share else [])}) if config.data.replay else []
-    given = None if plan is None else read_json(Path(plan))
+    given: Any = None if plan is None else read_json(Path(plan))
     repeated = None if plan is None else read_plan(given, str(plan))
     with tempfile.TemporaryDirectory(prefix="unmask-forecast-") as place, torch.random.fork_rng(devices=[]):
         components = build_components(config, RunFolder(Path(place)), progress)

@@ -143,7 +143,7 @@ class Prober:
             run,
             position.tokens,
             position.tokens if domain is None else domain,
-            loop.stream.source.tokens,  # type: ignore[attr-defined]
+            loop.stream.source.tokens,
             time.perf_counter() - begin,
             sums,
         )
