@@ -31,11 +31,11 @@ from unmask.errors import ConfigError, DataError, UnmaskError
 
 HUB_TEXT, HUB_MODEL = "hf://unmask-nobody/absent", "unmask-nobody/absent"
 NO_HUB = {"convert", "demo", "init", "report"}  # verbs that read neither text nor models from elsewhere
-TEXTS = {"data", "general", "heldout", "inputs", "replay", "test", "text", "train_data"}
+TEXTS = {"data", "general", "heldout", "inputs", "replay", "test", "text", "train_data", "words"}
 MODELS = {"first", "model", "models", "second", "tokenizer"}
 GIVEN = TEXTS | MODELS | {"file", "out", "texts"}  # also where they may be left out
 # With everything on this machine these take long, or do not end; they are tested elsewhere.
-SLOW = {"bench", "conformance", "serve"}
+SLOW = {"bench", "conformance", "forecast", "serve"}
 SENTENCES = {("explain", "text"), ("fill", "text"), ("score", "text")}  # no path
 EXTRA = {"train": ["--max-steps", "1"], "serve": ["--port", "0"], "push": ["--dry-run"]}
 

@@ -698,7 +698,7 @@ def test_a_rate_out_of_range_is_refused(rate: float) -> None:
         ("masking.strategy=words", "must be .*token.*word.*span.*ngram.*terms.*not 'words'"),
         ("masking.count=exact", "must be .*bernoulli.*fixed.*not 'exact'"),
         ("masking.mask_share=0.95", r"mask_share \+ random_share must be at most 1, not 0.95 \+ 0.1 = 1.05"),
-        ("masking.terms_pattern='(['", r"terms_pattern must be a regular expression, not '\(\[': "),
+        ("masking.terms_pattern='(['", r"masking\.terms_pattern: must be a regular expression, not '\(\[': "),
         ("masking.span_words=0", "span_words: must be"),
         ("masking.span_p=1", "span_p no longer exists"),
         ("masking.term_weight=0", "term_weight no longer exists"),

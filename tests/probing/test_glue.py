@@ -76,7 +76,8 @@ def test_a_task_is_read_from_its_published_files(tmp_path: Path, name: str) -> N
 
 
 def test_a_task_that_is_not_known_by_columns_and_labels_gets_no_name(tmp_path: Path) -> None:
-    for path in (write_task(tmp_path, "RTE") / f"{part}.tsv" for part in ("train", "dev")):
+    folder = write_task(tmp_path, "RTE")
+    for path in (folder / "train.tsv", folder / "dev.tsv"):
         path.write_text(
             path.read_text(encoding="utf-8").replace("not_entailment", "contradiction"), encoding="utf-8"
         )
