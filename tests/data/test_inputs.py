@@ -107,6 +107,7 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     errors = {
         "data/note.txt": r"no such file \(did you mean 'notes\.txt'\?\); give a file, .* a URL \(s3://",
         "dta/notes.txt": r"no such file: the folder .*dta does not exist \(did you mean 'data'\?\)",
+        "The river froze.": r"no such file \(for the text itself, pipe it in and give -\); give a file",
         "data/notes.txt/x": r"no such file: .*notes\.txt is not a folder",
         "*.md": "the glob matches no file",
         "nodir/**/*.md": r"no such file",

@@ -148,6 +148,8 @@ def missing(path: Path) -> DataError:
         what = f"no such file: {parent / name} is not a folder"
     else:
         what = f"no such file: the folder {parent / name} does not exist{near}"
+    if len(path.name.split()) > 2 and not path.suffix.strip("."):
+        what += " (for the text itself, pipe it in and give -)"
     message = f"{what}; give a file, a folder, a glob, '-', hf://org/name or a URL (s3://, gs://, az://)"
     return TextError("no such file", message, path=path)
 
