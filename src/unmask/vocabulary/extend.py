@@ -151,9 +151,12 @@ def extend_vocabulary(
         _count_words(DocumentReader(data, settings, progress=progress), encode, domain, progress, sample)
     if background is not None:
         _count_words(DocumentReader(general, settings, progress=progress), encode, background, progress)
-    lines = settings.model_copy(update={"documents": "line"})
-    given = [document.text for document in DocumentReader(words, lines, progress=progress)] if words else []
-    added, left_out = listed_words(tokenizer, vocabulary, given, dict(domain))
+    added: list[AddedWord] = []
+    left_out: list[LeftOutWord] = []
+    if words:
+        lines = settings.model_copy(update={"documents": "line"})
+        given = [document.text for document in DocumentReader(words, lines, progress=progress)]
+        added, left_out = listed_words(tokenizer, vocabulary, encode, given, dict(domain))
     if data and add:
         besides = {word.subwords for word in added}
         chosen = choose_words(

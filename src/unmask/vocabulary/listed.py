@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy
+from unmask.data.tokenizer import TextEncoder, Vocabulary
 from unmask.vocabulary.choose import AddedWord, SubwordJoiner, pre_tokens
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class LeftOutWord:
 def listed_words(
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: Vocabulary,
+    encode: TextEncoder,
     given: Iterable[str],
     counts: dict[tuple[int, ...], int],
 ) -> tuple[list[AddedWord], list[LeftOutWord]]:
@@ -43,20 +44,22 @@ def listed_words(
     Args:
         tokenizer: the tokenizer to extend.
         vocabulary: its vocabulary.
+        encode: tokenises by it.
         given: the words; white space around them does not count, empty ones are skipped.
         counts: occurrences of words in a text, by their subwords.
 
     Raises:
         ConfigError: the tokenizer does not mark where words begin.
     """
-    core, encode = plain_copy(tokenizer), TextEncoder(tokenizer)
     joiner = SubwordJoiner(tokenizer, vocabulary)
     added: dict[tuple[int, ...], AddedWord] = {}
     left_out: list[LeftOutWord] = []
     for word in filter(None, map(str.strip, given)):
-        pieces = pre_tokens(core, f" {word}")
-        subwords = tuple(core.encode(f" {word}", add_special_tokens=False).ids)
-        if reason := _obstacle(word, pieces, encode.unknown_parts(f" {word}"), subwords):
+        text = f" {word}"
+        (ids,) = encode([text])
+        subwords = tuple(ids.tolist())
+        pieces = len(pre_tokens(encode.core, text))
+        if reason := _obstacle(word, pieces, encode.unknown in subwords, len(subwords)):
             left_out.append(LeftOutWord(word, reason))
         elif subwords in added:
             left_out.append(LeftOutWord(word, f"is the same to the tokenizer as '{added[subwords].given}'"))
@@ -71,16 +74,16 @@ def listed_words(
     return list(added.values()), left_out
 
 
-def _obstacle(word: str, pieces: Sequence[str], unknown: Sequence[str], subwords: Sequence[int]) -> str:
-    """Return why a word cannot be added; empty if it may be."""
+def _obstacle(word: str, pieces: int, has_unknown: bool, subwords: int) -> str:
+    """Return why a word of so many pre-tokens and subwords cannot be added; empty if it may be."""
     if len(word.split()) > 1:
         return "is more than one word"
     if any(unicodedata.name(character, "").startswith(_WITHOUT_SPACES) for character in word):
         return "is of a script without spaces between words, where it would not be found in running text"
-    if unknown:
+    if has_unknown:
         return "has characters that the tokenizer does not know"
-    if len(pieces) != 1:
-        return f"is split by the tokenizer before it looks for entries, into {len(pieces)} parts"
-    if len(subwords) == 1:
+    if pieces != 1:
+        return f"is split by the tokenizer before it looks for entries, into {pieces} parts"
+    if subwords == 1:
         return "is one token already"
     return ""
