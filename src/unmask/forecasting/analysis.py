@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,11 @@ class Probed:
         targets, totals = (np.tensordot(np.concatenate(counts), sums[:, place], 1) for place in (0, 1))
         losses = totals / np.maximum(targets, 1)
         return losses[:, 0], losses[:, 1:]
+
+    @cached_property
+    def base_losses(self) -> Floats:
+        """``[B]`` losses of the base on the domain."""
+        return self.losses([], "domain")[0]
 
     @property
     def longest(self) -> Probe:
@@ -168,7 +174,7 @@ def _backtest(points: Points, lengths: Sequence[Probe], probed: Probed) -> dict[
         return None
     law = domain_law.fit(points.where(short), probed.seed)
     draws = law.forecast(longest.domain_tokens, longest.text_tokens)
-    draws *= probed.losses([], "domain")[0][0] / probed.losses([], "domain")[0]
+    draws *= probed.base_losses[0] / probed.base_losses
     measured = longest.loss("domain")
     low, high = (float(end) for end in np.quantile(draws, [0.01, 0.99]))
     return {
@@ -255,7 +261,7 @@ def _horizon(
 ) -> dict[str, Any]:
     """Return the forecast for so many tokens in all."""
     text = float(probed.text_tokens)
-    base = probed.losses([], "domain")[0]
+    base = probed.base_losses
     found: dict[str, Any] = {"factor": factor, "tokens": int(tokens), "passes": tokens / text}
     found |= {
         "domain": None,
@@ -355,7 +361,7 @@ def _passes(law: Law, text: float, most: float) -> dict[str, Any]:
 
 def _curve(probed: Probed, law: Law, forgetting: Forgetting | None) -> list[dict[str, Any]]:
     """Return the forecast over the tokens, for the charts."""
-    tokens, base = probed.longest.tokens, probed.losses([], "domain")[0]
+    tokens, base = probed.longest.tokens, probed.base_losses
     shortest = min(probe.tokens for probe in probed.of("length"))
     rows = []
     for at in np.geomspace(shortest, FACTORS[-1] * tokens, 41):

@@ -18,7 +18,15 @@ from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import FEWEST_UNITS, ratios
 from unmask.forecasting.analysis import Probed, analyse
 from unmask.forecasting.law import LEVEL
-from unmask.forecasting.plan import FEWEST_STEPS, REPLAY_SHARES, ProbingRun, longest_run, plan_runs, read_plan
+from unmask.forecasting.plan import (
+    FEWEST_STEPS,
+    REPLAY_SHARES,
+    ProbingRun,
+    cost,
+    longest_run,
+    plan_runs,
+    read_plan,
+)
 from unmask.forecasting.probing import Probe, Prober, Sums
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
@@ -209,17 +217,12 @@ def _planned(
     longest = longest_run((budget - count * evaluation) / step, shares)
     batch = prober.config.train.batch_tokens or 1
     if longest < FEWEST_STEPS:
-        needed = (step * FEWEST_STEPS * longest_run_cost(shares) + count * evaluation) / (60 * _SPARE)
+        needed = (step * FEWEST_STEPS * cost(shares) + count * evaluation) / (60 * _SPARE)
         raise ConfigError(
             f"{minutes:g} minutes are too short for a plan: a step of {batch:,} tokens takes {step:.2g} s here, and the longest "
             f"probing run needs {FEWEST_STEPS} steps; give --minutes {np.ceil(needed * 10) / 10:g}, or a lower --batch-tokens"
         )
     return plan_runs(longest, min(1.0, longest * batch / components.text.tokens), shares)
-
-
-def longest_run_cost(shares: Sequence[float]) -> float:
-    """Return the steps of a whole plan, in those of its longest run."""
-    return (1 << 16) / longest_run(1 << 16, shares)
 
 
 def _run_all(prober: Prober, runs: Sequence[ProbingRun], deadline: float, progress: Progress) -> list[Probe]:
@@ -340,9 +343,8 @@ def _commands(config: RunConfig, found: dict[str, Any], minutes: float) -> list[
     """Return the command to run next: the adaptation, or a longer forecast."""
     data = config.data
     words = [*data.inputs, "--model", str(config.model.name)]
-    for option, inputs in (("--heldout", data.heldout),):
-        for each in inputs:
-            words += [option, each]
+    for each in data.heldout:
+        words += ["--heldout", each]
     train = config.train
     for option, given in (
         ("--batch-tokens", train.batch_tokens),

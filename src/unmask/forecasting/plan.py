@@ -68,10 +68,14 @@ def lengths_of(longest: int) -> list[int]:
     return [longest // part for part in reversed(_LENGTHS) if longest // part >= _FEWEST_STEPS]
 
 
+def cost(shares: Sequence[float]) -> float:
+    """Return the steps of a whole plan, in those of its longest run."""
+    return sum(run.steps for run in plan_runs(1 << 16, 1.0, shares)) / (1 << 16)
+
+
 def longest_run(steps: float, shares: Sequence[float]) -> int:
     """Return the length of the longest run for which a plan has at most so many steps in all."""
-    relative = sum(run.steps for run in plan_runs(1 << 16, 1.0, shares)) / (1 << 16)
-    return int(steps / relative)
+    return int(steps / cost(shares))
 
 
 def read_plan(content: Any, source: str) -> list[ProbingRun]:
