@@ -153,7 +153,7 @@ class _Run:
         rate: float,
         folder: Path | None,
     ) -> None:
-        self.learner, self.held, self.seed, self.tuning, self.folder = learner, held, seed, tuning, folder
+        self.learner, self.held, self.tuning, self.folder = learner, held, tuning, folder
         lm, source = learner.lm, ExampleSource(train, learner.lm.vocabulary)
         with torch.random.fork_rng(devices=_devices(lm)):
             torch.manual_seed(seed)

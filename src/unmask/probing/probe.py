@@ -259,14 +259,14 @@ class _Prober:
         joint = method != "frozen"
         train, test = (self._part(learner.lm, part, joint) for part in (self.task.train, self.task.test))
         truncated = self._note_parts(learner.lm, label, train, test)
-        dev, tuning = self.task.dev, self.settings.tuning
-        held = None if dev is None else self._part(learner.lm, sample(dev, _DEV), joint)
+        dev, tuning, held = self.task.dev, self.settings.tuning, None
+        chooses = method == "frozen" or tuning.patience is not None
+        if dev is not None and chooses:
+            held = self._part(learner.lm, sample(dev, _DEV), joint)
         if method == "frozen":
             coded, chosen = probe_frozen(learner, train, held, test, self.settings.seeds)
         else:
-            if tuning.patience is None:
-                held = None
-            elif held is None:
+            if held is None and chooses:
                 train, held = _split(train)
             coded, chosen = finetune(learner, train, held, test, self.settings.seeds, tuning, self.keep)
         seconds = time.monotonic() - begin
