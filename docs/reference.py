@@ -235,10 +235,10 @@ def schemas() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     from unmask.config.load import json_schema
-    from unmask.formats import DOCUMENTS
     from unmask.inference.explain import Explanation
     from unmask.inference.results import FillResult
     from unmask.promises.checks import Check
+    from unmask.reporting.json_documents import DOCUMENTS
 
     results: dict[str, Any] = {"fill": list[FillResult], "explain": Explanation, "conformance": list[Check]}
     results |= {name: kind for name, (_, kind) in DOCUMENTS.items()}
@@ -264,7 +264,7 @@ def _server() -> Any:
 
 def json_outputs() -> Iterator[str]:
     """Yield what --json prints, and where its schema is."""
-    from unmask.formats import DOCUMENTS
+    from unmask.reporting.json_documents import DOCUMENTS
 
     yield "# JSON\n"
     yield (

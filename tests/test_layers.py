@@ -17,8 +17,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "unmask"
 
 # From the bottom up. A package stands for its modules; each layer may import itself and those below.
 LAYERS = {
-    "base": "errors file_lock machine progress",
-    "files and settings": "storage formats remote run_folder config",
+    "base": "errors machine progress",
+    "files and settings": "storage remote run_folder config",
     "data": "data",
     "reporting": "reporting",
     "model": "model",

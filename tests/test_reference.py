@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from unmask.formats import DOCUMENTS
+from unmask.reporting.json_documents import DOCUMENTS
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.py"
 

@@ -1,13 +1,16 @@
-"""Reading and writing files: JSON, atomic writes of files and of whole folders, SHA-256."""
+"""Reading and writing files: JSON, atomic writes of files and of whole folders, SHA-256, locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,18 @@ JsonDict = Mapping[str, Any]
 """A JSON object that is only read."""
 LFS_POINTER = "this is a Git LFS pointer, not the file; run git lfs pull"
 _LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+_POLL = 0.05
+_FAR = 1 << 30  # Windows locks bytes, which others cannot read then: one behind the end of any such file
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+_flock, _msvcrt = _module("fcntl"), _module("msvcrt")
 
 
 def read_json(path: Path) -> Any:
@@ -195,3 +210,33 @@ def sha256(content: bytes | Path) -> str:
         return hashlib.sha256(content).hexdigest()
     with content.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock_file(handle: int, *, wait: bool) -> None:
+    """Lock an open file for this process alone; the system releases it when the process ends, however it ends.
+
+    Args:
+        handle: its descriptor, which holds the lock until it is closed.
+        wait: for another process that holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file system, or the system, has no locks.
+    """
+    if _flock is not None:
+        _flock.flock(handle, _flock.LOCK_EX if wait else _flock.LOCK_EX | _flock.LOCK_NB)
+        return
+    if _msvcrt is None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    while True:
+        place = os.lseek(handle, 0, os.SEEK_CUR)
+        try:
+            os.lseek(handle, _FAR, os.SEEK_SET)
+            _msvcrt.locking(handle, _msvcrt.LK_NBLCK, 1)
+            return
+        except OSError as error:
+            if not wait:
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK)) from error
+        finally:
+            os.lseek(handle, place, os.SEEK_SET)
+        time.sleep(_POLL)

@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from unmask.file_lock import lock_file
+from unmask.storage import lock_file
 
 PATIENCE = 2.0
 """Seconds that a process waits with its error for that of the first process of its host."""

@@ -19,11 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from unmask.errors import DataError, DiskError, on_one_line, plural
-from unmask.file_lock import lock_file
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, list_files, listed
 from unmask.remote.systems import changed, explained, open_system
-from unmask.storage import new_folder, sha256
+from unmask.storage import lock_file, new_folder, sha256
 
 INCOMPLETE = ".unmask-incomplete"
 """An object that marks a folder whose publication has begun and not ended."""

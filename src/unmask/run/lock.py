@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmask.errors import ConfigError
-from unmask.file_lock import lock_file
 from unmask.progress import Progress
 from unmask.run_folder import RunFolder
+from unmask.storage import lock_file
 
 LOCK = ".lock"
 
