@@ -36,7 +36,7 @@ _VARIABLES = {
 COLOUR = {name.removeprefix("--"): colour for colour, name in _VARIABLES.items()}
 """Colours to draw in, each replaced by the CSS variable of its name."""
 Role = Literal[
-    "train", "heldout", "before", "baseline", "baseline2", "baseline3", "quiet", "bad", "exported"
+    "train", "heldout", "before", "baseline", "baseline2", "baseline3", "quiet", "bad", "point"
 ]  # fmt: skip
 
 

@@ -146,17 +146,18 @@ def _chart(found: JsonDict, key: str, title: str) -> Chart:
         if curve:
             xs = [at for at, _ in curve]
             low, high = zip(*(each["interval"] for _, each in curve), strict=True)
-            axes.fill_between(xs, low, high, color=COLOUR["heldout"], alpha=0.18, linewidth=0)
-            axes.plot(xs, [each["value"] for _, each in curve], color=COLOUR["heldout"], linewidth=2.0)
+            axes.fill_between(xs, low, high, color=COLOUR["baseline"], alpha=0.18, linewidth=0)
+            middle = [each["value"] for _, each in curve]
+            axes.plot(xs, middle, color=COLOUR["baseline"], linewidth=2.0, linestyle="--")
         axes.plot(
-            *zip(*measured, strict=True), linestyle="none", marker="o", markersize=5.5, color=COLOUR["train"]
+            *zip(*measured, strict=True), linestyle="none", marker="D", markersize=5.5, color=COLOUR["train"]
         )
         axes.axhline(level, color=COLOUR["before"], linewidth=1.5, linestyle=(0, (1.2, 2.2)))
         _dress(axes, [at for at, _ in measured] + [at for at, _ in curve])
 
-    legend: list[tuple[str, Role]] = [("measured", "train")]
+    legend: list[tuple[str, Role]] = [("measured", "point")]
     if curve:
-        legend.append(("forecast, 90% interval", "heldout"))
+        legend.append(("forecast, 90% interval", "baseline"))
     legend.append(("before training", "before"))
     svg = drawing(key, _summary(title, measured, curve, level), (440, 285), (52, 42, 14, 10), paint)
     return Chart(key, title, svg, tuple(Legend(label, role) for label, role in legend))

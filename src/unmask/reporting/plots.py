@@ -217,7 +217,7 @@ def trade_off_chart(points: Sequence[JsonDict], exported: float) -> Chart:
     svg = drawing("trade-off", f"Gain against forgetting. {said}.", (440, 285), (48, 42, 14, 12), paint)
     legend = (
         Legend("rise of the loss on general text, alpha 0 to 1", "heldout"),
-        Legend(f"exported, alpha {exported:g}", "exported"),
+        Legend(f"exported, alpha {exported:g}", "point"),
         Legend("nothing forgotten", "before"),
     )
     return Chart("trade-off", "Gain against forgetting", svg, legend)
