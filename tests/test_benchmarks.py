@@ -22,6 +22,7 @@ COMMANDS = [
     "adaptation",
     "equivalence",
     "exports",
+    "forgetting",
     "gpu",
     "growth",
     "memory",
