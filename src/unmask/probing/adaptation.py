@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError
-from unmask.probing.metrics import check_packages
-from unmask.probing.probe import probe
-from unmask.probing.retrieval_tasks import is_retrieval_folder
-from unmask.probing.settings import ProbeSettings
-from unmask.probing.tasks import read_task, resolve_overlap
 from unmask.progress import Progress
+
+if TYPE_CHECKING:
+    from unmask.probing.settings import ProbeSettings
 
 
 def task_probe(config: RunConfig) -> Callable[[str, Path, Progress], dict[str, Any]] | None:
@@ -30,6 +28,12 @@ def task_probe(config: RunConfig) -> Callable[[str, Path, Progress], dict[str, A
     """
     if (path := config.train.task) is None:
         return None
+    # Most runs have no task, and begin sooner without these.
+    from unmask.probing.metrics import check_packages
+    from unmask.probing.retrieval_tasks import is_retrieval_folder
+    from unmask.probing.settings import ProbeSettings
+    from unmask.probing.tasks import read_task, resolve_overlap
+
     if is_retrieval_folder(Path(path)):
         raise ConfigError(f"--task {path}: expected a task with labels, found one of retrieval")
     try:
@@ -47,6 +51,8 @@ def _compare(
     task: str, settings: ProbeSettings, base: str, model: Path, progress: Progress
 ) -> dict[str, Any]:
     """Return ``probes`` of ``adaptation.json``."""
+    from unmask.probing.probe import probe
+
     found = probe([base, str(model)], task, settings, progress=progress)
     (change,) = found.verdicts
     before, after = (float(np.mean(each.metrics[change.metric])) for each in found.models)
