@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import runpy
 import shutil
 import socket
 import string
@@ -498,3 +499,34 @@ def browser() -> Iterator[Any]:
         found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield found
         found.close()
+
+
+# --- published schemas --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def reference() -> dict[str, Any]:
+    """Return what `docs/reference.py` defines."""
+    return runpy.run_path(str(Path(__file__).parent.parent / "docs" / "reference.py"))
+
+
+@pytest.fixture(scope="session")
+def schemas(reference: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schemas that are published, by name."""
+    return dict(reference["schemas"]())
+
+
+@pytest.fixture(scope="session")
+def fits_schema(schemas: dict[str, Any]) -> Callable[[str, Any], None]:
+    """Return `check(name, document)`: a document has no keys but those of its schema, so that a new one is noticed."""
+    import jsonschema
+
+    def closed(schema: Any) -> Any:
+        if isinstance(schema, list):
+            return [closed(item) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        named = {"additionalProperties": False} if "properties" in schema else {}
+        return {name: closed(item) for name, item in schema.items()} | named
+
+    return lambda name, document: jsonschema.validate(document, closed(schemas[name]))

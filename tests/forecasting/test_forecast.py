@@ -119,10 +119,10 @@ def given(tmp_path_factory: pytest.TempPathFactory, corpus_text: list[str]) -> P
     folder = tmp_path_factory.mktemp("texts")
     (folder / "domain.txt").write_text("\n".join(corpus_text[:300]), encoding="utf-8")
     (folder / "general.txt").write_text("\n".join(corpus_text[300:]), encoding="utf-8")
-    runs = [ProbingRun("length", steps) for steps in (1, 2, 4, 8)]
+    runs = [ProbingRun("length", steps) for steps in (2, 4, 8, 16)]
     runs += [
-        ProbingRun("repeats", 8, 0.1),
-        ProbingRun("replay", 8, replay_share=0.2),
+        ProbingRun("repeats", 16, 0.1),
+        ProbingRun("replay", 16, replay_share=0.2),
         ProbingRun("rate", 4, rate=3.0),
     ]
     plan = {"plan": {"runs": [each.to_dict() for each in runs], "eval_tokens": 500}}
@@ -131,7 +131,7 @@ def given(tmp_path_factory: pytest.TempPathFactory, corpus_text: list[str]) -> P
 
 
 def test_the_verb_and_the_function_repeat_a_plan(
-    run: Run, given: Path, checkpoint: Callable[[str], Path]
+    run: Run, given: Path, checkpoint: Callable[[str], Path], fits_schema: Callable[[str, Any], None]
 ) -> None:
     options = [
         "--general",
@@ -147,8 +147,9 @@ def test_the_verb_and_the_function_repeat_a_plan(
                   given / "general.txt", "--html", "page.html", "--json")  # fmt: skip
     assert outcome.code == 0, outcome.err
     found = outcome.json
+    fits_schema("forecast", found)
     lengths = [row for row in found["probes"] if row["purpose"] == "length"]
-    assert [row["steps"] for row in lengths] == [1, 2, 4, 8]
+    assert [row["steps"] for row in lengths] == [2, 4, 8, 16]
     assert lengths[-1]["domain"] < found["base"]["domain"]["value"]  # it learns
     assert lengths[-1]["domain_tokens"] == lengths[-1]["tokens"] > lengths[0]["tokens"]
     part, replayed = (

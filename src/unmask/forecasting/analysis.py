@@ -24,6 +24,7 @@ from unmask.forecasting.law import DRAWS, Law, Points, interval
 from unmask.forecasting.plan import Purpose
 from unmask.forecasting.probing import Probe, Sums
 from unmask.reporting.format import percent
+from unmask.reporting.json_documents import CurvePoint, Expected, ForecastReplay, MoreText, Passes
 from unmask.storage import JsonDict
 
 FACTORS = (10, 100)
@@ -109,13 +110,13 @@ def analyse(probed: Probed, wanted_share: float | None = None) -> dict[str, Any]
     }
 
 
-def value(draws: Floats) -> dict[str, Any]:
+def value(draws: Floats) -> Expected:
     """Return the median of draws and its interval, ready for JSON."""
     middle, low, high = interval(draws)
     return {"value": middle, "interval": [low, high]}
 
 
-def loss_and_change(draws: Floats, base: Floats) -> tuple[dict[str, Any], dict[str, Any]]:
+def loss_and_change(draws: Floats, base: Floats) -> tuple[Expected, Expected]:
     """Return a forecast of the loss and its change relative to the base, from ``[B]`` each.
 
     The change is paired over the resampled documents; the loss is that change of the base as it was measured, and its interval
@@ -208,7 +209,7 @@ def _against(probed: Probed, law: Law, back: JsonDict | None, base: float) -> An
         )
 
 
-def _too_wide(loss: JsonDict) -> str | None:
+def _too_wide(loss: Expected) -> str | None:
     """Return why a forecast of the loss says too little, if it does."""
     low, high = loss["interval"]
     if high - low <= _WIDEST * loss["value"]:
@@ -286,7 +287,7 @@ def _horizon(
     return found
 
 
-def _more_text(law: Law, tokens: float, text: float) -> dict[str, Any]:
+def _more_text(law: Law, tokens: float, text: float) -> MoreText:
     """Return what more text would change at the same number of tokens trained on, and how much would be enough."""
     now = law.expected(tokens, text)
     if tokens <= text:
@@ -307,7 +308,7 @@ def _more_text(law: Law, tokens: float, text: float) -> dict[str, Any]:
 
 def _replay(
     law: Law, forgetting: Forgetting, tokens: float, text: float, base: Floats, wanted: float | None
-) -> dict[str, Any]:
+) -> ForecastReplay:
     """Return the replay share of the highest expected net gain: the fall of the domain loss less the rise of the general loss."""
     nets = np.stack(
         [
@@ -339,7 +340,7 @@ def _replay(
     }
 
 
-def _passes(law: Law, text: float, most: float) -> dict[str, Any]:
+def _passes(law: Law, text: float, most: float) -> Passes:
     """Return after how many passes over the text another one no longer helps.
 
     ``limit`` is how many the forecast reaches; ``value`` is ``None`` where another one helps up to there in most draws.
@@ -359,16 +360,15 @@ def _passes(law: Law, text: float, most: float) -> dict[str, Any]:
     }
 
 
-def _curve(probed: Probed, law: Law, forgetting: Forgetting | None) -> list[dict[str, Any]]:
+def _curve(probed: Probed, law: Law, forgetting: Forgetting | None) -> list[CurvePoint]:
     """Return the forecast over the tokens, for the charts."""
     tokens, base = probed.longest.tokens, probed.base_losses
     shortest = min(probe.tokens for probe in probed.of("length"))
     rows = []
     for at in np.geomspace(shortest, FACTORS[-1] * tokens, 41):
         domain, _ = loss_and_change(law.forecast(at, probed.text_tokens), base)
-        row: dict[str, Any] = {"tokens": float(at), "domain": domain}
-        row["forgetting"] = None if forgetting is None else value(forgetting.forecast(at, 0.0))
-        rows.append(row)
+        lost = None if forgetting is None else value(forgetting.forecast(at, 0.0))
+        rows.append(CurvePoint(tokens=float(at), domain=domain, forgetting=lost))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The JSON that verbs print and that a run folder holds, as types.
+"""The JSON that verbs print, as types, and all types that are published, with those of ``run_documents.py``.
 
 ``docs/reference.py`` makes the published JSON Schemas of them, and ``tests/test_reference.py`` compares what is written
 with them, key by key. A number that is NaN or infinite is ``null``. New keys may come; those that are here stay.
@@ -10,212 +10,16 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-Interval = list[float] | None
-"""The ends of a 95% interval; ``null`` where there are too few documents for one."""
-
-
-class Estimate(TypedDict):
-    """A value, or a difference of two, with its interval."""
-
-    value: float
-    interval: Interval
-
-
-class Row(TypedDict):
-    """A line of ``metrics.jsonl``: of training steps (with ``loss``), of an evaluation (with ``eval_loss``), or of a step that was
-    left out (with ``skipped``). Objectives add their own numbers, ``NAME_loss``, ``NAME_accuracy`` and ``eval_NAME``.
-    """
-
-    step: int
-    tokens: int
-    seconds: float
-    loss: NotRequired[float]
-    accuracy: NotRequired[float]
-    learning_rate: NotRequired[float]
-    mask_rate: NotRequired[float]
-    grad_norm: NotRequired[float]
-    epoch: NotRequired[float]
-    tokens_per_second: NotRequired[float]
-    wait_share: NotRequired[float]
-    progress: NotRequired[float]
-    objective: NotRequired[str]
-    eval_loss: NotRequired[float]
-    eval_accuracy: NotRequired[float]
-    general_loss: NotRequired[float]
-    skipped: NotRequired[str]
-
-
-class Machine(TypedDict):
-    """The machine of a run."""
-
-    cpu: str
-    cores: int
-    memory_gb: float
-    gpu: str | None
-
-
-class RunInfo(TypedDict):
-    """``run.json``. ``finished`` comes last; ``choices`` has what ``train`` chose, ``read`` what was read and left out."""
-
-    unmask: str
-    torch: str
-    transformers: str
-    python: str
-    machine: Machine
-    command: list[str]
-    masks: str
-    started: str
-    finished: NotRequired[str]
-    precision: NotRequired[str]
-    model_class: NotRequired[str]
-    base_model: NotRequired[str | None]
-    new_head: NotRequired[bool]
-    parameters: NotRequired[int]
-    trained_parameters: NotRequired[int]
-    vocabulary: NotRequired[int]
-    packed: NotRequired[bool]
-    corpus: NotRequired[dict[str, float]]
-    read: NotRequired[dict[str, Any]]
-    batch_tokens: NotRequired[int]
-    tokens_per_epoch: NotRequired[int]
-    steps: NotRequired[int | None]
-    choices: NotRequired[dict[str, Any]]
-    overlap: NotRequired[dict[str, Any]]
-    advice: NotRequired[Any]
-
-
-class Metrics(TypedDict):
-    """A model at masked tokens. Loss in nats per token; accuracy from 0 to 1."""
-
-    loss: float
-    perplexity: float
-    accuracy: float
-    masked_tokens: NotRequired[int]
-    tokens: NotRequired[int]
-    intervals: NotRequired[dict[str, Interval]]
-    interval_notes: NotRequired[list[str]]
-
-
-class GeneralMetrics(Metrics):
-    """The same on general text, and of the base model."""
-
-    before: NotRequired[Metrics]
-
-
-class Baseline(TypedDict):
-    """Metrics without a model."""
-
-    accuracy: float
-    loss: float
-    what: str
-    intervals: NotRequired[dict[str, Interval]]
-
-
-class ReplacedRow(TypedDict):
-    """Targets that one kind of replacement stands for."""
-
-    label: str
-    masked_tokens: int
-    loss: float
-    accuracy: float
-
-
-class Replaced(TypedDict):
-    """Metrics where targets are replaced as in training."""
-
-    masks: str
-    rows: list[ReplacedRow]
-
-
-class Selection(TypedDict):
-    """The held-out documents that the exported weights were chosen on."""
-
-    documents: int
-    tokens: int
-    is_reported: bool
-    before: NotRequired[Metrics]
-
-
-class RunEvaluation(Metrics):
-    """``evaluation.json``: the exported model on the held-out text; ``before`` is the base model."""
-
-    documents: int
-    masks: str
-    mask_rate: float
-    baselines: dict[str, Baseline]
-    before: NotRequired[Metrics]
-    by_replacement: NotRequired[Replaced | None]
-    general: NotRequired[GeneralMetrics | None]
-    objective: NotRequired[dict[str, Any]]
-    step: int
-    stopped_early: bool
-    selection: Selection | None
-
-
-class Sides(TypedDict):
-    """The base model and the adapted one at the same masked tokens."""
-
-    masked_tokens: int
-    documents: int
-    before: Metrics
-    after: Metrics
-    change: dict[str, Estimate | None]
-    label: NotRequired[str]
-
-
-class Frequencies(TypedDict):
-    """The same by how frequent the token is."""
-
-    counted_on: str
-    rows: list[Sides]
-
-
-class Guess(TypedDict):
-    """The first prediction of a model, and the probability that it gives to the original."""
-
-    guess: str
-    probability: float
-    original: float
-
-
-class ChangedExample(TypedDict):
-    """A masked token that both models predict; ``change`` is that of its log-probability."""
-
-    text_before: str
-    original: str
-    text_after: str
-    change: float
-    base: Guess
-    adapted: Guess
-
-
-class Verdict(TypedDict):
-    """Whether to use the adapted model."""
-
-    decision: str
-    alpha: float | None
-    reason: str
-    measures: dict[str, Estimate | None]
-    requirements: list[dict[str, Any]]
-
-
-class RunAdaptation(TypedDict):
-    """``adaptation.json``: the base model and the adapted one, compared."""
-
-    base: str
-    masks: str
-    mask_rate: float
-    domain: Sides
-    general: Sides | None
-    forgetting: dict[str, Estimate | None] | None
-    by_frequency: Frequencies | None
-    added_words: dict[str, Any] | None
-    examples: list[ChangedExample]
-    hashes: dict[str, Any]
-    interval: str
-    interpolation: NotRequired[dict[str, Any] | None]
-    probes: NotRequired[dict[str, Any] | None]
-    verdict: NotRequired[Verdict | None]
+from unmask.reporting.run_documents import (
+    Baseline,
+    Estimate,
+    Interval,
+    Row,
+    RunAdaptation,
+    RunEvaluation,
+    RunInfo,
+    Verdict,
+)
 
 
 class TrainDocument(TypedDict):
@@ -398,6 +202,141 @@ class ProbeDocument(TypedDict):
     a_seed: NotRequired[dict[str, str]]
 
 
+class Expected(TypedDict):
+    """A median, and the ends of its 90% interval."""
+
+    value: float
+    interval: list[float]
+
+
+class ProbingRunPlan(TypedDict):
+    """A probing run: what it varies, its steps, shares of the text and of replay, and the factor of its learning rate."""
+
+    purpose: Literal["length", "repeats", "replay", "rate"]
+    steps: int
+    text_share: float
+    replay_share: float
+    rate: float
+
+
+class ProbingRunResult(ProbingRunPlan):
+    """A probing run that ended: its tokens, those of one pass over its text, and the losses."""
+
+    tokens: int
+    domain_tokens: int
+    text_tokens: int
+    seconds: float
+    domain: float
+    general: NotRequired[float]
+
+
+class ForecastPlan(TypedDict):
+    """What ``--plan`` repeats."""
+
+    runs: list[ProbingRunPlan]
+    eval_tokens: int
+
+
+class ForecastBase(TypedDict):
+    """Loss of the base on each text, with 90% intervals."""
+
+    domain: Estimate
+    general: NotRequired[Estimate]
+
+
+class FittedLaw(TypedDict):
+    """Whether a law holds, or why not; its parameters, and its error in nats."""
+
+    decision: Literal["forecast", "cannot tell", "unknown"]
+    reasons: list[str]
+    law: NotRequired[dict[str, Expected]]
+    error: NotRequired[float]
+    backtest: NotRequired[dict[str, Any] | None]
+
+
+class ForecastReplay(TypedDict):
+    """The replay share of the highest expected net gain, those as good, and what the planned share brings."""
+
+    best: float
+    as_good: list[float]
+    share: float
+    domain: Expected
+    forgetting: Expected
+    net_gain: Expected
+    shares: list[dict[str, float]]
+
+
+class MoreText(TypedDict):
+    """What more text would change at the same number of tokens trained on, and how many tokens of text are enough."""
+
+    used_up: bool
+    rows: list[dict[str, Any]]
+    enough: Expected | None
+
+
+class Horizon(TypedDict):
+    """The forecast for some times the tokens of the longest probing run; ``reason`` says why there is none."""
+
+    factor: float
+    tokens: int
+    passes: float
+    steps: int
+    seconds: float
+    domain: Expected | None
+    change: Expected | None
+    forgetting: Expected | None
+    replay: ForecastReplay | None
+    more_text: MoreText | None
+    reason: str | None
+
+
+class Passes(TypedDict):
+    """After how many passes another one no longer helps; an open end is ``null``. ``limit``: as far as the forecast reaches."""
+
+    value: int | None
+    interval: list[int | None] | None
+    limit: float
+
+
+class CurvePoint(TypedDict):
+    """The forecast at some tokens, without replay."""
+
+    tokens: float
+    domain: Expected
+    forgetting: Expected | None
+
+
+class RateComparison(TypedDict):
+    """Relative change of the losses at another learning rate, against a run of the same length."""
+
+    factor: float
+    tokens: int
+    domain: Expected
+    general: NotRequired[Expected]
+
+
+class ForecastDocument(TypedDict):
+    """``unmask forecast --json``. Losses in nats per token; a forecast that cannot be made is ``null``."""
+
+    model: str
+    text: dict[str, int]
+    settings: dict[str, Any]
+    minutes: float | None
+    seconds: float
+    seconds_per_step: float
+    plan: ForecastPlan
+    base: ForecastBase
+    probes: list[ProbingRunResult]
+    domain: FittedLaw
+    forgetting: FittedLaw
+    horizons: list[Horizon]
+    passes: Passes | None
+    curve: list[CurvePoint]
+    rates: list[RateComparison]
+    notes: list[str]
+    commands: list[str]
+
+
 DOCUMENTS: dict[str, tuple[str, Any]] = {
     "train": ("`unmask train --json`", TrainDocument),
     "eval": ("`unmask eval --json`", EvaluationDocument | EvaluationsDocument),
@@ -406,6 +345,7 @@ DOCUMENTS: dict[str, tuple[str, Any]] = {
     "pairs": ("`unmask pairs --json`", PairsDocument),
     "check": ("`unmask check --json`", CheckDocument),
     "probe": ("`unmask probe --json`", ProbeDocument),
+    "forecast": ("`unmask forecast --json`", ForecastDocument),
     "metrics": ("a line of `metrics.jsonl` in a run folder", Row),
     "run": ("`run.json`", RunInfo),
     "evaluation": ("`evaluation.json`", RunEvaluation),
