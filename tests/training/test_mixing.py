@@ -244,6 +244,12 @@ def test_a_task_that_became_worse_decides_and_may_be_bounded() -> None:
     assert not unmet(better)
     said = "On the task topics, macro F1 of a linear probe changed by +2.0 points (95% interval 1.00 to 3.00 points)."
     assert better["reason"].endswith(said)
+    advised = verdict(found(0.15, 0.1) | probes(0.02, [0.01, 0.03]), CLEAN)
+    assert advised["reason"].endswith(
+        "with the exported weights (alpha 1). The mixture of alpha 0.7 is probed when it is exported."
+    )
+    mixed = verdict(found(0.15, 0.0, 0.7) | probes(0.02, [0.01, 0.03]), CLEAN)
+    assert mixed["reason"].endswith("3.00 points) with the exported weights (alpha 0.7).")
     unclear = verdict(found(0.15, 0.0) | probes(-0.02, [-0.05, 0.01]), CLEAN)
     assert unclear["decision"] == "use"
     worse = verdict(found(0.15, 0.0) | probes(-0.02, [-0.03, -0.01]), CLEAN, bounds)

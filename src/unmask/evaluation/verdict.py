@@ -52,7 +52,7 @@ def verdict(
     ]
     decision, alpha, reason = _decision(found, measures, mixed, requirements)
     if probes := found.get("probes"):
-        reason = f"{reason} {_task_sentence(probes)}"
+        reason = f"{reason} {_task_sentence(probes, exported=float(mixed.get('alpha', 1.0)), advised=alpha)}"
         worse = probes["change"]["interval"] is not None and probes["change"]["interval"][1] < 0
         decision = "do not use" if worse and decision == "use" else decision
     if decision != "use with alpha" and (missed := [each["text"] for each in required if not each["holds"]]):
@@ -102,14 +102,16 @@ def _measures(found: JsonDict, overlap: Mapping[str, JsonDict]) -> dict[str, Jso
     return measures
 
 
-def _task_sentence(probes: JsonDict) -> str:
-    """The change of the metric of the task, in a sentence."""
+def _task_sentence(probes: JsonDict, exported: float, advised: float) -> str:
+    """The change of the metric of the task in a sentence, and which weights it is of where there are mixed ones."""
     if probes["failed"]:
         return f"The task {probes['task']} was not probed: {probes['failed']}."
     change = {**probes["change"], "measure": "task"}
+    whose = f" with the exported weights (alpha {exported:g})" if exported < 1 or advised != exported else ""
+    other = f" The mixture of alpha {advised:g} is probed when it is exported." if advised != exported else ""
     return (
         f"On the task {probes['task']}, {PROBE_METRICS[probes['metric']]} of a linear probe changed by "
-        f"{points(change['value'], signed=True)}{_between(change)}."
+        f"{points(change['value'], signed=True)}{_between(change)}{whose}.{other}"
     )
 
 

@@ -20,9 +20,9 @@
                       suggested: of the lowest domain loss whose forgetting is within limit, a share (limit_given:
                       whether it is that of --max-forgetting); decided_on: the documents that chose it; not_mixed:
                       weights that the base lacks
-    probes            linear probes of base and exported model on the task of the run: task, kind, metric, seeds, sizes; before,
-                      after (means of the metric) and change {"value", "interval"}, 0 to 1; failed: why there are none;
-                      null without a task
+    probes            linear probes of base and exported model (at interpolation's alpha, never at a suggested one) on the task
+                      of the run: task, kind, metric, seeds, sizes; before, after (means of the metric) and change
+                      {"value", "interval"}, 0 to 1; failed: why there are none; null without a task
     verdict           whether to use the model (see unmask.evaluation.verdict)
     examples          targets at which the two models differ most (see unmask.evaluation.adaptation.differing); they quote the text
     hashes            SHA-256 of the tokenizer, of each text (of its documents' hashes) and of each file of weights
