@@ -234,7 +234,7 @@ def _forgetting(probed: Probed) -> tuple[dict[str, Any], Forgetting | None]:
     law = forgetting_law.fit(domain, general, rises, float(base[0]), probed.seed)
     error = float(np.median(law.error))
     spread = float(np.ptp(np.append(rises[0], 0.0)))
-    names = {"rise": law.rise, "beta": law.beta, "offset": law.offset}
+    names = {"jump": law.jump, "rise": law.rise, "beta": law.beta, "offset": law.offset}
     if general.any():
         names |= {"shield": law.shield, "learned": law.learned}
     reasons = []

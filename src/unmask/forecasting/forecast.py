@@ -153,6 +153,7 @@ def forecast(
         begin = time.perf_counter()
         prober.reset()
         base = prober.evaluate()
+        _require_units(base, prober.eval_tokens)
         probes = _run_all(prober, runs, begin + 60 * minutes, progress)
         seconds = time.perf_counter() - begin
         return _result(config, prober, base, probes, runs, minutes, seconds, step, replay_share)
@@ -187,6 +188,16 @@ def _require_usable(components: RunComponents, config: RunConfig) -> None:
             f"the text is too small for a forecast: {plural(texts, 'document')} can be held out, and intervals need {FEWEST_UNITS}; "
             f"give more text, or held-out text with --heldout"
         )
+
+
+def _require_units(base: Sums, tokens: int) -> None:
+    for name, what in (("domain", "held-out"), ("general", "general")):
+        if name in base and len(base[name]) < FEWEST_UNITS:
+            raise DataError(
+                f"{plural(tokens, 'token')} of {what} text are only {plural(len(base[name]), 'document')}, and intervals need "
+                f"{FEWEST_UNITS}; evaluate more with --set train.eval_tokens=N, give more --minutes for it, or cut the text into "
+                f"smaller documents with --documents"
+            )
 
 
 def _require_text(components: RunComponents, prober: Prober) -> None:

@@ -1,8 +1,8 @@
 """The law of forgetting: the rise of the loss on general text, in tokens of the domain and the share of replay.
 
-``F = A h(d) / (1 + B r / (1 - r)) - G g(z)``: ``d`` tokens of the domain raise the loss, less so with replay (Bethune et al.
-2025, arXiv 2502.06042), and ``z`` tokens of general text lower it where the base has not learned it to the end, as a power
-law. ``h(d) = ((1 + d / d0)^beta - 1) / beta`` grows without bound for ``beta`` above 0 and ends for ``beta`` below.
+``F = J + A h(d) / (1 + B r / (1 - r)) - G g(z)``: the first steps of a new optimizer raise the loss whatever the text is; ``d`` tokens of
+the domain raise it further, less so with replay (Bethune et al. 2025, arXiv 2502.06042), and ``z`` tokens of general text lower it
+where the base has not learned it to the end, as a power law. ``h(d) = ((1 + d / d0)^beta - 1) / beta`` grows without bound for ``beta`` above 0 and ends for ``beta`` below.
 
 Fitted as the law of held-out loss is, see :mod:`unmask.forecasting.law`.
 
@@ -38,12 +38,13 @@ class Forgetting:
     """B draws of the law.
 
     Attributes:
-        rise, beta, offset, shield, learned: ``[B]``: ``A``, ``beta``, ``d0``, ``B`` and ``G``.
+        jump, rise, beta, offset, shield, learned: ``[B]``: ``J``, ``A``, ``beta``, ``d0``, ``B`` and ``G``.
         error: ``[B]``, standard error of a run.
         longest: tokens of the longest run.
         normal: ``[B]`` standard normal numbers, of what the law misses.
     """
 
+    jump: Floats
     rise: Floats
     beta: Floats
     offset: Floats
@@ -58,7 +59,7 @@ class Forgetting:
         lost, learned = _shapes(
             np.array([(1 - share) * tokens]), np.array([share * tokens]), self.beta, self.offset, self.shield
         )
-        return np.asarray(self.rise * lost[:, 0] - self.learned * learned[:, 0])
+        return np.asarray(self.jump + self.rise * lost[:, 0] - self.learned * learned[:, 0])
 
     def forecast(self, tokens: float, share: float) -> Floats:
         """Return :meth:`expected` with the error of a run and of the extrapolation."""
@@ -91,24 +92,26 @@ def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) 
     ends = np.log([tokens.min() * _OFFSETS[0], tokens.max() * _OFFSETS[1]])
     weights = np.sqrt(tokens / tokens.max())
     freedom = _FREEDOM + len(tokens) - 2
+    highest = np.maximum(rises.max(axis=1), 0.0)
 
     def prior() -> Floats:
         beta = _BETA_PRIOR[0] + _BETA_PRIOR[1] * rng.standard_normal(draws)
         shield = np.log(_SHIELD_PRIOR[0]) + _SHIELD_PRIOR[1] * rng.standard_normal(draws)
-        return np.stack([beta, rng.uniform(ends[0], ends[1], draws), shield], axis=1)
+        return np.stack([beta, rng.uniform(ends[0], ends[1], draws), shield, rng.random(draws)], axis=1)
 
     def compare(state: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return ``A``, ``G``, the sum of squares of what is lost, and the sum of squares that the law misses."""
         lost, learned = _shapes(domain, general, state[:, 0], np.exp(state[:, 1]), np.exp(state[:, 2]))
-        pairs = ((lost, lost), (learned, learned), (lost, learned), (lost, rises), (learned, rises))
+        risen = rises - (state[:, 3] * highest)[:, None]
+        pairs = ((lost, lost), (learned, learned), (lost, learned), (lost, risen), (learned, risen))
         aa, gg, ag, ya, yg = ((weights * one * other).sum(axis=1) for one, other in pairs)
         rise, gain = _not_negative(aa, gg, ag, ya, yg)
-        missed = (weights * (rises - rise[:, None] * lost + gain[:, None] * learned) ** 2).sum(axis=1)
+        missed = (weights * (risen - rise[:, None] * lost + gain[:, None] * learned) ** 2).sum(axis=1)
         return rise, gain, aa, missed + _FREEDOM * (_LEAST_ERROR * base) ** 2
 
     def score(state: Floats) -> Floats:
         inside = (np.abs(state[:, 0]) < _MOST) & (state[:, 1] >= ends[0]) & (state[:, 1] <= ends[1])
-        inside &= np.abs(state[:, 2]) < _MOST_LOG
+        inside &= (np.abs(state[:, 2]) < _MOST_LOG) & (state[:, 3] >= 0) & (state[:, 3] < 1)
         found = -0.5 * freedom * np.log(compare(np.where(inside[:, None], state, start))[3])
         found -= 0.5 * ((state[:, 0] - _BETA_PRIOR[0]) / _BETA_PRIOR[1]) ** 2
         found -= 0.5 * ((state[:, 2] - np.log(_SHIELD_PRIOR[0])) / _SHIELD_PRIOR[1]) ** 2
@@ -122,7 +125,15 @@ def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) 
     rise = np.where(rise > 0, np.maximum(rise + slack, 0.0), rise)
     beta, offset, shield = state[:, 0], np.exp(state[:, 1]), np.exp(state[:, 2])
     return Forgetting(
-        rise, beta, offset, shield, gain, error, float(tokens.max()), rng.standard_normal(draws)
+        state[:, 3] * highest,
+        rise,
+        beta,
+        offset,
+        shield,
+        gain,
+        error,
+        float(tokens.max()),
+        rng.standard_normal(draws),
     )
 
 

@@ -91,7 +91,8 @@ class Prober:
 
     def _sums(self, text: TextSource) -> Floats:
         predictions = metrics_on(self.components, text, self.eval_tokens).predictions
-        return unit_sums(text, evaluation_batches_of(text, self.eval_tokens), predictions)[:, :2]
+        sums = unit_sums(text, evaluation_batches_of(text, self.eval_tokens), predictions)[:, :2]
+        return sums[sums[:, 0] > 0]  # an evaluation may read fewer documents than are held out
 
     def seconds(self) -> tuple[float, float]:
         """Measure and return the seconds of an optimizer step and of an evaluation."""

@@ -27,6 +27,7 @@ _PARAMETERS = {
     "offset": "offset in tokens",
     "repeats": "passes after which repeats are worth nothing, about",
     "other": "worth of a token of general text for the domain",
+    "jump": "jump of the first steps, J",
     "rise": "rise, A",
     "beta": "exponent, beta",
     "shield": "protection by replay, B",
