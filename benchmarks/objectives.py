@@ -9,7 +9,6 @@ linear probes on tasks, and by retrieval: the first half of a held-out passage f
 The speed of each objective is measured first, in turns, with its share of the matrix products. All runs are then as many
 steps as the objective makes in ``--seconds`` at that speed, or as ``mlm`` makes (equal tokens), so a busy machine changes
 nothing. Where both are nearly the same, one run stands for both. ``--half`` also gives ``rtd`` half of the time.
-``--strategies`` compares masking strategies by the same figures, at equal tokens.
 
 Finished parts are kept; an interrupted call continues with the missing ones.
 """
@@ -30,9 +29,8 @@ from harness import Result, say
 OBJECTIVES = ("mlm", "rtd", "nsp", "sop", "clm", "contrastive")
 DETOUR = 0.6
 PAIRS = ("nsp", "sop")
-STRATEGIES = ("token", "word", "span", "ngram", "terms")
 TASKS = ("chemprot", "sci-cite", "citation-intent", "bc5cdr", "ncbi-disease", "sst2")
-LENGTH, BATCH_TOKENS = 128, 4096
+BATCH_TOKENS = 4096
 SHARE_GOAL, RETRIEVAL_GOAL = 0.85, 0.10
 ALIKE = 0.04  # speeds that differ less are measured as one
 _PASSAGE = 600  # characters of a held-out passage whose halves are matched
@@ -51,7 +49,6 @@ def options() -> argparse.ArgumentParser:
         help="what is trained")  # fmt: skip
     add("--preset", default="modernbert-mini", help="preset of new models")
     add("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="what is compared")
-    add("--strategies", nargs="*", choices=STRATEGIES, default=[], help="masking strategies to compare")
     add(
         "--equal",
         nargs="+",
@@ -61,7 +58,9 @@ def options() -> argparse.ArgumentParser:
     )
     add("--half", action="store_true", help="also train rtd for half of the seconds")
     add("--seconds", type=float, default=60.0, help="seconds of training of a run")
-    add("--base-seconds", type=float, default=180.0, help="seconds of training of the encoder to start from")
+    add("--base", metavar="MODEL", help="the start 'encoder', instead of training one")
+    add("--base-steps", type=int, default=600, help="steps of 4,096 tokens of the encoder, from scratch")
+    add("--length", type=int, default=128, help="tokens per sequence")
     add("--seeds", type=int, default=3, help="runs of each")
     add("--limit", type=int, default=1000, help="maximum training examples per probe")
     add(
@@ -95,25 +94,24 @@ def work(args: argparse.Namespace) -> None:
 
 
 def _cases(args: argparse.Namespace, start: str, speeds: dict[str, list[Result]]) -> list[Result]:
-    """Return what is trained from a start: objective, masking strategy, what is equal to ``mlm``, and the steps."""
+    """Return what is trained from a start: objective, what is equal to ``mlm``, and the steps."""
     rates = {name: harness.middle(runs, "tokens_per_second") for name, runs in speeds.items()}
     if "clm" in rates:  # measured in the detour, which is a share of the steps
         rates["clm"] = 1 / (DETOUR / rates["clm"] + (1 - DETOUR) / rates["mlm"])
     steps = {name: round(args.seconds * rate / BATCH_TOKENS) for name, rate in rates.items()}
 
-    def case(objective: str, strategy: str | None, equal: str, share: float = 1.0) -> Result:
+    def case(objective: str, equal: str, share: float = 1.0) -> Result:
         count = round(share * steps["mlm" if equal == "tokens" else objective])
         seconds = count * BATCH_TOKENS / rates[objective]
-        return {"objective": objective, "strategy": strategy, "equal": equal, "share": share, "steps": count,
-                "seconds": seconds}  # fmt: skip
+        return {"objective": objective, "equal": equal, "share": share, "steps": count, "seconds": seconds}
 
     cases = []
     for objective in steps:
         alike = abs(rates[objective] / rates["mlm"] - 1) < ALIKE
-        cases += [case(objective, None, equal) for equal in (["both"] if alike else args.equal)]
+        cases += [case(objective, equal) for equal in (["both"] if alike else args.equal)]
     if args.half and "rtd" in steps:
-        cases.append(case("rtd", None, "seconds", 0.5))
-    return cases + [case("mlm", strategy, "tokens") for strategy in args.strategies]
+        cases.append(case("rtd", "seconds", 0.5))
+    return cases
 
 
 # ---------------------------------------------------------------- the parts
@@ -126,13 +124,10 @@ def _start(args: argparse.Namespace, start: str, tokenizer: str, general: list[s
         return new
     if start == "minilm":
         return {"model.name": adaptation.minilm()}
-    base = harness.part(args.parts, "base", "objectives", "trained", {
-        "out": str(args.parts / "base"),
-        "flags": _flags(general, new, 0) | {"train.minutes": args.base_seconds / 60}})  # fmt: skip
-    return {"model.name": base["model"]}
+    return {"model.name": args.base or adaptation.train_base(args, adaptation.texts_of(args))["model"]}
 
 
-def _flags(files: list[str], model: Result, seed: int) -> Result:
+def _flags(args: argparse.Namespace, files: list[str], model: Result, seed: int) -> Result:
     """Return the settings of a run; its text is prepared once for all runs."""
     start = model.get("model.tokenizer") or model["model.name"]
 
@@ -140,7 +135,7 @@ def _flags(files: list[str], model: Result, seed: int) -> Result:
         settings: Result = {"start": start, "files": files, "documents": "auto"}
         return [harness.once("shards", harness.fingerprint(files), "ours", "shards", settings)]
 
-    return {"data.inputs": shards(files[:-1]), "data.heldout": shards(files[-1:]), "data.max_length": LENGTH,
+    return {"data.inputs": shards(files[:-1]), "data.heldout": shards(files[-1:]), "data.max_length": args.length,
             "train.batch_tokens": BATCH_TOKENS, "train.seed": seed, "train.patience": 0,
             "train.eval_tokens": 10_000} | model  # fmt: skip
 
@@ -154,7 +149,7 @@ def _speeds(args: argparse.Namespace, start: str, flags: Result, files: list[str
     sides = {
         objective: partial(harness.run, "objectives", "speed", {
             "objective": objective, "seconds": args.speed_seconds,
-            "flags": _flags(files, flags, 0)})
+            "flags": _flags(args, files, flags, 0)})
         for objective in args.objectives
         if start == "minilm" or args.preset.startswith("bert") or objective not in PAIRS
     }  # fmt: skip
@@ -168,17 +163,15 @@ def _speeds(args: argparse.Namespace, start: str, flags: Result, files: list[str
 def _case(args: argparse.Namespace, start: str, case: Result, flags: Result, files: list[str]) -> Result:
     """Train a case with every seed, and evaluate each model."""
     objective = case["objective"]
-    name = f"{start}-{case['strategy'] or objective}-{case['steps']}"
+    name = f"{start}-{objective}-{case['steps']}"
     found = []
     for seed in range(args.seeds):
-        own = _flags(files, flags, seed)
+        own = _flags(args, files, flags, seed)
         own |= {
             "train.objective": objective,
             "train.max_steps": case["steps"],
             "train.eval_every": case["steps"],
         }
-        if case["strategy"]:
-            own["masking.strategy"] = case["strategy"]
         part = f"{name}-{seed}"
         run = harness.part(args.parts, part, "objectives", "trained", {
             "out": str(args.parts / part), "flags": own})  # fmt: skip
@@ -301,7 +294,7 @@ def _speed_goals(speeds: dict[str, list[Result]]) -> list[Result]:
     ]
 
 
-def _mean_probe(run: Result) -> float:
+def mean_probe(run: Result) -> float:
     return mean(run["probes"].values())
 
 
@@ -320,7 +313,7 @@ def _goals(rows: list[Result]) -> list[Result]:
     for start in dict.fromkeys(row["start"] for row in rows):
         mlm, half = _find(rows, start, "mlm"), _find(rows, start, "rtd", share=0.5)
         if mlm and half:
-            gain = mean(map(_mean_probe, half)) - mean(map(_mean_probe, mlm))
+            gain = mean(map(mean_probe, half)) - mean(map(mean_probe, mlm))
             goals.append(
                 harness.goal(f"{start}: probes of rtd in half the seconds, minus those of mlm", gain, 0.0)
             )
@@ -362,11 +355,11 @@ def _show(args: argparse.Namespace, document: Result) -> None:
         runs = row["runs"]
         losses = [run["evaluation"]["loss"] for run in runs]
         equal = row["equal"] + (", half" if row["share"] < 1 else "")
-        cells = [row["start"], row["strategy"] or row["objective"], equal]
+        cells = [row["start"], row["objective"], equal]
         cells += [f"{row['steps']}", f"{row['seconds']:.0f}"]
         cells.append(_spread(losses, 3))
         cells += [_spread([100 * run["probes"][name] for run in runs]) for name in names]
-        cells.append(_spread([100 * _mean_probe(run) for run in runs]))
+        cells.append(_spread([100 * mean_probe(run) for run in runs]))
         cells += [
             _spread([100 * run["retrieval"][name] for run in runs]) for name in ("ndcg_at_10", "recall_at_10")
         ]

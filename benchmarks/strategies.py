@@ -1,0 +1,165 @@
+"""Which masking strategy helps? Adapt a small general encoder by each, over equal tokens and several seeds.
+
+The strategies are tokens, words, spans, the words of collocations (``ngram``), and words with domain ``terms`` more often; the lists
+that the last two need are made from the training text by ``unmask collocations`` and ``unmask terms``. The encoder is trained
+from scratch as for ``adaptation.py``, or given by ``--base``. Every model is evaluated on held-out domain text at the same masks,
+whatever it was trained with: single tokens, whole words, and words with terms more often; then by linear probes on tasks of the
+domain, and by retrieval: the first half of a held-out passage finds the second. Shown are differences from ``token`` with the same seed.
+
+Finished parts are kept; an interrupted call continues with the missing ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import mean, stdev
+
+import adaptation
+import harness
+from harness import Result
+
+import objectives
+
+STRATEGIES = ("token", "word", "span", "ngram", "terms")
+MASKS = ("token", "word", "terms")
+_LISTS = {"ngram": "masking.collocations", "terms": "masking.terms"}
+
+
+def options() -> argparse.ArgumentParser:
+    made = harness.parser(__doc__ or "", rounds=None)
+    add = made.add_argument
+    data = harness.DATA
+    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
+        help="domain text; the last file is held out")  # fmt: skip
+    add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in adaptation.TASKS],
+        metavar="FOLDER", help="labelled tasks of the domain")  # fmt: skip
+    add("--preset", default="modernbert-mini", help="preset of the general encoder")
+    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
+    add("--base-steps", type=int, default=600, help="steps of 4,096 tokens, from scratch")
+    add(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        default=list(STRATEGIES),
+        help="what is compared with token",
+    )
+    add("--steps", type=int, default=120, help="steps of adapting")
+    add("--batch-tokens", type=int, default=4096, help="tokens per step of adapting")
+    add("--length", type=int, default=128, help="tokens per sequence")
+    add("--seeds", type=int, default=3, help="runs of each strategy")
+    add("--limit", type=int, default=1000, help="maximum training examples per probe")
+    add("--parts", type=Path, default=harness.WORK / "strategies", help="folder for finished parts")
+    return made
+
+
+def work(args: argparse.Namespace) -> None:
+    texts = adaptation.texts_of(args)
+    base = args.base or adaptation.train_base(args, texts)["model"]
+    lists = harness.once("lists", harness.fingerprint(texts["domain"] + texts["general"]), "strategies", "lists", {
+        "model": base, "domain": texts["domain"], "general": texts["general"][:1]})  # fmt: skip
+    document = harness.report("strategies", args, texts=texts)
+    runs: dict[str, list[Result]] = {"base": [_measured(args, "base", base, texts, lists)]}
+    for seed in range(
+        args.seeds
+    ):  # all strategies of a seed before the next one, so that an early end leaves whole rows
+        for strategy in dict.fromkeys(["token", *args.strategies]):
+            runs.setdefault(strategy, []).append(_adapted(args, strategy, seed, base, texts, lists))
+            harness.write(args.json, document | {"runs": runs})
+    _show(runs)
+
+
+def _masking(strategy: str, lists: str) -> Result:
+    """Return the settings of a strategy."""
+    found: Result = {"masking.strategy": strategy}
+    return found | ({_LISTS[strategy]: str(Path(lists) / strategy)} if strategy in _LISTS else {})
+
+
+def _adapted(
+    args: argparse.Namespace, strategy: str, seed: int, base: str, texts: Result, lists: str
+) -> Result:
+    flags = {"model.name": base, "data.inputs": texts["domain"], "data.heldout": texts["heldout"],
+             "data.max_length": args.length, "train.max_steps": args.steps, "train.batch_tokens": args.batch_tokens,
+             "train.seed": seed, "train.patience": 0, "train.export_best": False, "train.eval_every": args.steps,
+             "train.eval_tokens": 5_000} | _masking(strategy, lists)  # fmt: skip
+    name = f"{strategy}-{args.steps}-{seed}"
+    run = harness.part(
+        args.parts, name, "adaptation", "trained", {"out": str(args.parts / name), "flags": flags}
+    )
+    return _measured(args, name, run["model"], texts, lists) | {
+        "tokens": run["tokens"],
+        "seconds": run["seconds"],
+    }
+
+
+def _measured(args: argparse.Namespace, name: str, model: str, texts: Result, lists: str) -> Result:
+    masks = {mask: _masking(mask, lists) for mask in MASKS}
+    losses = harness.part(args.parts, f"{name}-losses", "strategies", "losses", {
+        "model": model, "heldout": texts["heldout"], "masks": masks, "length": args.length})  # fmt: skip
+    probes = harness.part(args.parts, f"{name}-probes", "objectives", "probed", {
+        "model": model, "tasks": [str(task.resolve()) for task in args.tasks], "limit": args.limit,
+        "heldout": texts["heldout"][-1]})  # fmt: skip
+    return {"losses": {mask: losses[mask] for mask in MASKS}} | probes
+
+
+# ---------------------------------------------------------------- measured in its own process
+
+
+def lists(out: str, model: str, domain: list[str], general: list[str]) -> Result:
+    """Write the collocations and the terms of a text to a folder."""
+    import unmask
+
+    folder = Path(out)
+    folder.mkdir(parents=True)
+    pairs = unmask.collocations(domain, model, out=folder / "ngram", offline=True).to_rows()
+    terms = unmask.terms(domain, general, model, out=folder / "terms", offline=True).to_rows()
+    return {"collocations": len(pairs), "terms": len(terms)}
+
+
+def losses(model: str, heldout: list[str], masks: Result, length: int) -> Result:
+    """Return the loss of a model on held-out text at several frozen masks."""
+    from unmask.config.load import load_config
+    from unmask.evaluation.evaluate import EvaluationSettings, evaluate
+    from unmask.model.load import load_for_inference
+
+    loaded, found = load_for_inference(model, offline=True), {}
+    for mask, flags in masks.items():
+        masking = load_config(None, (), flags).masking
+        settings = EvaluationSettings(masking=masking, max_length=length, tokens=60_000, offline=True)
+        found[mask] = evaluate([loaded], heldout, settings)[0].loss
+    return found
+
+
+# ---------------------------------------------------------------- results
+
+
+def _figures(run: Result) -> list[float]:
+    losses = [run["losses"][mask] for mask in MASKS]
+    probes = [100 * value for value in run["probes"].values()]
+    return [*losses, *probes, 100 * objectives.mean_probe(run), 100 * run["retrieval"]["ndcg_at_10"]]
+
+
+def _show(runs: dict[str, list[Result]]) -> None:
+    tasks = list(runs["token"][0]["probes"])
+    rows = []
+    for name, found in runs.items():
+        figures = [_figures(run) for run in found]
+        if name not in ("base", "token"):
+            pairs = zip(figures, map(_figures, runs["token"]), strict=True)
+            figures = [[one - other for one, other in zip(*pair, strict=True)] for pair in pairs]
+        sign = "" if name in ("base", "token") else "+"
+        cells = []
+        for place, values in enumerate(zip(*figures, strict=True)):
+            digits = 3 if place < len(MASKS) else 1
+            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):{sign}.{digits}f}{spread}")
+        rows.append([name, *cells])
+    header = ["trained by", *(f"loss, {mask} masks" for mask in MASKS), *tasks, "probes", "nDCG@10"]
+    harness.table(header, rows)
+    harness.say(
+        "rows below token: difference from token with the same seed, mean ± standard deviation over seeds"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main(work, options()))
