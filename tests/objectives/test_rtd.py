@@ -193,6 +193,29 @@ def test_a_run_leaves_both_models(
     assert "\n" not in str(error.value)
     assert unmask.fill(folder.model / GENERATOR, f"the {mask}.", device="cpu")
 
+    text = corpus_text[0]
+    shown = unmask.explain(folder.root, text, device="cpu", top_k=2)
+    alone = unmask.explain(folder.model / GENERATOR, text, device="cpu", top_k=2)
+    found = shown.detection
+    assert found is not None
+    assert alone.detection is None
+    assert shown.predictions == alone.predictions
+    assert [at for at, other in enumerate(found.replaced) if other] == [
+        at
+        for at, (one, other) in enumerate(zip(found.input_ids, shown.input_ids, strict=True))
+        if one != other
+    ]
+    assert set(np.flatnonzero(found.replaced)) <= set(shown.selected)
+    with torch.no_grad():
+        theirs = detector(input_ids=torch.tensor([found.input_ids])).logits[0]
+    theirs = (theirs if theirs.ndim == 1 else theirs[:, 1] - theirs[:, 0]).sigmoid()
+    judged = [at for at, special in enumerate(shown.special_tokens_mask) if not special]
+    assert [found.probabilities[at] for at in judged] == pytest.approx(theirs[judged].tolist(), rel=1e-4)
+    right = [p if other else 1 - p for p, other in zip(theirs.tolist(), found.replaced, strict=True)]
+    assert found.loss == pytest.approx(float(np.mean([-np.log(right[at]) for at in judged])), rel=1e-4)
+    assert "Which tokens were replaced?" in shown.to_html()
+    json.dumps(shown.to_dict())
+
 
 def test_what_cannot_be_used_is_refused(
     load: Load, checkpoint: Callable[[str], Path], tiny_model: Any, wordpiece_tokenizer: Any, tmp_path: Path

@@ -313,6 +313,29 @@ def draw_explanation(page: Page, explanation: JsonDict) -> None:
     page.say(_mean_loss(explanation))
     if pair := explanation.get("pair"):
         page.say(_pair_text(pair))
+    if detection := explanation.get("detection"):
+        page.say("")
+        _draw_detection(page, explanation, detection)
+
+
+def _draw_detection(page: Page, explanation: JsonDict, detection: JsonDict) -> None:
+    columns = [
+        explanation["tokens"],
+        *(detection[name] for name in ("tokens", "replaced", "probabilities", "token_loss")),
+    ]
+    rows = [
+        [position, original, shown, "yes" if replaced else "no", _probability(probability), loss]
+        for position, (original, shown, replaced, probability, loss) in enumerate(zip(*columns, strict=True))
+        if probability is not None and (explanation["mask"][position] or probability > 0.5)
+    ]
+    page.say(
+        f"the discriminator, {detection['discriminator']}, at the masked tokens and where it says replaced:"
+    )
+    header = ["position", "original", "the generator's draw", "replaced", "probability of replaced", "loss"]
+    page.table(header, rows, left=(1, 2, 3))
+    judged = sum(probability is not None for probability in detection["probabilities"])
+    if detection["loss"] is not None:
+        page.say(f"mean over all {plural(judged, 'token')} that it judges: {detection['loss']:.4f}")
 
 
 def _draw_predictions(page: Page, predictions: Sequence[JsonDict]) -> None:

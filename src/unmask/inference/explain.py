@@ -25,6 +25,7 @@ from unmask.data.pairs import IN_ORDER
 from unmask.data.special_tokens import between_passages
 from unmask.data.tokenizer import Vocabulary, token_names
 from unmask.errors import ConfigError, DataError, plural
+from unmask.inference.detection import Detection, detect, with_generator
 from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Labels = Literal["all", "masked"]
+_PARTS = "pair", "detection"
 IGNORED = -100
 """The label of a token that is not scored, as in torch and transformers."""
 
@@ -124,6 +126,7 @@ class Explanation(Result):
         takes_token_types: whether the model tells a first sentence from a second by token_type_ids.
         model: name of the model.
         pair: what the sentence head says of a pair, if the text is one.
+        detection: what a discriminator makes of the tokens that its generator, which is then ``model``, draws for the masks.
     """
 
     text: str
@@ -153,14 +156,13 @@ class Explanation(Result):
     takes_token_types: bool
     model: str
     pair: PairPrediction | None = None
+    detection: Detection | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, ready for JSON."""
         spans = [list(span) for span in self.spans]
         found = asdict(self) | {"spans": spans, "masking": self.masking.model_dump()}
-        if self.pair is None:
-            del found["pair"]
-        return found
+        return {name: value for name, value in found.items() if value is not None or name not in _PARTS}
 
     def _title(self) -> str:
         loss = "nothing is predicted" if self.loss is None else f"loss {self.loss:.3f}"
@@ -207,6 +209,9 @@ def explain(
     2019). A literal ``[MASK]`` in the text is text, as in training. If nothing is drawn, as happens to short texts,
     the unit with the lowest draw is masked, and ``forced`` is set.
 
+    Of a discriminator (Clark et al. 2020) the generator that was saved with it predicts the masked tokens; then the discriminator
+    judges the text in which they are replaced by the generator's draws.
+
     Args:
         text: at least one token, at most what the model takes.
         model: whatever :func:`unmask.model.load.load_for_inference` takes.
@@ -226,7 +231,7 @@ def explain(
     """
     if labels not in ("all", "masked"):
         raise ConfigError(f"labels must be 'all' or 'masked'; got '{labels}'")
-    lm = load_for_inference(model)
+    lm, discriminator = with_generator(load_for_inference(model))
     lm.require_head()
     _check_top_k(top_k, lm)
     packed, spans, types = _tokenized(text, lm) if pair is None else _tokenized_pair(text, pair, lm)
@@ -275,6 +280,9 @@ def explain(
         takes_token_types=lm.takes_token_types,
         model=str(lm.tokenizer.name_or_path or lm.architecture),
         pair=None if pair is None else _pair_prediction(pair, lm, masked.input_ids, types),
+        detection=None
+        if discriminator is None
+        else detect(discriminator, packed, masked, logs, MaskKey(seed, epoch=0)),
     )
 
 

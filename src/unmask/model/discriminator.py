@@ -18,6 +18,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -153,6 +154,19 @@ class Discriminator(nn.Module):
 
     def _add_shared(self, _: nn.Module, args: tuple[Any, ...], rows: Tensor) -> Tensor:
         return rows + F.embedding(args[0], self._shared)
+
+
+@torch.no_grad()
+def replacement_logits(lm: MaskedLM, input_ids: np.ndarray) -> Tensor:
+    """Return ``fp32 [L]`` logits that each token of a sequence was replaced.
+
+    Args:
+        lm: read from the checkpoint of a discriminator.
+        input_ids: ``int64 [L]``.
+    """
+    with lm.plain() as raw, lm.precision(), lm.evaluating():
+        network: Any = _with_head(raw, 0)[0].eval().to(lm.device)
+        return _logits(network(input_ids=torch.from_numpy(input_ids)[None].to(lm.device)))
 
 
 def _logits(output: Any) -> Tensor:

@@ -247,8 +247,8 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
     head = [key for key in missing if key not in body and "pooler" not in key]
     if head and (generator := saved_generator(str(model.config.name_or_path or ""))):
         progress.warning(
-            f"'{name}' says which tokens were replaced and has no LM head, so its predictions say nothing; the generator that was "
-            f"trained with it has one: {generator}"
+            f"'{name}' says which tokens were replaced and has no LM head; the generator that was trained with it predicts masked "
+            f"tokens: {generator}"
         )
     elif head:
         progress.warning(

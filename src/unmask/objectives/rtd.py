@@ -94,12 +94,11 @@ class ReplacedTokenDetection(MaskedLanguageModelling):
 
     def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
         batch = super().batch(packed, plan, key, rate)
-        bits = random_bits_at(packed, batch.target_index, key.stream("generator"))
         return replace(
             batch,
             of_tokens={"judged": ~plan.vocabulary.special[packed.input_ids]},
             of_sequences={"documents": (packed.keys >> _KEY_BITS).astype(np.int64)},
-            of_targets={"bits": bits.view(np.int64)},
+            of_targets={"bits": _drawing_bits(packed, batch.target_index, key)},
         )
 
     def counts(self, batch: Batch) -> tuple[int, ...]:
@@ -159,6 +158,27 @@ class ReplacedTokenDetection(MaskedLanguageModelling):
         spare = np.zeros(max(1, round_up(len(places), _STEPS)) - len(places), dtype=np.int64)
         found = discriminator.logits(batch, shown, on_device(np.concatenate([places, spare]), device))
         return found[: len(places)], replaced[on_device(places, device)]
+
+
+def _drawing_bits(packed: Packed, index: np.ndarray, key: MaskKey) -> np.ndarray:
+    """Return ``int64 [M]`` random bits, which the draws of the generator at some tokens are made of."""
+    return random_bits_at(packed, index, key.stream("generator")).view(np.int64)
+
+
+def draw_tokens(
+    packed: Packed, index: np.ndarray, key: MaskKey, logits: Tensor, allowed: Tensor
+) -> np.ndarray:
+    """Return ``int64 [M]`` tokens that a generator draws for some places of a text, as in training.
+
+    Args:
+        packed: the text.
+        index: ``int64 [M]`` places of its tokens.
+        key: of the draw.
+        logits: ``[M, V]`` of the generator.
+        allowed: ``bool [V]``, entries that may replace a token.
+    """
+    bits = on_device(_drawing_bits(packed, index, key), logits.device)
+    return sample(logits, bits, allowed).cpu().numpy()
 
 
 def _generator_logits(model: MaskedLM, batch: Batch) -> Tensor:
