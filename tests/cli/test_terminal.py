@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.api.terminal import BarProgress, LineProgress, terminal_progress
+from unmask.cli import runtime
 from unmask.cli.inference import draw_explanation, draw_fill
 from unmask.cli.terminal import Page
 from unmask.cli.train import draw_dry_run, draw_evaluation, draw_examples
@@ -179,6 +180,31 @@ def test_the_bar_shows_figures_and_time(clock: Clock) -> None:
         progress.advance(0.25, {"loss": 3.21, "tokens/s": 9000.0})
         progress.log("so that it is drawn now")
     assert "25%  loss 3.210  9,000 tok/s  0:30 left" in stream.getvalue()
+
+
+def test_lines_for_a_terminal_are_wrapped_between_words(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr", stream := FakeTerminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    path = "runs/" + "a-long-name/" * 5 + "model"
+    metrics = {"documents": 34_043, "tokens": 4_915_725, "loss": 3.21}
+    with terminal_progress(stream, clock) as progress:
+        progress.begin("prepare")
+        progress.advance(1.0, metrics)
+        progress.end()
+        progress.log(f"some words before {path}")
+    runtime.print_error(f"nothing can be read from {path} or from any other place")
+    assert stream.getvalue().rpartition("\x1b[?25h")[2].strip().splitlines() == [
+        "prepare  done  34,043 documents",
+        "4,915,725 tokens  loss 3.210  in 0:00",
+        "some words before",
+        path,
+        "error: nothing can be read from",
+        path,
+        "or from any other place",
+    ]
 
 
 def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:

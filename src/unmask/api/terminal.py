@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,10 +59,7 @@ class TerminalProgress(Progress):
         self._phases.clear()
 
     def log(self, text: str) -> None:
-        from rich.text import Text
-
-        line = Text(text, style="dim")  # style= would dim the bar too
-        self._console.print(line, soft_wrap=not self._console.is_terminal)
+        print_line(self._console, text, "dim")
 
     def begin(self, phase: str) -> None:
         self._phases.append(_Phase(phase, self._clock()))
@@ -83,7 +81,7 @@ class TerminalProgress(Progress):
         unfinished = phase.share is not None and phase.share < 0.995
         share = "done" if ended and not unfinished else share_done(phase.share)
         parts = [phase.name, share, *progress_metrics(phase.metrics), last]
-        self._console.print("  ".join(part for part in parts if part), soft_wrap=True)
+        print_line(self._console, "  ".join(part for part in parts if part))
 
     def _time(self, phase: _Phase) -> str:
         """Return the time that is left or, if it cannot be estimated, the time that has passed."""
@@ -181,3 +179,25 @@ def plain_console(stream: TextIO) -> Console:
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_OFF_TERMINAL
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return Console(file=stream, markup=False, highlight=False, emoji=False, width=width, color_system=colours)
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """Print a line, wrapped between words on a terminal and whole elsewhere."""
+    from rich.text import Text
+
+    if console.file.isatty():
+        text = "\n".join(part for line in text.split("\n") for part in _wrapped(line, console.width))
+    console.print(Text(text, style), soft_wrap=True)  # style= of print would be that of a running bar too
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Return the lines of at most ``width`` columns; a path or another word that is wider stays whole."""
+    from rich.cells import cell_len  # a Chinese character takes two columns
+
+    lines = [""]
+    for word in re.findall(r"\s*\S+", line):
+        if lines[-1].strip() and cell_len(lines[-1] + word) > width:
+            lines.append(word.lstrip())
+        else:
+            lines[-1] += word
+    return lines

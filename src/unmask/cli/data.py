@@ -114,7 +114,7 @@ _PAIRS = 3
 def draw_check(page: Page, found: JsonDict) -> None:
     """Draw what :meth:`unmask.checking.results.DataCheck.to_dict` returns."""
     for finding in found["findings"]:
-        page.say(f"{finding['level']:<8} {finding['text']}", style=_STYLES[finding["level"]] or None)
+        page.say(f"{finding['level']:<8} {finding['text']}", style=_STYLES[finding["level"]])
     page.say("")
     page.pairs(_facts(found))
     _draw_leaks(page, found)

@@ -148,14 +148,22 @@ class Lines(Progress):
 
     def log(self, text: str) -> None:
         if not mode.quiet:
-            with contextlib.suppress(BrokenPipeError):
-                sys.stderr.write(f"{text}\n")
+            _print_on_stderr(text)
 
 
 def print_error(message: str, word: str = "error") -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr, wrapped where that is a terminal."""
+    _print_on_stderr(f"{word}: {_one_line(message)}")
+
+
+def _print_on_stderr(text: str) -> None:
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(f"{word}: {_one_line(message)}\n")
+        if sys.stderr.isatty():
+            from unmask.api.terminal import plain_console, print_line
+
+            print_line(plain_console(sys.stderr), text)
+        else:  # where rich need not be imported
+            sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from unmask.api.terminal import plain_console
+from unmask.api.terminal import plain_console, print_line
 from unmask.reporting.format import cell
 
 if TYPE_CHECKING:
@@ -25,11 +25,10 @@ class Page:
 
     def __init__(self, stream: TextIO) -> None:
         self._console = plain_console(stream)
-        self._wraps = stream.isatty()  # in a file or pipe a sentence stays one line
 
-    def say(self, text: str, style: str | None = None) -> None:
-        """Print a sentence; a terminal gets it wrapped at words."""
-        self._console.print(text, style=style, soft_wrap=not self._wraps)
+    def say(self, text: str, style: str = "") -> None:
+        """Print a sentence; a terminal gets it wrapped between words."""
+        print_line(self._console, text, style)
 
     def command(self, text: str) -> None:
         """Print a command or path as it is, however long, so that it can be copied."""
