@@ -726,6 +726,14 @@ def test_explain_in_the_terminal(run: Run, model: Path, monkeypatch: pytest.Monk
     assert "the mean over 1 masked token" in outcome.out
 
 
+def test_a_file_that_is_given_as_text_is_said(run: Run, model: Path) -> None:
+    Path("texts.txt").write_text("b [MASK]\n", encoding="utf-8")
+    for verb, instead in (("fill", "give --file"), ("explain", "pipe it in and give -")):
+        outcome = run(verb, model, "texts.txt")
+        assert "warning: 'texts.txt' is a file, and its name is taken as the text" in outcome.err
+        assert instead in outcome.err
+
+
 def test_explain_refuses_a_special_token(run: Run, model: Path) -> None:
     outcome = run("explain", model, "the constitution.", "--mask-positions", "0")
     assert outcome.code == 2

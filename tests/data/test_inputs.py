@@ -107,7 +107,11 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     errors = {
         "data/note.txt": r"no such file \(did you mean 'notes\.txt'\?\); give a file, .* a URL \(s3://",
         "dta/notes.txt": r"no such file: the folder .*dta does not exist \(did you mean 'data'\?\)",
-        "The river froze.": r"no such file \(for the text itself, pipe it in and give -\); give a file",
+        "Hello world!": r"no such file \(for the text itself, pipe it in and give -\); give a file",
+        "Wet and/or cold.": r"no such file: the folder .*Wet and does not exist \(for the text itself",
+        "Is it cold?": r"the glob matches no file \(for the text itself",
+        "The river froze. " * 30: r"no such file \(for the text itself",
+        "My diary of 2024.md": r"no such file; give",
         "data/notes.txt/x": r"no such file: .*notes\.txt is not a folder",
         "*.md": "the glob matches no file",
         "nodir/**/*.md": r"no such file",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -157,9 +158,15 @@ def _inputs(texts: Sequence[str], file: Path | None) -> Iterator[_Input]:
         if text == "-":
             yield from _lines("-")
         else:
+            _warn_of_a_file(text, "to fill its lines give --file")
             yield _Input(text, f"text {number}")
     if file is not None:
         yield from _lines(str(file))
+
+
+def _warn_of_a_file(text: str, instead: str) -> None:
+    if os.path.isfile(text):
+        shell.log(f"'{text}' is a file, and its name is taken as the text; {instead}", "warning")
 
 
 def _lines(name: str) -> Iterator[_Input]:
@@ -230,7 +237,10 @@ def explain(
     shell.check_page(html)
     config = options.load_settings({"mask_rate": mask_rate, "strategy": strategy})
     positions = None if mask_positions is None else _parse_positions(mask_positions)
-    text = shell.read_stdin() if text == "-" else text
+    if text == "-":
+        text = shell.read_stdin()
+    else:
+        _warn_of_a_file(text, "to explain its content pipe it in and give -")
     with shell.working() as progress:
         from unmask.api.model import load
 

@@ -124,7 +124,7 @@ def size_of(file: File) -> int:
 
 def cannot_open(path: Path, error: OSError) -> DataError:
     """Return the :class:`DataError` for an ``OSError`` on opening ``path``."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
         return missing(path)
     if isinstance(error, PermissionError):
         return TextError("no permission", "permission denied; make it readable for this user", path=path)
@@ -148,10 +148,18 @@ def missing(path: Path) -> DataError:
         what = f"no such file: {parent / name} is not a folder"
     else:
         what = f"no such file: the folder {parent / name} does not exist{near}"
-    if len(path.name.split()) > 2 and not path.suffix.strip("."):
-        what += " (for the text itself, pipe it in and give -)"
-    message = f"{what}; give a file, a folder, a glob, '-', hf://org/name or a URL (s3://, gs://, az://)"
-    return TextError("no such file", message, path=path)
+    hint = text_hint(str(path))
+    message = (
+        f"{what}{hint}; give a file, a folder, a glob, '-', hf://org/name or a URL (s3://, gs://, az://)"
+    )
+    shown = f"{str(path)[:119]}…" if hint and len(str(path)) > 120 else path
+    return TextError("no such file", message, path=shown)
+
+
+def text_hint(given: str) -> str:
+    """Return how to give text itself, if a name that does not exist has words and no suffix of a file: it may be text."""
+    is_text = len(given.split()) > 1 and not re.search(r"\.[A-Za-z]\w*$", given)
+    return " (for the text itself, pipe it in and give -)" if is_text else ""
 
 
 def _names_in(folder: Path) -> list[str]:

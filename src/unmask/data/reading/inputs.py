@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from unmask.data.reading.errors import ReadErrors, TextError
-from unmask.data.reading.files import File, cannot_open, format_of, holds_text, readable_stat
+from unmask.data.reading.files import File, cannot_open, format_of, holds_text, readable_stat, text_hint
 from unmask.errors import DataError, did_you_mean, on_one_line
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile, list_files
@@ -194,7 +194,8 @@ def _glob_files(pattern: str, errors: ReadErrors) -> list[Path]:
                 errors.skip_file(error)
     if not files:
         errors.raise_first()
-        raise DataError("the glob matches no file; expected at least one", path=pattern)
+        hint = text_hint(pattern)
+        raise DataError(f"the glob matches no file{hint}; expected at least one", path=pattern)
     return list(files)
 
 
