@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unmask.reporting.drawing import COLOUR, Chart, Legend, Role, drawing, dress, tick_labels
@@ -54,7 +55,7 @@ def render_forecast(found: JsonDict) -> str:
             verdict=headline(found),
             conclusions=list(conclusions(found)),
             charts=charts,
-            horizons=[_horizon_row(row) for row in found["horizons"]],
+            horizons=list(_horizon_lines(found["horizons"])),
             probes=[_probe_row(row, found["base"]) for row in found["probes"]],
             laws=[
                 (name, found[name]["decision"], found[name]["reasons"], _law_rows(found[name]))
@@ -66,19 +67,20 @@ def render_forecast(found: JsonDict) -> str:
     )
 
 
-def _horizon_row(row: JsonDict) -> list[str]:
-    return [
-        f"{row['factor']} x",
-        count(row["tokens"]),
-        number(row["passes"]),
-        rough_duration(row["seconds"]),
-        _or_unknown(row["domain"], lambda found: interval_text(found, loss)),
-        _or_unknown(row["change"], change_text),
-        _or_unknown(
-            row["forgetting"], lambda found: interval_text(found, lambda value: loss(value, signed=True))
-        ),
-        _or_unknown(row["replay"], lambda found: percent(found["best"], 0)),
-    ]
+def _horizon_lines(horizons: Sequence[JsonDict]) -> Iterator[tuple[str, list[str]]]:
+    """Yield a name and the text for each horizon: two columns fit on a phone, seven do not."""
+    texts: dict[str, Callable[[JsonDict], str]] = {
+        "tokens in all": lambda row: count(row["tokens"]),
+        "passes": lambda row: number(row["passes"]),
+        "time here": lambda row: rough_duration(row["seconds"]),
+        "domain loss": lambda row: _or_unknown(row["domain"], lambda found: interval_text(found, loss)),
+        "change": lambda row: _or_unknown(row["change"], change_text),
+        "forgetting": lambda row: _or_unknown(row["forgetting"], lambda found: interval_text(found, signed)),
+        "best replay": lambda row: _or_unknown(row["replay"], lambda found: percent(found["best"], 0)),
+    }
+    signed = partial(loss, signed=True)
+    for name, text in texts.items():
+        yield name, [text(row) for row in horizons]
 
 
 def _or_unknown(found: JsonDict | None, text: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,10 +48,12 @@ def environment() -> Environment:
 
 
 def unbroken(text: str) -> Markup:
-    """``text`` as HTML in which no line breaks within the word n-gram."""
+    """``text`` as HTML in which no line breaks within the word n-gram or an option such as ``--max-steps``."""
     from markupsafe import Markup, escape
 
-    return escape(text).replace("n-gram", Markup('<span class="nowrap">n-gram</span>'))
+    return Markup(
+        re.sub(r"n-gram|(?<!\S)--?[a-z-]+", r'<span class="nowrap">\g<0></span>', str(escape(text)))
+    )
 
 
 def bar(value: object) -> str:
