@@ -72,11 +72,13 @@ def test_the_law_of_forgetting_finds_what_replay_saves(jump: float) -> None:
     share = np.array([0, 0, 0, 0, 0, 0, 0.05, 0.05, 0.2, 0.2, 0.5, 0.5])
     domain, general = (1 - share) * tokens, share * tokens
     rises = jump + 0.05 * (domain / 1e4) ** 0.4 / (1 + 8 * general / domain)
-    fitted = forgetting.fit(domain, general, np.repeat(rises[None], 60, axis=0), 4.0, 0)
-    middle, low, high = law.interval(fitted.forecast(1e6, 0.0))
+    text = np.full(12, 1e7)
+    fitted = forgetting.fit(domain, general, text, np.repeat(rises[None], 60, axis=0), 4.0, 0)
+    middle, low, high = law.interval(fitted.forecast(1e6, 0.0, 1e7))
     assert low < middle < high
     assert abs(middle / (jump + 0.05 * 100**0.4) - 1) < 0.25
-    assert np.median(fitted.expected(1e6, 0.2)) < 0.5 * middle + jump
+    assert np.median(fitted.expected(1e6, 0.2, 1e7)) < 0.5 * middle + jump
+    assert np.median(fitted.expected(1e6, 0.0, 1e5)) > 1.3 * middle - jump  # ten passes over a text
 
 
 def probes(losses: list[float]) -> list[Probe]:

@@ -221,7 +221,7 @@ def _forgetting(probed: Probed) -> tuple[dict[str, Any], Forgetting | None]:
     """Return how the law of forgetting fits, and the law where it holds."""
     if "general" not in probed.base:
         return {"decision": "unknown", "reasons": ["no general text was given (--general)"]}, None
-    probes = probed.of("length", "replay")
+    probes = probed.of("length", "repeats", "replay")
     if len({probe.tokens for probe in probed.of("length")}) < _FEWEST_LENGTHS:
         return {
             "decision": "cannot tell",
@@ -231,12 +231,15 @@ def _forgetting(probed: Probed) -> tuple[dict[str, Any], Forgetting | None]:
     rises = losses - base[:, None]
     domain = np.array([probe.domain_tokens for probe in probes], dtype=float)
     general = np.array([probe.tokens - probe.domain_tokens for probe in probes], dtype=float)
-    law = forgetting_law.fit(domain, general, rises, float(base[0]), probed.seed)
+    text = np.array([probe.text_tokens for probe in probes], dtype=float)
+    law = forgetting_law.fit(domain, general, text, rises, float(base[0]), probed.seed)
     error = float(np.median(law.error))
     spread = float(np.ptp(np.append(rises[0], 0.0)))
     names = {"jump": law.jump, "rise": law.rise, "beta": law.beta, "offset": law.offset}
     if general.any():
         names |= {"shield": law.shield, "learned": law.learned}
+    if (text < text.max()).any():
+        names["passes"] = law.passes
     reasons = []
     if error > max(_MOST_ERROR * spread, _FINE * float(base[0])):
         reasons.append(f"the law misses the runs by {error:.3f} nats, and they differ by {spread:.3f}")
@@ -281,7 +284,7 @@ def _horizon(
         found["domain"], found["change"] = domain, change
         found["more_text"] = _more_text(law, tokens, text)
     if forgetting is not None:
-        found["forgetting"] = value(forgetting.forecast(tokens, 0.0))
+        found["forgetting"] = value(forgetting.forecast(tokens, 0.0, text))
     if law is not None and forgetting is not None and probed.of("replay"):
         found["replay"] = _replay(law, forgetting, tokens, text, base, wanted)
     return found
@@ -314,7 +317,7 @@ def _replay(
         [
             base
             - law.expected((1 - share) * tokens, text, share * tokens)
-            - forgetting.expected(tokens, share)
+            - forgetting.expected(tokens, share, text)
             for share in SHARES
         ]
     )
@@ -332,8 +335,8 @@ def _replay(
         "as_good": [good[0], good[-1]],
         "share": share,
         "domain": loss_and_change(domain, base)[0],
-        "forgetting": value(forgetting.forecast(tokens, share)),
-        "net_gain": value(base - domain - forgetting.forecast(tokens, share)),
+        "forgetting": value(forgetting.forecast(tokens, share, text)),
+        "net_gain": value(base - domain - forgetting.forecast(tokens, share, text)),
         "shares": [
             {"share": each, "net_gain": float(net)} for each, net in zip(SHARES, expected, strict=True)
         ],
@@ -367,7 +370,7 @@ def _curve(probed: Probed, law: Law, forgetting: Forgetting | None) -> list[Curv
     rows = []
     for at in np.geomspace(shortest, FACTORS[-1] * tokens, 41):
         domain, _ = loss_and_change(law.forecast(at, probed.text_tokens), base)
-        lost = None if forgetting is None else value(forgetting.forecast(at, 0.0))
+        lost = None if forgetting is None else value(forgetting.forecast(at, 0.0, probed.text_tokens))
         rows.append(CurvePoint(tokens=float(at), domain=domain, forgetting=lost))
     return rows
 

@@ -1,10 +1,10 @@
 """The law of forgetting: the rise of the loss on general text, in tokens of the domain and the share of replay.
 
-``F = J + A h(d) / (1 + B r / (1 - r)) - G g(z)``: the first steps of a new optimizer raise the loss whatever the text is; ``d`` tokens of
+``F = J + A P^p h(d) / (1 + B r / (1 - r)) - G g(z)``: the first steps of a new optimizer raise the loss whatever the text is; ``d`` tokens of
 the domain raise it further, less so with replay (Bethune et al. 2025, arXiv 2502.06042), and ``z`` tokens of general text lower it
 where the base has not learned it to the end, as a power law. ``h(d) = ((1 + d / d0)^beta - 1) / beta`` grows without bound for ``beta`` above 0 and ends for ``beta`` below.
 
-Fitted as the law of held-out loss is, see :mod:`unmask.forecasting.law`.
+``P`` are the passes over the text, one at least: a text that is read again and again is forgotten for more. Fitted as the law of held-out loss is, see :mod:`unmask.forecasting.law`.
 
 Shapes: n probing runs, B draws.
 """
@@ -18,14 +18,17 @@ import numpy as np
 from unmask.evaluation.bootstrap import Floats
 from unmask.forecasting.sampling import sample
 
-_BETA_PRIOR = 0.3, 0.4
+_BETA_PRIOR = 0.7, 0.5
+_PASSES_PRIOR = 0.3, 0.3
 """Mean and spread."""
 _SHIELD_PRIOR = 8.0, 1.5
 """Median, and the spread of the logarithm."""
 _OFFSETS = 0.1, 10.0
 """``d0`` is sought from so much of the shortest to so many of the longest run; its logarithm has a flat prior."""
-_MOST = 1.5
+_MOST = 2.0
 _MOST_LOG = 10.0
+_PART = 0.02
+"""By this factor a run counts less on a part of the text, since a few documents are not like all."""
 _DRIFT = 1.0
 """Per doubling beyond the longest run a forecast drifts by this many errors of the fit."""
 _GENERAL_POWER = 0.3
@@ -38,7 +41,7 @@ class Forgetting:
     """B draws of the law.
 
     Attributes:
-        jump, rise, beta, offset, shield, learned: ``[B]``: ``J``, ``A``, ``beta``, ``d0``, ``B`` and ``G``.
+        jump, rise, beta, offset, shield, learned, passes: ``[B]``: ``J``, ``A``, ``beta``, ``d0``, ``B``, ``G`` and ``p``.
         error: ``[B]``, standard error of a run.
         longest: tokens of the longest run.
         normal: ``[B]`` standard normal numbers, of what the law misses.
@@ -50,39 +53,56 @@ class Forgetting:
     offset: Floats
     shield: Floats
     learned: Floats
+    passes: Floats
     error: Floats
     longest: float
     normal: Floats
 
-    def expected(self, tokens: float, share: float) -> Floats:
-        """Return ``[B]`` rises of the loss on general text after so many tokens, a share of them general text."""
+    def expected(self, tokens: float, share: float, text: float) -> Floats:
+        """Return ``[B]`` rises of the loss on general text after so many tokens, a share of them general text.
+
+        Args:
+            tokens: of the run.
+            share: of general text.
+            text: tokens of one pass over the text of the domain.
+        """
+        domain, general = np.array([(1 - share) * tokens]), np.array([share * tokens])
         lost, learned = _shapes(
-            np.array([(1 - share) * tokens]), np.array([share * tokens]), self.beta, self.offset, self.shield
+            domain, general, np.array([text]), self.beta, self.offset, self.shield, self.passes
         )
         return np.asarray(self.jump + self.rise * lost[:, 0] - self.learned * learned[:, 0])
 
-    def forecast(self, tokens: float, share: float) -> Floats:
+    def forecast(self, tokens: float, share: float, text: float) -> Floats:
         """Return :meth:`expected` with the error of a run and of the extrapolation."""
         far = max(0.0, float(np.log2(max(tokens, 1.0) / self.longest)))
-        return self.expected(tokens, share) + self.error * self.normal * np.hypot(1.0, _DRIFT * far)
+        return self.expected(tokens, share, text) + self.error * self.normal * np.hypot(1.0, _DRIFT * far)
 
 
 def _shapes(
-    domain: Floats, general: Floats, beta: Floats, offset: Floats, shield: Floats
+    domain: Floats,
+    general: Floats,
+    text: Floats,
+    beta: Floats,
+    offset: Floats,
+    shield: Floats,
+    passes: Floats,
 ) -> tuple[Floats, Floats]:
     """Return ``[K, n]`` each: what is lost with ``A`` of 1, and what is learned with ``G`` of 1."""
-    beta, offset, shield = (part[:, None] for part in (beta, offset, shield))
+    beta, offset, shield, passes = (part[:, None] for part in (beta, offset, shield, passes))
     steep = np.where(np.abs(beta) < 1e-4, 1e-4, beta)
     lost = np.expm1(steep * np.log1p(domain / offset)) / steep / (1 + shield * general / domain)
-    return lost, -np.expm1(-_GENERAL_POWER * np.log1p(general / offset))
+    return lost * np.maximum(domain / text, 1.0) ** passes, -np.expm1(
+        -_GENERAL_POWER * np.log1p(general / offset)
+    )
 
 
-def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) -> Forgetting:
-    """Fit the law to runs of several lengths, with and without replay.
+def fit(domain: Floats, general: Floats, text: Floats, rises: Floats, base: float, seed: int) -> Forgetting:
+    """Fit the law to runs of several lengths, of parts of the text, with and without replay.
 
     Args:
         domain: ``[n]`` tokens of the domain.
         general: ``[n]`` tokens of general text.
+        text: ``[n]`` tokens of one pass over the text that was given.
         rises: ``[B, n]`` of the loss on general text.
         base: that of the base.
         seed: of the draws.
@@ -91,17 +111,22 @@ def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) 
     tokens, draws = domain + general, len(rises)
     ends = np.log([tokens.min() * _OFFSETS[0], tokens.max() * _OFFSETS[1]])
     weights = np.sqrt(tokens / tokens.max())
+    weights[text < 0.99 * text.max()] *= _PART
     freedom = _FREEDOM + len(tokens) - 2
     highest = np.maximum(rises.max(axis=1), 0.0)
 
     def prior() -> Floats:
         beta = _BETA_PRIOR[0] + _BETA_PRIOR[1] * rng.standard_normal(draws)
         shield = np.log(_SHIELD_PRIOR[0]) + _SHIELD_PRIOR[1] * rng.standard_normal(draws)
-        return np.stack([beta, rng.uniform(ends[0], ends[1], draws), shield, rng.random(draws)], axis=1)
+        passes = _PASSES_PRIOR[0] + _PASSES_PRIOR[1] * rng.standard_normal(draws)
+        return np.stack(
+            [beta, rng.uniform(ends[0], ends[1], draws), shield, rng.random(draws), passes], axis=1
+        )
 
     def compare(state: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return ``A``, ``G``, the sum of squares of what is lost, and the sum of squares that the law misses."""
-        lost, learned = _shapes(domain, general, state[:, 0], np.exp(state[:, 1]), np.exp(state[:, 2]))
+        offset, shield = np.exp(state[:, 1:3]).T
+        lost, learned = _shapes(domain, general, text, state[:, 0], offset, shield, state[:, 4])
         risen = rises - (state[:, 3] * highest)[:, None]
         pairs = ((lost, lost), (learned, learned), (lost, learned), (lost, risen), (learned, risen))
         aa, gg, ag, ya, yg = ((weights * one * other).sum(axis=1) for one, other in pairs)
@@ -110,10 +135,15 @@ def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) 
         return rise, gain, aa, missed + _FREEDOM * (_LEAST_ERROR * base) ** 2
 
     def score(state: Floats) -> Floats:
-        inside = (np.abs(state[:, 0]) < _MOST) & (state[:, 1] >= ends[0]) & (state[:, 1] <= ends[1])
+        inside = (
+            (np.abs(state[:, [0, 4]]) < _MOST).all(axis=1)
+            & (state[:, 1] >= ends[0])
+            & (state[:, 1] <= ends[1])
+        )
         inside &= (np.abs(state[:, 2]) < _MOST_LOG) & (state[:, 3] >= 0) & (state[:, 3] < 1)
         found = -0.5 * freedom * np.log(compare(np.where(inside[:, None], state, start))[3])
-        found -= 0.5 * ((state[:, 0] - _BETA_PRIOR[0]) / _BETA_PRIOR[1]) ** 2
+        for place, (middle, spread) in ((0, _BETA_PRIOR), (4, _PASSES_PRIOR)):
+            found -= 0.5 * ((state[:, place] - middle) / spread) ** 2
         found -= 0.5 * ((state[:, 2] - np.log(_SHIELD_PRIOR[0])) / _SHIELD_PRIOR[1]) ** 2
         return np.where(inside, found, -np.inf)
 
@@ -124,17 +154,8 @@ def fit(domain: Floats, general: Floats, rises: Floats, base: float, seed: int) 
     slack = error / np.sqrt(np.maximum(squares, 1e-12)) * rng.standard_normal(draws)
     rise = np.where(rise > 0, np.maximum(rise + slack, 0.0), rise)
     beta, offset, shield = state[:, 0], np.exp(state[:, 1]), np.exp(state[:, 2])
-    return Forgetting(
-        state[:, 3] * highest,
-        rise,
-        beta,
-        offset,
-        shield,
-        gain,
-        error,
-        float(tokens.max()),
-        rng.standard_normal(draws),
-    )
+    jump, normal = state[:, 3] * highest, rng.standard_normal(draws)
+    return Forgetting(jump, rise, beta, offset, shield, gain, state[:, 4], error, float(tokens.max()), normal)
 
 
 def _not_negative(aa: Floats, gg: Floats, ag: Floats, ya: Floats, yg: Floats) -> tuple[Floats, Floats]:

@@ -33,6 +33,7 @@ _PARAMETERS = {
     "beta": "exponent, beta",
     "shield": "protection by replay, B",
     "learned": "learned from general text, G",
+    "passes": "exponent of the passes over the text, p",
 }
 
 
