@@ -33,6 +33,7 @@ COMMANDS = [
     "strategies",
     "throughput",
     "time_to_quality",
+    "vocabulary",
 ]
 Load = Callable[[str], ModuleType]
 
@@ -201,6 +202,21 @@ def test_the_goals_of_adaptation(load: Load) -> None:
     goals = load("adaptation")._goals(runs, {"words at step 0": bits(2.0, 2.2)}, probes)
     assert [goal["measured"] for goal in goals] == pytest.approx([0.8, 0.25, 1.1, 2])
     assert [goal["met"] for goal in goals] == [True, True, False, False]
+
+
+def test_each_variant_is_compared_with_the_kept_vocabulary(load: Load) -> None:
+    """With the passages of its own comparison; one that a tokenizer cannot spell is in no other."""
+
+    def variant(keep: float, own: float, size: int) -> dict[str, Any]:
+        pair = {"models": [{"value": keep}, {"value": own}]}
+        return {"bytes": size, "bits": [{"domain": {"before": pair, "after": pair}}]}
+
+    variants = {"keep": {"bytes": 200}, "extend": variant(2.0, 1.8, 220), "trim": variant(2.5, 2.6, 100)}
+    module = load("vocabulary")
+    goals = module._goals("some", variants)
+    assert [goal["measured"] for goal in goals] == pytest.approx([0.9, 1.04, 0.5])
+    assert [goal["met"] for goal in goals] == [True, False, True]
+    assert [module._values(name, variants, "domain", "after") for name in variants] == [[2.0], [1.8], [2.6]]
 
 
 # --- on a GPU -----------------------------------------------------------------------------------------------------
