@@ -18,6 +18,7 @@ import argparse
 import shutil
 import sys
 import time
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from statistics import mean, stdev
@@ -178,7 +179,7 @@ class _Domain:
 
     def speed(self) -> dict[str, list[Result]]:
         """Measure the variants in turns."""
-        sides = {variant: lambda variant=variant: self._rates(variant) for variant in VARIANTS}
+        sides = {variant: partial(self._rates, variant) for variant in VARIANTS}
         return harness.take_turns(sides, self.args.rounds, lambda what, rates: say(
             f"{self.name}, {what}: " + ", ".join(f"{name} {rates[name]:,.0f} words/s" for name in RATES)))  # fmt: skip
 
@@ -214,12 +215,12 @@ def collected(out: str, characters: int) -> Result:
     from unmask.run.docstrings import collect_docstrings, write_jsonl
 
     corpus = collect_docstrings(max_characters=characters)
-    partial = Path(out + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_jsonl(corpus.train, partial / "train.jsonl")
-    write_jsonl(corpus.heldout, partial / "heldout.jsonl")
-    partial.rename(out)
+    made = Path(out + ".partial")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    write_jsonl(corpus.train, made / "train.jsonl")
+    write_jsonl(corpus.heldout, made / "heldout.jsonl")
+    made.rename(out)
     return {}
 
 
@@ -252,7 +253,7 @@ def sized(model: str, files: list[str]) -> Result:
         "entries": len(tokenizer),
         "parameters": sum(weight.numel() for weight in weights),
         "embedding_parameters": sum(weight.numel() for weight in weights if rows in weight.shape),
-        "bytes": sum(path.stat().st_size for path in Path(model).glob("*.safetensors")),
+        "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
         "tokens_per_word": tokens / words,
         "words": words,
     }
@@ -341,7 +342,7 @@ def _show(name: str, found: Result) -> None:
                      f"{each['tokens_per_word']:.3f}", f"{each['words_seen']:,.0f}", *bits])  # fmt: skip
     bits = [f"{kind} {what}" for kind in KINDS for what in ("bits/byte before", "after", "over keep")]
     harness.table(
-        [name, "entries", "parameters", "of embeddings", "on disk", "tokens/word", "words seen", *bits], rows
+        [name, "entries", "parameters", "of embeddings", "weights", "tokens/word", "words seen", *bits], rows
     )
     left_out = sum(run[kind][when]["left_out"] for each in variants.values() for run in each.get("bits", ())
                    for kind in KINDS for when in ("before", "after"))  # fmt: skip
