@@ -23,6 +23,11 @@ def test_on_a_cpu_it_is_measured(monkeypatch: pytest.MonkeyPatch, half: float, t
     assert ("slower here" if half > 1 else f"{1 / half:.1f} times as fast") in why
 
 
+def test_on_a_mac_it_is_said_that_its_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_precision("fp32", CPU)[1].endswith("; on the CPU, since Apple's mps is not supported")
+
+
 def test_the_measurement_itself_ends_with_one_of_both() -> None:
     found, why = pick_precision("auto", CPU)
     assert found in ("fp32", "bf16")

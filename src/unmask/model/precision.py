@@ -30,8 +30,14 @@ def pick_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     """
     if wanted not in _PRECISIONS:
         raise ConfigError(f"no precision '{wanted}'; there are {', '.join(_PRECISIONS)}")
-    if wanted != "auto":
-        return wanted, f"computing in {wanted}"
+    found, why = (wanted, f"computing in {wanted}") if wanted != "auto" else _faster(device)
+    if device.type == "cpu" and torch.backends.mps.is_available():
+        why += "; on the CPU, since Apple's mps is not supported"
+    return found, why
+
+
+def _faster(device: torch.device) -> tuple[str, str]:
+    """Return the faster precision, and why."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "computing in bf16 with fp32 weights: the GPU has it"
