@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
 from unmask.objectives.rtd import draw_tokens
 from unmask.run_folder import saved_generator
+
+_generators: WeakKeyDictionary[LanguageModel, LanguageModel] = WeakKeyDictionary()
+"""By discriminator, so that one that is served loads its generator once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,11 @@ def with_generator(lm: LanguageModel) -> tuple[LanguageModel, MaskedLM | None]:
     """Return the model that predicts masked tokens, and the discriminator that was trained with it, if ``lm`` is one."""
     if not (isinstance(lm, MaskedLM) and lm.new_head and (folder := saved_generator(lm.name))):
         return lm, None
-    precision = "bf16" if lm.autocast else "fp32"
-    return load_for_inference(folder, device=str(lm.device), precision=precision, offline=True), lm
+    if (found := _generators.get(lm)) is None:
+        precision = "bf16" if lm.autocast else "fp32"
+        found = load_for_inference(folder, device=str(lm.device), precision=precision, offline=True)
+        _generators[lm] = found
+    return found, lm
 
 
 def detect(
