@@ -184,7 +184,10 @@ def signature(name: str, function: Any) -> str:
     """Return the signature of a function, a parameter a line, with annotations as they are written."""
     found = inspect.signature(function)
     parameters = [param.replace(annotation=_written(param.annotation)) for param in found.parameters.values()]
-    parts = [text.replace("'", "") if "'" in text else text for text in map(str, parameters)]
+    parts = [
+        re.sub(r"<unmask\.\S+\.(\w+) object at \w+>", r"\1()", text).replace("'", "")
+        for text in map(str, parameters)
+    ]
     marks = _with_marks(parameters, parts)
     returns = "" if found.return_annotation is inspect.Signature.empty else f" -> {found.return_annotation}"
     flat = f"{name}({', '.join(marks)}){returns}"
@@ -223,7 +226,8 @@ def plain(text: str) -> str:
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
     parts = re.split(r"(`[^`]*`|\[[^]]*\]\([^)]*\))", text)
     return "".join(
-        part if number % 2 else re.sub(r"([<\[*_])", r"\\\1", part) for number, part in enumerate(parts)
+        part if number % 2 else re.sub(r"([\[*_])", r"\\\1", part).replace("<", "&lt;")
+        for number, part in enumerate(parts)
     )
 
 

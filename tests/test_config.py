@@ -473,6 +473,7 @@ def test_one_model_and_some_text_can_be_trained() -> None:
             r"unknown preset 'bert-tinny' \(did you mean 'bert-tiny'\?\); the presets",
         ),
         ({"model__name": "a"}, r"no text to train on"),
+        ({"data__replay_share": 0.2}, r"--replay-share is a share of general text; give it with --replay"),
     ],
 )
 def test_what_cannot_be_trained_says_why(flags: dict[str, Any], message: str) -> None:

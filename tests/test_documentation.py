@@ -166,6 +166,13 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
     assert [link for link in files if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_no_table_is_cut_by_an_empty_line(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert [table for table in tables if not re.match(r".*\n\|[-: |]+\|\n", table)] == []
+
+
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     listed = re.findall(r"[\w./-]+\.md", navigation)

@@ -29,6 +29,8 @@ def test_every_verb_setting_and_public_name_has_its_place(reference: dict[str, A
     assert [name for name in unmask.__all__ if f"## {name}\n" not in named] == ["__version__"]
     assert "| 75 |" in pages["files"]
     assert "`literal tokens`" in pages["checks"]
+    assert "Texts with \\[MASK], &lt;mask>, " in verbs  # a browser takes <mask> for a tag
+    assert " object at 0x" not in named
 
 
 FILES = ("run", "evaluation", "adaptation")

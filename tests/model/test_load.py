@@ -70,6 +70,16 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_misspelt_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "notes").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"'runs/note': no such folder \(did you mean 'notes'\?\)"
+    ) as caught:
+        load_for_inference("runs/note")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_file_is_one_line(copy: Callable[[str], Path], name: str) -> None:
     folder = copy("bert")

@@ -365,7 +365,15 @@ def _token_rows(explanation: JsonDict) -> list[list[object]]:
     rows: list[list[object]] = []
     for position, cells in enumerate(zip(*columns, strict=True)):
         token, token_id, kind, attended, label, draw, masked, shown, shown_id, loss = cells
-        mark = "mask" if masked else "special" if explanation["special_tokens_mask"][position] else ""
+        mark = "special" if explanation["special_tokens_mask"][position] else ""
+        if masked:
+            mark = (
+                "mask"
+                if shown_id == explanation["mask_token_id"]
+                else "kept"
+                if shown_id == token_id
+                else "random"
+            )
         ids = [str(token_id), kind, attended, str(label)]
         rows.append([position, token, *ids, draw, mark, shown if masked else "", str(shown_id), loss])
     return rows

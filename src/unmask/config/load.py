@@ -72,7 +72,11 @@ def load_config(
     ):
         if keys:
             progress.log(f"{warning}: {'; '.join(keys)}")
-    return layers.resolve()
+    config = layers.resolve()
+    if (flags or {}).get("data.replay_share") is not None and not config.data.replay:
+        share, text = ("replay_share", "replay") if keywords else ("--replay-share", "--replay")
+        raise ConfigError(f"{share} is a share of general text; give it with {text}")
+    return config
 
 
 def json_schema() -> dict[str, Any]:

@@ -31,7 +31,7 @@ from unmask.data.tokenizer_files import (
     unstated_case,
 )
 from unmask.data.words import SegmentedWords, Segmenter, WordTables, word_tables
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, did_you_mean
 from unmask.progress import Progress
 from unmask.remote.systems import is_url
 from unmask.run_folder import model_folder
@@ -148,7 +148,27 @@ def checkpoint_name(name: str, progress: Progress = Progress()) -> tuple[str, st
     path, _, revision = name.partition("@")
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ConfigError(f"'{name}': no such file or folder; give the folder of a checkpoint, or a Hub name")
+    if not revision:
+        _refuse_misspelt(path)
     return path, revision or None
+
+
+def _refuse_misspelt(name: str) -> None:
+    """Refuse the name of a folder that does not exist inside one that does; the Hub would be asked for it, again and again."""
+    from huggingface_hub import try_to_load_from_cache
+
+    parent, _, last = name.rpartition("/")
+    if (
+        not parent
+        or not Path(parent).is_dir()
+        or isinstance(try_to_load_from_cache(name, "config.json"), str)
+    ):
+        return
+    folders = sorted(path.name for path in Path(parent).iterdir() if path.is_dir())
+    raise ConfigError(
+        f"'{name}': no such folder{did_you_mean(last, folders)}; give the folder of a checkpoint, or for a model of this name on the Hub "
+        f"its revision too: {name}@main"
+    )
 
 
 def _from_vocabulary_file(path: Path) -> PreTrainedTokenizerBase:

@@ -186,7 +186,7 @@ def _require_usable(components: RunComponents, config: RunConfig) -> None:
     if texts < FEWEST_UNITS:
         raise DataError(
             f"the text is too small for a forecast: {plural(texts, 'document')} can be held out, and intervals need {FEWEST_UNITS}; "
-            f"give more text, or held-out text with --heldout"
+            f"give more text, held-out text with --heldout, or smaller documents (--documents line: each line is one)"
         )
 
 
