@@ -186,6 +186,7 @@ def test_lines_for_a_terminal_are_wrapped_between_words(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one always has 80 columns
     monkeypatch.setattr("sys.stderr", stream := FakeTerminal())
     monkeypatch.setenv("NO_COLOR", "1")
     path = "runs/" + "a-long-name/" * 5 + "model"
@@ -358,6 +359,7 @@ def explanation(**changes: Any) -> dict[str, Any]:
         "special_tokens_mask": [1, 0, 0, 1],
         "mask": [False, True, False, False],
         "selected": [1],
+        "mask_token_id": 103,
         "masked_input_ids": [101, 103, 2009, 102],
         "masked_tokens": ["[CLS]", "[MASK]", "it", "[SEP]"],
         "predictions": [

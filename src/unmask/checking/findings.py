@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+from unmask.checking.advice import EXTEND_TOKENS
 from unmask.checking.duplicates import NEAR_WORDS
 from unmask.data.reading.errors import KEPT
 from unmask.data.unknown import MANY, MOST
@@ -221,7 +222,10 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
     saved = "no word is frequent enough to be added to the vocabulary"
     if found["added_words"]:
         saved = f"adding {plural(found['added_words'], 'word')} would save {percent(found['saved_share'])} of the tokens: "
-        saved += ("" if check["plan"]["extend"] else "not ") + "worth extending the vocabulary"
+        saved += "" if check["plan"]["extend"] or check["plan"]["too_little_to_extend"] else "not "
+        saved += "worth extending the vocabulary"
+        if check["plan"]["too_little_to_extend"]:
+            saved += f", but their embeddings are learned from {EXTEND_TOKENS:,} tokens or more, and the text has fewer"
     yield Finding("note", "fertility", f"{found['subwords_per_word']:.2f} subwords per word; {saved}")
 
 

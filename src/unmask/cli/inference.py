@@ -367,13 +367,8 @@ def _token_rows(explanation: JsonDict) -> list[list[object]]:
         token, token_id, kind, attended, label, draw, masked, shown, shown_id, loss = cells
         mark = "special" if explanation["special_tokens_mask"][position] else ""
         if masked:
-            mark = (
-                "mask"
-                if shown_id == explanation["mask_token_id"]
-                else "kept"
-                if shown_id == token_id
-                else "random"
-            )
+            seen = {explanation["mask_token_id"]: "mask", token_id: "kept"}
+            mark = seen.get(shown_id, "random")
         ids = [str(token_id), kind, attended, str(label)]
         rows.append([position, token, *ids, draw, mark, shown if masked else "", str(shown_id), loss])
     return rows

@@ -141,7 +141,8 @@ def missing(path: Path) -> DataError:
     parent, name = path.parent, path.name
     while not os.path.isdir(parent) and parent != parent.parent:
         parent, name = parent.parent, parent.name
-    near = did_you_mean(name, _names_in(parent))
+    # Names that share nothing but a long suffix are not similar.
+    near = did_you_mean(name, [each for each in _names_in(parent) if _alike(name, each)])
     if parent == path.parent:
         what = f"no such file{near}"
     elif os.path.lexists(parent / name):
@@ -154,6 +155,10 @@ def missing(path: Path) -> DataError:
     )
     shown = f"{str(path)[:119]}…" if hint and len(str(path)) > 120 else path
     return TextError("no such file", message, path=shown)
+
+
+def _alike(name: str, other: str) -> bool:
+    return bool(did_you_mean(Path(name).stem, [Path(other).stem]))
 
 
 def text_hint(given: str) -> str:
