@@ -73,7 +73,9 @@ def load_config(
         if keys:
             progress.log(f"{warning}: {'; '.join(keys)}")
     config = layers.resolve()
-    if (flags or {}).get("data.replay_share") is not None and not config.data.replay:
+    # The settings of a whole run may be given as flags, with the default.
+    default = type(config.data).model_fields["replay_share"].default
+    if (flags or {}).get("data.replay_share", default) not in (None, default) and not config.data.replay:
         share, text = ("replay_share", "replay") if keywords else ("--replay-share", "--replay")
         raise ConfigError(f"{share} is a share of general text; give it with {text}")
     return config
