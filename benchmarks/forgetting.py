@@ -32,18 +32,12 @@ ALPHAS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=None)
+    adaptation.add_encoder_options(made, base_steps=2000)
     add = made.add_argument
-    data = harness.DATA
-    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
-        help="domain text; the last file is held out")  # fmt: skip
-    add("--preset", default="modernbert-mini", help="preset of the general encoder")
-    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
-    add("--base-steps", type=int, default=2000, help="steps of 4,096 tokens, from scratch")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what is compared with plain")
     add("--steps", type=int, default=400, help="steps of adapting")
     add("--batch-tokens", type=int, default=8192, help="tokens per step of adapting")
     add("--learning-rate", type=float, default=1e-3, help="of adapting")
-    add("--length", type=int, default=128, help="tokens per sequence")
     add("--tail", type=int, default=5, help="checkpoints that are averaged")
     add("--seeds", type=int, default=3, help="runs of each way")
     add("--parts", type=Path, default=harness.WORK / "adaptation", help="folder for finished parts")
@@ -52,7 +46,7 @@ def options() -> argparse.ArgumentParser:
 
 def work(args: argparse.Namespace) -> None:
     texts = adaptation.texts_of(args)
-    base = args.base or adaptation.train_base(args, texts)["model"]
+    base = adaptation.base_model(args, texts)
     rows: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.seeds):
         ways = dict.fromkeys(["plain", *args.ways])

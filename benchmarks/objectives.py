@@ -39,15 +39,13 @@ _PASSAGES = 1_000
 
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=3)
+    adaptation.add_encoder_options(made, base_steps=600)
     add = made.add_argument
     data = harness.DATA
-    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
-        help="domain text; the last file is held out")  # fmt: skip
     add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in TASKS], metavar="FOLDER",
         help="labelled tasks")  # fmt: skip
     add("--starts", nargs="+", choices=("scratch", "encoder", "minilm"), default=["scratch", "encoder", "minilm"],
         help="what is trained")  # fmt: skip
-    add("--preset", default="modernbert-mini", help="preset of new models")
     add("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="what is compared")
     add(
         "--equal",
@@ -58,9 +56,6 @@ def options() -> argparse.ArgumentParser:
     )
     add("--half", action="store_true", help="also train rtd for half of the seconds")
     add("--seconds", type=float, default=60.0, help="seconds of training of a run")
-    add("--base", metavar="MODEL", help="the start 'encoder', instead of training one")
-    add("--base-steps", type=int, default=600, help="steps of 4,096 tokens of the encoder, from scratch")
-    add("--length", type=int, default=128, help="tokens per sequence")
     add("--seeds", type=int, default=3, help="runs of each")
     add("--limit", type=int, default=1000, help="maximum training examples per probe")
     add(
@@ -124,7 +119,7 @@ def _start(args: argparse.Namespace, start: str, tokenizer: str, general: list[s
         return new
     if start == "minilm":
         return {"model.name": adaptation.minilm()}
-    return {"model.name": args.base or adaptation.train_base(args, adaptation.texts_of(args))["model"]}
+    return {"model.name": adaptation.base_model(args, adaptation.texts_of(args))}
 
 
 def _flags(args: argparse.Namespace, files: list[str], model: Result, seed: int) -> Result:

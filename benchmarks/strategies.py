@@ -28,15 +28,11 @@ _LISTS = {"ngram": "masking.collocations", "terms": "masking.terms"}
 
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "", rounds=None)
+    adaptation.add_encoder_options(made, base_steps=600)
     add = made.add_argument
     data = harness.DATA
-    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
-        help="domain text; the last file is held out")  # fmt: skip
     add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in adaptation.TASKS],
         metavar="FOLDER", help="labelled tasks of the domain")  # fmt: skip
-    add("--preset", default="modernbert-mini", help="preset of the general encoder")
-    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
-    add("--base-steps", type=int, default=600, help="steps of 4,096 tokens, from scratch")
     add(
         "--strategies",
         nargs="+",
@@ -46,7 +42,6 @@ def options() -> argparse.ArgumentParser:
     )
     add("--steps", type=int, default=120, help="steps of adapting")
     add("--batch-tokens", type=int, default=4096, help="tokens per step of adapting")
-    add("--length", type=int, default=128, help="tokens per sequence")
     add("--seeds", type=int, default=3, help="runs of each strategy")
     add("--limit", type=int, default=1000, help="maximum training examples per probe")
     add("--parts", type=Path, default=harness.WORK / "strategies", help="folder for finished parts")
@@ -55,7 +50,7 @@ def options() -> argparse.ArgumentParser:
 
 def work(args: argparse.Namespace) -> None:
     texts = adaptation.texts_of(args)
-    base = args.base or adaptation.train_base(args, texts)["model"]
+    base = adaptation.base_model(args, texts)
     lists = harness.once("lists", harness.fingerprint(texts["domain"] + texts["general"]), "strategies", "lists", {
         "model": base, "domain": texts["domain"], "general": texts["general"][:1]})  # fmt: skip
     document = harness.report("strategies", args, texts=texts)

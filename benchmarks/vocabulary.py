@@ -48,23 +48,18 @@ _WORDS_PER_TEXT = 50
 
 def options() -> argparse.ArgumentParser:
     made = harness.parser(__doc__ or "")
+    adaptation.add_encoder_options(made, base_steps=600)
     add = made.add_argument
     data = harness.DATA
     add("--domains", nargs="+", choices=DOMAINS, default=list(DOMAINS), help="what to adapt to")
-    add("--domain", nargs="+", type=Path, default=sorted((data / "biomedical").glob("*.txt")), metavar="FILE",
-        help="biomedical text; the last file is held out")  # fmt: skip
     add("--characters", type=int, default=12_000_000, help="characters of documentation that are read")
     add("--tasks", nargs="*", type=Path, default=[data / "tasks" / name for name in adaptation.TASKS],
         metavar="FOLDER", help="labelled tasks of biomedical text")  # fmt: skip
-    add("--preset", default="modernbert-mini", help="preset of the general encoder")
-    add("--base", metavar="MODEL", help="start from this encoder instead of training one")
-    add("--base-steps", type=int, default=600, help="steps of 4,096 tokens, from scratch")
     add("--add", type=int, default=1000, help="number of added words")
     add("--keep", type=float, default=0.999, help="share of the domain's tokens whose entries trimming keeps")
     add("--steps", type=int, default=100, help="steps of adapting")
     add("--batch-tokens", type=int, default=4096, help="tokens per step of adapting")
     add("--learning-rate", type=float, default=1e-3, help="of adapting")
-    add("--length", type=int, default=128, help="tokens per sequence")
     add("--seeds", type=int, default=1, help="runs of each variant")
     add("--bytes", type=int, default=10_000, help="bytes of each text that are scored for bits per byte")
     add("--probe-seeds", type=int, default=3, help="seeds per probe")
@@ -109,7 +104,7 @@ class _Domain:
         about = [self.args.base, {key: getattr(args, key) for key in _DECIDES}]
         about.append({kind: harness.fingerprint(files) for kind, files in self.texts.items()})
         self.place = args.parts / f"{name}-{harness.key_of(about)}"
-        base = args.base or adaptation.train_base(self.args, self.texts)["model"]
+        base = adaptation.base_model(self.args, self.texts)
         self.starts = {variant: self._start(variant, base) for variant in VARIANTS}
         self.shards = {variant: harness.once("shards", [harness.fingerprint(self.texts["domain"]), str(self.place)],
                                              "ours", "shards", {"start": start["model"], "files": self.texts["domain"],
