@@ -216,6 +216,17 @@ def test_a_run_leaves_both_models(
     assert "Which tokens were replaced?" in shown.to_html()
     json.dumps(shown.to_dict())
 
+    pair = unmask.explain(folder.root, text, pair=corpus_text[1], device="cpu")
+    assert pair.detection is not None
+    with torch.no_grad():
+        rows = {"input_ids": pair.detection.input_ids, "token_type_ids": pair.token_type_ids}
+        theirs = detector(**{name: torch.tensor([row]) for name, row in rows.items()}).logits[0]
+    theirs = (theirs if theirs.ndim == 1 else theirs[:, 1] - theirs[:, 0]).sigmoid()
+    judged = [at for at, special in enumerate(pair.special_tokens_mask) if not special]
+    assert [pair.detection.probabilities[at] for at in judged] == pytest.approx(
+        theirs[judged].tolist(), rel=1e-4
+    )
+
 
 def test_what_cannot_be_used_is_refused(
     load: Load, checkpoint: Callable[[str], Path], tiny_model: Any, wordpiece_tokenizer: Any, tmp_path: Path

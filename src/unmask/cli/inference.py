@@ -329,6 +329,11 @@ def draw_explanation(page: Page, explanation: JsonDict) -> None:
 
 
 def _draw_detection(page: Page, explanation: JsonDict, detection: JsonDict) -> None:
+    if detection["loss"] is None:
+        page.say(
+            f"the discriminator, {detection['discriminator']}, judges nothing: special and unknown tokens are left out"
+        )
+        return
     columns = [
         explanation["tokens"],
         *(detection[name] for name in ("tokens", "replaced", "probabilities", "token_loss")),
@@ -344,8 +349,7 @@ def _draw_detection(page: Page, explanation: JsonDict, detection: JsonDict) -> N
     header = ["position", "original", "the generator's draw", "replaced", "probability of replaced", "loss"]
     page.table(header, rows, left=(1, 2, 3))
     judged = sum(probability is not None for probability in detection["probabilities"])
-    if detection["loss"] is not None:
-        page.say(f"mean over all {plural(judged, 'token')} that it judges: {detection['loss']:.4f}")
+    page.say(f"mean over all {plural(judged, 'token')} that it judges: {detection['loss']:.4f}")
 
 
 def _draw_predictions(page: Page, predictions: Sequence[JsonDict]) -> None:

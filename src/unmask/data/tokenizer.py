@@ -155,14 +155,12 @@ def checkpoint_name(name: str, progress: Progress = Progress()) -> tuple[str, st
 
 def _refuse_misspelt(name: str) -> None:
     """Refuse the name of a folder that does not exist inside one that does; the Hub would be asked for it, again and again."""
+    parent, _, last = name.rpartition("/")
+    if not parent or not Path(parent).is_dir():
+        return
     from huggingface_hub import try_to_load_from_cache
 
-    parent, _, last = name.rpartition("/")
-    if (
-        not parent
-        or not Path(parent).is_dir()
-        or isinstance(try_to_load_from_cache(name, "config.json"), str)
-    ):
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
     folders = sorted(path.name for path in Path(parent).iterdir() if path.is_dir())
     raise ConfigError(

@@ -1,10 +1,11 @@
 """The law of forgetting: the rise of the loss on general text, in tokens of the domain and the share of replay.
 
-``F = J + A P^p h(d) / (1 + B r / (1 - r)) - G g(z)``: the first steps of a new optimizer raise the loss whatever the text is; ``d`` tokens of
-the domain raise it further, less so with replay (Bethune et al. 2025, arXiv 2502.06042), and ``z`` tokens of general text lower it
-where the base has not learned it to the end, as a power law. ``h(d) = ((1 + d / d0)^beta - 1) / beta`` grows without bound for ``beta`` above 0 and ends for ``beta`` below.
+``F = J + A P^p h(d) / (1 + B r / (1 - r)) - G g(z)``: the first steps of a new optimizer raise the loss, whatever the text is;
+``d`` tokens of the domain raise it further, less so with replay (Bethune et al. 2025, arXiv 2502.06042) and more so in the
+``P`` passes over a text, one at least; ``z`` tokens of general text lower it where the base has not learned it to the end, as
+a power law. ``h(d) = ((1 + d / d0)^beta - 1) / beta`` grows without bound for ``beta`` above 0 and ends for ``beta`` below.
 
-``P`` are the passes over the text, one at least: a text that is read again and again is forgotten for more. Fitted as the law of held-out loss is, see :mod:`unmask.forecasting.law`.
+Fitted as the law of held-out loss is, see :mod:`unmask.forecasting.law`.
 
 Shapes: n probing runs, B draws.
 """
@@ -91,9 +92,8 @@ def _shapes(
     beta, offset, shield, passes = (part[:, None] for part in (beta, offset, shield, passes))
     steep = np.where(np.abs(beta) < 1e-4, 1e-4, beta)
     lost = np.expm1(steep * np.log1p(domain / offset)) / steep / (1 + shield * general / domain)
-    return lost * np.maximum(domain / text, 1.0) ** passes, -np.expm1(
-        -_GENERAL_POWER * np.log1p(general / offset)
-    )
+    lost *= np.maximum(domain / text, 1.0) ** passes
+    return lost, -np.expm1(-_GENERAL_POWER * np.log1p(general / offset))
 
 
 def fit(domain: Floats, general: Floats, text: Floats, rises: Floats, base: float, seed: int) -> Forgetting:
@@ -135,11 +135,8 @@ def fit(domain: Floats, general: Floats, text: Floats, rises: Floats, base: floa
         return rise, gain, aa, missed + _FREEDOM * (_LEAST_ERROR * base) ** 2
 
     def score(state: Floats) -> Floats:
-        inside = (
-            (np.abs(state[:, [0, 4]]) < _MOST).all(axis=1)
-            & (state[:, 1] >= ends[0])
-            & (state[:, 1] <= ends[1])
-        )
+        inside = (np.abs(state[:, [0, 4]]) < _MOST).all(axis=1)
+        inside &= (state[:, 1] >= ends[0]) & (state[:, 1] <= ends[1])
         inside &= (np.abs(state[:, 2]) < _MOST_LOG) & (state[:, 3] >= 0) & (state[:, 3] < 1)
         found = -0.5 * freedom * np.log(compare(np.where(inside[:, None], state, start))[3])
         for place, (middle, spread) in ((0, _BETA_PRIOR), (4, _PASSES_PRIOR)):

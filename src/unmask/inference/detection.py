@@ -60,13 +60,19 @@ def with_generator(lm: LanguageModel) -> tuple[LanguageModel, MaskedLM | None]:
 
 
 def detect(
-    discriminator: MaskedLM, packed: Packed, masked: Masked, logits: Tensor, key: MaskKey
+    discriminator: MaskedLM,
+    packed: Packed,
+    token_type_ids: np.ndarray,
+    masked: Masked,
+    logits: Tensor,
+    key: MaskKey,
 ) -> Detection:
     """Fill the masked places with the draws of training, and let a discriminator judge every token.
 
     Args:
         discriminator: read from the checkpoint of one.
         packed: the text as one sequence.
+        token_type_ids: ``int64 [T]``.
         masked: its masks.
         logits: ``[T, V]`` of the generator, or their logarithmic softmax.
         key: of the draw.
@@ -78,7 +84,7 @@ def detect(
     shown = packed.input_ids.copy()
     shown[masked.target_index] = draw_tokens(packed, masked.target_index, key, logits[places], allowed)
     replaced = shown != packed.input_ids
-    found = replacement_logits(discriminator, shown).double().cpu()
+    found = replacement_logits(discriminator, shown, token_type_ids).double().cpu()
     losses = F.binary_cross_entropy_with_logits(found, torch.from_numpy(replaced).double(), reduction="none")
     judged = ~vocabulary.special[packed.input_ids]
     return Detection(

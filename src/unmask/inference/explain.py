@@ -282,7 +282,7 @@ def explain(
         pair=None if pair is None else _pair_prediction(pair, lm, masked.input_ids, types),
         detection=None
         if discriminator is None
-        else detect(discriminator, packed, masked, logs, MaskKey(seed, epoch=0)),
+        else detect(discriminator, packed, types, masked, logs, MaskKey(seed, epoch=0)),
     )
 
 

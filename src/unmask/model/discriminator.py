@@ -157,16 +157,20 @@ class Discriminator(nn.Module):
 
 
 @torch.no_grad()
-def replacement_logits(lm: MaskedLM, input_ids: np.ndarray) -> Tensor:
+def replacement_logits(lm: MaskedLM, input_ids: np.ndarray, token_type_ids: np.ndarray) -> Tensor:
     """Return ``fp32 [L]`` logits that each token of a sequence was replaced.
 
     Args:
         lm: read from the checkpoint of a discriminator.
         input_ids: ``int64 [L]``.
+        token_type_ids: ``int64 [L]``, unused where the model has none.
     """
+    rows = {"input_ids": input_ids} | ({"token_type_ids": token_type_ids} if lm.takes_token_types else {})
     with lm.plain() as raw, lm.precision(), lm.evaluating():
         network: Any = _with_head(raw, 0)[0].eval().to(lm.device)
-        return _logits(network(input_ids=torch.from_numpy(input_ids)[None].to(lm.device)))
+        return _logits(
+            network(**{name: torch.from_numpy(row)[None].to(lm.device) for name, row in rows.items()})
+        )
 
 
 def _logits(output: Any) -> Tensor:
