@@ -364,6 +364,8 @@ def _bits_cells(variant: str, variants: Result, kind: str) -> list[str]:
     if len(pairs) > 1:
         return [*cells, _spread([pair["difference"]["value"] for pair in pairs], "+")]
     difference = pairs[0]["difference"]
+    if difference["interval"] is None:
+        return [*cells, f"{difference['value']:+.3f}, too few passages for an interval"]
     low, high = difference["interval"]
     return [*cells, f"{difference['value']:+.3f} [{low:+.3f}, {high:+.3f}]"]
 
