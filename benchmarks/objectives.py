@@ -140,7 +140,11 @@ def _speeds(args: argparse.Namespace, start: str, flags: Result, files: list[str
     path = args.parts / f"{start}-speeds.json"
     if path.is_file():
         kept: dict[str, list[Result]] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        if not set(args.objectives) - set(PAIRS) <= kept.keys():
+            raise SystemExit(
+                f"{path} is of other --objectives; remove it, so that all are measured side by side"
+            )
+        return {name: runs for name, runs in kept.items() if name in args.objectives}
     sides = {
         objective: partial(harness.run, "objectives", "speed", {
             "objective": objective, "seconds": args.speed_seconds,

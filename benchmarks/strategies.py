@@ -5,6 +5,7 @@ that the last two need are made from the training text by ``unmask collocations`
 from scratch as for ``adaptation.py``, or given by ``--base``. Every model is evaluated on held-out domain text at the same masks,
 whatever it was trained with: single tokens, whole words, and words with terms more often; then by linear probes on tasks of the
 domain, and by retrieval: the first half of a held-out passage finds the second. Shown are differences from ``token`` with the same seed.
+With ``--scratch`` a new encoder of ``--preset`` is trained on the domain text by each; the other one gives its tokenizer alone.
 
 Finished parts are kept; an interrupted call continues with the missing ones.
 """
@@ -40,8 +41,9 @@ def options() -> argparse.ArgumentParser:
         default=list(STRATEGIES),
         help="what is compared with token",
     )
-    add("--steps", type=int, default=120, help="steps of adapting")
-    add("--batch-tokens", type=int, default=4096, help="tokens per step of adapting")
+    add("--scratch", action="store_true", help="train a new encoder by each strategy, and adapt none")
+    add("--steps", type=int, default=120, help="steps of training")
+    add("--batch-tokens", type=int, default=4096, help="tokens per step of training")
     add("--seeds", type=int, default=3, help="runs of each strategy")
     add("--limit", type=int, default=1000, help="maximum training examples per probe")
     add("--parts", type=Path, default=harness.WORK / "strategies", help="folder for finished parts")
@@ -54,7 +56,9 @@ def work(args: argparse.Namespace) -> None:
     lists = harness.once("lists", harness.fingerprint(texts["domain"] + texts["general"]), "strategies", "lists", {
         "model": base, "domain": texts["domain"], "general": texts["general"][:1]})  # fmt: skip
     document = harness.report("strategies", args, texts=texts)
-    runs: dict[str, list[Result]] = {"base": [_measured(args, "base", base, texts, lists)]}
+    runs: dict[str, list[Result]] = (
+        {} if args.scratch else {"base": [_measured(args, "base", base, texts, lists)]}
+    )
     for seed in range(
         args.seeds
     ):  # all strategies of a seed before the next one, so that an early end leaves whole rows
@@ -73,11 +77,12 @@ def _masking(strategy: str, lists: str) -> Result:
 def _adapted(
     args: argparse.Namespace, strategy: str, seed: int, base: str, texts: Result, lists: str
 ) -> Result:
-    flags = {"model.name": base, "data.inputs": texts["domain"], "data.heldout": texts["heldout"],
+    start = {"model.preset": args.preset, "model.tokenizer": base} if args.scratch else {"model.name": base}
+    flags = {"data.inputs": texts["domain"], "data.heldout": texts["heldout"],
              "data.max_length": args.length, "train.max_steps": args.steps, "train.batch_tokens": args.batch_tokens,
              "train.seed": seed, "train.patience": 0, "train.export_best": False, "train.eval_every": args.steps,
-             "train.eval_tokens": 5_000} | _masking(strategy, lists)  # fmt: skip
-    name = f"{strategy}-{args.steps}-{seed}"
+             "train.eval_tokens": 5_000} | start | _masking(strategy, lists)  # fmt: skip
+    name = f"{strategy}-{'scratch-' * args.scratch}{args.steps}-{seed}"
     run = harness.part(
         args.parts, name, "adaptation", "trained", {"out": str(args.parts / name), "flags": flags}
     )
