@@ -261,7 +261,7 @@ def matrix(folder: Path, sizes: tuple[int, ...] = (1, 2), whole: bool = False) -
 
 
 def fsdp(folder: Path) -> dict[str, Any]:
-    """Resume one process by FSDP with weights in the memory of the host, and FSDP with adapters as well by one process."""
+    """Resume one process by FSDP with weights in the memory of the host, and FSDP with adapters and with a sentence head by one."""
     text = make_text(folder)
     shared = {"train__parallel": "fsdp", "train__offload": True}
     alone, half = folder / "alone", folder / "alone-half"
@@ -271,6 +271,10 @@ def fsdp(folder: Path) -> dict[str, Any]:
     def done(size: int, name: str, work: Callable[[int], Any]) -> None:
         assert set(together(size, work, folder, name)) == {0}, said(folder, name)
 
+    pairs = partial(configure, text, train__objective="nsp", model__preset="tiny-bert")
+    done(1, "pairs alone", lambda _: train(pairs(), folder / "pairs"))
+    done(2, "pairs", partial(_run_and_half, folder, "pairs-shared", pairs(train__parallel="fsdp")))
+    done(1, "resumed pairs", lambda _: train(pairs(), folder / "pairs-shared-half", resume="auto"))
     done(1, "alone", partial(_run_and_half, folder, "alone", configure(text)))
     done(2, "resumed", lambda _: train(configure(text, **shared), half, resume="auto"))
     done(1, "lora", lambda _: train(configure(text, **adapters), lora))
@@ -280,6 +284,8 @@ def fsdp(folder: Path) -> dict[str, Any]:
         "resumed by fsdp": difference(alone, half),
         "lora": difference(lora, folder / "fsdp"),
         "lora resumed by one process": difference(lora, lora_half),
+        "pairs": difference(folder / "pairs", folder / "pairs-shared"),
+        "pairs resumed by one process": difference(folder / "pairs", folder / "pairs-shared-half"),
     }
 
 

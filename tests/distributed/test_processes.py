@@ -67,7 +67,7 @@ def test_any_number_of_processes_trains_the_same_model(scenario: Scenario) -> No
 
 
 def test_shares_in_the_memory_of_the_host_and_adapters(scenario: Scenario) -> None:
-    """FSDP with `--offload`, and with LoRA, resumed by other numbers of processes and resuming them."""
+    """FSDP with `--offload`, with LoRA, and with the head of an objective, resumed by other numbers of processes and resuming them."""
     require_same(scenario("fsdp"))
 
 

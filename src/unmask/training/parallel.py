@@ -10,6 +10,7 @@ import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Literal
 
 import torch
@@ -104,15 +105,20 @@ def _require_shardable(train: TrainSettings, model: MaskedLM) -> None:
     """Refuse what FSDP cannot do here, before any text is prepared."""
     if train.new_embeddings_steps:
         raise ConfigError("--new-embeddings-steps needs the whole model in every process; use --parallel ddp")
-    if len(model.attached):
+    # Weights are gathered in the forward pass of a module, and what is no module to call has none.
+    if names := [name for name, module in model.attached.items() if not _callable(module)]:
         raise ConfigError(
-            f"the objective trains modules of its own ({', '.join(model.attached)}), which --parallel fsdp does not share out; "
-            f"use ddp"
+            f"the objective trains a module without a forward pass ({', '.join(names)}), which --parallel fsdp cannot share "
+            f"out; use ddp"
         )
     if model.batching == "equal":
         raise ConfigError(
             f"{model.architecture} takes only sequences of one length together, which --parallel fsdp cannot; use ddp"
         )
+
+
+def _callable(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
 
 
 def _memory(device: torch.device, world: World) -> float:
@@ -149,6 +155,7 @@ class GradientSum:
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_for: tuple[Objective, list[bool]] | None = None
         self._ignored: list[nn.Parameter] = []
+        self._attached: dict[str, nn.Module] = {}  # copies, to be filled where a whole model is made
         self.offload = offload
         if self.sharded:
             self._shard()
@@ -214,9 +221,16 @@ class GradientSum:
         with torch.no_grad():
             for name, weight in plain.state_dict().items():  # one at a time, so that none is in memory twice
                 weight.copy_(whole(weights[name].to(device)))
+            parts = dict(self.model.attached.items())
+            for part, copy in self._attached.items():
+                shares = parts[part].state_dict()
+                for name, weight in copy.state_dict().items():
+                    weight.copy_(whole(shares[name].to(device)))
         plain.config.name_or_path = raw.config.name_or_path
         found = MaskedLM(plain, self.model.tokenizer, autocast=self.model.autocast)
         found.verified = self.model.verified
+        if self._attached:
+            found.attach(**self._attached)
         return found
 
     def filler(self) -> Batch:
@@ -271,7 +285,9 @@ class GradientSum:
         half = torch.bfloat16 if self.model.autocast else None
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
         trained = [weight.requires_grad for weight in raw.parameters()]
-        for module in [*encoder_layers(raw)[1], raw]:
+        attached = dict(self.model.attached.items())
+        self._attached = {name: deepcopy(module) for name, module in attached.items()}
+        for module in [*encoder_layers(raw)[1], *attached.values(), raw]:
             shard = fully_shard(
                 module, mesh=mesh, mp_policy=policy, reshard_after_forward=True, offload_policy=kept
             )
