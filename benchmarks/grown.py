@@ -161,9 +161,9 @@ def plan(shards: str, model: str) -> Result:
     from unmask.data.batches import TextSource
     from unmask.data.corpus import open_corpus
     from unmask.data.overlap import find_overlap
+    from unmask.data.split import MINIMUM, split_documents
     from unmask.data.tokenizer import load_tokenizer, vocabulary_of
     from unmask.data.training_stream import Cursor, TrainingStream
-    from unmask.run.texts import split_documents
 
     vocabulary = vocabulary_of(load_tokenizer(model))
     taken = []
@@ -171,7 +171,7 @@ def plan(shards: str, model: str) -> Result:
         begin = time.perf_counter()
         corpus = open_corpus(shards, verify=False)
         opened = time.perf_counter() - begin
-        train, heldout = split_documents(corpus, _HELD_OUT)
+        train, heldout = split_documents(corpus, _HELD_OUT, MINIMUM)
         text = TextSource(corpus, train, vocabulary, MaskingSettings(), 128)
         text.token_counts()
         stream = TrainingStream(text, 65_536, 0)

@@ -29,6 +29,7 @@ from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import is_corpus, open_corpus
+from unmask.data.split import MINIMUM, split_documents
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import (
     ConfigError,
@@ -198,7 +199,8 @@ def plain_loss(folder: RunFolder, config: RunConfig) -> tuple[float, float, int]
     model = AutoModelForMaskedLM.from_pretrained(folder.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder.model)
     corpus = open_corpus(folder.shards)
-    _, heldout = corpus.split(config.data.heldout_share)
+    _, heldout = split_documents(corpus, config.data.heldout_share, MINIMUM)
+    assert heldout is not None
     if read(folder.evaluation)["selection"]:
         heldout = heldout[~halves(corpus.keys[heldout])]
     assert config.data.max_length is not None
@@ -276,7 +278,7 @@ def test_a_held_out_text_of_a_few_documents_is_said_and_has_no_interval(
     config = configure(model__preset="tiny-bert", data__heldout=[str(path)], train__max_steps=2)
     result = train(config, tmp_path / "run", command=["unmask", "train"], progress=listener)
     assert any(
-        line.startswith("warning: the held-out text is 2 documents: the metrics on it")
+        line.startswith("warning: the held-out text: too few documents (2) for an interval, which needs 10")
         for line in listener.heard
     )
     evaluation = read(result.folder.evaluation)
@@ -285,13 +287,14 @@ def test_a_held_out_text_of_a_few_documents_is_said_and_has_no_interval(
         "39 of 41 documents are copies of others; copies count as one document in the intervals"
         in (evaluation["interval_notes"])
     )
-    assert "too few documents for an interval" in (result.folder.root / "report.html").read_text("utf-8")
+    assert "too few documents (2) for an interval" in (result.folder.root / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_the_held_out_documents_are_not_trained_on(finished: Runs, configure: Configure, start: str) -> None:
     folder = finished(start)[0].folder
-    train_, heldout = open_corpus(folder.shards).split(0.1)
+    train_, heldout = split_documents(open_corpus(folder.shards), 0.1, MINIMUM)
+    assert heldout is not None
     corpus = read(folder.info)["corpus"]
     assert len(train_) + len(heldout) == 200
     selection = corpus.get("selection_documents", 0)

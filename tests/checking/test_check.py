@@ -420,3 +420,12 @@ def test_what_is_too_short_to_compare_is_said(tmp_path: Path) -> None:
     assert leak.level == "note"
     assert leak.text.endswith("; 2 have fewer than 13 words and were compared only as a whole")
     assert "1 of 5 documents (20.0%) have fewer than 10 words" in str(found.findings)
+
+
+@pytest.mark.parametrize(("papers", "warned"), [(12, True), (44, False)])
+def test_too_few_documents_for_an_interval_are_warned_of(tmp_path: Path, papers: int, warned: bool) -> None:
+    names = [f"Paper {number} is about the number {number * number}." for number in range(papers)]
+    found = check_data([write(tmp_path / "text.txt", *names)])
+    said = [finding.text for finding in found.findings if finding.about == "held-out text"]
+    assert bool(said) == warned
+    assert all(text.startswith("too few documents (3) for an interval") for text in said)

@@ -18,6 +18,7 @@ from unmask.data import shards as shard_files
 from unmask.data.corpus import Corpus, document_key, is_corpus, manifest_text, open_corpus
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
+from unmask.data.split import MINIMUM, split_documents, split_texts
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress
@@ -265,21 +266,49 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
 # --- the held-out part --------------------------------------------------------------------------------------------
 
 
+def held_out(corpus: Corpus, share: float, minimum: int = MINIMUM) -> list[int]:
+    """Return the numbers of the held-out documents."""
+    found = split_documents(corpus, share, minimum)[1]
+    return [] if found is None else found.tolist()
+
+
 def test_every_document_is_trained_on_or_held_out(made: Callable[..., Corpus]) -> None:
-    train, heldout = made().split(0.2)
+    train, heldout = split_documents(made(), 0.2, MINIMUM)
+    assert heldout is not None
     assert sorted([*train.tolist(), *heldout.tolist()]) == list(range(400))
     assert 40 < len(heldout) < 120
+
+
+def test_of_a_short_text_enough_is_held_out_for_an_interval_and_a_long_one_is_split_by_its_share(
+    made: Callable[..., Corpus], wordpiece_tokenizer: Any, tmp_path: Path
+) -> None:
+    path, counts = tmp_path / "short.txt", {}
+    for documents in (1, 2, 30, 53):
+        path.write_text("".join(f"paper {number}\n" for number in range(documents)), encoding="utf-8")
+        corpus = prepare([path], LINES, wordpiece_tokenizer, tmp_path / str(documents))
+        held = held_out(corpus, 0.05)
+        counts[documents] = len(held)
+        texts = [f"paper {number}" for number in range(documents)]
+        assert {text for text, is_held in split_texts(texts, 0.05, MINIMUM) if is_held} == {
+            f"paper {number}" for number in held
+        }
+        # Copies are on one side with their originals, and the order of the text does not matter.
+        again = dict(split_texts([*texts, *texts][::-1], 0.05, MINIMUM))
+        assert [number for number in range(documents) if again[f"paper {number}"]] == held
+    assert counts == {1: 0, 2: 1, 30: 7, 53: 13}
+    long = made()
+    assert held_out(long, 0.2) == held_out(long, 0.2, 1)
 
 
 def test_what_is_held_out_does_not_depend_on_the_rest_of_the_corpus(
     made: Callable[..., Corpus], source: Path, wordpiece_tokenizer: Any, tmp_path: Path
 ) -> None:
     corpus = made()
-    held = {int(corpus.keys[n]) for n in corpus.split(0.2)[1]}
+    held = {int(corpus.keys[n]) for n in held_out(corpus, 0.2)}
     lines = source.read_text(encoding="utf-8").splitlines()
     (tmp_path / "other.txt").write_text("\n".join(["a new first line", *lines[::-2]]), encoding="utf-8")
     other = prepare([tmp_path / "other.txt"], LINES, wordpiece_tokenizer, tmp_path / "other")
-    again = {int(other.keys[n]) for n in other.split(0.2)[1]}
+    again = {int(other.keys[n]) for n in held_out(other, 0.2)}
     assert again - {document_key("a new first line")} == held & {int(key) for key in other.keys}
     # And a larger share holds out the same documents and more.
-    assert held < {int(corpus.keys[n]) for n in corpus.split(0.5)[1]}
+    assert held < {int(corpus.keys[n]) for n in held_out(corpus, 0.5)}

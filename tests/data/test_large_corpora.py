@@ -29,10 +29,10 @@ from unmask.data.masking.random_bits import MaskKey, shuffled
 from unmask.data.packing import Sequences, SequenceSplit
 from unmask.data.preparation import prepare
 from unmask.data.shards import ShardWriter
+from unmask.data.split import MINIMUM, split_documents
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError
-from unmask.run.texts import split_documents
 from unmask.training.position import Position
 
 Source = Callable[..., TextSource]
@@ -75,7 +75,7 @@ def of(folder: Path, vocabulary: Vocabulary) -> Source:
 
     def make(part: str = "all", max_length: int = 32, overlap: int = 0) -> TextSource:
         corpus = open_corpus(folder, verify=False)
-        train, heldout = split_documents(corpus, 0.2)
+        train, heldout = split_documents(corpus, 0.2, MINIMUM)
         documents = {"all": None, "train": train, "heldout": heldout}[part]
         return TextSource(corpus, documents, vocabulary, MaskingSettings(), max_length, overlap)
 
@@ -198,7 +198,10 @@ def test_a_text_is_the_same(part: str, overlap: int, of: Source, monkeypatch: py
 def test_text_is_split_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def splits() -> list[Any]:
         corpus = open_corpus(folder, verify=False)
-        return [[part.tolist() for part in split_documents(corpus, share)] for share in (0.2, 0.5, 0.0)]
+        return [
+            [part.tolist() for part in split_documents(corpus, *how) if part is not None]
+            for how in ((0.2, 1), (0.5, MINIMUM), (0.0, 1), (0.0, 40))
+        ]
 
     small = splits()
     large(monkeypatch)

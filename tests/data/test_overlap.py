@@ -17,6 +17,7 @@ from unmask.data.batches import TextSource
 from unmask.data.corpus import document_key
 from unmask.data.overlap import Overlap, find_overlap
 from unmask.data.preparation import prepare
+from unmask.data.split import MINIMUM, split_documents
 from unmask.data.tokenizer import vocabulary_of
 
 LETTERS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT"}
@@ -97,7 +98,7 @@ def test_variants_of_a_text_are_on_one_side_of_a_split(
 ) -> None:
     twins = [text.upper().replace(" ", "  ") for text in corpus_text]
     corpus = source([*corpus_text, *twins], wordpiece_tokenizer).corpus
-    train, heldout = map(np.asarray, corpus.split(0.2))
+    train, heldout = map(np.asarray, split_documents(corpus, 0.2, MINIMUM))
     half = len(corpus_text)
     assert len(heldout) > 50
     assert set(heldout % half) & set(train % half) == set()

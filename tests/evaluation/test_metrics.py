@@ -164,8 +164,8 @@ def test_documents_that_are_all_wrong_leave_the_accuracy_of_others_open() -> Non
 
 def test_intervals_stay_where_a_metric_can_be() -> None:
     draw = np.random.default_rng(11)
-    right, tokens = documents(draw, 5, 0.1, spread=0.3)
-    loss = draw.exponential(size=5) ** 2 * tokens
+    right, tokens = documents(draw, FEWEST_UNITS, 0.03, spread=0.05)
+    loss = draw.exponential(size=FEWEST_UNITS) ** 6 * tokens
     found = metrics_of(np.stack([tokens, loss, right], axis=1))
     assert found["loss"].low == found["accuracy"].low == 0 < found["accuracy"].high <= 1 < found["loss"].high
 

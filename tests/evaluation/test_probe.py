@@ -287,11 +287,11 @@ def strata_of(gold: list[list[str]]) -> Any:
 
 
 def test_one_seed_or_a_few_examples_give_no_interval() -> None:
-    gold = [["a"], ["b"]] * 3
-    counts = counts_of("classification", gold, [["a"]] * 6, ["a", "b"])
+    gold = [["a"], ["b"]] * 5
+    counts = counts_of("classification", gold, [["a"]] * 10, ["a", "b"])
     assert scores([counts]).interval(strata_of(gold)) is None
     assert scores([counts, counts]).interval(strata_of(gold)) is not None
-    assert scores([counts[:4]] * 2).interval(strata_of(gold[:4])) is None
+    assert scores([counts[:8]] * 2).interval(strata_of(gold[:8])) is None
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:

@@ -17,6 +17,7 @@ import torch
 import unmask
 from unmask.data.batches import Batch
 from unmask.data.corpus import open_corpus
+from unmask.data.split import MINIMUM, split_documents
 from unmask.errors import ConfigError
 from unmask.exporting.export import Export, export_model
 from unmask.exporting.parity import ROUNDING
@@ -161,7 +162,7 @@ def test_the_run_gives_the_held_out_text(
     )
     made = export_model(tmp_path / given, tmp_path / "fp16", "fp16")
     corpus = open_corpus(run / "shards")
-    heldout_documents = corpus.split(0.3)[1]
+    heldout_documents = split_documents(corpus, 0.3, MINIMUM)[1]
     assert 5 < made.parity.documents <= len(heldout_documents) < len(corpus) / 2
     assert made.parity.tokens == sum(len(corpus.document(number)) + 2 for number in heldout_documents)
 

@@ -190,12 +190,12 @@ def test_the_verb_and_the_function_repeat_a_plan(
         (
             ["--heldout", "one.txt", "--batch-tokens", 128],
             3,
-            "1 document can be held out, and intervals need 5",
+            "too few documents (1) for an interval, which needs 10 held-out ones",
         ),
         (
             ["--set", "train.eval_tokens=20", "--batch-tokens", 128],
             3,
-            "20 tokens of held-out text are only",
+            "too few documents (1) for an interval in 20 tokens of held-out text",
         ),
     ],
 )

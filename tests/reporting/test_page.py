@@ -72,7 +72,7 @@ def test_the_headline_weighs_the_loss_too(run: RunFolder, accuracy: float, loss:
         ([0.35, 0.38], "That is 4.4 points above the best of these (bidirectional n-gram)"),
         ([0.3, 0.43], "the difference is within the sampling error"),
         (None, "correctly (too few documents for an interval), with a loss"),
-        (None, "The documents are too few to tell it from the best of these (bidirectional n-gram)"),
+        (None, "It cannot be told from the best of these (bidirectional n-gram): too few documents"),
     ],
 )
 def test_the_headline_is_as_sure_as_the_interval_over_documents(

@@ -9,9 +9,9 @@ import pytest
 from unmask.config.settings import DataSettings, ModelSettings
 from unmask.data.corpus import open_corpus
 from unmask.data.preparation import prepare
+from unmask.data.split import training_texts
 from unmask.progress import Progress
 from unmask.run.components import open_tokenizer
-from unmask.run.texts import training_texts
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World
 
@@ -32,7 +32,9 @@ def open_it(folder: Path, data: DataSettings, **model: object) -> tuple[set[str]
     return set(found.get_vocab()), recorded.logs
 
 
-@pytest.mark.parametrize(("documents", "share"), [(60, 0.2), (3, 0.05), (2, 0.95), (1, 0.5)])
+@pytest.mark.parametrize(
+    ("documents", "share"), [(90, 0.3), (60, 0.05), (12, 0.05), (3, 0.05), (2, 0.95), (1, 0.5)]
+)
 def test_held_out_documents_are_left_out(tmp_path: Path, documents: int, share: float) -> None:
     names = [chr(ord("一") + number) for number in range(documents)]
     text = tmp_path / "text.txt"
@@ -41,12 +43,12 @@ def test_held_out_documents_are_left_out(tmp_path: Path, documents: int, share: 
     entries, _ = open_it(tmp_path / "run", data)
     found = {name for name in names if name in entries}
 
+    from unmask.data.split import MINIMUM, split_documents
     from unmask.data.tokenizer import load_tokenizer
-    from unmask.run.texts import split_documents
 
     tokenizer = load_tokenizer(str(tmp_path / "run" / "tokenizer"))
     prepare([text], data, tokenizer, tmp_path / "shards")
-    train, heldout = split_documents(open_corpus(tmp_path / "shards"), share)
+    train, heldout = split_documents(open_corpus(tmp_path / "shards"), share, MINIMUM)
     assert found == {names[number] for number in train}
     assert len(found) == documents - (0 if heldout is None else len(heldout))
 
@@ -62,8 +64,8 @@ def test_all_text_is_used_where_other_text_is_held_out(tmp_path: Path) -> None:
 
 
 def test_the_first_document_may_be_the_only_one() -> None:
-    assert list(training_texts(["one"], 0.5)) == ["one"]
-    assert list(training_texts([], 0.5)) == []
+    assert list(training_texts(["one"], 0.5, 15)) == ["one"]
+    assert list(training_texts([], 0.5, 15)) == []
 
 
 def test_the_settings_of_a_preset_reach_its_tokenizer(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerS
 from unmask.data.batches import TextSource, join
 from unmask.data.corpus import Corpus, open_corpus
 from unmask.data.preparation import prepare
+from unmask.data.split import MINIMUM, split_documents
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError, Interrupted
@@ -277,7 +278,7 @@ def test_a_run_with_general_text_measures_forgetting(replayed: tuple[RunConfig, 
     assert all(row["general_loss"] > 0 for row in rows(result, "eval_loss"))
     corpus = read(result.folder.info)["corpus"]
     assert corpus["replay_documents"] + corpus["general_documents"] == 60
-    train_, heldout = open_corpus(result.folder.root / "shards-replay").split(0.1)
+    train_, heldout = split_documents(open_corpus(result.folder.root / "shards-replay"), 0.1, MINIMUM)
     assert (len(train_), len(heldout)) == (corpus["replay_documents"], corpus["general_documents"])
 
 
@@ -440,7 +441,8 @@ def plain_loss(folder: RunFolder, *, selection: bool = False) -> float:
     model = AutoModelForMaskedLM.from_pretrained(folder.model).eval()
     vocabulary = vocabulary_of(AutoTokenizer.from_pretrained(folder.model))
     corpus = open_corpus(folder.shards)
-    heldout = corpus.split(0.1)[1]
+    heldout = split_documents(corpus, 0.1, MINIMUM)[1]
+    assert heldout is not None
     heldout = heldout[halves(corpus.keys[heldout]) == selection]
     source = TextSource(corpus, heldout, vocabulary, MaskingSettings(), 32)
     total, asked = 0.0, 0

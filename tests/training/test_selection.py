@@ -40,6 +40,14 @@ def test_the_half_of_a_document_depends_on_nothing_but_its_text() -> None:
     assert 0.35 < chosen[low].mean() < 0.65
 
 
+def test_of_few_documents_ten_are_reported() -> None:
+    for seed in range(20):
+        keys = np.random.default_rng(seed).integers(0, 2**64, 13, dtype=np.uint64)
+        assert 1 <= halves(keys).sum() <= 3
+        assert halves(np.tile(keys, 2)).tolist() == [*halves(keys).tolist()] * 2
+    assert 0 < halves(keys[:9]).sum() < 9  # none has an interval in any case
+
+
 def test_weights_are_chosen_on_documents_that_are_not_reported(run: Run) -> None:
     result = run()
     found, corpus = result.metrics, json.loads(result.folder.info.read_text())["corpus"]

@@ -10,9 +10,10 @@ from typing import Literal
 from unmask.checking.advice import EXTEND_TOKENS
 from unmask.checking.duplicates import NEAR_WORDS
 from unmask.data.reading.errors import KEPT
+from unmask.data.split import PART, held_out_texts
 from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
-from unmask.reporting.format import percent, place, round_trip_text
+from unmask.reporting.format import FEWEST_UNITS, no_interval, percent, place, round_trip_text
 from unmask.storage import JsonDict
 
 Level = Literal["problem", "warning", "note", "ok"]
@@ -55,7 +56,7 @@ def findings_of(check: JsonDict) -> list[Finding]:
         check: :meth:`unmask.checking.results.DataCheck.to_dict`.
     """
     parts = (_leakage, _errors, _contents, _encoding, _duplicates, _boilerplate, _vocabulary, _specials)
-    rest = (_personal, _scripts, _sizes, _limit, _amount)
+    rest = (_personal, _scripts, _sizes, _limit, _amount, _held_out)
     found = [finding for part in (*parts, *rest) for finding in part(check)]
     return sorted(found, key=lambda finding: _ORDER.index(finding.level))
 
@@ -319,3 +320,16 @@ def _amount(check: JsonDict) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "amount", text)
+
+
+def _held_out(check: JsonDict) -> Iterator[Finding]:
+    """Whether enough documents can be held out for intervals; with test files it is theirs that count."""
+    texts = check["read"]["documents"] - check["duplicates"]["exact"]
+    most = held_out_texts(0, texts)
+    if check["test"] or most > FEWEST_UNITS:  # one at least chooses the weights
+        return
+    text = (
+        f"{no_interval(most)}: of {plural(texts, 'document')} training holds out {most} at most; {PART * (FEWEST_UNITS + 1)} documents "
+        f"would be enough. Give other text to evaluate on (--heldout), or smaller documents (--documents line or block)"
+    )
+    yield Finding("warning", "held-out text", text)

@@ -79,6 +79,8 @@ class DataSettings(DocumentSettings):
     """Text to evaluate on; by default a share of the inputs is set aside."""
     heldout_share: float = Field(0.05, gt=0, lt=1)
     """Share of documents set aside, by a hash of the text: the same documents every time."""
+    heldout_minimum: int | None = Field(None, ge=1)
+    """Documents set aside at least, as long as they are no more than a quarter of all; by default 15."""
     replay: list[str] = []
     """General text that is mixed into every step so that the model forgets less; a share of it is held out to measure
     forgetting."""

@@ -129,21 +129,15 @@ class Corpus:
         parts = (np.packbits(chosen(self.keys[part]), bitorder="little") for part in slices(len(self)))
         return DocumentSet(len(self), np.concatenate([np.zeros(0, dtype=np.uint8), *parts]))
 
-    @property
-    def is_one_text(self) -> bool:
-        """Whether all documents are copies of one."""
-        first = self.keys[0:1]
-        return all((self.keys[part] == first).all() for part in slices(len(self)))
-
-    @property
-    def least_key(self) -> np.uint64:
-        """The least of the keys."""
-        return min(self.keys[part].min() for part in slices(len(self)))
-
-    def split(self, heldout_share: float) -> tuple[DocumentSet, DocumentSet]:
-        """Split the documents by hash; return those to train on and those held out."""
-        heldout = self.where(lambda keys: is_held_out(keys, heldout_share))
-        return ~heldout, heldout
+    def least_keys(self, count: int) -> np.ndarray:
+        """Return the least keys, copies once: ``uint64`` in ascending order, ``count`` of them or as many as there are."""
+        least = np.zeros(0, dtype=np.uint64)
+        for part in slices(len(self)):
+            keys = self.keys[part]
+            if len(least) == count:
+                keys = keys[keys < least[-1]]
+            least = np.unique(np.concatenate([least, keys]))[:count]
+        return least
 
     def verify(self) -> None:
         """Compare every file with its checksum; raise :class:`DataError` where one is missing or was changed."""
@@ -318,8 +312,3 @@ def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     index = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
     index += np.arange(len(index))
     return index
-
-
-def is_held_out(keys: Any, share: float) -> Any:
-    """Return whether a document is held out by its key, :func:`document_key`; of an array, for each of them."""
-    return keys < np.uint64(int(share * 2.0**64))

@@ -91,7 +91,7 @@ def change(
         chosen: ``bool [M]``, the targets to count; by default all.
 
     Returns:
-        ``masked_tokens``, ``documents``, ``before`` and ``after`` (loss, perplexity and accuracy, with intervals), and
+        ``masked_tokens``, ``documents``, ``texts`` (copies once), ``before`` and ``after`` (loss, perplexity and accuracy, with intervals), and
         ``change``: loss and accuracy after minus before, and ``relative_loss`` and ``relative_accuracy``, their ratios minus
         one.
     """
@@ -110,6 +110,7 @@ def change(
     return {
         "masked_tokens": int(chosen.sum()),
         "documents": len(np.unique(targets.document[chosen])),
+        "texts": len(np.unique(targets.unit[chosen])),
         "before": flat(with_perplexity(metrics_of(base))),
         "after": flat(with_perplexity(metrics_of(adapted))),
         "change": difference if math.isfinite(ratio.value) else difference | {"relative_accuracy": None},

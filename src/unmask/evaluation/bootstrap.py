@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 
 from unmask.data.masking.random_bits import mix
 from unmask.errors import plural
+from unmask.reporting.format import FEWEST_UNITS, no_interval
 
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1_000
 SEED = 0
 LEVEL = 0.95
-FEWEST_UNITS = 5
-"""With fewer units no interval is given."""
 FEW_UNITS = 20
 """With fewer units it is said that the intervals are wide."""
 MOST_UNITS = 5_000
@@ -121,7 +120,7 @@ def interval_notes(documents: int, texts: int, what: str = "document") -> Iterat
             f"intervals"
         )
     if texts < FEWEST_UNITS:
-        yield f"no intervals: {plural(texts, what)} with a masked token, and intervals need {FEWEST_UNITS}"
+        yield f"{no_interval(texts, what + 's')}, which needs {FEWEST_UNITS}"
     elif texts < FEW_UNITS:
         yield f"intervals are wide: they rest on {plural(texts, what)}"
 

@@ -31,7 +31,7 @@ from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
 from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
-from unmask.reporting.format import METRICS, change_interval, metric_change
+from unmask.reporting.format import METRICS, change_interval, metric_change, no_interval
 from unmask.reporting.format import metric as metric_text
 from unmask.reporting.results import Result, Rows
 from unmask.storage import JsonDict
@@ -219,7 +219,7 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
         for table, span in first.tables
     }
     names = (first.label, second.label)
-    verdict = _tokens_verdict(names, difference, bool((left == right).all()))
+    verdict = _tokens_verdict(names, difference, first.tally.texts, bool((left == right).all()))
     content = {
         "models": [first.model, second.model],
         "labels": list(names),
@@ -243,12 +243,12 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     return Comparison(verdict, True, content)
 
 
-def _tokens_verdict(names: Sequence[str], found: Mapping[str, Estimate], same: bool) -> str:
+def _tokens_verdict(names: Sequence[str], found: Mapping[str, Estimate], texts: int, same: bool) -> str:
     loss, accuracy = found["loss"], found["accuracy"]
     if same:
         return f"{names[0]} and {names[1]} are the same on this text: every masked token gets the same probability."
     if not _shows(loss):
-        return _undecided(names, loss, "loss", "nats per masked token")
+        return _undecided(names, loss, texts, "loss", "nats per masked token")
     better, worse = names if loss.value > 0 else names[::-1]
     share = 1 - math.exp(-abs(loss.value))
     text = (
@@ -274,8 +274,8 @@ def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str
     signs = _shows(byte), _shows(word)
     if signs == (0, 0):
         if byte.interval is None:
-            return _undecided(names, word, "cost", "nats per masked word", DIFFERENCE_LEVEL)
-        return _undecided(names, byte, "cost", "bits per byte", DIFFERENCE_LEVEL)
+            return _undecided(names, word, words["texts"], "cost", "nats per masked word", DIFFERENCE_LEVEL)
+        return _undecided(names, byte, bits["documents"], "cost", "bits per byte", DIFFERENCE_LEVEL)
     if 0 in signs or signs[0] == signs[1]:
         better, worse = names if sum(signs) > 0 else names[::-1]
         parts = [
@@ -296,10 +296,12 @@ def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str
     )
 
 
-def _undecided(names: Sequence[str], metric: Estimate, what: str, unit: str, level: float = LEVEL) -> str:
+def _undecided(
+    names: Sequence[str], metric: Estimate, texts: int, what: str, unit: str, level: float = LEVEL
+) -> str:
     if metric.interval is None:
         return (
-            f"There are too few documents to tell {names[0]} from {names[1]}; on these the {what} of {names[1]} is "
+            f"{names[0]} and {names[1]} cannot be told apart: {no_interval(texts)}; on these the {what} of {names[1]} is "
             f"{abs(metric.value):.3f} {unit} {'higher' if metric.value > 0 else 'lower'}."
         )
     if metric.sign:

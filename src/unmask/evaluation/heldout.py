@@ -128,7 +128,7 @@ def document_intervals(
         predictions: at all their targets.
 
     Returns:
-        ``intervals`` of loss and accuracy, ``None`` where there are too few documents, and ``interval_notes``, what
+        ``texts`` with a target, copies counted once; ``intervals`` of loss and accuracy, ``None`` where there are too few documents, and ``interval_notes``, what
         limits them.
     """
     parts = [places(source, batch).document for batch in batches if len(batch.target_ids)]
@@ -137,9 +137,11 @@ def document_intervals(
     sums = np.zeros((int(unit.max()) + 1, 3))
     np.add.at(sums, unit[document], target_columns(predictions)[:, :3])
     documents = np.unique(document)
+    texts = len(np.unique(keys[documents]))
     return {
+        "texts": texts,
         "intervals": {name: metric.interval for name, metric in metrics_of(sums).items()},
-        "interval_notes": list(interval_notes(len(documents), len(np.unique(keys[documents])))),
+        "interval_notes": list(interval_notes(len(documents), texts)),
     }
 
 

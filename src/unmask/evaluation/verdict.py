@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.config.requirements import Requirement
-from unmask.reporting.format import PROBE_METRICS, as_float, percent, points
+from unmask.reporting.format import PROBE_METRICS, as_float, no_interval, percent, points
 from unmask.storage import JsonDict
 
 MOST_LEAKS = 0.01
@@ -87,10 +87,12 @@ def _measures(found: JsonDict, overlap: Mapping[str, JsonDict]) -> dict[str, Jso
     """Return the fall of the domain's loss, the rise of the general loss and the share of leaked documents."""
     domain, general = found["domain"]["change"]["relative_loss"], found.get("general")
     ends = domain["interval"] and [-end for end in reversed(domain["interval"])]
-    measures: dict[str, JsonDict] = {"domain": {"value": -as_float(domain["value"]), "interval": ends}}
-    measures["forgetting"] = (
-        {"value": None, "interval": None} if general is None else dict(general["change"]["relative_loss"])
-    )
+    measures: dict[str, JsonDict] = {
+        "domain": {"value": -as_float(domain["value"]), "interval": ends, **_texts(found["domain"])}
+    }
+    measures["forgetting"] = {"value": None, "interval": None}
+    if general is not None:
+        measures["forgetting"] = {**general["change"]["relative_loss"], **_texts(general)}
     if leaked := overlap.get("heldout"):
         share = (leaked["same"] + leaked["near"]) / max(1, leaked["documents"])
         # It is counted on all held-out documents, so that it has no error of sampling.
@@ -100,6 +102,11 @@ def _measures(found: JsonDict, overlap: Mapping[str, JsonDict]) -> dict[str, Jso
     probes = found.get("probes")
     measures["task"] = dict(probes["change"]) if probes else {"value": None, "interval": None}
     return measures
+
+
+def _texts(part: JsonDict) -> dict[str, int]:
+    """How many documents a change rests on; those of earlier versions do not say."""
+    return {"texts": part["texts"]} if "texts" in part else {}
 
 
 def _task_sentence(probes: JsonDict, exported: float, advised: float) -> str:
@@ -140,12 +147,7 @@ def _decision(
             f"{percent(leaks)} of the held-out documents occur in the training text, so the gain says little.",
         )
     if gain["interval"] is None:
-        documents = found["domain"]["documents"]
-        return (
-            "cannot tell",
-            exported,
-            f"Too small to judge: the held-out text has {documents} documents with a masked token.",
-        )
+        return "cannot tell", exported, f"Too small to judge: {no_interval(gain.get('texts'))}."
     low, high = gain["interval"]
     said = f"the loss on the domain {_moved(-gain['value'])}{_between(gain)}"
     if high < 0:
@@ -227,7 +229,8 @@ def _moved(value: float) -> str:
 def _between(measure: JsonDict) -> str:
     """The interval of a measure in brackets, or that there is none."""
     if measure["interval"] is None:
-        return " (too few documents for an interval)"
+        what = "test examples" if measure.get("measure") == "task" else "documents"
+        return f" ({no_interval(measure.get('texts'), what)})"
     unit = " points" if measure.get("measure") == "task" else "%"
     low, high = (f"{100 * end:.2f}".replace("-", "−") for end in measure["interval"])
     return "" if low == high else f" (95% interval {low} to {high}{unit})"

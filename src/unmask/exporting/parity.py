@@ -21,6 +21,7 @@ from unmask.evaluation.predictions import score_targets
 from unmask.evaluation.strata import places
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
+from unmask.reporting.format import no_interval
 from unmask.run_folder import is_model_folder, model_folder
 from unmask.storage import sha256
 
@@ -37,6 +38,7 @@ class Parity:
 
     Attributes:
         masked_tokens, documents, tokens: what they were compared on.
+        texts: the documents, copies counted once.
         logit: the largest difference of a logit of a token of the vocabulary.
         log_probability: the same of a log-probability, in nats.
         original, exported, difference: ``accuracy`` and ``loss``; the difference is exported minus original.
@@ -45,6 +47,7 @@ class Parity:
 
     masked_tokens: int
     documents: int
+    texts: int
     tokens: int
     logit: float
     log_probability: float
@@ -129,13 +132,15 @@ def compare_forms(
     if not seen.any():
         raise DataError(f"there is nothing to predict: {source.why_no_target('the text')}")
     left, right = sums
-    notes = list(interval_notes(int(seen.sum()), len(np.unique(keys[seen]))))
+    texts = len(np.unique(keys[seen]))
+    notes = list(interval_notes(int(seen.sum()), texts))
     unknown = replace(source.corpus.unknown(original.tokenizer), examples=[])  # a card quotes no text
     if message := unknown.message():
         notes.append(f"unknown tokens are never targets: {message}")
     return Parity(
         masked_tokens=int(left[:, 0].sum()),
         documents=int(seen.sum()),
+        texts=texts,
         tokens=tokens,
         logit=logit,
         log_probability=log_probability,
@@ -169,11 +174,7 @@ def why_refused(parity: Parity, exact: bool, tolerance: float = TOLERANCE) -> st
     certain = lost.high if lost.interval else lost.value
     if certain >= -tolerance:
         return None
-    ends = (
-        f"95% interval {lost.low:+.2f} to {lost.high:+.2f}"
-        if lost.interval
-        else "too few documents for an interval"
-    )
+    ends = f"95% interval {lost.low:+.2f} to {lost.high:+.2f}" if lost.interval else no_interval(parity.texts)
     return f"its accuracy is {lost.value:+.2f} points of that in PyTorch ({ends}); the tolerance is {tolerance:g} points"
 
 

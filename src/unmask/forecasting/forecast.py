@@ -15,7 +15,7 @@ import torch
 
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError, DataError, plural
-from unmask.evaluation.bootstrap import FEWEST_UNITS, ratios
+from unmask.evaluation.bootstrap import ratios
 from unmask.forecasting.analysis import Probed, analyse
 from unmask.forecasting.law import LEVEL
 from unmask.forecasting.plan import (
@@ -30,7 +30,7 @@ from unmask.forecasting.plan import (
 from unmask.forecasting.probing import Probe, Prober, Sums
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
-from unmask.reporting.format import loss
+from unmask.reporting.format import FEWEST_UNITS, loss, no_interval
 from unmask.reporting.results import Result, Rows
 from unmask.run.components import RunComponents, build_components
 from unmask.run_folder import RunFolder
@@ -185,8 +185,7 @@ def _require_usable(components: RunComponents, config: RunConfig) -> None:
     texts = 0 if held is None else len(np.unique(held.corpus.keys[held.documents]))
     if texts < FEWEST_UNITS:
         raise DataError(
-            f"the text is too small for a forecast: {plural(texts, 'document')} can be held out, and intervals need {FEWEST_UNITS}; "
-            f"give more text, held-out text with --heldout, or smaller documents (--documents line: each line is one)"
+            f"the text is too small for a forecast: {no_interval(texts)}, which needs {FEWEST_UNITS} held-out ones; give more text, held-out text with --heldout, or smaller documents (--documents line: each line is one)"
         )
 
 
@@ -194,8 +193,8 @@ def _require_units(base: Sums, tokens: int) -> None:
     for name, what in (("domain", "held-out"), ("general", "general")):
         if name in base and len(base[name]) < FEWEST_UNITS:
             raise DataError(
-                f"{plural(tokens, 'token')} of {what} text are only {plural(len(base[name]), 'document')}, and intervals need "
-                f"{FEWEST_UNITS}; evaluate more with --set train.eval_tokens=N, give more --minutes for it, or cut the text into "
+                f"{no_interval(len(base[name]))} in {plural(tokens, 'token')} of {what} text, and a forecast needs {FEWEST_UNITS}; "
+                f"evaluate more with --set train.eval_tokens=N, give more --minutes for it, or cut the text into "
                 f"smaller documents with --documents"
             )
 

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unmask.errors import MissingExtra
-from unmask.evaluation.bootstrap import FEWEST_UNITS, LEVEL, Floats, t_quantile
+from unmask.evaluation.bootstrap import LEVEL, Floats, t_quantile
 from unmask.probing.examples import Kind
+from unmask.reporting.format import FEWEST_UNITS
 
 Labels = list[list[str]]
 """A label for each unit of each example."""

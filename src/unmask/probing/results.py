@@ -13,7 +13,7 @@ from unmask.errors import plural
 from unmask.probing.examples import Task, label_set
 from unmask.probing.metrics import CORRELATIONS
 from unmask.probing.settings import ProbeSettings
-from unmask.reporting.format import PROBE_METRICS
+from unmask.reporting.format import PROBE_METRICS, no_interval
 from unmask.reporting.results import Result
 
 INTERVAL = (
@@ -83,7 +83,7 @@ class Verdict:
             why = (
                 "one seed does not show how much seeds differ; use --seeds 5"
                 if seeds == 1
-                else "too few test examples"
+                else no_interval(what="test examples")
             )
             return f"{text}; {why}"
         low, high = self.interval

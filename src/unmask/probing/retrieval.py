@@ -24,7 +24,7 @@ from unmask.probing.ranking import METRICS, Floats, query_metrics, ranks_of, rel
 from unmask.probing.retrieval_tasks import RetrievalTask
 from unmask.probing.settings import EncoderSettings
 from unmask.progress import Progress
-from unmask.reporting.format import RETRIEVAL_METRICS, change_interval, metric_change
+from unmask.reporting.format import RETRIEVAL_METRICS, change_interval, metric_change, no_interval
 from unmask.reporting.results import Result
 
 INTERVAL = (
@@ -83,7 +83,7 @@ class RetrievalVerdict:
         found = self.differences[MAIN]
         change = f"{metric_change(MAIN, found.value)} of {RETRIEVAL_METRICS[MAIN]}"
         if found.interval is None and found.value != 0:
-            return f"no verdict on {self.model} and {self.first}: {change}; too few queries"
+            return f"no verdict on {self.model} and {self.first}: {change}; {no_interval(what='queries')}"
         if not self.decided:
             who = f"no clear difference between {self.model} and {self.first}"
         else:

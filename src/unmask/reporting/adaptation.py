@@ -18,6 +18,7 @@ from unmask.reporting.format import (
     count,
     loss,
     masks,
+    no_interval,
     percent,
     points,
 )
@@ -64,7 +65,7 @@ def headline(found: JsonDict, no_gain: str | None = None) -> str:
     gap = as_float(change["accuracy"]["value"])
     if math.isnan(gap) or math.isnan(as_float(domain["after"]["loss"])):
         return "On held-out domain text the metrics of the base or the adapted model are NaN or infinite."
-    metrics = f"accuracy {percent(before)} → {percent(after)}, {_signed(change['accuracy'])}"
+    metrics = f"accuracy {percent(before)} → {percent(after)}, {_signed(change['accuracy'], domain)}"
     if no_gain:
         return f"{where}: {metrics}{_general_clause(found)}. {no_gain}"
     if _sign(change["accuracy"]) == 0 and change["accuracy"]["interval"] is not None:
@@ -94,16 +95,17 @@ def _loss_clause(change: JsonDict) -> str:
 def _general_clause(found: JsonDict) -> str:
     if found["general"] is None or found["forgetting"] is None:
         return "; forgetting was not measured (no general text)"
-    change = found["general"]["change"]["accuracy"]
+    general = found["general"]
+    change = general["change"]["accuracy"]
     if math.isnan(as_float(change["value"])):
         return "; on general text the metrics are NaN or infinite"
     unclear = change["interval"] is not None and _sign(change) == 0
-    return f"; on general text {'no significant difference' if unclear else 'accuracy changed'}: {_signed(change)}"
+    return f"; on general text {'no significant difference' if unclear else 'accuracy changed'}: {_signed(change, general)}"
 
 
-def _signed(change: JsonDict) -> str:
+def _signed(change: JsonDict, part: JsonDict) -> str:
     span = change_interval("accuracy", change["interval"])
-    after = f" (95% interval {span})" if span else "; too few documents for an interval"
+    after = f" (95% interval {span})" if span else f"; {no_interval(part.get('texts'))}"
     return points(change["value"], signed=True) + after
 
 
@@ -226,7 +228,7 @@ def forgetting(found: JsonDict, vocabulary: object = None) -> str | None:
     if _sign(rise) == 0 and rise["interval"] is not None:
         return f"Forgetting: the loss on general text changed by {loss(value, signed=True)} nats; its 95% interval contains 0."
     if rise["interval"] is None:
-        return f"Forgetting: the loss on general text changed by {loss(value, signed=True)} nats; too few documents for an interval."
+        return f"Forgetting: the loss on general text changed by {loss(value, signed=True)} nats; {no_interval(found['general'].get('texts'))}."
     if value < 0:
         return f"Nothing was forgotten: the loss on general text fell by {loss(-value)} nats."
     return f"Forgetting: the loss on general text rose by {loss(value)} nats."

@@ -15,6 +15,7 @@ from unmask.reporting.format import (
     interval,
     loss,
     masks,
+    no_interval,
     percent,
     points,
     same_sight,
@@ -80,7 +81,7 @@ def standing(record: RunRecord) -> str | None:
     name, gap = behind
     error = _sampling_error(evaluation)
     if math.isnan(error):
-        said = f"The documents are too few to tell it from the best of these ({name})"
+        said = f"It cannot be told from the best of these ({name}): {no_interval(evaluation.get('texts'))}"
     elif abs(gap) <= error:
         said = f"That is level with the best of these ({name}): the difference is within the sampling error"
     else:
@@ -126,7 +127,7 @@ def _between(found: JsonDict) -> str:
     if "intervals" not in found:
         return ""
     span = interval("accuracy", found["intervals"]["accuracy"])
-    return f" (95% interval {span})" if span else " (too few documents for an interval)"
+    return f" (95% interval {span})" if span else f" ({no_interval(found.get('texts'))})"
 
 
 def no_gain(record: RunRecord) -> str | None:

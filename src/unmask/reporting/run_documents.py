@@ -15,6 +15,7 @@ class Estimate(TypedDict):
 
     value: float
     interval: Interval
+    texts: NotRequired[int]
 
 
 class Row(TypedDict):
@@ -88,6 +89,7 @@ class Metrics(TypedDict):
     accuracy: float
     masked_tokens: NotRequired[int]
     tokens: NotRequired[int]
+    texts: NotRequired[int]
     intervals: NotRequired[dict[str, Interval]]
     interval_notes: NotRequired[list[str]]
 
@@ -153,6 +155,7 @@ class Sides(TypedDict):
 
     masked_tokens: int
     documents: int
+    texts: NotRequired[int]
     before: Metrics
     after: Metrics
     change: dict[str, Estimate | None]

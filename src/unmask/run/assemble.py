@@ -8,6 +8,7 @@ import torch
 
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
+from unmask.data.split import MINIMUM
 from unmask.data.training_stream import TrainingStream
 from unmask.model.layers import networks
 from unmask.model.presets import find_preset
@@ -24,7 +25,7 @@ from unmask.vocabulary.families import BERT, tokenizer_family
 
 
 def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
-    """Keep the precision, length, layers and tokenizer that a run chose when it began: another version may choose others."""
+    """Keep the precision, length, layers, tokenizer and held-out text that a run chose when it began: another version may choose others."""
     if not folder.config.is_file():
         return config
     begun = load_config(folder.config)
@@ -33,12 +34,15 @@ def keep_choices(config: RunConfig, folder: RunFolder) -> RunConfig:
         model = model.model_copy(update={"near_layers": begun.model.near_layers or 0})
     if model.tokenizer_kind is None:
         model = model.model_copy(update={"tokenizer_kind": begun.model.tokenizer_kind})
+    data = config.data
+    if data.heldout_minimum is None:  # earlier versions had none
+        data = data.model_copy(update={"heldout_minimum": begun.data.heldout_minimum or 1})
     changes: dict[str, Any] = {}
     if train.precision == "auto":
         changes["precision"] = before.precision
     if not (train.epochs or train.max_steps or train.minutes) and not (before.max_steps or before.minutes):
         changes["epochs"] = before.epochs
-    return config.model_copy(update={"model": model, "train": train.model_copy(update=changes)})
+    return config.model_copy(update={"model": model, "data": data, "train": train.model_copy(update=changes)})
 
 
 def recipe_of(config: RunConfig, components: RunComponents) -> Recipe:
@@ -81,7 +85,12 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
             "model": model,
             "train": config.train.model_copy(update=changes),
             "masking": config.masking.model_copy(update={"initial_rate": recipe.initial_rate}),
-            "data": config.data.model_copy(update={"max_length": components.max_length}),
+            "data": config.data.model_copy(
+                update={
+                    "max_length": components.max_length,
+                    "heldout_minimum": config.data.heldout_minimum or MINIMUM,
+                }
+            ),
         }
     )
 

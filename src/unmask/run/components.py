@@ -17,6 +17,7 @@ from unmask.data.corpus import (
 from unmask.data.masking.custom import CustomUnits
 from unmask.data.masking.units import plan_of
 from unmask.data.reading.documents import DocumentReader
+from unmask.data.split import MINIMUM, training_texts
 from unmask.data.tokenizer import load_tokenizer
 from unmask.data.verification import Verification
 from unmask.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ from unmask.objectives.choose import Custom, objective_of
 from unmask.objectives.mlm import MaskedLanguageModelling
 from unmask.objectives.objective import Objective
 from unmask.progress import Progress
-from unmask.run.texts import RunTexts, open_texts, training_texts, with_targets
+from unmask.run.texts import RunTexts, open_texts, with_targets
 from unmask.run_folder import ADDED_WORDS, RunFolder, model_folder
 from unmask.storage import new_folder, read_json
 from unmask.training.distributed import World
@@ -215,7 +216,8 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     reader = DocumentReader(data.inputs, data, progress=progress)
     documents = (document.text for document in reader)
     # Held-out text must be as new to the tokenizer as to the model.
-    trained_on = documents if data.heldout else training_texts(documents, data.heldout_share)
+    split = data.heldout_share, data.heldout_minimum or MINIMUM
+    trained_on = documents if data.heldout else training_texts(documents, *split)
     texts = first_characters(trained_on, _TOKENIZER_CHARACTERS)
     preset = find_preset(model.preset)
     family = tokenizer_family(preset.family)

@@ -45,6 +45,8 @@ def fingerprint_of(config: RunConfig, components: RunComponents) -> dict[str, An
     settings["model"]["near_layers"] = (
         settings["model"]["near_layers"] or None
     )  # runs of earlier versions have none
+    if settings["data"]["heldout_minimum"] == 1:
+        settings["data"]["heldout_minimum"] = None  # the same
     # Code of the caller's own is known by its name alone.
     if settings["train"]["objective"] == "custom":
         kind = type(components.objective)

@@ -8,10 +8,10 @@ from unmask.config.load import load_config
 from unmask.data.batches import TextSource
 from unmask.data.corpus import given_shards, is_corpus, open_shards
 from unmask.data.document_set import DocumentSet
+from unmask.data.split import split_documents
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.run.components import sequence_length
-from unmask.run.texts import split_documents
 from unmask.run_folder import HELDOUT_SHARDS, RunFolder
 
 
@@ -43,7 +43,10 @@ def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Pro
     if not is_corpus(shards):
         return None
     corpus = open_shards(shards, model.tokenizer, allow_unknown=True, progress=progress)
-    documents = DocumentSet(len(corpus)) if data.heldout else split_documents(corpus, data.heldout_share)[1]
+    minimum = data.heldout_minimum or 1  # runs of earlier versions had none
+    documents = (
+        DocumentSet(len(corpus)) if data.heldout else split_documents(corpus, data.heldout_share, minimum)[1]
+    )
     if documents is None:
         return None
     length = sequence_length(data, model)

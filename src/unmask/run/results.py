@@ -35,7 +35,7 @@ from unmask.training.stability import unless_out_of_memory
 Result = TypeVar("Result")
 
 _EVALUATION_BUDGET = 8192
-_FINAL_EVALUATION = 4
+FINAL_EVALUATION = 4
 _FILLED = 4  # tokens of a stand-in beyond the fewest that the model takes
 _SHARES = ("accuracy", "share", "recall", "mrr")  # ends of the names of metrics that are at most 1
 
@@ -131,7 +131,7 @@ def evaluation_batches_of(text: TextSource, tokens: int) -> Iterator[Batch]:
 
 def final_batches(text: TextSource, config: RunConfig) -> Iterator[Batch]:
     """Yield the batches of a final evaluation, the same ones every time."""
-    return evaluation_batches_of(text, _FINAL_EVALUATION * config.train.eval_tokens)
+    return evaluation_batches_of(text, FINAL_EVALUATION * config.train.eval_tokens)
 
 
 def final_metrics(
@@ -145,7 +145,7 @@ def final_metrics(
     metrics, predictions = {}, {}
     for name, text in final_texts(components).items():
         with components.model.in_fp32():
-            found = metrics_on(components, text, _FINAL_EVALUATION * config.train.eval_tokens)
+            found = metrics_on(components, text, FINAL_EVALUATION * config.train.eval_tokens)
         intervals = partial(document_intervals, text, final_batches(text, config), found.predictions)
         metrics[name] = found.to_dict() | (
             components.world.main_first(intervals, "computing intervals") or {}
@@ -174,7 +174,7 @@ def evaluation_of(
     }
     with components.model.in_fp32():
         if own := answers_on(
-            components, heldout, _FINAL_EVALUATION * config.train.eval_tokens, intervals=True
+            components, heldout, FINAL_EVALUATION * config.train.eval_tokens, intervals=True
         ):
             content["objective"] = own
     if "general" in metrics:

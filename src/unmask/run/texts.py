@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from unmask.config.settings import DataSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import (
     Corpus,
-    document_key,
     given_shards,
     is_corpus,
-    is_held_out,
     open_corpus,
     require_made_by,
 )
 from unmask.data.document_set import DocumentSet
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.preparation import prepare
+from unmask.data.split import MINIMUM, PART, is_held_out, split_documents
 from unmask.data.verification import Verification
 from unmask.errors import plural
-from unmask.evaluation.bootstrap import FEWEST_UNITS
 from unmask.model.masked_lm import MaskedLM
 from unmask.progress import Progress
 from unmask.run_folder import HELDOUT_SHARDS, RunFolder
@@ -69,11 +64,8 @@ def open_texts(
 
     def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress, verification)
-        train, heldout = split_documents(corpus, data.heldout_share)
-        if heldout is None:
-            progress.log(
-                f"{what} is a single document or copies of one, so nothing is held out and nothing can be evaluated"
-            )
+        train, heldout = split_documents(corpus, data.heldout_share, data.heldout_minimum or MINIMUM)
+        _log_split(corpus, heldout, data.heldout_share, what, progress)
         return source(corpus, train), None if heldout is None else source(corpus, heldout)
 
     replay = general = None
@@ -97,40 +89,19 @@ def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
     return data.model_copy(update={"documents": "file"}) if are_files else data
 
 
-def split_documents(corpus: Corpus, share: float) -> tuple[DocumentSet, DocumentSet | None]:
-    """Return the documents to train on, and those held out: at least one where there are two."""
-    train, heldout = corpus.split(share)
-    if corpus.is_one_text:
-        return DocumentSet(len(corpus)), None
-    if not len(heldout) or not len(train):
-        least = corpus.least_key
-        heldout = corpus.where(lambda keys: keys == least)
-        train = ~heldout
-    return train, heldout
-
-
-def training_texts(texts: Iterable[str], share: float) -> Iterator[str]:
-    """Yield the texts that a run trains on, which are those of :func:`split_documents`, without knowing all of them."""
-    heldout: list[tuple[int, str]] = []
-    least: tuple[int, str] | None = None  # is held out if no other document is
-    one = True
-    for key, text in ((document_key(text), text) for text in texts):
-        if is_held_out(key, share):
-            if least is None or not heldout:
-                heldout.append((key, text))
-        elif least is None or key < least[0]:
-            if least is not None:
-                one = False
-                yield least[1]
-            least = key, text
-        elif key > least[0]:
-            one = False
-            yield text
-    if least is None:
-        first = min(heldout, default=(0, ""))[0]
-        yield from [text for key, text in sorted(heldout) if key > first] or (text for _, text in heldout)
-    elif heldout or one:
-        yield least[1]
+def _log_split(
+    corpus: Corpus, heldout: DocumentSet | None, share: float, what: str, progress: Progress
+) -> None:
+    """Log what is held out where it is not simply the share."""
+    if heldout is None:
+        progress.log(
+            f"{what} is a single document or copies of one, so nothing is held out and nothing can be evaluated"
+        )
+    elif len(heldout) > (by_share := len(corpus.where(lambda keys: is_held_out(keys, share)))):
+        progress.log(
+            f"{plural(len(heldout), 'document')} of the {len(corpus):,} of {what} are held out: {share:.0%} would be {by_share:,}, too "
+            f"few for an interval; data.heldout_minimum sets how many, up to one in {PART}"
+        )
 
 
 def with_targets(text: TextSource | None, tokens: int, what: str, progress: Progress) -> TextSource | None:
@@ -138,12 +109,6 @@ def with_targets(text: TextSource | None, tokens: int, what: str, progress: Prog
     if text is None:
         return None
     if text.has_targets(tokens):
-        texts = len(np.unique(text.corpus.keys[text.documents]))
-        if texts < FEWEST_UNITS:
-            progress.warning(
-                f"{what} is {plural(texts, 'document')}: the metrics on it say little about other text and have no interval, "
-                f"which needs {FEWEST_UNITS}; give more of it"
-            )
         return text
     progress.warning(f"nothing is evaluated: {text.why_no_target(what)}")
     return None

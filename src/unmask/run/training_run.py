@@ -27,7 +27,7 @@ from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_sa
 from unmask.run.interpolation import Interpolation, interpolate
 from unmask.run.overlap import is_compared_first, overlaps
 from unmask.run.results import answers_on, evaluation_of, final_metrics, metrics_on, run_info
-from unmask.run.selection import selection_of, with_selection
+from unmask.run.selection import selection_of, warn_of_few, with_selection
 from unmask.run.signals import Signals
 from unmask.run.writing import write_results
 from unmask.run_folder import RunFolder
@@ -94,7 +94,8 @@ class TrainingRun:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.components)
         self.config = with_recipe(config, self.recipe, self.components)
-        self.components = with_selection(self.components, self.config.train, self.progress)
+        self.components = with_selection(self.components, self.config, self.progress)
+        warn_of_few(self.components, self.config.train, self.progress)
         self.fingerprint = fingerprint_of(self.config, self.components)
         try:
             require_same_model(self.fingerprint, self.components)

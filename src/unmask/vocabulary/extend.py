@@ -222,13 +222,11 @@ def _count_words(
     progress.begin("words")
 
     def kept() -> Iterator[str]:
-        some = False
-        for document in reader:
-            if sample is None or not sample.take(document.text):
-                some = True
-                yield document.text
-        if sample is not None and not some:
-            yield from sample.release()
+        texts = (document.text for document in reader)
+        if sample is None:
+            yield from texts
+        else:
+            yield from (text for text, is_held in sample.split(texts) if not is_held)
 
     for batch in in_batches(kept()):
         for input_ids in encode(batch):

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from unmask.data.corpus import document_key, is_held_out
+from collections.abc import Iterable, Iterator
 
-_HELDOUT_SHARE = 0.05
+from unmask.config.settings import DataSettings
+from unmask.data.split import MINIMUM, split_texts
+
 _MAX_CHARACTERS = 4 << 20
 
 
 class HeldOutSample:
-    """Documents held out from choosing entries, or the beginning of a text with too few documents."""
+    """Documents held out from choosing entries, or the beginning of a single one."""
 
     def __init__(self) -> None:
         self._heldout: list[str] = []
         self._others: list[str] = []
         self._size = [0, 0]
 
-    def take(self, text: str) -> bool:
-        """Keep a text up to the limit; return whether it is held out."""
-        heldout = bool(is_held_out(document_key(text), _HELDOUT_SHARE))  # those of a run on the same text
-        if self._size[heldout] < _MAX_CHARACTERS:
-            self._size[heldout] += len(text)
-            (self._heldout if heldout else self._others).append(text)
-        return heldout
-
-    def release(self) -> list[str]:
-        """Hold nothing out, and return what was: of a text of very few documents it may be all."""
-        texts, self._others, self._heldout = self._heldout, self._heldout, []
-        return texts
+    def split(self, texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
+        """Yield texts, and whether they are held out, which are those of a run on the same text; keep some of them."""
+        for text, is_held in split_texts(texts, DataSettings().heldout_share, MINIMUM):
+            if self._size[is_held] < _MAX_CHARACTERS:
+                self._size[is_held] += len(text)
+                (self._heldout if is_held else self._others).append(text)
+            yield text, is_held
 
     @property
     def held_out(self) -> bool:

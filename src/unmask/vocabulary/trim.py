@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -190,9 +191,16 @@ def _count(
     encode, size = TextEncoder(tokenizer), 1 + max(tokenizer.get_vocab().values())
     counts = np.zeros((2, size), dtype=np.int64)
     progress.begin("tokens")
-    for batch in in_batches(document.text for document in reader):
-        for text, ids in zip(batch, encode(batch), strict=True):
-            counts[int(sample.take(text))] += np.bincount(ids, minlength=size)
+    held: deque[bool] = deque()  # whether each text of the next batch is
+
+    def texts() -> Iterator[str]:
+        for text, is_held in sample.split(document.text for document in reader):
+            held.append(is_held)
+            yield text
+
+    for batch in in_batches(texts()):
+        for ids in encode(batch):
+            counts[int(held.popleft())] += np.bincount(ids, minlength=size)
         progress.advance(None, {"documents": reader.stats.documents, "tokens": int(counts.sum())})
     progress.end()
     if not counts.any():
