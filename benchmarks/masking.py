@@ -20,7 +20,7 @@ import harness
 from harness import Result, say, summary
 
 TOKEN_GOAL, WORD_GOAL = 20.0, 10.0
-STRATEGIES = ("token", "word", "span", "ngram", "terms")
+STRATEGIES = ("token", "word", "span", "terms")
 PEERS = {"transformers token": False, "transformers whole word": True}
 
 
@@ -69,10 +69,10 @@ def _sides(args: argparse.Namespace, place: Path) -> Iterator[tuple[str, Callabl
     tokenizer = _tokenizer(args.vocabulary, files)
     corpus = prepare(files, DocumentSettings(), tokenizer, place / "shards")
     say(f"{len(corpus):,} documents, {corpus.tokens:,} tokens of text")
-    named = {"collocations": str(place / "collocations.json"), "terms": str(place / "terms.txt")}
-    _make_lists(corpus, tokenizer, named)
+    terms = place / "terms.txt"
+    _make_terms(corpus, tokenizer, terms)
     for strategy in STRATEGIES:
-        yield strategy, _ours(args, corpus, tokenizer, MaskingSettings(strategy=strategy, **named))
+        yield strategy, _ours(args, corpus, tokenizer, MaskingSettings(strategy=strategy, terms=str(terms)))
     for strategy in ("token", "word"):
         fixed = MaskingSettings(strategy=strategy, count="fixed")
         yield f"{strategy}, fixed count", _ours(args, corpus, tokenizer, fixed)
@@ -162,23 +162,20 @@ def _features(args: argparse.Namespace, corpus: Any, tokenizer: Any) -> list[Res
     return features
 
 
-def _make_lists(corpus: Any, tokenizer: Any, named: dict[str, str]) -> None:
-    """Find collocations in the text, and take as terms the words that are more frequent in its first half."""
+def _make_terms(corpus: Any, tokenizer: Any, path: Path) -> None:
+    """Take as terms the words that are more frequent in the first half of the text."""
     import numpy as np
 
-    from unmask.data.masking.collocations import find_collocations, save_collocations
     from unmask.data.masking.terms import count_words, find_salient_terms, save_terms
     from unmask.data.tokenizer import vocabulary_of
 
     words = vocabulary_of(tokenizer).words
-    found = find_collocations(corpus, words, min_score=0.5)
-    save_collocations(Path(named["collocations"]), found)
     halves = np.array_split(np.arange(len(corpus)), 2)
     terms = find_salient_terms(
         *(count_words(corpus, words, half)[0] for half in halves), min_ratio=1.0, confidence=0.5
     )
-    save_terms(Path(named["terms"]), terms)
-    say(f"{len(found):,} collocations, {len(terms):,} terms")
+    save_terms(path, terms)
+    say(f"{len(terms):,} terms")
 
 
 def _texts(args: argparse.Namespace, place: Path) -> list[str]:

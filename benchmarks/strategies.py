@@ -1,10 +1,10 @@
 """Which masking strategy helps? Adapt a small general encoder by each, over equal tokens and several seeds.
 
-The strategies are tokens, words, spans, the words of collocations (``ngram``), and words with domain ``terms`` more often; the lists
-that the last two need are made from the training text by ``unmask collocations`` and ``unmask terms``. The encoder is trained
-from scratch as for ``adaptation.py``, or given by ``--base``. Every model is evaluated on held-out domain text at the same masks,
-whatever it was trained with: single tokens, whole words, and words with terms more often; then by linear probes on tasks of the
-domain, and by retrieval: the first half of a held-out passage finds the second. Shown are differences from ``token`` with the same seed.
+The strategies are tokens, words, spans, and words with domain ``terms`` more often, which ``unmask terms`` finds in the training
+text. The encoder is trained from scratch as for ``adaptation.py``, or given by ``--base``. Every model is evaluated on
+held-out domain text at the same masks, whatever it was trained with: single tokens, whole words, and words with terms more
+often; then by linear probes on tasks of the domain, and by retrieval: the first half of a held-out passage finds the second.
+Shown are differences from ``token`` with the same seed.
 With ``--scratch`` a new encoder of ``--preset`` is trained on the domain text by each; the other one gives its tokenizer alone.
 
 Finished parts are kept; an interrupted call continues with the missing ones.
@@ -22,9 +22,8 @@ from harness import Result
 
 import objectives
 
-STRATEGIES = ("token", "word", "span", "ngram", "terms")
+STRATEGIES = ("token", "word", "span", "terms")
 MASKS = ("token", "word", "terms")
-_LISTS = {"ngram": "masking.collocations", "terms": "masking.terms"}
 
 
 def options() -> argparse.ArgumentParser:
@@ -53,47 +52,47 @@ def options() -> argparse.ArgumentParser:
 def work(args: argparse.Namespace) -> None:
     texts = adaptation.texts_of(args)
     base = adaptation.base_model(args, texts)
-    lists = harness.once("lists", harness.fingerprint(texts["domain"] + texts["general"]), "strategies", "lists", {
+    terms = harness.once("terms", harness.fingerprint(texts["domain"] + texts["general"]), "strategies", "terms", {
         "model": base, "domain": texts["domain"], "general": texts["general"][:1]})  # fmt: skip
     document = harness.report("strategies", args, texts=texts)
     runs: dict[str, list[Result]] = (
-        {} if args.scratch else {"base": [_measured(args, "base", base, texts, lists)]}
+        {} if args.scratch else {"base": [_measured(args, "base", base, texts, terms)]}
     )
     for seed in range(
         args.seeds
     ):  # all strategies of a seed before the next one, so that an early end leaves whole rows
         for strategy in dict.fromkeys(["token", *args.strategies]):
-            runs.setdefault(strategy, []).append(_adapted(args, strategy, seed, base, texts, lists))
+            runs.setdefault(strategy, []).append(_adapted(args, strategy, seed, base, texts, terms))
             harness.write(args.json, document | {"runs": runs})
     _show(runs)
 
 
-def _masking(strategy: str, lists: str) -> Result:
+def _masking(strategy: str, terms: str) -> Result:
     """Return the settings of a strategy."""
     found: Result = {"masking.strategy": strategy}
-    return found | ({_LISTS[strategy]: str(Path(lists) / strategy)} if strategy in _LISTS else {})
+    return found | ({"masking.terms": str(Path(terms) / "terms")} if strategy == "terms" else {})
 
 
 def _adapted(
-    args: argparse.Namespace, strategy: str, seed: int, base: str, texts: Result, lists: str
+    args: argparse.Namespace, strategy: str, seed: int, base: str, texts: Result, terms: str
 ) -> Result:
     start = {"model.preset": args.preset, "model.tokenizer": base} if args.scratch else {"model.name": base}
     flags = {"data.inputs": texts["domain"], "data.heldout": texts["heldout"],
              "data.max_length": args.length, "train.max_steps": args.steps, "train.batch_tokens": args.batch_tokens,
              "train.seed": seed, "train.patience": 0, "train.export_best": False, "train.eval_every": args.steps,
-             "train.eval_tokens": 5_000} | start | _masking(strategy, lists)  # fmt: skip
+             "train.eval_tokens": 5_000} | start | _masking(strategy, terms)  # fmt: skip
     name = f"{strategy}-{'scratch-' * args.scratch}{args.steps}-{seed}"
     run = harness.part(
         args.parts, name, "adaptation", "trained", {"out": str(args.parts / name), "flags": flags}
     )
-    return _measured(args, name, run["model"], texts, lists) | {
+    return _measured(args, name, run["model"], texts, terms) | {
         "tokens": run["tokens"],
         "seconds": run["seconds"],
     }
 
 
-def _measured(args: argparse.Namespace, name: str, model: str, texts: Result, lists: str) -> Result:
-    masks = {mask: _masking(mask, lists) for mask in MASKS}
+def _measured(args: argparse.Namespace, name: str, model: str, texts: Result, terms: str) -> Result:
+    masks = {mask: _masking(mask, terms) for mask in MASKS}
     losses = harness.part(args.parts, f"{name}-losses", "strategies", "losses", {
         "model": model, "heldout": texts["heldout"], "masks": masks, "length": args.length})  # fmt: skip
     probes = harness.part(args.parts, f"{name}-probes", "objectives", "probed", {
@@ -105,15 +104,14 @@ def _measured(args: argparse.Namespace, name: str, model: str, texts: Result, li
 # ---------------------------------------------------------------- measured in its own process
 
 
-def lists(out: str, model: str, domain: list[str], general: list[str]) -> Result:
-    """Write the collocations and the terms of a text to a folder."""
+def terms(out: str, model: str, domain: list[str], general: list[str]) -> Result:
+    """Write the terms of a text to a folder."""
     import unmask
 
     folder = Path(out)
     folder.mkdir(parents=True)
-    pairs = unmask.collocations(domain, model, out=folder / "ngram", offline=True).to_rows()
-    terms = unmask.terms(domain, general, model, out=folder / "terms", offline=True).to_rows()
-    return {"collocations": len(pairs), "terms": len(terms)}
+    found = unmask.terms(domain, general, model, out=folder / "terms", offline=True).to_rows()
+    return {"terms": len(found)}
 
 
 def losses(model: str, heldout: list[str], masks: Result, length: int) -> Result:

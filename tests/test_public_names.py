@@ -10,7 +10,7 @@ import sys
 import unmask
 
 FUNCTIONS = """
-    bench check collocations compare conformance convert demo evaluate explain export extend_tokenizer fill forecast load load_config
+    bench check compare conformance convert demo evaluate explain export extend_tokenizer fill forecast load load_config
     masks pairs prepare probe probe_retrieval push report score terms train train_tokenizer trim_tokenizer
 """.split()
 CLASSES = """

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from unmask.api.exporting import export as export
     from unmask.api.exporting import push as push
     from unmask.api.forecasting import forecast as forecast
-    from unmask.api.masking import collocations as collocations
     from unmask.api.masking import masks as masks
     from unmask.api.masking import terms as terms
     from unmask.api.model import Model as Model

@@ -253,8 +253,6 @@ def test_prepared_text_masks_and_words(base: Path, corpus_text: list[str]) -> No
     found = unmask.terms(domain, general, unmask.load(base), out="terms.tsv")
     assert len(found.to_pandas()) > 0
     assert Path("terms.tsv").is_file()
-    unmask.collocations(corpus_text, base, out="collocations.json")
-    assert Path("collocations.json").is_file()
     with pytest.raises(unmask.ConfigError, match="no tokenizer"):
         unmask.masks(corpus_text)
     tokenizer = unmask.train_tokenizer(corpus_text, vocab_size=300, out="tokenizer")

@@ -47,7 +47,6 @@ VERBS = [
     "pairs",
     "masks",
     "terms",
-    "collocations",
     "conformance",
     "bench",
     "probe",

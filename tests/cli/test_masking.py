@@ -76,37 +76,8 @@ def test_terms_are_found_and_used(
     assert answer["rate"] == pytest.approx(0.15, abs=0.03)
 
 
-def test_collocations_are_found_and_used(
-    tmp_path: Path,
-    checkpoint: Callable[[str], Path],
-    corpus_text: list[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    text, out, model = tmp_path / "text.txt", tmp_path / "found.json", str(checkpoint("bert"))
-    with_pair = (
-        f"{line} quick marmot" if number % 3 == 0 else line for number, line in enumerate(corpus_text)
-    )
-    text.write_text("\n".join(with_pair), encoding="utf-8")
-    assert main(["collocations", str(text), "--tokenizer", model, "-o", str(out), "--json"]) == 0
-    found = [row["text"] for row in json.loads(out.read_text(encoding="utf-8"))["collocations"]]
-    assert "quick marmot" in found
-    assert json.loads(capsys.readouterr().out) == {"file": str(out), "collocations": found}
-    use = [
-        "masks",
-        str(text),
-        "--tokenizer",
-        model,
-        "--strategy",
-        "ngram",
-        "--set",
-        f"masking.collocations={out}",
-    ]
-    assert main([*use, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rate"] == pytest.approx(0.15, abs=0.03)
-
-
 def test_a_strategy_without_its_list_says_so(
     text: Path, checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["masks", str(text), "--tokenizer", str(checkpoint("bert")), "--strategy", "ngram"]) == 2
-    assert "collocations" in capsys.readouterr().err
+    assert main(["masks", str(text), "--tokenizer", str(checkpoint("bert")), "--strategy", "terms"]) == 2
+    assert "masking.terms" in capsys.readouterr().err

@@ -358,8 +358,8 @@ def test_no_text_is_refused(corpus: Corpus, vocabulary: Vocabulary) -> None:
 def test_a_strategy_that_lacks_its_file_is_refused_at_once(
     of: Callable[..., TextSource], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"needs masking\.collocations"):
-        of(strategy="ngram")
+    with pytest.raises(ConfigError, match=r"needs masking\.terms"):
+        of(strategy="terms")
     with pytest.raises(ConfigError, match="the terms cannot be read"):
         of(strategy="terms", terms=str(tmp_path / "none.txt"))
 

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from unmask.config.load import load_config
 from unmask.config.settings import MaskingSettings
 from unmask.data.masking import units as units_module
-from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.data.masking.mask import (
     KEEP,
     MASK,
@@ -43,7 +42,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP, MASK_ID = range(5)
 WORDS, PIECES = 600, 400
 OPENING, CONTINUING = np.arange(5, 5 + WORDS), np.arange(5 + WORDS, 5 + WORDS + PIECES)
-STRATEGIES = ["token", "word", "span", "ngram", "terms"]
+STRATEGIES = ["token", "word", "span", "terms"]
 FAMILIES = ["wordpiece", "byte_level", "modernbert", "unigram", "chinese"]
 MILLION = 1_000_000
 
@@ -79,17 +78,11 @@ def text(tokens: int, shortest: int = 3) -> Packed:
 
 @pytest.fixture(scope="module")
 def lists(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Files of collocations and of terms over the synthetic words."""
+    """A file of terms over the synthetic words, and a pattern."""
     folder = tmp_path_factory.mktemp("lists")
-    pairs = [Collocation(f"w{a} w{b}", 10, 5.0) for a in range(30) for b in range(0, 30, 3)]
-    save_collocations(folder / "collocations.json", [*pairs, Collocation("w1 w2 w3", 10, 6.0)])
     terms = ["# the synthetic domain", *(f"w{n}" for n in range(0, 200, 7)), "w1 w5\t9", "w2x3\t0.5"]
     (folder / "terms.txt").write_text("\n".join(terms), encoding="utf-8")
-    return {
-        "collocations": str(folder / "collocations.json"),
-        "terms": str(folder / "terms.txt"),
-        "terms_pattern": "^w4.*x",
-    }
+    return {"terms": str(folder / "terms.txt"), "terms_pattern": "^w4.*x"}
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +189,7 @@ def test_the_rate_over_five_million_tokens(
     assert achieved(of(strategy, count), 5 * MILLION, 0.15, shortest=100) == pytest.approx(0.15, abs=0.001)
 
 
-@pytest.mark.parametrize("strategy", ["word", "span", "ngram"])
+@pytest.mark.parametrize("strategy", ["word", "span"])
 def test_the_chance_of_a_word_does_not_depend_on_its_length(
     strategy: str, of: Callable[..., MaskingSettings]
 ) -> None:
@@ -213,7 +206,7 @@ def test_the_chance_of_a_word_does_not_depend_on_its_length(
             assert share.mean() == pytest.approx(0.15, abs=error), (count, tokens)
 
 
-@pytest.mark.parametrize("strategy", ["word", "span", "ngram", "terms"])
+@pytest.mark.parametrize("strategy", ["word", "span", "terms"])
 def test_words_are_masked_whole_or_not_at_all(strategy: str, of: Callable[..., MaskingSettings]) -> None:
     packed = text(50_000)
     chosen = hits(packed, mask(packed, vocabulary(), of(strategy), MaskKey(0, 0), 0.3))
@@ -299,7 +292,7 @@ def test_masks_are_the_same_in_any_batch_and_order(
     assert same(mask(packed, vocabulary(), of(strategy, count), key, 0.2), whole)
 
 
-@pytest.mark.parametrize("strategy", ["token", "word", "span", "ngram", "terms"])
+@pytest.mark.parametrize("strategy", ["token", "word", "span", "terms"])
 def test_seeds_epochs_and_evaluation_are_independent(
     strategy: str, of: Callable[..., MaskingSettings]
 ) -> None:
@@ -474,7 +467,7 @@ def test_a_fixed_count_of_tokens_is_the_rate_rounded_up_or_down() -> None:
     assert 0.4 < (targets > wanted).mean() < 0.6
 
 
-@pytest.mark.parametrize("strategy", ["word", "span", "ngram", "terms"])
+@pytest.mark.parametrize("strategy", ["word", "span", "terms"])
 def test_a_fixed_count_of_units_is_off_by_no_more_than_about_the_longest(
     strategy: str, of: Callable[..., MaskingSettings]
 ) -> None:
@@ -488,7 +481,7 @@ def test_a_fixed_count_of_units_is_off_by_no_more_than_about_the_longest(
     assert (np.abs(per_sequence(packed, hits(packed, masked)) - wanted) <= 2 * longest).all()
 
 
-@pytest.mark.parametrize("strategy", ["token", "word", "ngram", "span"])
+@pytest.mark.parametrize("strategy", ["token", "word", "span"])
 def test_a_fixed_count_gives_every_word_of_a_text_the_same_chance(
     strategy: str, of: Callable[..., MaskingSettings]
 ) -> None:
@@ -533,7 +526,7 @@ def test_other_spans(p: float, limit: int, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-# --- collocations and terms ---------------------------------------------------------------------------------------
+# --- phrases and terms --------------------------------------------------------------------------------------------
 
 
 def units(packed: Packed, settings: MaskingSettings) -> list[list[int]]:
@@ -542,9 +535,10 @@ def units(packed: Packed, settings: MaskingSettings) -> list[list[int]]:
     return [packed.input_ids[unit == number].tolist() for number in range(unit[-1] + 1)]
 
 
-def collocations(folder: Path, *texts: str) -> MaskingSettings:
-    save_collocations(folder / "found.json", [Collocation(text, 10, 5.0) for text in texts])
-    return MaskingSettings(strategy="ngram", collocations=str(folder / "found.json"))
+def phrases(folder: Path, *texts: str) -> MaskingSettings:
+    """Return settings by which phrases are masked as one, and no more often than other words."""
+    (folder / "found.txt").write_text("".join(f"{text}\t1\n" for text in texts), encoding="utf-8")
+    return MaskingSettings(strategy="terms", terms=str(folder / "found.txt"))
 
 
 def ids(*words: str) -> list[int]:
@@ -552,14 +546,14 @@ def ids(*words: str) -> list[int]:
     return [int((OPENING if word[0] == "w" else CONTINUING)[int(word[1:])]) for word in words]
 
 
-def test_the_words_of_a_collocation_are_one_unit_and_others_by_themselves(tmp_path: Path) -> None:
+def test_the_words_of_a_phrase_are_one_unit_and_others_by_themselves(tmp_path: Path) -> None:
     packed = framed(vocabulary(), [np.array(ids("w1", "w2", "x3", "w9", "w1", "w2"))])
-    found = units(packed, collocations(tmp_path, "w1 w2x3"))
+    found = units(packed, phrases(tmp_path, "w1 w2x3"))
     assert found == [[CLS], ids("w1", "w2", "x3"), ids("w9"), ids("w1"), ids("w2"), [SEP]]
 
 
-def test_the_longest_collocation_from_the_left_is_taken(tmp_path: Path) -> None:
-    settings = collocations(tmp_path, "w1 w2", "w2 w3", "w2 w3 w4", "w4 w5", "w1 w2 w7")
+def test_the_longest_phrase_from_the_left_is_taken(tmp_path: Path) -> None:
+    settings = phrases(tmp_path, "w1 w2", "w2 w3", "w2 w3 w4", "w4 w5", "w1 w2 w7")
     packed = framed(vocabulary(), [np.array(ids("w1", "w2", "w3", "w4", "w5", "w2", "w3", "w4", "w5"))])
     assert units(packed, settings)[1:-1] == [
         ids("w1", "w2"),
@@ -570,26 +564,26 @@ def test_the_longest_collocation_from_the_left_is_taken(tmp_path: Path) -> None:
     ]
 
 
-def test_no_collocation_goes_beyond_a_sequence_or_an_unknown_word(tmp_path: Path) -> None:
+def test_no_phrase_goes_beyond_a_sequence_or_an_unknown_word(tmp_path: Path) -> None:
     bare = replace(vocabulary(), prefix=(), suffix=())
-    settings = collocations(tmp_path, "w1 w2")
+    settings = phrases(tmp_path, "w1 w2")
     packed = framed(
         bare, [np.array(ids("w3", "w1")), np.array(ids("w2", "w1")), np.array([*ids("w1"), UNK, *ids("w2")])]
     )
     assert units(packed, settings) == [[id] for id in packed.input_ids.tolist()]
 
 
-def test_overlapping_collocations_are_chosen_as_one_by_one_would(tmp_path: Path) -> None:
+def test_overlapping_phrases_are_chosen_as_one_by_one_would(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
-    phrases = {tuple(draw.integers(0, 6, size).tolist()) for size in (2, 2, 2, 3, 3, 4, 5) for _ in range(4)}
-    settings = collocations(tmp_path, *(" ".join(f"w{n}" for n in phrase) for phrase in phrases))
+    chosen = {tuple(draw.integers(0, 6, size).tolist()) for size in (2, 2, 2, 3, 3, 4, 5) for _ in range(4)}
+    settings = phrases(tmp_path, *(" ".join(f"w{n}" for n in phrase) for phrase in chosen))
     rows = [draw.integers(0, 6, size) for size in draw.integers(1, 60, 80)]
     expected: list[list[int]] = []
     for row in rows:
         expected.append([CLS])
         at = 0
         while at < len(row):
-            fits = [size for size in range(2, 6) if tuple(row[at : at + size].tolist()) in phrases]
+            fits = [size for size in range(2, 6) if tuple(row[at : at + size].tolist()) in chosen]
             size = max(fits, default=1)
             expected.append(OPENING[row[at : at + size]].tolist())
             at += size
@@ -695,11 +689,12 @@ def test_a_rate_out_of_range_is_refused(rate: float) -> None:
         ("masking.rate=0", "masking.rate: must be a number, more than 0"),
         ("masking.rate=1.5", "at most 1, not 1.5"),
         ("masking.initial_rate=-1", "more than 0"),
-        ("masking.strategy=words", "must be .*token.*word.*span.*ngram.*terms.*not 'words'"),
+        ("masking.strategy=words", "must be .*token.*word.*span.*terms.*not 'words'"),
         ("masking.count=exact", "must be .*bernoulli.*fixed.*not 'exact'"),
         ("masking.mask_share=0.95", r"mask_share \+ random_share must be at most 1, not 0.95 \+ 0.1 = 1.05"),
         ("masking.terms_pattern='(['", r"masking\.terms_pattern: must be a regular expression, not '\(\[': "),
         ("masking.span_words=0", "span_words: must be"),
+        ("masking.collocations=a.json", "collocations no longer exists .masking.terms takes phrases"),
         ("masking.span_p=1", "span_p no longer exists"),
         ("masking.term_weight=0", "term_weight no longer exists"),
     ],
@@ -714,7 +709,7 @@ def wordless() -> Vocabulary:
     return replace(vocabulary(), words=None)
 
 
-@pytest.mark.parametrize("strategy", ["word", "span", "ngram", "terms"])
+@pytest.mark.parametrize("strategy", ["word", "span", "terms"])
 def test_a_tokenizer_without_words_is_refused(strategy: Any) -> None:
     with pytest.raises(
         ConfigError, match=f"^masking.strategy={strategy} needs a tokenizer that marks where words"
@@ -725,35 +720,24 @@ def test_a_tokenizer_without_words_is_refused(strategy: Any) -> None:
 
 def broken(tmp_path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield settings whose files are no good, and what is said of them."""
-    yield {"strategy": "ngram"}, "masking.strategy=ngram needs masking.collocations"
     yield {"strategy": "terms"}, "masking.strategy=terms needs masking.terms"
     contents = {
-        "absent": (None, "no such file", "cannot be read: No such file"),
-        "empty": ("", "not valid JSON", "expected a term on each line, found none"),
-        "other": ("{}", "expected collocations in format 1", None),
-        "rows": ('{"format": 1, "collocations": [{"text": "a b"}]}', "needs text, count and score", None),
-        "none": ('{"format": 1, "collocations": []}', "the list is empty", None),
-        "comment": ("# nothing\n \n", None, "expected a term on each line, found none"),
-        "weight": (
-            "heart\nkidney\t-1\n",
-            None,
-            r"weight:2: the weight .* must be a positive number, not '-1'",
-        ),
-        "word": ("heart\tbig", None, r"word:1: the weight .* not 'big'"),
+        "absent": (None, "cannot be read: No such file"),
+        "empty": ("", "expected a term on each line, found none"),
+        "comment": ("# nothing\n \n", "expected a term on each line, found none"),
+        "weight": ("heart\nkidney\t-1\n", r"weight:2: the weight .* must be a positive number, not '-1'"),
+        "word": ("heart\tbig", r"word:1: the weight .* not 'big'"),
     }
-    for name, (content, as_collocations, as_terms) in contents.items():
+    for name, (content, message) in contents.items():
         path = tmp_path / name
         if content is not None:
             path.write_text(content, encoding="utf-8")
-        if as_collocations:
-            yield {"strategy": "ngram", "collocations": str(path)}, as_collocations
-        if as_terms:
-            yield {"strategy": "terms", "terms": str(path)}, as_terms
+        yield {"strategy": "terms", "terms": str(path)}, message
 
 
 def test_files_that_are_no_good_are_refused_in_one_line(tmp_path: Path) -> None:
     cases = list(broken(tmp_path))
-    assert len(cases) == 12
+    assert len(cases) == 6
     for settings, message in cases:
         with pytest.raises(ConfigError, match=message) as caught:
             plan_of(vocabulary(), MaskingSettings(**settings))

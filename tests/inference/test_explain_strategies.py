@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from unmask.config.settings import MaskingSettings
-from unmask.data.masking.collocations import Collocation, save_collocations
 from unmask.inference.explain import explain
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
@@ -26,13 +25,12 @@ def bert(checkpoint: Callable[[str], Path]) -> MaskedLM:
 
 @pytest.fixture
 def lists(tmp_path: Path) -> dict[str, str]:
-    save_collocations(tmp_path / "found.json", [Collocation("south carolina", 10, 5.0)])
-    (tmp_path / "terms.txt").write_text("broken telescope\n", encoding="utf-8")
-    return {"collocations": str(tmp_path / "found.json"), "terms": str(tmp_path / "terms.txt")}
+    (tmp_path / "terms.txt").write_text("broken telescope\nsouth carolina\t1\n", encoding="utf-8")
+    return {"terms": str(tmp_path / "terms.txt")}
 
 
 @pytest.mark.parametrize("count", ["bernoulli", "fixed"])
-@pytest.mark.parametrize("strategy", ["token", "word", "span", "ngram", "terms"])
+@pytest.mark.parametrize("strategy", ["token", "word", "span", "terms"])
 def test_a_token_is_selected_when_its_draw_is_below_its_chance(
     strategy: str, count: str, bert: MaskedLM, lists: dict[str, str]
 ) -> None:
@@ -69,14 +67,12 @@ def test_words_of_a_phrase_are_one_unit_and_terms_are_likelier(bert: MaskedLM, l
         text = TEXT[told.spans[inside[0]][0] : told.spans[inside[-1]][1]]
         return text, {told.chances[place] for place in inside}
 
-    text, chances = unit(MaskingSettings(strategy="ngram", collocations=lists["collocations"]), "South")
-    assert text == "South Carolina"
-    assert chances == {0.15}
     terms = MaskingSettings(strategy="terms", terms=lists["terms"])
     text, (chance,) = unit(terms, "broken")
     assert text == "broken telescope"
     _, (other,) = unit(terms, "patient")
     assert chance == pytest.approx(5 * other)
+    assert unit(terms, "South") == ("South Carolina", {other})  # its file gives it the weight of other words
 
 
 @pytest.mark.parametrize(
@@ -85,7 +81,6 @@ def test_words_of_a_phrase_are_one_unit_and_terms_are_likelier(bert: MaskedLM, l
         ("token", "Each token draws a number between 0 and 1. Where it is below the rate of 0.15,"),
         ("word", "and all subwords of a word share one. Where"),
         ("span", "and all tokens of a span of words share one. Where"),
-        ("ngram", "and all tokens of a collocation, or else of a word, share one. Where"),
         ("terms", "higher for terms than for other words so that the rate is 0.15, the tick on the bar"),
     ],
 )

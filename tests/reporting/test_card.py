@@ -167,7 +167,7 @@ def test_no_run_here(tmp_path: Path) -> None:
 def test_no_path_of_other_texts_and_lists_is_published(adapted: RunFolder) -> None:
     config = yaml.safe_load(adapted.config.read_text(encoding="utf-8"))
     config["data"] |= {"replay": ["/home/me/wiki"], "forgetting_eval": ["/home/me/valid.txt"]}
-    config["masking"] |= {"terms": "/home/me/terms.tsv", "collocations": "/home/me/pairs.tsv"}
+    config["masking"] |= {"terms": "/home/me/terms.tsv"}
     adapted.config.write_text(yaml.safe_dump(config), encoding="utf-8")
     assert "/home/me" not in model_card(adapted)
 

@@ -91,12 +91,11 @@ def test_nothing_is_written_where_it_is_gone_at_the_end(verb: str, run: Callable
 
 def test_settings_that_name_files(run: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
-    for name in ("terms", "collocations"):
-        code, _, error = run(
-            "masks", tmp_path / "a.txt", "--tokenizer", "x", "--set", f"masking.{name}={URL}", "-q"
-        )
-        assert (code, error.count("\n")) == (2, 1)
-        assert f"masking.{name}: must be a file of this machine, not the URL {URL}" in error
+    code, _, error = run(
+        "masks", tmp_path / "a.txt", "--tokenizer", "x", "--set", f"masking.terms={URL}", "-q"
+    )
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"masking.terms: must be a file of this machine, not the URL {URL}" in error
 
 
 # Parameters of public functions that name something to write, or a folder of a run.
@@ -134,7 +133,7 @@ def test_a_function_makes_no_folder_of_a_url(
         for key, value in usual.items()
         if key in known and key != parameter and known[key].default is inspect.Parameter.empty
     }
-    if name in ("collocations", "terms"):
+    if name == "terms":
         values |= {"tokenizer": checkpoint("bert")}
     with pytest.raises((ConfigError, DataError)):  # some find no terms in so little text first
         getattr(unmask, name)(**values, **{parameter: URL})

@@ -1,4 +1,4 @@
-"""``masks``, ``terms`` and ``collocations``: what is masked."""
+"""``masks`` and ``terms``: what is masked."""
 
 from __future__ import annotations
 
@@ -149,34 +149,6 @@ def terms(
     if out is not None:
         save_terms(Path(out), found)
     return Table(plural(len(found), "term"), [asdict(term) for term in found])
-
-
-def collocations(
-    text: Text,
-    tokenizer: TokenizerLike | ModelLike | None = None,
-    *,
-    out: str | Path | None = None,
-    offline: bool = False,
-    progress: ProgressLike = None,
-    **options: Any,
-) -> Table:
-    """Find words that occur together more often than by chance, for ``strategy="ngram"``.
-
-    Args:
-        out: a file to write them to, for ``settings={"masking.collocations": out}``.
-        text, tokenizer, offline, progress, options: as for :func:`unmask.terms`.
-
-    Raises:
-        ConfigError, DataError: as for :func:`unmask.prepare`.
-    """
-    from unmask.data.masking.collocations import find_collocations, save_collocations
-
-    settings = sections(options, READING, offline).data
-    with _corpus(text, tokenizer, settings, offline, progress) as (corpus, loaded, listener):
-        found = find_collocations(corpus, _words(loaded), progress=listener)
-    if out is not None:
-        save_collocations(Path(out), found)
-    return Table(plural(len(found), "collocation"), [asdict(one) for one in found])
 
 
 @contextmanager

@@ -71,7 +71,6 @@ _VERBS: dict[str, dict[str, Callable[..., Any]]] = {
         "prepare": data.prepare,
         "masks": masking.masks,
         "terms": masking.terms,
-        "collocations": masking.collocations,
     },
     "Tools": {"bench": tools.bench, "convert": tools.convert},
 }

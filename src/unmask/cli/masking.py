@@ -1,9 +1,8 @@
-"""The verbs ``masks``, ``terms`` and ``collocations``."""
+"""The verbs ``masks`` and ``terms``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -18,7 +17,6 @@ from unmask.storage import JsonDict
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from unmask.reporting.results import Table
 
 Epoch = Annotated[int, Option("--epoch", min=0, help="Epoch whose masks are shown, from 0.")]
 Tokens = Annotated[int, Option("--tokens", min=1, help="Look at N tokens at most.")]
@@ -96,50 +94,13 @@ def terms(
             texts.Paths(text), texts.Paths(general), tokenizer, out=out, offline=offline, progress=progress,
             config=config,
         )  # fmt: skip
-    _print_list("terms", out, found, "--strategy terms --set masking.terms", as_json)
-
-
-def collocations(
-    text: options.TextArgument,
-    out: options.ListFile,
-    tokenizer: options.TokenizerOrShards = None,
-    documents: options.DocumentsOption = None,
-    text_field: options.TextField = None,
-    encoding: options.Encoding = None,
-    delimiter: options.Delimiter = None,
-    markup: options.MarkupOption = None,
-    skip_unreadable: options.SkipUnreadable = False,
-    offline: options.Offline = False,
-    as_json: options.Json = False,
-) -> None:
-    """List words that often occur together.
-
-    They are masked together with --strategy ngram.
-
-    Examples:
-        unmask collocations notes/ --tokenizer bert-base-uncased -o pairs.json
-        unmask train notes/ --model bert-base-uncased --strategy ngram \\
-            --set masking.collocations=pairs.json
-    """
-    config = options.load_settings({**locals(), "text": None, "tokenizer": None})
-    with shell.working() as progress:
-        from unmask.api import masking, texts
-
-        found = masking.collocations(
-            texts.Paths(text), tokenizer, out=out, offline=offline, progress=progress, config=config
-        )
-    _print_list("collocations", out, found, "--strategy ngram --set masking.collocations", as_json)
-
-
-def _print_list(kind: str, out: Path, found: Table, use: str, as_json: bool) -> None:
-    """Print how many terms or collocations a file has, and how to use it."""
     names = [str(row["text"]) for row in found.to_rows()]
 
     def draw(page: Page) -> None:
-        page.say(f"{plural(len(names), kind[:-1])} in {out}: {', '.join(names[:8])}")
-        page.command(f"use the file with: unmask train TEXT... {use}={out}")
+        page.say(f"{plural(len(names), 'term')} in {out}: {', '.join(names[:8])}")
+        page.command(f"use the file with: unmask train TEXT... --strategy terms --set masking.terms={out}")
 
-    shell.show(as_json, {"file": out, kind: names}, draw)
+    shell.show(as_json, {"file": out, "terms": names}, draw)
 
 
 # Not by colour alone: a mask is written as one, a random token carries an arrow, a kept one stands in brackets.

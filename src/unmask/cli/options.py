@@ -23,7 +23,7 @@ Objective = Literal["mlm", "clm", "nsp", "sop", "rtd", "contrastive"]
 Recipe = Literal["auto", "adapt", "scratch"]
 Freeze = Literal["none", "embeddings"]
 Parallel = Literal["auto", "ddp", "fsdp"]
-Strategy = Literal["token", "word", "span", "ngram", "terms"]
+Strategy = Literal["token", "word", "span", "terms"]
 
 # Headings of a long help. A name in brackets after an option's help is its default.
 model = partial(Option, rich_help_panel="Model")

@@ -17,6 +17,10 @@ RENAMED = {
 """Old key to new key."""
 
 REMOVED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "masking.collocations": (
+        (None,),
+        "masking.terms takes phrases, each with the weight 1 where it shall not be masked more often",
+    ),
     "masking.rate_schedule": (("linear",), "the mask rate always changes linearly"),
     "masking.span_p": ((0.2,), "a span always ends after each word with probability 0.2"),
     "masking.term_weight": ((5,), "a term without a weight in its file always has 5"),

@@ -98,10 +98,9 @@ class DataSettings(DocumentSettings):
 class MaskingSettings(Settings):
     """Which tokens are masked, and what replaces them (BERT's 15% and 80/10/10 by default)."""
 
-    strategy: Literal["token", "word", "span", "ngram", "terms", "custom"] = "token"
-    """The unit that is masked as a whole: a ``token``, a ``word``, a ``span`` of words (SpanBERT), an ``ngram``: the
-    words of a collocation (PMI-Masking), or a word, domain ``terms`` more often. ``custom`` stands for a strategy of one's
-    own, which Python alone can pass."""
+    strategy: Literal["token", "word", "span", "terms", "custom"] = "token"
+    """The unit that is masked as a whole: a ``token``, a ``word``, a ``span`` of words (SpanBERT), or a word, domain
+    ``terms`` more often. ``custom`` stands for a strategy of one's own, which Python alone can pass."""
     rate: float = Field(0.15, gt=0, le=1)
     """Share of the text's tokens that are predicted, whatever the strategy."""
     initial_rate: float | None = Field(None, gt=0, le=1)
@@ -117,8 +116,6 @@ class MaskingSettings(Settings):
     """Share of the targets that become a random token; the rest keep their own."""
     span_words: int = Field(10, ge=1)
     """Maximum number of words in a span."""
-    collocations: str | None = None
-    """For ``ngram``: a file of ``unmask collocations``."""
     terms: str | None = None
     """For ``terms``: a file with a term of one or more words on each line, and after a tab its weight, if any."""
     terms_pattern: str | None = None
@@ -135,9 +132,8 @@ class MaskingSettings(Settings):
 
     @model_validator(mode="after")
     def _files_are_local(self) -> MaskingSettings:
-        for name in ("collocations", "terms"):
-            if is_url(getattr(self, name)):
-                raise ValueError(f"{name} must be a file of this machine, not the URL {getattr(self, name)}")
+        if is_url(self.terms):
+            raise ValueError(f"terms must be a file of this machine, not the URL {self.terms}")
         return self
 
     @model_validator(mode="after")

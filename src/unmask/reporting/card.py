@@ -253,8 +253,7 @@ def _public_settings(record: RunRecord) -> str:
     config = deepcopy(dict(record.config))
     data, model, masking = (config.get(part) for part in ("data", "model", "masking"))
     if isinstance(masking, dict):
-        for key in ("terms", "collocations"):
-            masking.pop(key, None)
+        masking.pop("terms", None)
     if isinstance(data, dict):
         for key in ("inputs", "heldout", "replay", "forgetting_eval"):
             data.pop(key, None)

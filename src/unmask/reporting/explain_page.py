@@ -15,7 +15,6 @@ _SHARED = {
     "token": "",
     "word": ", and all subwords of a word share one",
     "span": ", and all tokens of a span of words share one",
-    "ngram": ", and all tokens of a collocation, or else of a word, share one",
     "terms": ", and all tokens of a term, or else of a word, share one",
 }
 

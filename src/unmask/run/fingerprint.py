@@ -92,9 +92,8 @@ def require_same_model(fingerprint: dict[str, Any], components: RunComponents) -
 
 
 def _lists_hash(config: RunConfig) -> str:
-    """Hash the content of the lists that masking reads, since their paths say nothing of what is in them."""
-    paths = (config.masking.collocations, config.masking.terms)
-    return sha256(b"".join(Path(path).read_bytes() for path in paths if path))
+    """Hash the list of terms that masking reads, since its path says nothing of what is in it."""
+    return sha256(Path(config.masking.terms).read_bytes() if config.masking.terms else b"")
 
 
 def _architecture_hash(config: RunConfig) -> str | None:

@@ -7,8 +7,7 @@ weights), so the expected share of masked tokens is the mask rate for every stra
 token      single tokens (Devlin et al. 2019)
 word       whole words
 span       runs of words, of geometric length from 1 to 10 (SpanBERT, Joshi et al. 2020)
-ngram      collocations, else single words (PMI-Masking, Levine et al. 2021)
-terms      domain terms, which have a higher chance, else single words
+terms      domain terms of one or more words, which have a higher chance, else single words
 custom     what a Python function says (:mod:`unmask.data.masking.custom`)
 =========  =============================================================================================
 """
@@ -24,7 +23,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.data.masking.collocations import load_collocations
 from unmask.data.masking.phrases import Phrases
 from unmask.data.masking.random_bits import MaskKey, random_bits, threshold
 from unmask.data.masking.terms import load_terms
@@ -76,7 +74,7 @@ def plan_of(
     settings: MaskingSettings,
     custom: Callable[[Packed], MaskUnits] | None = None,
 ) -> MaskingPlan:
-    """Check masking settings against a vocabulary, and load their collocations or terms.
+    """Check masking settings against a vocabulary, and load their terms.
 
     Args:
         vocabulary: of the tokenizer.
@@ -84,8 +82,8 @@ def plan_of(
         custom: groups the tokens where the strategy is ``custom``.
 
     Raises:
-        ConfigError: the strategy needs words and the tokenizer does not mark them, or the file of collocations or
-            terms is not set, cannot be read or is empty.
+        ConfigError: the strategy needs words and the tokenizer does not mark them, or the file of terms is not
+            set, cannot be read or is empty.
     """
     phrases = None
     if settings.strategy == "custom":
@@ -96,9 +94,7 @@ def plan_of(
             )
     elif settings.strategy != "token":
         words = _words_of(vocabulary, settings.strategy)
-        if settings.strategy == "ngram":
-            phrases = _collocations(settings, words)
-        elif settings.strategy == "terms":
+        if settings.strategy == "terms":
             phrases = _terms(settings, words)
     return MaskingPlan(settings, vocabulary, phrases, custom)
 
@@ -114,8 +110,7 @@ def units_of(packed: Packed, plan: MaskingPlan, key: MaskKey) -> MaskUnits:
     if strategy == "span":
         return MaskUnits(_span_starts(packed, first, plan.settings, key))
     if plan.phrases is not None:
-        units = _phrase_units(packed, first, plan.phrases)
-        return units if strategy == "terms" else MaskUnits(units.first)
+        return _phrase_units(packed, first, plan.phrases)
     return MaskUnits(first)
 
 
@@ -138,15 +133,6 @@ def _words_of(vocabulary: Vocabulary, strategy: str) -> WordTables:
             f"Ġ, Unigram ▁); this one does not. Use masking.strategy=token"
         )
     return vocabulary.words
-
-
-def _collocations(settings: MaskingSettings, words: WordTables) -> Phrases:
-    if settings.collocations is None:
-        raise ConfigError(
-            "masking.strategy=ngram needs masking.collocations, a file of the collocations of a corpus"
-        )
-    found = load_collocations(Path(settings.collocations))
-    return Phrases(dict.fromkeys((item.atoms for item in found), 1.0), words)
 
 
 def _terms(settings: MaskingSettings, words: WordTables) -> Phrases:
