@@ -973,6 +973,20 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["inputs", "heldout", "replay", "forgetting_eval"])
+def test_nothing_is_loaded_prepared_or_measured_before_all_texts_are_found(
+    configure: Configure, checkpoint: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    flags = {"model__name": str(checkpoint("bert")), "train__precision": "auto"}
+    for path, message in (("gone.txt", "no such file"), ("empty.txt", "hold no text")):
+        listener = Listener()
+        with pytest.raises(DataError, match=message):
+            config = configure(**flags, **{f"data__{name}": [str(tmp_path / path)]})
+            train(config, tmp_path / "run", progress=listener)
+        assert (listener.heard, listener.phases) == ([], [])
+
+
 def test_a_tokenizer_too_large_for_the_model_is_refused(
     configure: Configure, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

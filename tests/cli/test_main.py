@@ -96,6 +96,7 @@ def training(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         )  # fmt: skip
 
     stand_in(monkeypatch, "unmask.run.train", train=train)
+    Path("a.txt").write_text("A text to train on.\n", encoding="utf-8")
     return seen
 
 

@@ -20,6 +20,7 @@ import torch
 from unmask.benchmark.bench import SECONDS, read_texts
 from unmask.benchmark.stopwatch import Stopwatch
 from unmask.config.settings import DocumentSettings
+from unmask.data.corpus import require_readable
 from unmask.data.tokenizer import TextEncoder
 from unmask.errors import ConfigError, DataError, plural
 from unmask.inference.embed import Embedder
@@ -129,6 +130,7 @@ def measure_models(
         ConfigError: a model cannot be loaded.
         DataError: the text cannot be used.
     """
+    require_readable(inputs, data)
     loaded = [load_for_inference(model, progress=progress, **loading) for model in models]
     if not loaded:
         raise ConfigError("there is no model to measure; give one or more")

@@ -78,8 +78,9 @@ def check_data(
         ConfigError: the model or its tokenizer cannot be loaded.
     """
     with offline_mode(offline):
+        tests = expand_inputs(test) if test else []
         check = _Check(settings, model, max_length, offline, progress)
-        return check.run(as_list(inputs), as_list(test))
+        return check.run(as_list(inputs), tests)
 
 
 class _Check:
@@ -130,8 +131,7 @@ class _Check:
         control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
         return [str(token) for token in control], text_specials(tokenizer)
 
-    def run(self, inputs: list[Given], test: list[Given]) -> DataCheck:
-        tests = expand_inputs(test) if test else []
+    def run(self, inputs: list[Given], tests: list[Input]) -> DataCheck:
         given, items = self._expanded(inputs)
         named = _splits(items)
         self.progress.begin("check")

@@ -75,6 +75,7 @@ def forecast(
     config = options.load_settings(given)
     if not config.model.name:
         raise ConfigError("no model: name the checkpoint to adapt with --model")
+    shell.check_texts(config.data)
     with shell.working() as progress:
         from unmask.forecasting.forecast import forecast as make_forecast
 

@@ -16,13 +16,18 @@ _POLL = 0.05
 _NAMED = re.compile(r"process \d+ (of \d+ )?on ")
 
 
+def are_several() -> bool:
+    """Whether ``torchrun`` started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def to_print(text: str) -> str | None:
     """Return the line of an error as this process prints it, or ``None`` where another one of this host has printed it.
 
     The first process of a host prints what all of them meet; an error of another one is printed with its number,
     unless it names the process that is to blame.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not are_several():
         return text
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     by = (

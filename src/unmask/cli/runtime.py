@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from unmask.cli.processes import to_print
+from unmask.cli.processes import are_several, to_print
 from unmask.cli.usage import usage_message
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
 from unmask.progress import Progress
@@ -26,6 +26,7 @@ from unmask.reporting.drawing import require_charts
 if TYPE_CHECKING:
     from unmask.api.terminal import TerminalProgress
     from unmask.cli.terminal import Page
+    from unmask.config.settings import DataSettings
 
 STOPPED = 130  # by Ctrl-C, with nothing to resume
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -129,6 +130,17 @@ def check_page(html: Path | None, *, charts: bool = False) -> None:
         require_charts("--html")
     if html is not None and not html.absolute().parent.is_dir():
         raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
+
+
+def check_texts(data: DataSettings) -> None:
+    """Raise an error if a text of a run cannot be read, before torch and the model are loaded.
+
+    Of several processes one reads the text, and the others may not see it.
+    """
+    if not are_several():
+        from unmask.data.corpus import require_texts
+
+        require_texts(data)
 
 
 def write_page(html: Path, text: str) -> None:

@@ -153,6 +153,8 @@ def _train(
     from unmask.model.presets import check_trainable
 
     check_trainable(config)
+    if not continued:
+        shell.check_texts(config.data)
     from unmask.probing.adaptation import task_probe
 
     probe = task_probe(config)

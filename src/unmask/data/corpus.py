@@ -18,14 +18,18 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unmask.config.settings import DataSettings, DocumentSettings
 from unmask.data.document_set import DocumentSet, RunningSums, slices
 from unmask.data.packing import split_by_tokens
+from unmask.data.reading.documents import DocumentReader
+from unmask.data.reading.inputs import HubInput, StdinInput
 from unmask.data.shards import PARTS, Column, Lengths, open_part
 from unmask.data.special_tokens import unknown_id
 from unmask.data.tokenizer import tokenizer_hash
@@ -261,6 +265,28 @@ def given_shards(inputs: Sequence[str], progress: Progress = Progress()) -> Path
     if not shards:
         return None
     return fetch_shards(shards[0], progress) if is_url(shards[0]) else Path(shards[0])
+
+
+def require_readable(inputs: Sequence[str], settings: DocumentSettings) -> None:
+    """Raise what reading would meet at its beginning, before work that takes long: an input that does not exist, or no text.
+
+    Standard input, Hub data sets and shards are not read.
+
+    Raises:
+        DataError: an input does not exist, or no document can be read.
+    """
+    given = [item for item in inputs if not is_corpus(item)]
+    if given:
+        reader = DocumentReader(given, settings)
+        if not any(isinstance(item, StdinInput | HubInput) for item in reader.inputs):
+            with closing(iter(reader)) as documents:
+                next(documents, None)
+
+
+def require_texts(data: DataSettings) -> None:
+    """As :func:`require_readable`, for all texts of a run."""
+    for inputs in (data.inputs, data.heldout, data.replay, data.forgetting_eval):
+        require_readable(inputs, data)
 
 
 def open_shards(

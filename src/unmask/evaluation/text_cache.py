@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from unmask.config.settings import DocumentSettings
-from unmask.data.corpus import Corpus, given_shards, open_shards
+from unmask.data.corpus import Corpus, given_shards, open_shards, require_readable
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import Document, DocumentReader
 from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
@@ -38,7 +38,7 @@ class EvaluationText:
         shards: the folder of prepared shards, if that is what was given.
 
     Raises:
-        DataError: there are shards among other inputs.
+        DataError: there are shards among other inputs, or an input that cannot be read.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class EvaluationText:
         given = [inputs] if isinstance(inputs, str | Path) else inputs
         self.inputs, self.settings, self.progress = [str(item) for item in given], settings, LogOnce(progress)
         self.shards = given_shards(self.inputs, self.progress)
+        require_readable(self.inputs, settings)
         self._folder = tempfile.TemporaryDirectory(prefix="unmask-text-")
         self._spooled: list[str] | None = None
         self._corpora: dict[str, Corpus] = {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,16 +113,17 @@ def export_model(
     require_new(out)
     if not 0 <= tolerance <= 100:
         raise ConfigError(f"the tolerance is {tolerance:g}; expected points of accuracy from 0 to 100")
-    with offline_mode(settings.offline):
-        original = load_torch(
-            model,
-            "only models in PyTorch are exported",
-            device="cpu",
-            offline=settings.offline,
-            progress=progress,
-        )
-    verify(original, progress)  # which finds how batches of it are computed
-    with _heldout(model, original, data, settings, progress) as source, new_folder(out) as folder:
+    with EvaluationText(data, settings.documents, progress) as text, new_folder(out) as folder:
+        with offline_mode(settings.offline):
+            original = load_torch(
+                model,
+                "only models in PyTorch are exported",
+                device="cpu",
+                offline=settings.offline,
+                progress=progress,
+            )
+        source = _heldout(model, original, text, settings, progress)
+        verify(original, progress)  # which finds how batches of it are computed
         own = _write(original, chosen, folder, _name(model, original), settings.offline, progress)
         progress.begin("compare")
         parity, refused = _compare(
@@ -204,27 +203,25 @@ def _compare(
     return parity, why_refused(parity, form.exact, tolerance)
 
 
-@contextmanager
 def _heldout(
     model: str | Path | LanguageModel,
     loaded: MaskedLM,
-    data: TextInputs,
+    text: EvaluationText,
     settings: EvaluationSettings,
     progress: Progress,
-) -> Iterator[TextSource]:
-    with EvaluationText(data, settings.documents, progress) as text:
-        if text.inputs:
-            corpus = text.corpus(loaded.tokenizer)
-            length = sequence_length(settings.max_length, [loaded.max_length])
-            yield TextSource(corpus, np.arange(len(corpus)), loaded.vocabulary, settings.masking, length)
-            return
-        run = run_of(str(model)) if isinstance(model, str | Path) else None
-        own = heldout_of(run, loaded, progress) if run else None
-        if own is None:
-            raise ConfigError(
-                "no held-out text to compare the exported model on; give text that the model was not trained on with --data"
-            )
-        yield own
+) -> TextSource:
+    """Return the text that is given, or that of the run."""
+    if text.inputs:
+        corpus = text.corpus(loaded.tokenizer)
+        length = sequence_length(settings.max_length, [loaded.max_length])
+        return TextSource(corpus, np.arange(len(corpus)), loaded.vocabulary, settings.masking, length)
+    run = run_of(str(model)) if isinstance(model, str | Path) else None
+    own = heldout_of(run, loaded, progress) if run else None
+    if own is None:
+        raise ConfigError(
+            "no held-out text to compare the exported model on; give text that the model was not trained on with --data"
+        )
+    return own
 
 
 def _card(model: str | Path | LanguageModel) -> str | None:

@@ -130,12 +130,21 @@ def in_precision(
     Raises:
         ConfigError: model and tokenizer do not fit, or the model cannot compute in bf16, which was asked for.
     """
-    chosen, why = pick_precision(precision, model.device)
     wrapped = MaskedLM(model, tokenizer, autocast=precision == "bf16")
-    if precision == "auto":
-        reason = wrapped.use_bf16() if chosen == "bf16" else ""
-        progress.log(f"{reason}; computing in fp32" if reason else why)
+    choose_precision(wrapped, precision, progress)
     return wrapped
+
+
+def choose_precision(model: MaskedLM, wanted: str, progress: Progress) -> None:
+    """With ``auto``, compute in bf16 where that is faster on this machine and the model can; else leave it as it is.
+
+    Raises:
+        ConfigError: there is no such precision.
+    """
+    chosen, why = pick_precision(wanted, model.device)
+    if wanted == "auto":
+        reason = model.use_bf16() if chosen == "bf16" else ""
+        progress.log(f"{reason}; computing in fp32" if reason else why)
 
 
 def _tokenizer(

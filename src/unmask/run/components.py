@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,7 @@ import numpy as np
 from unmask.config.settings import DataSettings, ModelSettings, RunConfig, TrainSettings
 from unmask.data.batches import TextSource
 from unmask.data.batching import first_characters
-from unmask.data.corpus import (
-    given_shards,
-)
+from unmask.data.corpus import given_shards, require_texts
 from unmask.data.masking.custom import CustomUnits
 from unmask.data.masking.units import plan_of
 from unmask.data.reading.documents import DocumentReader
@@ -25,7 +24,7 @@ from unmask.evaluation.text_cache import LogOnce
 from unmask.model.base import LanguageModel
 from unmask.model.cooccurrence import MAX_TOKENS, set_token_vectors, token_vectors
 from unmask.model.layers import add_lora, freeze_embeddings
-from unmask.model.load import in_precision, new_model, pick_device, read_checkpoint, set_dropout
+from unmask.model.load import choose_precision, new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
@@ -132,6 +131,7 @@ def build_components(
     """
     settings = config.train
     device, world = pick_device(settings.device), world or World()
+    world.leader_first(partial(require_texts, config.data), "looking for the text")
     progress = LogOnce(progress) if world.is_main else Progress()  # a tokenizer may read the same text first
     tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
     objective = objective_of(config, custom)
@@ -143,12 +143,7 @@ def build_components(
     if settings.gradient_checkpointing:
         # The reentrant kind gives no gradient where the embeddings take none.
         raw.gradient_checkpointing_enable({"use_reentrant": False})
-    model = in_precision(raw, tokenizer, settings.precision, progress)
-    if world.size > 1 and settings.precision == "auto":  # measured in each, which may find otherwise
-        wanted = world.from_main(model.precision_name)
-        if wanted == "bf16" and not model.autocast and (reason := model.use_bf16()):
-            raise ConfigError(f"process 0 computes in bf16, but here {reason}; use --precision fp32")
-        model.autocast = wanted == "bf16"
+    model = MaskedLM(raw, tokenizer, autocast=settings.precision == "bf16")
     verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
     model = objective.trained_model(model, settings.seed)
@@ -170,6 +165,7 @@ def build_components(
         set_first_weights(raw, texts.text, settings.seed, world, progress)
     text = objective.source(texts.text)
     objective.describe(text)  # raises where there is nothing to learn
+    agree_on_precision(model, settings.precision, world, progress)
     return RunComponents(
         text,
         with_targets(texts.heldout, settings.eval_tokens, "the held-out text", progress),
@@ -187,6 +183,16 @@ def build_components(
         new_head=new_head,
         objective=objective,
     )
+
+
+def agree_on_precision(model: MaskedLM, wanted: str, world: World, progress: Progress) -> None:
+    """With ``auto``, measure whether bf16 is faster, and compute in what the main process finds."""
+    choose_precision(model, wanted, progress)
+    if world.size > 1 and wanted == "auto":  # measured in each, which may find otherwise
+        found = world.from_main(model.precision_name)
+        if found == "bf16" and not model.autocast and (reason := model.use_bf16()):
+            raise ConfigError(f"process 0 computes in bf16, but here {reason}; use --precision fp32")
+        model.autocast = found == "bf16"
 
 
 def open_tokenizer(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.batching import in_batches
+from unmask.data.corpus import require_readable
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.inputs import as_list
 from unmask.data.tokenizer import TextEncoder, Vocabulary, load_tokenizer, vocabulary_of
@@ -145,6 +146,8 @@ def extend_vocabulary(
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     settings = settings.model_copy(update={"offline": settings.offline or offline})
+    for given in (data, general, words):
+        require_readable(as_list(given), settings)
     encode, sample = TextEncoder(tokenizer), HeldOutSample()
     domain, background = WordCounts(vocabulary), WordCounts(vocabulary) if general else None
     if data:
