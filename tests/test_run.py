@@ -981,8 +981,8 @@ def test_nothing_is_loaded_prepared_or_measured_before_all_texts_are_found(
     flags = {"model__name": str(checkpoint("bert")), "train__precision": "auto"}
     for path, message in (("gone.txt", "no such file"), ("empty.txt", "hold no text")):
         listener = Listener()
+        config = configure(**flags, **{f"data__{name}": [str(tmp_path / path)]})
         with pytest.raises(DataError, match=message):
-            config = configure(**flags, **{f"data__{name}": [str(tmp_path / path)]})
             train(config, tmp_path / "run", progress=listener)
         assert (listener.heard, listener.phases) == ([], [])
 

@@ -25,6 +25,11 @@ from unmask.api.wording import in_python
             "finish it with 'unmask train -o runs/no-model --resume', or",
             "finish it with unmask.train(out='runs/no-model', resume=True), or",
         ),
+        ("data.max_length is 513, which is too much", "max_length is 513, which is too much"),
+        (
+            "run.yaml:3: train.detour is of another objective",
+            "run.yaml:3: train.detour is of another objective",
+        ),
         ("--set train.foo: unknown key", "settings['train.foo']: unknown key"),
         ("a well-known en--dash -- as it is", "a well-known en--dash -- as it is"),
     ],

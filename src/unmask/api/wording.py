@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from unmask.config.options import OPTION_OF, renamed
 from unmask.errors import DataError, UnmaskError
 from unmask.progress import Progress
 
@@ -27,6 +28,7 @@ _WORDS = (
     (r"(?<![\w-])-o(?![\w-])", "out="),
     (r"(?<![\w-])--(parallel|precision) (ddp|fsdp|fp32|bf16)", r"\1='\2'"),
 )
+_IN_A_FILE = re.compile(r"\.ya?ml:\d+: ")
 _FLAG = r"(?<![\w-])--([a-z][a-z-]*)=?"
 
 
@@ -59,6 +61,8 @@ def errors_in_python() -> Iterator[None]:
 def in_python(text: str) -> str:
     """Return a message with ``mask_rate=`` for ``--mask-rate``, and ``<text>`` for the file of the argument ``text``."""
     text = without_files(text)
+    if not _IN_A_FILE.search(text):
+        text = renamed(text, OPTION_OF.__getitem__)
     for pattern, words in _WORDS:
         text = re.sub(pattern, words, text)
     return re.sub(_FLAG, _keyword, text)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from unmask.cli import runtime as shell
-from unmask.cli.usage import usage
+from unmask.cli.usage import errors_as_typed, usage
 from unmask.errors import ConfigError
 from unmask.remote.systems import KNOWN, refuse_url
 
@@ -103,7 +103,8 @@ class Command(TyperCommand):
             from unmask.data.hub import offline_mode
 
             ctx.with_resource(offline_mode())
-        return super().invoke(ctx)
+        with errors_as_typed(ctx.params):
+            return super().invoke(ctx)
 
     def _refuse_urls(self, given: Mapping[str, Any]) -> None:
         """Refuse a URL for a parameter that is a path here: it would make a folder called ``s3:``; and one that is lost."""

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperArgument
 
-from unmask.config.options import meant_by
+from unmask.config.options import OPTION_OF, flag, meant_by, renamed
+from unmask.errors import UnmaskError
+
+_BY_KEY = ("config_file", "overrides", "resume", "checkpoint")
+"""The parameters of verbs by which settings are given by their keys."""
 
 
 def usage(argument: Any) -> str:
     """Return an argument as the usage line has it: ``MODEL``, ``TEXT...`` or ``[FILE]``."""
     name = argument.metavar + ("..." if argument.nargs != 1 else "")
     return name if argument.required else f"[{name}]"
+
+
+@contextmanager
+def errors_as_typed(given: Mapping[str, Any]) -> Iterator[None]:
+    """Name settings in the errors that are raised meanwhile as the user did: by options, or by keys as in a settings file.
+
+    Args:
+        given: the parameters of the verb by name.
+    """
+    by_key = any(given.get(name) for name in _BY_KEY)
+
+    def name(key: str) -> str:
+        option = OPTION_OF[key]
+        is_typed = given.get(option) not in (None, False) if by_key else option in given
+        return flag(key) if is_typed else key
+
+    try:
+        yield
+    except UnmaskError as error:
+        error.args = tuple(renamed(part, name) if isinstance(part, str) else part for part in error.args)
+        raise
 
 
 def usage_message(error: Any) -> str:

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from unmask.config import yaml_text
 from unmask.config.keys import Keys, choices, expected, starter_lines, takes
 from unmask.config.old_keys import REMOVED, RENAMED, impossible
-from unmask.config.options import OPTION_OF, SYNONYMS
+from unmask.config.options import OPTION_OF, SYNONYMS, flag
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -113,8 +113,7 @@ class _Origin:
 
 
 def _flag_origin(key: str) -> _Origin:
-    option = OPTION_OF.get(key) or key.rpartition(".")[2]
-    return _Origin("TEXT" if option == "text" else "--" + option.replace("_", "-"), key, null=False)
+    return _Origin(flag(key), key, null=False)
 
 
 def _keyword_origin(key: str) -> _Origin:
@@ -192,12 +191,12 @@ class _Layers:
         named = named or [key for key in inside if key.rpartition(".")[2] in message]
         if not named:
             return ConfigError(f"{'.'.join(path)}: {message}" if path else message)
-        origin = self.origins[named[-1]]
-        if origin.key == named[-1]:  # its name is written there
-            message = re.sub(
-                rf"^({re.escape(named[-1])} |{named[-1].rpartition('.')[2]} (?=must ))", "", message
-            )
-        return ConfigError(f"{origin.where}: {message}")
+        key = named[-1]
+        origin = self.origins[key]
+        if origin.key != key:
+            return ConfigError(f"{origin.where}: {message}")
+        rule = re.sub(rf"^({re.escape(key)}|{key.rpartition('.')[2]}) (?=must )", "", message)
+        return ConfigError(message if rule == message and key in message else f"{origin.where}: {rule}")
 
     def _check_finite(self, config: RunConfig) -> None:
         """Refuse ``inf`` and ``nan``, which arrive as words and pass every range that has no upper end."""

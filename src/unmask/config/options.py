@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 OPTIONS = {
@@ -66,6 +67,20 @@ TOKENIZER_OPTIONS = {
 
 OPTION_OF = {key: option for option, key in (OPTIONS | TOKENIZER_OPTIONS).items()}
 """Option by setting."""
+
+_KEY = re.compile(rf"(?<![\w.'])(?<!--set )({'|'.join(map(re.escape, OPTION_OF))})(?!\w|\.\w)")
+
+
+def flag(key: str) -> str:
+    """Return how the command line names a setting."""
+    option = OPTION_OF.get(key) or key.rpartition(".")[2]
+    return "TEXT" if option == "text" else "--" + option.replace("_", "-")
+
+
+def renamed(message: str, name: Callable[[str], str]) -> str:
+    """Return a message, which names settings by their keys, with another name for each that has an option."""
+    return _KEY.sub(lambda found: name(found[0]), message)
+
 
 SYNONYMS = {
     "batch_size": "train.batch_tokens",

@@ -317,7 +317,7 @@ class TrainSettings(Settings):
     def _micro_fits(self) -> TrainSettings:
         if self.micro_batch_tokens and self.batch_tokens and self.micro_batch_tokens > self.batch_tokens:
             raise ValueError(
-                f"micro_batch_tokens ({self.micro_batch_tokens}) must not exceed batch_tokens ({self.batch_tokens})"
+                f"train.micro_batch_tokens ({self.micro_batch_tokens}) must not exceed train.batch_tokens ({self.batch_tokens})"
             )
         return self
 
@@ -325,40 +325,41 @@ class TrainSettings(Settings):
     def _detour_is_causal(self) -> TrainSettings:
         if self.detour is not None and self.objective != "clm":
             raise ValueError(
-                f"detour is a share of objective clm, and the objective is {self.objective}; set objective to clm, or leave "
-                f"detour out"
+                f"train.detour is a share of train.objective clm, and the objective is {self.objective}; choose train.objective clm, "
+                f"or leave train.detour out"
             )
         return self
 
     @model_validator(mode="after")
     def _rtd_trains_all_weights(self) -> TrainSettings:
         set_otherwise = {
-            "freeze": self.freeze != "none",
-            "lora_rank": self.lora_rank,
-            "head_warmup_steps": self.head_warmup_steps,
-            "new_embeddings_steps": self.new_embeddings_steps,
-            "optimizer.layer_decay": self.optimizer.layer_decay,
+            "train.freeze": self.freeze != "none",
+            "train.lora_rank": self.lora_rank,
+            "train.head_warmup_steps": self.head_warmup_steps,
+            "train.new_embeddings_steps": self.new_embeddings_steps,
+            "train.optimizer.layer_decay": self.optimizer.layer_decay,
         }
         for name, is_set in set_otherwise.items():
             if is_set and self.objective == "rtd":
                 raise ValueError(
-                    f"objective rtd trains all weights of a generator and a discriminator at one rate, which {name} does not; leave "
-                    f"{name} out, or set another objective"
+                    f"train.objective rtd trains all weights of a generator and a discriminator at one rate, which {name} does not; "
+                    f"leave {name} out, or choose another objective"
                 )
         return self
 
     @model_validator(mode="after")
     def _trained_weights_agree(self) -> TrainSettings:
         if self.lora_rank and self.recipe == "scratch":
-            raise ValueError("lora_rank adapts a checkpoint; leave the recipe on auto")
+            raise ValueError("train.lora_rank adapts a checkpoint; leave train.recipe on auto")
         if self.new_embeddings_steps and (self.lora_rank or self.freeze == "embeddings"):
-            other = "lora_rank" if self.lora_rank else "freeze"
+            other = "train.lora_rank" if self.lora_rank else "train.freeze"
             raise ValueError(
-                f"new_embeddings_steps trains rows of the embeddings, which {other} freezes; set one of them"
+                f"train.new_embeddings_steps trains rows of the embeddings, which {other} freezes; give one of them"
             )
         if self.new_embeddings_steps and self.head_warmup_steps:
             raise ValueError(
-                "head_warmup_steps and new_embeddings_steps exclude each other; set one (train a new head before new embeddings)"
+                "train.head_warmup_steps and train.new_embeddings_steps exclude each other; give one (train a new head before new "
+                "embeddings)"
             )
         return self
 
@@ -375,8 +376,8 @@ class RunConfig(Settings):
     def _generator_is_of_rtd(self) -> RunConfig:
         if self.model.generator is not None and self.train.objective != "rtd":
             raise ValueError(
-                f"model.generator is for train.objective rtd, and the objective is {self.train.objective}; leave it out, or set the "
-                f"objective to rtd"
+                f"model.generator is for train.objective rtd, and the objective is {self.train.objective}; leave it out, or choose "
+                f"train.objective rtd"
             )
         return self
 

@@ -113,7 +113,7 @@ class PairSource(TextSource):
         if body < max(SHORTEST, split.overlap + 1):
             raise ConfigError(
                 f"data.max_length leaves {body} text tokens for a pair of passages, and {max(SHORTEST, split.overlap + 1)} are "
-                f"needed; set it higher"
+                f"needed; give a higher one"
             )
         length = body + text.vocabulary.overhead
         super().__init__(text.corpus, text.documents, text.vocabulary, text.plan, length, split.overlap)

@@ -222,18 +222,17 @@ def check_trainable(config: RunConfig) -> None:
     name, preset = config.model.name, config.model.preset
     if name is None and preset is None:
         raise ConfigError(
-            "no model: name a checkpoint to adapt with --model (model.name), "
-            f"or a preset to train from scratch with --preset (model.preset): {preset_names()}"
+            f"no model: name a checkpoint to adapt with --model, or a preset to train from scratch with --preset: {preset_names()}"
         )
     if name is not None and preset is not None:
         raise ConfigError(
-            f"two models: model.name (--model) is '{name}' and model.preset (--preset) is '{preset}'; "
-            "keep one and set the other to null"
+            f"two models: model.name is '{name}', a checkpoint to adapt, and model.preset is '{preset}', an architecture to train "
+            "from scratch; leave out one of them"
         )
     if preset is not None and (found := find_preset(preset)).file:
         require_model(found.config(), str(found.file))
     if not config.data.inputs:
-        raise ConfigError("no text to train on: give files, folders or globs, or set data.inputs")
+        raise ConfigError("no text to train on: give files, folders or globs")
     if preset is not None:
         _check_new_weights(config.train, preset)
 

@@ -258,7 +258,7 @@ def apply_restrictions(
     """Freeze the weights that are not to be trained; return the LoRA adapters that are trained instead, if any."""
     if train.head_warmup_steps and not new_head:
         raise ConfigError(
-            "train.head_warmup_steps (--head-warmup-steps) is for a checkpoint without an LM head, but the model has "
+            "train.head_warmup_steps is for a checkpoint without an LM head, but the model has "
             "one; leave it out"
         )
     if new_head and not train.head_warmup_steps:

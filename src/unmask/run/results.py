@@ -67,7 +67,7 @@ def _computed(
     if found is None:
         raise ConfigError(
             f"out of memory in an evaluation, which computes {_EVALUATION_BUDGET:,} tokens at once; continue with --resume on a "
-            f"device with more memory, or start again with a lower data.max_length or a smaller model"
+            f"device with more memory, or start again with a lower --max-length or a smaller model"
         )
     return found
 

@@ -233,13 +233,13 @@ class Loop:
         if self.micro_batch_tokens <= longest:
             raise ConfigError(
                 f"there is not enough memory for a single sequence of {longest} tokens (step {self.position.step + 1}); "
-                f"set train.gradient_checkpointing=true and continue with --resume, or start again with a lower "
-                f"data.max_length or a smaller model"
+                f"continue with --resume --set train.gradient_checkpointing=true, or start again with a lower --max-length or a "
+                f"smaller model"
             )
         self.micro_batch_tokens = max(self.micro_batch_tokens // 2, longest)
         self.log(
             f"step {self.position.step + 1}: out of memory; computing {self.micro_batch_tokens:,} tokens at once from "
-            f"here on, which changes nothing in the result (train.micro_batch_tokens={self.micro_batch_tokens} begins so)"
+            f"here on, which changes nothing in the result (--set train.micro_batch_tokens={self.micro_batch_tokens} begins so)"
         )
 
     def _sums(self, losses: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ def require_parallel(train: TrainSettings) -> None:
     if train.offload and not World.expected():
         raise ConfigError(
             "--offload keeps shares of the model in the memory of the host, but a single process has the whole model; "
-            "start several with torchrun, or leave it out (train.offload=false)"
+            "start several with torchrun, or leave it out"
         )
 
 

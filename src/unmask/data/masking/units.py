@@ -89,7 +89,7 @@ def plan_of(
     if settings.strategy == "custom":
         if custom is None:
             raise ConfigError(
-                "masking.strategy=custom stands for a strategy of one's own, which only Python can pass: "
+                "masking.strategy custom stands for a strategy of one's own, which only Python can pass: "
                 "unmask.train(..., strategy=my_units). Use another strategy"
             )
     elif settings.strategy != "token":
@@ -129,8 +129,8 @@ def sequence_of(packed: Packed, index: np.ndarray) -> np.ndarray:
 def _words_of(vocabulary: Vocabulary, strategy: str) -> WordTables:
     if vocabulary.words is None:
         raise ConfigError(
-            f"masking.strategy={strategy} needs a tokenizer that marks where words begin (WordPiece's ##, byte-level "
-            f"Ġ, Unigram ▁); this one does not. Use masking.strategy=token"
+            f"masking.strategy {strategy} needs a tokenizer that marks where words begin (WordPiece's ##, byte-level "
+            f"Ġ, Unigram ▁); this one does not. Use masking.strategy token"
         )
     return vocabulary.words
 
@@ -138,8 +138,8 @@ def _words_of(vocabulary: Vocabulary, strategy: str) -> WordTables:
 def _terms(settings: MaskingSettings, words: WordTables) -> Phrases:
     if settings.terms is None and settings.terms_pattern is None:
         raise ConfigError(
-            "masking.strategy=terms needs masking.terms, a file with a term on each line, or masking.terms_pattern, "
-            "a regular expression"
+            "masking.strategy terms needs a file with a term on each line, or a regular expression; give it with "
+            "--set masking.terms=FILE or --set masking.terms_pattern=REGEX"
         )
     weights = {} if settings.terms is None else load_terms(Path(settings.terms), TERM_WEIGHT)
     pattern = None if settings.terms_pattern is None else re.compile(settings.terms_pattern)
