@@ -404,7 +404,8 @@ def test_the_rows_of_the_metrics(finished: Runs, start: str) -> None:
         *("tokens_per_second", "mask_rate", "wait_share"),
     }
     assert {*evaluation[0]} == {"step", "tokens", "seconds", "eval_loss", "eval_accuracy"}
-    assert [row["step"] for row in evaluation] == [2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
+    # Of a run so short there are fewer than ten, for they would take longer than the steps.
+    assert [row["step"] for row in evaluation] == ([8, 12] if start in TINY else [9, 12])
     assert result.loss == training[-1]["loss"]
     assert (result.steps, result.tokens) == (12, training[-1]["tokens"])
     # A small text is evaluated whole, so the last evaluation in training is the final one, unless it chose the weights.
@@ -762,7 +763,7 @@ def test_a_run_keeps_the_layers_that_its_preset_had(
 
 def test_a_run_can_be_made_longer(configure: Configure, tmp_path: Path, no_report: None) -> None:
     """It is evaluated as often as any, though it was evaluated at its end before."""
-    settings = {"model__preset": "tiny-bert", "train__export_best": True}
+    settings = {"model__preset": "tiny-bert", "train__export_best": True, "train__eval_tokens": 20}
     for steps in (3, 5):
         config = configure(**settings, train__max_steps=steps)
         result = train(config, tmp_path / "run", resume="auto")

@@ -619,7 +619,7 @@ def test_a_new_head_without_the_flag_is_said(configure: Configure, headless: Pat
 
 
 def test_a_head_that_is_there_needs_no_start(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--head-warmup-steps.* but the model has one; leave it out"):
+    with pytest.raises(ConfigError, match=r"train.head_warmup_steps is for.* but the model has one; leave it out"):
         train(configure(train__head_warmup_steps=5), tmp_path / "run")
 
 
@@ -678,8 +678,8 @@ def test_new_rows_that_are_not_there_are_refused(configure: Configure, tmp_path:
     [
         ({"data__replay_share": 0.0}, "must be a number, more than 0 and less than 1"),
         ({"train__lora_rank": 2, "train__recipe": "scratch"}, "lora_rank adapts a checkpoint"),
-        ({"train__new_embeddings_steps": 2, "train__lora_rank": 2}, "which lora_rank freezes"),
-        ({"train__new_embeddings_steps": 2, "train__freeze": "embeddings"}, "which freeze freezes"),
+        ({"train__new_embeddings_steps": 2, "train__lora_rank": 2}, "which train.lora_rank freezes"),
+        ({"train__new_embeddings_steps": 2, "train__freeze": "embeddings"}, "which train.freeze freezes"),
         ({"train__new_embeddings_steps": 2, "train__head_warmup_steps": 2}, "exclude each other"),
         ({"train__optimizer__layer_decay": 1.0}, "more than 0 and less than 1"),
     ],

@@ -254,7 +254,8 @@ class TrainSettings(Settings):
     keep_last: int = Field(2, ge=1)
     """Checkpoints to keep."""
     eval_every: int | None = Field(None, ge=1)
-    """Steps between evaluations on held-out text; by default ten a run."""
+    """Steps between evaluations on held-out text; by default ten a run, fewer where they would take more than about a tenth of
+    its time."""
     eval_tokens: int = Field(50_000, ge=1)
     """Held-out tokens of an evaluation during training (the final one takes four times as many)."""
     patience: int | None = Field(None, ge=0)

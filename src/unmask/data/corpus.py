@@ -257,14 +257,19 @@ def given_shards(inputs: Sequence[str], progress: Progress = Progress()) -> Path
 
     Shards by URL are fetched into the cache.
     """
+    shards = _shards_among(inputs)
+    if shards is None:
+        return None
+    return fetch_shards(shards, progress) if is_url(shards) else Path(shards)
+
+
+def _shards_among(inputs: Sequence[str]) -> str | None:
     shards = [item for item in inputs if is_corpus(item)]
     if shards and len(inputs) > 1:
         raise DataError(
             f"'{shards[0]}' holds prepared shards; it must be the only input, not one of {len(inputs)}"
         )
-    if not shards:
-        return None
-    return fetch_shards(shards[0], progress) if is_url(shards[0]) else Path(shards[0])
+    return shards[0] if shards else None
 
 
 def require_readable(inputs: Sequence[str], settings: DocumentSettings) -> None:
@@ -275,9 +280,8 @@ def require_readable(inputs: Sequence[str], settings: DocumentSettings) -> None:
     Raises:
         DataError: an input does not exist, or no document can be read.
     """
-    given = [item for item in inputs if not is_corpus(item)]
-    if given:
-        reader = DocumentReader(given, settings)
+    if inputs and _shards_among(inputs) is None:
+        reader = DocumentReader(inputs, settings)
         if not any(isinstance(item, StdinInput | HubInput) for item in reader.inputs):
             with closing(iter(reader)) as documents:
                 next(documents, None)

@@ -53,6 +53,8 @@ from unmask.training.position import Position
 from unmask.training.stability import require_finite_weights
 
 _SHARES = 10
+_TRAINED_PER_EVALUATED = 4
+"""Least tokens that are trained on for each one of an evaluation, which costs about a third as much."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class TrainingRun:
         limits = config.train.epochs, config.train.max_steps, config.train.minutes
         self.choices = choices_of(self.config, self.components, default_length=not any(limits))
         self._resume(resume)
-        self._tenths = self._tenths_done()
+        self._tenths, self._evaluations = self._tenths_done(), self._evaluations_due()
         if self.is_main:
             model, settings = self.components.model.model, self.config.train
             require_room(folder, disk_need(model, self.loop.optimizers, settings, settings.max_steps))
@@ -218,9 +220,10 @@ class TrainingRun:
         settings, position = self.config.train, loop.position
         if self.is_main:
             self.progress.advance(min(loop.progress, 1.0), {"step": position.step, **self._shown_metrics})
-        tenths = self._tenths_done()
+        tenths, evaluations = self._tenths_done(), self._evaluations_due()
         passed, self._tenths = tenths > self._tenths, tenths
-        if position.step % settings.eval_every == 0 if settings.eval_every else passed:
+        is_due, self._evaluations = evaluations > self._evaluations, evaluations
+        if position.step % settings.eval_every == 0 if settings.eval_every else is_due:
             self._evaluate_now()
         saves = position.step % settings.save_every == 0 if settings.save_every else passed
         asked, stopping = self.signals.asked(self.components.world)
@@ -287,6 +290,14 @@ class TrainingRun:
     def _tenths_done(self) -> int:
         """Return how many tenths of its length the run has."""
         return int(min(self.loop.progress, 1.0) * _SHARES + 1e-9)
+
+    def _evaluations_due(self) -> int:
+        """Return how many evaluations a run has had by now: one each tenth, or fewer where they would take much of its time."""
+        texts = (self.components.selection or self.components.heldout, self.components.general)
+        evaluated = sum(min(text.tokens, self.config.train.eval_tokens) for text in texts if text)
+        return min(
+            self._tenths_done(), self.loop.position.tokens // max(1, _TRAINED_PER_EVALUATED * evaluated)
+        )
 
     def _write_row(self, row: Row) -> None:
         if self.is_main:
