@@ -619,7 +619,9 @@ def test_a_new_head_without_the_flag_is_said(configure: Configure, headless: Pat
 
 
 def test_a_head_that_is_there_needs_no_start(configure: Configure, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train.head_warmup_steps is for.* but the model has one; leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"train.head_warmup_steps is for.* but the model has one; leave it out"
+    ):
         train(configure(train__head_warmup_steps=5), tmp_path / "run")
 
 

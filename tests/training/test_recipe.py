@@ -99,5 +99,7 @@ def test_a_small_text_is_passed_over_more_often(tokens: int, epochs: int) -> Non
 
 
 def test_a_micro_batch_that_is_set_larger_than_the_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"micro_batch_tokens \(99\) must not exceed train.batch_tokens \(64\)"):
+    with pytest.raises(
+        ValueError, match=r"micro_batch_tokens \(99\) must not exceed train.batch_tokens \(64\)"
+    ):
         TrainSettings(micro_batch_tokens=99, batch_tokens=64)
