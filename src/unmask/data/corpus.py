@@ -18,7 +18,6 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,8 +282,7 @@ def require_readable(inputs: Sequence[str], settings: DocumentSettings) -> None:
     if inputs and _shards_among(inputs) is None:
         reader = DocumentReader(inputs, settings)
         if not any(isinstance(item, StdinInput | HubInput) for item in reader.inputs):
-            with closing(iter(reader)) as documents:
-                next(documents, None)
+            next(iter(reader), None)
 
 
 def require_texts(data: DataSettings) -> None:

@@ -146,8 +146,8 @@ def extend_vocabulary(
     check_extendable(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     settings = settings.model_copy(update={"offline": settings.offline or offline})
-    for given in (data, general, words):
-        require_readable(as_list(given), settings)
+    for inputs in (data, general, words):
+        require_readable([str(item) for item in as_list(inputs)], settings)
     encode, sample = TextEncoder(tokenizer), HeldOutSample()
     domain, background = WordCounts(vocabulary), WordCounts(vocabulary) if general else None
     if data:
