@@ -22,7 +22,7 @@ def test_every_verb_setting_and_public_name_has_its_place(reference: dict[str, A
     verbs = "".join(text for name, text in pages.items() if name.startswith("cli-"))
     assert "## unmask train\n" in verbs
     assert "## unmask tokenizer extend\n" in verbs
-    assert "| `--mask-rate N` | Share of the tokens that are masked." in verbs
+    assert "| `--mask-rate RATE` | Share of the tokens that are masked." in verbs
     keys = [key.rpartition(".")[2] for key in Keys(RunConfig, {}).leaves]
     assert [key for key in keys if f"| `{key}` |" not in pages["settings"]] == []
     named = "".join(text for name, text in pages.items() if name.startswith("python-"))

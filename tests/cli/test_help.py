@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -106,6 +106,17 @@ def test_common_options(path: tuple[str, ...]) -> None:
         param.name for param in VERBS[path].params
     }
     assert not reads or "--offline" in options
+
+
+@every_verb
+def test_an_option_says_what_it_takes(path: tuple[str, ...]) -> None:
+    """N in the help is a whole number, or the N of its sentence."""
+    for param in VERBS[path].params:
+        is_plain = (
+            param.is_flag or param.type_descriptor.is_choice if param.opts[0].startswith("-") else False
+        )
+        if not is_plain and param.metavar is None:
+            assert int in (param.type_descriptor.annotation, *get_args(param.type_descriptor.annotation))
 
 
 @every_verb

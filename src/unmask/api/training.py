@@ -149,7 +149,7 @@ def train(
         offline: make no network call.
         objective: ``mlm``, ``clm``, ``nsp``, ``sop``, ``rtd``, or an :class:`unmask.Objective` of your own, which a resume needs again.
         strategy: ``token``, ``word`` and so on, or a function of your own from the tokens of a sequence to units that are
-            masked together, which a resume needs again; see docs/objectives.md for an example of both.
+            masked together, which a resume needs again; see :data:`unmask.Strategy`.
         callbacks: see :class:`unmask.Callback`; they are called between the steps.
         progress: see :class:`unmask.Progress`.
         options: the long options of ``unmask train``, such as ``epochs``, ``learning_rate`` or ``mask_rate``; they win over

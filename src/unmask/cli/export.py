@@ -37,7 +37,7 @@ WebLibraries = Annotated[
     Path | None,
     options.text(
         "--web-libraries",
-        metavar="DIR",
+        metavar="FOLDER",
         show_default="downloaded",
         help="For web: a folder with the npm archives of the JavaScript libraries.",
     ),

@@ -16,7 +16,10 @@ from unmask.reporting.format import loss, rough_duration
 from unmask.storage import JsonDict
 
 Minutes = Annotated[
-    float, options.length("--minutes", min=0.01, help="Limit of all probing runs together, in minutes.")
+    float,
+    options.length(
+        "--minutes", metavar="MINUTES", min=0.01, help="Limit of all probing runs together, in minutes."
+    ),
 ]
 Plan = Annotated[
     Path | None,
@@ -30,7 +33,7 @@ GeneralText = Annotated[
 ]  # fmt: skip
 PlannedShare = Annotated[
     float | None,
-    options.text("--replay-share", min=0.001, max=0.9, show_default="the best is sought", help="Share of general text in the run that is planned."),
+    options.text("--replay-share", metavar="SHARE", min=0.001, max=0.9, show_default="the best is sought", help="Share of general text in the run that is planned."),
 ]  # fmt: skip
 
 

@@ -56,7 +56,7 @@ Track = Annotated[
     list[str] | None,
     output(
         "--track",
-        metavar="NAME",
+        metavar="TRACKER",
         help="Report the run to tensorboard, wandb, mlflow or trackio too; may be repeated (extra 'track').",
     ),
 ]
@@ -87,7 +87,7 @@ ModelWithTokenizer = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    model("--preset", metavar="NAME", help="Train from scratch: bert-mini, for example, or a config.json."),
+    model("--preset", metavar="PRESET", help="Train from scratch: bert-mini, for example, or a config.json."),
 ]
 Tokenizer = Annotated[
     str | None,
@@ -115,7 +115,7 @@ TextField = Annotated[
 ]  # fmt: skip
 Encoding = Annotated[
     str | None,
-    text("--encoding", metavar="NAME", show_default="by the byte order mark", help="Encoding of text, CSV and TSV files that are not UTF-8."),
+    text("--encoding", metavar="ENCODING", show_default="by the byte order mark", help="Encoding of text, CSV and TSV files that are not UTF-8."),
 ]  # fmt: skip
 Delimiter = Annotated[
     str | None,
@@ -162,7 +162,12 @@ Replay = Annotated[
 ]  # fmt: skip
 ReplayShare = Annotated[
     float | None,
-    text("--replay-share", show_default="0.05", help="Share of the tokens that come from --replay."),
+    text(
+        "--replay-share",
+        metavar="SHARE",
+        show_default="0.05",
+        help="Share of the tokens that come from --replay.",
+    ),
 ]
 General = Annotated[
     list[str] | None,
@@ -171,7 +176,8 @@ General = Annotated[
 
 # Masking.
 MaskRate = Annotated[
-    float | None, masking("--mask-rate", show_default="0.15", help="Share of the tokens that are masked.")
+    float | None,
+    masking("--mask-rate", metavar="RATE", show_default="0.15", help="Share of the tokens that are masked."),
 ]
 StrategyOption = Annotated[
     Strategy | None,
@@ -181,10 +187,17 @@ StrategyOption = Annotated[
 # Length of a run.
 Epochs = Annotated[
     float | None,
-    length("--epochs", show_default="100 (small text) to 1", help="Stop after N passes over the text."),
+    length(
+        "--epochs",
+        metavar="N",
+        show_default="100 (small text) to 1",
+        help="Stop after N passes over the text.",
+    ),
 ]
 MaxSteps = Annotated[int | None, length("--max-steps", help="Stop after N optimizer steps.")]
-Minutes = Annotated[float | None, length("--minutes", help="Stop after N minutes of training.")]
+Minutes = Annotated[
+    float | None, length("--minutes", metavar="MINUTES", help="Stop after so many minutes of training.")
+]
 Patience = Annotated[
     int | None,
     length(
@@ -219,11 +232,21 @@ ObjectiveOption = Annotated[
 ]
 Generator = Annotated[
     str | None,
-    training("--generator", show_default="new", help="Masked LM that replaces tokens, for --objective rtd."),
+    training(
+        "--generator",
+        metavar="MODEL",
+        show_default="new",
+        help="Masked LM that replaces tokens, for --objective rtd.",
+    ),
 ]
 Detour = Annotated[
     float | None,
-    training("--detour", show_default="0.6", help="Share of the run that is causal, for --objective clm."),
+    training(
+        "--detour",
+        metavar="SHARE",
+        show_default="0.6",
+        help="Share of the run that is causal, for --objective clm.",
+    ),
 ]
 RecipeOption = Annotated[
     Recipe | None,
@@ -235,12 +258,19 @@ BatchTokens = Annotated[
 ]  # fmt: skip
 LearningRate = Annotated[
     float | None,
-    training("--learning-rate", show_default="by model and recipe", help="Peak learning rate of AdamW."),
+    training(
+        "--learning-rate",
+        metavar="RATE",
+        show_default="by model and recipe",
+        help="Peak learning rate of AdamW.",
+    ),
 ]
 LayerDecay = Annotated[
     float | None,
     training(
-        "--layer-decay", help="Factor on the learning rate from each layer to the one below, such as 0.9."
+        "--layer-decay",
+        metavar="FACTOR",
+        help="Factor on the learning rate from each layer to the one below, such as 0.9.",
     ),
 ]
 FreezeOption = Annotated[

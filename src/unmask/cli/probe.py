@@ -111,7 +111,7 @@ Patience = Annotated[
 ]
 LearningRate = Annotated[
     float | None,
-    _tuning("--learning-rate", show_default="5e-5 at hidden size 768, higher below", min=0.0, help="Peak learning rate."),
+    _tuning("--learning-rate", metavar="RATE", show_default="5e-5 at hidden size 768, higher below", min=0.0, help="Peak learning rate."),
 ]  # fmt: skip
 TextColumn = Annotated[
     str | None,
@@ -131,7 +131,7 @@ Kind = Annotated[
 ]  # fmt: skip
 Metric = Annotated[
     str | None,
-    Option("--metric", metavar="NAME", show_default="macro F1 of classes, F1 of entities, Pearson of numbers", help="Metric of intervals and verdicts: macro_f1, accuracy, matthews or f1; micro_f1; pearson or spearman."),
+    Option("--metric", metavar="METRIC", show_default="macro F1 of classes, F1 of entities, Pearson of numbers", help="Metric of intervals and verdicts: macro_f1, accuracy, matthews or f1; micro_f1; pearson or spearman."),
 ]  # fmt: skip
 Allow = Annotated[bool, Option("--allow-overlap", help="Report even if test texts occur in train.")]
 Drop = Annotated[bool, Option("--drop-overlap", help="Remove texts from train that occur in test.")]

@@ -39,7 +39,7 @@ MethodOption = Annotated[
     str,
     Option(
         "--method",
-        metavar="NAME",
+        metavar="METHOD",
         help="original: one token masked; within_word_l2r: the later subwords of its word too; whole_word: all subwords "
         "of a word together; estimate: nothing masked, one pass, far too high, at most for ranking.",
     ),
@@ -50,7 +50,7 @@ TextField = Annotated[
 ]  # fmt: skip
 Format = Annotated[
     str | None,
-    options.text("--format", metavar="NAME", show_default="by its suffix", help="Format of FILE: text, jsonl, tsv or csv."),
+    options.text("--format", metavar="FORMAT", show_default="by its suffix", help="Format of FILE: text, jsonl, tsv or csv."),
 ]  # fmt: skip
 Details = Annotated[bool, Option("--details", help="Add the score of each token and word to the rows.")]
 Window = Annotated[

@@ -23,8 +23,18 @@ ServedModels = Annotated[
     list[str],
     Argument(metavar="MODEL", help="Models to serve: Hub names, model folders or run folders; NAME=MODEL names one."),
 ]  # fmt: skip
-Host = Annotated[str, Option("--host", help="Address to listen on.")]
-Port = Annotated[int, Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Host = Annotated[str, Option("--host", metavar="ADDRESS", help="Address to listen on.")]
+Port = Annotated[
+    int,
+    Option(
+        "--port",
+        metavar="PORT",
+        show_default="8000",
+        min=0,
+        max=65535,
+        help="Port to listen on; 0 takes a free one.",
+    ),
+]
 ApiKey = Annotated[
     str | None,
     Option("--api-key", metavar="KEY", help=f"Key that requests must bring; by default that of {_KEY}, if set.", show_default=False),
@@ -33,7 +43,9 @@ NoApiKey = Annotated[bool, Option("--no-api-key", help="Listen on any address wi
 MaxTexts = Annotated[int, Option("--max-texts", min=1, help="Most texts of a request.")]
 MaxTokens = Annotated[int, Option("--max-tokens", min=1, help="Most tokens of a request.")]
 MaxWaiting = Annotated[int, Option("--max-waiting", min=1, help="Most requests that wait; others get status 429.")]  # fmt: skip
-Timeout = Annotated[float, Option("--timeout", min=0.1, help="Seconds a request may take.")]
+Timeout = Annotated[
+    float, Option("--timeout", metavar="SECONDS", min=0.1, help="Seconds a request may take.")
+]
 BatchTokens = Annotated[int, Option("--batch-tokens", min=1, help="Tokens computed together.")]
 
 

@@ -32,13 +32,15 @@ TextToMeasure = Annotated[
 ]  # fmt: skip
 PresetToMeasure = Annotated[
     str | None,
-    Option("--preset", metavar="NAME", show_default=_DEFAULT_PRESET, help="Architecture to train."),
+    Option("--preset", metavar="PRESET", show_default=_DEFAULT_PRESET, help="Architecture to train."),
 ]
 ModelToMeasure = Annotated[
     str | None,
     Option("--model", metavar="MODEL", help="Train this model instead of a preset."),
 ]
-Seconds = Annotated[float, Option("--seconds", min=0.1, help="Seconds to measure training, or each MODEL.")]
+Seconds = Annotated[
+    float, Option("--seconds", metavar="SECONDS", min=0.1, help="Seconds to measure training, or each MODEL.")
+]
 SettingsFile = Annotated[Path | None, Argument(metavar="FILE", help="File to write [default: run.yaml].")]
 Schema = Annotated[
     bool,

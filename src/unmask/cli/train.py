@@ -38,7 +38,7 @@ Out = Annotated[
     options.output("-o", "--out", metavar="RUN", show_default="runs/train", help="Run folder, or its URL."),
 ]
 DemoFolder = Annotated[Path, options.output("-o", "--out", metavar="RUN", help="Run folder.")]
-DemoMinutes = Annotated[float, Option("--minutes", min=0.01, help="Minutes of training.")]
+DemoMinutes = Annotated[float, Option("--minutes", metavar="MINUTES", min=0.01, help="How long to train.")]
 DEMO_MINUTES = 2.9
 _SHORT_DEMO = 1.5
 """Minutes below which the demo says how little they are."""
