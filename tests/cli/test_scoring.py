@@ -210,12 +210,20 @@ def test_many_bad_lines_do_not_flood(run: Run) -> None:
     assert "500 texts could not be scored" in found.err
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\n"])
-def test_nothing_to_score_is_an_error(run: Run, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "none.txt: no text that can be scored"),
+        (b"\n\n", "none.txt: no text that can be scored"),
+        (b"\xff\n\xfe\n", "none.txt:1: byte 0xff is not UTF-8"),
+    ],
+)
+def test_nothing_to_score_is_one_error(run: Run, content: bytes, said: str) -> None:
     Path("none.txt").write_bytes(content)
     found = run("score", "none.txt")
     assert (found.code, found.out) == (3, "")
-    assert "error: none.txt: no text that can be scored" in found.err
+    assert f"error: {said}" in found.err
+    assert found.err.count("none.txt") == 1
 
 
 # --- rows in a file, and going on after a stop --------------------------------------------------------------------
@@ -437,5 +445,5 @@ def test_no_pairs_at_all_is_an_error(run: Run, folder: Path) -> None:
     Path("pairs.csv").write_text("id,text,more\n1,a,b\n", encoding="utf-8")
     found = run("pairs", "--data", "pairs.csv")
     assert (found.code, found.out) == (3, "")
-    assert "choose with --good and --bad" in found.err
-    assert "error: pairs.csv: no pair that can be scored" in found.err
+    assert found.err.count("choose with --good and --bad") == 1
+    assert "error: pairs.csv:1: the pair has no side" in found.err

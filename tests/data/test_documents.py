@@ -337,3 +337,20 @@ def test_the_seams_between_reads_do_not_show(text: str, step: int, mode: str, ma
         else:
             with pytest.raises(DataError, match="the inputs hold no text"):
                 places("-", documents=mode)
+
+
+@pytest.mark.parametrize("readable", [False, True])
+def test_an_error_that_ends_the_reading_is_not_logged_before(tmp_path: Path, readable: bool) -> None:
+    messages: list[str] = []
+    bad = write(tmp_path / "bad.txt", "Grüße\nÖl\n".encode("latin-1") * 2)
+    files = [write(tmp_path / "a.txt", "some text\n"), bad] if readable else [bad]
+    with pytest.raises(DataError, match=r"bad\.txt:1: byte 0xfc is not UTF-8"):
+        read(*files, messages=messages)
+    assert not [line for line in messages if "UTF-8" in line]
+
+
+def test_errors_before_the_first_text_are_logged_with_it(tmp_path: Path) -> None:
+    messages: list[str] = []
+    text = write(tmp_path / "text.txt", b"\xff\ntext\n")
+    assert len(read(text, documents="line", messages=messages)) == 1
+    assert messages[0].startswith(f"skipped: {text}:1: byte 0xff")

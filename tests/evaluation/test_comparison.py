@@ -352,6 +352,11 @@ def test_words_of_passages_of_unequal_lengths_keep_their_order(loaded: Load, cor
         assert (together.subwords == np.concatenate([found.subwords for found in alone])).all()
 
 
+def test_text_of_which_most_tokens_are_unknown_is_not_evaluated(checkpoint: Checkpoint, jsonl: Jsonl) -> None:
+    with pytest.raises(DataError, match=r"^100.0% of the tokens are unknown to the tokenizer"):
+        evaluate([str(checkpoint("bert"))], jsonl(["ሰላም ኢትዮጵያ ውሃ መጽሐፍ ቤት ልጅ"] * 5), CPU)
+
+
 # ---- different tokenizers
 
 

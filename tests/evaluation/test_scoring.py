@@ -166,6 +166,15 @@ def test_unknown_tokens_are_counted(bert: MaskedLM) -> None:
     assert (known.unknown, unknown.unknown) == (0, 1)
 
 
+def test_a_text_of_which_most_tokens_are_unknown_has_no_score(bert: MaskedLM) -> None:
+    foreign, known = score(["ሰላም ኢትዮጵያ ውሃ", "Nobody slept"], bert)
+    assert math.isnan(foreign.pll)
+    assert foreign.to_dict()["bits_per_byte"] is None
+    assert foreign.error is not None
+    assert foreign.error.startswith("100.0% of the tokens are unknown to the tokenizer")
+    assert known.error is None
+
+
 # --- batches and order --------------------------------------------------------------------------------------------
 
 

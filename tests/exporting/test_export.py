@@ -172,7 +172,8 @@ def test_a_text_of_unknown_words_is_said_without_quoting_it(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text(
-        "\n\n".join(f"the patient {'रोगी को दवा ' * 4} aspirin {n}" for n in range(12)), encoding="utf-8"
+        "\n\n".join(f"the patient saw the river and the old letter रोगी को दवा {n}" for n in range(12)),
+        encoding="utf-8",
     )
     made = export_model(checkpoint("bert"), tmp_path / "out", "bf16", text, force=True)
     assert any("unknown tokens are never targets" in note for note in made.parity.notes)

@@ -255,10 +255,15 @@ def _print_totals(result: JsonDict, out: Path | None) -> None:
         if across_vocabularies(result["method"], result["unknown"])
         else " (comparable within one tokenizer only)"
     )
+    unknown = ""
+    if result["unknown"]:
+        unknown = (
+            f"; {result['unknown']:,} of the {plural(result['tokens'], 'token')} are unknown to the tokenizer"
+        )
     shell.log(
         f"{plural(result['texts'], 'text')}{where}; pseudo-log-likelihood per text {result['per_text']:.4g}, per token "
         f"{result['per_token']:.4g}, per word {result['per_word']:.4g} nats; {result['bits_per_byte']:.4g} bits per "
-        f"byte{alone}; pseudo-perplexity {result['pseudo_perplexity']:.4g}",
+        f"byte{alone}; pseudo-perplexity {result['pseudo_perplexity']:.4g}{unknown}",
         f"method {result['method']}",
     )
 

@@ -1,4 +1,7 @@
-"""Unknown tokens: text that a tokenizer has no entries for, counted, warned of, and refused where it is much of a text."""
+"""Unknown tokens: text that a tokenizer has no entries for, counted, warned of, and refused where it is much of a text.
+
+A text of which most tokens are unknown is not evaluated or scored at all: the metric would be of the unknown token.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from unmask.progress import Progress
 
 MANY, MOST = 0.01, 0.2
 """Shares of the tokens above which unknown ones are a warning, and above which a training text is refused."""
+UNMEASURABLE = 0.5
+"""Share above which a text is neither evaluated nor scored, whatever is allowed."""
 
 _EXAMPLES, _SHOWN_CHARACTERS = 5, 30
 
@@ -75,6 +80,22 @@ class UnknownTokens:
             f"{self.share:.1%} of the tokens{where} are unknown to the tokenizer ({self.unknown:,} of "
             f"{self.tokens:,}{', such as ' if shown else ''}{shown}): its vocabulary has no entries for them"
         )
+
+
+def why_unmeasurable(found: UnknownTokens) -> str | None:
+    """Return why there can be no metric of a text; ``None`` where there can."""
+    if found.share <= UNMEASURABLE:
+        return None
+    return (
+        f"{found.share:.1%} of the tokens are unknown to the tokenizer, so a metric would be of the unknown token, not of the text; use a model whose tokenizer covers "
+        f"this text ('unmask check' counts unknown tokens)"
+    )
+
+
+def require_measurable(found: UnknownTokens) -> None:
+    """Raise :class:`DataError` where there can be no metric of a text."""
+    if why := why_unmeasurable(found):
+        raise DataError(why)
 
 
 def require_known(found: UnknownTokens, name: str, allowed: bool, progress: Progress) -> None:

@@ -20,6 +20,7 @@ from unmask.data.batches import TextSource
 from unmask.data.corpus import token_counts
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import tokenizer_hash
+from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, plural
 from unmask.evaluation.baselines import BaselineSums, NoBaselines, tally_baselines
 from unmask.evaluation.bootstrap import INTERVAL, Estimate, calibration, flat, interval_notes
@@ -295,6 +296,8 @@ class Evaluator:
             DivergedError: the model's probabilities are NaN or infinite.
         """
         corpus = self.text.corpus(model.tokenizer)
+        unknown = corpus.unknown(model.tokenizer)
+        require_measurable(unknown)
         source = self._source(corpus, model, length)
         counted = None if self.train is None else self.train.corpus(model.tokenizer)
         strata = _strata(corpus, counted, model, self.settings.masking)
@@ -304,7 +307,6 @@ class Evaluator:
         baselines = self._score_baselines(source, counted, model, length)
         facts, captions = self._facts(model, length), list(_captions(strata, baselines))
         notes = [*captions, *_notes(found)]
-        unknown = corpus.unknown(model.tokenizer)
         facts |= {"unknown_tokens": unknown.unknown, "read": corpus.manifest["read"]}
         notes += [f"left out: {part}" for part in left_out(corpus.manifest["read"])]
         if message := unknown.message():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unmask.data.batches import TextSource
+from unmask.data.unknown import require_measurable
 from unmask.errors import DataError
 from unmask.evaluation.bootstrap import INTERVAL, Estimate, interval_notes, resampling_units
 from unmask.evaluation.heldout import MASKS, evaluation_batches
@@ -105,9 +106,11 @@ def compare_forms(
         progress: gets the share done.
 
     Raises:
-        DataError: no token of the text is masked.
+        DataError: no token of the text is masked, or most of them are unknown to the tokenizer.
         DivergedError: a probability is NaN or infinite.
     """
+    unknown = replace(source.corpus.unknown(original.tokenizer), examples=[])  # a card quotes no text
+    require_measurable(unknown)
     keys = source.corpus.keys[source.documents]
     unit = resampling_units(keys)
     sums = np.zeros((2, int(unit.max(initial=0)) + 1, len(COLUMNS)))
@@ -134,7 +137,6 @@ def compare_forms(
     left, right = sums
     texts = len(np.unique(keys[seen]))
     notes = list(interval_notes(int(seen.sum()), texts))
-    unknown = replace(source.corpus.unknown(original.tokenizer), examples=[])  # a card quotes no text
     if message := unknown.message():
         notes.append(f"unknown tokens are never targets: {message}")
     return Parity(

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from unmask.config.settings import RunConfig
+from unmask.data.batches import TextSource
+from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import ratios
 from unmask.forecasting.analysis import Probed, analyse
@@ -181,6 +183,8 @@ def _require_usable(components: RunComponents, config: RunConfig) -> None:
             f"{config.model.name} has no LM head, so there is no loss to start from; train one first, "
             f"for example 'unmask train TEXT --model {config.model.name} --head-warmup-steps 200'"
         )
+    for text in _texts(components).values():
+        require_measurable(text.corpus.unknown(components.model.tokenizer))
     held = components.heldout
     texts = 0 if held is None else len(np.unique(held.corpus.keys[held.documents]))
     if texts < FEWEST_UNITS:
@@ -312,17 +316,20 @@ def _probe_row(probe: Probe) -> dict[str, Any]:
     return probe.run.to_dict() | sizes | {name: probe.loss(name) for name in probe.sums}
 
 
-def _sizes(components: RunComponents) -> dict[str, Any]:
+def _texts(components: RunComponents) -> dict[str, TextSource]:
     texts = {
         "": components.text,
         "heldout_": components.heldout,
         "replay_": components.replay,
         "general_": components.general,
     }
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _sizes(components: RunComponents) -> dict[str, Any]:
     return {
         f"{name}{what}": size
-        for name, text in texts.items()
-        if text is not None
+        for name, text in _texts(components).items()
         for what, size in (("documents", len(text.documents)), ("tokens", text.tokens))
     }
 
@@ -333,6 +340,9 @@ def _notes(
     notes = []
     if len(probes) < len(runs):
         notes.append(f"{plural(len(runs) - len(probes), 'probing run')} of {len(runs)} did not end in time")
+    for text in {id(each.corpus): each for each in _texts(components).values()}.values():
+        if message := text.corpus.unknown(components.model.tokenizer).message():
+            notes.append(f"unknown tokens are never targets: {message}")
     if components.general is None:
         notes.append("forgetting is unknown: no general text was given (--general)")
     for name, what in (("domain", "the loss on the domain"), ("forgetting", "forgetting")):

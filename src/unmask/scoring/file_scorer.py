@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from unmask.data.reading.formats import text_of
 from unmask.data.reading.records import Record, RecordReader
-from unmask.errors import DataError
+from unmask.errors import DataError, plural
 from unmask.progress import Progress
 from unmask.scoring.pair_files import PairReader
 from unmask.scoring.pairs import Pair, PairMetrics, score_pairs
@@ -21,6 +21,7 @@ from unmask.scoring.scorer import Scorer, score_items
 
 MAX_BYTES = 500_000
 """Longest text that is scored by default: every token costs a pass over a whole window."""
+_MOST_WAITING = 1_000
 Row = dict[str, Any]
 
 
@@ -64,6 +65,8 @@ class _FileScorer(ABC, Generic[Item, Totals]):
         self._on_skip = on_skip
         self._last: Row | None = None
         self._rows = 0
+        self._waits = False
+        self._waiting: list[DataError] = []
 
     @abstractmethod
     def _items(self) -> Iterator[Item | DataError]:
@@ -96,20 +99,39 @@ class _FileScorer(ABC, Generic[Item, Totals]):
         Raises:
             DataError: nothing can be scored, or the rows of an earlier run are of another input.
         """
+        self._waits = not self._rows
         for row in self._scored(self._left()):
             if isinstance(row, DataError):
                 self._skip(row)
                 continue
+            self._report_waiting()
             self.totals.add_row(row)
             self._rows += 1
             write(row)
         if not self._rows:
-            raise DataError(f"no {self.noun} that can be scored", path=self.source)
+            raise self._nothing()
         return self.totals
 
     def _skip(self, error: DataError) -> None:
         self.totals.skipped += 1
-        self._on_skip(error)
+        if self._waits and len(self._waiting) < _MOST_WAITING:
+            self._waiting.append(error)
+        else:
+            self._report_waiting()
+            self._on_skip(error)
+
+    def _report_waiting(self) -> None:
+        """Report the errors before the first row: where there is none, one error says it all."""
+        waiting, self._waiting, self._waits = self._waiting, [], False
+        for error in waiting:
+            self._on_skip(error)
+
+    def _nothing(self) -> DataError:
+        if not self._waiting:
+            return DataError(f"no {self.noun} that can be scored", path=self.source)
+        first, others = self._waiting[0], len(self._waiting) - 1
+        more = f" (and {plural(others, 'more error')}; no {self.noun} can be scored)"
+        return DataError(f"{first}{more if others else ''}")
 
     def _left(self) -> Iterator[Item]:
         """Yield the items that no earlier run has scored."""

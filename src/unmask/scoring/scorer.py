@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from unmask.data.packing import split_by_tokens
-from unmask.data.unknown import UnknownTokens
+from unmask.data.unknown import UnknownTokens, why_unmeasurable
 from unmask.errors import ConfigError, plural
 from unmask.progress import Progress
 from unmask.scoring.masked_copies import Copies, copies_of, masked_batch, method_named
@@ -202,6 +202,10 @@ class Scorer:
             return _Read(text, None, _NO_COPIES, "the tokenizer finds no token in this text")
         if not self._scored[ids].any():
             return _Read(text, None, _NO_COPIES, "this text has only special tokens, which are not scored")
+        unknown = UnknownTokens(self._unknown)
+        unknown.add(ids, lambda: self._unknown_parts(text, encoding))
+        if why := why_unmeasurable(unknown):
+            return _Read(text, None, _NO_COPIES, why)
         tables = self.model.vocabulary.words
         if tables is None:  # the vocabulary does not mark words: take what the tokenizer split the text into
             starts = np.array([True, *(a != b for a, b in pairwise(encoding.word_ids))])
@@ -270,16 +274,13 @@ class Scorer:
             TokenScore(token, read.text[a:b].strip(), int(word), float(value))
             for token, (a, b), word, value in columns
         )
-        count = unknown.add(
-            tokens.ids,
-            lambda: (
-                read.text[a:b]
-                for (a, b), token in zip(tokens.encoding.offsets, tokens.ids, strict=True)
-                if token == self._unknown
-            ),
-        )
+        count = unknown.add(tokens.ids, lambda: self._unknown_parts(read.text, tokens.encoding))
         total = math.fsum(values)
         return Score(read.text, total, len(values), len(words), size, self.method, count, singles, words)
+
+    def _unknown_parts(self, text: str, encoding: Encoding) -> list[str]:
+        pairs = zip(encoding.offsets, encoding.ids, strict=True)
+        return [text[begin:end] for (begin, end), token in pairs if token == self._unknown]
 
 
 def score_items(

@@ -22,6 +22,7 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records, offline_mode
 from unmask.data.reading.errors import (
     ErrorCounts,
+    ErrorLog,
     ReadErrors,
     ReadStats,
     TextError,
@@ -124,7 +125,7 @@ class DocumentReader:
         self.stats = ReadStats()
         self._progress = progress
         self._logged: set[str] = set()
-        self._shown: dict[str, int] = {}
+        self._error_log = ErrorLog(at_once=False)
         self._log_errors = log_errors  # in the first pass
         self._stdin_read = False
         self._no_lines = False  # of the file that is being read
@@ -152,8 +153,9 @@ class DocumentReader:
     def finish(self, stats: ReadStats) -> None:
         """Log the errors of all that was read; :class:`DataError` if there was no text at all."""
         self._errors.counts = stats
-        self._errors.log_summary()
-        if stats.documents == 0:
+        if stats.documents:
+            self._errors.log_summary()
+        else:
             self._errors.raise_first()
             names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
             raise DataError(f"the inputs hold no text; expected at least one document in {names}")
@@ -181,7 +183,7 @@ class DocumentReader:
         settings = self.settings
         return ReadErrors(
             self._progress, strict=settings.strict, skip_unreadable=settings.skip_unreadable,
-            log_errors=self._log_errors, counts=self.stats, shown=self._shown,
+            log_errors=self._log_errors, counts=self.stats, log=self._error_log,
         )  # fmt: skip
 
     def _next_pass(self) -> ReadErrors:

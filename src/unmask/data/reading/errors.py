@@ -143,6 +143,23 @@ class ReadStats(ErrorCounts):
                         mine[key] = mine.get(key, 0) + value
 
 
+@dataclass
+class ErrorLog:
+    """What was logged of the errors of a text.
+
+    Attributes:
+        shown: errors of each reason that were logged.
+        waiting: lines that are logged once there is text: where there is none, one error says it all.
+        has_text: whether there was any.
+        at_once: whether lines do not wait.
+    """
+
+    shown: dict[str, int] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    has_text: bool = False
+    at_once: bool = True
+
+
 class ReadErrors:
     """Counts errors and logs the first of each reason.
 
@@ -152,7 +169,7 @@ class ReadErrors:
         skip_unreadable: skip a file of which nothing can be read, instead of raising its first error.
         log_errors: whether errors are logged; they are counted in any case.
         counts: where to count.
-        shown: errors of each reason that were logged before, which is kept up to date.
+        log: what was logged before, which is kept up to date.
 
     Attributes:
         first: the first error that skipped text, if any.
@@ -166,11 +183,12 @@ class ReadErrors:
         skip_unreadable: bool = False,
         log_errors: bool = True,
         counts: ErrorCounts | None = None,
-        shown: dict[str, int] | None = None,
+        log: ErrorLog | None = None,
     ) -> None:
         self.progress, self.strict, self.skip_unreadable = progress, strict, skip_unreadable
         self._log_errors = log_errors
-        self._shown = {} if shown is None else shown
+        self._logged = ErrorLog() if log is None else log
+        self._waits = False  # whether the file has given no text yet
         self.counts = ErrorCounts() if counts is None else counts
         self.first: DataError | None = None
         self._first_of_file: DataError | None = None
@@ -194,7 +212,7 @@ class ReadErrors:
         count = self.counts.errors[reason] = self.counts.errors.get(reason, 0) + 1
         if count <= SHOWN:
             self.counts.error_examples.setdefault(reason, []).append(str(error))
-        shown = self._shown[reason] = self._shown.get(reason, 0) + 1
+        shown = self._logged.shown[reason] = self._logged.shown.get(reason, 0) + 1
         if shown <= SHOWN:
             more = "; more of this kind are only counted" if shown == SHOWN else ""
             self._log(f"{'note' if kept else 'skipped'}: {error}{more}")
@@ -208,10 +226,16 @@ class ReadErrors:
 
     def begin_file(self) -> None:
         """A new file begins."""
+        if self._logged.has_text:
+            self._flush()
         self._skipped, self._first_of_file = 0, None
+        self._waits = not self._logged.at_once
 
     def found_text(self) -> None:
         """The file gave a document: its errors no longer count towards ``MAX_ERRORS``."""
+        if self._waits:
+            self._logged.has_text = True
+            self._flush()
         self._skipped = -1 << 60
 
     def no_text(self, source: str, *, only: bool) -> None:
@@ -250,6 +274,7 @@ class ReadErrors:
 
     def log_summary(self) -> None:
         """Log the counts."""
+        self._flush()
         if self.counts.errors:
             listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.errors.items()))
             self._log(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
@@ -260,14 +285,26 @@ class ReadErrors:
         first = self.first or next(map(DataError, examples), None)
         if first is None:
             return
-        others = self.total - 1
+        others, reasons = self.total - 1, sorted(self.counts.errors.items())
+        if not others:
+            raise first
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in reasons) if len(reasons) > 1 else ""
         raise _with_more(
-            first, f" (and {plural(others, 'more error')}; nothing could be read)" if others else ""
+            first,
+            f" (and {plural(others, 'more error')}{f', in all {listed}' if listed else ''}; nothing could be read)",
         )
 
     def _log(self, text: str) -> None:
-        if self._log_errors:
+        if self._waits:
+            self._logged.waiting.append(text)
+        elif self._log_errors:
             self.progress.log(text)
+
+    def _flush(self) -> None:
+        """Log the lines that wait for a text, now that there is one."""
+        lines, self._logged.waiting, self._waits = self._logged.waiting, [], False
+        for line in lines:
+            self._log(line)
 
 
 def _unreadable(error: DataError) -> DataError:
