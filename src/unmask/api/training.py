@@ -147,9 +147,10 @@ def train(
         resume: continue the run in ``out`` from its last checkpoint, by default with its own settings and text.
         checkpoint: resume from this one.
         offline: make no network call.
-        objective: ``mlm``, ``clm``, ``nsp``, ``sop``, ``rtd``, or an :class:`unmask.Objective` of your own, which a resume needs again.
-        strategy: ``token``, ``word`` and so on, or a function of your own from the tokens of a sequence to units that are
-            masked together, which a resume needs again; see :data:`unmask.Strategy`.
+        objective: ``mlm``, ``clm``, ``nsp``, ``sop``, ``rtd``, ``contrastive``, or an :class:`unmask.Objective` of your own, which a resume needs again.
+        strategy: ``token``, ``word`` and so on, or a function of your own, which a resume needs again: from the tokens of a
+            sequence and the number of the word that each is in to the number of the unit that each is in. The tokens of a unit
+            are masked together.
         callbacks: see :class:`unmask.Callback`; they are called between the steps.
         progress: see :class:`unmask.Progress`.
         options: the long options of ``unmask train``, such as ``epochs``, ``learning_rate`` or ``mask_rate``; they win over
