@@ -202,14 +202,17 @@ def test_a_checkpoint_without_a_head_is_taken_with_a_notice(headless: Path, chec
         lambda model: model.fill("the [MASK] is quiet"),
         lambda model: model.score("the harbour is quiet"),
         lambda model: model.explain("the harbour is quiet"),
+        lambda model: unmask.evaluate(model, ["the harbour is quiet"]),
     ],
-    ids=["fill", "score", "explain"],
+    ids=["fill", "score", "explain", "evaluate"],
 )
 def test_nothing_is_predicted_with_a_head_that_was_never_trained(
     headless: Path, ask: Callable[[unmask.Model], object]
 ) -> None:
+    progress = Listener()
     with pytest.raises(ConfigError, match=r"has no LM head .*says nothing\. Train it first: unmask train"):
-        ask(unmask.load(headless))
+        ask(unmask.load(headless, progress=progress))
+    assert not [line for line in progress.heard if "LM head" in line]  # the error says it
 
 
 def test_a_head_that_starts_anew_comes_from_the_seed(headless: Path) -> None:

@@ -90,6 +90,7 @@ def serve(
     url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
     with shell.working() as progress:
         from unmask.api.model import load
+        from unmask.model.load import warn_of_new_head
         from unmask.model.pooling import read_pooling
         from unmask.serving import Limits
 
@@ -97,6 +98,8 @@ def serve(
             name: load(model, device=device, precision=precision, offline=offline, progress=progress).lm
             for name, model in named.items()
         }
+        for name, lm in loaded.items():
+            warn_of_new_head(named[name], lm.new_head, progress)
         poolings = {
             name: read_pooling(model, offline=offline, progress=progress) for name, model in named.items()
         }

@@ -254,6 +254,7 @@ class Loader:
 
     def __call__(self, model: ModelLike) -> LanguageModel:
         if isinstance(model, LanguageModel):
+            model.require_head()
             return model
         if self._last is None or self._last[0] != model:
             self._last = None
@@ -264,15 +265,17 @@ class Loader:
         """Load a model anew.
 
         Raises:
-            ConfigError: it cannot be loaded.
+            ConfigError: it cannot be loaded, or has no trained LM head.
         """
-        return load_for_inference(
+        loaded = load_for_inference(
             model,
             device=self.settings.device,
             precision=self.settings.precision,
             offline=self.settings.offline,
             progress=self.progress,
         )
+        loaded.require_head()
+        return loaded
 
 
 class Evaluator:

@@ -28,7 +28,7 @@ from unmask.exporting.parity import (
 )
 from unmask.exporting.sentences import keep_modules
 from unmask.exporting.web import write_web
-from unmask.model.load import load_for_inference, load_torch
+from unmask.model.load import load_for_inference, load_torch, warn_of_new_head
 from unmask.model.verify import verify
 from unmask.progress import Progress
 from unmask.reporting.card import hub_name
@@ -122,6 +122,7 @@ def export_model(
                 offline=settings.offline,
                 progress=progress,
             )
+            warn_of_new_head(original.name, original.new_head, progress)
         source = _heldout(model, original, text, settings, progress)
         verify(original, progress)  # which finds how batches of it are computed
         own = _write(original, chosen, folder, _name(model, original), settings.offline, progress)

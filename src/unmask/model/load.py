@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,7 +73,8 @@ def load_for_inference(
         device: ``auto``, ``cpu`` or ``cuda``; with ``auto`` a model in memory stays on its device.
         precision: ``fp32``, ``bf16``, or ``auto`` for the faster of the two on this machine.
         offline: make no network call.
-        progress: logs what ``auto`` chose, and an LM head that the checkpoint lacks.
+        progress: logs what ``auto`` chose. A missing LM head is an error where it is needed
+            (:meth:`~unmask.model.base.LanguageModel.require_head`); :func:`warn_of_new_head` warns where the rest is used.
 
     Raises:
         ConfigError: model or tokenizer cannot be loaded, or do not fit each other.
@@ -88,7 +90,7 @@ def load_for_inference(
         # The tokenizer first: a wrong name is then found before the weights are read.
         tokenizer = str(model) if tokenizer is None else tokenizer
         loaded_tokenizer = _tokenizer(tokenizer, offline, progress)
-        loaded, new_head = read_checkpoint(str(model), offline=offline, progress=progress)
+        loaded, new_head = _read(str(model), offline, 0, progress)
         loaded.to(pick_device(device))  # type: ignore[arg-type]
     else:
         if not isinstance(model, torch.nn.Module):
@@ -181,6 +183,12 @@ def read_checkpoint(
     Raises:
         ConfigError: it cannot be loaded as a masked language model.
     """
+    found = _read(name, offline, seed, progress)
+    warn_of_new_head(name, found.new_head, progress, str(found.model.config.name_or_path or ""))
+    return found
+
+
+def _read(name: str, offline: bool, seed: int, progress: Progress) -> Checkpoint:
     from transformers import AutoModelForMaskedLM
 
     path, revision = checkpoint_name(name, progress)
@@ -200,7 +208,7 @@ def read_checkpoint(
     if is_url(name):
         model.config.name_or_path = name  # not its place in the cache
     require_encoder(model, name)
-    return Checkpoint(model, _new_head(name, model, info, progress))
+    return Checkpoint(model, _new_head(name, model, info))
 
 
 def read_as(kind: Any, model: PreTrainedModel) -> tuple[PreTrainedModel, set[str]]:
@@ -245,7 +253,7 @@ def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
     )
 
 
-def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress: Progress) -> list[str]:
+def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
     missing = sorted(info["missing_keys"])
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key]
     if body:
@@ -253,8 +261,12 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
             f"'{name}' lacks {plural(len(body), 'weight')} of the encoder itself, for example {body[0]}; "
             f"it does not fit the class {type(model).__name__} that its config names"
         )
-    head = [key for key in missing if key not in body and "pooler" not in key]
-    if head and (generator := saved_generator(str(model.config.name_or_path or ""))):
+    return [key for key in missing if "pooler" not in key]
+
+
+def warn_of_new_head(name: str, head: Sequence[str], progress: Progress, path: str | None = None) -> None:
+    """Warn that weights of the LM head are new, where the model is used all the same; ``path`` is where it was read."""
+    if head and (generator := saved_generator(name if path is None else path)):
         progress.warning(
             f"'{name}' says which tokens were replaced and has no LM head; the generator that was trained with it predicts masked "
             f"tokens: {generator}"
@@ -264,7 +276,6 @@ def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any], progress:
             f"'{name}' has no LM head: {plural(len(head), 'new weight')} initialised ({', '.join(head[:3])}"
             f"{', …' if len(head) > 3 else ''}). Until it is trained, its predictions say nothing"
         )
-    return head
 
 
 def new_model(
