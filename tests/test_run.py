@@ -1145,7 +1145,7 @@ def test_a_run_that_cannot_fit_on_the_disk_is_refused(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
     with pytest.raises(
-        DiskError, match=r"does not fit on the disk of .* .3 checkpoints of .* free .*lower train.keep"
+        DiskError, match=r"does not fit on the disk of .* .3 checkpoints of .* free .*train.keep_last=1"
     ):
         train(configure(model__preset="tiny-bert"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -67,6 +67,16 @@ def test_an_interval_misses_the_truth_in_at_most_6_percent(
     assert share <= 0.06
 
 
+def test_a_difference_in_a_few_documents_has_an_interval_of_its_size() -> None:
+    """Resamples without any of them differ from the truth by rounding alone in their own spread."""
+    draw = np.random.default_rng(4)
+    tokens = tokens_of(draw, (30, 1))
+    gains = np.zeros((30, 1))
+    gains[:3] = 1
+    (found,) = ratios(gains, tokens)
+    assert -1 < found.low < found.value < found.high < 1
+
+
 def test_few_documents_are_not_surer_than_many() -> None:
     assert missed(two_equal_models, 10, 2 * AT_ONCE) < 0.06
     assert missed(loss_of_a_model, 10, 2 * AT_ONCE) < 0.08

@@ -187,7 +187,11 @@ def _resampled_scores(residuals: Floats, denominators: Floats, resamples: int, s
     for counts in resample_counts(len(residuals), resamples, seed):
         sums, total, squares, mixed, weights = (counts @ product for product in products)
         change = sums / total
-        variance = np.maximum(squares - 2 * change * mixed + change**2 * weights, 0) * units / (units - 1)
+        spread = squares - 2 * change * mixed + change**2 * weights
+        spread[spread <= _ROUNDING * (squares + change**2 * weights)] = (
+            0.0  # what is left where units do not differ
+        )
+        variance = spread * units / (units - 1)
         scores = change / (np.sqrt(variance) / total)
         parts.append(np.where(change == 0, 0.0, scores))
     return np.concatenate(parts)

@@ -70,7 +70,7 @@ def require_room(folder: RunFolder, need: DiskNeed) -> None:
         raise DiskError(
             f"the run does not fit on the disk of {folder.root}: it needs {shown(need.total)} ({plural(need.checkpoints, 'checkpoint')} "
             f"of {shown(need.checkpoint)}, {plural(need.models, 'model')} of {shown(need.model)}) and {shown(free)} "
-            f"are free; free {shown(need.total - free)}, lower train.keep_last, or choose another folder with -o"
+            f"are free; free {shown(need.total - free)}, keep fewer checkpoints (--set train.keep_last=1), or choose another folder with -o"
         )
 
 

@@ -100,7 +100,7 @@ def _log_split(
     elif len(heldout) > (by_share := len(corpus.where(lambda keys: is_held_out(keys, share)))):
         progress.log(
             f"{plural(len(heldout), 'document')} of the {len(corpus):,} of {what} are held out: {share:.0%} would be {by_share:,}, too "
-            f"few for an interval; data.heldout_minimum sets how many, up to one in {PART}"
+            f"few for an interval; --set data.heldout_minimum=N sets how many, up to one in {PART}"
         )
 
 
