@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Messages
 
 from unmask.checking import duplicates
 from unmask.checking.check import check_data
@@ -429,3 +430,20 @@ def test_too_few_documents_for_an_interval_are_warned_of(tmp_path: Path, papers:
     said = [finding.text for finding in found.findings if finding.about == "held-out text"]
     assert bool(said) == warned
     assert all(text.startswith("too few documents (3) for an interval") for text in said)
+
+
+def test_the_speed_is_measured_last_and_said_before(
+    checkpoint: Callable[[str], Path], corpus_text: list[str], tmp_path: Path
+) -> None:
+    order: list[str] = []
+    path = write(tmp_path / "text.txt", *corpus_text)
+    found = check_data(
+        [path],
+        model=str(checkpoint("bert")),
+        on_found=lambda found: order.append(f"{len(found.findings)} findings"),
+        progress=Messages(order),
+    )
+    said, measuring = order[-2:]
+    assert said == f"{len(found.findings)} findings"
+    assert measuring.startswith("measuring the speed of training")
+    assert found.plan["tokens_per_second"] > 0

@@ -5,7 +5,7 @@ Documents are read once; what is kept of them is hashes, sketches, counts and a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ def check_data(
     test: Sequence[str | Path] = (),
     max_length: int | None = None,
     offline: bool = False,
+    on_found: Callable[[DataCheck], None] = lambda found: None,
     progress: Progress = Progress(),
 ) -> DataCheck:
     """Check text before training.
@@ -71,6 +72,7 @@ def check_data(
         test: test files, which are searched for in the inputs, word for word and in runs of 13 words.
         max_length: tokens of a sequence; by default 512, or what the model takes if that is less.
         offline: make no network call.
+        on_found: gets all but the speed and the time in the plan, which take long to measure, before they are.
         progress: told of documents and characters read, and of warnings.
 
     Raises:
@@ -80,7 +82,10 @@ def check_data(
     with offline_mode(offline):
         tests = expand_inputs(test) if test else []
         check = _Check(settings, model, max_length, offline, progress)
-        return check.run(as_list(inputs), tests)
+        found = check.run(as_list(inputs), tests)
+        on_found(found)
+        found.plan |= check.speed(found.plan)
+    return found
 
 
 class _Check:
@@ -324,12 +329,6 @@ class _Check:
         epochs = default_epochs(tokens)
         worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
         extend = worth and tokens >= EXTEND_TOKENS
-        rate = None
-        if self.model is not None and self.trainable:
-            rate = measured_rate(self.model, self.sample, offline=self.offline)
-        speed, how = rate or estimated_rate()
-        if self.model is None:
-            how += "; --model measures the speed"
         # Where test files are among the inputs, only the others are to be trained on.
         tests = set(_splits(items))
         chosen = [str(item) for item in items if item not in tests] if tests else given
@@ -340,9 +339,6 @@ class _Check:
             "epochs": epochs,
             "extend": extend,
             "too_little_to_extend": worth and not extend,
-            "tokens_per_second": speed,
-            "seconds": epochs * tokens / speed,
-            "time_from": how,
             "commands": train_command(
                 chosen,
                 self.model,
@@ -356,6 +352,18 @@ class _Check:
                 unreadable=bool(self.reader.stats.unreadable + self.skipped.unreadable),
             ),
         }
+
+    def speed(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Return how fast a plan is computed here, how long it takes, and how that is known."""
+        rate = None
+        if self.model is not None and self.trainable:
+            self.progress.log(f"measuring the speed of training {self.model} here, on a few steps")
+            rate = measured_rate(self.model, self.sample, offline=self.offline)
+        speed, how = rate or estimated_rate()
+        if self.model is None:
+            how += "; --model measures the speed"
+        seconds = plan["epochs"] * plan["tokens"] / speed
+        return {"tokens_per_second": speed, "seconds": seconds, "time_from": how}
 
     def _estimated_tokens(self) -> int:
         """Return the tokens to be expected without a tokenizer; one a letter where the text has no words."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
@@ -15,6 +16,9 @@ from unmask.errors import ConfigError, DataError, plural
 from unmask.reporting.format import count, percent, place, rough_duration
 from unmask.reporting.reading import left_out
 from unmask.storage import JsonDict
+
+if TYPE_CHECKING:
+    from unmask.checking.results import DataCheck
 
 Model = Annotated[
     str | None,
@@ -86,8 +90,13 @@ def check(
     """
     shell.check_page(html)
     settings = options.load_settings({**locals(), "text": None, "model": None, "strict": None}).data
+    page = Page(sys.stdout)
     with shell.working(models=model is not None) as progress:
         from unmask.checking.check import check_data
+
+        def show_found(found: DataCheck) -> None:
+            if not as_json:
+                draw_check(page, found.to_dict())
 
         found = check_data(
             text,
@@ -96,6 +105,7 @@ def check(
             test=test or (),
             max_length=max_length,
             offline=offline,
+            on_found=show_found,
             progress=progress,
         )
     result = found.to_dict()
@@ -103,7 +113,7 @@ def check(
         from unmask.reporting.check_page import render_check
 
         shell.write_page(html, render_check(result))
-    shell.show(as_json, result, lambda page: draw_check(page, result))
+    shell.show(as_json, result, lambda page: draw_plan(page, result["plan"]))
     return DataError.exit_code if strict and found.verdict == "problem" else 0
 
 
@@ -112,7 +122,7 @@ _PAIRS = 3
 
 
 def draw_check(page: Page, found: JsonDict) -> None:
-    """Draw what :meth:`unmask.checking.results.DataCheck.to_dict` returns."""
+    """Draw what :meth:`unmask.checking.results.DataCheck.to_dict` returns, but for the plan."""
     for finding in found["findings"]:
         page.say(f"{finding['level']:<8} {finding['text']}", style=_STYLES[finding["level"]])
     page.say("")
@@ -120,7 +130,6 @@ def draw_check(page: Page, found: JsonDict) -> None:
     _draw_leaks(page, found)
     _draw_duplicates(page, found)
     _draw_words(page, found)
-    _draw_plan(page, found["plan"])
 
 
 def _facts(found: JsonDict) -> dict[str, object]:
@@ -175,7 +184,8 @@ def _draw_words(page: Page, found: JsonDict) -> None:
         page.table(["words of most subwords", "count", "subwords", "split into"], table, left=(0, 3))
 
 
-def _draw_plan(page: Page, plan: JsonDict) -> None:
+def draw_plan(page: Page, plan: JsonDict) -> None:
+    """Draw the plan of a check: how long training takes, and the commands to run next."""
     page.say("")
     near = min(plan["literature"], key=lambda row: abs(math.log(max(row["share"], 1e-12))))
     times = f"{near['share']:.1%} of that" if near["share"] < 1 else f"{near['share']:,.1f} times as many"
