@@ -132,14 +132,15 @@ def test_options_that_cannot_work_are_refused_before_anything_is_read(
     message: str,
     dry_run: bool,
 ) -> None:
-    """Neither is the text there, nor do the other processes come."""
+    """The other processes do not come, and nothing is written."""
+    (tmp_path / "text.txt").write_text("The river.\n" * 9, encoding="utf-8")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", processes)
-    command = ["train", str(tmp_path / "none.txt"), "--preset", "bert-mini", "-o", str(tmp_path / "run")]
+    command = ["train", str(tmp_path / "text.txt"), "--preset", "bert-mini", "-o", str(tmp_path / "run")]
     command += ["--offload", "--parallel", parallel, *(["--dry-run"] if dry_run else [])]
     assert main(command) == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_torchrun_with_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
