@@ -96,6 +96,7 @@ def _loop(
         "model.offline": True,
         "data.inputs": [text],
         "data.max_length": length,
+        "data.heldout_minimum": 1,  # nothing is evaluated
         "train.max_steps": steps,
         "train.batch_tokens": batch_tokens,
         "train.micro_batch_tokens": max(8, batch_tokens // 2),

@@ -358,7 +358,7 @@ def test_no_text_is_refused(corpus: Corpus, vocabulary: Vocabulary) -> None:
 def test_a_strategy_that_lacks_its_file_is_refused_at_once(
     of: Callable[..., TextSource], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="terms needs a file with a term on each line"):
+    with pytest.raises(ConfigError, match=r"^masking\.strategy terms needs a file with a term on each line"):
         of(strategy="terms")
     with pytest.raises(ConfigError, match="the terms cannot be read"):
         of(strategy="terms", terms=str(tmp_path / "none.txt"))

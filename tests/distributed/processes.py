@@ -78,6 +78,7 @@ def configure(text: Path, **flags: Any) -> RunConfig:
     settings = {
         "data.inputs": [str(text)],
         "data.heldout_share": 0.1,
+        "data.heldout_minimum": 1,
         "data.max_length": 32,
         "model.preset": None if "model__name" in flags else "tiny-bert",
         "model.dropout": 0.0,

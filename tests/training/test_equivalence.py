@@ -47,7 +47,7 @@ def test_the_fast_path_has_the_loss_of_the_plain_one(curves: ModuleType, setting
     assert fast["losses"] == pytest.approx(plain["losses"], abs=1e-4)
     assert fast["norms"] == pytest.approx(plain["norms"], rel=1e-3)
     # The weights did move: otherwise agreement would say nothing about the way back.
-    assert fast["losses"][-1] < fast["losses"][0] - 0.2
+    assert fast["losses"][-1] < fast["losses"][0] - 0.3
 
 
 def test_in_bf16_the_fast_path_stays_near(curves: ModuleType, settings: dict[str, Any]) -> None:

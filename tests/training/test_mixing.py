@@ -135,7 +135,10 @@ def test_merged_adapters_are_mixed(run: Callable[..., Any], checkpoint: Callable
             {"train.require": "task>=1%", "train.task": "x"},
             r"must bound task in points, without a percent sign",
         ),
-        ({"train.require": "task>=0"}, r"require bounds task, and there is none; name one with --task"),
+        (
+            {"train.require": "task>=0"},
+            r"^train\.require bounds task, and there is none; name one with --task",
+        ),
         ({"train.task": "s3://bucket/task"}, r"^--task: must be a file or folder of this machine"),
         ({"train.export_alpha": "auto"}, r"takes general text; give it with --general"),
         ({"train.export_alpha": "1.5"}, r"^--export-alpha: must be auto or from 0 to 1"),

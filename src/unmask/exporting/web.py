@@ -16,6 +16,7 @@ import numpy as np
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.tokenizer import TextEncoder, Vocabulary, plain_copy, token_names
+from unmask.data.unknown import UNMEASURABLE
 from unmask.data.words import PARTS_OF_CHARACTERS
 from unmask.errors import ConfigError
 from unmask.exporting.libraries import LIBRARIES, read_libraries
@@ -145,6 +146,7 @@ def facts_for_page(model: LanguageModel, name: str) -> JsonDict:
         "mask_id": vocabulary.mask_id,
         "pad_id": vocabulary.pad_id,
         "unknown_id": encoder.unknown_id,
+        "unmeasurable": UNMEASURABLE,
         "prefix": list(vocabulary.prefix),
         "suffix": list(vocabulary.suffix),
         "special": np.flatnonzero(vocabulary.special).tolist(),

@@ -11,6 +11,7 @@ export async function score(model, text, parameters, report) {
   if (!ids.length) throw new Error("the tokenizer finds no token in this text");
   const scored = ids.flatMap((id, at) => (!reader.special.has(id) || id === facts.unknown_id ? [at] : []));
   if (!scored.length) throw new Error("this text has only special tokens, which are not scored");
+  requireMeasurable(ids, facts);
   const logs = [];
   for (const [done, at] of scored.entries()) {
     await report(`Computing … ${done} of ${scored.length} tokens`);
@@ -18,6 +19,16 @@ export async function score(model, text, parameters, report) {
   }
   return [result(model, text, { ids, tokens }, scored, logs)];
 }
+
+// As unmask/data/unknown.py: a score of mostly unknown tokens would be that of the unknown token.
+function requireMeasurable(ids, facts) {
+  const share = unknownIn(ids, facts) / ids.length;
+  if (share <= facts.unmeasurable) return;
+  const percent = (100 * share).toFixed(1);
+  throw new Error(`${percent}% of the tokens are unknown to the tokenizer, so a metric would be of the unknown token, not of the text`);
+}
+
+const unknownIn = (ids, facts) => ids.filter((id) => id === facts.unknown_id).length;
 
 // The log-probability of a token in the middle of as much of the text as the model takes.
 async function logOf(model, ids, at) {
@@ -49,7 +60,7 @@ function result(model, text, { ids, tokens }, scored, logs) {
     words: words.length,
     bytes,
     method: "original",
-    unknown: ids.filter((id) => id === facts.unknown_id).length,
+    unknown: unknownIn(ids, facts),
     per_token: rounded(total / logs.length),
     per_word: rounded(total / words.length),
     per_byte: rounded(total / bytes),
