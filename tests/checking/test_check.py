@@ -447,3 +447,8 @@ def test_the_speed_is_measured_last_and_said_before(
     assert said == f"{len(found.findings)} findings"
     assert measuring.startswith("measuring the speed of training")
     assert found.plan["tokens_per_second"] > 0
+
+
+def test_text_is_looked_for_before_the_model() -> None:
+    with pytest.raises(DataError, match=r"nowhere\.txt: no such file"):
+        check_data("nowhere.txt", model="no-folder/of-a-model")

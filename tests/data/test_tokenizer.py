@@ -300,3 +300,15 @@ def test_another_file_than_a_vocabulary_is_refused_with_its_folder(tmp_path: Pat
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=f"give the folder {tmp_path} of tokenizer.json"):
         load_tokenizer(str(tmp_path / "tokenizer.json"))
+
+
+def test_a_hub_out_of_reach_is_asked_for_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    waits: list[float] = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
+    with pytest.raises(ConfigError, match="cannot be reached, and it is not in the local cache"):
+        load_tokenizer("nobody/nothing")
+    assert len(waits) == 5  # the library tries again for each file that it is asked for

@@ -103,13 +103,12 @@ class _Check:
         self.model, self.offline, self.progress = model, offline, progress
         self.index, self.duplicates, self.leaks = DocumentIndex(), Duplicates(), LeakIndex()
         self.tokens: TokenSurvey | None = None
-        self.limit, self.overhead = max_length or _LONGEST, 2
-        self.text = TextSurvey() if model is None else TextSurvey(*self._load(model, max_length))
+        self.max_length, self.limit, self.overhead = max_length, max_length or _LONGEST, 2
         self.unreadable: list[dict[str, str]] = []
         self.sample: list[str] = []
         self._sampled = 0
 
-    def _load(self, model: str, max_length: int | None) -> tuple[list[str], list[str]]:
+    def _load(self, model: str) -> tuple[list[str], list[str]]:
         """Load the tokenizer and find what the model takes; return its control and its other special tokens."""
         from unmask.checking.fertility import TokenSurvey
         from unmask.data.special_tokens import control_ids, text_specials
@@ -128,9 +127,11 @@ class _Check:
                 raise  # a model that cannot be trained
             self.trainable, longest = False, int(tokenizer.model_max_length)
             self.progress.log(f"only the tokenizer of '{model}' is used: {error}")
-        if max_length is not None and max_length > longest:
-            raise ConfigError(f"--max-length is {max_length}, but the model takes at most {longest} tokens")
-        self.limit = max_length or min(_LONGEST, longest)
+        if self.max_length is not None and self.max_length > longest:
+            raise ConfigError(
+                f"--max-length is {self.max_length}, but the model takes at most {longest} tokens"
+            )
+        self.limit = self.max_length or min(_LONGEST, longest)
         if self.limit <= self.overhead:
             raise ConfigError(f"--max-length is {self.limit}; {self.overhead} of that are special tokens")
         control = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
@@ -142,6 +143,7 @@ class _Check:
         self.progress.begin("check")
         if not items:
             raise self._nothing()
+        self.text = TextSurvey() if self.model is None else TextSurvey(*self._load(self.model))
         self.reader = self._reader(items, self.progress)
         for item in tests:
             self._add_test(item, must=True)

@@ -98,6 +98,8 @@ def load_tokenizer(
     require_files(path)
     try:
         with offline_mode(offline):
+            if not (offline or Path(path).exists()):
+                _find_on_hub(path, revision, progress)
             tokenizer = _read(path, {"revision": revision, "local_files_only": offline}, progress)
     except Exception as error:
         raise not_loaded(name, path, error) from error
@@ -135,6 +137,26 @@ def _read(path: str, hub: dict[str, Any], progress: Progress) -> PreTrainedToken
         progress.log(f"'{path}' has no tokenizer_config.json that says so; by its vocabulary, text {does}")
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **hub, **case)
     return tokenizer
+
+
+def _find_on_hub(name: str, revision: str | None, progress: Progress) -> None:
+    """Ask for a model that is not in the cache; transformers would ask, and wait for, a Hub out of reach several times.
+
+    Raises:
+        OSError: the Hub cannot be reached.
+    """
+    from huggingface_hub import constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        if is_offline_mode() or try_to_load_from_cache(name, "config.json", revision=revision) is not None:
+            return
+        progress.log(f"looking for '{name}' on the Hub")
+        hf_hub_download(name, "config.json", revision=revision)
+    except LocalEntryNotFoundError:
+        raise OSError(f"{constants.ENDPOINT} cannot be reached, and it is not in the local cache") from None
+    except (HfHubHTTPError, HFValidationError):
+        return  # transformers says what is wrong, or does without this file
 
 
 def checkpoint_name(name: str, progress: Progress = Progress()) -> tuple[str, str | None]:
