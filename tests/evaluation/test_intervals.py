@@ -97,7 +97,7 @@ def fine_tuned(draw: Draw, easy: Floats, gold: np.ndarray, seeds: int, spread: f
         count[row, guess, 1] += 1
         count[row, gold, 2] += 1
         counts.append(count)
-    return SeedScores.of("classification", counts)
+    return SeedScores.of("classification", "macro_f1", counts)
 
 
 @pytest.mark.slow
