@@ -12,6 +12,7 @@ import math
 import os
 import random
 import runpy
+import shlex
 import shutil
 import socket
 import string
@@ -55,6 +56,30 @@ class Messages(Progress):
 
     def log(self, text: str) -> None:
         self._messages.append(text)
+
+
+def understood(command: str | list[str]) -> dict[str, Any]:
+    """Parse a command line of unmask, whole or its arguments, without running it; return the options that are given.
+
+    Raises:
+        click.UsageError: it is none.
+    """
+    import typer
+
+    from unmask.cli.main import app
+
+    arguments = shlex.split(command)[1:] if isinstance(command, str) else command
+    verb: Any = typer.main.get_command(app)
+    context, name = None, "unmask"
+    while True:
+        try:
+            context = verb.make_context(name, arguments, parent=context)
+        except typer.Exit:  # --help, --version
+            return {}
+        rest = [*context._protected_args, *context.args]
+        if not hasattr(verb, "commands") or not rest:
+            return dict(context.params)
+        name, verb, arguments = verb.resolve_command(context, rest)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from tests.conftest import understood
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -71,24 +71,6 @@ def commands(code: str) -> Iterator[list[str]]:
                 part = ["file"] if set(word) <= set("<>") else []
             else:
                 part.append(word)
-
-
-def understand(arguments: list[str]) -> None:
-    """Parse a command line without running it; a usage error is raised."""
-    from unmask.cli.main import app
-
-    command: Any = typer.main.get_command(app)
-    context = None
-    name = "unmask"
-    while True:
-        try:
-            context = command.make_context(name, arguments, parent=context)
-        except typer.Exit:  # --help, --version
-            return
-        rest = [*context._protected_args, *context.args]
-        if not hasattr(command, "commands") or not rest:
-            return
-        name, command, arguments = command.resolve_command(context, rest)
 
 
 @pytest.fixture
@@ -152,7 +134,7 @@ def test_commands_are_understood(page: Path) -> None:
         if block.language in ("console", "sh", "bash", "shell"):
             for arguments in commands(block.code):
                 try:
-                    understand(arguments)
+                    understood(arguments)
                 except Exception as error:
                     pytest.fail(f"{page.name}:{block.line}: unmask {shlex.join(arguments)}: {error}")
 
@@ -195,9 +177,9 @@ def test_commands_are_found_between_others() -> None:
 
 
 def test_a_wrong_command_is_found() -> None:
-    understand(["fill", "model", "A [MASK]."])
-    understand(["tokenizer", "train", "--help"])
+    understood(["fill", "model", "A [MASK]."])
+    understood(["tokenizer", "train", "--help"])
     with pytest.raises(Exception, match=r"(?i)no such (option|command)"):
-        understand(["fill", "model", "--no-such-option"])
+        understood(["fill", "model", "--no-such-option"])
     with pytest.raises(Exception, match=r"(?i)no such (option|command)"):
-        understand(["no-such-verb"])
+        understood(["no-such-verb"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.conftest import understood
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 JOBS = EXAMPLES / "jobs"
@@ -92,7 +93,7 @@ def test_the_job_of_hugging_face_is_one_that_their_own_tool_takes(tmp_path: Path
     )
     assert job.returncode == 0, job.stderr
     assert "https://s3.hf.co/somebody" in job.stdout
-    understand(re.search(r"unmask train .* --resume", job.stdout)[0])  # type: ignore[index]
+    understood(re.search(r"unmask train .* --resume", job.stdout)[0])  # type: ignore[index]
 
 
 def test_the_jobs_of_slurm_and_skypilot_are_valid() -> None:
@@ -103,7 +104,7 @@ def test_the_jobs_of_slurm_and_skypilot_are_valid() -> None:
         subprocess.run(["bash", "-n"], input=code, text=True, check=True)
     for code in (script, job["run"]):
         for command in re.findall(r"unmask train .* --resume", code):
-            understand(command)
+            understood(command)
 
 
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -142,16 +143,3 @@ def test_the_stored_outputs_are_of_one_run_without_errors(path: Path) -> None:
 def code_cells(path: Path) -> list[dict[str, Any]]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [cell for cell in cells if cell["cell_type"] == "code"]
-
-
-def understand(command: str) -> None:
-    """Parse a command line of unmask without running it; a usage error is raised."""
-    import shlex
-
-    import typer
-
-    from unmask.cli.main import app
-
-    (_, verb, *arguments) = shlex.split(command)
-    parsed: Any = typer.main.get_command(app)
-    parsed.commands[verb].make_context(verb, arguments)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import Messages
+from tests.conftest import Messages, understood
 
 from unmask.checking import duplicates
+from unmask.checking.advice import train_command
 from unmask.checking.check import check_data
 from unmask.checking.results import DataCheck
 from unmask.config.settings import DocumentSettings
@@ -216,9 +217,9 @@ def test_labelled_files_and_the_splits_of_a_folder(tmp_path: Path) -> None:
     assert found.read["documents"] == 17
     # Only the training file is proposed to train on, with the field it needs.
     (command,) = found.plan["commands"]
-    assert f"{tmp_path / 'train.jsonl'} " in command
-    assert "test.jsonl" not in command
-    assert "--text-field sentence" in command
+    given = understood(command)
+    assert given["text"] == [str(tmp_path / "train.jsonl")]
+    assert given["text_field"] == "sentence"
 
 
 def test_a_test_file_among_the_data_does_not_leak_into_itself(tmp_path: Path) -> None:
@@ -241,6 +242,30 @@ def test_citation_intent_leaks(tmp_path: Path) -> None:
         counts = {Path(row["file"]).name: (row["exact"], row["documents"]) for row in found.leakage["files"]}
         assert counts == {"test.jsonl": (52, 139), "dev.jsonl": (43, 114)}
         assert found.verdict == "problem"
+
+
+@pytest.mark.parametrize(
+    ("case", "verbs"),
+    [
+        ({}, ["train"]),
+        ({"extend": True, "unreadable": True}, ["tokenizer", "train"]),
+        ({"tokenizer_only": True}, ["train"]),
+        ({"unknown": True}, ["train"]),
+    ],
+)
+def test_the_proposed_commands_are_understood(case: dict[str, Any], verbs: list[str]) -> None:
+    settings = DocumentSettings(text_field="the text", documents="line", encoding="latin-1", delimiter=";")
+    found = train_command(["my notes/a.csv"], "a model", 3, settings, **{"extend": False} | case)
+    assert [command.split()[1] for command in found] == verbs
+    for command in found:
+        given = understood(command)
+        assert given["text"] == ["my notes/a.csv"]
+        assert [given[name] for name in ("text_field", "documents", "encoding", "delimiter")] == [
+            "the text",
+            "line",
+            "latin-1",
+            ";",
+        ]
 
 
 # ---------------------------------------------------------------- with a model

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -161,6 +163,48 @@ def test_every_verb_and_option_is_explained(run: Run, path: tuple[str, ...], com
 
 def test_the_verbs_are_those_of_the_tests() -> None:
     assert sorted({path[0] for path, _ in commands()}) == sorted(VERBS)
+
+
+_HINT = re.compile(
+    r"""(?:^|[:'`]\s*)unmask ([a-z]+(?: [a-z]+)?)((?: (?!-)[^\s'`";:,)]+| -[-\w]+(?:[ =](?!-)[^\s'`";:,)]+)?)*)"""
+)
+
+
+def hints() -> Iterator[tuple[str, str]]:
+    """Yield the place and text of each command that the source names in a string, f-strings with X for a value."""
+    for path in sorted((Path(__file__).parents[2] / "src" / "unmask").rglob("*.py")):
+        inner: set[int] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                inner |= {id(part) for part in node.values}
+                text = "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+                text = node.value
+            else:
+                continue
+            for line in text.splitlines():
+                for hint in _HINT.finditer(line.strip()):
+                    if (
+                        not hint[0].startswith("unmask") or " -" in hint[0]
+                    ):  # without any option it is a sentence
+                        yield f"{path.name}:{node.lineno}", hint[0]
+
+
+def test_the_commands_that_messages_name_exist() -> None:
+    known = {" ".join(path): command for path, command in commands()}
+    found, wrong = 0, []
+    for place, hint in hints():
+        words = hint[hint.index("unmask") :].split()[1:]
+        command = known.get(" ".join(words[:2])) or known.get(words[0])
+        options = [word.partition("=")[0] for word in words if word.startswith("-") and len(word) > 1]
+        if command is None:
+            wrong.append(f"{place}: {hint}")
+        else:
+            takes = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            wrong += [f"{place}: {hint}: {option}" for option in options if option not in takes]
+        found += 1
+    assert found > 50
+    assert wrong == []
 
 
 def test_version(run: Run) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run
+from tests.conftest import understood
 
 import unmask
 from unmask.errors import ConfigError, DataError
@@ -146,6 +147,10 @@ def test_the_verb_and_the_function_repeat_a_plan(
         128,
         "--precision",
         "fp32",
+        "--documents",
+        "line",
+        "--set",
+        "train.eval_tokens=900",
     ]
     outcome = run("forecast", given / "domain.txt", "--model", checkpoint("bert"), *options, "--learning-rate", "1e-3", "--heldout",
                   given / "general.txt", "--html", "page.html", "--json")  # fmt: skip
@@ -162,14 +167,20 @@ def test_the_verb_and_the_function_repeat_a_plan(
     assert part["text_tokens"] < 0.3 * lengths[0]["text_tokens"]
     assert 0.7 < replayed["domain_tokens"] / replayed["tokens"] < 0.9
     assert [row["factor"] for row in found["rates"]] == [3.0]
-    assert found["commands"][0].startswith("unmask ")
+    then = understood(found["commands"][0])
+    assert then["text"] == [str(given / "domain.txt")]
+    assert (then["documents"], then["learning_rate"], then["overrides"]) == (
+        "line",
+        1e-3,
+        ["train.eval_tokens=900"],
+    )
     page = Path("page.html").read_text("utf-8")
     assert "Forecast" in page
     assert "<svg" in page
 
     again = unmask.forecast(
         str(given / "domain.txt"), model=checkpoint("bert"), general=str(given / "general.txt"), heldout=str(given / "general.txt"),
-        plan=given / "plan.json", batch_tokens=128, learning_rate=1e-3, precision="fp32", progress=False,
+        plan=given / "plan.json", batch_tokens=128, learning_rate=1e-3, precision="fp32", documents="line", progress=False,
     )  # fmt: skip
     values = ("domain", "general", "tokens")
     assert [[row[name] for name in values] for row in again.probes] == [

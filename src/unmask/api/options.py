@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from unmask.config.load import load_config
-from unmask.config.options import OPTIONS, TOKENIZER_OPTIONS, hint
+from unmask.config.options import OPTIONS, TOKENIZER_OPTIONS, flat_settings, hint
 from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -57,16 +57,6 @@ def configured(
         )
     nulls = [f"{key}=null" for key, value in flags.items() if value is None]
     return load_config(config, nulls, flags, keywords=True, progress=progress)
-
-
-def flat_settings(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= (
-            flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-        )
-    return flat
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from unmask.api.model import Model, load
-from unmask.api.options import configured, flat_settings, unknown
+from unmask.api.options import configured, unknown
 from unmask.api.progress import ProgressLike, shown
 from unmask.api.texts import Text, TextFiles
 from unmask.api.wording import in_python
-from unmask.config.options import OPTIONS
+from unmask.config.options import OPTIONS, flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.masking.custom import Strategy
 from unmask.errors import ConfigError, plural

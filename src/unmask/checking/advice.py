@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unmask.config.options import arguments
 from unmask.config.settings import DocumentSettings
 from unmask.errors import UnmaskError
 
@@ -100,24 +101,21 @@ def train_command(
     It trains from scratch if ``model`` is a tokenizer only, or if most of the text is ``unknown`` to its tokenizer. Where
     files are ``unreadable``, it leaves them out.
     """
-    known, text = DocumentSettings(), []
-    for name in ("text_field", "documents", "encoding", "delimiter", "markup"):
-        value = getattr(settings, name)
-        if value != getattr(known, name):
-            text.append(f"--{name.replace('_', '-')} {shlex.quote(value)}")
+    usual, read = DocumentSettings().model_dump(), settings.model_dump()
+    given = {"text_field", "documents", "encoding", "delimiter", "markup"}
+    text = arguments({f"data.{name}": read[name] for name in sorted(given) if read[name] != usual[name]})
     if unreadable:
         text.append("--skip-unreadable")
-    data, name = " ".join(map(shlex.quote, inputs)), model or "bert-base-uncased"
+    name = model or "bert-base-uncased"
     commands = []
     if extend and model and not (tokenizer_only or unknown):
         base, name = name, "runs/extended"
-        parts = ["unmask tokenizer extend", f"--model {shlex.quote(base)}"]
-        parts += [*(f"--data {shlex.quote(item)}" for item in inputs), "--add 1000", f"-o {name}"]
-        commands.append(" ".join([*parts, *text]))
-    start = f"--model {shlex.quote(name)}"
+        extending = ["unmask", "tokenizer", "extend", *inputs, "--model", base, "--add", "1000", *text]
+        commands.append(shlex.join([*extending, "-o", name]))
+    start = ["--model", name]
     if unknown:
-        start = "--preset modernbert-mini"
+        start = ["--preset", "modernbert-mini"]
     elif tokenizer_only:
-        start = f"--preset modernbert-mini --tokenizer {shlex.quote(name)}"
-    parts = [f"unmask train {data}", start, f"--epochs {epochs}", *text, "-o runs/adapted"]
-    return [*commands, " ".join(parts)]
+        start = ["--preset", "modernbert-mini", "--tokenizer", name]
+    training = ["unmask", "train", *inputs, *start, "--epochs", str(epochs), *text, "-o", "runs/adapted"]
+    return [*commands, shlex.join(training)]

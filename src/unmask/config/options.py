@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 OPTIONS = {
     "text": "data.inputs",
@@ -75,6 +77,30 @@ def flag(key: str) -> str:
     """Return how the command line names a setting."""
     option = OPTION_OF.get(key) or key.rpartition(".")[2]
     return "TEXT" if option == "text" else "--" + option.replace("_", "-")
+
+
+def flat_settings(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= (
+            flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        )
+    return flat
+
+
+def arguments(settings: Mapping[str, Any], options: Collection[str] = OPTION_OF) -> list[str]:
+    """Return the words of a command line that give some settings, by key; those that have none of the ``options`` with ``--set``."""
+    words = []
+    for key, value in settings.items():
+        if key not in options:
+            words += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+        elif value is True:
+            words.append(flag(key))
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                words += [flag(key), str(each)]
+    return words
 
 
 def renamed(message: str, name: Callable[[str], str]) -> str:

@@ -81,6 +81,11 @@ class Probed:
         return self.losses([], "domain")[0]
 
     @property
+    def general_loss(self) -> float:
+        """Loss of the base on general text."""
+        return float(self.losses([], "general")[0][0])
+
+    @property
     def longest(self) -> Probe:
         """The longest run on the text as it is."""
         return max(self.of("length"), key=lambda probe: probe.tokens)
@@ -209,12 +214,10 @@ def _against(probed: Probed, law: Law, back: JsonDict | None, base: float) -> An
         )
 
 
-def _too_wide(loss: Expected) -> str | None:
-    """Return why a forecast of the loss says too little, if it does."""
-    low, high = loss["interval"]
-    if high - low <= _WIDEST * loss["value"]:
-        return None
-    return f"every loss from {low:.2f} to {high:.2f} agrees with the runs; longer runs (--minutes) would narrow that"
+def _too_wide(found: Expected, loss: float) -> bool:
+    """Tell whether the interval of a forecast is so wide, compared with the loss, that it says too little."""
+    low, high = found["interval"]
+    return high - low > _WIDEST * loss
 
 
 def _forgetting(probed: Probed) -> tuple[dict[str, Any], Forgetting | None]:
@@ -275,16 +278,27 @@ def _horizon(
         "more_text": None,
         "reason": None,
     }
+    wide = []
     if law is not None:
         domain, change = loss_and_change(law.forecast(tokens, text), base)
-        if reason := _too_wide(domain):
-            found["reason"] = f"for {factor:g} times the tokens {reason}"
+        if _too_wide(domain, domain["value"]):
+            low, high = domain["interval"]
+            wide.append(f"every loss from {low:.2f} to {high:.2f}")
             law = None
     if law is not None:
         found["domain"], found["change"] = domain, change
         found["more_text"] = _more_text(law, tokens, text)
     if forgetting is not None:
-        found["forgetting"] = value(forgetting.forecast(tokens, 0.0, text))
+        lost = value(forgetting.forecast(tokens, 0.0, text))
+        if _too_wide(lost, probed.general_loss):
+            low, high = lost["interval"]
+            wide.append(f"every change of the general loss from {low:+.2f} to {high:+.2f}")
+        else:
+            found["forgetting"] = lost
+    if wide:
+        found["reason"] = (
+            f"for {factor:g} times the tokens {' and '.join(wide)} agrees with the runs; longer runs (--minutes) would narrow that"
+        )
     if law is not None and forgetting is not None and probed.of("replay"):
         found["replay"] = _replay(law, forgetting, tokens, text, base, wanted)
     return found

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unmask.config.options import OPTIONS, arguments, flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
 from unmask.data.unknown import require_measurable
@@ -43,6 +44,13 @@ _FEWEST_EVAL_TOKENS = 4_000
 _SPARE = 0.9
 """Of the minutes so much is planned: no step takes as long as the one before it."""
 _FEWEST_STEPS_A_PASS = 4
+_LENGTHS = {"train.max_steps", "train.epochs", "train.minutes"}
+_OPTIONS = {
+    OPTIONS[name]
+    for name in ("model", "heldout", "documents", "text_field", "encoding", "delimiter", "markup", "max_length", "batch_tokens",
+                 "learning_rate", "mask_rate", "strategy", "seed", "offline", "device", "precision")
+}  # fmt: skip
+"""Settings for which ``unmask forecast`` has an option."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -360,35 +368,19 @@ def _notes(
 
 
 def _commands(config: RunConfig, found: dict[str, Any], minutes: float) -> list[str]:
-    """Return the command to run next: the adaptation, or a longer forecast."""
-    data = config.data
-    words = [*data.inputs, "--model", str(config.model.name)]
-    for each in data.heldout:
-        words += ["--heldout", each]
-    train = config.train
-    for option, given in (
-        ("--batch-tokens", train.batch_tokens),
-        ("--learning-rate", train.optimizer.learning_rate),
-        ("--max-length", data.max_length),
-    ):
-        if given is not None:
-            words += [option, f"{given:g}" if isinstance(given, float) else str(given)]
+    """Return the command to run next: the adaptation, or a longer forecast; both with the settings that were given."""
+    usual = flat_settings(RunConfig().model_dump())
+    given = {key: value for key, value in flat_settings(config.model_dump()).items() if value != usual[key]}
+    start = [*given.pop("data.inputs"), *arguments({"model.name": given.pop("model.name")})]
+    general = given.pop("data.replay", [])
     row = found["horizons"][0]
     if row["domain"] is None:
-        again = [
-            "unmask",
-            "forecast",
-            *words,
-            "--minutes",
-            f"{2 * minutes if np.isfinite(minutes) else 10:g}",
-        ]
-        for each in data.replay:
-            again += ["--general", each]
-        return [shlex.join(again)]
-    words += ["--max-steps", str(row["steps"])]
+        longer = f"{2 * minutes if np.isfinite(minutes) else 10:g}"
+        words = ["unmask", "forecast", *start, *arguments(given, _OPTIONS), "--minutes", longer]
+        return [shlex.join([*words, *(word for each in general for word in ("--general", each))])]
     share = (row["replay"] or {}).get("share")
-    for each in data.replay:
-        words += ["--replay" if share else "--general", each]
+    given = {key: value for key, value in given.items() if key not in _LENGTHS}
+    given |= {"train.max_steps": row["steps"], ("data.replay" if share else "data.forgetting_eval"): general}
     if share:
-        words += ["--replay-share", f"{share:g}"]
-    return [shlex.join(["unmask", "train", *words, "-o", "runs/adapted"])]
+        given["data.replay_share"] = share
+    return [shlex.join(["unmask", "train", *start, *arguments(given), "-o", "runs/adapted"])]

@@ -146,6 +146,12 @@ def _chart(found: JsonDict, key: str, title: str) -> Chart:
     ]
     curve = [(row["tokens"], row[key]) for row in found["curve"] if row[key] is not None]
 
+    # An interval that reaches far beyond all values is cut off: they would be a flat line beside it.
+    values = [level, *(each for _, each in measured), *(each["value"] for _, each in curve)]
+    lowest, highest = 2 * min(values) - max(values), 2 * max(values) - min(values)
+    ends = [end for _, each in curve for end in each["interval"]]
+    cut = ", cut off where wide" if any(not lowest <= end <= highest for end in ends) else ""
+
     def paint(axes: Axes) -> None:
         if curve:
             xs = [at for at, _ in curve]
@@ -158,10 +164,12 @@ def _chart(found: JsonDict, key: str, title: str) -> Chart:
         )
         axes.axhline(level, color=COLOUR["before"], linewidth=1.5, linestyle=(0, (1.2, 2.2)))
         _dress(axes, [at for at, _ in measured] + [at for at, _ in curve])
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, lowest), min(top, highest))
 
     legend: list[tuple[str, Role]] = [("measured", "point")]
     if curve:
-        legend.append(("forecast, 90% interval", "baseline"))
+        legend.append((f"forecast, 90% interval{cut}", "baseline"))
     legend.append(("before training", "before"))
     svg = drawing(key, _summary(title, measured, curve, level), (440, 285), (52, 42, 14, 10), paint)
     return Chart(key, title, svg, tuple(Legend(label, role) for label, role in legend))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from unmask.config.old_keys import translate
+from unmask.config.options import flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.corpus import MANIFEST
 from unmask.data.masking.custom import CustomUnits
@@ -73,7 +74,7 @@ def require_same_settings(config: RunConfig, world: World) -> None:
     for key in ("inputs", "heldout", "replay", "forgetting_eval"):
         settings["data"].pop(key)
     versions = {name: version_of(name) for name in ("unmask", "torch", "transformers", "tokenizers")}
-    world.require_same(versions | _flat(settings))
+    world.require_same(versions | flat_settings(settings))
 
 
 def require_same_model(fingerprint: dict[str, Any], components: RunComponents) -> None:
@@ -141,9 +142,11 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], folder: Ru
                 f"restore it, or start again in another folder{further(folder)}"
             )
     try:
-        after, usual = _flat(current["settings"]), _flat(RunConfig().model_dump())
+        after, usual = flat_settings(current["settings"]), flat_settings(RunConfig().model_dump())
         # A setting that was added since had its default: that of a new setting changes nothing.
-        before = {key: usual[key] for key in after if key in usual} | translate(_flat(saved["settings"]))
+        before = {key: usual[key] for key in after if key in usual} | translate(
+            flat_settings(saved["settings"])
+        )
     except ConfigError as error:
         raise ConfigError(
             f"cannot resume: {error}; finish this run with the version that began it ('unmask' in run.json), "
@@ -160,17 +163,8 @@ def check_fingerprint(saved: dict[str, Any], current: dict[str, Any], folder: Ru
 
 def given_otherwise(config: RunConfig, before: RunConfig) -> list[str]:
     """Return the settings that are neither left open nor those of a run so far."""
-    given, known, usual = (_flat(of.model_dump()) for of in (config, before, RunConfig()))
+    given, known, usual = (flat_settings(of.model_dump()) for of in (config, before, RunConfig()))
     return [key for key, value in given.items() if value not in (known.get(key), usual.get(key))]
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {prefix: content}
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return flat
 
 
 def now() -> str:
