@@ -220,6 +220,15 @@ def test_what_cannot_be_forecast_is_one_line(
     assert message in outcome.complaint
 
 
+def test_steps_are_shortened_to_fit_into_the_text(
+    run: Run, given: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    outcome = run("forecast", given / "domain.txt", "--model", checkpoint("bert"), "--minutes", 0.01)
+    assert "1,024 tokens a step: 16,384 would take" in outcome.err
+    assert outcome.code == 2  # too few minutes for any plan
+    assert "lower --batch-tokens" not in outcome.err
+
+
 def test_models_that_have_no_loss_to_start_from(
     given: Path, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

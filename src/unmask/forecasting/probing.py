@@ -94,8 +94,8 @@ class Prober:
         sums = unit_sums(text, evaluation_batches_of(text, self.eval_tokens), predictions)[:, :2]
         return sums[sums[:, 0] > 0]  # an evaluation may read fewer documents than are held out
 
-    def seconds(self) -> tuple[float, float]:
-        """Measure and return the seconds of an optimizer step and of an evaluation."""
+    def seconds(self) -> float:
+        """Measure and return the seconds of an optimizer step."""
         loop = self._loop(ProbingRun("length", 1_000))
         times = []
 
@@ -105,9 +105,13 @@ class Prober:
 
         loop.after_step = stop
         loop.run()
+        return float(np.median(np.diff(times)))
+
+    def evaluation_seconds(self) -> float:
+        """Measure and return the seconds of an evaluation."""
         begin = time.perf_counter()
         self.evaluate()
-        return float(np.median(np.diff(times))), time.perf_counter() - begin
+        return time.perf_counter() - begin
 
     def probe(
         self, run: ProbingRun, deadline: float = np.inf, advance: Callable[[], None] = lambda: None
