@@ -160,8 +160,9 @@ def plan(shards: str, model: str) -> Result:
     from unmask.config.settings import MaskingSettings
     from unmask.data.batches import TextSource
     from unmask.data.corpus import open_corpus
+    from unmask.data.heldout_size import MINIMUM
     from unmask.data.overlap import find_overlap
-    from unmask.data.split import MINIMUM, split_documents
+    from unmask.data.split import split_documents
     from unmask.data.tokenizer import load_tokenizer, vocabulary_of
     from unmask.data.training_stream import Cursor, TrainingStream
 

@@ -29,7 +29,8 @@ from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import is_corpus, open_corpus
-from unmask.data.split import MINIMUM, split_documents
+from unmask.data.heldout_size import MINIMUM
+from unmask.data.split import split_documents
 from unmask.data.tokenizer import vocabulary_of
 from unmask.errors import (
     ConfigError,

@@ -1,4 +1,4 @@
-"""The machine that a process runs on."""
+"""The machine that a process runs on, and how many processes it runs among."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ def cores() -> int:
     """Return the cores that this process may use."""
     available = getattr(os, "sched_getaffinity", None)
     return len(available(0)) if available else os.cpu_count() or 1
+
+
+def processes() -> int:
+    """Return how many processes ``torchrun`` started this one among; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def version_of(package: str) -> str:

@@ -16,9 +16,10 @@ from unmask.data import parts
 from unmask.data import preparation as shards
 from unmask.data import shards as shard_files
 from unmask.data.corpus import Corpus, document_key, is_corpus, manifest_text, open_corpus
+from unmask.data.heldout_size import MINIMUM
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
-from unmask.data.split import MINIMUM, split_documents, split_texts
+from unmask.data.split import split_documents, split_texts
 from unmask.data.tokenizer import TextEncoder, load_tokenizer, tokenizer_hash
 from unmask.errors import DataError
 from unmask.progress import Progress

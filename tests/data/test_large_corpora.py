@@ -25,11 +25,12 @@ from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.corpus import Corpus, document_key, open_corpus
 from unmask.data.document_set import DocumentSet, RunningSums
+from unmask.data.heldout_size import MINIMUM
 from unmask.data.masking.random_bits import MaskKey, shuffled
 from unmask.data.packing import Sequences, SequenceSplit
 from unmask.data.preparation import prepare
 from unmask.data.shards import ShardWriter
-from unmask.data.split import MINIMUM, split_documents
+from unmask.data.split import split_documents
 from unmask.data.tokenizer import Vocabulary, vocabulary_of
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError

@@ -15,9 +15,10 @@ from unmask.cli.main import main
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
 from unmask.data.corpus import document_key
+from unmask.data.heldout_size import MINIMUM
 from unmask.data.overlap import Overlap, find_overlap
 from unmask.data.preparation import prepare
-from unmask.data.split import MINIMUM, split_documents
+from unmask.data.split import split_documents
 from unmask.data.tokenizer import vocabulary_of
 
 LETTERS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "dna": "ACGT"}

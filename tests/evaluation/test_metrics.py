@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.evaluation import bootstrap
 from unmask.evaluation.bootstrap import (
-    FEWEST_UNITS,
     Estimate,
     calibration,
     ratios,

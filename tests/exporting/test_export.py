@@ -17,7 +17,8 @@ import torch
 import unmask
 from unmask.data.batches import Batch
 from unmask.data.corpus import open_corpus
-from unmask.data.split import MINIMUM, split_documents
+from unmask.data.heldout_size import MINIMUM
+from unmask.data.split import split_documents
 from unmask.errors import ConfigError
 from unmask.exporting.export import Export, export_model
 from unmask.exporting.parity import ROUNDING

@@ -43,7 +43,8 @@ def test_held_out_documents_are_left_out(tmp_path: Path, documents: int, share: 
     entries, _ = open_it(tmp_path / "run", data)
     found = {name for name in names if name in entries}
 
-    from unmask.data.split import MINIMUM, split_documents
+    from unmask.data.heldout_size import MINIMUM
+    from unmask.data.split import split_documents
     from unmask.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(tmp_path / "run" / "tokenizer"))

@@ -22,8 +22,9 @@ from unmask.config.load import load_config
 from unmask.config.settings import DocumentSettings, MaskingSettings, OptimizerSettings, RunConfig
 from unmask.data.batches import TextSource, join
 from unmask.data.corpus import Corpus, open_corpus
+from unmask.data.heldout_size import MINIMUM
 from unmask.data.preparation import prepare
-from unmask.data.split import MINIMUM, split_documents
+from unmask.data.split import split_documents
 from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError, Interrupted

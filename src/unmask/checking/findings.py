@@ -9,11 +9,11 @@ from typing import Literal
 
 from unmask.checking.advice import EXTEND_TOKENS
 from unmask.checking.duplicates import NEAR_WORDS
+from unmask.data.heldout_size import FEWEST_UNITS, PART, held_out_texts
 from unmask.data.reading.errors import KEPT
-from unmask.data.split import PART, held_out_texts
 from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
-from unmask.reporting.format import FEWEST_UNITS, no_interval, percent, place, round_trip_text
+from unmask.reporting.format import no_interval, percent, place, round_trip_text
 from unmask.storage import JsonDict
 
 Level = Literal["problem", "warning", "note", "ok"]

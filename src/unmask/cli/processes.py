@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+from unmask.machine import processes
 from unmask.storage import lock_file
 
 PATIENCE = 2.0
@@ -16,25 +17,16 @@ _POLL = 0.05
 _NAMED = re.compile(r"process \d+ (of \d+ )?on ")
 
 
-def are_several() -> bool:
-    """Whether ``torchrun`` started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def to_print(text: str) -> str | None:
     """Return the line of an error as this process prints it, or ``None`` where another one of this host has printed it.
 
     The first process of a host prints what all of them meet; an error of another one is printed with its number,
     unless it names the process that is to blame.
     """
-    if not are_several():
+    if processes() == 1:
         return text
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    by = (
-        ""
-        if first or _NAMED.match(text)
-        else f"process {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}: "
-    )
+    by = "" if first or _NAMED.match(text) else f"process {os.environ['RANK']} of {processes()}: "
     own = f"{by}{text}"
     of_torchrun = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a temporary folder of this process
     if not of_torchrun:

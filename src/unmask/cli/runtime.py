@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from unmask.cli.processes import are_several, to_print
+from unmask.cli.processes import to_print
 from unmask.cli.usage import usage_message
 from unmask.errors import DataError, DiskError, Interrupted, UnmaskError
+from unmask.machine import processes
 from unmask.progress import Progress
 from unmask.reporting.drawing import require_charts
 
@@ -137,7 +138,7 @@ def check_texts(data: DataSettings) -> None:
 
     Of several processes one reads the text, and the others may not see it.
     """
-    if not are_several():
+    if processes() == 1:
         from unmask.data.corpus import require_texts
 
         require_texts(data)

@@ -14,27 +14,12 @@ import numpy as np
 
 from unmask.data.corpus import Corpus, document_key
 from unmask.data.document_set import DocumentSet
-
-MINIMUM = 15
-"""Texts that are held out at least: ten, which an interval needs, and some to choose the weights on."""
-PART = 4
-"""To reach the minimum, one text in so many is held out at most."""
+from unmask.data.heldout_size import PART, held_out_texts
 
 
 def is_held_out(keys: Any, share: float) -> Any:
     """Return whether a share holds out a document by its key, :func:`document_key`; of an array, for each of them."""
     return keys < np.uint64(int(share * 2.0**64))
-
-
-def held_out_texts(by_share: int, texts: int, minimum: int = MINIMUM) -> int:
-    """Return how many of some texts are held out; copies count once.
-
-    Args:
-        by_share: how many of them the share holds out, at least 1.
-        texts: at least 2.
-        minimum: how many to hold out if there are enough texts.
-    """
-    return max(by_share, min(minimum, texts // PART))
 
 
 def split_documents(corpus: Corpus, share: float, minimum: int) -> tuple[DocumentSet, DocumentSet | None]:

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.data.masking.random_bits import mix
 from unmask.errors import plural
-from unmask.reporting.format import FEWEST_UNITS, no_interval
+from unmask.reporting.format import no_interval
 
 Floats = NDArray[np.float64]
 

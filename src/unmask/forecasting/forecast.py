@@ -16,6 +16,7 @@ import torch
 from unmask.config.options import OPTIONS, arguments, flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
+from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import ratios
@@ -32,7 +33,7 @@ from unmask.forecasting.plan import (
 from unmask.forecasting.probing import Probe, Prober, Sums
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
-from unmask.reporting.format import FEWEST_UNITS, loss, no_interval
+from unmask.reporting.format import loss, no_interval
 from unmask.reporting.results import Result, Rows
 from unmask.run.components import RunComponents, build_components
 from unmask.run_folder import RunFolder

@@ -17,10 +17,10 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.errors import MissingExtra
 from unmask.evaluation.bootstrap import LEVEL, Floats, t_quantile
 from unmask.probing.examples import Kind
-from unmask.reporting.format import FEWEST_UNITS
 
 Labels = list[list[str]]
 """A label for each unit of each example."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.errors import plural
 from unmask.storage import JsonDict
 
@@ -56,8 +57,6 @@ BASELINES = {
 _MORE_SIGHT = "ngram_true_neighbours"
 """The baseline that sees masked neighbours, which the model does not: no bar for the model."""
 _EARLIER_MASKS = "80% of the targets replaced by the mask token, 10% by a random token, 10% unchanged"
-FEWEST_UNITS = 10
-"""With fewer documents no interval is given: it would be right, and mostly so wide that it says nothing."""
 _SHARES = {"accuracy", "accuracy_at_5", "accuracy_at_10", "f1", "macro_f1", "precision", "recall", "share"}
 _SHARES |= {"micro_f1", *RETRIEVAL_METRICS}
 _MISSING, _NOT_FINITE = "–", "not finite"

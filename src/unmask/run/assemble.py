@@ -8,7 +8,7 @@ import torch
 
 from unmask.config.load import load_config
 from unmask.config.settings import RunConfig
-from unmask.data.split import MINIMUM
+from unmask.data.heldout_size import least_held_out
 from unmask.data.training_stream import TrainingStream
 from unmask.model.layers import networks
 from unmask.model.presets import find_preset
@@ -88,7 +88,7 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
             "data": config.data.model_copy(
                 update={
                     "max_length": components.max_length,
-                    "heldout_minimum": config.data.heldout_minimum or MINIMUM,
+                    "heldout_minimum": least_held_out(config.data),
                 }
             ),
         }

@@ -13,10 +13,11 @@ from unmask.config.settings import DataSettings, ModelSettings, RunConfig, Train
 from unmask.data.batches import TextSource
 from unmask.data.batching import first_characters
 from unmask.data.corpus import given_shards, require_texts
+from unmask.data.heldout_size import least_held_out
 from unmask.data.masking.custom import CustomUnits
 from unmask.data.masking.units import plan_of
 from unmask.data.reading.documents import DocumentReader
-from unmask.data.split import MINIMUM, training_texts
+from unmask.data.split import training_texts
 from unmask.data.tokenizer import load_tokenizer
 from unmask.data.verification import Verification
 from unmask.errors import ConfigError, DataError
@@ -222,8 +223,8 @@ def _train_tokenizer(model: ModelSettings, data: DataSettings, progress: Progres
     reader = DocumentReader(data.inputs, data, progress=progress)
     documents = (document.text for document in reader)
     # Held-out text must be as new to the tokenizer as to the model.
-    split = data.heldout_share, data.heldout_minimum or MINIMUM
-    trained_on = documents if data.heldout else training_texts(documents, *split)
+    minimum = least_held_out(data)
+    trained_on = documents if data.heldout else training_texts(documents, data.heldout_share, minimum)
     texts = first_characters(trained_on, _TOKENIZER_CHARACTERS)
     preset = find_preset(model.preset)
     family = tokenizer_family(preset.family)

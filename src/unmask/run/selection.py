@@ -12,10 +12,11 @@ import numpy as np
 
 from unmask.config.settings import RunConfig, TrainSettings
 from unmask.data.batches import TextSource
+from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.data.masking.random_bits import mix
 from unmask.errors import plural
 from unmask.progress import Progress
-from unmask.reporting.format import FEWEST_UNITS, no_interval
+from unmask.reporting.format import no_interval
 from unmask.run.components import RunComponents
 from unmask.run.results import FINAL_EVALUATION
 

@@ -15,9 +15,10 @@ from unmask.data.corpus import (
     require_made_by,
 )
 from unmask.data.document_set import DocumentSet
+from unmask.data.heldout_size import PART, least_held_out
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.preparation import prepare
-from unmask.data.split import MINIMUM, PART, is_held_out, split_documents
+from unmask.data.split import is_held_out, split_documents
 from unmask.data.verification import Verification
 from unmask.errors import plural
 from unmask.model.masked_lm import MaskedLM
@@ -64,7 +65,7 @@ def open_texts(
 
     def split(inputs: list[str], name: str, what: str) -> tuple[TextSource, TextSource | None]:
         corpus = _open_corpus(inputs, data, folder.root / name, model, world, progress, verification)
-        train, heldout = split_documents(corpus, data.heldout_share, data.heldout_minimum or MINIMUM)
+        train, heldout = split_documents(corpus, data.heldout_share, least_held_out(data))
         _log_split(corpus, heldout, data.heldout_share, what, progress)
         return source(corpus, train), None if heldout is None else source(corpus, heldout)
 

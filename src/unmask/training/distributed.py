@@ -28,6 +28,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from unmask.errors import ERRORS, ConfigError, DataError, LostProcess, UnmaskError, plural
+from unmask.machine import processes
 from unmask.training.pulse import Pulse
 
 Result = TypeVar("Result")
@@ -71,11 +72,11 @@ class World:
         Raises:
             LostProcess: not all of them came.
         """
-        if not World.expected():
+        if processes() == 1:
             return World()
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        rank, size, limit = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout)
+        rank, size, limit = int(os.environ["RANK"]), processes(), timedelta(seconds=timeout)
         try:
             if not dist.is_initialized():
                 store, rank, size = next(rendezvous("env://", timeout=limit))
@@ -94,11 +95,6 @@ class World:
                 f"({str(error).splitlines()[0][:200]}); look at what they say, and at the network"
             ) from None
         return World(rank, size, timeout, _control=control, _pulse=Pulse.start(rank, size, name[0]))
-
-    @staticmethod
-    def expected() -> bool:
-        """Return whether ``torchrun`` started this process as one of several."""
-        return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     @staticmethod
     def will_be_main() -> bool:

@@ -31,7 +31,7 @@ from transformers import AutoModelForMaskedLM
 from unmask.config.settings import TrainSettings
 from unmask.data.batches import Batch
 from unmask.errors import ConfigError, UnmaskError
-from unmask.machine import memory_bytes
+from unmask.machine import memory_bytes, processes
 from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
@@ -60,7 +60,7 @@ def require_parallel(train: TrainSettings) -> None:
             "--offload keeps shares of the model in the memory of the host, but with --parallel ddp there are none: each "
             "process has the whole model; leave out one of them"
         )
-    if train.offload and not World.expected():
+    if train.offload and processes() == 1:
         raise ConfigError(
             "--offload keeps shares of the model in the memory of the host, but a single process has the whole model; "
             "start several with torchrun, or leave it out"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from unmask.config.settings import DataSettings
-from unmask.data.split import MINIMUM, split_texts
+from unmask.data.heldout_size import MINIMUM
+from unmask.data.split import split_texts
 
 _MAX_CHARACTERS = 4 << 20
 
