@@ -101,7 +101,9 @@ def _texts(args: argparse.Namespace, topic: str, general: list[str], domain: lis
     if topic == "biomedical":
         # By paragraph: a few long papers are no sample to resample.
         return {"train": domain[:-1], "heldout": domain[-1:], "documents": "line"}
-    settings: Result = {"topic": topic, "files": general[-3:-1] if topic in TOPICS else []}
+    if topic == "python":
+        return {"train": [harness.documentation(_PYTHON_CHARACTERS)[0]], "heldout": [], "documents": "auto"}
+    settings: Result = {"topic": topic, "files": general[-3:-1]}
     folder = harness.once("topic", harness.fingerprint(settings["files"]), "forecast", "topic_text", settings)
     return {"train": [str(next(Path(folder).iterdir()))], "heldout": [], "documents": "auto"}
 
@@ -207,11 +209,6 @@ def topic_text(out: str, topic: str, files: list[str]) -> Result:
     """Write the text of a topic to a folder."""
     folder = Path(out)
     folder.mkdir(parents=True)
-    if topic == "python":
-        from unmask.run.docstrings import collect_docstrings, write_jsonl
-
-        write_jsonl(collect_docstrings(max_characters=_PYTHON_CHARACTERS).train, folder / "python.jsonl")
-        return {}
     articles = [article for file in files for article in re.split(r"\n\s*\n", Path(file).read_text("utf-8"))]
     about = [
         article

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -228,6 +229,14 @@ def once(name: str, content: Any, module: str, function: str, settings: Result) 
         say(f"preparing {folder.name}")
         run(module, function, settings | {"out": str(folder)})
     return str(folder)
+
+
+def documentation(characters: int) -> tuple[str, str]:
+    """Return the files of the documentation of the installed packages: training text, and held-out text."""
+    installed = sorted(f"{each.name} {each.version}" for each in distributions())
+    settings = {"characters": characters}
+    folder = Path(once("documentation", [sys.version, installed], "ours", "documentation", settings))
+    return str(folder / "train.jsonl"), str(folder / "heldout.jsonl")
 
 
 def part(folder: Path, name: str, module: str, function: str, settings: Result) -> Result:

@@ -54,6 +54,20 @@ def make_start(out: str, vocabulary: str, layers: int, hidden: int, **config: An
     return {}
 
 
+def documentation(out: str, characters: int) -> Result:
+    """Write the documentation of the installed packages, for :func:`harness.documentation`."""
+    from unmask.run.docstrings import collect_docstrings, write_jsonl
+
+    corpus = collect_docstrings(max_characters=characters)
+    partial = Path(out + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_jsonl(corpus.train, partial / "train.jsonl")
+    write_jsonl(corpus.heldout, partial / "heldout.jsonl")
+    partial.rename(out)
+    return {}
+
+
 def shards(out: str, start: str, files: list[str], documents: str) -> Result:
     """Prepare text as ``unmask prepare`` does."""
     from unmask.config.settings import DocumentSettings

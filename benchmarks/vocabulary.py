@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import time
 from functools import partial
-from importlib.metadata import distributions
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -97,7 +95,7 @@ class _Domain:
     def __init__(self, args: argparse.Namespace, name: str) -> None:
         biomedical = name == DOMAINS[0]
         self.args = argparse.Namespace(**vars(args))
-        self.args.domain = args.domain if biomedical else _documentation(args)
+        self.args.domain = args.domain if biomedical else [*map(Path, harness.documentation(args.characters))]
         self.tasks = args.tasks if biomedical else []
         self.texts = adaptation.texts_of(self.args)
         self.name = name
@@ -193,30 +191,7 @@ class _Domain:
         }
 
 
-def _documentation(args: argparse.Namespace) -> list[Path]:
-    """Return the documentation of the installed packages; the last file is held out."""
-    installed = sorted(f"{each.name} {each.version}" for each in distributions())
-    place = harness.once(
-        "documentation", [sys.version, installed], "vocabulary", "collected", {"characters": args.characters}
-    )
-    return [Path(place) / "train.jsonl", Path(place) / "heldout.jsonl"]
-
-
 # ---------------------------------------------------------------- measured in its own process
-
-
-def collected(out: str, characters: int) -> Result:
-    """Write the documentation of the installed packages."""
-    from unmask.run.docstrings import collect_docstrings, write_jsonl
-
-    corpus = collect_docstrings(max_characters=characters)
-    made = Path(out + ".partial")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    write_jsonl(corpus.train, made / "train.jsonl")
-    write_jsonl(corpus.heldout, made / "heldout.jsonl")
-    made.rename(out)
-    return {}
 
 
 def trim(out: str, model: str, texts: Result, keep: float) -> Result:
