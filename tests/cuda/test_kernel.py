@@ -15,8 +15,9 @@ from torch.nn.attention.varlen import varlen_attn
 
 from unmask.data.batches import Batch
 from unmask.model import attention, masked_lm
-from unmask.model.attention import PackedLayout, packed_attention
+from unmask.model.attention import packed_attention
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import PackedLayout
 
 Load = Callable[..., MaskedLM]
 PACKED = ("bert", "roberta", "distilbert", "electra", "albert", "modernbert", "eurobert")

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.model.attention import PackedLayout, packed_attention
+from unmask.model.attention import packed_attention
+from unmask.model.packed_layout import PackedLayout
 
 HEADS, WIDTH = 4, 8
 LAYOUTS = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from unmask.errors import ConfigError
-from unmask.model import attention
+from unmask.model import attention, packed_layout
 from unmask.model.load import set_dropout
 from unmask.model.masked_lm import MaskedLM
 
@@ -78,7 +78,7 @@ def test_an_architecture_that_leaks_is_padded(
 ) -> None:
     """The trial at the start finds attention across documents, whatever its cause, and does without packing."""
     whole = PackedWhole()
-    monkeypatch.setattr(attention.PackedLayout, "of", whole)
+    monkeypatch.setattr(packed_layout.PackedLayout, "of", whole)
     model = MaskedLM(tiny_model("bert", len(wordpiece_tokenizer)), wordpiece_tokenizer)
     assert whole.asked
     assert not model.packed
@@ -94,11 +94,11 @@ class PackedWhole:
     """Takes a packed row for one document."""
 
     def __init__(self) -> None:
-        self.asked, self.real = 0, attention.PackedLayout.of
+        self.asked, self.real = 0, packed_layout.PackedLayout.of
 
     def __call__(
         self, cu_seqlens: np.ndarray, device: torch.device, targets: torch.Tensor | None = None, *_: bool
-    ) -> attention.PackedLayout:
+    ) -> packed_layout.PackedLayout:
         self.asked += 1
         return self.real(cu_seqlens[[0, -1]], device, targets)
 

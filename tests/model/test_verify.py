@@ -12,7 +12,7 @@ import torch
 
 from unmask.config.load import load_config
 from unmask.errors import ConfigError
-from unmask.model import attention
+from unmask.model import packed_layout
 from unmask.model.load import load_for_inference
 from unmask.model.verify import verify
 from unmask.progress import Progress
@@ -32,12 +32,12 @@ class Listener(Progress):
 @pytest.fixture
 def leak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Let the documents of rows of more than 60 tokens see each other, which is more than the trial has."""
-    real = attention.PackedLayout.of
+    real = packed_layout.PackedLayout.of
 
-    def whole(cu_seqlens: np.ndarray, *args: Any) -> attention.PackedLayout:
+    def whole(cu_seqlens: np.ndarray, *args: Any) -> packed_layout.PackedLayout:
         return real(cu_seqlens[[0, -1]] if cu_seqlens[-1] > 60 else cu_seqlens, *args)
 
-    monkeypatch.setattr(attention.PackedLayout, "of", whole)
+    monkeypatch.setattr(packed_layout.PackedLayout, "of", whole)
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "verified"
 

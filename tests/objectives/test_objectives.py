@@ -28,8 +28,9 @@ from unmask.data.packing import Packed
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import ConfigError
 from unmask.model import attention
-from unmask.model.attention import PackedLayout, packed_attention
+from unmask.model.attention import packed_attention
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import PackedLayout
 from unmask.objectives import clm
 from unmask.objectives.clm import CausalDetour, CausalLanguageModelling
 from unmask.objectives.contrastive import ContrastiveLearning

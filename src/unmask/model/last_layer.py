@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from unmask.errors import ConfigError
-from unmask.model.attention import PackedLayout, packed_attention, register
+from unmask.model.attention import packed_attention, register
 from unmask.model.layers import encoder_layers
+from unmask.model.packed_layout import PackedLayout
 
 
 class _Rows(NamedTuple):

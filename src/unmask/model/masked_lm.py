@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unmask.data.batches import Batch, unmasked_batch
 from unmask.data.tokenizer_files import check_size
 from unmask.errors import ConfigError
-from unmask.model.attention import NAME, PackedLayout, on_device, register
+from unmask.model.attention import NAME, register
 from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.linear import share_onednn_weights
@@ -23,6 +23,7 @@ from unmask.model.cpu.norms import use_bf16_norms
 from unmask.model.head import TargetSelector, find_head, require_encoder, run_head
 from unmask.model.last_layer import shorten_last_layer
 from unmask.model.layers import encoder_layers, networks, usable_positions
+from unmask.model.packed_layout import PackedLayout, on_device
 from unmask.model.shapes import pad_to_round_size
 from unmask.model.softmax import target_losses
 from unmask.model.trial import UNABLE, close, find_shortest, gives, reason_of, trial_batch

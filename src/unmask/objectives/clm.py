@@ -19,8 +19,8 @@ from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
 from unmask.errors import ConfigError
-from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import on_device
 from unmask.model.shapes import round_up
 from unmask.model.softmax import row_blocks
 from unmask.model.trial import UNABLE, close, trial_batch

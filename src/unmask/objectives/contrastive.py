@@ -26,8 +26,8 @@ from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
 from unmask.data.pairs import SHORTEST, UNLABELLED, PackedPairs, PairSource, sentence_ends
 from unmask.errors import ConfigError, DataError, plural
-from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import on_device
 from unmask.model.pooling import MEAN, Mode, stored_pooling
 from unmask.model.sentence_modules import find_sentence_modules, write_mean_pooling
 from unmask.model.shapes import round_up

@@ -8,8 +8,8 @@ from unmask.data.batches import Batch, masked_batch
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
-from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import on_device
 from unmask.objectives.cross_entropy import masked_cross_entropy
 from unmask.objectives.objective import Loss, Objective
 

@@ -22,8 +22,8 @@ from unmask.data.packing import Packed
 from unmask.data.pairs import SHORTEST, UNLABELLED, Change, PackedPairs, PairSource, sentence_ends
 from unmask.data.special_tokens import between_passages
 from unmask.errors import ConfigError, DataError, plural
-from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import on_device
 from unmask.model.sentence_head import (
     SentenceHead,
     class_with_both_heads,

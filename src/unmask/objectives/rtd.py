@@ -24,10 +24,10 @@ from unmask.data.masking.random_bits import MaskKey, random_bits_at
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
 from unmask.errors import plural
-from unmask.model.attention import on_device
 from unmask.model.discriminator import Discriminator
 from unmask.model.generator import open_generator
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import on_device
 from unmask.model.save import save_checked
 from unmask.model.shapes import round_up
 from unmask.model.verify import verify

@@ -32,8 +32,8 @@ from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.data.training_stream import TrainingStream
 from unmask.errors import DivergedError
-from unmask.model.attention import on_device
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.packed_layout import on_device
 from unmask.objectives.objective import Loss, Objective
 from unmask.probing.features import body_tokens, length_batches, vectors
 from unmask.probing.learn import Codes, Learner, Part
