@@ -239,7 +239,7 @@ def schemas() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     from unmask.config.load import json_schema
-    from unmask.inference.explain import Explanation
+    from unmask.inference.explanation import Explanation
     from unmask.inference.results import FillResult
     from unmask.promises.checks import Check
     from unmask.reporting.json_documents import DOCUMENTS

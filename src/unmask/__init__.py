@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from unmask.exporting.export import Export as Export
     from unmask.exporting.push import Push as Push
     from unmask.forecasting.forecast import Forecast as Forecast
-    from unmask.inference.explain import Explanation as Explanation
+    from unmask.inference.explanation import Explanation as Explanation
     from unmask.inference.results import Candidate as Candidate
     from unmask.inference.results import FillResult as FillResult
     from unmask.objectives.mlm import MaskedLanguageModelling as MaskedLanguageModelling

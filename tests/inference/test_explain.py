@@ -16,7 +16,8 @@ import pytest
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.errors import ConfigError, DataError
-from unmask.inference.explain import IGNORED, Explanation, explain
+from unmask.inference.explain import IGNORED, explain
+from unmask.inference.explanation import Explanation
 from unmask.model.masked_lm import MaskedLM
 
 KEYS = (

@@ -16,7 +16,7 @@ from unmask.reporting.results import ResultList
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from unmask.inference.explain import Explanation, Labels
+    from unmask.inference.explanation import Explanation, Labels
     from unmask.inference.fill import FillMask
     from unmask.inference.results import FillResult, Ranking
     from unmask.model.base import LanguageModel

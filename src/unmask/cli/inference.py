@@ -302,7 +302,7 @@ def _probability(share: float) -> str:
 
 
 def draw_explanation(page: Page, explanation: JsonDict) -> None:
-    """Draw what :meth:`unmask.inference.explain.Explanation.to_dict` returns."""
+    """Draw what :meth:`unmask.inference.explanation.Explanation.to_dict` returns."""
     page.say(explanation["text"])
     page.say("")
     header = ["position", "token", "input_ids", "token_type_ids", "attention_mask", "labels", "draw", "mask"]

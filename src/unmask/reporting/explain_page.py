@@ -67,7 +67,7 @@ def render_explanation(explanation: JsonDict) -> str:
     """Return the page: it needs no script, no network and no other file, and everything in it is escaped.
 
     Args:
-        explanation: what :meth:`unmask.inference.explain.Explanation.to_dict` returns.
+        explanation: what :meth:`unmask.inference.explanation.Explanation.to_dict` returns.
     """
     cells = list(_cells(explanation))
     cards = [_card(explanation, prediction, cells) for prediction in explanation["predictions"]]
