@@ -13,11 +13,12 @@ from unmask.data.training_stream import Cursor
 from unmask.errors import ConfigError, DivergedError
 from unmask.model.masked_lm import MaskedLM
 from unmask.training import loop as loop_module
-from unmask.training.loop import Loop, Row
+from unmask.training.loop import Loop
 from unmask.training.optimizers import make_optimizers
 from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
 from unmask.training.schedules import learning_rate_factor, mask_rate
+from unmask.training.window import Row
 
 LoopMaker = Callable[..., Loop]
 

@@ -38,7 +38,8 @@ from unmask.run.docstrings import collect_docstrings
 from unmask.run.fingerprint import machine_info
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World, joined
-from unmask.training.loop import Loop, Row
+from unmask.training.loop import Loop
+from unmask.training.window import Row
 
 SECONDS = 20.0
 """Seconds of training that are measured by default."""

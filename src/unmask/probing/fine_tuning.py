@@ -41,9 +41,10 @@ from unmask.probing.settings import FineTuningSettings, Pool
 from unmask.probing.targets import Array, Target
 from unmask.storage import read_json, write_json
 from unmask.training.checkpoint import find_checkpoint, load_checkpoint_state, restore, save_checkpoint
-from unmask.training.loop import Loop, Row
+from unmask.training.loop import Loop
 from unmask.training.parallel import GradientSum
 from unmask.training.position import Length, Position
+from unmask.training.window import Row
 
 _HEAD = "task"
 _CHECKPOINTS, _BEST, _PREDICTIONS = "checkpoints", "best", "predictions.json"

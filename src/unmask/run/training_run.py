@@ -48,9 +48,10 @@ from unmask.training.checkpoint import (
     set_aside,
 )
 from unmask.training.distributed import World
-from unmask.training.loop import Loop, Row
+from unmask.training.loop import Loop
 from unmask.training.position import Position
 from unmask.training.stability import require_finite_weights
+from unmask.training.window import Row
 
 _SHARES = 10
 _TRAINED_PER_EVALUATED = 4

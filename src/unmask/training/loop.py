@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +27,7 @@ from unmask.training.parallel import GradientSum
 from unmask.training.position import DONE, Length, Position
 from unmask.training.staged_start import StagedStart
 from unmask.training.steps import ComputedStep, StepPlan, StepResult
-
-Row = dict[str, Any]
+from unmask.training.window import Row, add_step, mean_losses, new_window
 
 MAX_SKIPPED_STEPS = 5
 """So many skipped steps in a row end a run."""
@@ -361,13 +359,9 @@ class Loop:
         position.cursor, position.stage = plan.following, plan.following_stage
         position.tokens += plan.tokens
         if not position.window:
-            position.window = dict.fromkeys(("steps", "tokens", "seconds", "waited"), 0)
-            position.window["stage"] = plan.stage
-            for key in map(_window_key, range(len(plan.counts))):
-                position.window |= {f"{sum_}{key}": 0 for sum_ in ("loss", "correct", "targets")}
-        window: dict[str, Any] = position.window
-        window["tokens"] += plan.tokens
-        window["waited"] += waited
+            position.window = new_window(plan)
+        position.window["tokens"] += plan.tokens
+        position.window["waited"] += waited
         self._computed.append(ComputedStep(position.step, plan, result))
 
     def settle(self, unread: int = 0) -> None:
@@ -392,14 +386,7 @@ class Loop:
             window["skipped"] = window.get("skipped", 0) + 1
             self._log_skipped(step, skipped)
             return
-        for number, targets in enumerate(step.plan.counts):
-            key = _window_key(number)
-            window[f"loss{key}"] += losses[number] * targets
-            window[f"correct{key}"] += correct[number]
-            window[f"targets{key}"] += targets
-        window["steps"] += 1
-        window["grad_norm"] = norm
-        window["mask_rate"] = step.plan.mask_rate
+        add_step(window, step.plan, losses, correct, norm)
 
     def _log(self) -> None:
         self.settle()
@@ -417,7 +404,7 @@ class Loop:
                 "step": position.step,
                 "tokens": position.tokens,
                 "seconds": round(position.seconds, 3),
-                **_losses(window, objective),
+                **mean_losses(window, objective),
                 "learning_rate": max(group["lr"] for group in self.optimizers[0].param_groups),
                 "mask_rate": window["mask_rate"],
                 "grad_norm": window["grad_norm"],
@@ -428,27 +415,3 @@ class Loop:
             }
         )
         position.window = {}
-
-
-def _window_key(number: int) -> str:
-    """Return what the sums of a loss in a window end with; those of the first have the names of earlier versions."""
-    return f"_{number}" if number else ""
-
-
-def _losses(window: dict[str, float], objective: Objective) -> Row:
-    """Return the loss that is minimised and the accuracy of the main one; of several losses, each by its name too."""
-    means: list[float | None] = []
-    accuracies: list[float | None] = []
-    for key in map(_window_key, range(len(objective.loss_names))):
-        targets = window[f"targets{key}"]
-        means.append(window[f"loss{key}"] / targets if targets else None)
-        accuracies.append(window[f"correct{key}"] / targets if targets else None)
-    known = any(mean is not None for mean in means)
-    row: Row = {
-        "loss": objective.total([mean or 0.0 for mean in means]) if known else None,
-        "accuracy": accuracies[0],
-    }
-    if len(means) > 1:
-        for name, mean, accuracy in zip(objective.loss_names, means, accuracies, strict=True):
-            row |= {f"{name}_loss": mean, f"{name}_accuracy": accuracy}
-    return row
