@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from unmask.config.load import dump_config
 from unmask.config.settings import RunConfig
 from unmask.data.verification import Verification
 from unmask.errors import ConfigError, DataError, DivergedError, Interrupted, LostProcess, plural
-from unmask.evaluation.heldout import MASKS
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.model.layers import merge_lora
 from unmask.objectives.choose import Custom
@@ -29,6 +29,7 @@ from unmask.run.overlap import is_compared_first, overlaps
 from unmask.run.results import answers_on, evaluation_of, final_metrics, metrics_on, run_info
 from unmask.run.selection import selection_of, warn_of_few, with_selection
 from unmask.run.signals import Signals
+from unmask.run.state import RunState
 from unmask.run.writing import write_results
 from unmask.run_folder import RunFolder
 from unmask.storage import (
@@ -110,10 +111,8 @@ class TrainingRun:
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
         self.loop.log = self.progress.log
         self.checkpoints = CheckpointWriter(world, self.loop.gradient_sum.sharded)
-        self.before: dict[str, dict[str, Any]] = {}
-        self.best: Best | None = None
-        self._save_is_due, self._saved, self._evaluated = False, -1, -1
-        self._last_loss: float | None = None
+        self.state = RunState()
+        self._save_is_due, self._saved = False, -1
         self._shown_metrics: dict[str, Any] = {}
         limits = config.train.epochs, config.train.max_steps, config.train.minutes
         self.choices = choices_of(self.config, self.components, default_length=not any(limits))
@@ -173,7 +172,7 @@ class TrainingRun:
         self.components = self._whole()
         mixed = interpolate(self.components, self.config, self.folder, self.progress)
         evaluation, unmet = self._finish(exported, mixed)
-        at, loss = self.loop.position, self._last_loss
+        at, loss = self.loop.position, self.state.last_loss
         return FinishedRun(self.folder, at.step, at.tokens, at.seconds, loss, evaluation, unmet)
 
     def _whole(self) -> RunComponents:
@@ -182,10 +181,10 @@ class TrainingRun:
 
     def _evaluate_base(self) -> None:
         components = self._whole()
-        self.before, predictions = final_metrics(components, self.config)
+        self.state.before, predictions = final_metrics(components, self.config)
         if selection := components.selection:
             found = metrics_on(components, selection, self.config.train.eval_tokens)
-            self.before["selection"] = found.to_dict()
+            self.state.before["selection"] = found.to_dict()
         if self.is_main:
             save_base(self.folder, predictions)
 
@@ -271,10 +270,10 @@ class TrainingRun:
         """Train to the end, and save: what comes after may take long, or fail."""
         self.loop.run()
         self._verify()
-        if self._last_loss is None:
+        if self.state.last_loss is None:
             why = self.components.text.why_no_target("the training text")
             raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
-        if self._evaluated != self.loop.position.step:
+        if self.state.evaluated != self.loop.position.step:
             self._evaluate_now()
         if self._saved != self.loop.position.step:
             self._save()
@@ -307,7 +306,7 @@ class TrainingRun:
         if "loss" not in row:  # the row of a skipped step
             return
         if row["loss"] is not None:
-            self._last_loss = row["loss"]
+            self.state.last_loss = row["loss"]
         parts = {own_name(key): cell(value) for key, value in row.items() if key.endswith("_loss")}
         self._shown_metrics = {"loss": cell(row["loss"]), **parts, "tokens/s": row["tokens_per_second"]}
 
@@ -339,26 +338,24 @@ class TrainingRun:
     def _update_best(self, loss: float) -> None:
         """Save the weights if they are the best so far, and end the run after ``patience`` worse evaluations."""
         step, last_stage = self.loop.position.step, len(self.loop.objective.stages) - 1
-        self._evaluated, self._saved = step, -1  # a checkpoint of this step does not know of it
-        if (
-            self.loop.position.stage < last_stage
-        ):  # another objective is to come, which these weights do not have
+        self.state.evaluated, self._saved = step, -1  # a checkpoint of this step does not know of it
+        if self.loop.position.stage < last_stage:  # these weights lack the objective that is to come
             return
         # All processes use one number, so that they save and end together.
-        self.best = Best.after(self.best, step, self.components.world.max(loss))
-        if self.config.train.export_best and self.best.step == step:
+        self.state.best = Best.after(self.state.best, step, self.components.world.max(loss))
+        if self.config.train.export_best and self.state.best.step == step:
             save_best(self.checkpoints, self.folder.checkpoints, self.components.model.model, step)
         if not self.loop.over:
             self._stop_early()
 
     def _stop_early(self) -> None:
         patience = self.config.train.patience
-        if not patience or self.best is None or self.best.since < patience:
+        if not patience or self.state.best is None or self.state.best.since < patience:
             return
         self.loop.ended = True
         self.progress.log(
             f"stopping early after step {self.loop.position.step}: the held-out loss has not fallen below "
-            f"{self.best.loss:.3f} in {plural(self.best.since, 'evaluation')} (--patience). The learning rate ends at "
+            f"{self.state.best.loss:.3f} in {plural(self.state.best.since, 'evaluation')} (--patience). The learning rate ends at "
             f"{self.loop.lr_factor(self.loop.progress, self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 
@@ -379,15 +376,7 @@ class TrainingRun:
         self._save_is_due, self._saved = False, self.loop.position.step
 
     def _write_checkpoint(self) -> None:
-        state = self.loop.position.to_dict() | {
-            "fingerprint": self.fingerprint,
-            "evaluation": MASKS,
-            "before": self.before,
-            "evaluated": self._evaluated,
-            "last_loss": self._last_loss,
-            "best": self.best and asdict(self.best),
-        }
-        state["step"] = self.loop.position.step
+        state = self.loop.position.to_dict() | {"fingerprint": self.fingerprint} | self.state.to_dict()
         if self.is_main and self.folder.metrics.is_file():  # the rows up to here are not written again
             sync_to_disk(self.folder.metrics)
         self.checkpoints.save(
@@ -401,16 +390,8 @@ class TrainingRun:
     # Before the first step and after the last
 
     def _resume(self, resume: str | None) -> None:
-        world, path = self.components.world, None
-        if resume and self.is_main:
-            path = find_checkpoint(self.folder.checkpoints, resume, self.progress)
-            if path is not None:
-                saved = load_checkpoint_state(path)
-                # "identity" is its earlier name.
-                check_fingerprint(
-                    saved.get("fingerprint") or saved["identity"], self.fingerprint, self.folder
-                )
-        path = world.from_main(path)
+        found = self._checkpoint_to_resume(resume) if resume and self.is_main else None
+        path = self.components.world.from_main(found)
         if path is None:
             if resume:
                 self.progress.log("no checkpoint to resume from: starting at step 0")
@@ -420,17 +401,7 @@ class TrainingRun:
         state = restore(path, self.components.model.model, self.loop.optimizers, self.loop.gradient_sum)
         self.loop.position = Position.from_dict(state)
         self._saved = state["step"]
-        self.before, self._last_loss = state["before"], state["last_loss"]
-        self._evaluated = state.get("evaluated", -1)
-        self.best = Best(**state["best"]) if state["best"] else None
-        if self.components.selection and "selection" not in self.before:
-            self.before = {}  # an earlier version evaluated the base on the held-out text as a whole
-        if state.get("evaluation") != MASKS:
-            self.before, self.best = {}, None
-            self.progress.warning(
-                "an earlier version of unmask began this run and evaluated it at other masks: its held-out metrics up to "
-                f"here are compared with nothing, and the best weights are sought from step {state['step']} on"
-            )
+        self.state = RunState.from_dict(state, self.components.selection is not None, self.progress)
         self.components.world.wait()  # until all have read it
         if self.is_main:
             keep_rows(self.folder.metrics, state["step"])
@@ -446,9 +417,17 @@ class TrainingRun:
                 f"beginning; resume with a higher limit to train on"
             )
 
+    def _checkpoint_to_resume(self, resume: str) -> Path | None:
+        path = find_checkpoint(self.folder.checkpoints, resume, self.progress)
+        if path is not None:
+            saved = load_checkpoint_state(path)
+            # "identity" is its earlier name.
+            check_fingerprint(saved.get("fingerprint") or saved["identity"], self.fingerprint, self.folder)
+        return path
+
     def _load_best(self) -> int:
         """Load the best weights, if they are to be exported; return the step whose weights the model has."""
-        step, best = self.loop.position.step, self.best
+        step, best = self.loop.position.step, self.state.best
         if not self.config.train.export_best or best is None or best.step == step:
             return step
         self.checkpoints.wait()
@@ -466,9 +445,9 @@ class TrainingRun:
         self.progress.begin("evaluate")
         metrics, predictions = final_metrics(self.components, self.config)
         evaluation = evaluation_of(
-            self.components, self.components.heldout, self.config, metrics, self.before
+            self.components, self.components.heldout, self.config, metrics, self.state.before
         )
         self.progress.end()
-        chosen_on = selection_of(self.components, self.config.train, self.before.get("selection"))
+        chosen_on = selection_of(self.components, self.config.train, self.state.before.get("selection"))
         ended = {"step": exported, "stopped_early": self.loop.ended, "selection": chosen_on}
         return evaluation | ended, predictions
