@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LABELS = {0: "original", 1: "replaced"}
+_networks: WeakKeyDictionary[MaskedLM, Any] = WeakKeyDictionary()
+"""With their heads, by the model of their checkpoint, so that one that is served is read once."""
 
 
 class Discriminator(nn.Module):
@@ -166,11 +169,12 @@ def replacement_logits(lm: MaskedLM, input_ids: np.ndarray, token_type_ids: np.n
         token_type_ids: ``int64 [L]``, unused where the model has none.
     """
     rows = {"input_ids": input_ids} | ({"token_type_ids": token_type_ids} if lm.takes_token_types else {})
+    tensors = {name: torch.from_numpy(row)[None].to(lm.device) for name, row in rows.items()}
     with lm.plain() as raw, lm.precision(), lm.evaluating():
-        network: Any = _with_head(raw, 0)[0].eval().to(lm.device)
-        return _logits(
-            network(**{name: torch.from_numpy(row)[None].to(lm.device) for name, row in rows.items()})
-        )
+        network = _networks.get(lm)
+        if network is None:
+            network = _networks[lm] = _with_head(raw, 0)[0].eval().to(lm.device)
+        return _logits(network(**tensors))
 
 
 def _logits(output: Any) -> Tensor:
