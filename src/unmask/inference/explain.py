@@ -89,21 +89,16 @@ def explain(
     packed, spans, types = _tokenized(text, lm) if pair is None else _tokenized_pair(text, pair, lm)
     text = text if pair is None else f"{text} {pair}"
     tokens, special = _tokens(packed.input_ids, lm), lm.vocabulary.special[packed.input_ids]
-    drawn, forced = None, False
     if mask_positions is None:
         drawn, masked, forced = _draw(packed, lm.vocabulary, masking, seed)
     else:
-        masked = mask_at(packed, lm.vocabulary, _checked(mask_positions, tokens, special))
+        places = _checked(mask_positions, tokens, special)
+        drawn, masked, forced = None, mask_at(packed, lm.vocabulary, places), False
     selected = np.zeros(len(tokens), dtype=bool)
     selected[masked.target_index] = True
     scored = selected if labels == "masked" else np.ones(len(tokens), dtype=bool)
     logs = _log_probabilities(lm, masked.input_ids, types)
-    losses = (
-        -logs.gather(1, torch.from_numpy(packed.input_ids).to(logs.device)[:, None])[:, 0]
-        .double()
-        .cpu()
-        .numpy()
-    )
+    losses = _token_losses(logs, packed.input_ids)
     return Explanation(
         text=text,
         tokens=tokens,
@@ -254,6 +249,13 @@ def _checked(positions: Sequence[int], tokens: list[str], special: np.ndarray) -
 def _log_probabilities(lm: LanguageModel, input_ids: np.ndarray, token_type_ids: np.ndarray) -> Tensor:
     """Return fp32 ``[T, V]``: one row, all positions, the model's own attention."""
     return lm.document_logits(input_ids, token_type_ids).float().log_softmax(-1)
+
+
+def _token_losses(logs: Tensor, input_ids: np.ndarray) -> np.ndarray:
+    """Return ``float64 [T]``: cross-entropy of the true tokens in nats, by ``[T, V]`` log-probabilities."""
+    of_tokens = logs.gather(1, torch.from_numpy(input_ids).to(logs.device)[:, None])[:, 0]
+    losses: np.ndarray = -of_tokens.double().cpu().numpy()
+    return losses
 
 
 def _predictions(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -118,47 +118,44 @@ def _train(
         if world.is_main:
             _require_free(folder, fresh, resume)
             folder.root.mkdir(parents=True, exist_ok=True)
-        with lock_run(folder.root, progress, token) if world.is_main else nullcontext():
-            try:
+        locked = lock_run(folder.root, progress, token) if world.is_main else nullcontext()
+        with locked, _recording_failure(folder, fresh, world):
+            if world.is_main:
+                folder.exit_code.unlink(missing_ok=True)  # of the run so far
+            watch = Verification(progress=progress if world.is_main else Progress())
+            with watch as verification, world.explaining(), torch.random.fork_rng(devices=[]):
+                _meet(folder, token, world, progress)
+                done = unpublished(config, folder, resume, progress) if world.is_main else None
+                finished = world.from_main(done)
+                if finished is None:
+                    config = world.from_main(_resumed(config, folder, resume) if world.is_main else config)
+                    run = TrainingRun(
+                        config, folder, resume, progress, signals, world, verification, custom, probe,
+                        callbacks,
+                    )  # fmt: skip
+                    (folder / ENDED).unlink(missing_ok=True)
+                    run.write_info(command, extra)
+                    finished = run.run()
                 if world.is_main:
-                    folder.exit_code.unlink(missing_ok=True)  # of the run so far
-                watch = Verification(progress=progress if world.is_main else Progress())
-                with watch as verification, world.explaining(), torch.random.fork_rng(devices=[]):
-                    _meet(folder, token, world, progress)
-                    done = unpublished(config, folder, resume, progress) if world.is_main else None
-                    finished = world.from_main(done)
-                    if finished is None:
-                        config = world.from_main(
-                            _resumed(config, folder, resume) if world.is_main else config
-                        )
-                        run = TrainingRun(
-                            config,
-                            folder,
-                            resume,
-                            progress,
-                            signals,
-                            world,
-                            verification,
-                            custom,
-                            probe,
-                            callbacks,
-                        )
-                        (folder / ENDED).unlink(missing_ok=True)
-                        run.write_info(command, extra)
-                        finished = run.run()
-                    if world.is_main:
-                        write_exit_code(folder, RequirementError(finished.unmet) if finished.unmet else None)
-                    return finished
-            except BaseException as error:
-                # Before its files go; the others say themselves what is saved.
-                world.fail(explained(error, folder) if isinstance(error, NOT_OURS) else error)
-                if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
-                    shutil.rmtree(folder.root, ignore_errors=True)
-                elif world.speaks:
-                    write_exit_code(folder, error)
-                raise
+                    write_exit_code(folder, RequirementError(finished.unmet) if finished.unmet else None)
+                return finished
     except EARLY_ENDS as error:
         raise explained(error, folder) from error
+
+
+@contextmanager
+def _recording_failure(folder: RunFolder, fresh: bool, world: World) -> Iterator[None]:
+    """After an error tell the other processes, and write the exit code, or remove a new folder that holds nothing of use."""
+    try:
+        yield
+    except BaseException as error:
+        # Before its files go; the others say themselves what is saved.
+        world.fail(explained(error, folder) if isinstance(error, NOT_OURS) else error)
+        if world.rank == world.leader and fresh and not is_worth_keeping(folder, error):
+            shutil.rmtree(folder.root, ignore_errors=True)
+        elif world.speaks:
+            write_exit_code(folder, error)
+        raise
 
 
 def _require_free(folder: RunFolder, fresh: bool, resume: str | None) -> None:
