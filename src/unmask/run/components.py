@@ -44,6 +44,7 @@ from unmask.vocabulary.families import BERT, tokenizer_family
 from unmask.vocabulary.new_tokenizer import KINDS, train_tokenizer
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -136,25 +137,9 @@ def build_components(
     progress = LogOnce(progress) if world.is_main else Progress()  # a tokenizer may read the same text first
     tokenizer = open_tokenizer(config.model, config.data, folder, world, progress)
     objective = objective_of(config, custom)
-    raw, new_head = build_model(
-        config.model, tokenizer, settings.seed, progress if objective.uses_head else Progress()
-    )
-    new_head = new_head and objective.uses_head
-    raw.to(device)  # type: ignore[arg-type]
-    if settings.gradient_checkpointing:
-        # The reentrant kind gives no gradient where the embeddings take none.
-        raw.gradient_checkpointing_enable({"use_reentrant": False})
-    model = MaskedLM(raw, tokenizer, autocast=settings.precision == "bf16")
-    verify(model, progress)
-    adapters = apply_restrictions(raw, settings, new_head, progress)
-    model = objective.trained_model(model, settings.seed)
-    raw = model.model
+    model, new_head, adapters = _model_to_train(config, tokenizer, objective, device, progress)
     name, offline = config.model.name, config.model.offline
     sentence_modules = find_sentence_modules(name, offline=offline) if name else None
-    for stage in objective.stages:
-        stage.prepare(model, settings.seed)
-    if config.model.dropout is not None:
-        set_dropout(raw, config.model.dropout)
     length = sequence_length(config.data, model)
     parallel = choose_parallel(settings, model, world)  # before any text is prepared
     strategy = custom.strategy and CustomUnits(custom.strategy, model.vocabulary, tokenizer)
@@ -163,7 +148,7 @@ def build_components(
     if not texts.text.can_have_targets():
         raise DataError(texts.text.why_no_target("the training text"))
     if config.model.preset:
-        set_first_weights(raw, texts.text, settings.seed, world, progress)
+        set_first_weights(model.model, texts.text, settings.seed, world, progress)
     text = objective.source(texts.text)
     objective.describe(text)  # raises where there is nothing to learn
     agree_on_precision(model, settings.precision, world, progress)
@@ -184,6 +169,33 @@ def build_components(
         new_head=new_head,
         objective=objective,
     )
+
+
+def _model_to_train(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    objective: Objective,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[MaskedLM, bool, LoraModel | None]:
+    """Return the model, ready for the objective, whether its LM head has new weights, and its LoRA adapters, if any."""
+    settings, uses_head = config.train, objective.uses_head
+    log = progress if uses_head else Progress()
+    raw, new_head = build_model(config.model, tokenizer, settings.seed, log)
+    new_head = new_head and uses_head
+    raw.to(device)  # type: ignore[arg-type]
+    if settings.gradient_checkpointing:
+        # The reentrant kind gives no gradient where the embeddings take none.
+        raw.gradient_checkpointing_enable({"use_reentrant": False})
+    model = MaskedLM(raw, tokenizer, autocast=settings.precision == "bf16")
+    verify(model, progress)
+    adapters = apply_restrictions(raw, settings, new_head, progress)
+    model = objective.trained_model(model, settings.seed)
+    for stage in objective.stages:
+        stage.prepare(model, settings.seed)
+    if config.model.dropout is not None:
+        set_dropout(model.model, config.model.dropout)
+    return model, new_head, adapters
 
 
 def agree_on_precision(model: MaskedLM, wanted: str, world: World, progress: Progress) -> None:
