@@ -17,8 +17,8 @@ from tests.conftest import Messages
 
 from unmask.api.texts import text_values
 from unmask.config.settings import DocumentSettings
+from unmask.data.reading.characters import guess_encoding
 from unmask.data.reading.documents import DocumentReader
-from unmask.data.reading.errors import guess_encoding
 from unmask.errors import ConfigError, DataError
 
 

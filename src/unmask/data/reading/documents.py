@@ -20,14 +20,13 @@ from pathlib import Path
 
 from unmask.config.settings import DocumentSettings
 from unmask.data.hub import hub_records, offline_mode
+from unmask.data.reading.characters import undecodable_error, without_controls
 from unmask.data.reading.errors import (
     ErrorCounts,
     ErrorLog,
     ReadErrors,
     ReadStats,
     TextError,
-    undecodable_error,
-    without_controls,
 )
 from unmask.data.reading.fields import field_names, has_field, known_fields, top_names
 from unmask.data.reading.files import (

@@ -2,7 +2,7 @@
 
 Text is UTF-8 unless an encoding is given, or UTF-16 or UTF-32 with a byte order mark, which is removed; CRLF and CR
 become LF. ``.gz``, ``.bz2``, ``.xz`` and ``.zst`` files are decompressed. A file that cannot be read any further raises
-:class:`DataError`. An undecodable byte is escaped (:data:`unmask.data.reading.errors.ESCAPE`); documents and records that
+:class:`DataError`. An undecodable byte is escaped (:data:`unmask.data.reading.characters.ESCAPE`); documents and records that
 hold one are skipped later.
 """
 
@@ -25,7 +25,8 @@ from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, Literal, cast
 
-from unmask.data.reading.errors import CONTROLS, ESCAPE, ReadErrors, TextError
+from unmask.data.reading.characters import CONTROLS, ESCAPE
+from unmask.data.reading.errors import ReadErrors, TextError
 from unmask.errors import DataError, did_you_mean
 from unmask.remote.files import RemoteFile
 from unmask.storage import LFS_POINTER, is_lfs_pointer

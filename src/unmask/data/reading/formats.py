@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
+from unmask.data.reading.characters import undecodable_error
+from unmask.data.reading.errors import ReadErrors, TextError
 from unmask.data.reading.fields import (
     field_names,
     find_value,

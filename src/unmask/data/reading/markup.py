@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unmask.data.reading.errors import TextError, undecodable_error
+from unmask.data.reading.characters import undecodable_error
+from unmask.data.reading.errors import TextError
 from unmask.data.reading.files import RECORD_LIMIT, name_suffix
 from unmask.errors import MissingExtra
 

@@ -16,7 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar, cast, get_args
 
-from unmask.data.reading.errors import ReadErrors, TextError, undecodable_error
+from unmask.data.reading.characters import undecodable_error
+from unmask.data.reading.errors import ReadErrors, TextError
 from unmask.data.reading.files import (
     File,
     LineRead,
