@@ -28,17 +28,15 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
+from unmask.data.reading.characters import CONTROLS
 from unmask.errors import ConfigError, DataError
 from unmask.machine import cores
 from unmask.progress import Progress
 from unmask.run.docstring_sieve import MIN_CHARACTERS, Found, Sieve, Source, shared_shares
 from unmask.storage import write_atomically
-
-if TYPE_CHECKING:
-    pass
 
 MIN_WORDS = 0.5
 """Share of the characters, white space aside, that must belong to words; the rest is tables and drawings."""
@@ -52,7 +50,7 @@ MAX_SHARED = 0.5
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"})
 
 _FILES_PER_CHUNK = 64
-_CONTROLS = dict.fromkeys(code for code in [*range(32), 127] if not 9 <= code <= 13)
+_REMOVED = dict.fromkeys(CONTROLS)
 _WORD = re.compile(r"[^\W_]+")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -278,7 +276,7 @@ def _quoted_share(content: bytes) -> float:
 
 def _docstrings_below(node: ast.Module | _Definition, name: str) -> Iterator[tuple[str, str]]:
     """Yield qualified name and cleaned docstring of a module, class or function and of those inside it."""
-    text = (ast.get_docstring(node) or "").translate(_CONTROLS)
+    text = (ast.get_docstring(node) or "").translate(_REMOVED)
     if text:
         yield name, text if text.isascii() else text.encode("utf-8", "replace").decode()  # lone surrogates
     for child in _definitions(node.body):
