@@ -59,5 +59,11 @@ def pad_to_round_size(batch: Batch, token: int, *, compiled: bool = False) -> Ba
     )
 
 
+def pad_places(places: np.ndarray, least: int = 0) -> np.ndarray:
+    """Fill ``int64 [M]`` places up to a round number, ``least`` at least, with place 0; no loss is computed there."""
+    count = max(least, round_up(len(places), _TARGET_STEPS))
+    return np.concatenate([places, np.zeros(count - len(places), dtype=np.int64)])
+
+
 def _with_zeros(array: np.ndarray, more: int) -> np.ndarray:
     return np.concatenate([array, np.zeros(more, dtype=array.dtype)])

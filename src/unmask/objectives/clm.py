@@ -21,7 +21,7 @@ from unmask.data.packing import Packed
 from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.packed_layout import on_device
-from unmask.model.shapes import round_up
+from unmask.model.shapes import pad_places
 from unmask.model.softmax import row_blocks
 from unmask.model.trial import UNABLE, close, trial_batch
 from unmask.objectives.cross_entropy import loss_in_blocks, masked_cross_entropy
@@ -32,7 +32,6 @@ from unmask.reporting.format import percent
 SHARE = 0.6
 """Share of a run that is causal, where ``train.detour`` does not say otherwise."""
 
-_STEPS = 16  # round numbers of targets from one power of two to the next
 _BLOCK = 1 << 26  # logits computed at once: as many as masking has of 8,192 tokens and a large vocabulary
 
 
@@ -84,9 +83,7 @@ class CausalLanguageModelling(Objective):
     def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
         """Every token reaches the LM head, so its logits are computed in blocks, and the gradient of a block with them."""
         labels = on_device(batch.target_ids, model.device)
-        # In round sizes, as other batches are; rows behind the last label have no loss.
-        spare = round_up(len(labels), _STEPS) - len(labels)
-        index = np.concatenate([batch.target_index, np.zeros(spare, dtype=np.int64)])
+        index = pad_places(batch.target_index)
         states = model.encode(batch, causal=True).index_select(0, on_device(index, model.device))
         blocks = row_blocks(len(index), model.vocabulary.size, model.device, _BLOCK)
 

@@ -30,11 +30,11 @@ from unmask.model.masked_lm import MaskedLM
 from unmask.model.packed_layout import on_device
 from unmask.model.pooling import MEAN, Mode, stored_pooling
 from unmask.model.sentence_modules import find_sentence_modules, write_mean_pooling
-from unmask.model.shapes import round_up
+from unmask.model.shapes import pad_places
 from unmask.model.trial import UNABLE, close, trial_batch
 from unmask.objectives.cross_entropy import masked_cross_entropy
 from unmask.objectives.mlm import MaskedLanguageModelling
-from unmask.objectives.objective import Loss
+from unmask.objectives.objective import Loss, document_numbers
 from unmask.reporting.format import percent
 
 TEMPERATURE = 0.05
@@ -42,8 +42,6 @@ TEMPERATURE = 0.05
 WEIGHT = 1.0
 """Of the contrastive loss; that of masked tokens has 1."""
 
-_STEPS = 16  # round numbers of targets from one power of two to the next
-_KEY_BITS = np.uint64(11)  # what is cut off the hash of a document, so that a float64 holds it
 _WITHIN = 10  # recall at so many
 _QUERIES = 1024  # ranked at once
 
@@ -122,12 +120,11 @@ class ContrastiveLearning(MaskedLanguageModelling):
 
     def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
         pairs = PackedPairs.of(packed)
-        documents = (pairs.keys >> _KEY_BITS).astype(np.int64)
         second = pairs.second - pairs.cu_seqlens[:-1] - len(plan.vocabulary.prefix)
         second[pairs.labels == UNLABELLED] = 0
         return replace(
             super().batch(pairs, plan, key, rate),
-            of_sequences={"second": second, "documents": documents},
+            of_sequences={"second": second, "documents": document_numbers(pairs.keys)},
         )
 
     def counts(self, batch: Batch) -> tuple[int, ...]:
@@ -142,9 +139,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
     def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
         passages, labels = Passages.of(batch), on_device(batch.target_ids, model.device)
         states = model.encode(passages.batch)
-        # In round sizes, and one at least; rows behind the last label have no loss.
-        spare = max(1, round_up(len(labels), _STEPS)) - len(labels)
-        index = np.concatenate([passages.batch.target_index, np.zeros(spare, dtype=np.int64)])
+        index = pad_places(passages.batch.target_index, least=1)
         logits = model.predict(states.index_select(0, on_device(index, model.device)))
         masked = Loss(*masked_cross_entropy(logits, labels, divisors[0]))
         embeddings, documents = self._rows(model, batch, passages, states)

@@ -28,6 +28,9 @@ from unmask.model.save import save_checked
 
 Number = TypeVar("Number", Tensor, float)
 
+_KEY_BITS = np.uint64(11)  # what is cut off the hash of a document, so that a float64 holds it
+_FILLED = 4  # tokens of a stand-in beyond the fewest that the model takes
+
 
 class Loss(NamedTuple):
     """One loss of a micro-batch.
@@ -207,3 +210,14 @@ class Objective(ABC):
         """
         with model.plain() as raw:
             save_checked(raw, model.vocabulary, folder)
+
+
+def document_numbers(keys: np.ndarray) -> np.ndarray:
+    """Return the hashes of documents, ``uint64 [N]``, as ``int64 [N]`` numbers that a float64 of the answers holds."""
+    return (keys >> _KEY_BITS).astype(np.int64)
+
+
+def stand_in(objective: Objective, model: MaskedLM) -> Batch:
+    """Return a small batch for a process that has none; its loss must be multiplied by zero, and its answers dropped."""
+    length = model.shortest + _FILLED
+    return objective.trial(model.vocabulary, length, 2 * length, rate=1.0)

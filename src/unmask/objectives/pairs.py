@@ -30,14 +30,11 @@ from unmask.model.sentence_head import (
     load_sentence_head,
     save_with_sentence_head,
 )
-from unmask.model.shapes import round_up
+from unmask.model.shapes import pad_places
 from unmask.objectives.cross_entropy import masked_cross_entropy
 from unmask.objectives.mlm import MaskedLanguageModelling
-from unmask.objectives.objective import Loss
+from unmask.objectives.objective import Loss, document_numbers
 from unmask.reporting.format import percent
-
-_STEPS = 16  # round numbers of targets from one power of two to the next
-_KEY_BITS = np.uint64(11)  # what is cut off the hash of a document, so that a float64 holds it
 
 
 class SentencePairs(MaskedLanguageModelling):
@@ -100,11 +97,10 @@ class SentencePairs(MaskedLanguageModelling):
 
     def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
         pairs = PackedPairs.of(packed)
-        documents = (pairs.keys >> _KEY_BITS).astype(np.int64)
         return replace(
             super().batch(pairs, plan, key, rate),
             of_tokens={"token_type_ids": pairs.token_type_ids},
-            of_sequences={"pair_labels": pairs.labels, "documents": documents},
+            of_sequences={"pair_labels": pairs.labels, "documents": document_numbers(pairs.keys)},
         )
 
     def counts(self, batch: Batch) -> tuple[int, ...]:
@@ -113,9 +109,7 @@ class SentencePairs(MaskedLanguageModelling):
 
     def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
         labels = on_device(batch.target_ids, model.device)
-        # In round sizes, and one at least; rows behind the last label have no loss.
-        spare = max(1, round_up(len(labels), _STEPS)) - len(labels)
-        index = np.concatenate([batch.target_index, np.zeros(spare, dtype=np.int64)])
+        index = pad_places(batch.target_index, least=1)
         states = model.encode(batch)
         logits = model.predict(states.index_select(0, on_device(index, model.device)))
         masked = Loss(*masked_cross_entropy(logits, labels, divisors[0]))

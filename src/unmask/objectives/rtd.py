@@ -29,19 +29,17 @@ from unmask.model.generator import open_generator
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.packed_layout import on_device
 from unmask.model.save import save_checked
-from unmask.model.shapes import round_up
+from unmask.model.shapes import pad_places
 from unmask.model.verify import verify
 from unmask.objectives.cross_entropy import masked_cross_entropy
 from unmask.objectives.mlm import MaskedLanguageModelling
-from unmask.objectives.objective import Loss
+from unmask.objectives.objective import Loss, document_numbers
 from unmask.objectives.sampling import sample
 from unmask.run_folder import GENERATOR
 
 WEIGHT = 50.0
 """Of the discriminator's loss (Clark et al. 2020)."""
 
-_STEPS = 16  # round numbers of tokens from one power of two to the next
-_KEY_BITS = np.uint64(11)  # what is cut off the hash of a document, so that a float64 holds it
 _DOCUMENT, _CORRECT, _LOSS, _REPLACED, _LOGIT = range(5)  # columns of the answers
 
 
@@ -97,7 +95,7 @@ class ReplacedTokenDetection(MaskedLanguageModelling):
         return replace(
             batch,
             of_tokens={"judged": ~plan.vocabulary.special[packed.input_ids]},
-            of_sequences={"documents": (packed.keys >> _KEY_BITS).astype(np.int64)},
+            of_sequences={"documents": document_numbers(packed.keys)},
             of_targets={"bits": _drawing_bits(packed, batch.target_index, key)},
         )
 
@@ -154,9 +152,7 @@ class ReplacedTokenDetection(MaskedLanguageModelling):
         replaced = torch.zeros(batch.tokens, device=device)
         replaced[index] = (drawn != original).float()
         places = np.flatnonzero(batch.of_tokens["judged"])
-        # In round sizes, and one at least; rows behind the last have no loss.
-        spare = np.zeros(max(1, round_up(len(places), _STEPS)) - len(places), dtype=np.int64)
-        found = discriminator.logits(batch, shown, on_device(np.concatenate([places, spare]), device))
+        found = discriminator.logits(batch, shown, on_device(pad_places(places, least=1), device))
         return found[: len(places)], replaced[on_device(places, device)]
 
 

@@ -26,7 +26,7 @@ from unmask.evaluation.heldout import (
 from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.strata import replaced_as
 from unmask.model.masked_lm import MaskedLM
-from unmask.objectives.objective import Objective
+from unmask.objectives.objective import Objective, stand_in
 from unmask.run.components import RunComponents
 from unmask.run.fingerprint import machine_info, now
 from unmask.training.distributed import World
@@ -36,7 +36,6 @@ Result = TypeVar("Result")
 
 _EVALUATION_BUDGET = 8192
 FINAL_EVALUATION = 4
-_FILLED = 4  # tokens of a stand-in beyond the fewest that the model takes
 _SHARES = ("accuracy", "share", "recall", "mrr")  # ends of the names of metrics that are at most 1
 
 
@@ -101,8 +100,7 @@ def _answers(objective: Objective, model: MaskedLM, batch: Batch) -> np.ndarray 
     if batch.tokens:
         return objective.answers(model, batch)
     if model.sharded:  # all processes make as many passes, since each sends messages
-        length = model.shortest + _FILLED
-        objective.answers(model, objective.trial(model.vocabulary, length, 2 * length, rate=1.0))
+        objective.answers(model, stand_in(objective, model))
     return None
 
 

@@ -36,7 +36,7 @@ from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
 from unmask.objectives.mlm import MaskedLanguageModelling
-from unmask.objectives.objective import Loss, Objective
+from unmask.objectives.objective import Loss, Objective, stand_in
 from unmask.reporting.format import byte_size
 from unmask.training.distributed import World
 
@@ -45,7 +45,6 @@ Kind = Literal["ddp", "fsdp"]
 BYTES_PER_WEIGHT = 16
 """Of a weight that AdamW trains in fp32: itself, its gradient and two moments."""
 
-_FILLED = 4  # tokens of a stand-in beyond the fewest that the model takes
 _FULL = 0.6  # share of the memory that weights and their state may take under DDP; activations need the rest
 
 
@@ -235,8 +234,7 @@ class GradientSum:
 
     def filler(self) -> Batch:
         """Return a batch for a process that has no target in a micro-batch: its loss must be multiplied by zero."""
-        length = self.model.shortest + _FILLED
-        return self.objective.trial(self.model.vocabulary, length, 2 * length, rate=1.0)
+        return stand_in(self.objective, self.model)
 
     def rehearsal(self, length: int, tokens: int) -> Batch:
         """Return a micro-batch of sequences of ``length``, of about so many ``tokens`` in all, a third of them masked."""
