@@ -274,8 +274,8 @@ def test_the_pooling_is_that_of_the_checkpoint(
 
 def test_text_without_two_passages_is_refused(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     for texts, what in (
-        ([f"word {n}" for n in range(20)], "0 of the training text have the 8 tokens"),
-        ([f"a {'river boat ' * 20}", "a b", "b c"], "1 of the training text has the 8 tokens"),
+        ([f"word {n}" for n in range(20)], "0 documents of the training text have the 8 tokens"),
+        ([f"a {'river boat ' * 20}", "a b", "b c"], "1 document of the training text has the 8 tokens"),
     ):
         with pytest.raises(DataError, match=what) as error:
             unmask.train(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.packing import Packed
 from unmask.data.training_stream import Cursor, TrainingStream
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, DivergedError
 from unmask.model import attention
 from unmask.model.attention import packed_attention
 from unmask.model.masked_lm import MaskedLM
@@ -461,8 +463,115 @@ def test_a_strategy_of_ones_own_masks_its_units(load: Load, shards: Any) -> None
                 )
                 assert not same or not inside[at + more] or at + more in batch.target_index
     assert min(chosen) == 3
-    broken = CustomUnits(lambda tokens, words: [0], model.vocabulary, model.tokenizer)
-    with pytest.raises(ConfigError, match="must return a unit for each of"):
-        broken(source.pack(np.arange(2)))
     with pytest.raises(ConfigError, match="which only Python can pass"):
         plan_of(model.vocabulary, settings)
+
+
+_CALLS = count()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (lambda tokens, words: [0], "must return the number of a unit for each of"),
+        (lambda tokens, words: tokens, "must return the number of a unit for each of"),
+        (lambda tokens, words: [[0]] + [[0, 1]] * (len(tokens) - 1), "must return the number of a unit"),
+        (lambda tokens, words: (words, [math.inf] * len(words)), "a finite weight of 0 or more"),
+        (
+            lambda tokens, words: [next(_CALLS), *words[1:]],
+            "something else when it is called again",
+        ),
+    ],
+)
+def test_a_strategy_that_cannot_work_is_named(load: Load, shards: Any, strategy: Any, message: str) -> None:
+    model = load("bert")
+    units = CustomUnits(strategy, model.vocabulary, model.tokenizer)
+    source = TextSource(shards, None, model.vocabulary, plan_of(model.vocabulary, MaskingSettings()), 64)
+    with pytest.raises(ConfigError, match=message):
+        units(source.pack(np.arange(2)))
+
+
+# --- an objective of one's own ------------------------------------------------------------------------------------
+
+
+class WithPenalty(MaskedLanguageModelling):
+    """Masked tokens, and small embeddings."""
+
+    name = "penalised"
+    loss_names = ("mlm", "penalty")
+    loss_weights = (1.0, 0.1)
+    without_accuracy = ("penalty",)
+
+    def counts(self, batch: Any) -> tuple[int, ...]:
+        return len(batch.target_ids), 1
+
+    def losses(self, model: Any, batch: Any, divisors: Any) -> Any:
+        penalty = model.model.get_input_embeddings().weight.pow(2).mean() / divisors[1]
+        return *super().losses(model, batch, divisors), unmask.Loss(penalty)
+
+
+class NotANumber(MaskedLanguageModelling):
+    name = "nan"
+
+    def losses(self, model: Any, batch: Any, divisors: Any) -> Any:
+        (loss,) = super().losses(model, batch, divisors)
+        return (loss._replace(value=loss.value * math.nan),)
+
+
+class OneOfTwo(WithPenalty):
+    def losses(self, model: Any, batch: Any, divisors: Any) -> Any:
+        return super().losses(model, batch, divisors)[:1]
+
+
+class Uncounted(WithPenalty):
+    without_accuracy = ()
+
+
+class Unweighted(WithPenalty):
+    loss_weights = (1.0,)
+
+
+class Nameless(unmask.Objective):
+    batch = losses = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "message"),
+    [
+        (NotANumber(), DivergedError, "none of 2 steps was applied"),
+        (OneOfTwo(), ConfigError, r"must return a tuple of 2 unmask\.Loss"),
+        (Uncounted(), ConfigError, "says for 'penalty' not how many"),
+        (Unweighted(), ConfigError, "2 loss_names and 1 loss_weights"),
+        (Nameless(), ConfigError, "the objective Nameless has no name"),
+        (WithPenalty, ConfigError, r"an object of a class of unmask\.Objective, WithPenalty\(\)"),
+    ],
+)
+def test_an_objective_that_cannot_work_is_named(
+    objective: Any, error: type[Exception], message: str, checkpoint: Any, tmp_path: Path
+) -> None:
+    texts = [f"patient {number} was given {number % 7} mg of aspirin" for number in range(60)]
+    with pytest.raises(error, match=message):
+        unmask.train(
+            texts,
+            model=checkpoint("bert"),
+            out=tmp_path / "run",
+            objective=objective,
+            max_steps=2,
+            progress=False,
+        )
+
+
+def test_an_objective_of_ones_own_has_its_name_and_its_losses(checkpoint: Any, tmp_path: Path) -> None:
+    texts = [f"patient {number} was given {number % 7} mg of aspirin" for number in range(60)]
+    unmask.train(
+        texts, model=checkpoint("bert"), out=tmp_path, objective=WithPenalty(), max_steps=2, progress=False
+    )
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
+    row = next(row for row in rows if "loss" in row)
+    assert row["penalty_loss"] > 0
+    assert "penalty_accuracy" not in row
+    assert row["loss"] == pytest.approx(row["mlm_loss"] + 0.1 * row["penalty_loss"])
+    assert "an objective of its own, penalised" in (tmp_path / "model" / "README.md").read_text("utf-8")
+    report = (tmp_path / "report.html").read_text("utf-8")
+    assert "penalised" in report
+    assert "training, masked tokens" in report  # the loss that compares with the held-out one

@@ -108,6 +108,23 @@ def test_auto_decides_on_other_documents_than_are_reported(run: Callable[..., An
     assert "domain>=90% was required" in result.unmet
     assert "forgetting" not in result.unmet
     assert (result.folder.root / "exit_code").read_text() == "6\n"
+    # A number in place of auto: the texts stay divided, so that base and model are of the same documents.
+    again = run("auto", resume="auto", train__export_alpha=0.5, train__require="forgetting<=50%")
+    assert again.unmet == ""
+    later = read(again.folder.adaptation)
+    assert read(again.folder.info)["corpus"] == corpus
+    for text in ("domain", "general"):
+        assert later[text]["before"] == found[text]["before"]
+        assert later[text]["texts"] == found[text]["texts"]
+    assert later["interpolation"]["alpha"] == 0.5
+
+
+def test_a_resume_with_auto_divides_nothing_anew(run: Callable[..., Any]) -> None:
+    first = read(run("number", train__export_alpha=1.0).folder.adaptation)
+    result = run("number", resume="auto", train__export_alpha="auto")
+    found = read(result.folder.adaptation)
+    assert found["interpolation"]["decided_on"]["is_reported"]
+    assert found["general"]["before"] == first["general"]["before"]
 
 
 def test_merged_adapters_are_mixed(run: Callable[..., Any], checkpoint: Callable[[str], Path]) -> None:

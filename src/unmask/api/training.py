@@ -187,6 +187,11 @@ def train(
         }
         if isinstance(task := options.get("task"), PathLike):
             given["task"] = str(task)
+        if not isinstance(objective, str | Objective | None):
+            of = f", {objective.__name__}()" if isinstance(objective, type) else ""
+            raise ConfigError(
+                f"objective: expected a name or an object of a class of unmask.Objective{of}, not {objective!r}"
+            )
         custom = Custom(
             objective if isinstance(objective, Objective) else None, strategy if callable(strategy) else None
         )

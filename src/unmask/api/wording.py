@@ -26,7 +26,11 @@ _WORDS = (
     (r"'unmask train -o (\S+) --resume'", r"unmask.train(out='\1', resume=True)"),
     (r"(?<![\w-])--set ([\w.]+)(?:=null)?", r"settings['\1']"),
     (r"(?<![\w-])-o(?![\w-])", "out="),
-    (r"(?<![\w-])--(parallel|precision) (ddp|fsdp|fp32|bf16)", r"\1='\2'"),
+    (
+        r"(?<![\w-])--(parallel|precision|objective|documents|markup|strategy) "
+        r"(ddp|fsdp|fp32|bf16|mlm|clm|nsp|sop|rtd|contrastive|file|line|block|strip|keep|token|word|span|terms)(?![\w-])",
+        r"\1='\2'",
+    ),
 )
 _IN_A_FILE = re.compile(r"\.ya?ml:\d+: ")
 _FLAG = r"(?<![\w-])--([a-z][a-z-]*)=?"

@@ -390,7 +390,7 @@ def _pair_text(pair: JsonDict) -> str:
         )
     (follows, other), kind = pair["probabilities"], "the second passage follows the first"
     return (
-        f"label 0 ({kind}): probability {_probability(follows)}, loss {pair['loss']:.4f}; "
+        f"of the pair with its masks: label 0 ({kind}): probability {_probability(follows)}, loss {pair['loss']:.4f}; "
         f"label 1 (it is of another document, or before it): probability {_probability(other)}, loss {pair['other_loss']:.4f}"
     )
 

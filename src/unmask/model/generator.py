@@ -85,7 +85,7 @@ def _new_generator(model: PreTrainedModel, seed: int) -> PreTrainedModel:
         if origin in source and source[origin].shape == weight.shape:
             found[name] = source[origin].detach().clone()
     generator.load_state_dict(found)
-    if model.is_gradient_checkpointing:
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         generator.gradient_checkpointing_enable({"use_reentrant": False})
     return generator
 

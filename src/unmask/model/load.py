@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -188,6 +190,19 @@ def read_checkpoint(
     return found
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the warnings of transformers about weights that a class lacks or leaves out to itself: ours say what matters."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _read(name: str, offline: bool, seed: int, progress: Progress) -> Checkpoint:
     from transformers import AutoModelForMaskedLM
 
@@ -195,7 +210,7 @@ def _read(name: str, offline: bool, seed: int, progress: Progress) -> Checkpoint
     options: dict[str, Any] = {"revision": revision, "local_files_only": offline, "trust_remote_code": False}
     options |= {"dtype": torch.float32, "output_loading_info": True}
     try:
-        with torch.random.fork_rng(devices=[]), offline_mode(offline):
+        with torch.random.fork_rng(devices=[]), offline_mode(offline), _quiet():
             torch.manual_seed(seed)
             model, info = AutoModelForMaskedLM.from_pretrained(path, use_safetensors=True, **options)
             if any(key.startswith("lm_predictions.lm_head.") for key in info["unexpected_keys"]):
@@ -245,8 +260,11 @@ def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
             f"Convert them once with 'unmask convert {path} -o NEW', which reads tensors only, and give NEW"
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if reason.startswith("Unrecognized configuration class"):
-        reason = "transformers has no masked language model of the architecture in its config.json"
+    if kind := re.match(r"Unrecognized configuration class <class '[\w.]*?(\w+?)(?:Config)?'>", reason):
+        return ConfigError(
+            f"'{name}' is no masked language model: transformers has none of its architecture ({kind[1]}); give an encoder of the "
+            f"BERT family, such as BERT, RoBERTa, ModernBERT or DeBERTa"
+        )
     return ConfigError(
         f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
         f"model.safetensors, or a Hub name that this machine can reach"

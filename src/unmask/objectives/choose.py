@@ -46,6 +46,25 @@ class Custom:
                 raise ConfigError(
                     f"two of one kind: {name}={given!r} was passed, and the settings name '{setting}'"
                 )
+        if self.objective is not None:
+            _require_whole(self.objective)
+
+
+def _require_whole(objective: Objective) -> None:
+    """Raise :class:`ConfigError` where an objective of the caller lacks what every objective has."""
+    name, losses = getattr(objective, "name", None), getattr(objective, "loss_names", None)
+    kind = type(objective).__name__
+    if not isinstance(name, str):
+        raise ConfigError(f"the objective {kind} has no name; set one in the class: name = 'mine'")
+    if not isinstance(losses, tuple) or not losses or not all(isinstance(each, str) for each in losses):
+        raise ConfigError(
+            f"the objective {kind} must name its losses in a tuple, such as loss_names = ('{name}',); it has {losses!r}"
+        )
+    if len(objective.loss_weights) != len(losses):
+        raise ConfigError(
+            f"the objective {kind} has {len(losses)} loss_names and {len(objective.loss_weights)} loss_weights; give one "
+            f"weight for each"
+        )
 
 
 def objective_of(config: RunConfig, custom: Custom = Custom()) -> Objective:

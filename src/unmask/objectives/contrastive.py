@@ -103,8 +103,8 @@ class ContrastiveLearning(MaskedLanguageModelling):
         assert isinstance(text, PairSource)
         if text.long_documents < 2:
             raise DataError(
-                f"the contrastive loss tells passages of different documents apart, and {text.long_documents} of the training "
-                f"text {'has' if text.long_documents == 1 else 'have'} the {SHORTEST} tokens that two passages need; give more "
+                f"the contrastive loss tells passages of different documents apart, and {plural(text.long_documents, 'document')} of the "
+                f"training text {'has' if text.long_documents == 1 else 'have'} the {SHORTEST} tokens that two passages need; give more "
                 f"or longer documents, or use --objective mlm"
             )
         size = round(text.tokens / len(text.sequences))

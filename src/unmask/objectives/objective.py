@@ -23,6 +23,7 @@ from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
 from unmask.data.masking.units import MaskingPlan, plan_of
 from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
+from unmask.errors import ConfigError
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.save import save_checked
 
@@ -37,11 +38,12 @@ class Loss(NamedTuple):
 
     Attributes:
         value: the losses of its targets, summed and divided by their number in the whole step; scalar, in fp32.
-        correct: how many of them were predicted exactly; ``int64`` scalar on the same device.
+        correct: how many of them were predicted exactly; ``int64`` scalar on the same device. ``None`` for a loss that
+            predicts nothing, see :attr:`Objective.without_accuracy`.
     """
 
     value: Tensor
-    correct: Tensor
+    correct: Tensor | None = None
 
 
 class Objective(ABC):
@@ -54,6 +56,7 @@ class Objective(ABC):
         name: as metrics and settings have it.
         loss_names: of its losses, the main one first.
         loss_weights: of the same in the loss that is minimised.
+        without_accuracy: of the same, those that have no accuracy.
         masks: whether the mask rate has a meaning.
         targets_in_place: whether ``target_ids`` are the original tokens at ``target_index``.
         uses_head: whether the LM head of the given model is trained; else there are no metrics of the model before training.
@@ -66,12 +69,20 @@ class Objective(ABC):
     name: str
     loss_names: tuple[str, ...]
     loss_weights: tuple[float, ...] = (1.0,)
+    without_accuracy: tuple[str, ...] = ()
     masks = True
     targets_in_place = True
     uses_head = True
     compares = False
     has_answers = False
     answer_means: Mapping[str, int] = MappingProxyType({})
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls) and "title" not in vars(
+            cls
+        ):  # the title of its parent is that of another objective
+            cls.title = Objective.title  # type: ignore[method-assign]
 
     @property
     def title(self) -> str:
@@ -221,3 +232,27 @@ def stand_in(objective: Objective, model: MaskedLM) -> Batch:
     """Return a small batch for a process that has none; its loss must be multiplied by zero, and its answers dropped."""
     length = model.shortest + _FILLED
     return objective.trial(model.vocabulary, length, 2 * length, rate=1.0)
+
+
+def checked_losses(
+    objective: Objective, model: MaskedLM, batch: Batch, divisors: Sequence[int]
+) -> tuple[Loss, ...]:
+    """Return :meth:`Objective.losses`, of which there is one for each name.
+
+    Raises:
+        ConfigError: there is not; the objective may be code of the caller.
+    """
+    found, names = objective.losses(model, batch, divisors), objective.loss_names
+    losses = found if isinstance(found, tuple) and not isinstance(found, Loss) else ()
+    if len(losses) != len(names) or not all(isinstance(each, Loss) for each in losses):
+        raise ConfigError(
+            f"losses() of the objective {objective.name} must return a tuple of {len(names)} unmask.Loss, one for each of its "
+            f"loss_names ({', '.join(names)}); it returned {found!r}"[:300]
+        )
+    for name, each in zip(names, losses, strict=True):
+        if each.correct is None and name not in objective.without_accuracy:
+            raise ConfigError(
+                f"losses() of the objective {objective.name} says for '{name}' not how many targets were predicted exactly "
+                f"(Loss.correct); give it, or set without_accuracy = ('{name}',)"
+            )
+    return losses

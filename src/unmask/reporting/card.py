@@ -30,7 +30,6 @@ from unmask.reporting.page import (
     before_after,
     comparison,
     course_of,
-    detects,
     facts,
     limits,
     ngram_note,
@@ -83,10 +82,13 @@ def model_card(folder: RunFolder) -> str:
             version=_plain(str(record.info.get("unmask") or "")),
             place=_PLACE,
             objective=(record.config.get("train") or {}).get("objective"),
+            learned=_plain(
+                str((record.info.get("choices") or {}).get("objective") or "an objective of its own")
+            ),
             kind=record.info.get("model_class"),
             embeds=(folder.model / "modules.json").is_file(),
             own_metrics=[tuple(map(_plain, row)) for row in own_metrics(record.evaluation or {})],
-            detector=record.info.get("model_class") if detects(record) else None,
+            detector=record.info.get("model_class") if record.detects else None,
             generator=GENERATOR,
         )
     )
@@ -169,18 +171,27 @@ def _front_matter(record: RunRecord) -> dict[str, Any]:
     base = hub_name((record.config.get("model") or {}).get("name"))
     data = record.config.get("data") or {}
     datasets = _hub_data(data.get("inputs") or [])
-    task = {} if detects(record) else {"pipeline_tag": "fill-mask"}
-    front: dict[str, Any] = {"library_name": "transformers", **task}
+    if _trained_to_embed(record):
+        front: dict[str, Any] = {
+            "library_name": "sentence-transformers",
+            "pipeline_tag": "sentence-similarity",
+        }
+    else:
+        front = {"library_name": "transformers"} | ({} if record.detects else {"pipeline_tag": "fill-mask"})
     if base:
         front["base_model"] = base
     if datasets := [name for name in datasets if name]:
         front["datasets"] = datasets
-    if not detects(record) and (
+    if not record.detects and (
         results := _hub_results(record, _hub_data(data.get("heldout") or data.get("inputs") or []))
     ):
         front["model-index"] = [{"name": record.name, "results": [results]}]
     return front | {
-        "tags": ["masked-lm", "unmask", "domain-adaptation" if _adapts(record) else "from-scratch"]
+        "tags": [
+            "replaced-token-detection" if record.detects else "masked-lm",
+            "unmask",
+            "domain-adaptation" if _adapts(record) else "from-scratch",
+        ]
     }
 
 
@@ -212,6 +223,10 @@ def _hub_results(record: RunRecord, sources: Sequence[str]) -> dict[str, Any] | 
         },
         "metrics": metrics,
     }
+
+
+def _trained_to_embed(record: RunRecord) -> bool:
+    return (record.config.get("train") or {}).get("objective") == "contrastive"
 
 
 def _adapts(record: RunRecord) -> bool:

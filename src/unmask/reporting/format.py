@@ -176,6 +176,8 @@ def own_metrics(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]
     for key, value in found.items():
         if key not in ("intervals", "answers"):
             span = interval(key.rpartition("_")[2], intervals.get(key))
+            if intervals and key not in intervals:
+                span = "none: not a mean over documents"
             yield own_name(key), own_metric(key, value), span
 
 

@@ -39,9 +39,7 @@ def verdict(record: RunRecord) -> str:
     if record.adaptation:
         return adaptation.headline(record.adaptation, no_gain(record))
     if record.evaluation:
-        return " ".join(
-            filter(None, [_final_verdict(record.evaluation, accuracy_levels(record)), no_gain(record)])
-        )
+        return " ".join(filter(None, [_final_verdict(record, record.evaluation), no_gain(record)]))
     if record.heldout:
         row = record.heldout[-1]
         step, accuracy = count(row["step"]), row.get("eval_accuracy")
@@ -58,13 +56,14 @@ def verdict(record: RunRecord) -> str:
     return "Nothing is recorded yet."
 
 
-def _final_verdict(found: JsonDict, levels: Mapping[str, JsonDict]) -> str:
+def _final_verdict(record: RunRecord, found: JsonDict) -> str:
+    who = "The generator" if record.detects else "The model"
     masked = f"{plural(found['masked_tokens'], 'masked token')} in held-out text ({masks(found)})"
-    others = compared_with(levels)
+    others = compared_with(accuracy_levels(record))
     if math.isnan(as_float(found["accuracy"])):
-        return f"The model's accuracy on {masked} is NaN or infinite.{others}"
+        return f"{who}'s accuracy on {masked} is NaN or infinite.{others}"
     return (
-        f"The model predicts {percent(found['accuracy'])} of {masked} correctly{_between(found)}, with a loss of "
+        f"{who} predicts {percent(found['accuracy'])} of {masked} correctly{_between(found)}, with a loss of "
         f"{loss(found['loss'])}.{others}"
     )
 

@@ -119,7 +119,7 @@ def warnings(record: RunRecord) -> list[str]:
 
 def limits(record: RunRecord, *, examples: bool = True) -> Iterator[str]:
     """Yield what limits the metrics, one sentence each; ``examples`` quote what was left out, with its file."""
-    if detects(record):
+    if record.detects:
         yield (
             f"Accuracy and loss at masked tokens are those of the generator ({GENERATOR}/ in the folder of the model); the model itself "
             f"says which tokens were replaced, and has the metrics of the objective alone."
@@ -128,11 +128,6 @@ def limits(record: RunRecord, *, examples: bool = True) -> Iterator[str]:
     yield from overlapping(record)
     yield from unknown_tokens(record)
     yield from not_finite(record)
-
-
-def detects(record: RunRecord) -> bool:
-    """Whether the model says which tokens were replaced, and its generator alone predicts masked ones."""
-    return (record.config.get("train") or {}).get("objective") == "rtd"
 
 
 def overlapping(record: RunRecord) -> Iterator[str]:
@@ -191,7 +186,10 @@ def comparison(record: RunRecord) -> list[tuple[str, JsonDict]]:
     """The rows of the table of metrics, this model last: name, and accuracy, loss and perplexity."""
     if not record.evaluation:
         return []
-    rows = [*accuracy_levels(record).items(), ("this model", record.evaluation)]
+    rows = [
+        *accuracy_levels(record).items(),
+        ("its generator" if record.detects else "this model", record.evaluation),
+    ]
     return [
         (name, {**row, "perplexity": row.get("perplexity", _perplexity(row.get("loss")))})
         for name, row in rows

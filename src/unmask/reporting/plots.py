@@ -101,7 +101,7 @@ def main_charts(
             *(
                 line
                 for name, role, rows in stages
-                for line in _line(name, role, axis, rows, "loss", smooth=True)
+                for line in _line(name, role, axis, rows, _of_masked_tokens(rows), smooth=True)
             ),
             *_line("held out", "heldout", axis, heldout, "eval_loss"),
         ],
@@ -131,11 +131,17 @@ def _stages(training: Sequence[JsonDict]) -> list[tuple[str, Role, Sequence[Json
     detour = [row for row in training if row.get("objective") == "clm"]
     rest = [row for row in training if row.get("objective") != "clm"]
     if not detour:
-        return [("training", "train", training)]
+        several = _of_masked_tokens(training) != "loss"
+        return [("training, masked tokens" if several else "training", "train", training)]
     return [
         ("training, next tokens (causal detour)", "quiet", detour),
         ("training, masked tokens", "train", rest),
     ]
+
+
+def _of_masked_tokens(rows: Sequence[JsonDict]) -> str:
+    """Return the key of the loss that compares with the held-out one: of several losses, that of masked tokens."""
+    return "mlm_loss" if any("mlm_loss" in row for row in rows) else "loss"
 
 
 def _place(axis: _Axis, row: JsonDict) -> float:

@@ -48,6 +48,11 @@ class RunRecord:
         return bool(self.info.get("finished"))
 
     @property
+    def detects(self) -> bool:
+        """Whether the model says which tokens were replaced, and its generator alone predicts masked ones."""
+        return (self.config.get("train") or {}).get("objective") == "rtd"
+
+    @property
     def last(self) -> JsonDict | None:
         """The newest row, for tokens and seconds so far."""
         return max([*self.training, *self.heldout], key=lambda row: row["step"], default=None)

@@ -7,6 +7,7 @@ documents as many are reported as an interval needs, and only the others choose 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +20,12 @@ from unmask.progress import Progress
 from unmask.reporting.format import no_interval
 from unmask.run.components import RunComponents
 from unmask.run.results import FINAL_EVALUATION
+from unmask.run_folder import RunFolder
+from unmask.storage import read_json
 
 _KEY = np.uint64(0x5E1EC7104A1F5E7D)
 _HALF = np.uint64(1 << 63)
+_TOO_GOOD = "the weights are chosen on the {} documents that are reported, since {}; the metrics are too good by what the choice gains"
 
 
 def chooses_weights(settings: TrainSettings) -> bool:
@@ -29,20 +33,52 @@ def chooses_weights(settings: TrainSettings) -> bool:
     return bool(settings.export_best or settings.patience) or settings.export_alpha == "auto"
 
 
-def with_selection(
-    components: RunComponents, config: RunConfig, progress: Progress = Progress()
-) -> RunComponents:
-    """Divide the held-out text where it decides on the weights; too little of it serves for both, which is logged.
+class Division(NamedTuple):
+    """Which texts of a run are divided: those that have a part in the choice of its weights."""
 
-    General text is divided only where its loss has a part in the choice: with ``export_alpha: auto``.
+    heldout: bool
+    general: bool
+
+    @staticmethod
+    def by(settings: TrainSettings) -> Division:
+        """Return what settings ask for."""
+        return Division(chooses_weights(settings), settings.export_alpha == "auto")
+
+    @staticmethod
+    def of(folder: RunFolder) -> Division | None:
+        """Return that of a run that has a checkpoint, else ``None``."""
+        if not folder.info.is_file() or not any(folder.checkpoints.glob("step-*")):
+            return None
+        corpus = read_json(folder.info).get("corpus") or {}
+        return Division("selection_documents" in corpus, "general_selection_documents" in corpus)
+
+
+def with_selection(
+    components: RunComponents,
+    config: RunConfig,
+    progress: Progress = Progress(),
+    begun: Division | None = None,
+) -> RunComponents:
+    """Divide the texts that decide on the weights; too little of one serves for both, which is logged.
+
+    Args:
+        components: of the run.
+        config: its settings, resolved.
+        progress: told of a text that is not divided.
+        begun: how a resumed run divided them, which stays: metrics before and after training must be of the same text.
     """
-    settings = config.train
-    if chooses_weights(settings) and (parts := _divided(components.heldout, "held-out", config, progress)):
-        components = replace(components, selection=parts[0], heldout=parts[1])
-    if settings.export_alpha == "auto" and (
-        parts := _divided(components.general, "general", config, progress)
-    ):
-        components = replace(components, general_selection=parts[0], general=parts[1])
+    wanted = Division.by(config.train)
+    for name, kept in (("heldout", "selection"), ("general", "general_selection")):
+        asked, what = getattr(wanted, name), "held-out" if name == "heldout" else name
+        text = getattr(components, name)
+        if text is None:
+            continue
+        if begun is not None and asked and not getattr(begun, name):
+            progress.warning(_TOO_GOOD.format(what, "a resumed run divides no text anew"))
+        divides = asked if begun is None else getattr(begun, name)
+        if divides and (parts := _divided(text, what, config, progress)):
+            changes: dict[str, Any] = {kept: parts[0], name: parts[1]}
+            components = replace(components, **changes)
     return components
 
 
@@ -59,22 +95,15 @@ def warn_of_few(components: RunComponents, settings: TrainSettings, progress: Pr
         progress.warning(f"the {name} text: {no_interval(count)}, which needs {FEWEST_UNITS}; {way}")
 
 
-def _divided(
-    text: TextSource | None, name: str, config: RunConfig, progress: Progress
-) -> list[TextSource] | None:
+def _divided(text: TextSource, name: str, config: RunConfig, progress: Progress) -> list[TextSource] | None:
     """Return the part of a text that chooses the weights and the part that is reported."""
-    if text is None:
-        return None
     # Runs of earlier versions divided few documents alike.
     reported = 1 if config.data.heldout_minimum == 1 else FEWEST_UNITS
     first = halves(text.corpus.keys[text.documents], reported)
     parts = [text.part(text.documents[chosen]) for chosen in (first, ~first) if chosen.any()]
     if len(parts) == 2 and all(part.has_targets(config.train.eval_tokens) for part in parts):
         return parts
-    progress.warning(
-        f"the weights are chosen on the {name} documents that are reported, since {plural(len(text.documents), 'document')} "
-        f"cannot be divided; the metrics are too good by what the choice gains"
-    )
+    progress.warning(_TOO_GOOD.format(name, f"{plural(len(text.documents), 'document')} cannot be divided"))
     return None
 
 

@@ -27,7 +27,7 @@ from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_sa
 from unmask.run.interpolation import Interpolation, interpolate
 from unmask.run.overlap import is_compared_first, overlaps
 from unmask.run.results import answers_on, evaluation_of, final_metrics, metrics_on, run_info
-from unmask.run.selection import selection_of, warn_of_few, with_selection
+from unmask.run.selection import Division, selection_of, warn_of_few, with_selection
 from unmask.run.signals import Signals
 from unmask.run.state import RunState
 from unmask.run.writing import write_results
@@ -98,7 +98,9 @@ class TrainingRun:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.components)
         self.config = with_recipe(config, self.recipe, self.components)
-        self.components = with_selection(self.components, self.config, self.progress)
+        begun = Division.of(folder) if resume and self.is_main else None
+        begun = self.components.world.from_main(begun)
+        self.components = with_selection(self.components, self.config, self.progress, begun)
         warn_of_few(self.components, self.config.train, self.progress)
         self.fingerprint = fingerprint_of(self.config, self.components)
         try:
@@ -270,6 +272,10 @@ class TrainingRun:
         """Train to the end, and save: what comes after may take long, or fail."""
         self.loop.run()
         self._verify()
+        if self.state.last_loss is None and self.loop.position.skipped_steps:
+            raise DivergedError(
+                f"none of {plural(self.loop.position.step, 'step')} was applied, since each had a loss or a gradient that is NaN or infinite"
+            )
         if self.state.last_loss is None:
             why = self.components.text.why_no_target("the training text")
             raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")

@@ -51,7 +51,8 @@ def step_gradients(
             (total * 0.0 if empty else total).backward()
         if not empty:
             losses += torch.stack([loss.value.detach() for loss in found])
-            correct += torch.stack([loss.correct for loss in found])
+            counts = [loss.correct for loss in found]
+            correct += torch.stack([correct.new_zeros(()) if count is None else count for count in counts])
     return losses, correct
 
 

@@ -36,7 +36,7 @@ from unmask.model.cpu.embeddings import defer_embedding_grad
 from unmask.model.layers import encoder_layers
 from unmask.model.masked_lm import MaskedLM
 from unmask.objectives.mlm import MaskedLanguageModelling
-from unmask.objectives.objective import Loss, Objective, stand_in
+from unmask.objectives.objective import Loss, Objective, checked_losses, stand_in
 from unmask.reporting.format import byte_size
 from unmask.training.distributed import World
 
@@ -178,7 +178,7 @@ class GradientSum:
     def losses(self, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
         """Compute the losses of a micro-batch, in whose backward pass the gradients are summed."""
         if self._wrapped is None:
-            return self.objective.losses(self.model, batch, divisors)
+            return checked_losses(self.objective, self.model, batch, divisors)
         found: tuple[Loss, ...] = self._wrapped(batch, divisors)
         return found
 
@@ -304,7 +304,7 @@ class _Computation(nn.Module):
         self.raw, self._model, self._objective = model.model, model, objective
 
     def forward(self, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
-        return self._objective.losses(self._model, batch, divisors)
+        return checked_losses(self._objective, self._model, batch, divisors)
 
 
 # Without annotations, since torch compares them and does not take strings.

@@ -52,10 +52,11 @@ def mean_losses(window: Window, objective: Objective) -> Row:
     """Return the loss that is minimised and the accuracy of the main one; of several losses, each by its name too."""
     means: list[float | None] = []
     accuracies: list[float | None] = []
-    for key in map(_key, range(len(objective.loss_names))):
-        targets = window[f"targets{key}"]
+    for number, name in enumerate(objective.loss_names):
+        key = _key(number)
+        targets, counted = window[f"targets{key}"], name not in objective.without_accuracy
         means.append(window[f"loss{key}"] / targets if targets else None)
-        accuracies.append(window[f"correct{key}"] / targets if targets else None)
+        accuracies.append(window[f"correct{key}"] / targets if targets and counted else None)
     known = any(mean is not None for mean in means)
     row: Row = {
         "loss": objective.total([mean or 0.0 for mean in means]) if known else None,
@@ -63,5 +64,7 @@ def mean_losses(window: Window, objective: Objective) -> Row:
     }
     if len(means) > 1:
         for name, mean, accuracy in zip(objective.loss_names, means, accuracies, strict=True):
-            row |= {f"{name}_loss": mean, f"{name}_accuracy": accuracy}
+            row[f"{name}_loss"] = mean
+            if name not in objective.without_accuracy:
+                row[f"{name}_accuracy"] = accuracy
     return row

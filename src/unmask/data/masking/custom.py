@@ -35,7 +35,12 @@ class CustomUnits:
     def __init__(
         self, strategy: Strategy, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase
     ) -> None:
+        if isinstance(strategy, type):
+            raise ConfigError(
+                f"the masking strategy {strategy.__name__} is a class; pass an object of it, {strategy.__name__}()"
+            )
         self.strategy, self.vocabulary = strategy, vocabulary
+        self._repeats = False  # whether the strategy was found to do so
         self._names = token_names(tokenizer, vocabulary, range(vocabulary.size))
 
     @property
@@ -47,7 +52,7 @@ class CustomUnits:
         """Group the tokens of packed sequences.
 
         Raises:
-            ConfigError: the strategy returns another number of values than there are tokens.
+            ConfigError: the strategy returns something else than a unit for each token, or not the same twice.
         """
         if self.vocabulary.words is None:
             starts = np.ones(len(packed.input_ids), dtype=bool)
@@ -67,12 +72,29 @@ class CustomUnits:
         return MaskUnits(first, None if (weights == 1.0).all() else weights[first])
 
     def _grouped(self, ids: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = self.strategy([self._names[number] for number in ids.tolist()], words.tolist())
-        units, weights = found if isinstance(found, tuple) else (found, np.ones(len(ids)))
-        arrays = np.asarray(units), np.asarray(weights, dtype=np.float64)
-        if any(array.shape != (len(ids),) for array in arrays) or not (arrays[1] >= 0).all():
+        found = self._returned(ids, words)
+        if not self._repeats and len(ids) > 1:
+            again = self._returned(ids, words)
+            if not all(np.array_equal(*both) for both in zip(found, again, strict=True)):
+                raise ConfigError(
+                    f"the masking strategy {self.name} returns something else when it is called again with the same tokens; "
+                    f"masks must be the same after a resume, so it must depend on nothing else"
+                )
+            self._repeats = True
+        return found
+
+    def _returned(self, ids: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tokens = [self._names[number] for number in ids.tolist()]
+        found = self.strategy(tokens, words.tolist())
+        units, weights = found if isinstance(found, tuple) and len(found) == 2 else (found, np.ones(len(ids)))
+        try:
+            arrays = np.asarray(units), np.asarray(weights, dtype=np.float64)
+            fits = all(array.shape == (len(ids),) for array in arrays) and arrays[0].dtype.kind in "biuf"
+        except (TypeError, ValueError):  # lists of different lengths, or of no numbers
+            fits = False
+        if not fits or not (np.isfinite(arrays[1]) & (arrays[1] >= 0)).all():
             raise ConfigError(
-                f"the masking strategy {self.name} must return a unit for each of {plural(len(ids), 'token')}, and a weight of 0 "
-                f"or more where it gives weights; it returned {arrays[0].shape} and {arrays[1].shape}"
+                f"the masking strategy {self.name} must return the number of a unit for each of {plural(len(ids), 'token')}, "
+                f"and a finite weight of 0 or more where it gives weights; it returned {found!r}"[:300]
             )
         return arrays
