@@ -21,13 +21,11 @@ from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import ratios
 from unmask.forecasting.analysis import Probed, analyse
+from unmask.forecasting.budget import FEWEST_STEPS_A_PASS, planned, prober_that_fits, with_batch
 from unmask.forecasting.law import LEVEL
 from unmask.forecasting.plan import (
-    FEWEST_STEPS,
     REPLAY_SHARES,
     ProbingRun,
-    longest_run,
-    plan_runs,
     read_plan,
 )
 from unmask.forecasting.probing import Probe, Prober, Sums
@@ -39,13 +37,6 @@ from unmask.run.components import RunComponents, build_components
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 
-_EVAL_SHARE = 0.25
-_FEWEST_EVAL_TOKENS = 4_000
-_SPARE = 0.9
-"""Of the minutes so much is planned: no step takes as long as the one before it."""
-_FEWEST_STEPS_A_PASS = 4
-_FEWEST_BATCH_TOKENS = 1_024
-"""Steps are not made shorter than this to make a plan fit."""
 _LENGTHS = {"train.max_steps", "train.epochs", "train.minutes"}
 _OPTIONS = {
     OPTIONS[name]
@@ -152,7 +143,7 @@ def forecast(
     given: Any = None if plan is None else read_json(Path(plan))
     repeated = None if plan is None else read_plan(given, str(plan))
     if repeated is not None and config.train.batch_tokens is None:
-        config = _with_batch(config, given.get("settings", {}).get("batch_tokens"))
+        config = with_batch(config, given.get("settings", {}).get("batch_tokens"))
     with tempfile.TemporaryDirectory(prefix="unmask-forecast-") as place, torch.random.fork_rng(devices=[]):
         components = build_components(config, RunFolder(Path(place)), progress)
         _require_usable(components, config)
@@ -160,12 +151,12 @@ def forecast(
         if repeated is None:
             evaluation = prober.evaluation_seconds()
             if config.train.batch_tokens is None:
-                prober = _with_steps_that_fit(prober, evaluation, minutes, shares, progress)
-                config = _with_batch(config, prober.config.train.batch_tokens)
+                prober = prober_that_fits(prober, evaluation, minutes, shares, progress)
+                config = with_batch(config, prober.config.train.batch_tokens)
         _require_text(components, prober)
         step = prober.seconds()
         if repeated is None:
-            runs = _planned(prober, components, step, evaluation, minutes, shares)
+            runs = planned(prober, step, evaluation, minutes, shares)
         else:
             runs, minutes = repeated, np.inf
             prober.eval_tokens = int(given["plan"]["eval_tokens"])
@@ -222,75 +213,11 @@ def _require_units(base: Sums, tokens: int) -> None:
 
 def _require_text(components: RunComponents, prober: Prober) -> None:
     batch = prober.config.train.batch_tokens or 1
-    if components.text.tokens < _FEWEST_STEPS_A_PASS * batch:
+    if components.text.tokens < FEWEST_STEPS_A_PASS * batch:
         raise DataError(
             f"the text is too small for a forecast: one pass has {plural(components.text.tokens, 'token')}, less than "
-            f"{_FEWEST_STEPS_A_PASS} steps of {batch:,}; give more text, or a lower --batch-tokens"
+            f"{FEWEST_STEPS_A_PASS} steps of {batch:,}; give more text, or a lower --batch-tokens"
         )
-
-
-def _with_batch(config: RunConfig, tokens: int | None) -> RunConfig:
-    return config.model_copy(update={"train": config.train.model_copy(update={"batch_tokens": tokens})})
-
-
-def _with_steps_that_fit(
-    prober: Prober, evaluation: float, minutes: float, shares: Sequence[float], progress: Progress
-) -> Prober:
-    """Halve the tokens of a step until a plan fits into the minutes and the text, by the speed of the shortest steps."""
-    text, usual, config = prober.components.text.tokens, prober.config.train.batch_tokens or 1, prober.config
-
-    def of(batch: int) -> Prober:
-        prober.reset()
-        return Prober(prober.components, _with_batch(config, batch), prober.eval_tokens)
-
-    shortest = of(min(usual, _FEWEST_BATCH_TOKENS)).seconds() / min(usual, _FEWEST_BATCH_TOKENS)
-    batch = usual
-    while batch >= 2 * _FEWEST_BATCH_TOKENS and (
-        text < _FEWEST_STEPS_A_PASS * batch
-        or _steps(batch * shortest, evaluation, prober.eval_tokens, minutes, shares)[0] < FEWEST_STEPS
-    ):
-        batch //= 2
-    if batch < usual:
-        progress.log(
-            f"{batch:,} tokens a step: {usual:,} would take {usual * shortest:.2g} s here, and the text has {text:,}; "
-            f"--batch-tokens sets them, more --minutes allow more"
-        )
-    return of(batch)
-
-
-def _steps(
-    step: float, evaluation: float, tokens: int, minutes: float, shares: Sequence[float]
-) -> tuple[int, int]:
-    """Return the steps of the longest run of a plan that fits into the minutes, and how many of the ``tokens`` an evaluation reads."""
-    budget = 60 * minutes * _SPARE
-    count = len(plan_runs(1 << 16, 1.0, shares)) + 1
-    most = _EVAL_SHARE * budget / count
-    read = min(tokens, max(_FEWEST_EVAL_TOKENS, int(tokens * most / evaluation)))
-    return longest_run((budget - count * evaluation * read / tokens) / step, shares), read
-
-
-def _planned(
-    prober: Prober,
-    components: RunComponents,
-    step: float,
-    evaluation: float,
-    minutes: float,
-    shares: Sequence[float],
-) -> list[ProbingRun]:
-    """Choose the runs that fit into the minutes; a slow evaluation reads less text."""
-    longest, read = _steps(step, evaluation, prober.eval_tokens, minutes, shares)
-    batch = prober.config.train.batch_tokens or 1
-    if longest < FEWEST_STEPS:
-        least = minutes
-        while _steps(step, evaluation, prober.eval_tokens, least, shares)[0] < FEWEST_STEPS:
-            least *= 1.1
-        raise ConfigError(
-            f"{minutes:g} minutes are too short for a plan: a step of {batch:,} tokens takes {step:.2g} s here, and the longest "
-            f"probing run needs {FEWEST_STEPS} steps; give --minutes {np.ceil(least * 10) / 10:g}"
-            + (", or a lower --batch-tokens" if batch > _FEWEST_BATCH_TOKENS else "")
-        )
-    prober.eval_tokens = read
-    return plan_runs(longest, min(1.0, longest * batch / components.text.tokens), shares)
 
 
 def _run_all(prober: Prober, runs: Sequence[ProbingRun], deadline: float, progress: Progress) -> list[Probe]:
