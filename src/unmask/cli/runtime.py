@@ -129,8 +129,16 @@ def check_page(html: Path | None, *, charts: bool = False) -> None:
     """Raise an error if a page, perhaps with charts, could not be written, before the work that it would show."""
     if html is not None and charts:
         require_charts("--html")
-    if html is not None and not html.absolute().parent.is_dir():
+    if html is None:
+        return
+    if html.is_dir():
+        raise DiskError(
+            f"{html}: cannot be written: it is a folder; name a file in it, such as {html / 'page.html'}"
+        )
+    if not html.absolute().parent.is_dir():
         raise DiskError(f"{html}: cannot be written: there is no folder {html.parent}")
+    if not os.access(html.absolute().parent, os.W_OK):
+        raise DiskError(f"{html}: cannot be written: nothing can be written in {html.absolute().parent}")
 
 
 def check_texts(data: DataSettings) -> None:
