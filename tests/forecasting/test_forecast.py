@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,14 @@ from tests.cli.conftest import run as run
 from tests.conftest import understood
 
 import unmask
+from unmask.cli.forecast import draw_forecast
+from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
 from unmask.forecasting import forgetting, law
 from unmask.forecasting.analysis import Probed, analyse
 from unmask.forecasting.plan import ProbingRun, longest_run, plan_runs
 from unmask.forecasting.probing import Probe
+from unmask.reporting.forecast_page import render_forecast
 
 TEXT = 3e6
 
@@ -112,6 +116,20 @@ def test_a_law_that_does_not_hold_forecasts_nothing(losses: list[float], reason:
     assert found["curve"] == []
 
 
+def test_a_base_that_learns_general_text_from_the_domain_has_no_forecast_of_forgetting() -> None:
+    found = {}
+    for slope in (-0.002, 0.002):
+        runs = probes([4.9, 4.5, 4.2, 4.0, 3.9])
+        for place, probe in enumerate(runs):
+            rise = 50 * slope * (place + 1) * np.linspace(0.9, 1.1, 20)
+            probe.sums["general"] = np.stack([np.full(20, 50.0), 200 + rise], axis=1)
+        base = {name: np.stack([np.full(20, 50.0), np.full(20, 50.0 * loss)], axis=1) for name, loss in (("domain", 5), ("general", 4))}  # fmt: skip
+        found[slope] = analyse(Probed(base, runs, 10**6, 0))["forgetting"]
+    assert found[0.002]["decision"] == "forecast"
+    assert found[-0.002]["decision"] == "cannot tell"
+    assert "lowers the loss on general text by 0.010 nats" in found[-0.002]["reasons"][0]
+
+
 def test_a_plan_fits_into_the_steps() -> None:
     for shares in ((), (0.05, 0.2)):
         longest = longest_run(1000, shares)
@@ -178,6 +196,18 @@ def test_the_verb_and_the_function_repeat_a_plan(
     assert "Forecast" in page
     assert "<svg" in page
 
+    unknown = {
+        **found,
+        "forgetting": {"decision": "unknown", "reasons": []},
+        "horizons": [{**row, "forgetting": None, "replay": None} for row in found["horizons"]],
+    }
+    terminal = io.StringIO()
+    draw_forecast(Page(terminal), unknown)
+    assert terminal.getvalue().count("not measured") >= len(found["horizons"])
+    page = render_forecast(unknown)
+    assert page.count("<td>not measured</td>") == 2 * len(found["horizons"])  # forgetting and the best replay
+    assert "Forgetting: not measured" in page
+
     again = unmask.forecast(
         str(given / "domain.txt"), model=checkpoint("bert"), general=str(given / "general.txt"), heldout=str(given / "general.txt"),
         plan=given / "plan.json", batch_tokens=128, learning_rate=1e-3, precision="fp32", documents="line", progress=False,
@@ -196,6 +226,12 @@ def test_the_verb_and_the_function_repeat_a_plan(
     [
         (["--replay-share", 0.1], 2, "--replay-share is a share of general text; give it with --general"),
         (["--minutes", 0.01, "--batch-tokens", 128], 2, "0.01 minutes are too short for a plan"),
+        (
+            ["--plan", "replayed.json"],
+            2,
+            "replayed.json: 1 of the 7 probing runs of this plan replay general text",
+        ),
+        (["--html", "."], 5, "cannot be written: it is a folder"),
         (["--plan", "plan.txt"], 2, "plan.txt: expected the JSON of an earlier forecast"),
         (["--batch-tokens", 8192], 3, "the text is too small for a forecast: one pass has"),
         (
@@ -213,6 +249,7 @@ def test_the_verb_and_the_function_repeat_a_plan(
 def test_what_cannot_be_forecast_is_one_line(
     run: Run, given: Path, checkpoint: Callable[[str], Path], options: list[object], code: int, message: str
 ) -> None:
+    Path("replayed.json").write_bytes((given / "plan.json").read_bytes())
     Path("plan.txt").write_text('{"plan": {}}', encoding="utf-8")
     Path("one.txt").write_text("The old lighthouse keeper repaired the broken telescope.", encoding="utf-8")
     outcome = run("forecast", given / "domain.txt", "--model", checkpoint("bert"), "-q", *options)

@@ -11,7 +11,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, plural
-from unmask.reporting.forecast import change_text, conclusions, headline, interval_text
+from unmask.reporting.forecast import absent, change_text, conclusions, headline, interval_text
 from unmask.reporting.format import loss, rough_duration
 from unmask.storage import JsonDict
 
@@ -109,7 +109,7 @@ def draw_forecast(page: Page, found: JsonDict) -> None:
             rough_duration(row["seconds"]),
             _cell(row["domain"], partial(interval_text, text=loss)),
             _cell(row["change"], change_text),
-            _cell(row["forgetting"], partial(interval_text, text=partial(loss, signed=True))),
+            _cell(row["forgetting"], partial(interval_text, text=partial(loss, signed=True)), absent(found)),
         ]
         for row in found["horizons"]
     ]
@@ -127,5 +127,5 @@ def draw_forecast(page: Page, found: JsonDict) -> None:
         page.command(f"  {command}")
 
 
-def _cell(found: JsonDict | None, text: Callable[[JsonDict], str]) -> str:
-    return "cannot tell" if found is None else text(found)
+def _cell(found: JsonDict | None, text: Callable[[JsonDict], str], without: str = "cannot tell") -> str:
+    return without if found is None else text(found)

@@ -244,7 +244,9 @@ def _forgetting(probed: Probed) -> tuple[dict[str, Any], Forgetting | None]:
     if (text < text.max()).any():
         names["passes"] = law.passes
     reasons = []
-    if error > max(_MOST_ERROR * spread, _FINE * float(base[0])):
+    if fallen := _fallen(rises[:, probes.index(probed.longest)], float(base[0])):
+        reasons.append(fallen)
+    elif error > max(_MOST_ERROR * spread, _FINE * float(base[0])):
         reasons.append(f"the law misses the runs by {error:.3f} nats, and they differ by {spread:.3f}")
     found = {
         "decision": "cannot tell" if reasons else "forecast",
@@ -253,6 +255,22 @@ def _forgetting(probed: Probed) -> tuple[dict[str, Any], Forgetting | None]:
         "error": error,
     }
     return found, None if reasons else law
+
+
+def _fallen(rises: Floats, base: float) -> str | None:
+    """Return that the loss on general text falls without replay, if it does: the law of forgetting only rises then.
+
+    Args:
+        rises: ``[B]`` of the longest run on the text alone.
+        base: loss of the base.
+    """
+    _, _, high = interval(rises)
+    if high >= 0 or -rises[0] <= forgetting_law.LEAST_ERROR * base:
+        return None
+    return (
+        f"the longest run lowers the loss on general text by {-rises[0]:.3f} nats: the base has not learned that text to the end and "
+        f"learns it from the domain too, which the law of forgetting does not know"
+    )
 
 
 # ---- what follows from them

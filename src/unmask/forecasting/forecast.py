@@ -142,6 +142,8 @@ def forecast(
     shares = sorted({*REPLAY_SHARES, *([replay_share] if replay_share else [])}) if config.data.replay else []
     given: Any = None if plan is None else read_json(Path(plan))
     repeated = None if plan is None else read_plan(given, str(plan))
+    if repeated is not None:
+        _require_general(repeated, config, str(plan))
     if repeated is not None and config.train.batch_tokens is None:
         config = with_batch(config, given.get("settings", {}).get("batch_tokens"))
     with tempfile.TemporaryDirectory(prefix="unmask-forecast-") as place, torch.random.fork_rng(devices=[]):
@@ -183,6 +185,14 @@ def _checked(config: RunConfig, replay_share: float | None) -> RunConfig:
     if replay_share is not None and not data.replay:
         raise ConfigError("--replay-share is a share of general text; give it with --general")
     return config.model_copy(update={"data": data})
+
+
+def _require_general(runs: Sequence[ProbingRun], config: RunConfig, plan: str) -> None:
+    replayed = sum(run.replay_share > 0 for run in runs)
+    if replayed and not config.data.replay:
+        raise ConfigError(
+            f"{plan}: {replayed} of the {plural(len(runs), 'probing run')} of this plan replay general text; give it with --general"
+        )
 
 
 def _require_usable(components: RunComponents, config: RunConfig) -> None:
@@ -325,7 +335,7 @@ def _notes(
         if message := text.corpus.unknown(components.model.tokenizer).message():
             notes.append(f"unknown tokens are never targets: {message}")
     if components.general is None:
-        notes.append("forgetting is unknown: no general text was given (--general)")
+        notes.append("forgetting is not measured: no general text was given (--general)")
     for name, what in (("domain", "the loss on the domain"), ("forgetting", "forgetting")):
         if found[name]["decision"] == "cannot tell":
             notes += [f"{what} cannot be forecast: {reason}" for reason in found[name]["reasons"]]

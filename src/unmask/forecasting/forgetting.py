@@ -34,7 +34,8 @@ _DRIFT = 1.0
 """Per doubling beyond the longest run a forecast drifts by this many errors of the fit."""
 _GENERAL_POWER = 0.3
 _FREEDOM = 3.0
-_LEAST_ERROR = 0.001
+LEAST_ERROR = 0.001
+"""Of a run, as a share of the loss of the base: what is smaller is noise."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def fit(domain: Floats, general: Floats, text: Floats, rises: Floats, base: floa
         aa, gg, ag, ya, yg = ((weights * one * other).sum(axis=1) for one, other in pairs)
         rise, gain = _not_negative(aa, gg, ag, ya, yg)
         missed = (weights * (risen - rise[:, None] * lost + gain[:, None] * learned) ** 2).sum(axis=1)
-        return rise, gain, aa, missed + _FREEDOM * (_LEAST_ERROR * base) ** 2
+        return rise, gain, aa, missed + _FREEDOM * (LEAST_ERROR * base) ** 2
 
     def score(state: Floats) -> Floats:
         inside = (np.abs(state[:, [0, 4]]) < _MOST).all(axis=1)

@@ -18,6 +18,11 @@ def interval_text(found: JsonDict, text: Callable[[Any], str]) -> str:
     return f"{text(found['value'])} ({low} to {high})".replace("-", "−")
 
 
+def absent(found: JsonDict) -> str:
+    """Return why a forecast has no value for forgetting, or for replay, which rests on it."""
+    return "not measured" if found["forgetting"]["decision"] == "unknown" else "cannot tell"
+
+
 def change_text(found: JsonDict) -> str:
     """Return a relative change with its interval, in percent."""
     return interval_text(found, lambda share: f"{100 * as_float(share):+.1f}%")
@@ -95,7 +100,7 @@ def headline(found: JsonDict) -> str:
     if row["domain"] is None:
         return CANNOT_TELL
     lost = (
-        "forgetting is unknown without general text"
+        "forgetting was not measured, which takes general text"
         if row["forgetting"] is None and found["forgetting"]["decision"] == "unknown"
         else "forgetting cannot be told"
         if row["forgetting"] is None

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unmask.reporting.drawing import COLOUR, Chart, Legend, Role, drawing, dress, tick_labels
-from unmask.reporting.forecast import change_text, conclusions, headline, interval_text
+from unmask.reporting.forecast import absent, change_text, conclusions, headline, interval_text
 from unmask.reporting.format import axis_number, count, loss, number, percent, rough_duration
 from unmask.reporting.render import environment
 from unmask.storage import JsonDict
@@ -56,10 +56,10 @@ def render_forecast(found: JsonDict) -> str:
             verdict=headline(found),
             conclusions=list(conclusions(found)),
             charts=charts,
-            horizons=list(_horizon_lines(found["horizons"])),
+            horizons=list(_horizon_lines(found)),
             probes=[_probe_row(row, found["base"]) for row in found["probes"]],
             laws=[
-                (name, found[name]["decision"], found[name]["reasons"], _law_rows(found[name]))
+                (name, _decision(found, name), found[name]["reasons"], _law_rows(found[name]))
                 for name in ("domain", "forgetting")
             ],
             facts=list(_facts(found)),
@@ -68,7 +68,7 @@ def render_forecast(found: JsonDict) -> str:
     )
 
 
-def _horizon_lines(horizons: Sequence[JsonDict]) -> Iterator[tuple[str, list[str]]]:
+def _horizon_lines(found: JsonDict) -> Iterator[tuple[str, list[str]]]:
     """Yield a name and the text for each horizon: two columns fit on a phone, seven do not."""
     texts: dict[str, Callable[[JsonDict], str]] = {
         "tokens in all": lambda row: count(row["tokens"]),
@@ -76,16 +76,25 @@ def _horizon_lines(horizons: Sequence[JsonDict]) -> Iterator[tuple[str, list[str
         "time here": lambda row: rough_duration(row["seconds"]),
         "domain loss": lambda row: _or_unknown(row["domain"], lambda found: interval_text(found, loss)),
         "change": lambda row: _or_unknown(row["change"], change_text),
-        "forgetting": lambda row: _or_unknown(row["forgetting"], lambda found: interval_text(found, signed)),
-        "best replay": lambda row: _or_unknown(row["replay"], lambda found: percent(found["best"], 0)),
+        "forgetting": lambda row: _or_unknown(
+            row["forgetting"], lambda found: interval_text(found, signed), without
+        ),
+        "best replay": lambda row: _or_unknown(
+            row["replay"], lambda found: percent(found["best"], 0), without
+        ),
     }
-    signed = partial(loss, signed=True)
+    signed, without = partial(loss, signed=True), absent(found)
     for name, text in texts.items():
-        yield name, [text(row) for row in horizons]
+        yield name, [text(row) for row in found["horizons"]]
 
 
-def _or_unknown(found: JsonDict | None, text: Any) -> str:
-    return "cannot tell" if found is None else str(text(found))
+def _or_unknown(found: JsonDict | None, text: Any, without: str = "cannot tell") -> str:
+    return without if found is None else str(text(found))
+
+
+def _decision(found: JsonDict, name: str) -> str:
+    decision = str(found[name]["decision"])
+    return absent(found) if decision == "unknown" else decision
 
 
 def _probe_row(row: JsonDict, base: JsonDict) -> list[str]:
