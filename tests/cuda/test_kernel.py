@@ -14,7 +14,7 @@ from torch.nn.attention import varlen
 from torch.nn.attention.varlen import varlen_attn
 
 from unmask.data.batches import Batch
-from unmask.model import attention, masked_lm
+from unmask.model import attention, masked_lm, packed_layout
 from unmask.model.attention import packed_attention
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.packed_layout import PackedLayout
@@ -141,7 +141,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[MaskedLM], No
                     part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda")
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **named: True)
-        for module in (attention, masked_lm):
+        for module in (packed_layout, masked_lm):
             monkeypatch.setattr(module, "on_device", put)
 
     return move
