@@ -474,6 +474,21 @@ def test_the_speed_is_measured_last_and_said_before(
     assert found.plan["tokens_per_second"] > 0
 
 
+def test_the_speed_is_measured_on_a_short_text_too_and_a_failure_is_said(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    model = str(checkpoint("bert"))
+    found = check_data([write(tmp_path / "text.txt", "The river.")], model=model, progress=Messages(said))
+    assert found.plan["time_from"] == (
+        "a training step of 2,048 tokens, measured here, of repeated text, since there is little"
+    )
+    assert not any("could not be measured" in line for line in said)
+    unknown = check_data([write(tmp_path / "text.txt", "\u6cb3\u6d41")], model=model, progress=Messages(said))
+    assert any("the speed could not be measured" in line and "unknown" in line for line in said)
+    assert "matrix products" in unknown.plan["time_from"]
+
+
 def test_text_is_looked_for_before_the_model() -> None:
     with pytest.raises(DataError, match=r"nowhere\.txt: no such file"):
         check_data("nowhere.txt", model="no-folder/of-a-model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import tempfile
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from unmask.config.options import arguments
 from unmask.config.settings import DocumentSettings
-from unmask.errors import UnmaskError
+from unmask.errors import DataError
 
 LITERATURE = (
     (
@@ -60,29 +61,46 @@ def estimated_rate() -> tuple[float, str]:
     )
 
 
-def measured_rate(model: str, texts: Sequence[str], *, offline: bool) -> tuple[float, str] | None:
-    """Return tokens a second of real training steps of a model on some of the text, or ``None`` where it cannot train."""
+def measured_rate(
+    model: str, texts: Sequence[str], tokens_per_character: float, *, offline: bool
+) -> tuple[float, str]:
+    """Return tokens a second of real training steps of a model, and how that is known.
+
+    Args:
+        model: a checkpoint.
+        texts: some of the text, which is repeated until it fills the steps.
+        tokens_per_character: of the text, by the model's tokenizer.
+        offline: make no network call.
+
+    Raises:
+        UnmaskError: the model cannot be trained on this text.
+    """
     from unmask.config.load import load_config
     from unmask.run.dry_run import dry_run
 
+    tokens = tokens_per_character * sum(map(len, texts))
+    times = math.ceil(2 * _STEP_TOKENS / max(tokens, 1.0))
     with tempfile.TemporaryDirectory(prefix="unmask-check-") as place:
-        sample = Path(place) / "sample.jsonl"
-        lines = (json.dumps({"text": text}) for text in texts)
-        sample.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        once, sample = Path(place) / "once.jsonl", Path(place) / "sample.jsonl"
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        once.write_text(lines, encoding="utf-8")
+        sample.write_text(lines * times, encoding="utf-8")
         flags = {
             "data.inputs": [str(sample)],
+            "data.heldout": [str(once)],  # a single text could not be divided
             "model.name": model,
             "model.offline": offline or None,
             "train.batch_tokens": _STEP_TOKENS,
             "train.max_steps": 2,
         }
-        try:
-            found = dry_run(load_config(None, (), flags))
-        except UnmaskError:
-            return None
+        found = dry_run(load_config(None, (), flags))
     if not found.seconds_per_step or found.tokens_per_epoch < _STEP_TOKENS:
-        return None
-    return _STEP_TOKENS / found.seconds_per_step, f"a training step of {_STEP_TOKENS:,} tokens, measured here"
+        raise DataError(f"a step of {_STEP_TOKENS:,} tokens could not be filled with the text")
+    repeated = ", of repeated text, since there is little" if times > 1 else ""
+    return (
+        _STEP_TOKENS / found.seconds_per_step,
+        f"a training step of {_STEP_TOKENS:,} tokens, measured here{repeated}",
+    )
 
 
 def train_command(

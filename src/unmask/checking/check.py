@@ -34,7 +34,7 @@ from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.errors import ErrorCounts, ReadErrors
 from unmask.data.reading.inputs import Given, HubInput, Input, StdinInput, as_list, expand_inputs
 from unmask.data.unknown import MOST
-from unmask.errors import ConfigError, DataError, plural
+from unmask.errors import ConfigError, DataError, UnmaskError, plural
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile
 from unmask.run_folder import is_model_folder, model_folder
@@ -357,15 +357,27 @@ class _Check:
 
     def speed(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Return how fast a plan is computed here, how long it takes, and how that is known."""
-        rate = None
-        if self.model is not None and self.trainable:
-            self.progress.log(f"measuring the speed of training {self.model} here, on a few steps")
-            rate = measured_rate(self.model, self.sample, offline=self.offline)
-        speed, how = rate or estimated_rate()
+        speed, how = self._measured_speed(plan["tokens"]) or estimated_rate()
         if self.model is None:
             how += "; --model measures the speed"
+        elif not self.trainable:
+            how += f"; only the tokenizer of '{self.model}' was found"
         seconds = plan["epochs"] * plan["tokens"] / speed
         return {"tokens_per_second": speed, "seconds": seconds, "time_from": how}
+
+    def _measured_speed(self, tokens: int) -> tuple[float, str] | None:
+        """Return how fast the model trains here, and how that is known; ``None`` where there is none or it cannot."""
+        if self.model is None or not self.trainable:
+            return None
+        self.progress.log(f"measuring the speed of training {self.model} here, on a few steps")
+        try:
+            density = tokens / max(1, self.text.characters)
+            return measured_rate(self.model, self.sample, density, offline=self.offline)
+        except UnmaskError as error:
+            self.progress.warning(
+                f"the speed could not be measured, so that of another model is taken: {error}"
+            )
+            return None
 
     def _estimated_tokens(self) -> int:
         """Return the tokens to be expected without a tokenizer; one a letter where the text has no words."""
