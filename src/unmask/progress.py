@@ -28,3 +28,28 @@ class Progress:
 
     def end(self) -> None:
         """The phase is over."""
+
+
+class PartOf(Progress):
+    """Reports one of several equal parts of a phase that has begun, so that the share is one over all of them.
+
+    Args:
+        whole: what the phase reports to.
+        number: of this part, from 0.
+        count: how many parts there are.
+        metrics: what to show with those of the part.
+    """
+
+    def __init__(self, whole: Progress, number: int, count: int, metrics: Mapping[str, object]) -> None:
+        self._number, self._count, self._metrics = number, count, metrics
+        self._whole = whole
+
+    def log(self, text: str) -> None:
+        self._whole.log(text)
+
+    def warning(self, text: str) -> None:
+        self._whole.warning(text)
+
+    def advance(self, share: float | None, metrics: Mapping[str, object]) -> None:
+        done = None if share is None else (self._number + share) / self._count
+        self._whole.advance(done, {**self._metrics, **metrics})

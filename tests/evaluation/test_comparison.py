@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from unmask.api.progress import CallbackProgress, ProgressEvent
 from unmask.data.reading.documents import Document
 from unmask.errors import ConfigError, DataError
 from unmask.evaluation.bootstrap import ratios
@@ -405,6 +406,22 @@ def test_one_model_on_both_sides_differs_by_exactly_nothing_on_words_and_bytes(
         words, bits = compare_words(pair, texts, CPU, 64), compare_bits(pair, texts, 1500)
     for change in (*words["difference"].values(), bits["difference"]):
         assert change == {"value": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_the_share_of_bits_per_byte_is_one_over_both_models(
+    loaded: Load, jsonl: Jsonl, corpus_text: list[str]
+) -> None:
+    events: list[ProgressEvent] = []
+    models = loaded("bert"), loaded("roberta")
+    with EvaluationText([str(jsonl(corpus_text[:8]))]) as text:
+        compare_bits(models, text, 1000, CallbackProgress(events.append))
+    assert [event.kind for event in events if event.kind in ("begin", "end")] == ["begin", "end"]
+    steps = [(event.share, event.metrics["model"]) for event in events if event.kind == "advance"]
+    shares = [share for share, _ in steps if share is not None]
+    assert shares == sorted(shares)
+    assert max(share for share in shares if share < 1) >= 0.5
+    assert steps[-1] == (1.0, 2)
+    assert all(share <= 0.5 for share, model in steps if share is not None and model == 1)
 
 
 def test_bits_per_byte_are_the_score_over_the_bytes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,21 @@ def model_of(checkpoint: Callable[[str], Path]) -> Models:
         return made[architecture]
 
     return make
+
+
+def test_the_share_done_is_that_of_the_texts_that_are_scored(model_of: Models) -> None:
+    done: list[tuple[float | None, object]] = []
+
+    class Shares(Progress):
+        def advance(self, share: float | None, metrics: Mapping[str, object]) -> None:
+            done.append((share, metrics["texts"]))
+
+    # All texts are read at once, and scored in several blocks.
+    scores = list(Scorer(model_of("bert"), batch_tokens=32)(TEXTS * 8, progress=Shares()))
+    assert len({texts for _, texts in done}) > 2
+    shares = [share for share, _ in done if share is not None]
+    assert shares == sorted(shares)
+    assert next(texts for share, texts in done if share == pytest.approx(1.0)) == len(scores)
 
 
 @pytest.fixture

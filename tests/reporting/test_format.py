@@ -40,7 +40,7 @@ def test_progress_in_words() -> None:
         "x": None,
     }
     assert progress_metrics({**found, "seconds_left": 3, "lr": 0.0, "nan": float("nan")}) == [
-        "step 1,200", "loss 3.200", "learning rate 5e-05", "58,012 documents", "4 docs/s", "of a", "lr 0.000", "nan nan",
+        "step 1,200", "loss 3.200", "learning rate 5e-05", "58,012 documents", "3.7 docs/s", "of a", "lr 0.000", "nan nan",
     ]  # fmt: skip
     assert progress_metrics({"documents": 1}) == ["1 document"]
 

@@ -24,7 +24,7 @@ from unmask.evaluation.word_units import (
     score_words,
 )
 from unmask.model.base import LanguageModel
-from unmask.progress import Progress
+from unmask.progress import PartOf, Progress
 from unmask.scoring.scorer import Scorer
 
 ModelPair = tuple[LanguageModel, LanguageModel]
@@ -71,10 +71,16 @@ def compare_words(
     budget = batch_budget(size, min(1.0, 2 * settings.masking.rate))
     limit = None if settings.tokens is None else _BYTES_PER_TOKEN * settings.tokens
     progress.begin("words")
-    documents = sample_documents(text.documents(), limit)
+    documents: Iterable[Sampled] = sample_documents(text.documents(), limit)
+    total = None
+    if limit is not None:  # they are in memory at any rate
+        documents = list(documents)
+        total = sum(len(document.text) for document in documents)
     for group in batched(counter.passages(documents), budget):
         counter.add(group, [score_words(model, group, which) for which, model in enumerate(models)])
-        share = None if settings.tokens is None else min(1.0, counter.tokens / settings.tokens)
+        share = None
+        if total and settings.tokens:
+            share = max(counter.characters / total, min(1.0, counter.tokens / settings.tokens))
         progress.advance(share, {"documents": len(counter.keys), "words": counter.words})
     progress.advance(1.0, {"documents": len(counter.keys), "words": counter.words})
     progress.end()
@@ -88,7 +94,7 @@ class _WordCounter:
         self.splitter, self.most = splitter, most
         self.keys: list[int] = []
         self.rows: list[np.ndarray] = []
-        self.words = self.tokens = 0
+        self.words = self.tokens = self.characters = 0
 
     def passages(self, documents: Iterable[Sampled]) -> Iterator[Passage]:
         for document in documents:
@@ -99,6 +105,7 @@ class _WordCounter:
                 yield passage
                 if self.most is not None and self.tokens >= self.most:
                     return
+            self.characters += len(document.text)
 
     def add(self, passages: Sequence[Passage], scores: Sequence[WordScores]) -> None:
         columns = [column for found in scores for column in (found.loss, found.right, found.subwords)]
@@ -159,10 +166,17 @@ def compare_bits(
         DataError: the text cannot be read, or no passage can be scored by both.
     """
     passages = sample_passages(text.documents(), most_bytes, PASSAGE_BYTES)
+    texts = [found.text for found in passages]
+    progress.begin("bits per byte")
     first, second = (
-        list(Scorer(model, method=METHOD)([found.text for found in passages], progress=progress))
-        for model in models
+        list(
+            Scorer(model, method=METHOD)(
+                texts, progress=PartOf(progress, number, len(models), {"model": number + 1})
+            )
+        )
+        for number, model in enumerate(models)
     )
+    progress.end()
     rows, kept = [], []
     for passage, left, right in zip(passages, first, second, strict=True):
         if not (left.error or right.error or left.unknown or right.unknown):

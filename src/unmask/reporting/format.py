@@ -294,7 +294,7 @@ def progress_metrics(metrics: Mapping[str, object]) -> list[str]:
         if name == "seconds_left" or value is None:
             continue
         if name.endswith("/s") and isinstance(value, int | float):
-            words.append(f"{value:,.0f} {label.replace('tokens', 'tok')}")
+            words.append(f"{value:{',.0f' if value >= 10 else '.2g'}} {label.replace('tokens', 'tok')}")
         elif name.endswith("s") and isinstance(value, int) and not isinstance(value, bool):
             words.append(plural(value, label.removesuffix("s"), label))
         else:

@@ -324,10 +324,15 @@ class _Meter:
             yield text
 
     def enter_block(self, texts: int) -> None:
-        """These texts are about to be scored, all that were taken since the last block."""
+        """So many texts are about to be scored, the next of those that were taken."""
         self._block = texts
         known = self._share() if self._share else self._taken / self._length if self._length else None
-        self._low, self._high = self._high, math.nan if known is None else known
+        # Texts are read ahead of the block: of what is known to be read, only the block's part is about to be done.
+        part = texts / max(1, self._taken - self.done)
+        self._low, self._high = (
+            self._high,
+            math.nan if known is None else self._high + (known - self._high) * part,
+        )
 
     def leave_block(self) -> None:
         """The texts of the block are scored."""
