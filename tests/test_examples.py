@@ -18,6 +18,8 @@ import pytest
 import yaml
 from tests.conftest import understood
 
+import unmask
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 JOBS = EXAMPLES / "jobs"
 
@@ -105,6 +107,23 @@ def test_the_jobs_of_slurm_and_skypilot_are_valid() -> None:
     for code in (script, job["run"]):
         for command in re.findall(r"unmask train .* --resume", code):
             understood(command)
+
+
+def test_nothing_installs_a_package_of_this_name_from_an_index() -> None:
+    """Until there is a release, the name on an index may be somebody else's."""
+    root = EXAMPLES.parent
+    paths = [root / "README.md", *(root / "docs").rglob("*.md"), *filter(Path.is_file, EXAMPLES.rglob("*.*"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    found = {
+        path
+        for path, text in texts.items()
+        if re.search(r"install\b.*[ '\"=]unmask(\[[\w,]+\])?['\" ]*$", text, re.M)
+    }
+    assert not found
+    wheels = {
+        name for text in texts.values() for name in re.findall(r"unmask-[\d.]+-py3-none-any\.whl", text)
+    }
+    assert wheels == {f"unmask-{unmask.__version__}-py3-none-any.whl"}
 
 
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))

@@ -4,13 +4,14 @@
 #
 #     HF_NAMESPACE=you ./hf_jobs.sh              # --dry-run as an argument only prints the job
 #
-# To change: the bucket, the data set, the model, the hardware, the time.
+# To change: the wheel, the bucket, the data set, the model, the hardware, the time.
 # Once: `hf auth login`; `hf buckets create "$HF_NAMESPACE/runs"`; S3 credentials of a write token (https://hf.co/settings/tokens,
 # "Generate S3 credentials") in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from where --secrets takes them.
 set -euo pipefail
 : "${HF_NAMESPACE:?your user name or organization on the Hub}"
 
-UNMASK='unmask[storage]'                 # or an address: 'unmask[storage] @ git+https://…'
+# The wheel that `make dist` builds, where the job can fetch it: hf upload you/wheels dist --type dataset
+UNMASK='unmask[storage] @ https://huggingface.co/datasets/you/wheels/resolve/main/unmask-0.1.0-py3-none-any.whl'
 TEXT=hf://you/notes                      # a data set of the Hub
 MODEL=bert-base-uncased
 RUN=s3://runs/notes                      # the bucket "runs" of the namespace
