@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class UnmaskError(Exception):
@@ -45,6 +46,18 @@ class MissingExtra(ConfigError):
     def __init__(self, package: str, extra: str | None, purpose: str) -> None:
         install = f"'unmask[{extra}]'" if extra else package
         super().__init__(f"{purpose} needs the package '{package}': pip install {install}")
+
+
+def require_packages(packages: Iterable[str], extra: str, purpose: str) -> None:
+    """Look for the packages of an extra without importing them, which is quick, so that it comes before any work.
+
+    Raises:
+        MissingExtra: one of them is not installed.
+    """
+    for package in packages:
+        found = find_spec(package)
+        if found is None or found.origin is None:  # a folder of that name that a library left is no package
+            raise MissingExtra(package, extra, purpose)
 
 
 class DataError(UnmaskError):

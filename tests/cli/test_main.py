@@ -874,3 +874,26 @@ def test_report_writes_a_page(run: Run) -> None:
     }
     assert run("report", "r").out == "report: r/report.html\n"
     assert Path("r/report.html").is_file()
+
+
+def test_a_missing_package_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("The river carried a letter.\n", encoding="utf-8")
+    calls = [
+        ["serve", "bert", "--port", "0"],
+        ["export", "bert", "-o", "out", "--format", "onnx-int8"],
+        ["export", "bert", "-o", "out", "--format", "openvino"],
+        ["train", "notes.txt", "--model", "bert", "--track", "trackio"],
+        ["train", "notes.txt", "--model", "bert", "--lora-rank", "2"],
+        ["prepare", "notes.txt", "--model", "bert", "-o", "shards", "--deduplicate", "near"],
+    ]
+    packages = ["fastapi", "onnxruntime", "openvino", "trackio", "peft", "datatrove"]
+    script = (
+        "import sys; from unmask.cli.main import main\n"
+        f"sys.modules |= dict.fromkeys({packages})\n"
+        f"for call in {calls}:\n"
+        "    print(main(call), 'torch' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert ran.stdout.splitlines() == ["2 False"] * len(calls), ran.stderr
+    assert re.findall(r"package '(\w+)'", ran.stderr) == packages, ran.stderr
+    assert ran.stderr.count("pip install 'unmask[") == len(calls)

@@ -109,10 +109,12 @@ def prepare(
         Interrupted: a task was killed; the same call goes on with the parts that are missing.
     """
     from unmask.data.preparation import prepare as write_shards
+    from unmask.data.preparation import require_task_packages
     from unmask.data.published import prepare_at
     from unmask.remote.systems import is_url
     from unmask.storage import sha256
 
+    require_task_packages(deduplicate, executor, tasks)
     settings = sections(options, (*READING, "allow_unknown"), offline).data
     with text_files(progress, offline, settings.text_field) as files:
         loaded = tokenizer_of(tokenizer if tokenizer is not None else model, offline, files.progress)

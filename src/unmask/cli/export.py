@@ -10,7 +10,7 @@ from typer import Option
 from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.errors import plural
-from unmask.exporting.formats import FORMATS
+from unmask.exporting.formats import FORMATS, format_named
 from unmask.reporting.format import METRICS, change_interval, metric, metric_change
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def export(
         unmask export bert-base-uncased -o int8 --format onnx-int8 --data heldout/
     """
     config = options.load_settings(locals())
+    format_named(form).require_packages()
     with shell.working() as progress:
         from unmask.api import exporting, texts
 

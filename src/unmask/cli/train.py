@@ -150,6 +150,9 @@ def _train(
             f"{folder}: no run to resume (it has no config.yaml); name the folder of a run with -o"
         )
     config = options.load_settings(given)
+    from unmask.run.packages import require_run_packages
+
+    require_run_packages(config.train)
     from unmask.model.presets import check_trainable
 
     check_trainable(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from unmask.data.special_tokens import unknown_id
 from unmask.data.task import keeper, stages_of
 from unmask.data.tokenizer import TextEncoder, tokenizer_hash
 from unmask.data.unknown import UnknownTokens, require_known
-from unmask.errors import ConfigError, DataError, MissingExtra, plural
+from unmask.errors import ConfigError, DataError, plural, require_packages
 from unmask.machine import cores
 from unmask.progress import Progress
 from unmask.storage import partial_folder
@@ -69,8 +68,8 @@ def prepare(
     tasks = _tasks(executor, tasks)
     names = [str(item) for item in as_list(inputs)]
     fingerprint = _fingerprint(described or describe_inputs(names), settings, tokenizer)
+    require_task_packages(deduplicate, executor, tasks)
     if deduplicate:
-        _require("datatrove", "--deduplicate")
         fingerprint["deduplicate"] = deduplicate
     what = ", ".join(names)[:200]
     work = partial_folder(out)
@@ -122,13 +121,11 @@ def _tasks(executor: Executor | None, tasks: int | None) -> int | None:
     """Return the number of tasks, ``None`` for this process alone.
 
     Raises:
-        ConfigError: there is none, or a package that runs them is not installed.
+        ConfigError: there is none.
     """
     if executor is None and tasks is None:
         return None
     executor = executor or "local"
-    for package in ("datatrove", "ray")[: 2 if executor == "ray" else 1]:
-        _require(package, f"--executor {executor}")
     if tasks is None and executor != "local":
         raise ConfigError(
             f"the executor '{executor}' needs a number of tasks; give one with --tasks (in Python tasks)"
@@ -136,9 +133,19 @@ def _tasks(executor: Executor | None, tasks: int | None) -> int | None:
     return cores() if tasks is None else tasks
 
 
-def _require(package: str, option: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtra(package, "cluster", f"'{option}'")
+def require_task_packages(
+    deduplicate: Duplicates | None, executor: Executor | None, tasks: int | None
+) -> None:
+    """Refuse what needs a package that is not installed, before any work.
+
+    Raises:
+        MissingExtra: one is needed and not installed.
+    """
+    if deduplicate:
+        require_packages(["datatrove"], "cluster", "'--deduplicate'")
+    if executor or tasks is not None:
+        needed = ["datatrove", "ray"] if executor == "ray" else ["datatrove"]
+        require_packages(needed, "cluster", f"'--executor {executor or 'local'}'")
 
 
 def _run(plan: Plan, stage: Stage, executor: Executor | None, tasks: int | None, progress: Progress) -> None:

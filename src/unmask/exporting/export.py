@@ -110,6 +110,7 @@ def export_model(
         DataError: the text cannot be used.
     """
     chosen, out = _with_libraries(format_named(form), web_libraries, settings.offline), Path(out)
+    chosen.require_packages()
     require_new(out)
     if not 0 <= tolerance <= 100:
         raise ConfigError(f"the tolerance is {tolerance:g}; expected points of accuracy from 0 to 100")

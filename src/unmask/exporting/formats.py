@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, require_packages
 from unmask.storage import JsonDict
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Format(NamedTuple):
         use: Python code that uses it, with ``FOLDER`` for its place.
         pooling: how it embeds texts, where it gives embeddings; these are compared then, not masked tokens.
         metadata: what it changes in the metadata of the card.
+        extra: the extra that writes it, where one is needed.
     """
 
     what: str
@@ -37,6 +38,23 @@ class Format(NamedTuple):
     use: str
     pooling: FormPooling | None = None
     metadata: JsonDict = {}
+    extra: Literal["export", "openvino"] | None = None
+
+    def require_packages(self) -> None:
+        """Look for the packages that write it, before any work.
+
+        Raises:
+            MissingExtra: one of them is not installed.
+        """
+        if self.extra:
+            name, *packages = _PACKAGES[self.extra]
+            require_packages(packages, self.extra, f"exporting to {name}")
+
+
+_PACKAGES = {
+    "export": ("ONNX", "onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("OpenVINO", "openvino", "onnx", "onnxruntime", "onnxscript"),
+}
 
 
 def _writer(module: str, name: str) -> Writer:
@@ -71,16 +89,30 @@ SparseEncoder("FOLDER").encode(["…"])"""
 _LIBRARY = {"library_name": "sentence-transformers", "tags": ["sentence-transformers"]}
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format("ONNX in fp32", _writer("onnx", "write_onnx"), True, _UNMASK),
+    "onnx": Format("ONNX in fp32", _writer("onnx", "write_onnx"), True, _UNMASK, extra="export"),
     "onnx-int8": Format(
-        "ONNX, dynamically quantised to 8 bits", _writer("onnx", "write_onnx_int8"), False, _UNMASK
+        "ONNX, dynamically quantised to 8 bits",
+        _writer("onnx", "write_onnx_int8"),
+        False,
+        _UNMASK,
+        extra="export",
     ),
-    "openvino": Format("OpenVINO in fp32", _writer("openvino", "write_openvino"), True, _UNMASK),
+    "openvino": Format(
+        "OpenVINO in fp32", _writer("openvino", "write_openvino"), True, _UNMASK, extra="openvino"
+    ),
     "openvino-int8": Format(
-        "OpenVINO, weights in 8 bits", _writer("openvino", "write_openvino_int8"), False, _UNMASK
+        "OpenVINO, weights in 8 bits",
+        _writer("openvino", "write_openvino_int8"),
+        False,
+        _UNMASK,
+        extra="openvino",
     ),
     "web": Format(
-        "a page on which the model runs in the browser, in 8 bits", _writer("web", "write_web"), False, _PAGE
+        "a page on which the model runs in the browser, in 8 bits",
+        _writer("web", "write_web"),
+        False,
+        _PAGE,
+        extra="export",
     ),
     "sentence-transformers": Format(
         "an encoder with pooling for sentence-transformers",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError, MissingExtra
+from unmask.errors import ConfigError
 from unmask.exporting.quantize import quantized
 from unmask.model.graph import HIDDEN, INPUTS, LOGITS, facts_of
 from unmask.model.onnx_graph import FACTS
@@ -32,7 +32,7 @@ def write_onnx(model: MaskedLM, folder: Path) -> None:
     """Write a model in fp32.
 
     Raises:
-        ConfigError: the packages are not installed, or the exporter of PyTorch cannot take the architecture.
+        ConfigError: the exporter of PyTorch cannot take the architecture.
     """
     save_graph(exported_graph(model), folder / "onnx" / "model.onnx", facts_of(model, "fp32"))
 
@@ -79,11 +79,6 @@ def exported_graph(model: MaskedLM) -> onnx.ModelProto:
     Raises:
         ConfigError: as :func:`write_onnx`.
     """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise MissingExtra("onnxruntime", "export", "exporting to ONNX") from None
     names = [name for name in INPUTS if name in ("input_ids", "attention_mask") or model.takes_token_types]
     ids, real = model.padded(*_two_texts(model))
     example = torch.from_numpy(real.astype("int64"))

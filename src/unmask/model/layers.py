@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from peft import LoraModel
@@ -109,12 +109,12 @@ def add_lora(model: PreTrainedModel, rank: int, *, seed: int, head: bool) -> Lor
         The model with its adapters, for :func:`merge_lora`.
 
     Raises:
-        ConfigError: peft is not installed.
+        MissingExtra: peft is not installed.
     """
     try:
         from peft import LoraConfig, LoraModel
     except ImportError:
-        raise ConfigError("LoRA needs peft: pip install 'unmask[lora]'") from None
+        raise MissingExtra("peft", "lora", "--lora-rank") from None
     stack, layers = encoder_layers(model)
     linear = [f"{stack}.{name}" for name, module in layers.named_modules() if isinstance(module, nn.Linear)]
     config = LoraConfig(r=rank, lora_alpha=_ALPHA * rank, target_modules=linear)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from queue import Full, Queue
 from threading import Lock, Thread
 from time import monotonic
 from typing import Any
 
-from unmask.errors import MissingExtra, UnmaskError, on_one_line, plural
+from unmask.errors import UnmaskError, on_one_line, plural, require_packages
 from unmask.progress import Progress
 from unmask.run.callbacks import Callback, RunEnd, RunStart
 from unmask.run.trackers import TRACKERS, Tracker
@@ -29,9 +28,7 @@ def require_trackers(names: Sequence[str]) -> None:
         MissingExtra: it is not.
     """
     for name in names:
-        found = find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name that the library left is no package
-            raise MissingExtra(name, "track", f"--track {name}")
+        require_packages([name], "track", f"--track {name}")
 
 
 def make_trackers(names: Sequence[str], folder: RunFolder, progress: Progress) -> list[Callback]:

@@ -20,16 +20,16 @@ from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
 from unmask.objectives.choose import Custom
 from unmask.progress import Progress
-from unmask.reporting.drawing import require_charts
 from unmask.run.adaptation import TaskProbe
 from unmask.run.assemble import keep_choices
 from unmask.run.callbacks import Callback, Callbacks
 from unmask.run.failures import EARLY_ENDS, NOT_OURS, explained, further, is_worth_keeping, write_exit_code
 from unmask.run.fingerprint import require_same_settings, require_same_text
 from unmask.run.lock import is_empty, is_locked_by, lock_run
+from unmask.run.packages import require_run_packages
 from unmask.run.published import ENDED, unpublished
 from unmask.run.signals import Signals
-from unmask.run.tracking import make_trackers, require_trackers
+from unmask.run.tracking import make_trackers
 from unmask.run.training_run import FinishedRun, TrainingRun
 from unmask.run_folder import RunFolder
 from unmask.training.distributed import World, joined
@@ -74,8 +74,7 @@ def train(
         raise ConfigError(
             f"train.task is {config.train.task}, and no probe was passed that compares models on it"
         )
-    require_charts("the report at the end of a run")
-    require_trackers(config.train.track)
+    require_run_packages(config.train)
     require_parallel(config.train)
     folder, signals = RunFolder(Path(out)), Signals(progress)
     device = pick_device(config.train.device)

@@ -1,13 +1,10 @@
 """An HTTP server for masked language models: fill masks, score, explain and embed."""
 
-from unmask.errors import MissingExtra
+from unmask.errors import require_packages
 
-try:
-    from unmask.serving.app import Limits, create_app
-    from unmask.serving.server import listen, make_server, run
-except ModuleNotFoundError as error:
-    if error.name not in ("fastapi", "uvicorn", "starlette", "prometheus_client"):
-        raise
-    raise MissingExtra(error.name, "serve", "the server") from None
+require_packages(("fastapi", "uvicorn", "prometheus_client"), "serve", "the server")
+
+from unmask.serving.app import Limits, create_app  # noqa: E402
+from unmask.serving.server import listen, make_server, run  # noqa: E402
 
 __all__ = ["Limits", "create_app", "listen", "make_server", "run"]
