@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_what_cannot_be_done_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="standard input is read once, by one process: save it to a file"):
         prepare("-", LINES, wordpiece_tokenizer, tmp_path / "shards", deduplicate="exact")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "datatrove", None)
     with pytest.raises(
         MissingExtra, match=r"'--deduplicate' needs the package 'datatrove': pip install 'unmask\["
     ):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -174,7 +175,7 @@ def test_what_cannot_be_shared_out_is_refused(
     refused("the executor 'slurm' needs a number of tasks", executor="slurm")
     monkeypatch.setenv("PATH", str(tmp_path))
     refused("there is no 'sbatch' on this machine", executor="slurm", tasks=2)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "datatrove", None)
     refused(r"needs the package 'datatrove': pip install 'unmask\[cluster\]'", MissingExtra, tasks=2)
     assert {path.name for path in tmp_path.iterdir()} == {"text"}
 
