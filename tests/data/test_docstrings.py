@@ -180,6 +180,18 @@ def test_held_out_text_that_mostly_stands_in_training_text_is_dropped(collect):
     assert corpus.near_duplicates == 1
 
 
+def test_marks_count_where_held_out_text_is_compared_with_training_text(collect):
+    """No 8 words in a row are the same, but with the marks between them most of the runs are."""
+    train, heldout = sides(collect({}))
+    shared = [sentence(("shared", number), 7).replace(" ", ", ") for number in range(8)]
+    one, other = (
+        "; ".join(f"{text}; {own}{place}" for place, text in enumerate(shared)) for own in ("a", "b")
+    )
+    corpus = collect({f"{train}.py": module(one), f"{heldout}.py": module(other)})
+    assert not list(of_module(corpus, heldout))
+    assert corpus.near_duplicates == 1
+
+
 def test_a_paragraph_that_many_docstrings_repeat_becomes_rare(collect):
     boilerplate = sentence("boilerplate", 15)
     modules = {f"m{i}.py": module(f"{sentence(i)}\n\n    {boilerplate}\n\n    Ends.") for i in range(10)}

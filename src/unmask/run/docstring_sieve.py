@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ MIN_CHARACTERS = 40
 MAX_REPEATS = 3
 """How often a paragraph of at least ``GRAM`` words may occur in the corpus; more copies are boilerplate."""
 GRAM = 8
-"""Words of a shingle, by which near-duplicates are found."""
+"""Words and marks of a shingle, by which near-duplicates are found: tables and signatures consist of marks for the most part."""
 
 
 class Source(NamedTuple):
@@ -29,13 +30,22 @@ class Source(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A docstring as a worker hands it over: paragraphs, words in each, and a 32-bit hash of every word."""
+    """A docstring as a worker hands it over.
+
+    Attributes:
+        counts: of the words in each paragraph.
+        words: a 32-bit hash of every word.
+        unit_counts: of the words and marks in each paragraph.
+        units: a 32-bit hash of every word and mark.
+    """
 
     source: Source
     name: str
     paragraphs: list[str]
     counts: list[int]
     words: bytes
+    unit_counts: list[int]
+    units: bytes
 
 
 class Sieve:
@@ -63,16 +73,21 @@ class Sieve:
         return kept
 
     def _without_boilerplate(self, found: Found) -> Found:
-        width = array("I").itemsize
-        parts: list[tuple[str, int, bytes]] = []
-        start = 0
-        for paragraph, count in zip(found.paragraphs, found.counts, strict=True):
-            words = found.words[start * width : (start + count) * width]
-            start += count
+        parts: list[tuple[str, int, bytes, int, bytes]] = []
+        texts = zip(
+            found.paragraphs,
+            found.counts,
+            _cut(found.words, found.counts),
+            found.unit_counts,
+            _cut(found.units, found.unit_counts),
+            strict=True,
+        )
+        for part in texts:
+            _, count, words, _, _ = part
             if count >= GRAM:
                 self._paragraphs[words] += 1
             if self._paragraphs[words] <= MAX_REPEATS:
-                parts.append((paragraph, count, words))
+                parts.append(part)
         if len(parts) == len(found.paragraphs):
             return found
         self.boilerplate += len(found.paragraphs) - len(parts)
@@ -80,11 +95,21 @@ class Sieve:
             paragraphs=[part[0] for part in parts],
             counts=[part[1] for part in parts],
             words=b"".join(part[2] for part in parts),
+            unit_counts=[part[3] for part in parts],
+            units=b"".join(part[4] for part in parts),
         )
 
 
+def _cut(hashes: bytes, counts: list[int]) -> Iterator[bytes]:
+    """Yield the hashes of each paragraph."""
+    width, start = array("I").itemsize, 0
+    for count in counts:
+        yield hashes[start * width : (start + count) * width]
+        start += count
+
+
 def shared_shares(documents: list[bytes], others: list[bytes]) -> list[float]:
-    """Return for each document the share of its shingles that occur in the others (0 if it has none)."""
+    """Return for each document, of hashed words and marks, the share of its shingles that occur in the others (0 if it has none)."""
     import numpy as np
 
     mine, owner = _shingles(documents)
@@ -101,7 +126,7 @@ def shared_shares(documents: list[bytes], others: list[bytes]) -> list[float]:
 
 
 def _shingles(documents: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return a 64-bit hash of each run of ``GRAM`` words inside a document, and the document's number."""
+    """Return a 64-bit hash of each run of ``GRAM`` words and marks inside a document, and the document's number."""
     import numpy as np
 
     words = np.frombuffer(b"".join(documents), dtype=np.uintc).astype(np.uint64)

@@ -45,13 +45,14 @@ MIN_QUOTED = 0.1
 and transformers this leaves out 5% of the text and 25% of the bytes to parse."""
 MAX_FILE_BYTES = 1_000_000
 """Larger files are generated tables."""
-MAX_SHARED = 0.5
-"""A held-out docstring with a larger share of its shingles in the training text is dropped."""
+MAX_SHARED = 0.4
+"""A held-out docstring with a larger share of its shingles in the training text is dropped: so many that no run finds half of
+its runs of tokens there (:mod:`unmask.data.overlap`)."""
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages"})
 
 _FILES_PER_CHUNK = 64
 _REMOVED = dict.fromkeys(CONTROLS)
-_WORD = re.compile(r"[^\W_]+")
+_UNIT = re.compile(r"[^\W_]+|[^\w\s]|_")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _Block = ast.If | ast.Try | ast.With | ast.For | ast.While
@@ -86,7 +87,7 @@ class DocstringCorpus:
     boilerplate: int
     """Paragraphs removed because they were kept ``docstring_sieve.MAX_REPEATS`` times already."""
     near_duplicates: int
-    """Held-out docstrings removed because most of their word 8-grams occur in the training text."""
+    """Held-out docstrings removed because many of their runs of 8 words and marks occur in the training text."""
 
     @property
     def train_characters(self) -> int:
@@ -296,7 +297,7 @@ def _definitions(body: Iterable[ast.stmt]) -> Iterator[_Definition]:
 
 
 class _WordHashes(dict[str, int]):
-    """A 32-bit hash for each word, computed once."""
+    """A 32-bit hash for each word or mark, computed once."""
 
     def __missing__(self, word: str) -> int:
         value = self[word] = crc32(word.encode("utf-8"))
@@ -306,12 +307,17 @@ class _WordHashes(dict[str, int]):
 def _digest(source: Source, name: str, text: str, hashes: _WordHashes) -> Found | None:
     """Cut a docstring into paragraphs and hashed words; ``None`` if it is mostly something else than text."""
     paragraphs = [part for part in _BLANK_LINES.split(text) if part.strip()]
-    words = [_WORD.findall(paragraph.lower()) for paragraph in paragraphs]
+    units = [_UNIT.findall(paragraph.lower()) for paragraph in paragraphs]
+    words = [[unit for unit in part if unit[0].isalnum()] for part in units]
     characters = sum(len(word) for part in words for word in part if not word.isdigit())
     if characters < MIN_WORDS * sum(map(len, text.split())):
         return None
-    hashed = array("I", [hashes[word] for part in words for word in part])
-    return Found(source, name, paragraphs, [len(part) for part in words], hashed.tobytes())
+
+    def hashed(parts: list[list[str]]) -> tuple[list[int], bytes]:
+        found = array("I", [hashes[unit] for part in parts for unit in part])
+        return [len(part) for part in parts], found.tobytes()
+
+    return Found(source, name, paragraphs, *hashed(words), *hashed(units))
 
 
 def _build_corpus(
@@ -324,7 +330,7 @@ def _build_corpus(
     sieve = Sieve()
     train = [kept for docstring in sides[0] if (kept := sieve.admit(docstring))]
     heldout = [kept for docstring in sides[1] if (kept := sieve.admit(docstring))]
-    shared = shared_shares([kept.words for kept in heldout], [kept.words for kept in train])
+    shared = shared_shares([kept.units for kept in heldout], [kept.units for kept in train])
     fresh = [kept for kept, share in zip(heldout, shared, strict=True) if share <= MAX_SHARED]
     return DocstringCorpus(
         train=[_as_docstring(kept) for kept in train],
