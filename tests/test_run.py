@@ -781,14 +781,15 @@ def test_the_last_weights_are_evaluated_wherever_a_run_ends(
     listener = Listener({4: lambda: signal.raise_signal(signal.SIGTERM)})
     with pytest.raises(Interrupted):
         train(configure(**settings), tmp_path / "run", progress=listener)
-    config = configure(**settings, train__max_steps=4)
-    for _ in range(2):
+    for limit in (4, 4, 3):
         listener = Listener()
+        config = configure(**settings, train__max_steps=limit)
         result = train(config, tmp_path / "run", resume="auto", progress=listener)
         assert evaluated_steps(result.folder) == [3, 4]
         losses = [row["eval_loss"] for row in read_rows(result.folder.metrics) if "eval_loss" in row]
         assert read(result.folder.evaluation)["step"] == 3 + int(np.argmin(losses))
         assert any("no step is left to train" in text for text in listener.heard)
+        assert not any("first batch" in text or "schedule" in text for text in listener.heard)
 
 
 def test_a_time_limit_that_is_used_up_is_said(configure: Configure, tmp_path: Path, no_report: None) -> None:

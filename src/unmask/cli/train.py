@@ -254,10 +254,16 @@ def draw_next_steps(page: Page, run: Path, minutes: float, result: FinishedRun) 
     page.say("")
     if minutes < _SHORT_DEMO:
         found = result.evaluation or {}
-        frequent = (found.get("baselines") or {}).get("most_frequent_token") or {}
+        baselines = found.get("baselines") or {}
+        named = {"token frequencies alone": "most_frequent_token", "the bidirectional n-gram": "ngram"}
+        compared = " and ".join(
+            f"{loss(baselines[key].get('loss'))} for {name}"
+            for name, key in named.items()
+            if key in baselines
+        )
         page.say(
-            f"So short a run learns little: after {plural(result.steps, 'step')} the loss is {loss(found.get('loss'))}, and "
-            f"{loss(frequent.get('loss'))} for token frequencies alone. Expect frequent tokens at most masks. The default is "
+            f"So short a run learns little: after {plural(result.steps, 'step')} the loss is {loss(found.get('loss'))}"
+            f"{f', compared with {compared}' if compared else ''}. Expect frequent tokens at most masks. The default is "
             f"{DEMO_MINUTES:g} minutes."
         )
     page.say("Try it:")

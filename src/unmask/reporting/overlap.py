@@ -15,8 +15,9 @@ def overlap_text(name: str, found: JsonDict) -> str | None:
         return None
     parts = [f"{same:,} as a whole"] if same else []
     parts += [f"{near:,} in at least half of their runs of {found['run']} tokens"] if near else []
+    where = "training or replay text" if found.get("replay", True) else "training text"  # not in earlier runs
     return (
-        f"{same + near:,} of {plural(found['documents'], 'document')} of the {_NAMES[name]} occur in the training or "
-        f"replay text ({', '.join(parts)}), so the metrics on it are better than on new text. 'unmask check TEXT --test "
-        f"PATH' names them"
+        f"{same + near:,} of {plural(found['documents'], 'document')} of the {_NAMES[name]} occur in the {where} "
+        f"({', '.join(parts)}), so the metrics on it are better than on new text. 'unmask check TEXT --test PATH' names "
+        f"them"
     )

@@ -99,9 +99,10 @@ def _log_split(
             f"{what} is a single document or copies of one, so nothing is held out and nothing can be evaluated"
         )
     elif len(heldout) > (by_share := len(corpus.where(lambda keys: is_held_out(keys, share)))):
+        tokens = sum(int(corpus.lengths[block].sum()) for block in heldout.blocks())
         progress.log(
-            f"{plural(len(heldout), 'document')} of the {len(corpus):,} of {what} are held out: {share:.0%} would be {by_share:,}, too "
-            f"few for an interval; --set data.heldout_minimum=N sets how many, up to one in {PART}"
+            f"{plural(len(heldout), 'document')} of the {len(corpus):,} of {what} are held out, with {tokens / max(1, corpus.tokens):.0%} "
+            f"of its tokens: {share:.0%} of the documents would be {by_share:,}, too few for an interval; --set data.heldout_minimum=N sets how many, up to one in {PART}"
         )
 
 

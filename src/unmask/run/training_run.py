@@ -203,8 +203,8 @@ class TrainingRun:
         return self.components.world.from_main((evaluation, unmet or ""))
 
     def _log_choices(self) -> None:
-        """Log what the run is going to do, and the first batch as the model sees it."""
-        if not self.is_main:
+        """Log what the run is going to do, and the first batch as the model sees it; nothing where no step is left."""
+        if not self.is_main or self.loop.over:
             return
         self.progress.log(choices_text(self.choices))
         position = self.loop.position
