@@ -53,7 +53,7 @@ def test_headline_holds_the_figures_and_how_they_stand(run: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("accuracy", "loss", "said"),
     [
-        (0.40, 7.5, "Its loss (7.500) is higher than that of predicting every token by its frequency alone ("),
+        (0.40, 7.5, "The model's loss (7.500) is higher than that of predicting every token by its frequency alone ("),
         (0.40, 6.0, "Accuracy and loss disagree: the accuracy is 8.0 points above the best of these (bidirectional n-gram), but the loss is 1.298 nats above the lowest"),
         (0.30, 4.0, "2.0 points below the best of these (bidirectional n-gram), but the loss is 0.702 nats below the lowest"),
         (0.30, 5.0, "2.0 points below the best of these (bidirectional n-gram), and the loss is 0.298 nats above the lowest"),

@@ -22,6 +22,7 @@ from unmask.probing.adaptation import task_probe
 from unmask.probing.probe import probe
 from unmask.probing.settings import ProbeSettings
 from unmask.reporting.adaptation import trade_off, verdict_text
+from unmask.reporting.format import no_gain_over_frequency
 from unmask.run.train import train
 
 WORDS = "the river carried a letter before winter came an unripe telescope measured mountains".split()
@@ -241,6 +242,19 @@ def test_the_verdict(content: Any, overlap: Any, decision: str, said: str) -> No
     assert got["decision"] == decision
     assert said in verdict_text(got)
     assert not unmet(got)
+
+
+def test_the_verdict_is_that_of_the_headline_and_says_on_how_few_documents_it_rests() -> None:
+    baselines = {"most_frequent_token": {"loss": 7.0}}
+    worse, better = ({"loss": loss, "baselines": baselines} for loss in (7.5, 6.5))
+    few = found(0.15, None)
+    few["domain"]["texts"] = 12
+    assert verdict(few, CLEAN, evaluation=better)["decision"] == "use"
+    got = verdict(few, CLEAN, evaluation=worse)
+    assert got["decision"] == "do not use"
+    assert str(no_gain_over_frequency(worse)) in got["reason"]
+    assert "The interval is wide: it rests on 12 documents." in got["reason"]
+    assert verdict(found(0.15, 0.1), CLEAN, evaluation=worse)["decision"] == "do not use"  # no mixture either
 
 
 def test_what_is_required_is_judged_by_value_and_never_without_an_interval() -> None:

@@ -6,11 +6,20 @@ where the intervals allow it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unmask.config.requirements import Requirement
-from unmask.reporting.format import PROBE_METRICS, as_float, no_interval, percent, points
+from unmask.errors import plural
+from unmask.evaluation.bootstrap import FEW_UNITS
+from unmask.reporting.format import (
+    PROBE_METRICS,
+    as_float,
+    no_gain_over_frequency,
+    no_interval,
+    percent,
+    points,
+)
 from unmask.storage import JsonDict
 
 MOST_LEAKS = 0.01
@@ -25,6 +34,7 @@ def verdict(
     found: JsonDict,
     overlap: Mapping[str, JsonDict],
     requirements: Sequence[Requirement] = (),
+    evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decide on an adapted model.
 
@@ -32,6 +42,7 @@ def verdict(
         found: the content of ``adaptation.json``: ``domain``, ``general``, ``interpolation`` and ``probes``.
         overlap: of ``run.json``: held-out documents that occur in the training text.
         requirements: what the model must reach.
+        evaluation: of the adapted model, with its baselines; one that is worse than the frequency of tokens is no gain.
 
     Returns:
         ``decision`` (``use``, ``use with alpha``, ``do not use`` or ``cannot tell``), the ``alpha`` that it is about, ``reason`` in a
@@ -51,6 +62,10 @@ def verdict(
         for each in requirements
     ]
     decision, alpha, reason = _decision(found, measures, mixed, requirements)
+    if (worse_than_frequency := no_gain_over_frequency(evaluation or {})) and not _leaks(measures):
+        decision, alpha = "do not use", float(mixed.get("alpha", 1.0))
+        reason = f"{_change_of_domain(measures['domain'])} {worse_than_frequency}"
+    reason = " ".join([reason, *_few_documents(measures)])
     if probes := found.get("probes"):
         reason = f"{reason} {_task_sentence(probes, exported=float(mixed.get('alpha', 1.0)), advised=alpha)}"
         worse = probes["change"]["interval"] is not None and probes["change"]["interval"][1] < 0
@@ -139,23 +154,22 @@ def _decision(
 ) -> tuple[str, float, str]:
     exported = float(mixed.get("alpha", 1.0))
     gain, lost = measures["domain"], measures["forgetting"]
-    leaks = as_float(measures["leaks"]["value"])
-    if leaks > MOST_LEAKS:
+    if _leaks(measures):
         return (
             "cannot tell",
             exported,
-            f"{percent(leaks)} of the held-out documents occur in the training text, so the gain says little.",
+            f"{percent(measures['leaks']['value'])} of the held-out documents occur in the training text, so the gain says little.",
         )
     if gain["interval"] is None:
         return "cannot tell", exported, f"Too small to judge: {no_interval(gain.get('texts'))}."
     low, high = gain["interval"]
-    said = f"the loss on the domain {_moved(-gain['value'])}{_between(gain)}"
+    said = _change_of_domain(gain).removesuffix(".")
     if high < 0:
-        return "do not use", exported, f"{_capital(said)}: it is worse on the text it was adapted to."
+        return "do not use", exported, f"{said}: it is worse on the text it was adapted to."
     if low <= 0:
         if high < NO_GAIN:
-            return "do not use", exported, f"No gain: {said}."
-        return "cannot tell", exported, f"Too small to judge: {said}, and the interval contains 0."
+            return "do not use", exported, f"No gain: {_small(said)}."
+        return "cannot tell", exported, f"Too small to judge: {_small(said)}, and the interval contains 0."
     return _weigh(exported, said, gain, lost, mixed, requirements)
 
 
@@ -172,9 +186,9 @@ def _weigh(
         return (
             "use",
             exported,
-            f"{_capital(said)}. What was forgotten was not measured: there was no general text.",
+            f"{said}. What was forgotten was not measured: there was no general text.",
         )
-    said = f"{_capital(said)}, the loss on general text {_moved(lost['value'])}{_between(lost)}"
+    said = f"{said}, the loss on general text {_moved(lost['value'])}{_between(lost)}"
     if lost["interval"] is None:
         return "use", exported, f"{said}; the general text is too small to judge what was forgotten."
     bounds = [each.bound for each in requirements if each.measure == "forgetting"]
@@ -236,5 +250,21 @@ def _between(measure: JsonDict) -> str:
     return "" if low == high else f" (95% interval {low} to {high}{unit})"
 
 
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _change_of_domain(gain: JsonDict) -> str:
+    return f"The loss on the domain {_moved(-gain['value'])}{_between(gain)}."
+
+
+def _few_documents(measures: Mapping[str, JsonDict]) -> Iterator[str]:
+    """Yield on how few documents the intervals rest, if they do."""
+    for measure, where in (("domain", ""), ("forgetting", " of general text")):
+        texts = measures[measure].get("texts")
+        if measures[measure]["interval"] is not None and texts is not None and texts < FEW_UNITS:
+            yield f"The interval is wide: it rests on {plural(texts, 'document')}{where}."
+
+
+def _leaks(measures: Mapping[str, JsonDict]) -> bool:
+    return as_float(measures["leaks"]["value"]) > MOST_LEAKS
+
+
+def _small(text: str) -> str:
+    return text[0].lower() + text[1:]

@@ -84,6 +84,17 @@ def same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
     return {name: row for name, row in levels.items() if name != baseline_name(_MORE_SIGHT)}
 
 
+def no_gain_over_frequency(evaluation: Mapping[str, Any]) -> str | None:
+    """Return that a model is worse than knowing the frequency of tokens, in a sentence, if its evaluation says so."""
+    frequent = ((evaluation.get("baselines") or {}).get("most_frequent_token") or {}).get("loss")
+    if not as_float(evaluation.get("loss")) > as_float(frequent):
+        return None
+    return (
+        f"The model's loss ({loss(evaluation['loss'])}) is higher than that of predicting every token by its frequency alone "
+        f"({loss(frequent)}), so this is no gain."
+    )
+
+
 def compared_with(levels: Mapping[str, JsonDict]) -> str:
     """A sentence with the accuracy and loss of :func:`same_sight`, after another; nothing without any."""
     others = ", ".join(

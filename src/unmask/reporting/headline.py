@@ -15,6 +15,7 @@ from unmask.reporting.format import (
     interval,
     loss,
     masks,
+    no_gain_over_frequency,
     no_interval,
     percent,
     points,
@@ -130,12 +131,5 @@ def _between(found: JsonDict) -> str:
 
 
 def no_gain(record: RunRecord) -> str | None:
-    """Say that the model is worse than knowing the frequency of tokens, if it is: then no accuracy is a gain."""
-    evaluation = record.evaluation or {}
-    frequent = ((evaluation.get("baselines") or {}).get("most_frequent_token") or {}).get("loss")
-    if not as_float(evaluation.get("loss")) > as_float(frequent):
-        return None
-    return (
-        f"Its loss ({loss(evaluation['loss'])}) is higher than that of predicting every token by its frequency alone "
-        f"({loss(frequent)}), so this is no gain."
-    )
+    """Return that the model is worse than knowing the frequency of tokens, if it is: then no accuracy is a gain."""
+    return no_gain_over_frequency(record.evaluation or {})

@@ -58,7 +58,7 @@ def write_results(
         write_json(folder.evaluation, evaluation)
         write_json(folder.examples, fill_examples(components.model, components.heldout, _EXAMPLES))
         missed = _compare_with_base(
-            components, config, folder, predictions, mixed, probe, info["overlap"], progress
+            components, config, folder, evaluation, predictions, mixed, probe, info["overlap"], progress
         )
     else:
         missed = _NOT_JUDGED if config.train.require else ""
@@ -96,6 +96,7 @@ def _compare_with_base(
     components: RunComponents,
     config: RunConfig,
     folder: RunFolder,
+    evaluation: dict[str, Any],
     predictions: dict[str, TargetPredictions],
     mixed: Interpolation,
     probe: TaskProbe | None,
@@ -114,7 +115,7 @@ def _compare_with_base(
         return _NOT_JUDGED if requirements else ""
     content["interpolation"] = mixed.content
     content["probes"] = probe and _probed(probe, config, folder, progress)
-    content["verdict"] = verdict(content, overlap, requirements)
+    content["verdict"] = verdict(content, overlap, requirements, evaluation)
     write_json(folder.adaptation, content)
     progress.log(verdict_text(content["verdict"]))
     return unmet(content["verdict"])
