@@ -179,7 +179,11 @@ def test_several_labels_are_counted_as_scikit_learn_does() -> None:
 @pytest.mark.parametrize(
     ("train", "test", "kind", "message"),
     [
-        ('{"text": "a", "label": ["x"]}\n{"text": "b", "label": []}\n{"text": "c", "label": "y"}\n', None, None, ""),
+        ('{"text": "a", "label": ["x"]}\n{"text": "b", "label": []}\n{"text": "c", "label": "y"}\n', None, "multilabel", ""),
+        ('{"text": "a", "label": ["x"]}\n{"text": "c", "label": "y"}\n', None, None, r"train\.jsonl:2: the label 'y' is a single one"),
+        ('{"text": "a", "label": "y"}\n{"text": "c", "label": 1.5}\n', None, None, r"train\.jsonl:1: the label 'y' is no number, and 1 of 2 labels are numbers, such as '1.5' in line 2"),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n{"text": "c", "label": NaN}\n', None, None, r"train\.jsonl:3: the label 'nan' is no number"),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', None, None, r"train\.jsonl:2: the label in 'label' is empty"),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n', '{"text": "a", "label": [1]}\n', None, r"test\.jsonl:1: a list of labels"),
         ('{"text": "a", "label": 1.5}\n{"text": "b", "label": 2}\n', '{"text": "a", "label": "x"}\n', None, r"test\.jsonl:1: the label 'x' is no number"),
         ('{"text": "a", "label": "x"}\n{"text": "b", "label": 2}\n', None, "regression", r"train\.jsonl:1: the label 'x' is no number"),

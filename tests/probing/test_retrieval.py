@@ -172,6 +172,10 @@ def test_the_layout_of_beir_is_read(tmp_path: Path) -> None:
     [
         ("q1\tp1\t1\nq1\tp9\t1\n", r"test\.tsv:3: the passage 'p9' is not in corpus\.jsonl"),
         ("q9\tp1\t1\n", r"test\.tsv:2: the query 'q9' is not in queries\.jsonl"),
+        (
+            "q1\tp1\t1\nq2\tp2\t1\nq1\tp1\t0\n",
+            r"test\.tsv:4: the query 'q1' and the passage 'p1' are judged twice, in line 2 already",
+        ),
         ("q1\tp1\tyes\n", r"test\.tsv:2: expected query id, passage id and a whole number"),
         ("q1\tp1\t0\n", "no query has a relevant passage"),
     ],
@@ -198,7 +202,9 @@ def test_documents_are_split_in_halves_and_titles() -> None:
     task = task_of_documents(documents(f"{one} {two}", f"{two} {one}", "too short", f"{one} {two}"))
     assert (task.queries, task.passages) == ([one, two], [two, one])
     assert task.relevant == [{0: 1}, {1: 1}]
-    assert any("1 of 4 documents without halves of 20 characters" in note for note in task.notes)
+    assert any(
+        "1 of 4 documents are too short for two halves of 20 characters" in note for note in task.notes
+    )
     assert "1 copy of other passages left out" in task.notes
     task = task_of_documents(documents(f"News\n{one}", f"News\n\n{two}", f"Untitled {two}"), "titles")
     assert (task.queries, task.passages, task.relevant) == (["News"], [one, two], [{0: 1, 1: 1}])

@@ -82,7 +82,10 @@ Limit = Annotated[
 ]
 Pool = Annotated[
     Literal["mean", "cls"],
-    Option("--pool", help="Features of a text: mean over its tokens, or its first token."),
+    Option(
+        "--pool",
+        help="Features of a text: mean over its tokens without special ones, or its first token ([CLS]).",
+    ),
 ]
 _tuning = partial(Option, rich_help_panel="Fine-tuning")
 Epochs = Annotated[int, _tuning("--epochs", min=1, help="Passes over the training examples.")]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError, plural
 from unmask.evaluation.bootstrap import Floats
 from unmask.evaluation.evaluate import ModelLike, as_models, model_names
@@ -340,9 +341,11 @@ class _Prober:
                 f"{cut['training']:,} of training, {cut['test']:,} of test"
             )
         for name, parts in read.items():
-            for part in filter(None, parts):
-                if message := part.unknown.message(f" of the {name} texts"):
-                    self._note(f"{label}: {message}")
+            unknown = UnknownTokens(train.encoded.unknown.id)
+            for part in filter(None, parts):  # the second texts of pairs may be encoded apart
+                unknown.merge(part.unknown)
+            if message := unknown.message(f" of the {name} texts"):
+                self._note(f"{label}: {message}")
         return {"train": cut["training"], "test": cut["test"]}
 
     def _metric(self, gold: Codes, predicted: Codes) -> float:

@@ -164,6 +164,7 @@ def _read_judgements(
 ) -> tuple[dict[str, dict[str, int]], int]:
     """Return the grades above 0 by query and passage, and the number of queries that have none."""
     found: dict[str, dict[str, int]] = {}
+    judged: dict[tuple[str, str], int | None] = {}
     for record in _records(path, kind="tsv", has_names=lambda row: tuple(row[:3]) == _QRELS):
         query, passage, grade = _judgement(record)
         for name, known, what in ((query, queries, "query"), (passage, corpus, "passage")):
@@ -171,6 +172,10 @@ def _read_judgements(
                 where = "queries.jsonl" if what == "query" else "corpus.jsonl"
                 message = f"the {what} '{name}' is not in {where}; expected judgements of this corpus"
                 raise DataError(message, path=path, line=record.line)
+        if (query, passage) in judged:
+            what = f"the query '{query}' and the passage '{passage}' are judged twice, in line {judged[query, passage]} already; keep one of the lines"
+            raise DataError(what, path=path, line=record.line)
+        judged[query, passage] = record.line
         found.setdefault(query, {})[passage] = grade
     related = {
         query: positive
@@ -283,8 +288,12 @@ def task_of_documents(
         if query == len(relevant):
             relevant.append({})
         relevant[query][passage] = 1
-    what = "a title and" if queries == "titles" else "halves of"
-    short = f"{total - used:,} of {plural(total, 'document')} without {what} {SHORTEST} characters of text"
+    what = (
+        f"have no title (a first line, followed by at least {SHORTEST} characters)"
+        if queries == "titles"
+        else f"are too short for two halves of {SHORTEST} characters"
+    )
+    short = f"{total - used:,} of {plural(total, 'document')} {what}"
     if len(passage_number) < 2:
         raise DataError(
             f"retrieval needs two different passages or more, found {len(passage_number)}; {short}"

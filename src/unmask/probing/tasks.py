@@ -78,6 +78,8 @@ def read_task(
     else:
         columns = Columns(text_field, label_field, pair_field, progress)
         rows = {role: _read_labelled(path, columns) for role, path in parts.items()}
+        for role, path in parts.items() if kind is None else ():
+            _refuse_lists_and_single(rows[role], path)
         found = kind_of_texts(rows["train"], kind, parts["train"], progress)
         read = {role: examples_of(rows[role], found, path) for role, path in parts.items()}
     made = Task(str(task), found, read["train"], read.get("dev"), read["test"])
@@ -229,6 +231,7 @@ def kind_of_texts(
 
     Raises:
         ConfigError: no such kind.
+        DataError: the labels are of more than one kind.
     """
     for known in get_args(OfTexts):
         if kind == known:
@@ -237,15 +240,42 @@ def kind_of_texts(
         raise ConfigError(f"kind is '{kind}', expected one of {', '.join(get_args(OfTexts))}")
     if any(isinstance(row.label, list) for row in rows):
         return "multilabel"
-    numbers = [_number(row.label) for row in rows]
-    if all(number is not None for number in numbers) and not all(
-        number == int(number) for number in numbers if number is not None
-    ):
+    _refuse_other_than_numbers(rows, path)
+    if any(map(_has_decimals, rows)):
         progress.log(
             f"{path}: labels are numbers with decimals: a regression; --kind classification takes them as classes"
         )
         return "regression"
     return "classification"
+
+
+def _refuse_lists_and_single(rows: Sequence[LabelledRow], path: Path) -> None:
+    """Raise :class:`DataError` if some labels of a file are lists and others are not."""
+    single = [row for row in rows if not isinstance(row.label, list)]
+    if single and len(single) < len(rows):
+        raise DataError(
+            f"the label '{single[0].label:.40}' is a single one, and {len(rows) - len(single):,} of {plural(len(rows), 'label')} are lists; "
+            f"make it a list, or take all as several labels with --kind multilabel",
+            path=path,
+            line=single[0].line,
+        )
+
+
+def _refuse_other_than_numbers(rows: Sequence[LabelledRow], path: Path) -> None:
+    """Raise :class:`DataError` if labels are numbers with decimals and others are not, or if all but NaN or infinity are numbers."""
+    numbers = [row for row in rows if _number(row.label) is not None]
+    others = [row for row in rows if _number(row.label) is None]
+    decimals = next(filter(_has_decimals, numbers), None)
+    if not numbers or not others or not (decimals or all(_is_not_finite(row.label) for row in others)):
+        return
+    there = decimals or numbers[0]
+    where = "" if there.line is None else f" in line {there.line:,}"
+    raise DataError(
+        f"the label '{others[0].label:.40}' is no number, and {len(numbers):,} of {plural(len(rows), 'label')} are numbers, such as "
+        f"'{there.label:.40}'{where}; leave such lines out, or take all labels as classes with --kind classification",
+        path=path,
+        line=others[0].line,
+    )
 
 
 def examples_of(rows: Sequence[LabelledRow], kind: OfTexts, path: Path) -> Examples:
@@ -274,6 +304,18 @@ def _labels(row: LabelledRow, kind: OfTexts, path: Path) -> list[str]:
             f"the label '{row.label:.40}' is no number, expected one to predict", path=path, line=row.line
         )
     return [row.label]
+
+
+def _has_decimals(row: LabelledRow) -> bool:
+    number = _number(row.label)
+    return number is not None and number != int(number)
+
+
+def _is_not_finite(label: str | list[str]) -> bool:
+    try:
+        return isinstance(label, str) and not math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _number(label: str | list[str]) -> float | None:
