@@ -78,7 +78,7 @@ REASONS = {
     "heart failure": "more than one word",
     "the": "one token already",
     "心不全": "without spaces",
-    "cardiomyopathy": "same to the tokenizer",
+    "cardiomyopathy": "in the list twice",
 }
 
 

@@ -237,7 +237,7 @@ def test_the_verb_and_the_function_repeat_a_plan(
         (
             ["--heldout", "one.txt", "--batch-tokens", 128],
             3,
-            "too few documents (1) for an interval, which needs 10 held-out ones",
+            "too few held-out documents (1) for an interval, which needs 10; give",
         ),
         (
             ["--set", "train.eval_tokens=20", "--batch-tokens", 128],

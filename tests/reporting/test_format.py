@@ -112,3 +112,8 @@ def test_every_baseline_and_metric_has_one_name() -> None:
     assert len(set(METRICS.values())) == len(METRICS)
     assert baseline_name("ngram") == "bidirectional n-gram"
     assert baseline_name("something_else") == "something else"
+
+
+def test_a_rounded_zero_has_no_minus() -> None:
+    assert (percent(-0.0001), loss(-0.0001), points(-0.0001)) == ("0.0%", "0.000", "0.0 points")
+    assert (loss(-0.0001, signed=True), metric_change("accuracy", -0.0001)) == ("+0.000", "+0.0 points")

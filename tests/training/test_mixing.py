@@ -142,8 +142,9 @@ def test_merged_adapters_are_mixed(run: Callable[..., Any], checkpoint: Callable
     [
         (
             {"train.require": "domain>5"},
-            r"^--require: must be bounds such as domain>=5%,forgetting<=2%, not 'domain>5'",
+            r"^--require: must be bounds such as domain>=5%,forgetting<=2%, not 'domain>5'; domain is bounded by >=",
         ),
+        ({"train.require": "domain>=5"}, r"its percent sign is missing: domain>=5%"),
         ({"train.require": "doman>=5%"}, r"did you mean 'domain'"),
         ({"train.require": "domain<=5%"}, r"must bound domain by >="),
         ({"train.require": "leaks<=1%,leaks<=2%"}, r"must have one bound of leaks, not two"),

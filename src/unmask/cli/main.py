@@ -40,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # [MASK] in a help text is no markup, and plain help is quicker
 )
 tokenizer_app = typer.Typer(
-    cls=Group, name="tokenizer", help="Train or extend tokenizers.", rich_markup_mode=None
+    cls=Group, name="tokenizer", help="Train, extend or trim tokenizers.", rich_markup_mode=None
 )
 
 _VERBS: dict[str, dict[str, Callable[..., Any]]] = {

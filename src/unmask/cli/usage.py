@@ -13,6 +13,7 @@ from unmask.errors import UnmaskError
 
 _BY_KEY = ("config_file", "overrides", "resume", "checkpoint")
 """The parameters of verbs by which settings are given by their keys."""
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 
 
 def usage(argument: Any) -> str:
@@ -45,12 +46,33 @@ def errors_as_typed(given: Mapping[str, Any]) -> Iterator[None]:
 def usage_message(error: Any) -> str:
     """Return the message about a wrong verb or option, with what is meant and where help is."""
     context = getattr(error, "ctx", None)
+    if plain := _plain(error.__cause__):
+        error.message = plain
     message = error.format_message()
     if (name := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
         hint = _hint(name, context) if context else ""
         message = f"No such option: {name}{f' ({hint})' if hint else ''}"
     message = message.replace("Value error, ", "").rstrip(".")
     return message if context is None else f"{message} (see '{context.command_path} --help')"
+
+
+def _plain(cause: BaseException | None) -> str:
+    """Return what an option expected and got, where typer had its value parsed by pydantic; nothing otherwise."""
+    from pydantic import ValidationError
+
+    if not isinstance(cause, ValidationError):
+        return ""
+    first = cause.errors(include_url=False)[0]
+    value, limits = first["input"], first.get("ctx", {})
+    bound = next((f"{_BOUNDS[name]} {limits[name]:g}" for name in _BOUNDS if name in limits), "")
+    kind = "whole number" if first["type"].startswith("int_") else "number"
+    if not bound and first["type"] not in ("int_parsing", "int_from_float", "float_parsing"):
+        return ""
+    said = f"expected a {kind}{f' {bound}' if bound else ''}, not {value if isinstance(value, int | float) else repr(value)}"
+    share = (
+        str(value).strip().removesuffix("%") if kind == "number" and str(value).strip().endswith("%") else ""
+    )
+    return f"{said}; {value} is {float(share) / 100:g}" if share.replace(".", "", 1).isdecimal() else said
 
 
 def _hint(name: str, context: Any) -> str:

@@ -55,7 +55,9 @@ def parse_requirements(text: str | None) -> tuple[Requirement, ...]:
 def _requirement(part: str) -> Requirement:
     match = _PART.fullmatch(part)
     if match is None:
-        raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'")
+        less = re.fullmatch(r"([a-z]+)\s*[<>=]\s*(\S+)", part)
+        meant = f"; {less[1]} is bounded by {MEASURES[less[1]]}" if less and less[1] in MEASURES else ""
+        raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'{meant}")
     measure, sign, bound, minus, unit = match.groups()
     if measure not in MEASURES:
         raise ValueError(
@@ -68,5 +70,6 @@ def _requirement(part: str) -> Requirement:
     if measure == "task" and unit:
         raise ValueError(f"require must bound task in points, without a percent sign: {measure}{sign}{bound}")
     if measure != "task" and (minus or not unit):
-        raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'")
+        why = "a bound has no minus" if minus else f"its percent sign is missing: {measure}{sign}{bound}%"
+        raise ValueError(f"require must be bounds such as {_EXAMPLE}, not '{part}'; {why}")
     return Requirement(measure, float(bound) / 100)

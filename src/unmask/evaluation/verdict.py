@@ -246,7 +246,7 @@ def _between(measure: JsonDict) -> str:
         what = "test examples" if measure.get("measure") == "task" else "documents"
         return f" ({no_interval(measure.get('texts'), what)})"
     unit = " points" if measure.get("measure") == "task" else "%"
-    low, high = (f"{100 * end:.2f}".replace("-", "−") for end in measure["interval"])
+    low, high = (f"{100 * end:z.2f}".replace("-", "−") for end in measure["interval"])
     return "" if low == high else f" (95% interval {low} to {high}{unit})"
 
 

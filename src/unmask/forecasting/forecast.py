@@ -207,7 +207,7 @@ def _require_usable(components: RunComponents, config: RunConfig) -> None:
     texts = 0 if held is None else len(np.unique(held.corpus.keys[held.documents]))
     if texts < FEWEST_UNITS:
         raise DataError(
-            f"the text is too small for a forecast: {no_interval(texts)}, which needs {FEWEST_UNITS} held-out ones; give more text, held-out text with --heldout, or smaller documents (--documents line: each line is one)"
+            f"the text is too small for a forecast: {no_interval(texts, 'held-out documents')}, which needs {FEWEST_UNITS}; give more text, held-out text with --heldout, or smaller documents (--documents line: each line is one)"
         )
 
 

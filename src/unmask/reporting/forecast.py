@@ -25,7 +25,7 @@ def absent(found: JsonDict) -> str:
 
 def change_text(found: JsonDict) -> str:
     """Return a relative change with its interval, in percent."""
-    return interval_text(found, lambda share: f"{100 * as_float(share):+.1f}%")
+    return interval_text(found, lambda share: f"{100 * as_float(share):+z.1f}%")
 
 
 def conclusions(found: JsonDict) -> Iterator[str]:

@@ -115,7 +115,7 @@ def percent(value: object, digits: int = 1) -> str:
     if math.isnan(share):
         return _absent(value)
     least = 10.0 ** -(2 + digits)
-    return f"<{100 * least:g}%" if 0 < share < least / 2 else f"{100 * share:.{digits}f}%"
+    return f"<{100 * least:g}%" if 0 < share < least / 2 else f"{100 * share:z.{digits}f}%"
 
 
 def share_done(share: float | None) -> str:
@@ -129,7 +129,7 @@ def points(gap: object, signed: bool = False) -> str:
 
 
 def _point(gap: object, sign: str = "+") -> str:
-    return f"{100 * as_float(gap):{sign}.1f}".replace("-", "−")
+    return f"{100 * as_float(gap):{sign}z.1f}".replace("-", "−")
 
 
 def count(value: object) -> str:
@@ -156,7 +156,7 @@ def number(value: object, signed: bool = False) -> str:
 def loss(value: object, signed: bool = False) -> str:
     """A loss, or another quantity in nats or bits, with three decimals."""
     found = as_float(value)
-    return _absent(value) if math.isnan(found) else f"{found:{'+' if signed else ''}.3f}".replace("-", "−")
+    return _absent(value) if math.isnan(found) else f"{found:{'+' if signed else ''}z.3f}".replace("-", "−")
 
 
 def _absent(value: object) -> str:

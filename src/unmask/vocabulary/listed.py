@@ -62,7 +62,13 @@ def listed_words(
         if reason := _obstacle(word, pieces, encode.unknown in subwords, len(subwords)):
             left_out.append(LeftOutWord(word, reason))
         elif subwords in added:
-            left_out.append(LeftOutWord(word, f"is the same to the tokenizer as '{added[subwords].given}'"))
+            first = added[subwords].given
+            left_out.append(
+                LeftOutWord(
+                    word,
+                    "is in the list twice" if word == first else f"is the same to the tokenizer as '{first}'",
+                )
+            )
         else:
             entry = AddedWord(
                 joiner.text(subwords), joiner.entry(subwords), subwords, counts.get(subwords, 0), given=word
