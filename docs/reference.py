@@ -8,6 +8,7 @@ Schemas of what is read and written as JSON. Nothing of it is kept in the reposi
 
 from __future__ import annotations
 
+import html
 import inspect
 import json
 import re
@@ -150,8 +151,13 @@ def settings() -> Iterator[str]:
 
 
 def row(*cells: str) -> str:
-    """Return a row of a table; a bar in a cell is no border."""
-    return "| " + " | ".join(" ".join(plain(cell).split()).replace("|", "\\|") for cell in cells) + " |"
+    """Return a row of a table; a bar in a cell is no border, for which code is written as HTML."""
+
+    def code(found: re.Match[str]) -> str:
+        return f"<code>{html.escape(found[1], quote=False)}</code>" if "|" in found[1] else found[0]
+
+    texts = (re.sub(r"`([^`]*)`", code, " ".join(plain(cell).split())) for cell in cells)
+    return "| " + " | ".join(text.replace("|", "&#124;") for text in texts) + " |"
 
 
 # --- Python -------------------------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ def texts(tmp_path: Path, corpus_text: list[str]) -> Path:
     return tmp_path
 
 
+def test_a_bar_in_a_cell_is_no_border_and_shows_no_backslash(reference: dict[str, Any]) -> None:
+    row = reference["row"]
+    assert row("`a|<b`", "c | d", "`e`") == "| <code>a&#124;&lt;b</code> | c &#124; d | `e` |"
+
+
 def test_what_is_printed_fits_the_published_schemas(
     schemas: dict[str, Any],
     fits_schema: Callable[[str, Any], None],
