@@ -215,7 +215,8 @@ def draw_comparison(page: Page, found: JsonDict) -> None:
         sides = [found["a"], found["b"]]
         rows = [_compared(key, name, sides, found["difference"]) for key, name in METRICS.items()]
         page.table(
-            ["identical positions", *found["labels"], "difference", f"{100 * found['level']:g}%"], rows
+            ["identical positions", *found["labels"], "difference", f"{100 * found['level']:g}% interval"],
+            rows,
         )
         page.say(f"{_masked(found)}, {masks(found['a'])}")
     else:
@@ -239,7 +240,9 @@ def _draw_word_comparison(page: Page, found: JsonDict) -> None:
     words, bits = found["words"], found["bits_per_byte"]
     rows = [_compared(key, name, words["models"], words["difference"]) for key, name in WORD_METRICS.items()]
     rows.append(_compared("value", "bits per byte", bits["models"], {"value": bits["difference"]}))
-    page.table(["the same text", *found["labels"], "difference", f"{100 * found['level']:g}%"], rows)
+    level = f"{100 * found['level']:g}%"
+    page.table(["the same text", *found["labels"], "difference", f"{level} interval"], rows)
+    page.say(f"{level} each, since two measures decide: a verdict from both has 95%", style="dim")
     page.say(
         f"{_masked(words, 'masked word')}; bits per byte over {plural(bits['bytes'], 'byte')} in "
         f"{plural(bits['passages'], 'passage')} ({bits['method']})"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _LEAST = 0.0005
 """Smaller differences are 0.000 as they are written, and no model is called better for them."""
 _FEW_PASSAGES = 100
+_WHY_LEVEL = f"{DIFFERENCE_LEVEL:.1%} intervals, since two measures decide"
 
 
 @dataclass(frozen=True, repr=False)
@@ -288,11 +289,11 @@ def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str
             if all(signs)
             else f"; {'bits per byte do' if signs[0] == 0 else 'whole words do'} not tell them apart"
         )
-        return f"{better} predicts this text better than {worse}: it needs {' and '.join(parts)}{rest}."
+        return f"{better} predicts this text better than {worse}: it needs {' and '.join(parts)}{rest} ({_WHY_LEVEL})."
     one, other = (names[0] if sign > 0 else names[1] for sign in signs)
     return (
         f"The two measures disagree: {one} needs {_size(byte, '.3f')} bits per byte fewer, {other} "
-        f"{_size(word, '.3f')} nats fewer per masked word."
+        f"{_size(word, '.3f')} nats fewer per masked word ({_WHY_LEVEL})."
     )
 
 
