@@ -523,7 +523,9 @@ def test_a_run_that_is_stopped_and_resumed_is_the_undisturbed_run(
     config = load_config(whole.config)
     for number, stop in enumerate(stops):
         listener = Listener({stop: lambda: signal.raise_signal(signal.SIGTERM)})
-        with pytest.raises(Interrupted, match=f"stopped by a signal after step {stop}; .* --resume"):
+        with pytest.raises(
+            Interrupted, match=f"stopped by a signal after step {stop}; .* 'unmask train -o .* --resume'"
+        ):
             train(config, tmp_path / "run", resume="auto" if number else None, progress=listener)
         assert RunFolder(tmp_path / "run").exit_code.read_text(encoding="utf-8") == "75\n"
         assert "stopping after this step; a second signal stops at once" in listener.heard

@@ -489,6 +489,16 @@ def test_the_speed_is_measured_on_a_short_text_too_and_a_failure_is_said(
     assert "matrix products" in unknown.plan["time_from"]
 
 
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [("Река несла письмо до зимы, and on.", "xlm-roberta-base"), ("The river.", "bert-base-uncased")],
+)
+def test_the_proposed_model_knows_the_script(text: str, model: str, tmp_path: Path) -> None:
+    plan = check_data([write(tmp_path / "text.txt", text)]).plan
+    assert understood(plan["commands"][-1])["model"] == model
+    assert ("of the letters are Cyrillic" in str(plan["why_model"])) == (model == "xlm-roberta-base")
+
+
 def test_text_is_looked_for_before_the_model() -> None:
     with pytest.raises(DataError, match=r"nowhere\.txt: no such file"):
         check_data("nowhere.txt", model="no-folder/of-a-model")

@@ -131,6 +131,15 @@ def test_auto_decides_for_each_file_and_says_each_choice_once(tmp_path: Path) ->
     assert all("--documents" in notice for notice in messages)
 
 
+def test_a_file_without_text_is_not_said_to_be_divided(tmp_path: Path) -> None:
+    messages: list[str] = []
+    for name, text in {"a": "", "b": "\n\n", "c": "x\n"}.items():
+        write(tmp_path / f"{name}.txt", text)
+    assert [document.text for document in DocumentReader([tmp_path], progress=Messages(messages))] == ["x"]
+    divided = [message for message in messages if "--documents" in message]
+    assert [message.partition(" ")[0] for message in divided] == [str(tmp_path / "c.txt")]
+
+
 def test_auto_looks_at_the_beginning_only(tmp_path: Path) -> None:
     begin = "a line of text\n" * 80_000  # 1.2 million characters
     assert len(read(write(tmp_path / "a.txt", begin + "\n\nend\n"))) == 80_001

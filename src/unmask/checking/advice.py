@@ -7,7 +7,7 @@ import math
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ EXTEND_TOKENS = 1_000_000
 """Tokens below which a text teaches new words too little."""
 TOKENS_PER_WORD = 1.2
 """Estimate for a BERT vocabulary, where no model is given."""
+DEFAULT_MODEL, MULTILINGUAL_MODEL = "bert-base-uncased", "xlm-roberta-base"
 # BERT-base with 15% of the tokens at the head, sequences of 128: operations a token takes in training.
 _BERT_BASE = 545e6
 _EFFICIENCY = 0.4
@@ -103,6 +104,18 @@ def measured_rate(
     )
 
 
+def model_for(scripts: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """Return the model to propose for text in these scripts, the most frequent first; and why, if it is not the usual one."""
+    latin = sum(item["share_of_letters"] for item in scripts if item["script"] == "Latin")
+    if not scripts or latin >= 0.5:
+        return DEFAULT_MODEL, None
+    first = scripts[0]
+    return MULTILINGUAL_MODEL, (
+        f"{first['share_of_letters']:.0%} of the letters are {first['script']}, which {DEFAULT_MODEL} was not trained on; "
+        f"{MULTILINGUAL_MODEL} knows 100 languages, and a model of your language may be better"
+    )
+
+
 def train_command(
     inputs: Sequence[str],
     model: str | None,
@@ -113,8 +126,9 @@ def train_command(
     tokenizer_only: bool = False,
     unknown: bool = False,
     unreadable: bool = False,
+    default: str = DEFAULT_MODEL,
 ) -> list[str]:
-    """Return the commands to run next, the last of which trains.
+    """Return the commands to run next, the last of which trains ``model``, or without one ``default``.
 
     It trains from scratch if ``model`` is a tokenizer only, or if most of the text is ``unknown`` to its tokenizer. Where
     files are ``unreadable``, it leaves them out.
@@ -124,7 +138,7 @@ def train_command(
     text = arguments({f"data.{name}": read[name] for name in sorted(given) if read[name] != usual[name]})
     if unreadable:
         text.append("--skip-unreadable")
-    name = model or "bert-base-uncased"
+    name = model or default
     commands = []
     if extend and model and not (tokenizer_only or unknown):
         base, name = name, "runs/extended"

@@ -18,6 +18,7 @@ from unmask.checking.advice import (
     estimated_rate,
     literature,
     measured_rate,
+    model_for,
     train_command,
 )
 from unmask.checking.characters import Chunk
@@ -262,19 +263,20 @@ class _Check:
             "words": None if words is None else int(words.sum()),
             "tokens": vocabulary and vocabulary["tokens"],
         }
+        text = self.text.to_dict()
         found = DataCheck(
             inputs=[str(item) for item in inputs],
             test=test,
             model=self.model,
             read=read,
             unreadable=self.unreadable,
-            text=self.text.to_dict(),
+            text=text,
             lengths=self._lengths(lengths),
             limit=self._limit(lengths),
             duplicates=self._duplicates(),
             leakage=self.leaks.found(self.index) if searched else None,
             vocabulary=vocabulary,
-            plan=self._plan(given, items, vocabulary),
+            plan=self._plan(given, items, vocabulary, text["scripts"]),
         )
         found.findings = findings_of(found.to_dict())
         return found
@@ -325,7 +327,11 @@ class _Check:
         }
 
     def _plan(
-        self, given: list[str], items: list[Input], vocabulary: dict[str, Any] | None
+        self,
+        given: list[str],
+        items: list[Input],
+        vocabulary: dict[str, Any] | None,
+        scripts: list[dict[str, Any]],
     ) -> dict[str, Any]:
         tokens = vocabulary["tokens"] if vocabulary else self._estimated_tokens()
         epochs = default_epochs(tokens)
@@ -334,6 +340,7 @@ class _Check:
         # Where test files are among the inputs, only the others are to be trained on.
         tests = set(_splits(items))
         chosen = [str(item) for item in items if item not in tests] if tests else given
+        default, why = model_for(scripts)
         return {
             "tokens": tokens,
             "tokens_estimated": vocabulary is None,
@@ -341,6 +348,7 @@ class _Check:
             "epochs": epochs,
             "extend": extend,
             "too_little_to_extend": worth and not extend,
+            "why_model": why if self.model is None else None,
             "commands": train_command(
                 chosen,
                 self.model,
@@ -352,6 +360,7 @@ class _Check:
                 and (is_model_folder(self.model) or Path(self.model).exists()),
                 unknown=bool(vocabulary and vocabulary["unknown"]["share"] > MOST),
                 unreadable=bool(self.reader.stats.unreadable + self.skipped.unreadable),
+                default=default,
             ),
         }
 

@@ -15,7 +15,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.broken_pipe import surviving_viewers
 from unmask.cli.terminal import Page
-from unmask.errors import ConfigError, RequirementError, plural
+from unmask.errors import ConfigError, RequirementError, UnmaskError, plural
 from unmask.remote.systems import is_url
 from unmask.reporting.format import (
     baseline_name,
@@ -129,7 +129,13 @@ def train(
             folder = stack.enter_context(output_folder(out, resume=bool(continued), progress=shell.Lines()))
         else:
             folder = Path(out or "runs/train")
-        result = _train(given, folder, continued, messages)
+        try:
+            result = _train(given, folder, continued, messages)
+        except UnmaskError as error:  # whose commands are to name the URL
+            if out and is_url(out):
+                said = str(error).replace(str(folder), out.rstrip("/"))
+                error.args = (said, *error.args[1:])
+            raise
     if result is not None:
         print_result(result, as_json, url=out if out and is_url(out) else None)
         if result.unmet:

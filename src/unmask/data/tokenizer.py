@@ -186,8 +186,8 @@ def _refuse_misspelt(name: str) -> None:
         return
     folders = sorted(path.name for path in Path(parent).iterdir() if path.is_dir())
     raise ConfigError(
-        f"'{name}': no such folder{did_you_mean(last, folders)}; give the folder of a checkpoint, or for a model of this name on the Hub "
-        f"its revision too: {name}@main"
+        f"'{name}': no such folder{did_you_mean(last, folders)}; make it with 'unmask train', or give another one. For a model of this "
+        f"name on the Hub, write {name}@main"
     )
 
 

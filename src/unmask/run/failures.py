@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from unmask.data.corpus import is_corpus
 from unmask.errors import DiskError, DivergedError, Interrupted, LostProcess, UnmaskError
+from unmask.machine import processes
 from unmask.run.disk import shown, size_of
 from unmask.run.signals import StoppedAtOnce
 from unmask.run_folder import RunFolder
@@ -59,7 +60,7 @@ def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
         return Interrupted(f"stopped by a signal; {_left(folder)}")
     if isinstance(error, LostProcess):
         newest = f"{whole[-1].name} is saved, " if whole else ""
-        return LostProcess(f"{error}; {newest}continue with --resume and the same settings")
+        return LostProcess(f"{error}; {newest}{how_to_continue(folder)}")
     if isinstance(error, DivergedError):
         safe = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
         if not whole and is_corpus(str(folder.shards)):
@@ -73,9 +74,16 @@ def explained(error: BaseException, folder: RunFolder) -> UnmaskError:
     )
 
 
+def how_to_continue(folder: RunFolder) -> str:
+    """Return what to do to continue a run; several processes, or a run without its settings yet, need the whole command."""
+    if processes() > 1 or not folder.config.is_file():
+        return "continue with --resume and the same settings"
+    return f"continue with 'unmask train -o {folder.root} --resume'"
+
+
 def _left(folder: RunFolder) -> str:
     if whole := list_checkpoints(folder.checkpoints):
-        return f"{whole[-1].name} is safe, continue with --resume and the same settings"
+        return f"{whole[-1].name} is safe, {how_to_continue(folder)}"
     if folder.root.is_dir() and is_corpus(str(folder.shards)):
-        return "the prepared text is kept, continue with --resume and the same settings"
+        return f"the prepared text is kept, {how_to_continue(folder)}"
     return "nothing was written, start again with the same command"

@@ -23,6 +23,7 @@ from unmask.run.callbacks import Callback, RunEnd, RunStart
 from unmask.run.choices import choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
+from unmask.run.failures import how_to_continue
 from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_same_model
 from unmask.run.interpolation import Interpolation, interpolate
 from unmask.run.overlap import is_compared_first, overlaps
@@ -289,8 +290,7 @@ class TrainingRun:
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
-            f"stopped by a signal after step {self.loop.position.step}; the run is saved, "
-            f"continue it with --resume and the same settings"
+            f"stopped by a signal after step {self.loop.position.step}; the run is saved, {how_to_continue(self.folder)}"
         )
 
     def _tenths_done(self) -> int:

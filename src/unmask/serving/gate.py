@@ -66,6 +66,8 @@ class Gate:
         finally:
             seconds = time.perf_counter() - began
             path = getattr(scope.get("route"), "path", "unknown")  # a path of the client could hold text
+            if scope["path"].startswith("/page/"):  # its files have no routes of their own
+                path = "page file"
             self.metrics.count(path, status, seconds)
             if not path.startswith(("/health", "/metrics")):
                 self.progress.log(f"{scope['method']} {path} {status} {seconds * 1e3:.0f} ms")

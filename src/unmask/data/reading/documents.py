@@ -324,6 +324,8 @@ class DocumentReader:
             self._log_once(mode, f"one document per file of plain text: {why}; change with --documents")
         elif mode is None:
             mode, lines = choose_mode(lines)
+            if mode is None:  # a file without text says nothing of how others are divided
+                return join_lines(lines, "line")
             self._log_once(
                 mode, f"{source} {_MODES[mode]}; the same in files like it; change with --documents"
             )

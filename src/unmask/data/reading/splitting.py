@@ -19,8 +19,8 @@ Part = tuple[int, str, bool]  # line where it begins, text, whether its document
 _SPACES = [chr(code) for code in range(0x3001) if chr(code).isspace()]
 
 
-def choose_mode(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
-    """Choose ``block`` if an empty line separates text near the beginning, else ``line``."""
+def choose_mode(lines: Iterator[Line]) -> tuple[Mode | None, Iterator[Line]]:
+    """Choose ``block`` if an empty line separates text near the beginning, else ``line``; ``None`` where there is no text."""
     held: list[Line] = []
     size, text, gap = 0, False, False
     for item in lines:
@@ -33,8 +33,8 @@ def choose_mode(lines: Iterator[Line]) -> tuple[Mode, Iterator[Line]]:
         else:
             text = True
         if size > SNIFF:
-            break
-    return "line", chain(held, lines)
+            return "line", chain(held, lines)
+    return "line" if text else None, iter(held)
 
 
 def join_lines(lines: Iterable[Line], mode: Mode) -> Iterator[Part]:
