@@ -112,6 +112,19 @@ def test_pairs_are_learned_by_both_ways(checkpoint: Checkpoint, tmp_path: Path) 
     assert main_of(probe(model, task_of(tmp_path / "second", second_decides), TUNED)) > 0.9
 
 
+def test_unknown_tokens_of_both_texts_of_a_pair_are_one_note(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    def row(draw: random.Random) -> dict[str, Any]:
+        made = one_topic(draw)
+        return made | {"premise": made["premise"] + " ☃", "hypothesis": made["hypothesis"] + " ☃ ☃"}
+
+    task = task_of(tmp_path, row, 40, 20)
+    notes = [note for note in probe(str(checkpoint("bert")), task, FROZEN).notes if "are unknown" in note]
+    assert [("training" in note, "120 of" in note, "60 of" in note) for note in notes] == [
+        (True, True, False),
+        (False, False, True),
+    ]
+
+
 @pytest.mark.parametrize("settings", [FROZEN, TUNED], ids=["frozen", "finetune"])
 def test_several_labels_are_learned(checkpoint: Checkpoint, tmp_path: Path, settings: ProbeSettings) -> None:
     result = probe([str(checkpoint("bert"))] * 2, task_of(tmp_path, several), settings)
