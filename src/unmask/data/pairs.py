@@ -5,8 +5,9 @@ the passages be swapped (Lan et al. 2020). The length of a sequence never depend
 those of single documents. Which half a pair is in, where it is split and what replaces its second passage are functions of the
 key and of the place of the sequence in its document.
 
-A split is at the beginning of a sentence, or else of a word; a passage of another document begins at the same kind of place, and
-both end where a sequence ends, so that nothing but the text tells the two halves apart.
+A split is at the beginning of a sentence, or else of a word. A passage of another document begins at the same kind of place, and
+both end where a sequence ends. Of passages that are swapped, the parts of sentences at the ends of the sequence stay where they
+are, since a sequence often begins and ends within a sentence. So nothing but the text tells the two halves apart.
 
 Shapes: N sequences, T tokens, P pairs, V vocabulary.
 """
@@ -180,32 +181,69 @@ class PairSource(TextSource):
         ends = np.concatenate([[0], np.cumsum(body)])
         drawn = Packed(self.corpus.gather(document, start, body), ends, self.corpus.keys[document], offsets)
         pair = body >= SHORTEST
+        drawn_half = sequence_random_bits(drawn, key.stream("pair")) < threshold(0.5)
         if self.change == "replaced":
             cut, other, labelled = self._with_others(drawn, key)
         else:
-            cut, other = self._cuts(drawn, key, _SENTENCE)[0], None
-            labelled = pair
+            cut, kind = self._cuts(drawn, key, _SENTENCE)
+            low, high, labelled = self._whole_sentences(drawn, cut, kind, start == 0)
+            labelled &= pair
         cut = np.where(pair, cut, body)
-        drawn_half = sequence_random_bits(drawn, key.stream("pair")) < threshold(0.5)
         changed = labelled & drawn_half & (self.change != "none")
+        labels = np.where(labelled, np.where(changed, CHANGED, IN_ORDER), UNLABELLED)
         first = _Passages(document, start, cut)
         second = _Passages(document, start + cut, body - cut)
-        if other is None:
-            first, second = _chosen(changed, second, first), _chosen(changed, first, second)
-        else:
-            second = _chosen(changed, other, second)
-        labels = np.where(labelled, np.where(changed, CHANGED, IN_ORDER), UNLABELLED)
-        return self._joined(first, second, pair, drawn, labels)
+        if self.change == "replaced":
+            return self._joined((first,), (_chosen(changed, other, second),), pair, drawn, labels)
+        low, high = np.where(changed, low, 0), np.where(changed, high, body)
+        begin, end = _Passages(document, start, low), _Passages(document, start + high, body - high)
+        first = _Passages(document, start + low, cut - low)
+        second = _Passages(document, start + cut, high - cut)
+        first, second = _chosen(changed, second, first), _chosen(changed, first, second)
+        return self._joined((begin, first), (second, end), pair, drawn, labels)
+
+    def _whole_sentences(
+        self, drawn: Packed, cut: np.ndarray, kind: np.ndarray, begins: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find the whole sentences on both sides of a split, which can be swapped so that the form does not tell.
+
+        Args:
+            drawn: the sequences.
+            cut: ``int64 [N]``, where they are split.
+            kind: ``int64 [N]``, at what kind of place.
+            begins: ``bool [N]``, which of them begin a document.
+
+        Returns:
+            Where the sentences begin and end in each sequence, ``int64 [N]`` each, and ``bool [N]``, which sequences have some on
+            both sides, or no end of a sentence at all, where everything may be swapped.
+        """
+        at, body = drawn.cu_seqlens[:-1], np.diff(drawn.cu_seqlens)
+        place = np.arange(len(drawn.input_ids)) - np.repeat(at, body)
+        starts = (self._kinds(drawn.input_ids) == _SENTENCE) & (place > 0)
+        low = np.minimum.reduceat(np.where(starts, place, np.iinfo(np.int64).max), at)
+        high = np.maximum.reduceat(np.where(starts, place, -1), at)
+        ends = self._sentence_ends[drawn.input_ids]
+        low = np.where(begins, 0, low)
+        high = np.where(ends[drawn.cu_seqlens[1:] - 1], body, high)
+        both = (kind == _SENTENCE) & (low < cut) & (cut < high)
+        none = ~np.logical_or.reduceat(ends, at)
+        return np.where(both, low, 0), np.where(both, high, body), both | none
 
     def _joined(
-        self, first: _Passages, second: _Passages, pair: np.ndarray, drawn: Packed, labels: np.ndarray
+        self,
+        first: tuple[_Passages, ...],
+        second: tuple[_Passages, ...],
+        pair: np.ndarray,
+        drawn: Packed,
+        labels: np.ndarray,
     ) -> PackedPairs:
-        """Lay out the passages with their special tokens."""
+        """Lay out the passages, each of pieces of the corpus, with their special tokens."""
         prefix, suffix, middle = self.vocabulary.prefix, self.vocabulary.suffix, self._middle
-        sizes = first.length + second.length + self.vocabulary.overhead + len(middle) * pair
+        before, after = (sum(piece.length for piece in pieces) for pieces in (first, second))
+        sizes = before + after + self.vocabulary.overhead + len(middle) * pair
         cu_seqlens = np.concatenate([[0], np.cumsum(sizes)])
         begins, ends = cu_seqlens[:-1], cu_seqlens[1:]
-        between = begins + len(prefix) + first.length
+        between = begins + len(prefix) + before
         input_ids = np.full(cu_seqlens[-1], -1, dtype=np.int64)
         for place, token in enumerate(prefix):
             input_ids[begins + place] = token
@@ -213,8 +251,8 @@ class PairSource(TextSource):
             input_ids[between[pair] + place] = token
         for place, token in enumerate(suffix):
             input_ids[ends - len(suffix) + place] = token
-        both = [np.stack(pair, axis=1).ravel() for pair in zip(first, second, strict=True)]
-        input_ids[input_ids < 0] = self.corpus.gather(*both)
+        pieces = [np.stack(parts, axis=1).ravel() for parts in zip(*first, *second, strict=True)]
+        input_ids[input_ids < 0] = self.corpus.gather(*pieces)
         where = np.where(pair, between + len(middle), ends)
         return PackedPairs(input_ids, cu_seqlens, drawn.keys, drawn.offsets, where, labels)
 
@@ -243,10 +281,12 @@ class PairSource(TextSource):
 
     def _kinds(self, input_ids: np.ndarray) -> np.ndarray:
         """Return ``int64 [T]``: the kind of place at which each token of a text begins, going by the token before it."""
-        if self.vocabulary.words is None or not len(input_ids):
-            return np.full(len(input_ids), _ANYWHERE)
-        starts = self.vocabulary.words.starts(input_ids)
+        if not len(input_ids):
+            return np.zeros(0, dtype=np.int64)
         after_end = np.concatenate([[False], self._sentence_ends[input_ids[:-1]]])
+        if self.vocabulary.words is None:
+            return np.where(after_end, _SENTENCE, _ANYWHERE)
+        starts = self.vocabulary.words.starts(input_ids)
         return np.where(starts, np.where(after_end, _SENTENCE, _WORD), _ANYWHERE)
 
     def _with_others(self, drawn: Packed, key: MaskKey) -> tuple[np.ndarray, _Passages, np.ndarray]:

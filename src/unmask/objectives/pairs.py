@@ -42,11 +42,15 @@ class SentencePairs(MaskedLanguageModelling):
 
     Attributes:
         change: what is done to one half of the pairs.
+        why_none: the refusal of a text whose pairs can have no label.
+        why_some: what is said of pairs that have none.
     """
 
     loss_weights = (1.0, 1.0)
     has_answers = True
     change: Change
+    why_none: str
+    why_some: str
     _middle: tuple[int, ...]
     _sentence_ends: np.ndarray
     _head_is_new: bool
@@ -82,17 +86,14 @@ class SentencePairs(MaskedLanguageModelling):
             )
         labelled = text.labelled_share
         if not labelled:
-            raise DataError(
-                "no passage of the training text can be replaced by one of another document; give several documents of "
-                "about the same length, or use --objective sop or mlm"
-            )
+            raise DataError(self.why_none)
         what = "swapped" if self.change == "swapped" else "with a second passage of another document"
         said = f"{text.pairs:,} of {plural(len(text.sequences), 'sequence')} are pairs of passages, half of them {what}"
         if text.short_documents:
             share = percent(text.short_documents / len(text.documents))
             said += f"; {plural(text.short_documents, 'document')} ({share}) of fewer than {SHORTEST} tokens, only masked"
         if labelled < 1:
-            said += f"; about {percent(1 - labelled)} of the pairs, whose passages fit no other document, only masked"
+            said += f"; about {percent(1 - labelled)} of the pairs, {self.why_some}, only masked"
         return said + ("; the sentence head is new" if self._head_is_new else "")
 
     def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
@@ -151,6 +152,11 @@ class NextSentencePrediction(SentencePairs):
     loss_names = ("mlm", "nsp")
     answer_means = MappingProxyType({"nsp_accuracy": 1, "nsp_loss": 2})
     change = "replaced"
+    why_none = (
+        "no passage of the training text can be replaced by one of another document; give several documents of about the same "
+        "length, or use --objective sop or mlm"
+    )
+    why_some = "whose passages fit no other document"
 
     @property
     def title(self) -> str:
@@ -164,6 +170,11 @@ class SentenceOrderPrediction(SentencePairs):
     loss_names = ("mlm", "sop")
     answer_means = MappingProxyType({"sop_accuracy": 1, "sop_loss": 2})
     change = "swapped"
+    why_none = (
+        "no sequence of the training text has whole sentences that can be swapped; give longer documents, a higher --max-length, or "
+        "use --objective nsp or mlm"
+    )
+    why_some = "which have no whole sentences on both sides of a split"
 
     @property
     def title(self) -> str:
