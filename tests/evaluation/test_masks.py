@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import Messages
 
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import TextSource
@@ -67,6 +68,22 @@ def test_words_and_spans_tell_strategies_apart(of: Of) -> None:
     several = [row["rate"] for row in token["by_word_length"] if row["tokens"] >= 4 and row["words"] > 1000]
     assert several
     assert max(several) < 0.01
+
+
+def test_how_many_words_are_terms_is_told_and_none_is_warned_of(of: Of, tmp_path: Path) -> None:
+    terms = tmp_path / "terms.tsv"
+    messages: list[str] = []
+    terms.write_text("old river\nmicroscope", encoding="utf-8")
+    source = of(strategy="terms", terms=str(terms))
+    assert survey(source)["in_terms"] == pytest.approx(1 / 11 + 2 / 121, abs=0.01)
+    source.warn_of_no_term(Messages(messages))
+    assert messages == []
+    terms.write_text("zzzqqq", encoding="utf-8")
+    source = of(strategy="terms", terms=str(terms))
+    assert survey(source)["in_terms"] == 0
+    source.warn_of_no_term(Messages(messages))
+    assert "no term of '" in messages[0]
+    assert survey(of())["in_terms"] is None
 
 
 def test_a_survey_of_a_part_looks_at_no_more(of: Of) -> None:

@@ -123,6 +123,7 @@ def draw_masks(page: Page, result: JsonDict) -> None:
             "replaced at random": percent(split["random"], 2),
             "unchanged": percent(split["keep"], 2),
             "words masked whole": percent(result["whole_words"], 2),
+            **({} if result["in_terms"] is None else {"words in terms": percent(result["in_terms"], 2)}),
             "mean span in tokens": number(result["mean_span"]["tokens"]),
             "mean span in words": number(result["mean_span"]["words"]),
             "sequences without a target": f"{result['without_targets']:,} of {result['sequences']:,}",

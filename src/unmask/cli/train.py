@@ -318,6 +318,8 @@ def draw_evaluation(page: Page, evaluation: JsonDict) -> None:
         page.say(f"95% intervals over documents: {named}", style="dim")
     if own := [list(row) for row in own_metrics(evaluation)]:
         page.table(["objective", "held-out", "95% interval"], own)
+        if answers := evaluation["objective"].get("answers"):
+            page.say(f"on {answers:,} frozen draws of the objective", style="dim")
     if (chosen := evaluation.get("selection")) and not chosen["is_reported"]:
         page.say(f"weights chosen on {plural(chosen['documents'], 'other held-out document')}", style="dim")
     if replaced := evaluation.get("by_replacement"):

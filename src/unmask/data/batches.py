@@ -13,7 +13,7 @@ from unmask.data.corpus import Corpus, token_counts
 from unmask.data.document_set import DocumentSet, slices
 from unmask.data.masking.mask import mask
 from unmask.data.masking.random_bits import EVALUATION_KEY, MaskKey
-from unmask.data.masking.units import MaskingPlan, plan_of
+from unmask.data.masking.units import MaskingPlan, in_terms, plan_of
 from unmask.data.packing import (
     Packed,
     Sequences,
@@ -23,12 +23,14 @@ from unmask.data.packing import (
 )
 from unmask.data.tokenizer import Vocabulary
 from unmask.errors import DataError, plural
+from unmask.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unmask.config.settings import MaskingSettings
 
+_TERM_SAMPLE = 2_000  # sequences
 _COUNTED = 20_000_000
 _FEW = 100_000  # of nearly every text these tell as much
 
@@ -278,6 +280,19 @@ class TextSource:
             f"no token of {what} ({plural(self.tokens, 'token')}) is masked at a rate of {self.masking.rate:g}; give more text, or "
             f"a higher --mask-rate"
         )
+
+    def warn_of_no_term(self, progress: Progress) -> None:
+        """Warn where no term of the masking settings occurs in a sample of the text, as with a list for another language."""
+        if self.plan.phrases is None or not len(self.sequences):
+            return
+        count = len(self.sequences)
+        packed = self.pack(np.unique(np.linspace(0, count - 1, min(count, _TERM_SAMPLE)).astype(np.int64)))
+        found = in_terms(packed, self.plan)
+        if not found.any():
+            progress.warning(
+                f"no term of {self.masking.terms or self.masking.terms_pattern!r} occurs in {plural(len(found), 'word')} of the training "
+                f"text, so all words are masked alike; is the list for this text?"
+            )
 
     def evaluation_batches(
         self,

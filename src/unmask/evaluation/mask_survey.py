@@ -12,7 +12,7 @@ import numpy as np
 from unmask.data.batches import TextSource
 from unmask.data.masking.mask import KEEP, MASK, RANDOM, Masked, mask, replacement_kinds
 from unmask.data.masking.random_bits import MaskKey
-from unmask.data.masking.units import word_starts
+from unmask.data.masking.units import in_terms, word_starts
 from unmask.data.order import ORDER, Order, permutation
 from unmask.data.packing import Packed, split_by_tokens
 from unmask.data.tokenizer import load_tokenizer, token_names
@@ -36,7 +36,8 @@ def survey(source: TextSource, tokens: int = 1_000_000, seed: int = 0, epoch: in
         ``without_targets``; ``tokens`` that can be masked, ``targets``, ``rate``; ``split`` into ``mask``,
         ``random`` and ``keep``; ``by_word_length``, a row for words of 1, 2, … tokens (``or_more`` in the last)
         with ``words`` and the ``rate`` of those that are masked; ``whole_words``, the share of the words with a
-        target whose tokens are all targets; ``mean_span``, the mean length of a run of targets (spans that touch are one), in ``tokens`` and
+        target whose tokens are all targets; ``in_terms``, the share of the words that are part of a term, ``None`` for other strategies;
+        ``mean_span``, the mean length of a run of targets (spans that touch are one), in ``tokens`` and
         ``words``. Statistics of words are ``None`` where the tokenizer does not mark words.
     """
     key = MaskKey(seed, epoch)
@@ -122,6 +123,10 @@ class _Tally:
         kind = replacement_kinds(packed, masked.target_index, source.plan, key)
         for number, name in _REPLACEMENT_KINDS.items():
             self.count[name] += int((kind == number).sum())
+        if source.plan.phrases is not None:
+            found = in_terms(packed, source.plan)
+            self.count["in_terms"] += int(found.sum())
+            self.count["words"] += len(found)
         if source.vocabulary.words is not None:
             self._add_words(np.flatnonzero(word_starts(packed, source.vocabulary)), maskable, target)
 
@@ -152,6 +157,7 @@ class _Tally:
             "split": {name: _share(count[name], count["targets"]) for name in _REPLACEMENT_KINDS.values()},
             "by_word_length": rows if known else None,
             "whole_words": _share(count["whole"], count["words_with_targets"]) if known else None,
+            "in_terms": _share(count["in_terms"], count["words"]),
             "mean_span": {
                 "tokens": _share(count["targets"], count["spans"]),
                 "words": _share(count["words_with_targets"], count["spans"]) if known else None,

@@ -149,6 +149,7 @@ def build_components(
         raise DataError(texts.text.why_no_target("the training text"))
     if config.model.preset:
         set_first_weights(model.model, texts.text, settings.seed, world, progress)
+    texts.text.warn_of_no_term(progress)
     text = objective.source(texts.text)
     objective.describe(text)  # raises where there is nothing to learn
     agree_on_precision(model, settings.precision, world, progress)

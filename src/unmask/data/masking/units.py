@@ -121,6 +121,17 @@ def word_starts(packed: Packed, vocabulary: Vocabulary) -> np.ndarray:
     return starts
 
 
+def in_terms(packed: Packed, plan: MaskingPlan) -> np.ndarray:
+    """Return ``bool [W]``: which words of packed sequences are part of a term of a plan."""
+    first = np.flatnonzero(word_starts(packed, plan.vocabulary))
+    found = np.zeros(len(first) + 1, dtype=np.int64)
+    if plan.phrases is not None:
+        matches = plan.phrases.find(packed.input_ids, first, sequence_of(packed, first))
+        found[matches.word] += 1
+        found[matches.word + matches.words] -= 1
+    return np.cumsum(found[:-1]) > 0
+
+
 def sequence_of(packed: Packed, index: np.ndarray) -> np.ndarray:
     """Return ``int64 [U]``: the sequences of the tokens at ``int64 [U]`` ascending positions."""
     return np.repeat(np.arange(len(packed.keys)), np.diff(np.searchsorted(index, packed.cu_seqlens)))
