@@ -581,7 +581,9 @@ def test_a_signal_after_training_loses_none_of_it(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(writing, "write_model", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(Interrupted, match="step-00000012 is safe, continue with --resume"):
+        with pytest.raises(
+            Interrupted, match=r"step-00000012 is safe, continue with 'unmask train -o .+ --resume'"
+        ):
             train(configure(model__preset="tiny-bert"), tmp_path / "run")
     resumed = train(configure(model__preset="tiny-bert"), tmp_path / "run", resume="auto")
     assert_same(resumed.folder, finished("tiny-bert")[0].folder)

@@ -187,7 +187,7 @@ class PairSource(TextSource):
         else:
             cut, kind = self._cuts(drawn, key, _SENTENCE)
             low, high, labelled = self._whole_sentences(drawn, cut, kind, start == 0)
-            labelled &= pair
+            labelled = pair & (labelled | (self.change == "none"))
         cut = np.where(pair, cut, body)
         changed = labelled & drawn_half & (self.change != "none")
         labels = np.where(labelled, np.where(changed, CHANGED, IN_ORDER), UNLABELLED)
