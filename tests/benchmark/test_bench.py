@@ -70,6 +70,14 @@ def test_shared_layers_count_as_often_as_they_are_used(checkpoint: Callable[[str
     assert shared >= 6 * weights * model.model.config.num_hidden_layers
 
 
+def test_without_a_text_there_is_the_documentation_of_python(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_CHARACTERS", 400_000)
+    config = load_config(None, flags={"model.name": str(checkpoint("bert")), "train.device": "cpu"})
+    assert bench.run_bench(config, seconds=0.01).training.steps >= 1
+
+
 def test_a_bench_adds_up(text: Path, checkpoint: Callable[[str], Path]) -> None:
     result = bench.run_bench(config_of(text, checkpoint("bert")), seconds=0.2)
     training = result.training

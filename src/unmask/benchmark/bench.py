@@ -29,7 +29,7 @@ from unmask.data.tokenizer import plain_copy
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError, plural
 from unmask.model.load import pick_device
-from unmask.model.presets import check_trainable
+from unmask.model.presets import check_model
 from unmask.progress import Progress
 from unmask.reporting.results import Result, Rows
 from unmask.run.assemble import make_loop, recipe_of, with_recipe
@@ -166,7 +166,7 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         ConfigError: settings that cannot work.
         DataError: the text cannot be used.
     """
-    check_trainable(config)
+    check_model(config)  # without a text there is one
     with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
         world.leader = world.rank  # each has a temporary folder of its own
         return _measure(config, seconds, progress if world.is_main else Progress(), world)

@@ -217,7 +217,18 @@ def check_trainable(config: RunConfig) -> None:
     """Refuse a configuration that does not say what to train, or on which text.
 
     Raises:
-        ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or no inputs.
+        ConfigError: there are no inputs; or as :func:`check_model`.
+    """
+    check_model(config)
+    if not config.data.inputs:
+        raise ConfigError("no text to train on: give files, folders or globs")
+
+
+def check_model(config: RunConfig) -> None:
+    """Refuse a configuration that does not say what to train.
+
+    Raises:
+        ConfigError: not exactly one of ``model.name`` and ``model.preset``, an unknown preset, or settings for pretrained weights.
     """
     name, preset = config.model.name, config.model.preset
     if name is None and preset is None:
@@ -229,11 +240,9 @@ def check_trainable(config: RunConfig) -> None:
             f"two models: model.name is '{name}', a checkpoint to adapt, and model.preset is '{preset}', an architecture to train "
             "from scratch; leave out one of them"
         )
-    if preset is not None and (found := find_preset(preset)).file:
-        require_model(found.config(), str(found.file))
-    if not config.data.inputs:
-        raise ConfigError("no text to train on: give files, folders or globs")
     if preset is not None:
+        if (found := find_preset(preset)).file:
+            require_model(found.config(), str(found.file))
         _check_new_weights(config.train, preset)
 
 
