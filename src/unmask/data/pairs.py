@@ -185,16 +185,19 @@ class PairSource(TextSource):
         if self.change == "replaced":
             cut, other, labelled = self._with_others(drawn, key)
         else:
-            cut, kind = self._cuts(drawn, key, _SENTENCE)
-            low, high, labelled = self._whole_sentences(drawn, cut, kind, start == 0)
-            labelled = pair & (labelled | (self.change == "none"))
+            (cut, kind), labelled = self._cuts(drawn, key, _SENTENCE), pair
+        if self.change == "swapped":
+            low, high, whole = self._whole_sentences(drawn, cut, kind, start == 0)
+            labelled = pair & whole
         cut = np.where(pair, cut, body)
         changed = labelled & drawn_half & (self.change != "none")
         labels = np.where(labelled, np.where(changed, CHANGED, IN_ORDER), UNLABELLED)
         first = _Passages(document, start, cut)
         second = _Passages(document, start + cut, body - cut)
         if self.change == "replaced":
-            return self._joined((first,), (_chosen(changed, other, second),), pair, drawn, labels)
+            second = _chosen(changed, other, second)
+        if self.change != "swapped":
+            return self._joined((first,), (second,), pair, drawn, labels)
         low, high = np.where(changed, low, 0), np.where(changed, high, body)
         begin, end = _Passages(document, start, low), _Passages(document, start + high, body - high)
         first = _Passages(document, start + low, cut - low)

@@ -22,7 +22,7 @@ from unmask.forecasting import law as domain_law
 from unmask.forecasting.forgetting import Forgetting
 from unmask.forecasting.law import DRAWS, Law, Points, interval
 from unmask.forecasting.plan import Purpose
-from unmask.forecasting.probing import Probe, Sums
+from unmask.forecasting.probing import Probe, Sums, mean_loss
 from unmask.reporting.format import percent
 from unmask.reporting.json_documents import CurvePoint, Expected, ForecastReplay, MoreText, Passes
 from unmask.storage import JsonDict
@@ -79,11 +79,6 @@ class Probed:
     def base_losses(self) -> Floats:
         """``[B]`` losses of the base on the domain."""
         return self.losses([], "domain")[0]
-
-    @property
-    def general_loss(self) -> float:
-        """Loss of the base on general text."""
-        return float(self.losses([], "general")[0][0])
 
     @property
     def longest(self) -> Probe:
@@ -308,7 +303,7 @@ def _horizon(
         found["more_text"] = _more_text(law, tokens, text)
     if forgetting is not None:
         lost = value(forgetting.forecast(tokens, 0.0, text))
-        if _too_wide(lost, probed.general_loss):
+        if _too_wide(lost, mean_loss(probed.base["general"])):
             low, high = lost["interval"]
             wide.append(f"every change of the general loss from {low:+.2f} to {high:+.2f}")
         else:

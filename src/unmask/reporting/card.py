@@ -81,7 +81,7 @@ def model_card(folder: RunFolder) -> str:
             same_source=not data.get("heldout"),
             version=_plain(str(record.info.get("unmask") or "")),
             place=_PLACE,
-            objective=(record.config.get("train") or {}).get("objective"),
+            objective=record.objective,
             learned=_plain(
                 str((record.info.get("choices") or {}).get("objective") or "an objective of its own")
             ),
@@ -171,7 +171,7 @@ def _front_matter(record: RunRecord) -> dict[str, Any]:
     base = hub_name((record.config.get("model") or {}).get("name"))
     data = record.config.get("data") or {}
     datasets = _hub_data(data.get("inputs") or [])
-    if _trained_to_embed(record):
+    if record.objective == "contrastive":
         front: dict[str, Any] = {
             "library_name": "sentence-transformers",
             "pipeline_tag": "sentence-similarity",
@@ -223,10 +223,6 @@ def _hub_results(record: RunRecord, sources: Sequence[str]) -> dict[str, Any] | 
         },
         "metrics": metrics,
     }
-
-
-def _trained_to_embed(record: RunRecord) -> bool:
-    return (record.config.get("train") or {}).get("objective") == "contrastive"
 
 
 def _adapts(record: RunRecord) -> bool:

@@ -48,9 +48,14 @@ class RunRecord:
         return bool(self.info.get("finished"))
 
     @property
+    def objective(self) -> str | None:
+        """What was learned, as ``train.objective`` has it; ``None`` in runs of earlier versions."""
+        return (self.config.get("train") or {}).get("objective")
+
+    @property
     def detects(self) -> bool:
         """Whether the model says which tokens were replaced, and its generator alone predicts masked ones."""
-        return (self.config.get("train") or {}).get("objective") == "rtd"
+        return self.objective == "rtd"
 
     @property
     def last(self) -> JsonDict | None:
