@@ -19,9 +19,9 @@ from unmask.cli.forecast import draw_forecast
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, DataError
 from unmask.forecasting import forgetting, law
-from unmask.forecasting.analysis import Probed, analyse
+from unmask.forecasting.analysis import analyse
 from unmask.forecasting.plan import ProbingRun, longest_run, plan_runs
-from unmask.forecasting.probing import Probe
+from unmask.forecasting.probing import Probe, Probed
 from unmask.reporting.forecast_page import render_forecast
 
 TEXT = 3e6

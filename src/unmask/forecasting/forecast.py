@@ -20,7 +20,7 @@ from unmask.data.heldout_size import FEWEST_UNITS
 from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import ratios
-from unmask.forecasting.analysis import Probed, analyse
+from unmask.forecasting.analysis import analyse
 from unmask.forecasting.budget import FEWEST_STEPS_A_PASS, planned, prober_that_fits, with_batch
 from unmask.forecasting.law import LEVEL
 from unmask.forecasting.plan import (
@@ -28,7 +28,7 @@ from unmask.forecasting.plan import (
     ProbingRun,
     read_plan,
 )
-from unmask.forecasting.probing import Probe, Prober, Sums
+from unmask.forecasting.probing import Probe, Probed, Prober, Sums
 from unmask.model.presets import check_trainable
 from unmask.progress import Progress
 from unmask.reporting.format import loss, no_interval

@@ -17,17 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.evaluation.bootstrap import Floats
-from unmask.forecasting.sampling import sample
+from unmask.forecasting.sampling import Flat, Normal, posterior
 
-_BETA_PRIOR = 0.7, 0.5
-_PASSES_PRIOR = 0.3, 0.3
-"""Mean and spread."""
-_SHIELD_PRIOR = 8.0, 1.5
-"""Median, and the spread of the logarithm."""
+_BETA = Normal(0.7, 0.5, most=2.0)
+_PASSES = Normal(0.3, 0.3, most=2.0)
+_SHIELD = Normal(float(np.log(8.0)), 1.5, most=10.0)
+"""Of the logarithm of ``B``."""
 _OFFSETS = 0.1, 10.0
 """``d0`` is sought from so much of the shortest to so many of the longest run; its logarithm has a flat prior."""
-_MOST = 2.0
-_MOST_LOG = 10.0
 _PART = 0.02
 """By this factor a run counts less on a part of the text, since a few documents are not like all."""
 _DRIFT = 1.0
@@ -116,14 +113,6 @@ def fit(domain: Floats, general: Floats, text: Floats, rises: Floats, base: floa
     freedom = _FREEDOM + len(tokens) - 2
     highest = np.maximum(rises.max(axis=1), 0.0)
 
-    def prior() -> Floats:
-        beta = _BETA_PRIOR[0] + _BETA_PRIOR[1] * rng.standard_normal(draws)
-        shield = np.log(_SHIELD_PRIOR[0]) + _SHIELD_PRIOR[1] * rng.standard_normal(draws)
-        passes = _PASSES_PRIOR[0] + _PASSES_PRIOR[1] * rng.standard_normal(draws)
-        return np.stack(
-            [beta, rng.uniform(ends[0], ends[1], draws), shield, rng.random(draws), passes], axis=1
-        )
-
     def compare(state: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Return ``A``, ``G``, the sum of squares of what is lost, and the sum of squares that the law misses."""
         offset, shield = np.exp(state[:, 1:3]).T
@@ -135,18 +124,8 @@ def fit(domain: Floats, general: Floats, text: Floats, rises: Floats, base: floa
         missed = (weights * (risen - rise[:, None] * lost + gain[:, None] * learned) ** 2).sum(axis=1)
         return rise, gain, aa, missed + _FREEDOM * (LEAST_ERROR * base) ** 2
 
-    def score(state: Floats) -> Floats:
-        inside = (np.abs(state[:, [0, 4]]) < _MOST).all(axis=1)
-        inside &= (state[:, 1] >= ends[0]) & (state[:, 1] <= ends[1])
-        inside &= (np.abs(state[:, 2]) < _MOST_LOG) & (state[:, 3] >= 0) & (state[:, 3] < 1)
-        found = -0.5 * freedom * np.log(compare(np.where(inside[:, None], state, start))[3])
-        for place, (middle, spread) in ((0, _BETA_PRIOR), (4, _PASSES_PRIOR)):
-            found -= 0.5 * ((state[:, place] - middle) / spread) ** 2
-        found -= 0.5 * ((state[:, 2] - np.log(_SHIELD_PRIOR[0])) / _SHIELD_PRIOR[1]) ** 2
-        return np.where(inside, found, -np.inf)
-
-    start = prior()
-    state = sample(score, prior, rng)
+    priors: list[Normal | Flat] = [_BETA, Flat(*ends), _SHIELD, Flat(0.0, 1.0), _PASSES]
+    state = posterior(priors, lambda state: compare(state)[3], freedom, draws, rng)
     rise, gain, squares, missed = compare(state)
     error = np.sqrt(missed / rng.chisquare(freedom, draws))
     slack = error / np.sqrt(np.maximum(squares, 1e-12)) * rng.standard_normal(draws)

@@ -19,19 +19,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.evaluation.bootstrap import Floats
-from unmask.forecasting.sampling import sample
+from unmask.forecasting.sampling import Flat, Normal, posterior
+from unmask.reporting.json_documents import Expected
 
 LEVEL = 0.9
 """Coverage of the intervals of a forecast."""
 DRAWS = 400
 
-_ALPHA_PRIOR = 0.3, 0.9
-"""Median of ``alpha``, and the spread of its logarithm."""
-_REPEATS_PRIOR = 15.4, 1.2
-"""Of ``R``; the median is the fit over many sizes in Muennighoff et al."""
+_MOST_LOG = 12.0
+_ALPHA = Normal(float(np.log(0.3)), 0.9, _MOST_LOG)
+_REPEATS = Normal(float(np.log(15.4)), 1.2, _MOST_LOG)
+"""Of the logarithms of ``alpha`` and ``R``; the median of ``R`` is the fit over many sizes in Muennighoff et al."""
 _OFFSETS = 1 / 30, 10.0
 """``x0`` is sought from so much of the shortest to so many of the longest run; its logarithm and ``E`` have flat priors."""
-_MOST_LOG = 12.0
 _FREEDOM = 3.0
 _LEAST_ERROR = 0.001
 """The error of a law before anything is fitted, as a share of the loss; it counts as ``_FREEDOM`` runs."""
@@ -116,16 +116,6 @@ def fit(points: Points, seed: int) -> Law:
     ends = np.log([points.tokens.min() * _OFFSETS[0], longest * _OFFSETS[1]])
     freedom = _FREEDOM + len(points.tokens) - 1
 
-    def prior() -> Floats:
-        alpha, repeats = (
-            np.log(middle) + spread * rng.standard_normal(draws)
-            for middle, spread in (_ALPHA_PRIOR, _REPEATS_PRIOR)
-        )
-        return np.stack(
-            [alpha, rng.uniform(ends[0], ends[1], draws), repeats, rng.random(draws), rng.random(draws)],
-            axis=1,
-        )
-
     def compare(state: Floats) -> tuple[Floats, Floats, Floats]:
         """Return ``C``, its sum of squares, and the weighted sum of squares that the law misses."""
         alpha, offset, repeats = (np.exp(state[:, [place]]) for place in range(3))
@@ -137,20 +127,8 @@ def fit(points: Points, seed: int) -> Law:
         missed = (weights * (above - fall[:, None] * shape) ** 2).sum(axis=1)
         return fall, squares, missed + _FREEDOM * (_LEAST_ERROR * least) ** 2
 
-    def score(state: Floats) -> Floats:
-        inside = (state[:, 3:] >= 0).all(axis=1) & (state[:, 3:] < 1).all(axis=1)
-        inside &= (
-            (state[:, 1] >= ends[0])
-            & (state[:, 1] <= ends[1])
-            & (np.abs(state[:, [0, 2]]) < _MOST_LOG).all(axis=1)
-        )
-        found = -0.5 * freedom * np.log(compare(np.where(inside[:, None], state, start))[2])
-        for place, (middle, spread) in ((0, _ALPHA_PRIOR), (2, _REPEATS_PRIOR)):
-            found -= 0.5 * ((state[:, place] - np.log(middle)) / spread) ** 2
-        return np.where(inside, found, -np.inf)
-
-    start = prior()
-    state = sample(score, prior, rng)
+    priors: list[Normal | Flat] = [_ALPHA, Flat(*ends), _REPEATS, Flat(0.0, 1.0), Flat(0.0, 1.0)]
+    state = posterior(priors, lambda state: compare(state)[2], freedom, draws, rng)
     fall, squares, missed = compare(state)
     error = np.sqrt(missed / rng.chisquare(freedom, draws))
     fall = np.maximum(fall + error / np.sqrt(squares) * rng.standard_normal(draws), 0.0)
@@ -172,3 +150,9 @@ def interval(values: Floats) -> tuple[float, float, float]:
     tail = (1 - LEVEL) / 2
     low, middle, high = np.quantile(values, [tail, 0.5, 1 - tail])
     return float(middle), float(low), float(high)
+
+
+def value(draws: Floats) -> Expected:
+    """Return the median of draws and its interval, ready for JSON."""
+    middle, low, high = interval(draws)
+    return {"value": middle, "interval": [low, high]}

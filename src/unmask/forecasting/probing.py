@@ -1,13 +1,14 @@
 """Probing runs: the ordinary training loop from the base weights on, again and again, evaluated at the same masks.
 
-Shapes: U resampling units.
+Shapes: U resampling units, B draws, n probing runs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
 from unmask.data.masking.random_bits import MaskKey, mix
 from unmask.errors import DivergedError
-from unmask.evaluation.bootstrap import Floats
+from unmask.evaluation.bootstrap import Floats, resample_counts
 from unmask.evaluation.trade_off import unit_sums
-from unmask.forecasting.plan import ProbingRun
+from unmask.forecasting.law import DRAWS, Points
+from unmask.forecasting.plan import ProbingRun, Purpose
 from unmask.run.assemble import make_loop, make_stream, recipe_of, with_recipe
 from unmask.run.components import RunComponents
 from unmask.run.results import evaluation_batches_of, metrics_on
@@ -59,6 +61,53 @@ def mean_loss(sums: Floats) -> float:
     """Return the loss of ``[U, 2]`` sums."""
     count, total = sums.sum(axis=0)
     return float(total / count)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What was measured.
+
+    Attributes:
+        base: sums of the base model.
+        probes: the probing runs.
+        text_tokens: of one pass over the training text.
+        seed: of the draws.
+    """
+
+    base: Sums
+    probes: Sequence[Probe]
+    text_tokens: int
+    seed: int
+
+    def of(self, *purposes: Purpose) -> list[Probe]:
+        """Return the probing runs of some purposes."""
+        return [probe for probe in self.probes if probe.run.purpose in purposes]
+
+    def losses(self, probes: Sequence[Probe], text: str) -> tuple[Floats, Floats]:
+        """Return ``[B]`` losses of the base and ``[B, n]`` of runs, over resamples of the documents; the first is no resample."""
+        sums = np.stack([self.base[text], *(probe.sums[text] for probe in probes)], axis=2)
+        counts = [np.ones((1, len(sums))), *resample_counts(len(sums), DRAWS - 1, self.seed)]
+        targets, totals = (np.tensordot(np.concatenate(counts), sums[:, place], 1) for place in (0, 1))
+        losses = totals / np.maximum(targets, 1)
+        return losses[:, 0], losses[:, 1:]
+
+    def points(self, probes: Sequence[Probe], text: str) -> tuple[Floats, Points]:
+        """Return ``[B]`` losses of the base on a text, and the runs with theirs, as the laws see them."""
+        base, losses = self.losses(probes, text)
+        domain = np.array([probe.domain_tokens for probe in probes], dtype=float)
+        general = np.array([probe.tokens - probe.domain_tokens for probe in probes], dtype=float)
+        passes = np.array([probe.text_tokens for probe in probes], dtype=float)
+        return base, Points(domain, general, passes, losses)
+
+    @cached_property
+    def base_losses(self) -> Floats:
+        """``[B]`` losses of the base on the domain."""
+        return self.losses([], "domain")[0]
+
+    @property
+    def longest(self) -> Probe:
+        """The longest run on the text as it is."""
+        return max(self.of("length"), key=lambda probe: probe.tokens)
 
 
 class Prober:
