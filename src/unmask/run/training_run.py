@@ -1,11 +1,10 @@
-"""The steps of a run: train, evaluate, save and resume, then write the model, its metrics and its report."""
+"""The steps of a run: train, evaluate and save, then write the model, its metrics and its report."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from unmask.config.load import dump_config
@@ -24,35 +23,20 @@ from unmask.run.choices import choices_of, choices_text, masked_excerpt
 from unmask.run.components import RunComponents, build_components
 from unmask.run.disk import disk_need, require_room
 from unmask.run.failures import how_to_continue
-from unmask.run.fingerprint import check_fingerprint, fingerprint_of, require_same_model
+from unmask.run.fingerprint import fingerprint_of, require_same_model
 from unmask.run.interpolation import Interpolation, interpolate
 from unmask.run.overlap import is_compared_first, overlaps
 from unmask.run.results import answers_on, evaluation_of, final_metrics, metrics_on, run_info
+from unmask.run.saving import RunCheckpoints, verify
 from unmask.run.selection import Division, selection_of, warn_of_few, with_selection
 from unmask.run.signals import Signals
 from unmask.run.state import RunState
 from unmask.run.writing import write_results
 from unmask.run_folder import RunFolder
-from unmask.storage import (
-    append_row,
-    keep_rows,
-    read_json,
-    sync_to_disk,
-    write_atomically,
-    write_json,
-)
-from unmask.training.best_weights import Best, check_best, load_best, save_best
-from unmask.training.checkpoint import (
-    CheckpointWriter,
-    find_checkpoint,
-    load_checkpoint_state,
-    restore,
-    set_aside,
-)
+from unmask.storage import append_row, read_json, write_atomically, write_json
+from unmask.training.best_weights import Best
 from unmask.training.distributed import World
 from unmask.training.loop import Loop
-from unmask.training.position import Position
-from unmask.training.stability import require_finite_weights
 from unmask.training.window import Row
 
 _SHARES = 10
@@ -94,7 +78,7 @@ class TrainingRun:
         self.components: RunComponents = build_components(
             config, folder, progress, world, verification, custom
         )
-        self._verification, self._verified = verification, False
+        self._verification = verification
         if not self.components.world.is_main:
             self.progress = Progress()
         self.recipe = recipe_of(config, self.components)
@@ -107,15 +91,17 @@ class TrainingRun:
         try:
             require_same_model(self.fingerprint, self.components)
         except ConfigError:
-            self._verify()  # perhaps since the shards of one are damaged
+            verify(verification, world)  # perhaps since the shards of one are damaged
             raise
         stream = make_stream(self.config, self.recipe, self.components)
         self.loop = make_loop(self.config, self.recipe, self.components, stream)
         self.loop.on_row, self.loop.after_step = self._write_row, self._after_step
         self.loop.log = self.progress.log
-        self.checkpoints = CheckpointWriter(world, self.loop.gradient_sum.sharded)
+        self.checkpoints = RunCheckpoints(
+            folder, self.config, self.components, self.loop, self.fingerprint, verification, self.progress
+        )
         self.state = RunState()
-        self._save_is_due, self._saved = False, -1
+        self._save_is_due = False
         self._shown_metrics: dict[str, Any] = {}
         limits = config.train.epochs, config.train.max_steps, config.train.minutes
         self.choices = choices_of(self.config, self.components, default_length=not any(limits))
@@ -169,7 +155,7 @@ class TrainingRun:
         with self.signals.stepping():
             self._train_or_save()
         self.progress.end()
-        exported = self._load_best()
+        exported = self.checkpoints.load_best(self.state.best)
         if self.components.adapters is not None:
             merge_lora(self.components.adapters)
         self.components = self._whole()
@@ -248,31 +234,19 @@ class TrainingRun:
         except BaseException as error:
             failure = world.explained(error)
             of_another = failure is not error and isinstance(failure, LostProcess | ConfigError)
-            unsaved = self._saved != loop.position.step and not loop.gradient_sum.sharded
+            unsaved = self.checkpoints.saved != loop.position.step and not loop.gradient_sum.sharded
             if of_another and world.speaks and unsaved and loop.whole:
-                self._save_alone()
+                self.checkpoints.save_alone(self.state)
             if failure is error:
                 raise
             raise failure from error
         finally:
             self.checkpoints.close()
 
-    def _save_alone(self) -> None:
-        try:
-            self.checkpoints = CheckpointWriter()
-            self._verification.start()  # another process may have been to do it
-            self._verification.check()
-            self._verified = True
-            self._save()
-            self.checkpoints.wait()
-            self.progress.warning(f"saved step {self.loop.position.step}; continue with --resume")
-        except (OSError, DataError, DivergedError) as error:
-            self.progress.warning(f"step {self.loop.position.step} could not be saved: {error}")
-
     def _train(self) -> None:
         """Train to the end, and save: what comes after may take long, or fail."""
         self.loop.run()
-        self._verify()
+        self.checkpoints.verify()
         if self.state.last_loss is None and self.loop.position.skipped_steps:
             raise DivergedError(
                 f"none of {plural(self.loop.position.step, 'step')} was applied, since each had a loss or a gradient that is NaN or infinite"
@@ -282,7 +256,7 @@ class TrainingRun:
             raise DataError(f"nothing was learned in {plural(self.loop.position.step, 'step')}: {why}")
         if self.state.evaluated != self.loop.position.step:
             self._evaluate_now()
-        if self._saved != self.loop.position.step:
+        if self.checkpoints.saved != self.loop.position.step:
             self._save()
         self.checkpoints.wait()
         if self.signals.asked(self.components.world)[1]:
@@ -334,7 +308,7 @@ class TrainingRun:
         for name, value in answers_on(self.components, text, tokens).items():
             row[f"eval_{name}"] = value
             line += f"; {own_name(name)} {own_metric(name, value)}"
-        self._verify()
+        self.checkpoints.verify()
         if self.is_main:
             append_row(self.folder.metrics, row)
             self.callbacks.evaluation(row)
@@ -344,13 +318,16 @@ class TrainingRun:
     def _update_best(self, loss: float) -> None:
         """Save the weights if they are the best so far, and end the run after ``patience`` worse evaluations."""
         step, last_stage = self.loop.position.step, len(self.loop.objective.stages) - 1
-        self.state.evaluated, self._saved = step, -1  # a checkpoint of this step does not know of it
+        self.state.evaluated, self.checkpoints.saved = (
+            step,
+            -1,
+        )  # a checkpoint of this step does not know of it
         if self.loop.position.stage < last_stage:  # these weights lack the objective that is to come
             return
         # All processes use one number, so that they save and end together.
         self.state.best = Best.after(self.state.best, step, self.components.world.max(loss))
         if self.config.train.export_best and self.state.best.step == step:
-            save_best(self.checkpoints, self.folder.checkpoints, self.components.model.model, step)
+            self.checkpoints.save_best(step)
         if not self.loop.over:
             self._stop_early()
 
@@ -365,56 +342,17 @@ class TrainingRun:
             f"{self.loop.lr_factor(self.loop.progress, self.loop.progress):.0%} of its peak, since its schedule was made for the whole run"
         )
 
-    def _verify(self) -> None:
-        """Wait until the shards are compared with their checksums, in all processes: nothing of damaged text is kept."""
-        if not self._verified:
-            world = self.components.world
-            world.doing("comparing shards with their checksums")
-            self._verification.check(world.any)
-            world.wait()  # ends with the error of a process whose shards are damaged
-            self._verified = True
-
     def _save(self) -> None:
-        self._verify()
-        self.loop.settle()
-        require_finite_weights(self.components.model.model, self.loop.position.step)
-        self._write_checkpoint()
-        self._save_is_due, self._saved = False, self.loop.position.step
-
-    def _write_checkpoint(self) -> None:
-        state = self.loop.position.to_dict() | {"fingerprint": self.fingerprint} | self.state.to_dict()
-        if self.is_main and self.folder.metrics.is_file():  # the rows up to here are not written again
-            sync_to_disk(self.folder.metrics)
-        self.checkpoints.save(
-            self.folder.checkpoints,
-            self.components.model.model,
-            self.loop.optimizers,
-            state,
-            keep_last=self.config.train.keep_last,
-        )
+        self.checkpoints.save(self.state)
+        self._save_is_due = False
 
     # Before the first step and after the last
 
     def _resume(self, resume: str | None) -> None:
-        found = self._checkpoint_to_resume(resume) if resume and self.is_main else None
-        path = self.components.world.from_main(found)
-        if path is None:
-            if resume:
-                self.progress.log("no checkpoint to resume from: starting at step 0")
-            if self.is_main:
-                keep_rows(self.folder.metrics, 0)
+        state = self.checkpoints.resume(resume)
+        if state is None:
             return
-        state = restore(path, self.components.model.model, self.loop.optimizers, self.loop.gradient_sum)
-        self.loop.position = Position.from_dict(state)
-        self._saved = state["step"]
-        self.state = RunState.from_dict(state, self.components.selection is not None, self.progress)
-        self.components.world.wait()  # until all have read it
-        if self.is_main:
-            keep_rows(self.folder.metrics, state["step"])
-            if aside := set_aside(self.folder.checkpoints, state["step"]):
-                names = ", ".join(path.name for path in aside)
-                self.progress.log(f"set aside later checkpoints: {names}; they can be deleted")
-        self.progress.log(f"resuming from step {state['step']} ({path.name})")
+        self.state = state
         self._stop_early()
         position = self.loop.position
         if reached := self.loop.length.reached(position.step, self.loop.epochs, position.seconds):
@@ -422,28 +360,6 @@ class TrainingRun:
                 f"no step is left to train, only the results are written: the run has had {', '.join(reached)}, counted from its "
                 f"beginning; resume with a higher limit to train on"
             )
-
-    def _checkpoint_to_resume(self, resume: str) -> Path | None:
-        path = find_checkpoint(self.folder.checkpoints, resume, self.progress)
-        if path is not None:
-            saved = load_checkpoint_state(path)
-            # "identity" is its earlier name.
-            check_fingerprint(saved.get("fingerprint") or saved["identity"], self.fingerprint, self.folder)
-        return path
-
-    def _load_best(self) -> int:
-        """Load the best weights, if they are to be exported; return the step whose weights the model has."""
-        step, best = self.loop.position.step, self.state.best
-        if not self.config.train.export_best or best is None or best.step == step:
-            return step
-        self.checkpoints.wait()
-        damage = check_best(self.folder.checkpoints, best.step) if self.is_main else ""
-        if damage := self.components.world.from_main(damage):
-            self.progress.log(f"the best weights cannot be read ({damage}), so the last ones are exported")
-            return step
-        load_best(self.folder.checkpoints, self.components.model.model, best.step, self.loop.gradient_sum)
-        self.progress.log(f"exporting the weights of step {best.step}, which had the lowest held-out loss")
-        return best.step
 
     def _evaluate_exported(self, exported: int) -> tuple[dict[str, Any] | None, dict[str, TargetPredictions]]:
         if self.components.heldout is None:
