@@ -256,7 +256,7 @@ def test_old_and_new_key_together_and_values_no_longer_possible_are_refused(writ
             "\nmasking:\n  rate: 15%\n",
             "3: masking.rate must be a number, more than 0 and at most 1, not '15%'",
         ),
-        ("train:\n  device: gpu\n", "2: train.device must be one of auto, cpu, cuda, not 'gpu'"),
+        ("train:\n  device: gpu\n", "2: train.device must be one of auto, cpu, cuda, mps, not 'gpu'"),
         ("train:\n  seed: null\n", "2: train.seed must be a whole number, at least 0, not null"),
         ("model:\n  offline: maybe\n", "2: model.offline must be true or false, not 'maybe'"),
         (

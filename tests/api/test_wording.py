@@ -102,7 +102,7 @@ def test_what_is_no_model_device_or_run_is_an_error_that_says_so(
         unmask.ConfigError, match="expected a Hub name, a folder or a transformers model, not int"
     ):
         unmask.load(3)  # type: ignore[arg-type]
-    with pytest.raises(unmask.ConfigError, match="no device 'gpu'; there are auto, cpu, cuda"):
+    with pytest.raises(unmask.ConfigError, match="no device 'gpu'; there are auto, cpu, cuda, mps"):
         unmask.load(checkpoint("bert"), device="gpu")
     with pytest.raises(unmask.ConfigError, match="expected one text"):
         unmask.explain(checkpoint("bert"), None)  # type: ignore[arg-type]

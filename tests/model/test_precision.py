@@ -23,9 +23,8 @@ def test_on_a_cpu_it_is_measured(monkeypatch: pytest.MonkeyPatch, half: float, t
     assert ("slower here" if half > 1 else f"{1 / half:.1f} times as fast") in why
 
 
-def test_on_a_mac_it_is_said_that_its_gpu_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_precision("fp32", CPU)[1].endswith("; on the CPU, since Apple's mps is not supported")
+def test_on_mps_nothing_is_measured() -> None:
+    assert pick_precision("auto", torch.device("mps"))[0] == "fp32"
 
 
 def test_the_measurement_itself_ends_with_one_of_both() -> None:

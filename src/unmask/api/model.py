@@ -241,7 +241,7 @@ def load(
         model: Hub name (``name@revision`` pins one), model folder, run folder, or a transformers model in memory, which
             is used as it is; then ``tokenizer`` is needed too.
         tokenizer: Hub name, folder or object; by default that of the model.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32``, ``bf16``, or ``auto`` for the faster of the two on this machine.
         offline: make no network call.
         progress: see :class:`unmask.Progress`.

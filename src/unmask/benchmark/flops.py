@@ -131,5 +131,5 @@ def _weights_used(model: MaskedLM) -> tuple[int, int]:
 
 def settle(device: torch.device) -> None:
     """Wait until a device has finished its queued work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()

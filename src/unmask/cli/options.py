@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Documents = Literal["auto", "file", "block", "line"]
 Markup = Literal["keep", "strip"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "bf16"]
 Objective = Literal["mlm", "clm", "nsp", "sop", "rtd", "contrastive"]
 Recipe = Literal["auto", "adapt", "scratch"]

@@ -243,7 +243,7 @@ class TrainSettings(Settings):
     """With several processes: minutes that one waits for the others in a step before it gives up."""
     seed: int = Field(0, ge=0)
     """Seed of order, masks and new weights."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` measures whether bf16 is faster on this machine, and logs its choice."""

@@ -177,7 +177,7 @@ def _compare_on_text(
 ) -> Comparison:
     """Compare two models with different tokenizers on whole words and in bits per byte."""
     words = compare_words(models, text, settings, length, progress)
-    most = pll_bytes or PLL_BYTES[models[0].device.type]
+    most = pll_bytes or PLL_BYTES["cuda" if models[0].device.type == "cuda" else "cpu"]
     bits = compare_bits(models, text, most, progress)
     short = labels(names)
     verdict = _words_verdict(short, words, bits)

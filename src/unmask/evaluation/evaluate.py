@@ -54,7 +54,7 @@ class EvaluationSettings(Settings):
     """Tokens of a sequence; by default 512, or what the models take if that is less."""
     tokens: int | None = None
     """Tokens to read at most, of documents chosen by their hash; by default all."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; of a model in memory its own device."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Precision of the computation; of a model in memory its own."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unmask.data.batches import Batch
 from unmask.model.base import LanguageModel
+from unmask.model.float64 import in_float64
 from unmask.model.softmax import check_finite, loss_blocks
 from unmask.model.trial import trial_batch
 
@@ -101,7 +102,7 @@ def _score_block(logits: Tensor, label: Tensor, loss: Tensor) -> tuple[Tensor, T
         ids = torch.arange(logits.shape[1], device=logits.device)
         rank[tied] += ((logits[tied] == true[tied]) & (ids < label[tied, None])).sum(-1)
     ahead = (logits.gather(1, guess[:, None]) - true).squeeze(1)
-    return loss, rank, guess, (ahead.double() - loss).exp()
+    return loss, rank, guess, (in_float64(ahead) - loss).exp()
 
 
 def _argmax(logits: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def with_generator(lm: LanguageModel) -> tuple[LanguageModel, MaskedLM | None]:
         return lm, None
     if (found := _generators.get(lm)) is None:
         precision = "bf16" if lm.autocast else "fp32"
-        found = load_for_inference(folder, device=str(lm.device), precision=precision, offline=True)
+        found = load_for_inference(folder, device=lm.device.type, precision=precision, offline=True)
         _generators[lm] = found
     return found, lm
 
@@ -84,7 +84,7 @@ def detect(
     shown = packed.input_ids.copy()
     shown[masked.target_index] = draw_tokens(packed, masked.target_index, key, logits[places], allowed)
     replaced = shown != packed.input_ids
-    found = replacement_logits(discriminator, shown, token_type_ids).double().cpu()
+    found = replacement_logits(discriminator, shown, token_type_ids).cpu().double()
     losses = F.binary_cross_entropy_with_logits(found, torch.from_numpy(replaced).double(), reduction="none")
     judged = ~vocabulary.special[packed.input_ids]
     return Detection(

@@ -62,7 +62,7 @@ class Embedder:
             )
         out = np.empty((len(rows), self.size), dtype=np.float32)
         order = np.argsort(-sizes, kind="stable")
-        budget = TOKENS_AT_ONCE["cpu" if self.model.device.type == "cpu" else "cuda"]
+        budget = TOKENS_AT_ONCE["cuda" if self.model.device.type == "cuda" else "cpu"]
         with torch.inference_mode(), self.model.evaluating():
             for part in split_by_tokens(sizes[order], budget):
                 numbers = order[part]

@@ -254,7 +254,7 @@ def _log_probabilities(lm: LanguageModel, input_ids: np.ndarray, token_type_ids:
 def _token_losses(logs: Tensor, input_ids: np.ndarray) -> np.ndarray:
     """Return ``float64 [T]``: cross-entropy of the true tokens in nats, by ``[T, V]`` log-probabilities."""
     of_tokens = logs.gather(1, torch.from_numpy(input_ids).to(logs.device)[:, None])[:, 0]
-    losses: np.ndarray = -of_tokens.double().cpu().numpy()
+    losses: np.ndarray = -of_tokens.cpu().double().numpy()
     return losses
 
 

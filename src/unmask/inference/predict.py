@@ -107,7 +107,7 @@ class MaskPredictor:
                 check_finite(peaks)
                 for number, part in _shares(rows, group):
                     ids = torch.from_numpy(wanted[number]).to(logs.device)
-                    found = logs[part].index_select(1, ids).double().cpu().numpy()
+                    found = logs[part].index_select(1, ids).cpu().double().numpy()
                     predictions[number] = (peaks[part], found)
         return predictions
 
@@ -120,7 +120,7 @@ class MaskPredictor:
 
     def _groups(self, rows: Sequence[PredictionRow], batch_size: int | None) -> Iterator[list[int]]:
         """Yield row numbers from long rows to short, as a batch wants them, as many at once as memory allows."""
-        budget = TOKENS_AT_ONCE["cpu" if self.model.device.type == "cpu" else "cuda"]
+        budget = TOKENS_AT_ONCE["cuda" if self.model.device.type == "cuda" else "cpu"]
         group: list[int] = []
         tokens = places = 0
         for number in sorted(range(len(rows)), key=lambda number: -len(rows[number].input_ids)):

@@ -194,7 +194,7 @@ def load_exported(
         ConfigError: its runtime is not installed, the file is damaged or of another model, or a GPU or another precision
             is asked for.
     """
-    if device == "cuda":
+    if device in ("cuda", "mps"):
         raise ConfigError(
             f"'{path}' is an exported model, which computes on the CPU; use --device=cpu or auto"
         )

@@ -22,6 +22,7 @@ from unmask.model.cpu.linear import use_onednn_linear
 from unmask.model.exported import exported_file, exported_files, load_exported
 from unmask.model.head import require_encoder
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.mps import require_mps, use_mps
 from unmask.model.precision import pick_precision
 from unmask.model.presets import find_preset
 from unmask.progress import Progress
@@ -37,20 +38,22 @@ _TOKEN_KEYS = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return the torch device for ``auto``, ``cpu`` or ``cuda``.
+    """Return the torch device that a model is loaded to, for ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    For ``mps`` it is the CPU, from which :func:`~unmask.model.mps.use_mps` moves the model.
 
     Raises:
-        ConfigError: there is no such device, or no CUDA device.
+        ConfigError: there is no such device.
     """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"no device '{wanted}'; there are auto, cpu, cuda")
+    if wanted not in ("auto", "cpu", "cuda", "mps"):
+        raise ConfigError(f"no device '{wanted}'; there are auto, cpu, cuda, mps")
+    if wanted == "mps":
+        require_mps()
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device cuda was asked for, but torch finds no CUDA device; use --device=cpu or auto"
         )
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+    return torch.device("cuda" if wanted in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
 
 
 def load_for_inference(
@@ -72,7 +75,7 @@ def load_for_inference(
             transformers model in memory (it is used as it is, not copied), or a :class:`LanguageModel`, which is returned
             unchanged.
         tokenizer: Hub name, folder or object; by default that of the model. Required with a transformers model.
-        device: ``auto``, ``cpu`` or ``cuda``; with ``auto`` a model in memory stays on its device.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``; with ``auto`` a model in memory stays on its device.
         precision: ``fp32``, ``bf16``, or ``auto`` for the faster of the two on this machine.
         offline: make no network call.
         progress: logs what ``auto`` chose. A missing LM head is an error where it is needed
@@ -104,10 +107,14 @@ def load_for_inference(
                 f"a {type(model).__name__} in memory has no tokenizer; give it too, as tokenizer=..."
             )
         loaded_tokenizer, loaded = _tokenizer(tokenizer, offline, progress), model
-        if device != "auto":
+        if device == "auto":
+            device = loaded.device.type
+        else:
             loaded.to(pick_device(device))  # type: ignore[arg-type]
     use_onednn_linear(loaded)
-    wrapped = in_precision(loaded.eval(), loaded_tokenizer, precision, progress)
+    wrapped = MaskedLM(loaded.eval(), loaded_tokenizer, autocast=precision == "bf16")
+    use_mps(wrapped, device, progress)
+    choose_precision(wrapped, precision, progress)
     wrapped.new_head = new_head
     return wrapped
 
@@ -124,19 +131,6 @@ def load_torch(model: str | Path | PreTrainedModel | LanguageModel, purpose: str
             f"'{loaded.name}' is an exported model; {purpose}. Give the model that it was exported from"
         )
     return loaded
-
-
-def in_precision(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, precision: str, progress: Progress
-) -> MaskedLM:
-    """Return a model that computes in a precision; with ``auto``, in bf16 where that is faster and the model can.
-
-    Raises:
-        ConfigError: model and tokenizer do not fit, or the model cannot compute in bf16, which was asked for.
-    """
-    wrapped = MaskedLM(model, tokenizer, autocast=precision == "bf16")
-    choose_precision(wrapped, precision, progress)
-    return wrapped
 
 
 def choose_precision(model: MaskedLM, wanted: str, progress: Progress) -> None:

@@ -198,12 +198,12 @@ class MaskedLM(LanguageModel):
             return torch.cat(parts)
 
     def document_logits(self, input_ids: np.ndarray, token_type_ids: np.ndarray | None = None) -> Tensor:
-        inputs, _ = self.padded(input_ids, np.array([len(input_ids)]))
+        inputs, real = self.padded(input_ids, np.array([len(input_ids)]))
         if self.takes_token_types:
-            types = torch.zeros_like(inputs["input_ids"])
+            types = np.zeros(real.shape, dtype=np.int64)
             if token_type_ids is not None:
-                types[0, : len(token_type_ids)] = self._tensor(token_type_ids)
-            inputs["token_type_ids"] = types
+                types[0, : len(token_type_ids)] = token_type_ids
+            inputs["token_type_ids"] = self._tensor(types)
         with self.plain() as model, self.precision(), self.evaluating():
             logits: Tensor = model(**inputs).logits[0, : len(input_ids)]
         return logits

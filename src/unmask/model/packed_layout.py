@@ -199,11 +199,11 @@ def _is_alone(count: int, length: int) -> bool:
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a device, from pinned memory where there is such, so that nothing waits for the copy."""
+    """Copy an array to a device; to a CUDA device from pinned memory, so that nothing waits for the copy."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def band(length: int, window: int | None, causal: bool, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unmask.errors import DivergedError
+from unmask.model.float64 import in_float64
 
 # Logits of a block: few enough for the cache of a CPU; elsewhere 256 MB in fp32, which keep any device busy.
 _BLOCK, _BLOCK_ON_DEVICE = 1 << 19, 1 << 26
@@ -23,10 +24,10 @@ def row_blocks(rows: int, width: int, device: torch.device, most: int | None = N
 
 
 def loss_blocks(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield ``[M, V]`` logits in blocks of fp32, with their ``int64`` targets and the loss of each in nats, float64."""
+    """Yield ``[M, V]`` logits in blocks of fp32, with their ``int64`` targets and the loss of each in nats, :func:`in_float64`."""
     for part in row_blocks(len(targets), logits.shape[1], logits.device):
         block, label = logits[part].float(), targets[part]
-        yield block, label, functional.cross_entropy(block, label, reduction="none").double()
+        yield block, label, in_float64(functional.cross_entropy(block, label, reduction="none"))
 
 
 def target_losses(logits: Tensor, targets: Tensor) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from unmask.data.batches import Batch
 from unmask.data.packing import frame_positions
 from unmask.errors import DataError
 from unmask.model.base import BATCHINGS, LanguageModel
+from unmask.model.float64 import exact_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.trial import gives
 from unmask.progress import Progress
@@ -65,7 +66,7 @@ def verify(model: LanguageModel, progress: Progress = Progress()) -> None:
 
 
 def _holds(model: MaskedLM) -> bool:
-    batch = _documents(model)
+    batch = trial_documents(model)
     with model.evaluating(), model.in_fp32(), torch.no_grad():
         with model.plain():
             wanted = [
@@ -75,7 +76,7 @@ def _holds(model: MaskedLM) -> bool:
         return gives(model.target_logits, batch, torch.cat(wanted))
 
 
-def _documents(model: MaskedLM) -> Batch:
+def trial_documents(model: MaskedLM) -> Batch:
     """Return random tokens, longest document first, with every fourth place a target."""
     draw = np.random.default_rng(0)
     window = int(getattr(model.model.config, "sliding_window", None) or 0)
@@ -110,6 +111,8 @@ def _verdict(model: MaskedLM) -> Path:
     ]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True, default=str).encode())
     for name, weight in model.model.state_dict().items():
-        digest.update(f"{name} {tuple(weight.shape)} {torch.hash_tensor(weight).cpu().numpy()}".encode())
+        digest.update(
+            f"{name} {tuple(weight.shape)} {torch.hash_tensor(weight.to(exact_device(weight.device))).cpu().numpy()}".encode()
+        )
     cache = os.environ.get("UNMASK_CACHE") or os.path.expanduser("~/.cache/unmask")
     return Path(cache) / "verified" / f"{digest.hexdigest()}.json"

@@ -151,7 +151,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
         ids = batch.input_ids.copy()
         ids[batch.target_index] = batch.target_ids
         embeddings, documents = self.rows(model, replace(batch, input_ids=ids))
-        return np.column_stack([documents.cpu().numpy(), embeddings.flatten(1).double().cpu().numpy()])
+        return np.column_stack([documents.cpu().numpy(), embeddings.flatten(1).cpu().double().numpy()])
 
     def scores(self, answers: np.ndarray) -> np.ndarray:
         """Return rows of document, whether the second half is the nearest to the first, whether it is among the ten nearest, and

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask.model.float64 import exact_device
 from unmask.model.softmax import row_blocks
 
 
@@ -34,7 +35,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(logits)
-        loss = torch.zeros((), device=logits.device, dtype=torch.float64)
+        exact = exact_device(logits.device)
+        loss = torch.zeros((), device=exact, dtype=torch.float64)
         hits = torch.zeros((), device=logits.device, dtype=torch.int64)
         parts = row_blocks(len(labels), logits.shape[1], logits.device)
         buffer = torch.empty(parts[0].stop if parts else 0, logits.shape[1], device=logits.device)
@@ -45,14 +47,14 @@ class _CrossEntropy(torch.autograd.Function):
             top, correct = _highest(block, label, right)
             hits += correct
             total = block.sub_(top).exp_().sum(-1, keepdim=True)
-            loss += (total.log() + top - right).sum(dtype=torch.float64)
+            loss += (total.log() + top - right).to(exact).sum(dtype=torch.float64)
             block.mul_((total * divisor).reciprocal_())
             block.scatter_add_(1, label, torch.full_like(total, -1.0 / divisor))
             gradient[part] = block
         gradient[len(labels) :].zero_()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(hits)
-        return (loss / divisor).float(), hits
+        return (loss / divisor).float().to(logits.device), hits
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

@@ -121,7 +121,7 @@ class SentencePairs(MaskedLanguageModelling):
 
     def answers(self, model: MaskedLM, batch: Batch) -> np.ndarray:
         """Return rows of document, whether the sentence head is right, and its loss, of the pairs that have a label."""
-        sentence = self._sentence_logits(model, batch, model.encode(batch)).double().cpu()
+        sentence = self._sentence_logits(model, batch, model.encode(batch)).cpu().double()
         labels = batch.of_sequences["pair_labels"]
         known = np.flatnonzero(labels != UNLABELLED)
         logs = sentence.log_softmax(-1).numpy()[known, labels[known]]

@@ -116,7 +116,7 @@ class ReplacedTokenDetection(MaskedLanguageModelling):
         loss = F.binary_cross_entropy_with_logits(found, replaced, reduction="none")
         right = (found > 0) == (replaced > 0)
         documents = np.repeat(batch.of_sequences["documents"], np.diff(batch.cu_seqlens))
-        columns = [column.double().cpu().numpy() for column in (right, loss, replaced, found)]
+        columns = [column.cpu().double().numpy() for column in (right, loss, replaced, found)]
         return np.stack([documents[batch.of_tokens["judged"]].astype(np.float64), *columns], axis=1)
 
     def metrics(self, answers: np.ndarray) -> dict[str, float]:

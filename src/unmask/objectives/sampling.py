@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.masking.random_bits import GOLDEN, MIX_1, MIX_2
+from unmask.model.float64 import exact_device
 from unmask.model.softmax import row_blocks
 
 
@@ -54,10 +55,11 @@ def _sample_block(logits: Tensor, bits: Tensor, closed: Tensor, room: tuple[Tens
     flat = scores.flatten(1)
     torch.add(logits, closed, out=flat[:, : logits.shape[1]])
     flat.sub_(flat.amax(-1, keepdim=True))
-    noise = _gumbel(bits, blocks + width)
-    block = (torch.exp(scores, out=powers).sum(-1).log() + noise[:, :blocks]).argmax(-1)
-    inside = scores[torch.arange(len(block), device=block.device), block]
-    return block * width + (inside + noise[:, blocks:]).argmax(-1)
+    exact = exact_device(logits.device)
+    noise = _gumbel(bits.to(exact), blocks + width)
+    block = (torch.exp(scores, out=powers).sum(-1).log().to(exact) + noise[:, :blocks]).argmax(-1)
+    inside = scores[torch.arange(len(block), device=logits.device), block.to(logits.device)].to(exact)
+    return (block * width + (inside + noise[:, blocks:]).argmax(-1)).to(logits.device)
 
 
 def _gumbel(bits: Tensor, count: int) -> Tensor:

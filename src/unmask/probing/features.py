@@ -18,9 +18,9 @@ from unmask.data.tokenizer import Vocabulary
 from unmask.data.unknown import UnknownTokens
 from unmask.errors import ConfigError
 from unmask.evaluation.evaluate import ModelLike
-from unmask.model.load import load_torch, pick_device
+from unmask.evaluation.text_cache import LogOnce
+from unmask.model.load import load_torch
 from unmask.model.masked_lm import MaskedLM
-from unmask.model.precision import pick_precision
 from unmask.probing.settings import EncoderSettings, Pool
 from unmask.progress import Progress
 
@@ -69,11 +69,10 @@ class Encoded:
 
 
 class EncoderLoader:
-    """Loads the models of a probe, all in one precision, which is logged once."""
+    """Loads the models of a probe, all on one device and in one precision; what they log is logged once."""
 
     def __init__(self, settings: EncoderSettings, progress: Progress) -> None:
-        self.settings, self.progress = settings, progress
-        self._logged = False
+        self.settings, self.progress = settings, LogOnce(progress)
 
     def __call__(self, model: ModelLike) -> MaskedLM:
         """Return a model in PyTorch; one in memory as it is.
@@ -84,9 +83,6 @@ class EncoderLoader:
         if isinstance(model, MaskedLM):
             return model
         settings = self.settings
-        if not self._logged:
-            self.progress.log(pick_precision(settings.precision, pick_device(settings.device))[1])
-            self._logged = True
         # Only the encoder is used, so a missing LM head is not logged.
         return load_torch(
             model,
@@ -94,6 +90,7 @@ class EncoderLoader:
             device=settings.device,
             precision=settings.precision,
             offline=settings.offline,
+            progress=self.progress,
         )
 
 

@@ -32,6 +32,7 @@ from unmask.data.packing import Packed
 from unmask.data.tokenizer import Vocabulary
 from unmask.data.training_stream import TrainingStream
 from unmask.errors import DivergedError
+from unmask.model.float64 import exact_device
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.packed_layout import on_device
 from unmask.objectives.objective import Loss, Objective
@@ -341,10 +342,11 @@ class TaskObjective(Objective):
         return replace(made, of_tokens={"share": packed.share, **types}, of_targets={"codes": packed.codes})
 
     def losses(self, model: MaskedLM, batch: Batch, divisors: Sequence[int]) -> tuple[Loss, ...]:
-        codes = torch.from_numpy(batch.of_targets["codes"]).to(model.device)
+        codes = torch.from_numpy(batch.of_targets["codes"])
+        codes = codes.to(exact_device(model.device) if codes.is_floating_point() else model.device)
         outputs = model.attached[_HEAD](self._vectors(model.encode(batch).float(), batch))
         right = (self.target.decode(outputs) == codes).view(len(codes), -1).all(dim=1)
-        return (Loss(self.target.loss(outputs, codes) / divisors[0], right.sum()),)
+        return (Loss(self.target.loss(outputs, codes) / divisors[0], right.sum().to(outputs.device)),)
 
     def _vectors(self, states: Tensor, batch: Batch) -> Tensor:
         """Return ``[M, H]`` vectors of the units from ``[T, H]`` states."""

@@ -41,7 +41,7 @@ class EncoderSettings(Settings):
     """A text as the ``mean`` over its tokens, or the vector of its first one (``cls``)."""
     max_length: int | None = None
     """Tokens of a sequence; by default what the model takes."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; of a model in memory its own device."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the computation; of a model in memory its own."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unmask.model.float64 import in_float64
 from unmask.probing.examples import Examples, Task, label_set
 
 Floats = NDArray[np.float32]
@@ -152,11 +153,11 @@ class Numbers(Target):
         return lambda rows: np.asarray(model.predict(rows), dtype=np.float64)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        wanted = ((y - self._mean) / self._spread).to(outputs.dtype)
+        wanted = ((y - self._mean) / self._spread).to(outputs)
         return F.mse_loss(outputs[:, 0], wanted, reduction="sum")
 
     def decode(self, outputs: Tensor) -> Tensor:
-        return outputs[:, 0].double() * self._spread + self._mean
+        return in_float64(outputs[:, 0]) * self._spread + self._mean
 
 
 def _logistic_regression(

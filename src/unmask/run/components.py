@@ -27,6 +27,7 @@ from unmask.model.cooccurrence import MAX_TOKENS, set_token_vectors, token_vecto
 from unmask.model.layers import add_lora, freeze_embeddings
 from unmask.model.load import choose_precision, new_model, pick_device, read_checkpoint, set_dropout
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.mps import use_mps
 from unmask.model.presets import find_preset
 from unmask.model.sentence_modules import find_sentence_modules
 from unmask.model.unigram_bias import set_unigram_bias
@@ -189,6 +190,7 @@ def _model_to_train(
         # The reentrant kind gives no gradient where the embeddings take none.
         raw.gradient_checkpointing_enable({"use_reentrant": False})
     model = MaskedLM(raw, tokenizer, autocast=settings.precision == "bf16")
+    use_mps(model, settings.device, progress)
     verify(model, progress)
     adapters = apply_restrictions(raw, settings, new_head, progress)
     model = objective.trained_model(model, settings.seed)

@@ -105,8 +105,8 @@ def _time_steps(loop: Loop) -> float:
         if step is None:
             break
         loop.step(step)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         loop.position.cursor = step.following
         loop.position.step += 1
         seconds = time.perf_counter() - begin

@@ -249,8 +249,8 @@ class Loop:
 
     @property
     def _reads_at_once(self) -> bool:
-        """Whether loss and norm are read before the weights are updated; a GPU that has the weights would wait for that."""
-        return self.skip_spikes or self.model.device.type == "cpu" or self.gradient_sum.offload
+        """Whether loss and norm are read before the weights are updated; a CUDA device that has the weights would wait for that."""
+        return self.skip_spikes or self.model.device.type in ("cpu", "mps") or self.gradient_sum.offload
 
     def _check(self, loss: float, norm: float, targets: bool) -> tuple[str | None, float]:
         """Return why a step must be skipped, if it must, and by how many deviations its loss is a spike."""

@@ -198,7 +198,7 @@ def clip_gradients(
 ) -> Tensor:
     """Have the optimizers of :func:`make_optimizers` clip the gradient norm in their next step.
 
-    They scale in the pass that they make over the gradient anyway; the gradient itself is not changed.
+    They scale in the pass that they make over the gradient anyway; the gradient itself is not changed, except on mps.
 
     Args:
         optimizers: of all the weights that are trained.
@@ -210,8 +210,12 @@ def clip_gradients(
     """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True))
+    scale = ((norm + 1e-6) / most).clamp(min=1.0)
+    if norm.device.type == "mps":  # where torch's fused AdamW has ignored what it is to divide by
+        torch._foreach_div_(gradients, scale)
+        return norm
     for optimizer in optimizers:
-        optimizer.grad_scale = ((norm + 1e-6) / most).clamp(min=1.0)  # type: ignore[attr-defined]
+        optimizer.grad_scale = scale  # type: ignore[attr-defined]
     return norm
 
 

@@ -91,7 +91,7 @@ def resolve(
     if optimizer == "auto":
         optimizer = "muon" if scratch else "adamw"
     batch = train.batch_tokens or (_scratch_batch(hidden, device) if scratch else 16_384)
-    micro = train.micro_batch_tokens or (8_192 if device == "cpu" else 65_536)
+    micro = train.micro_batch_tokens or (65_536 if device == "cuda" else 8_192)
     ends = train.max_steps or train.minutes
     rate = _learning_rate(scratch, optimizer, family, hidden) * (_LORA_FACTOR if train.lora_rank else 1.0)
     return Recipe(

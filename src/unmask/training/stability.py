@@ -18,6 +18,7 @@ SIGMAS = 6.0
 
 Result = TypeVar("Result")
 
+_OUT_OF_MEMORY = "DefaultCPUAllocator", "MPS backend out of memory"  # torch has no class of its own for these
 _FOLLOW = 0.02  # weight of one more loss in the running mean, once there are many
 _ENOUGH = 50  # losses before any is called a spike
 
@@ -80,7 +81,7 @@ def unless_out_of_memory(compute: Callable[[], Result]) -> Result | None:
     except (torch.OutOfMemoryError, MemoryError):
         pass
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):  # torch has no class of its own for it
+        if not any(name in str(error) for name in _OUT_OF_MEMORY):
             raise
     # Only here, where no traceback refers to the tensors any more, can they be freed.
     gc.collect()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unmask.data.batches import Batch
 from unmask.data.training_stream import Cursor
+from unmask.model.float64 import in_float64
 from unmask.objectives.objective import Objective
 
 
@@ -69,7 +70,8 @@ class ComputedStep:
         self._copied: torch.cuda.Event | None = None
         losses, correct, norm = result[:3]
         # The norm is on the host where the weights are.
-        figures = torch.cat([losses.double(), correct.double(), norm.double().to(losses.device).view(1)])
+        sums = in_float64(losses)
+        figures = torch.cat([sums, in_float64(correct), in_float64(norm).to(sums.device).view(1)])
         if figures.is_cuda:
             figures = torch.empty(len(figures), dtype=torch.float64, pin_memory=True).copy_(
                 figures, non_blocking=True
