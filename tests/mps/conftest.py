@@ -69,7 +69,7 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func not in _MAY_MIX and on_mps and any(t.ndim and not isinstance(t, OnMps) for t in given):
         raise RuntimeError(f"{func}: expected all tensors to be on the same device, but found mps and cpu")
     inner_args, inner = tree_map_only(OnMps, lambda tensor: tensor.values, (args, dict(kwargs)))
-    if func is aten._fused_adamw_.default:  # as on mps, until a torch of 2026
+    if on_mps and func is aten._fused_adamw_.default:  # as on mps, until a torch of 2026
         inner |= {"grad_scale": None, "found_inf": None}
     here = bool(on_mps)
     if inner.get("device") is not None:

@@ -221,11 +221,15 @@ def test_a_loop_makes_the_same_steps(
     for one, other in zip(ours, theirs, strict=True):
         assert one["grad_norm"] > 0.05
         assert (one["loss"], one["grad_norm"]) == pytest.approx((other["loss"], other["grad_norm"]), rel=1e-3)
-    # What an optimizer has seen of the gradients, which a step of AdamW, of any scale, does not tell.
+    # A step of AdamW or Muon is the same for a gradient of any scale; their running means of it tell whether it was clipped.
     for one, other in zip(*(loop.optimizers for loop in loops), strict=True):
-        for mine, its in zip(one.state.values(), other.state.values(), strict=True):
-            name = "exp_avg" if "exp_avg" in mine else "momentum"
-            torch.testing.assert_close(mine[name].cpu(), its[name].cpu(), rtol=1e-2, atol=1e-5)
+        means = [
+            torch.cat(
+                [(mean.get("exp_avg", mean.get("momentum"))).flatten().cpu() for mean in each.state.values()]
+            )
+            for each in (one, other)
+        ]
+        assert float((means[0] - means[1]).norm() / means[0].norm()) < 0.02
 
 
 def test_a_step_that_is_not_finite_is_skipped(
