@@ -270,6 +270,10 @@ def _unigram(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
+FAMILIES = {"wordpiece": _wordpiece, "byte_level": _byte_level, "unigram": _unigram}
+"""Functions that make a tokenizer of each family for some texts."""
+
+
 @pytest.fixture(scope="session")
 def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
     """BERT's layout: lower-case WordPiece, [PAD] [UNK] [CLS] [SEP] [MASK] are ids 0 to 4."""

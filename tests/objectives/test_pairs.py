@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.conftest import FAMILIES
 from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,
@@ -23,9 +24,10 @@ import unmask
 from unmask.config.settings import DocumentSettings, MaskingSettings
 from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import MaskKey
-from unmask.data.pairs import SHORTEST, UNLABELLED, PairSource
+from unmask.data.pairs import SHORTEST, UNLABELLED, Change, PairSource
 from unmask.data.preparation import prepare
-from unmask.data.tokenizer import load_tokenizer
+from unmask.data.sentences import SentenceEnds
+from unmask.data.tokenizer import load_tokenizer, vocabulary_of
 from unmask.errors import ConfigError, DataError
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
@@ -395,3 +397,58 @@ def test_a_run_leaves_a_model_with_both_heads(
     found: Any = model.attached["sentence"]
     assert not found.new
     assert torch.equal(found.classifier.weight, both.cls.seq_relationship.weight)
+
+
+def _hindi(draw: np.random.Generator) -> str:
+    words = "यह किताब अच्छी वह घर जाता राम नदी पहाड़ पत्र दूर पुराना".split()
+    return " ".join(" ".join(draw.choice(words, draw.integers(4, 9))) + "।" for _ in range(30))
+
+
+def _chinese(draw: np.random.Generator) -> str:
+    letters = list("他去学校看书写信山河船灯冬天老人家门")
+    return "".join("".join(draw.choice(letters, draw.integers(5, 12))) + "。" for _ in range(30))
+
+
+def _unpunctuated(draw: np.random.Generator) -> str:
+    return " ".join(draw.choice("river riverboats telescope wintering dictionary unripe".split(), 200))
+
+
+def _numbers(draw: np.random.Generator) -> str:
+    words = "river letter winter 3.5 12.75 0.5".split()
+    return " ".join(" ".join(draw.choice(words, draw.integers(4, 9))) + "." for _ in range(30))
+
+
+@pytest.mark.parametrize("write", [_hindi, _chinese, _numbers, _unpunctuated])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("change", ["replaced", "swapped"])
+def test_the_form_of_passages_does_not_tell(
+    change: Change, family: str, write: Callable[[np.random.Generator], str], tmp_path: Path
+) -> None:
+    """Nor in scripts whose marks a vocabulary joins to words or cuts into bytes, nor in text without marks."""
+    draw = np.random.default_rng(0)
+    texts = [write(draw) for _ in range(40)]
+    (tmp_path / "text.txt").write_text("\n".join(texts), encoding="utf-8")
+    tokenizer = FAMILIES[family](texts[:4])
+    vocabulary = vocabulary_of(tokenizer)
+    shards = prepare([tmp_path / "text.txt"], DocumentSettings(documents="line"), tokenizer, tmp_path / "s")
+    text = TextSource(shards, None, vocabulary, MaskingSettings(), 64)
+    ends = SentenceEnds(tokenizer, vocabulary.words, vocabulary.size)
+    source = PairSource(text, vocabulary.suffix, ends, change)
+    assert vocabulary.words is not None
+    votes: dict[tuple[bool, ...], list[int]] = {}
+    for epoch in range(3):
+        packed = source.pack(np.arange(len(source.sequences)), MaskKey(0, epoch))
+        for row, label in enumerate(packed.labels):
+            if label == UNLABELLED:
+                continue
+            ids = packed.input_ids[packed.cu_seqlens[row] : packed.cu_seqlens[row + 1]]
+            cut = packed.second[row] - packed.cu_seqlens[row]
+            first, other = ids[1 : cut - 1], ids[cut:-1]
+            form = [vocabulary.words.opens[passage[0]] for passage in (first, other)]
+            form += [
+                vocabulary.words.text(passage[-4:]).endswith(("।", "。", ".")) for passage in (first, other)
+            ]
+            votes.setdefault(tuple(map(bool, form)), []).append(int(label))
+    pairs = sum(map(len, votes.values()))
+    assert pairs > 100
+    assert sum(max(of.count(0), of.count(1)) for of in votes.values()) < 0.6 * pairs

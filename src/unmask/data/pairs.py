@@ -7,7 +7,8 @@ key and of the place of the sequence in its document.
 
 A split is at the beginning of a sentence, or else of a word. A passage of another document begins at the same kind of place, and
 both end where a sequence ends. Of passages that are swapped, the parts of sentences at the ends of the sequence stay where they
-are, since a sequence often begins and ends within a sentence. So nothing but the text tells the two halves apart.
+are, since a sequence often begins and ends within a sentence; where no sentence ends, these are parts of words. So nothing but the
+text tells the two halves apart.
 
 Shapes: N sequences, T tokens, P pairs, V vocabulary.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -31,10 +32,8 @@ from unmask.data.masking.random_bits import (
     threshold,
 )
 from unmask.data.packing import Packed
+from unmask.data.sentences import SentenceEnds
 from unmask.errors import ConfigError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Change = Literal["none", "replaced", "swapped"]
 """What is done to one half of the pairs: nothing, another second passage, or the other order."""
@@ -44,17 +43,10 @@ SHORTEST = 8
 IN_ORDER, CHANGED, UNLABELLED = 0, 1, -100
 """Labels, as transformers has them: B follows A; B is of another document, or A and B are swapped; no pair."""
 
-_ENDS = (".", "!", "?", "。", "！", "？", "।", "؟")
 _SENTENCE, _WORD, _ANYWHERE = 0, 1, 2
 _CANDIDATES, _ROUNDS = 16, 4  # passages of other documents that are drawn at once, and how often
 _SAMPLE = 2048
-
-
-def sentence_ends(tokenizer: PreTrainedTokenizerBase, size: int) -> np.ndarray:
-    """Return ``bool [V]``: the tokens of a vocabulary of so many that end a sentence."""
-    ends, entries = np.zeros(size, dtype=bool), tokenizer.get_vocab()
-    ends[[entries[end] for end in _ENDS if end in entries]] = True
-    return ends
+_BEFORE = 4  # tokens that tell what kind of place follows: a character has up to as many
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ class PairSource(TextSource):
     Args:
         text: the text.
         middle: special tokens between the passages.
-        sentence_ends: ``bool [V]``, tokens that end a sentence.
+        sentence_ends: finds what ends a sentence.
         change: what is done to one half of the pairs.
 
     Raises:
@@ -107,7 +99,7 @@ class PairSource(TextSource):
     """
 
     def __init__(
-        self, text: TextSource, middle: tuple[int, ...], sentence_ends: np.ndarray, change: Change
+        self, text: TextSource, middle: tuple[int, ...], sentence_ends: SentenceEnds, change: Change
     ) -> None:
         split, self._middle = text.sequences.split, middle
         body = split.body - len(self._middle)
@@ -167,10 +159,24 @@ class PairSource(TextSource):
     @cached_property
     def labelled_share(self) -> float:
         """Share of the pairs that have a label, of a sample: others find no passage of their length in another document."""
-        count = len(self.sequences)
-        packed = self.pack(np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64)))
+        packed = self.pack(self._sample)
         pairs = packed.second < packed.cu_seqlens[1:]
         return float((packed.labels[pairs] != UNLABELLED).mean()) if pairs.any() else 0.0
+
+    @cached_property
+    def unpunctuated_share(self) -> float:
+        """Share of the pairs without an end of a sentence, of a sample: they are split at words, or anywhere."""
+        document, start, body = self.sequences.find(self._sample)
+        document, start, body = (column[body >= SHORTEST] for column in (document, start, body))
+        if not len(body):
+            return 0.0
+        ends = self._sentence_ends.find(self.corpus.gather(document, start, body), _places(body))
+        return 1 - float(np.logical_or.reduceat(ends, np.cumsum(body) - body).mean())
+
+    @property
+    def _sample(self) -> np.ndarray:
+        count = len(self.sequences)
+        return np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
 
     def pack(self, numbers: np.ndarray, key: MaskKey = EVALUATION_KEY) -> PackedPairs:
         """Concatenate ``int64 [N]`` sequences with their special tokens, as pairs that the key determines."""
@@ -187,7 +193,9 @@ class PairSource(TextSource):
         else:
             (cut, kind), labelled = self._cuts(drawn, key, _SENTENCE), pair
         if self.change == "swapped":
-            low, high, whole = self._whole_sentences(drawn, cut, kind, start == 0)
+            at_end = start + body == self.corpus.lengths[document]
+            begins = (start == 0) & self._begins_like_others(drawn.input_ids[drawn.cu_seqlens[:-1]])
+            low, high, whole = self._whole_parts(drawn, cut, kind, begins, at_end)
             labelled = pair & whole
         cut = np.where(pair, cut, body)
         changed = labelled & drawn_half & (self.change != "none")
@@ -205,32 +213,37 @@ class PairSource(TextSource):
         first, second = _chosen(changed, second, first), _chosen(changed, first, second)
         return self._joined((begin, first), (second, end), pair, drawn, labels)
 
-    def _whole_sentences(
-        self, drawn: Packed, cut: np.ndarray, kind: np.ndarray, begins: np.ndarray
+    def _whole_parts(
+        self, drawn: Packed, cut: np.ndarray, kind: np.ndarray, begins: np.ndarray, ends: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the whole sentences on both sides of a split, which can be swapped so that the form does not tell.
+
+        In a sequence without an end of a sentence these are whole words, or any tokens where words are not known.
 
         Args:
             drawn: the sequences.
             cut: ``int64 [N]``, where they are split.
             kind: ``int64 [N]``, at what kind of place.
-            begins: ``bool [N]``, which of them begin a document.
+            begins: ``bool [N]``, which of them begin a document, with a token as others of a passage do.
+            ends: ``bool [N]``, which of them end one.
 
         Returns:
-            Where the sentences begin and end in each sequence, ``int64 [N]`` each, and ``bool [N]``, which sequences have some on
-            both sides, or no end of a sentence at all, where everything may be swapped.
+            Where these parts begin and end in each sequence, ``int64 [N]`` each, and ``bool [N]``, which sequences have some on
+            both sides.
         """
-        at, body = drawn.cu_seqlens[:-1], np.diff(drawn.cu_seqlens)
-        place = np.arange(len(drawn.input_ids)) - np.repeat(at, body)
-        starts = (self._kinds(drawn.input_ids) == _SENTENCE) & (place > 0)
+        at, last, body = drawn.cu_seqlens[:-1], drawn.cu_seqlens[1:] - 1, np.diff(drawn.cu_seqlens)
+        place = _places(body)
+        sentence_end = self._sentence_ends.find(drawn.input_ids, place)
+        punctuated = np.logical_or.reduceat(sentence_end, at)
+        wanted = np.where(punctuated, _SENTENCE, _ANYWHERE if self.vocabulary.words is None else _WORD)
+        anywhere = wanted == _ANYWHERE
+        starts = (self._kinds(drawn.input_ids, place) <= np.repeat(wanted, body)) & (place > 0)
         low = np.minimum.reduceat(np.where(starts, place, np.iinfo(np.int64).max), at)
         high = np.maximum.reduceat(np.where(starts, place, -1), at)
-        ends = self._sentence_ends[drawn.input_ids]
-        low = np.where(begins, 0, low)
-        high = np.where(ends[drawn.cu_seqlens[1:] - 1], body, high)
-        both = (kind == _SENTENCE) & (low < cut) & (cut < high)
-        none = ~np.logical_or.reduceat(ends, at)
-        return np.where(both, low, 0), np.where(both, high, body), both | none
+        low = np.where(begins | anywhere, 0, low)
+        high = np.where(np.where(punctuated, sentence_end[last], ends | anywhere), body, high)
+        both = (kind <= wanted) & (low < cut) & (cut < high)
+        return np.where(both, low, 0), np.where(both, high, body), both
 
     def _joined(
         self,
@@ -273,8 +286,8 @@ class PairSource(TextSource):
         least = np.maximum(1, body // 4)
         bits = sequence_random_bits(drawn, key.stream("cut"))
         wanted = least + _below(bits, body - 2 * least + 1)
-        place = np.arange(len(drawn.input_ids)) - np.repeat(drawn.cu_seqlens[:-1], body)
-        kind = np.maximum(self._kinds(drawn.input_ids), best)
+        place = _places(body)
+        kind = np.maximum(self._kinds(drawn.input_ids, place), best)
         width = int(body.max(initial=0)) + 1
         rank = (kind * width + np.abs(place - np.repeat(wanted, body))) * width + place
         inside = (place >= np.repeat(least, body)) & (place <= np.repeat(body - least, body))
@@ -282,13 +295,20 @@ class PairSource(TextSource):
         chosen = np.minimum.reduceat(rank, drawn.cu_seqlens[:-1])
         return chosen % width, chosen // (width * width)
 
-    def _kinds(self, input_ids: np.ndarray) -> np.ndarray:
-        """Return ``int64 [T]``: the kind of place at which each token of a text begins, going by the token before it."""
+    def _kinds(self, input_ids: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return ``int64 [T]``: the kind of place at which each token of a text begins, going by the tokens before it.
+
+        Args:
+            input_ids: ``int64 [T]``, sequences one after the other.
+            place: ``int64 [T]``, the place of each token in its sequence.
+        """
         if not len(input_ids):
             return np.zeros(0, dtype=np.int64)
-        after_end = np.concatenate([[False], self._sentence_ends[input_ids[:-1]]])
+        after_end = np.concatenate([[False], self._sentence_ends.find(input_ids[:-1], place[:-1])])
         if self.vocabulary.words is None:
             return np.where(after_end, _SENTENCE, _ANYWHERE)
+        # Behind a mark without a space, as in a number, no sentence begins.
+        after_end &= self.vocabulary.words.opening(input_ids)
         starts = self.vocabulary.words.starts(input_ids)
         return np.where(starts, np.where(after_end, _SENTENCE, _WORD), _ANYWHERE)
 
@@ -349,8 +369,24 @@ class PairSource(TextSource):
 
     def _kinds_at(self, document: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Return ``int64 [P]``: the kinds of places in documents."""
-        two = self.corpus.gather(document, start - 1, np.full(len(document), 2))
-        return np.where(start == 0, _SENTENCE, self._kinds(two)[1::2])
+        before = np.minimum(start, _BEFORE)
+        place = _places(before + 1)
+        input_ids, last = self.corpus.gather(document, start - before, before + 1), np.cumsum(before + 1) - 1
+        first = np.where(self._begins_like_others(input_ids[last]), _SENTENCE, _ANYWHERE)
+        return np.where(start == 0, first, self._kinds(input_ids, place)[last])
+
+    def _begins_like_others(self, first: np.ndarray) -> np.ndarray:
+        """Return ``bool [N]``: the first tokens of documents that others, behind a space, look like.
+
+        Byte-level vocabularies have a mark for the space before a word, which the first word of a document lacks.
+        """
+        words = self.vocabulary.words
+        return np.ones(len(first), dtype=bool) if words is None else words.opens[first]
+
+
+def _places(lengths: np.ndarray) -> np.ndarray:
+    """Return ``int64``: the place of each token in its sequence, of sequences of so many tokens one after the other."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _chosen(where: np.ndarray, one: _Passages, other: _Passages) -> _Passages:

@@ -92,10 +92,14 @@ class WordTables:
                 marks[last] |= _CLOSES * (size == len(character))
         return np.array(marks, dtype=np.uint8)
 
+    def opening(self, input_ids: np.ndarray) -> np.ndarray:
+        """Return ``bool [T]``: tokens that would begin a word behind any other, of ``int [T]`` token ids of one text."""
+        return _open(self._joined_flags(input_ids))
+
     @property
     def opens(self) -> np.ndarray:
         """``bool [size]``: tokens that begin a word wherever they occur."""
-        return ((self.flags & _OPENS) != 0) & ((self.flags & _CONTINUES) == 0)
+        return _open(self.flags)
 
     @property
     def closes(self) -> np.ndarray:
@@ -217,6 +221,11 @@ class _WordMarks:
             return False, text != token, text
         text = token.lstrip(self.start)
         return text != token, False, text if self.byte_level else text.replace(self.start, " ")
+
+
+def _open(flags: np.ndarray) -> np.ndarray:
+    opens: np.ndarray = ((flags & _OPENS) != 0) & ((flags & _CONTINUES) == 0)
+    return opens
 
 
 def _parts(node: dict[str, Any] | None) -> list[dict[str, Any]]:

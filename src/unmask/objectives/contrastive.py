@@ -24,7 +24,8 @@ from unmask.data.batches import Batch, StepRows, TextSource, batch_of
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
-from unmask.data.pairs import SHORTEST, UNLABELLED, PackedPairs, PairSource, sentence_ends
+from unmask.data.pairs import SHORTEST, UNLABELLED, PackedPairs, PairSource
+from unmask.data.sentences import SentenceEnds
 from unmask.errors import ConfigError, DataError, plural
 from unmask.model.masked_lm import MaskedLM
 from unmask.model.packed_layout import on_device
@@ -94,7 +95,7 @@ class ContrastiveLearning(MaskedLanguageModelling):
                 f"computed by itself. Use --objective mlm, or a model such as BERT, RoBERTa or ModernBERT"
             )
         self._middle = (*model.vocabulary.suffix, *model.vocabulary.prefix)
-        self._sentence_ends = sentence_ends(model.tokenizer, model.vocabulary.size)
+        self._sentence_ends = SentenceEnds(model.tokenizer, model.vocabulary.words, model.vocabulary.size)
 
     def source(self, text: TextSource) -> TextSource:
         return PairSource(text, self._middle, self._sentence_ends, "none")

@@ -19,7 +19,8 @@ from unmask.data.batches import Batch, TextSource
 from unmask.data.masking.random_bits import MaskKey
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.packing import Packed
-from unmask.data.pairs import SHORTEST, UNLABELLED, Change, PackedPairs, PairSource, sentence_ends
+from unmask.data.pairs import SHORTEST, UNLABELLED, Change, PackedPairs, PairSource
+from unmask.data.sentences import SentenceEnds
 from unmask.data.special_tokens import between_passages
 from unmask.errors import ConfigError, DataError, plural
 from unmask.model.masked_lm import MaskedLM
@@ -52,7 +53,7 @@ class SentencePairs(MaskedLanguageModelling):
     why_none: str
     why_some: str
     _middle: tuple[int, ...]
-    _sentence_ends: np.ndarray
+    _sentence_ends: SentenceEnds
     _head_is_new: bool
 
     def prepare(self, model: MaskedLM, seed: int) -> None:
@@ -71,7 +72,7 @@ class SentencePairs(MaskedLanguageModelling):
                 f"use a BERT or ALBERT with its own tokenizer, or --objective mlm"
             )
         self._middle, self._head_is_new = middle, head.new
-        self._sentence_ends = sentence_ends(model.tokenizer, model.vocabulary.size)
+        self._sentence_ends = SentenceEnds(model.tokenizer, model.vocabulary.words, model.vocabulary.size)
         model.attach(sentence=head)
 
     def source(self, text: TextSource) -> TextSource:
@@ -94,6 +95,8 @@ class SentencePairs(MaskedLanguageModelling):
             said += f"; {plural(text.short_documents, 'document')} ({share}) of fewer than {SHORTEST} tokens, only masked"
         if labelled < 1:
             said += f"; about {percent(1 - labelled)} of the pairs, {self.why_some}, only masked"
+        if unpunctuated := text.unpunctuated_share:
+            said += f"; about {percent(unpunctuated)} of the pairs have no end of a sentence and are split between words"
         return said + ("; the sentence head is new" if self._head_is_new else "")
 
     def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
