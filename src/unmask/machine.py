@@ -14,6 +14,11 @@ def cores() -> int:
     return len(available(0)) if available else os.cpu_count() or 1
 
 
+def on_windows() -> bool:
+    """Return whether the system is Windows."""
+    return sys.platform.startswith("win")
+
+
 def processes() -> int:
     """Return how many processes ``torchrun`` started this one among; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1

@@ -97,6 +97,7 @@ def test_hub_addresses() -> None:
             expand_inputs([wrong])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no FIFO, no /dev/null")
 def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
     write(tmp_path / "data" / "notes.txt", "x")
     (tmp_path / "empty").mkdir()

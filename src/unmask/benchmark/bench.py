@@ -6,7 +6,6 @@ The share of the matrix products that training reaches is the model FLOPs utilis
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from unmask.data.masking.random_bits import MaskKey
 from unmask.data.packing import split_by_tokens
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import DocumentReader
+from unmask.data.shards import TemporaryFolder
 from unmask.data.tokenizer import plain_copy
 from unmask.data.training_stream import Cursor, TrainingStream
 from unmask.errors import DataError, plural
@@ -167,38 +167,38 @@ def run_bench(config: RunConfig, *, seconds: float = SECONDS, progress: Progress
         DataError: the text cannot be used.
     """
     check_model(config)  # without a text there is one
-    with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
+    place = TemporaryFolder("unmask-bench-")
+    with joined(pick_device(config.train.device), config.train.timeout_minutes) as world, place as folder:
         world.leader = world.rank  # each has a temporary folder of its own
-        return _measure(config, seconds, progress if world.is_main else Progress(), world)
+        return _measure(config, Path(folder), seconds, progress if world.is_main else Progress(), world)
 
 
-def _measure(config: RunConfig, seconds: float, progress: Progress, world: World) -> Bench:
-    with tempfile.TemporaryDirectory(prefix="unmask-bench-") as place:
-        text = Path(place) / "text.jsonl"
-        _write_texts(config, text, progress)
-        config = _to_measure(config, text)
-        components = build_components(config, RunFolder(Path(place) / "run"), progress, world)
-        progress.begin("measure")
-        model = components.model
-        ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in PRECISIONS}
-        loop = training_loop(config, components)
-        training = measure_training(loop, ceilings[components.precision], seconds, progress)
-        result = Bench(
-            machine=machine_info(),
-            model=config.model.preset or str(config.model.name),
-            device=model.device.type,
-            parameters=model.parameters,
-            precision=components.precision,
-            batch_tokens=loop.stream.batch_tokens,
-            ceilings=ceilings,
-            training=training,
-            masking_tokens_per_second=masking_rate(components.text, _MASKING_SECONDS),
-            processes=world.size,
-            parallel=components.parallel[1],
-            preparation=_preparation_rate(config, components, text, Path(place) / "shards"),
-        )
-        progress.end()
-        return result
+def _measure(config: RunConfig, folder: Path, seconds: float, progress: Progress, world: World) -> Bench:
+    text = folder / "text.jsonl"
+    _write_texts(config, text, progress)
+    config = _to_measure(config, text)
+    components = build_components(config, RunFolder(folder / "run"), progress, world)
+    progress.begin("measure")
+    model = components.model
+    ceilings = {name: matmul_rate(name, model.device, _PRODUCT_SECONDS) for name in PRECISIONS}
+    loop = training_loop(config, components)
+    training = measure_training(loop, ceilings[components.precision], seconds, progress)
+    result = Bench(
+        machine=machine_info(),
+        model=config.model.preset or str(config.model.name),
+        device=model.device.type,
+        parameters=model.parameters,
+        precision=components.precision,
+        batch_tokens=loop.stream.batch_tokens,
+        ceilings=ceilings,
+        training=training,
+        masking_tokens_per_second=masking_rate(components.text, _MASKING_SECONDS),
+        processes=world.size,
+        parallel=components.parallel[1],
+        preparation=_preparation_rate(config, components, text, folder / "shards"),
+    )
+    progress.end()
+    return result
 
 
 def training_loop(config: RunConfig, components: RunComponents) -> Loop:

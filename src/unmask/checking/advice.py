@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from unmask.config.options import arguments
 from unmask.config.settings import DocumentSettings
+from unmask.data.shards import TemporaryFolder
 from unmask.errors import DataError
 
 LITERATURE = (
@@ -81,7 +81,7 @@ def measured_rate(
 
     tokens = tokens_per_character * sum(map(len, texts))
     times = math.ceil(2 * _STEP_TOKENS / max(tokens, 1.0))
-    with tempfile.TemporaryDirectory(prefix="unmask-check-") as place:
+    with TemporaryFolder("unmask-check-") as place:
         once, sample = Path(place) / "once.jsonl", Path(place) / "sample.jsonl"
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         once.write_text(lines, encoding="utf-8")

@@ -31,6 +31,7 @@ from unmask.cli import (
 )
 from unmask.cli import runtime as shell
 from unmask.cli.command import Command, Group
+from unmask.machine import on_windows
 from unmask.remote.files import list_files
 
 app = typer.Typer(
@@ -113,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     list_files.cache_clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an undecodable byte in a path must not end the program
-            stream.reconfigure(errors="backslashreplace")
+            # Windows writes to pipes and files in the code page of the system, which has few letters.
+            stream.reconfigure(encoding="utf-8" if on_windows() else None, errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     return shell.exit_code_of(lambda: _run(given or ["--help"]))
 

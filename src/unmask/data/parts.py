@@ -338,6 +338,8 @@ def join(plan: Plan, written: Written, out: Path) -> None:
     write_atomically(plan.shards / MANIFEST, manifest_text(content))
     sync_to_disk(plan.shards)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():  # empty; Windows renames nothing over it
+        out.rmdir()
     plan.shards.rename(out)
     sync_to_disk(out.parent)
     shutil.rmtree(plan.folder, ignore_errors=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 import threading
 import weakref
 from collections import deque
@@ -94,6 +95,20 @@ def _make_room() -> None:
             _mapped.append(reference)
         elif file is not None:
             file._array = None
+
+
+class TemporaryFolder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder in which shards are made: before it is removed their files are closed, as Windows wants it."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix=prefix, ignore_cleanup_errors=True)
+
+    def cleanup(self) -> None:
+        with _lock:
+            for file in filter(None, [reference() for reference in _mapped]):
+                if Path(self.name) in file.path.parents:
+                    file._array = None
+        super().cleanup()
 
 
 def _most_open() -> int:

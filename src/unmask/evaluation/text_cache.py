@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, given_shards, open_shards, require_readable
 from unmask.data.preparation import prepare
 from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.shards import TemporaryFolder
 from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
 from unmask.errors import ConfigError, DataError
 from unmask.progress import Progress
@@ -51,7 +51,7 @@ class EvaluationText:
         self.inputs, self.settings, self.progress = [str(item) for item in given], settings, LogOnce(progress)
         self.shards = given_shards(self.inputs, self.progress)
         require_readable(self.inputs, settings)
-        self._folder = tempfile.TemporaryDirectory(prefix="unmask-text-")
+        self._folder = TemporaryFolder("unmask-text-")
         self._spooled: list[str] | None = None
         self._corpora: dict[str, Corpus] = {}
 

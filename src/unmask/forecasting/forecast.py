@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from unmask.config.options import OPTIONS, arguments, flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
 from unmask.data.heldout_size import FEWEST_UNITS
+from unmask.data.shards import TemporaryFolder
 from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, DataError, plural
 from unmask.evaluation.bootstrap import ratios
@@ -146,7 +146,10 @@ def forecast(
         _require_general(repeated, config, str(plan))
     if repeated is not None and config.train.batch_tokens is None:
         config = with_batch(config, given.get("settings", {}).get("batch_tokens"))
-    with tempfile.TemporaryDirectory(prefix="unmask-forecast-") as place, torch.random.fork_rng(devices=[]):
+    with (
+        TemporaryFolder("unmask-forecast-") as place,
+        torch.random.fork_rng(devices=[]),
+    ):
         components = build_components(config, RunFolder(Path(place)), progress)
         _require_usable(components, config)
         prober = Prober(components, config, config.train.eval_tokens)

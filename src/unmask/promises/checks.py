@@ -6,7 +6,6 @@ Everything is computed in fp32 without dropout; nothing is trained and no weight
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from unmask.config.settings import MaskingSettings
 from unmask.data.batches import Batch
+from unmask.data.shards import TemporaryFolder
 from unmask.data.special_tokens import control_ids, text_specials
 from unmask.data.tokenizer import TextEncoder
 from unmask.evaluation.heldout import evaluate_batches
@@ -106,7 +106,10 @@ def conformance(
     )
     promises = _promises_for(model, processes, progress)
     checks = []
-    with tempfile.TemporaryDirectory(prefix="unmask-conformance-") as folder, _fp32_without_dropout(model):
+    with (
+        TemporaryFolder("unmask-conformance-") as folder,
+        _fp32_without_dropout(model),
+    ):
         case = Case.make(model, Path(folder), seed, masking)
         progress.begin("conformance")
         if objectives:

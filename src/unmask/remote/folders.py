@@ -153,7 +153,7 @@ def _download(
 @contextmanager
 def host_lock(target: Path, url: str, progress: Progress) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as file:
+    with target.with_name(f".{target.name}.lock").open("w", encoding="utf-8") as file:
         if not _locked_soon(file):
             if not target.is_dir():
                 progress.log(f"waiting for another process of this host, which fetches {url}")

@@ -13,7 +13,7 @@ from unmask.config.settings import RunConfig
 from unmask.errors import ConfigError
 from unmask.progress import Progress
 from unmask.run.docstrings import collect_docstrings, write_jsonl
-from unmask.run.lock import lock_run
+from unmask.run.lock import LOCK, lock_run
 from unmask.run.train import train
 from unmask.run.training_run import FinishedRun
 from unmask.run_folder import RunFolder
@@ -95,4 +95,9 @@ def _clear_earlier(folder: RunFolder, progress: Progress) -> None:
         raise ConfigError(f"{folder.root} holds something that is not a demo; choose another folder with -o")
     progress.log(f"replacing the earlier demo in {folder.root}")
     with lock_run(folder.root, progress):
-        shutil.rmtree(folder.root)
+        for path in folder.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:  # which Windows removes where it is let go of
+                path.unlink()
+    folder.root.rmdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from unmask.config.settings import RunConfig
+from unmask.data.shards import TemporaryFolder
 from unmask.machine import peak_memory_bytes
 from unmask.model.load import pick_device
 from unmask.model.presets import check_trainable
@@ -67,33 +67,32 @@ def dry_run(config: RunConfig, *, progress: Progress = Progress()) -> DryRun:
     check_trainable(config)
     Custom().require(config)
     require_parallel(config.train)
-    with joined(pick_device(config.train.device), config.train.timeout_minutes) as world:
+    place = TemporaryFolder("unmask-dry-run-")
+    with joined(pick_device(config.train.device), config.train.timeout_minutes) as world, place as root:
         world.leader = world.rank  # each has a temporary folder of its own
-        return _measure(config, progress, world)
+        return _measure(config, RunFolder(Path(root)), progress, world)
 
 
-def _measure(config: RunConfig, progress: Progress, world: World) -> DryRun:
-    with tempfile.TemporaryDirectory(prefix="unmask-dry-run-") as place:
-        folder = RunFolder(Path(place))
-        components = build_components(config, folder, progress, world)
-        recipe = recipe_of(config, components)
-        config = with_recipe(config, recipe, components)
-        loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
-        loop.staged_start = StagedStart()  # its steps cost less than all the others
-        seconds = _time_steps(loop)
-        steps, total = _whole_run(config, components, seconds)
-        need = disk_need(components.model.model, loop.optimizers, config.train, steps)
-        return DryRun(
-            parameters=components.model.parameters,
-            tokens_per_epoch=components.text.tokens,
-            steps=steps,
-            processes=world.size,
-            parallel=components.parallel[1],
-            peak_memory_bytes=int(world.max(_peak_memory())) or None,
-            disk_bytes=size_of(folder.root) + need.total,
-            seconds_per_step=seconds,
-            total_seconds=total,
-        )
+def _measure(config: RunConfig, folder: RunFolder, progress: Progress, world: World) -> DryRun:
+    components = build_components(config, folder, progress, world)
+    recipe = recipe_of(config, components)
+    config = with_recipe(config, recipe, components)
+    loop = make_loop(config, recipe, components, make_stream(config, recipe, components))
+    loop.staged_start = StagedStart()  # its steps cost less than all the others
+    seconds = _time_steps(loop)
+    steps, total = _whole_run(config, components, seconds)
+    need = disk_need(components.model.model, loop.optimizers, config.train, steps)
+    return DryRun(
+        parameters=components.model.parameters,
+        tokens_per_epoch=components.text.tokens,
+        steps=steps,
+        processes=world.size,
+        parallel=components.parallel[1],
+        peak_memory_bytes=int(world.max(_peak_memory())) or None,
+        disk_bytes=size_of(folder.root) + need.total,
+        seconds_per_step=seconds,
+        total_seconds=total,
+    )
 
 
 def _time_steps(loop: Loop) -> float:
