@@ -157,7 +157,10 @@ def test_text_is_read_and_written_in_a_named_encoding() -> None:
             # Paths have the mode first, open() second; other methods of this name have no mode.
             opens = name == "open" and any(mode in ("r", "w", "a", "a+", "r+", "x") for mode in texts)
             named = any(each.arg == "encoding" for each in call.keywords) or "utf-8" in texts
-            own = ast.unparse(call.func) in ("yaml_text.read_text", "formatter.write_text")  # no methods of a path
+            own = ast.unparse(call.func) in (
+                "yaml_text.read_text",
+                "formatter.write_text",
+            )  # no methods of a path
             if (opens or name in ("read_text", "write_text")) and not named and not own:
                 missing.append(f"{path.name}:{call.lineno}")
     assert missing == []

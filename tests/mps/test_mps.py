@@ -30,6 +30,7 @@ from unmask.probing.examples import Examples
 from unmask.probing.targets import Numbers
 from unmask.progress import Progress
 from unmask.scoring.scorer import Scorer
+from unmask.training.checkpoint import restore, save_checkpoint
 from unmask.training.loop import Loop
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum
@@ -205,9 +206,9 @@ def test_losses_gradients_and_answers_of_objectives(
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_loop_makes_the_same_steps(
-    mps: torch.device, load: Load, shards: Any, loop_of: Callable[..., Loop], optimizer: str
+    mps: torch.device, load: Load, shards: Any, loop_of: Callable[..., Loop], optimizer: str, tmp_path: Path
 ) -> None:
-    """Clipping too, which here bounds every step."""
+    """Clipping too, which here bounds every step; and a checkpoint has what was computed."""
     loops = []
     for device in ("cpu", "mps"):
         model = load("bert")
@@ -230,6 +231,15 @@ def test_a_loop_makes_the_same_steps(
             for each in (one, other)
         ]
         assert float((means[0] - means[1]).norm() / means[0].norm()) < 0.02
+    loop = loops[1]
+    saved = save_checkpoint(tmp_path, loop.model.model, loop.optimizers, {"step": 4}, keep_last=1)
+    weights = [weight.detach().cpu().clone() for weight in loop.model.model.parameters()]
+    with torch.no_grad():
+        for weight in loop.model.model.parameters():
+            weight.zero_()
+    restore(saved, loop.model.model, loop.optimizers)
+    for weight, before in zip(loop.model.model.parameters(), weights, strict=True):
+        assert torch.equal(weight.detach().cpu(), before)
 
 
 def test_a_step_that_is_not_finite_is_skipped(

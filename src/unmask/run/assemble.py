@@ -70,7 +70,10 @@ def with_recipe(config: RunConfig, recipe: Recipe, components: RunComponents) ->
         "patience": recipe.patience,
         "export_best": recipe.export_best,
         "precision": components.precision,
-        "device": components.model.device.type,
+        # On mps as it was wanted: a model that is loaded later, such as the result, may fail the trial that this one passed.
+        "device": config.train.device
+        if components.model.device.type == "mps"
+        else components.model.device.type,
         "optimizer": config.train.optimizer.model_copy(update=optimizer),
         "schedule": config.train.schedule.model_copy(update={"name": recipe.schedule}),
     }

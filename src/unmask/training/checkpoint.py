@@ -107,6 +107,8 @@ class CheckpointWriter:
         if not (self.world.is_main or self.sharded):
             return
         tensors, plain = _tensors(model, optimizers)
+        # torch's stager copies storages, which is known to work for those of CPU and CUDA.
+        tensors = {name: each.cpu() if each.device.type == "mps" else each for name, each in tensors.items()}
         stager = DefaultStager(StagingOptions(False, False, False, False))
         copies: Any = stager.stage(tensors)
         stager.close()
