@@ -229,6 +229,7 @@ CLEAN = {"heldout": {"same": 0, "near": 0, "documents": 40, "run": 9}}
         (found(0.05, 0.2, 0.7), CLEAN, "do not use", "more than the domain gained"),
         (found(-0.05, 0.0), CLEAN, "do not use", "worse on the text"),
         (found((0.001, -0.002, 0.004), 0.0), CLEAN, "do not use", "No gain"),
+        (found((0.002, 0.001, 0.003), 0.0), CLEAN, "do not use", "The gain is below 0.5%"),
         (found((0.03, -0.02, 0.08), 0.0), CLEAN, "cannot tell", "Too small to judge"),
         (
             found(0.15, 0.0),

@@ -25,7 +25,7 @@ from unmask.storage import JsonDict
 MOST_LEAKS = 0.01
 """With a larger share of held-out documents that occur in the training text, the metrics decide nothing."""
 NO_GAIN = 0.005
-"""Where the interval of the gain contains 0 and ends below this, there is no gain; otherwise the text is too small to tell."""
+"""Where the interval of the gain ends below this, there is no gain worth having."""
 KEEPS = 0.8
 """A mixture is recommended instead of the adapted weights if it keeps this share of the gain."""
 
@@ -166,9 +166,14 @@ def _decision(
     said = _change_of_domain(gain).removesuffix(".")
     if high < 0:
         return "do not use", exported, f"{said}: it is worse on the text it was adapted to."
+    if high < NO_GAIN:
+        what = (
+            "No gain"
+            if low <= 0
+            else f"The gain is below {percent(NO_GAIN, 1)}, too little to be worth another model"
+        )
+        return "do not use", exported, f"{what}: {_small(said)}."
     if low <= 0:
-        if high < NO_GAIN:
-            return "do not use", exported, f"No gain: {_small(said)}."
         return "cannot tell", exported, f"Too small to judge: {_small(said)}, and the interval contains 0."
     return _weigh(exported, said, gain, lost, mixed, requirements)
 

@@ -45,6 +45,9 @@ WEIGHT = 1.0
 
 _WITHIN = 10  # recall at so many
 _QUERIES = 1024  # ranked at once
+_ALIKE = (
+    1e-6  # cosines that differ less, as those of copies do by rounding, are equal; ties count against a pair
+)
 
 
 class ContrastiveLearning(MaskedLanguageModelling):
@@ -160,11 +163,12 @@ class ContrastiveLearning(MaskedLanguageModelling):
         documents = answers[:, 0]
         first, second = np.split(answers[:, 1:], 2, axis=1)
         first, second = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (first, second))
-        own = (first * second).sum(1)
         rank = np.empty(len(answers))
         for begin in range(0, len(answers), _QUERIES):
             part = slice(begin, begin + _QUERIES)
-            near = first[part] @ second.T >= own[part, None]
+            similarity = first[part] @ second.T
+            own = similarity[np.arange(len(similarity)), np.arange(begin, begin + len(similarity))]
+            near = similarity > own[:, None] - _ALIKE
             rank[part] = 1 + (near & (documents[part, None] != documents)).sum(1)
         return np.column_stack([documents, rank == 1, rank <= _WITHIN, 1 / rank])
 
