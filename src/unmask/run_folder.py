@@ -5,12 +5,14 @@
     RUN/model/            the result, a Hugging Face checkpoint with tokenizer and model card
     RUN/checkpoints/      what a stopped run is resumed from
     RUN/in_memory_text/   text that was given in memory, not as files
-    RUN/shards/           the tokenised text, when the run prepared it itself
+    RUN/shards/           the tokenised text, when the run prepared it itself; shards-heldout, shards-replay and
+                          shards-general of the other texts
+    RUN/tokenizer/        the tokenizer that was trained on the text, with a preset
     RUN/config.yaml       every setting, resolved
     RUN/run.json          versions, machine, command, parameter count, tokens of the corpus
     RUN/exit_code         how the last call ended, for schedulers
     RUN/metrics.jsonl     one object a line, appended
-    RUN/heldout.jsonl     the held-out documents (field ``text``), where the run keeps them
+    RUN/heldout.jsonl     the held-out documents (field ``text``), of the demo alone
     RUN/evaluation.json   final metrics on the held-out text, with the baselines
     RUN/tracking.json     where experiment trackers have the run (--track)
     RUN/tensorboard/      event files (--track tensorboard)
