@@ -408,6 +408,21 @@ def test_one_model_on_both_sides_differs_by_exactly_nothing_on_words_and_bytes(
         assert change == {"value": 0.0, "interval": [0.0, 0.0]}
 
 
+def test_bits_per_byte_without_an_interval_are_not_said_to_be_equal(
+    checkpoint: Checkpoint, jsonl: Jsonl, documents: list[str]
+) -> None:
+    data = [str(jsonl(documents))]
+    found = compare(str(checkpoint("bert")), str(checkpoint("roberta")), data, CPU, pll_bytes=300)
+    bits = found.content["bits_per_byte"]
+    assert bits["documents"] < 10
+    assert bits["difference"]["interval"] is None
+    assert "fewer per masked word" in found.verdict
+    assert (
+        f"of bits per byte nothing can be said: too few documents ({bits['documents']}) for an interval"
+        in found.verdict
+    )
+
+
 def test_the_share_of_bits_per_byte_is_one_over_both_models(
     loaded: Load, jsonl: Jsonl, corpus_text: list[str]
 ) -> None:

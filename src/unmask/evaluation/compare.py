@@ -284,17 +284,21 @@ def _words_verdict(names: Sequence[str], words: JsonDict, bits: JsonDict) -> str
             for metric, unit in ((byte, "bits per byte fewer"), (word, "nats fewer per masked word"))
             if _shows(metric)
         ]
-        rest = (
-            ""
-            if all(signs)
-            else f"; {'bits per byte do' if signs[0] == 0 else 'whole words do'} not tell them apart"
-        )
+        rest = "" if signs[0] else f"; {_silent('bits per byte', byte, bits['documents'])}"
+        rest += "" if signs[1] else f"; {_silent('whole words', word, words['texts'])}"
         return f"{better} predicts this text better than {worse}: it needs {' and '.join(parts)}{rest} ({_WHY_LEVEL})."
     one, other = (names[0] if sign > 0 else names[1] for sign in signs)
     return (
         f"The two measures disagree: {one} needs {_size(byte, '.3f')} bits per byte fewer, {other} "
         f"{_size(word, '.3f')} nats fewer per masked word ({_WHY_LEVEL})."
     )
+
+
+def _silent(measure: str, metric: Estimate, texts: int) -> str:
+    """Why a measure prefers no model: its interval contains 0, or it has none."""
+    if metric.interval is None:
+        return f"of {measure} nothing can be said: {no_interval(texts)}"
+    return f"{measure} do not tell them apart"
 
 
 def _undecided(
@@ -357,7 +361,8 @@ def _sample_notes(words: JsonDict, bits: JsonDict, most: int) -> Iterator[str]:
         said = f"bits per byte rest on {plural(bits['passages'], 'passage')} of {plural(bits['documents'], 'document')}"
         sampled = bits["bytes"] * (1 + bits["left_out"] / bits["passages"])
         more = f"; --pll-bytes {_FEW_PASSAGES * most // bits['passages']} scores more"
-        yield said + (", all that the text has" if sampled < 0.9 * most else more)
+        whole = "that both tokenizers can spell" if bits["left_out"] else "that the text has"
+        yield said + (f", all {whole}" if sampled < 0.9 * most else more)
 
 
 def _simplifies(model: LanguageModel) -> bool:
