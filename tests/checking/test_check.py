@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import Messages, understood
+from transformers import PreTrainedTokenizerFast
 
 from unmask.checking import duplicates
 from unmask.checking.advice import train_command
 from unmask.checking.check import check_data
+from unmask.checking.fertility import TokenSurvey
 from unmask.checking.results import DataCheck
 from unmask.config.settings import DocumentSettings
 from unmask.errors import ConfigError, DataError
+from unmask.reporting.format import fertility_text
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "tasks" / "citation-intent"
 
@@ -319,6 +323,33 @@ def test_unknown_tokens_are_counted(modelled: Callable[..., DataCheck]) -> None:
     assert unknown["words"] == [["ΩΩΩ", 4]]
     assert levels(found, "unknown tokens") == ["problem"]
     assert "no word is frequent enough" in next(f.text for f in found.findings if f.about == "fertility")
+    assert "sample.jsonl" not in found.plan["time_from"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fertility"),
+    [
+        ("the weather is of the weather", r"[1-9]\.\d\d subwords per word; "),
+        ("the weather is of the weather ΩΩΩ", r"subwords per word, without the 14\.3% of the words that are unknown"),
+        ("ΩΩΩ ΩΩΩ ΩΩΩ the", "no fertility: 75.0% of the words"),
+        ("ภาษาไทยเขียนติดกัน", "no fertility: 100.0% of the words"),
+    ],
+)  # fmt: skip
+def test_unknown_words_are_no_part_of_fertility(
+    modelled: Callable[..., DataCheck], text: str, fertility: str
+) -> None:
+    found = modelled(*[text] * 4)
+    assert re.search(fertility, next(f.text for f in found.findings if f.about == "fertility"))
+
+
+def test_text_that_does_not_mark_words_has_characters_per_token(
+    chinese_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    survey = TokenSurvey(chinese_tokenizer)
+    survey.add(["天气很好"])
+    found = survey.found()
+    assert (found["subwords_per_word"], found["characters_per_token"]) == (None, 1.0)
+    assert "does not mark words" in str(fertility_text(found))
 
 
 def test_what_the_limit_does(modelled: Callable[..., DataCheck]) -> None:
@@ -422,8 +453,8 @@ def test_text_of_single_letters_has_no_words(tmp_path: Path, letters: str, space
         assert found.lengths["longest"]["length"] == len(texts[0])
         assert found.plan["tokens"] == sum(map(len, texts))
     else:
-        assert found.read["words"] > 20
-        assert found.lengths["unit"] == "words"
+        assert found.read["words"] is None
+        assert "does not mark words" in str(found.findings)
 
 
 @unspaced

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import Messages
 from transformers import AutoTokenizer
 
 from unmask.config.settings import ModelSettings
@@ -45,7 +46,7 @@ def read_back(tokenizer: Any, text: str) -> str:
 @pytest.mark.parametrize("language", MARKED)
 def test_marks_are_kept(language: str, kind: Any) -> None:
     text = MARKED[language]
-    tokenizer, round_trip = trained([text] * 3, tokenizer_kind=kind, case="keep")
+    tokenizer, round_trip, _ = trained([text] * 3, tokenizer_kind=kind, case="keep")
     found = read_back(tokenizer, text)
     assert found.replace(" ", "") == text.replace(" ", "")
     if language != "Chinese":
@@ -55,11 +56,19 @@ def test_marks_are_kept(language: str, kind: Any) -> None:
     assert (loss["dropped"], loss["changed"], loss["case_only"]) == (0, 0, 0)
 
 
+def test_a_vocabulary_smaller_than_asked_for_says_so() -> None:
+    small = trained(["a few words, a few more"] * 3, size=400)
+    messages: list[str] = []
+    small.log(Messages(messages))
+    assert f"has {len(small.tokenizer)} entries, not the 400 asked for" in messages[0]
+    assert trained(["a few words, a few more"] * 3, size=len(small.tokenizer)).shortfall is None
+
+
 def test_what_the_settings_remove_is_counted() -> None:
     text = "möchte Äpfel im Café में"
     lower = trained([text] * 2).round_trip.to_dict()
     assert (lower["changed"], lower["case_only"], lower["words"]) == (0, 4, 10)
-    tokenizer, round_trip = trained([text] * 2, accents="strip", case="keep")
+    tokenizer, round_trip, _ = trained([text] * 2, accents="strip", case="keep")
     assert read_back(tokenizer, text) == "mochte Apfel im Cafe में"
     loss = round_trip.to_dict()
     assert (loss["dropped"], loss["changed"]) == (6, 6)
@@ -91,7 +100,7 @@ def test_chinese_text_keeps_more_than_a_thousand_characters() -> None:
 def test_it_is_berts_in_special_tokens_and_loads_anywhere(
     kind: Any, corpus_text: list[str], tmp_path: Path
 ) -> None:
-    tokenizer, _ = trained(corpus_text, 500, tokenizer_kind=kind)
+    tokenizer = trained(corpus_text, 500, tokenizer_kind=kind).tokenizer
     assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4]) == list(BERT_SPECIALS)
     assert len(tokenizer) == 500 or (kind == "unigram" and 250 < len(tokenizer) < 500)
     assert tokenizer("the [MASK] keeper")["input_ids"].count(tokenizer.mask_token_id) == 1
@@ -113,13 +122,13 @@ def test_it_is_berts_in_special_tokens_and_loads_anywhere(
 
 
 def test_token_types_are_left_out_where_a_model_has_none(corpus_text: list[str]) -> None:
-    tokenizer, _ = train_tokenizer(corpus_text, ModelSettings(vocab_size=300), token_types=False)
+    tokenizer = train_tokenizer(corpus_text, ModelSettings(vocab_size=300), token_types=False).tokenizer
     assert "token_type_ids" not in tokenizer("a")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_word_can_be_added(kind: Any, corpus_text: list[str], tmp_path: Path) -> None:
-    tokenizer, _ = trained(corpus_text, 400, tokenizer_kind=kind)
+    tokenizer = trained(corpus_text, 400, tokenizer_kind=kind).tokenizer
     ids = TextEncoder(tokenizer)([" cardiomyopathy"])[0].tolist()
     names = tokenizer.convert_ids_to_tokens(ids)
     entry = names[0] + "".join(name.removeprefix("##") for name in names[1:])

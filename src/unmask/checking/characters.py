@@ -30,9 +30,9 @@ CLASSES = FIRST_SCRIPT + len(SCRIPTS)
 _HAN = FIRST_SCRIPT + SCRIPTS.index("Han")
 _TABLE_SIZE = 0x20000
 _INVISIBLE = (0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF)
-_UNSPACED = [
-    FIRST_SCRIPT + SCRIPTS.index(name) for name in "Thai Lao Myanmar Khmer Hiragana Katakana".split()
-]
+UNSPACED = "Thai Lao Myanmar Khmer Hiragana Katakana Han".split()
+"""Scripts that do not mark words."""
+_UNSPACED = [FIRST_SCRIPT + SCRIPTS.index(name) for name in UNSPACED]
 _LONG, _LONG_UNSPACED = 32, 8
 _PIECE = np.uint64(4)
 
@@ -143,6 +143,11 @@ class Chunk:
         written, words = (begins << 32 | ends for begins, ends in (self._written_words, self.word_spans))
         pieces = self.word_spans[0][~np.isin(words, written, assume_unique=True)]
         return int((~np.isin(self.classes[pieces], _UNSPACED)).sum())
+
+    @cached_property
+    def unmarked(self) -> int:
+        """How many of the words are pieces or characters of scripts that do not mark words."""
+        return int(np.isin(self.classes[self.word_spans[0]], _UNSPACED).sum())
 
     def _letters_joined(self, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Join words of one letter into pieces, where many of them follow one another."""

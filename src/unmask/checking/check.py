@@ -390,7 +390,7 @@ class _Check:
 
     def _estimated_tokens(self) -> int:
         """Return the tokens to be expected without a tokenizer; one a letter where the text has no words."""
-        if self.index.has_words:
+        if not self.index.is_letters:
             return round(TOKENS_PER_WORD * int(self.index.words.sum()))
         return int(self.index.characters.sum())
 

@@ -1,7 +1,8 @@
 """Survey of a tokenizer on text: document lengths, fertility, unknown tokens, words worth adding.
 
-Fertility is subwords per word. Words are counted (:mod:`unmask.data.round_trip`), and each distinct one is tokenised
-once.
+Fertility is subwords per word, of words that the tokenizer knows: an unknown one is a single token, however long. Text of
+scripts that do not mark words has characters per token instead. Words are counted (:mod:`unmask.data.round_trip`), and
+each distinct one is tokenised once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from unmask.data.round_trip import RoundTrip, WordCounter, encode_words, is_word
 from unmask.data.special_tokens import text_specials
 from unmask.data.tokenizer import TextEncoder
-from unmask.data.unknown import UnknownTokens
+from unmask.data.unknown import UNMEASURABLE, UnknownTokens
+from unmask.data.words import WITHOUT_SPACES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +26,7 @@ ADDED = 1000
 """Words that are considered for an extension of the vocabulary."""
 _LEAST = 5
 _SHOWN = 12
+_WITHOUT_SPACES = re.compile(f"[{WITHOUT_SPACES}]")
 
 
 class TokenSurvey:
@@ -55,7 +58,7 @@ class TokenSurvey:
         extra: Counter[str] = Counter()  # tokens beyond the first, by normalised word
         split_words: dict[str, tuple[int, list[str]]] = {}
         unknown: Counter[str] = Counter()
-        words = total = 0
+        words = unknown_words = total = characters = unspaced = 0
         round_trip = RoundTrip()
         for item in encode_words(self._encode.core, self._words.counts):
             round_trip.add(item)
@@ -63,16 +66,21 @@ class TokenSurvey:
                 continue
             word, count, split, ids = item.word, item.occurrences, item.tokens, item.ids
             normal = item.normal.strip(" ▁")
-            words, total = words + count, total + count * len(split)
+            words += count
             if self._unknown.id in ids:
                 unknown[word] += count
+                unknown_words += count
                 continue
+            total, characters = total + count * len(split), characters + count * len(word)
+            unspaced += count * len(_WITHOUT_SPACES.findall(word))
             extra[normal] += count * (len(split) - 1)
             split_words[normal] = (split_words.get(normal, (0, []))[0] + count, split)
         saved = sorted(
             ((n, word) for word, n in extra.items() if n and _may_add(word, split_words[word][0])),
             reverse=True,
         )
+        most_known = max(unknown_words / max(1, words), self._unknown.share) <= UNMEASURABLE
+        has_words = 2 * unspaced <= characters
         return {
             "tokens": tokens,
             "unknown": {
@@ -83,7 +91,11 @@ class TokenSurvey:
             },
             "round_trip": round_trip.to_dict(),
             "words": words,
-            "subwords_per_word": total / words if words else None,
+            "words_unknown": unknown_words,
+            "subwords_per_word": total / (words - unknown_words)
+            if total and most_known and has_words
+            else None,
+            "characters_per_token": characters / total if total and most_known else None,
             "words_forgotten": self._words.dropped,
             "most_split": [
                 {"word": word, "count": split_words[word][0], "subwords": split_words[word][1]}

@@ -8,12 +8,13 @@ from pathlib import PurePath
 from typing import Literal
 
 from unmask.checking.advice import EXTEND_TOKENS
+from unmask.checking.characters import UNSPACED
 from unmask.checking.duplicates import NEAR_WORDS
 from unmask.data.heldout_size import FEWEST_UNITS, PART, held_out_texts
 from unmask.data.reading.errors import KEPT
 from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
-from unmask.reporting.format import no_interval, percent, place, round_trip_text
+from unmask.reporting.format import fertility_text, no_interval, percent, place, round_trip_text
 from unmask.storage import JsonDict
 
 Level = Literal["problem", "warning", "note", "ok"]
@@ -218,7 +219,8 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
     else:
         yield Finding("ok", "unknown tokens", "no unknown tokens")
     yield _round_trip(found["round_trip"])
-    if found["subwords_per_word"] is None:
+    fertility = fertility_text(found)
+    if fertility is None:
         return
     saved = "no word is frequent enough to be added to the vocabulary"
     if found["added_words"]:
@@ -227,7 +229,7 @@ def _vocabulary(check: JsonDict) -> Iterator[Finding]:
         saved += "worth extending the vocabulary"
         if check["plan"]["too_little_to_extend"]:
             saved += f", but their embeddings are learned from {EXTEND_TOKENS:,} tokens or more, and the text has fewer"
-    yield Finding("note", "fertility", f"{found['subwords_per_word']:.2f} subwords per word; {saved}")
+    yield Finding("note", "fertility", f"{fertility}; {saved}")
 
 
 def _round_trip(found: JsonDict) -> Finding:
@@ -272,6 +274,8 @@ def _scripts(check: JsonDict) -> Iterator[Finding]:
     others = sum(by_documents[1:])
     mixed = others >= 0.01 * check["read"]["documents"]
     more = f"; {plural(others, 'document')} mostly in another script" if others else ""
+    if check["read"]["words"] is None and shown[0]["script"] in UNSPACED:
+        more += f"; {shown[0]['script']} does not mark words: texts are compared by characters or pieces of about 4 letters in their place"
     yield Finding("note" if mixed else "ok", "scripts", f"letters: {listed}{more}")
 
 

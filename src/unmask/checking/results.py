@@ -19,8 +19,8 @@ class DataCheck(Result):
         model: whose tokenizer was used, or ``None``.
         verdict: ``ok``, ``warning`` or ``problem``, the worst of the findings.
         findings: what to know, the most important first.
-        read: files, documents, empty and over-long ones, characters, words (``None`` for text of single
-            letters, such as proteins), and tokens where there is a model.
+        read: files, documents, empty and over-long ones, characters, words (``None`` for text that does
+            not mark them, such as Thai or proteins), and tokens where there is a model.
         unreadable: files that could not be read, and why.
         text: encoding errors, sizes, scripts, boilerplate lines, literal special tokens, personal data.
         lengths: the distribution of document lengths, in ``unit`` tokens, words or characters.

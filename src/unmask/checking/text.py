@@ -118,7 +118,7 @@ class DocumentIndex:
         self._numbers: dict[str, int] = {}
         self._source, self._line = array("i"), array("q")
         self._words, self._characters = array("q"), array("q")
-        self._pieces = 0
+        self._pieces = self._unmarked = 0
 
     def __len__(self) -> int:
         return len(self._source)
@@ -134,6 +134,7 @@ class DocumentIndex:
         self._words.extend(chunk.word_counts.tolist())
         self._characters.extend(len(document.text) for document in chunk.documents)
         self._pieces += chunk.pieces
+        self._unmarked += chunk.unmarked
 
     def place(self, row: int, text: str = "") -> Place:
         """Return the place of a document by its number."""
@@ -156,8 +157,13 @@ class DocumentIndex:
 
     @property
     def has_words(self) -> bool:
-        """Whether the text has words; that of proteins, say, is one letter after another."""
-        return 2 * self._pieces <= int(self.words.sum())
+        """Whether the text marks words; that of proteins, say, is one letter after another, and Thai has no spaces."""
+        return 2 * (self._pieces + self._unmarked) <= int(self.words.sum())
+
+    @property
+    def is_letters(self) -> bool:
+        """Whether the text is one letter after another."""
+        return 2 * self._pieces > int(self.words.sum())
 
 
 class TextSurvey:

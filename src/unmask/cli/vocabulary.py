@@ -302,6 +302,8 @@ def train_tokenizer(
 
     def draw(page: Page) -> None:
         page.pairs(shown)
+        if trained.shortfall:
+            page.say(trained.shortfall)
         page.say(round_trip_text(loss))
 
     shell.show(as_json, result | {"round_trip": loss}, draw)

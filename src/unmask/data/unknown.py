@@ -75,11 +75,15 @@ class UnknownTokens:
         """Return a sentence about them, or ``None`` where they are few; ``where`` is such as `` of FILE``."""
         if self.share <= MANY:
             return None
-        shown = ", ".join(f"'{on_one_line(example[:_SHOWN_CHARACTERS])}'" for example in self.examples)
+        shown = ", ".join(f"'{on_one_line(_shown(example))}'" for example in self.examples)
         return (
             f"{self.share:.1%} of the tokens{where} are unknown to the tokenizer ({self.unknown:,} of "
             f"{self.tokens:,}{', such as ' if shown else ''}{shown}): its vocabulary has no entries for them"
         )
+
+
+def _shown(example: str) -> str:
+    return example if len(example) <= _SHOWN_CHARACTERS else example[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def why_unmeasurable(found: UnknownTokens) -> str | None:

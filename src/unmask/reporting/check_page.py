@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from unmask.errors import plural
-from unmask.reporting.format import count, number, percent, place, rough_duration
+from unmask.reporting.format import count, fertility_text, number, percent, place, rough_duration
 from unmask.reporting.render import environment
 from unmask.storage import JsonDict
 
@@ -79,8 +79,8 @@ def facts(found: JsonDict) -> Iterator[tuple[str, str]]:
     )
     if found["model"]:
         yield "Model", found["model"]
-    if found["vocabulary"] and found["vocabulary"]["subwords_per_word"]:
-        yield "Fertility", f"{number(found['vocabulary']['subwords_per_word'])} subwords per word"
+    if found["vocabulary"] and (fertility := fertility_text(found["vocabulary"])):
+        yield "Fertility", fertility.removeprefix("no fertility: ")
     scripts = found["text"]["scripts"][:5]
     yield (
         "Letters",

@@ -234,6 +234,22 @@ def round_trip_text(found: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def fertility_text(found: Mapping[str, Any]) -> str | None:
+    """Fertility, from :meth:`unmask.checking.fertility.TokenSurvey.found`; ``None`` for text without letters."""
+    words, unknown = found["words"], found["words_unknown"]
+    if not words:
+        return None
+    if found["characters_per_token"] is None:
+        return f"no fertility: {percent(unknown / words)} of the words and {percent(found['unknown']['share'])} of the tokens are unknown"
+    if found["subwords_per_word"] is None:
+        text = f"{found['characters_per_token']:.2f} characters per token (the script does not mark words)"
+    else:
+        text = f"{found['subwords_per_word']:.2f} subwords per word"
+    return text + (
+        f", without the {percent(unknown / words)} of the words that are unknown" if unknown else ""
+    )
+
+
 def axis_number(value: float) -> str:
     """A value at a tick: ``0.05``, ``1e-5``."""
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")

@@ -40,13 +40,27 @@ _DIACRITICS = "[\u0300-\u036f]"
 
 
 class NewTokenizer(NamedTuple):
-    """A trained tokenizer, and what it loses of its training text."""
+    """A trained tokenizer, what it loses of its training text, and the entries that were asked for."""
 
     tokenizer: PreTrainedTokenizerBase
     round_trip: RoundTrip
+    asked: int
+
+    @property
+    def shortfall(self) -> str | None:
+        """That the text gave fewer entries than were asked for, and why; ``None`` where it did not."""
+        entries = len(self.tokenizer)
+        if entries >= self.asked:
+            return None
+        return (
+            f"the vocabulary has {entries:,} entries, not the {self.asked:,} asked for: no more parts of words recur in the "
+            f"text; more text gives more"
+        )
 
     def log(self, progress: Progress) -> None:
-        """Log what it loses; more than a little is a warning."""
+        """Log that it is smaller than asked for, and what it loses; more than a little is a warning."""
+        if self.shortfall:
+            progress.log(self.shortfall)
         found = self.round_trip.to_dict()
         lossy = max(found["dropped_share"], found["changed_share"]) >= LOSSY
         (progress.warning if lossy else progress.log)(round_trip_text(found))
@@ -77,7 +91,7 @@ def train_tokenizer(
     if not words.counts or core.get_vocab_size() <= len(family.entries):
         raise DataError("the text is too small to train a tokenizer on: it gave no vocabulary")
     tokenizer = _finished(core, token_types, settings.tokenizer_kind, family)
-    return NewTokenizer(tokenizer, RoundTrip.of(plain_copy(tokenizer), words.counts))
+    return NewTokenizer(tokenizer, RoundTrip.of(plain_copy(tokenizer), words.counts), settings.vocab_size)
 
 
 def _counted(texts: Iterable[str], words: WordCounter) -> Iterator[str]:
