@@ -61,7 +61,7 @@ def test_a_vocabulary_smaller_than_asked_for_says_so() -> None:
     messages: list[str] = []
     small.log(Messages(messages))
     assert f"has {len(small.tokenizer)} entries, not the 400 asked for" in messages[0]
-    assert trained(["a few words, a few more"] * 3, size=len(small.tokenizer)).shortfall is None
+    assert small._replace(asked=len(small.tokenizer)).shortfall is None
 
 
 def test_what_the_settings_remove_is_counted() -> None:
