@@ -371,7 +371,11 @@ def test_files_that_cannot_be_read_are_findings(tmp_path: Path) -> None:
     assert levels(found, "reading") == ["problem"]
     assert found.read["documents"] == 1
     assert "absent.txt" not in found.plan["commands"][-1]
-    assert "--skip-unreadable" in found.plan["commands"][-1]
+    assert "--encoding windows-1252" in found.plan["commands"][-1]
+    assert "--skip-unreadable" not in found.plan["commands"][-1]
+    latin.write_bytes(b"")
+    (tmp_path / "broken.jsonl").write_text("{", encoding="utf-8")
+    assert "--skip-unreadable" in check_data([good, tmp_path / "broken.jsonl"]).plan["commands"][-1]
 
 
 def test_records_that_cannot_be_read_are_findings(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_check_says_what_the_reader_does(tmp_path: Path, reason: str) -> None:
         assert not any("\0" in text for text in damaged)
     else:
         assert finding.level == "problem"
-        assert finding.text.startswith(f"left out: {reason} (1); for example {tmp_path / name}:")
+        share = "1 of 3 documents (33.3%)"
+        assert finding.text.startswith(f"left out: {reason} (1), {share}; for example {tmp_path / name}:")
         assert damaged == ["some words"]
 
 
@@ -155,6 +156,28 @@ def test_the_example_is_of_what_was_left_out(tmp_path: Path) -> None:
     assert "b.jsonl:2: broken JSON" in problem.text
     assert "UTF-16" not in problem.text
     assert "UTF-16" in note.text
+
+
+def test_a_file_of_which_most_is_left_out_is_refused_with_a_guess_of_its_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    rows = [f"{number},Prüfung am Köln{number}" for number in range(11)] + [
+        f"{number},plain" for number in range(10)
+    ]
+    path.write_bytes("\n".join(["id,note", *rows]).encode("windows-1252"))
+    settings = DocumentSettings(text_field="note")
+    with pytest.raises(
+        DataError, match=r"give --encoding windows-1252 .*11 of 21 documents \(52\.4%\) of this file"
+    ):
+        list(DocumentReader([path], settings))
+    kept = DocumentReader([path], settings.model_copy(update={"skip_unreadable": True}))
+    assert len(list(kept)) == 10
+    assert len(list(DocumentReader([path], settings.model_copy(update={"encoding": kept.encoding})))) == 21
+    command = check_data(path, settings).plan["commands"][-1]
+    assert "--encoding windows-1252" in command
+    assert "--skip-unreadable" not in command
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join(lines[:1] + lines[2:]))  # half of the rows
+    assert len(list(DocumentReader([path], settings))) == 10
 
 
 def test_check_names_every_file_that_cannot_be_read(folder: Path) -> None:

@@ -359,7 +359,7 @@ class _Check:
                 and not self.trainable
                 and (is_model_folder(self.model) or Path(self.model).exists()),
                 unknown=bool(vocabulary and vocabulary["unknown"]["share"] > MOST),
-                unreadable=bool(self.reader.stats.unreadable + self.skipped.unreadable),
+                unreadable=bool(self.reader.passed_over + len(self.skipped.unreadable)),
                 default=default,
             ),
         }
@@ -398,6 +398,8 @@ class _Check:
         """Return the settings with what ``auto`` chose, where it is the same for all files of plain text."""
         splits = list(self.reader.stats.splits)
         update = {"documents": "file"} if splits == ["file"] and len(self.reader.inputs) > 1 else {}
+        if encoding := self.reader.encoding:
+            update["encoding"] = encoding
         return self.settings.model_copy(update=update)
 
 

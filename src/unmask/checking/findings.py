@@ -11,7 +11,7 @@ from unmask.checking.advice import EXTEND_TOKENS
 from unmask.checking.characters import UNSPACED
 from unmask.checking.duplicates import NEAR_WORDS
 from unmask.data.heldout_size import FEWEST_UNITS, PART, held_out_texts
-from unmask.data.reading.errors import KEPT
+from unmask.data.reading.errors import KEPT, left_out_share, lost_documents
 from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
 from unmask.reporting.format import fertility_text, no_interval, percent, place, round_trip_text
@@ -114,7 +114,8 @@ def _errors(check: JsonDict) -> Iterator[Finding]:
     if lost := [name for name in found if name not in KEPT]:
         listed = ", ".join(f"{name} ({found[name]:,})" for name in lost)
         first = "" if unreadable else f"; for example {read['error_examples'][lost[0]][0]}"
-        parts.append(f"left out: {listed}{first}")
+        share = left_out_share(lost_documents(found), read["documents"])
+        parts.append(f"left out: {listed}, {share}{first}")
     if parts:
         yield Finding("problem", "reading", "; ".join(parts))
     if kept := [name for name in found if name in KEPT]:

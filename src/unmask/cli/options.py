@@ -133,7 +133,11 @@ AllowUnknown = Annotated[
     text("--allow-unknown", help="Take text of which more than a fifth of the tokens are unknown to the tokenizer."),
 ]  # fmt: skip
 SkipUnreadable = Annotated[
-    bool, text("--skip-unreadable", help="Skip files of which nothing can be read instead of stopping.")
+    bool,
+    text(
+        "--skip-unreadable",
+        help="Skip what cannot be read of a file, even most or all of it, instead of stopping.",
+    ),
 ]
 MaxLength = Annotated[
     int | None,

@@ -44,7 +44,7 @@ class DocumentSettings(Settings):
     allow_unknown: bool = False
     """Take text of which more than a fifth of the tokens are unknown to the tokenizer, instead of refusing it."""
     skip_unreadable: bool = False
-    """Skip a file of which nothing can be read, instead of stopping."""
+    """Leave out files of which nothing can be read, and most of a file where most of it cannot be, instead of stopping."""
     offline: bool = False
     """Read Hub data sets from the local cache only."""
 

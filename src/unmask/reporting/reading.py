@@ -7,6 +7,7 @@ from typing import Any
 
 from unmask.data.reading.errors import KEPT
 from unmask.errors import plural
+from unmask.reporting.format import percent
 
 _TEXTS = {
     "text": "the text",
@@ -32,7 +33,9 @@ def left_out(read: Mapping[str, Any], *, examples: bool = True) -> Iterator[str]
         listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lost.items()))
         found = [example for reason in lost for example in read["error_examples"].get(reason, [])]
         first = f", for example {found[0]}" if examples and found and not unreadable else ""
-        yield f"{plural(sum(lost.values()), 'file, record or document', 'files, records or documents')} with errors ({listed}{first})"
+        what = plural(sum(lost.values()), "file, record or document", "files, records or documents")
+        share = sum(lost.values()) / (sum(lost.values()) + read.get("documents", 0))
+        yield f"{what} with errors, {percent(share)} of all ({listed}{first})"
     if skipped := read.get("skipped_files"):
         listed = ", ".join(f"{count:,} {why}" for why, count in sorted(skipped.items()))
         yield f"{plural(sum(skipped.values()), 'entry', 'entries')} of folders ({listed})"

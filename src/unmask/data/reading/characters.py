@@ -56,7 +56,7 @@ def undecodable_error(
     found = None if text.isascii() else _SURROGATE.search(text)
     if found is None:
         return None
-    code = ord(found[0])
+    code, guess = ord(found[0]), None
     if 0xDC00 <= code < 0xDD00:  # see ESCAPE
         name = encoding or "UTF-8"
         reason, cause = f"not {name}", f"byte 0x{code - 0xDC00:02x} is not {name}"
@@ -72,7 +72,8 @@ def undecodable_error(
         reason, cause = "lone surrogate", f"half of a surrogate pair (\\u{code:04x}) is not text"
         hint = "remove it"
     place, line = _place(text, found.start(), what, line, whole_lines)
-    return TextError(reason, f"{cause} ({place}); {hint}", path=source, line=line)
+    guess = guess if option and encoding is None else None
+    return TextError(reason, f"{cause} ({place}); {hint}", path=source, line=line, encoding=guess)
 
 
 def _bytes_of(text: str) -> bytes:

@@ -107,7 +107,7 @@ class DocumentReader:
 
     Raises:
         DataError: on construction, an input does not exist; while iterating, the first error in the text if the
-            settings are ``strict``, or of a file of which nothing can be read unless they are ``skip_unreadable``; at
+            settings are ``strict``, or of a file of which nothing or less than half can be read unless they are ``skip_unreadable``; at
             the end, there was no text at all.
     """
 
@@ -149,11 +149,22 @@ class DocumentReader:
         self._errors.first = first
         yield from self._documents(self.inputs[begin:end])
 
+    @property
+    def encoding(self) -> str | None:
+        """The encoding that most of the undecodable documents may be in, in the pass so far."""
+        found = self._errors.encodings
+        return max(found, key=lambda name: found[name], default=None)
+
+    @property
+    def passed_over(self) -> int:
+        """How many files ``skip_unreadable`` passed over, but for those that may be in another encoding."""
+        return self._errors.passed_over
+
     def finish(self, stats: ReadStats) -> None:
         """Log the errors of all that was read; :class:`DataError` if there was no text at all."""
         self._errors.counts = stats
         if stats.documents:
-            self._errors.log_summary()
+            self._errors.log_summary(stats.documents)
         else:
             self._errors.raise_first()
             names = ", ".join(str(item) for item in self.inputs[:3]) + (" …" if len(self.inputs) > 3 else "")
@@ -177,6 +188,8 @@ class DocumentReader:
                 errors.note(error)
             if before == self.stats.documents:
                 errors.no_text(str(item), only=len(self.inputs) == 1)
+            else:
+                errors.end_file(self.stats.documents - before)
 
     def _next_errors(self) -> ReadErrors:
         settings = self.settings

@@ -1,12 +1,13 @@
 """Errors in text: logged and counted while reading continues, or raised in strict mode.
 
 An error skips its document, its record, or the rest of a file that cannot be parsed further; those of :data:`KEPT` do
-not. A file that gives errors and no document at all is raised unless ``skip_unreadable`` is set. An input that does not
-exist and inputs without any text raise a plain :class:`DataError`.
+not. A file of which nothing or less than half (:data:`MOST_LEFT_OUT`) can be read is raised unless ``skip_unreadable`` is
+set. An input that does not exist and inputs without any text raise a plain :class:`DataError`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unmask.errors import DataError, plural
@@ -16,6 +17,8 @@ SHOWN = 3
 """Errors per reason that are logged and kept as examples; the others are only counted."""
 MAX_ERRORS = 1000
 """Errors of a file without any document after which the rest of the file is skipped."""
+MOST_LEFT_OUT = 0.5
+"""Share of the documents of a file that may be left out; with more, the file is refused: what is left is not its text."""
 KEPT = {
     "UTF-16": "decoded by the byte order mark",
     "UTF-32": "decoded by the byte order mark",
@@ -39,6 +42,7 @@ class TextError(DataError):
         message: what was expected and what was found.
         path: the file.
         line: line or row, from 1.
+        encoding: what the text may be encoded in, where --encoding can say so.
     """
 
     def __init__(
@@ -48,8 +52,9 @@ class TextError(DataError):
         *,
         path: object,
         line: int | None = None,
+        encoding: str | None = None,
     ) -> None:
-        self.reason = reason
+        self.reason, self.encoding = reason, encoding
         super().__init__(message, path=path, line=line)
 
     @property
@@ -142,13 +147,15 @@ class ReadErrors:
     Args:
         progress: gets log messages.
         strict: raise the first error instead.
-        skip_unreadable: skip a file of which nothing can be read, instead of raising its first error.
+        skip_unreadable: read what can be read of a file, even nothing, instead of raising its first error.
         log_errors: whether errors are logged; they are counted in any case.
         counts: where to count.
         log: what was logged before, which is kept up to date.
 
     Attributes:
         first: the first error that skipped text, if any.
+        encodings: how many documents may be in another encoding, by its name.
+        passed_over: files that would have been raised without ``skip_unreadable``, and not for their encoding.
     """
 
     def __init__(
@@ -168,7 +175,9 @@ class ReadErrors:
         self.counts = ErrorCounts() if counts is None else counts
         self.first: DataError | None = None
         self._first_of_file: DataError | None = None
-        self._skipped = 0
+        self._skipped, self._found = 0, False  # documents of the file, and whether any was read
+        self.encodings: dict[str, int] = {}
+        self.passed_over = 0
 
     @property
     def total(self) -> int:
@@ -196,7 +205,9 @@ class ReadErrors:
             self.first = self.first or error
             self._first_of_file = self._first_of_file or error
             self._skipped += 1
-        if self._skipped == MAX_ERRORS and not isinstance(error, UnreadableFile):
+            if encoding := getattr(error, "encoding", None):
+                self.encodings[encoding] = self.encodings.get(encoding, 0) + 1
+        if self._skipped == MAX_ERRORS and not (self._found or isinstance(error, UnreadableFile)):
             what = f"{MAX_ERRORS:,} errors and no text so far; the rest of the file is skipped"
             raise UnreadableFile("nothing but errors", what, path=error.path or "", line=error.line)
 
@@ -204,7 +215,7 @@ class ReadErrors:
         """A new file begins."""
         if self._logged.has_text:
             self._flush()
-        self._skipped, self._first_of_file = 0, None
+        self._skipped, self._found, self._first_of_file = 0, False, None
         self._waits = not self._logged.at_once
 
     def found_text(self) -> None:
@@ -212,7 +223,7 @@ class ReadErrors:
         if self._waits:
             self._logged.has_text = True
             self._flush()
-        self._skipped = -1 << 60
+        self._found = True
 
     def no_text(self, source: str, *, only: bool) -> None:
         """The file gave no document: it holds none, or none of it can be read.
@@ -232,6 +243,24 @@ class ReadErrors:
         else:
             raise _unreadable(self._first_of_file)
 
+    def end_file(self, documents: int) -> None:
+        """The file gave some documents.
+
+        Raises:
+            DataError: its first error, where most of it was left out, unless unreadable files are to be skipped.
+        """
+        share = self._skipped / (documents + self._skipped)
+        if self._first_of_file is None or share <= MOST_LEFT_OUT:
+            return
+        if self.skip_unreadable:
+            self.passed_over += getattr(self._first_of_file, "encoding", None) is None
+            return
+        more = (
+            f" (and {plural(self._skipped - 1, 'more error')}): {left_out_share(self._skipped, documents)} of this file, "
+            f"more than {MOST_LEFT_OUT:.0%}, cannot be read; --skip-unreadable takes the others all the same"
+        )
+        raise _with_more(self._first_of_file, more)
+
     def skip_file(self, error: DataError) -> None:
         """Count a file or folder that cannot be opened.
 
@@ -245,15 +274,18 @@ class ReadErrors:
 
     def _count_unreadable(self, source: str, error: DataError) -> None:
         self.counts.unreadable_files += 1
+        self.passed_over += getattr(error, "encoding", None) is None
         if len(self.counts.unreadable) < LISTED:
             self.counts.unreadable.append({"source": source, "error": str(error)})
 
-    def log_summary(self) -> None:
-        """Log the counts."""
+    def log_summary(self, documents: int) -> None:
+        """Log the counts; ``documents`` were read."""
         self._flush()
         if self.counts.errors:
             listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(self.counts.errors.items()))
-            self._log(f"errors in the text: {self.total:,} ({listed}); --strict refuses such text")
+            lost = lost_documents(self.counts.errors)
+            share = f"; {left_out_share(lost, documents)} are left out" if lost else ""
+            self._log(f"errors in the text: {self.total:,} ({listed}){share}; --strict refuses such text")
 
     def raise_first(self) -> None:
         """Raise the first error that skipped text, if any; of counts that another process made, its example."""
@@ -281,6 +313,16 @@ class ReadErrors:
         lines, self._logged.waiting, self._waits = self._logged.waiting, [], False
         for line in lines:
             self._log(line)
+
+
+def lost_documents(errors: Mapping[str, int]) -> int:
+    """Return how many documents were left out, from the number of errors by reason."""
+    return sum(count for reason, count in errors.items() if reason not in KEPT)
+
+
+def left_out_share(lost: int, documents: int) -> str:
+    """Return ``374 of 397 documents (94.2%)``: how many were left out and read."""
+    return f"{lost:,} of {plural(lost + documents, 'document')} ({lost / (lost + documents):.1%})"
 
 
 def _unreadable(error: DataError) -> DataError:
