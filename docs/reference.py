@@ -78,17 +78,22 @@ def titled_links(page: Path) -> str:
 
 def command_line() -> dict[str, list[str]]:
     """Return a page for each group of verbs, as the help of `unmask` has them."""
+    found: dict[str, list[str]] = {}
+    for name, command in verbs():
+        group = command.rich_help_panel
+        start = [f"# {group}: verbs and options\n", "What each verb takes. " + _COMMANDS]
+        found.setdefault(f"cli-{group.lower()}", start).extend(verb(name, command))
+    return found
+
+
+def verbs() -> Iterable[tuple[str, Any]]:
+    """Return the verbs by name."""
     import typer
 
     from unmask.cli.command import _verbs
     from unmask.cli.main import app
 
-    found: dict[str, list[str]] = {}
-    for name, command in _verbs(typer.main.get_command(app)):
-        group = command.rich_help_panel
-        start = [f"# {group}: verbs and options\n", "What each verb takes. " + _COMMANDS]
-        found.setdefault(f"cli-{group.lower()}", start).extend(verb(name, command))
-    return found
+    return _verbs(typer.main.get_command(app))
 
 
 _COMMANDS = "[Commands](../commands.md) explains them together.\n"
@@ -244,6 +249,8 @@ def schemas() -> dict[str, Any]:
     """Return the JSON Schemas that are published, by name."""
     from pydantic import TypeAdapter
 
+    from unmask.benchmark.bench import Bench
+    from unmask.benchmark.uses import ModelSpeeds
     from unmask.config.load import json_schema
     from unmask.inference.explanation import Explanation
     from unmask.inference.results import FillResult
@@ -251,8 +258,11 @@ def schemas() -> dict[str, Any]:
     from unmask.reporting.json_documents import DOCUMENTS
 
     results: dict[str, Any] = {"fill": list[FillResult], "explain": Explanation, "conformance": list[Check]}
+    results |= {"bench": Bench | ModelSpeeds}
     results |= {name: kind for name, (_, kind) in DOCUMENTS.items()}
     found = {name: TypeAdapter(kind).json_schema(mode="serialization") for name, kind in results.items()}
+    place = {"file": {"type": ["string", "null"]}, "line": {"type": ["integer", "null"]}}
+    found["fill"]["$defs"]["FillResult"]["properties"] |= place  # of the text in the input
     return {"settings": json_schema(), **_or_null(found), "server": _server()}
 
 
@@ -285,6 +295,7 @@ def json_outputs() -> Iterator[str]:
     yield "| document | JSON Schema |\n|---|---|"
     yield row("a settings file", "[settings.json](schemas/settings.json)")
     yield row("`unmask fill --json`: each text, with its file and line", "[fill.json](schemas/fill.json)")
+    yield row("`unmask bench --json`, of training or of models", "[bench.json](schemas/bench.json)")
     yield row("`unmask explain --json`", "[explain.json](schemas/explain.json)")
     yield row("`unmask conformance --json`", "[conformance.json](schemas/conformance.json)")
     for name, (document, _) in DOCUMENTS.items():

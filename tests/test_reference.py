@@ -29,6 +29,8 @@ def test_every_verb_setting_and_public_name_has_its_place(reference: dict[str, A
     assert [name for name in unmask.__all__ if f"## {name}\n" not in named] == ["__version__"]
     assert "| 75 |" in pages["files"]
     assert "`literal tokens`" in pages["checks"]
+    with_json = [name for name, verb in reference["verbs"]() if any("--json" in p.opts for p in verb.params)]
+    assert [name for name in with_json if f"`unmask {name} --json`" not in pages["json"]] == []
     assert "Texts with \\[MASK], &lt;mask>, " in verbs  # a browser takes <mask> for a tag
     assert " object at 0x" not in named
 
@@ -67,12 +69,14 @@ def test_what_is_printed_fits_the_published_schemas(
         return json.loads(capsys.readouterr().out)
 
     model = str(checkpoint("bert"))
-    jsonschema.validate(printed("fill", model, "The river [MASK] the [MASK]."), schemas["fill"])
+    fits_schema("fill", printed("fill", model, "The river [MASK] the [MASK]."))
     jsonschema.validate(printed("explain", model, "The river and the boat."), schemas["explain"])
     jsonschema.validate(printed("init", "--stdout"), schemas["settings"])
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"max_step": 5}}, schemas["settings"])
     text, more, folder = (str(texts / name) for name in ("a.txt", "b.txt", "run"))
+    plain = str(texts / "plain.txt")
+    Path(plain).write_text("The general text is here.\n" * 200, encoding="utf-8")
     train = ["train", text, "--model", model, "--general", more, "--max-steps", "2", "-o", folder]
     documents = {
         "train": printed(*train, "--set", "train.log_every=1"),
@@ -82,6 +86,18 @@ def test_what_is_printed_fits_the_published_schemas(
         "pairs": printed("pairs", model, "--data", str(texts / "pairs.jsonl")),
         "check": printed("check", text, "--model", model, "--test", more),
         "probe": printed("probe", model, "--data", text),
+        "report": printed("report", folder),
+        "masks": printed("masks", text, "--tokenizer", model),
+        "terms": printed("terms", text, "--general", plain, "--tokenizer", model, "-o", f"{folder}.tsv"),
+        "prepare": printed("prepare", text, "--model", model, "-o", f"{folder}-shards"),
+        "tokenizer-train": printed("tokenizer", "train", text, "--vocab-size", "300", "-o", f"{folder}-new"),
+        "tokenizer-extend": printed(
+            "tokenizer", "extend", text, "--model", model, "--add", "2", "-o", f"{folder}-more"
+        ),
+        "tokenizer-trim": printed("tokenizer", "trim", model, "--data", text, "-o", f"{folder}-less"),
+        "push": printed("push", folder, "owner/name", "--dry-run"),
+        "init": printed("init", f"{folder}.yaml"),
+        "dry-run": printed(*train[:-1], f"{folder}-dry", "--dry-run"),
     }
     documents |= {name: json.loads((texts / "run" / f"{name}.json").read_text()) for name in FILES}
     for name, document in documents.items():
@@ -90,7 +106,14 @@ def test_what_is_printed_fits_the_published_schemas(
     fits_schema("compare", printed("compare", model, model, "--data", more))
     for line in (texts / "run" / "metrics.jsonl").read_text().splitlines():
         fits_schema("metrics", json.loads(line))
-    assert set(documents) | {"metrics", "forecast"} == set(DOCUMENTS)  # that of a forecast: tests/forecasting
+    elsewhere = {
+        "metrics",
+        "forecast",
+        "export",
+        "convert",
+        "serve",
+    }  # tests/forecasting, exporting, model, serving
+    assert set(documents) | elsewhere == set(DOCUMENTS)
     check = {"name": "", "what": "", "measured": None, "tolerance": 0.0, "passed": False, "detail": ""}
     jsonschema.validate([check], schemas["conformance"])
     assert "/fill" in schemas["server"]["paths"]

@@ -147,7 +147,10 @@ def test_a_bench_needs_one_model(text: Path) -> None:
 
 
 def test_the_verb_prints_a_table_or_json(
-    text: Path, checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    text: Path,
+    checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    fits_schema: Callable[[str, Any], None],
 ) -> None:
     verb = [
         "bench",
@@ -163,6 +166,7 @@ def test_the_verb_prints_a_table_or_json(
     verb += ["--precision", "fp32", "--device", "cpu", "--offline"]
     assert main([*verb, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    fits_schema("bench", found)
     assert found["training"]["tokens_per_second"] > 0
     assert set(found["ceilings"]) == {"fp32", "bf16"}
     assert main(verb) == 0

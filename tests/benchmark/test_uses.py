@@ -91,12 +91,16 @@ def test_models_are_compared_or_one_is_trained(checkpoint: Callable[[str], Path]
 
 
 def test_the_verb_prints_a_row_for_each_model(
-    text: Path, checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+    text: Path,
+    checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+    fits_schema: Callable[[str, Any], None],
 ) -> None:
     folder = str(checkpoint("bert"))
     verb = ["bench", folder, folder, "--data", str(text), "--seconds", "0.1", "--offline"]
     assert main([*verb, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    fits_schema("bench", found)
     assert [model["precision"] for model in found["models"]] == ["fp32", "fp32"]
     assert main(verb) == 0
     shown = capsys.readouterr().out

@@ -79,10 +79,13 @@ def test_int8_stores_tables_once_and_does_not_mix_texts(
 
 
 @pytest.mark.parametrize("form", ["fp16", "bf16"])
-def test_half_precision_is_a_checkpoint_of_transformers(form: str, exported: Exporter) -> None:
+def test_half_precision_is_a_checkpoint_of_transformers(
+    form: str, exported: Exporter, fits_schema: Callable[[str, Any], None]
+) -> None:
     from transformers import AutoModelForMaskedLM
 
     made = exported("bert", form)
+    fits_schema("export", json.loads(json.dumps(made.to_dict())))
     loaded = AutoModelForMaskedLM.from_pretrained(made.folder)
     assert loaded.dtype == {"fp16": torch.float16, "bf16": torch.bfloat16}[form]
     assert made.megabytes[0] < 0.6 * made.megabytes[1] + 0.05

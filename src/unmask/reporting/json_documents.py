@@ -1,4 +1,5 @@
-"""The JSON that verbs print, as types, and all types that are published, with those of ``run_documents.py``.
+"""The JSON that verbs print, as types, and all types that are published, with those of ``verb_documents.py`` and
+``run_documents.py``.
 
 ``docs/reference.py`` makes the published JSON Schemas of them, and ``tests/test_reference.py`` compares what is written
 with them, key by key. A number that is NaN or infinite is ``null``. New keys may come; those that are here stay.
@@ -19,6 +20,21 @@ from unmask.reporting.run_documents import (
     RunEvaluation,
     RunInfo,
     Verdict,
+)
+from unmask.reporting.verb_documents import (
+    ConvertDocument,
+    DryRunDocument,
+    ExportDocument,
+    ExtendedDocument,
+    InitDocument,
+    MasksDocument,
+    NewTokenizerDocument,
+    PreparedDocument,
+    PushDocument,
+    ReportDocument,
+    ServeDocument,
+    TermsDocument,
+    TrimmedDocument,
 )
 
 
@@ -338,7 +354,9 @@ class ForecastDocument(TypedDict):
 
 
 DOCUMENTS: dict[str, tuple[str, Any]] = {
-    "train": ("`unmask train --json`", TrainDocument),
+    "train": ("`unmask train --json` and `unmask demo --json`", TrainDocument),
+    "dry-run": ("`unmask train --dry-run --json`", DryRunDocument),
+    "report": ("`unmask report --json`", ReportDocument),
     "eval": ("`unmask eval --json`", EvaluationDocument | EvaluationsDocument),
     "compare": ("`unmask compare --json`", ComparisonDocument),
     "score": ("a text of `unmask score --json` (`scores`), and a line of its `-o`", TextScore),
@@ -346,6 +364,17 @@ DOCUMENTS: dict[str, tuple[str, Any]] = {
     "check": ("`unmask check --json`", CheckDocument),
     "probe": ("`unmask probe --json`", ProbeDocument),
     "forecast": ("`unmask forecast --json`", ForecastDocument),
+    "masks": ("`unmask masks --json`", MasksDocument),
+    "terms": ("`unmask terms --json`", TermsDocument),
+    "prepare": ("`unmask prepare --json`", PreparedDocument),
+    "tokenizer-train": ("`unmask tokenizer train --json`", NewTokenizerDocument),
+    "tokenizer-extend": ("`unmask tokenizer extend --json`", ExtendedDocument),
+    "tokenizer-trim": ("`unmask tokenizer trim --json`", TrimmedDocument),
+    "export": ("`unmask export --json`", ExportDocument),
+    "push": ("`unmask push --json`", PushDocument),
+    "init": ("`unmask init --json`; with `--stdout` a settings file", InitDocument),
+    "convert": ("`unmask convert --json`", ConvertDocument),
+    "serve": ("`unmask serve --json`: where it answers", ServeDocument),
     "metrics": ("a line of `metrics.jsonl` in a run folder", Row),
     "run": ("`run.json`", RunInfo),
     "evaluation": ("`evaluation.json`", RunEvaluation),
