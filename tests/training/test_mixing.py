@@ -259,6 +259,21 @@ def test_the_verdict_is_that_of_the_headline_and_says_on_how_few_documents_it_re
     assert verdict(found(0.15, 0.1), CLEAN, evaluation=worse)["decision"] == "do not use"  # no mixture either
 
 
+def test_a_model_that_is_behind_the_ngram_model_is_not_to_be_used() -> None:
+    def decided(
+        gain: float | tuple[float, float, float], ngram: float, lost: float | None = None
+    ) -> dict[str, Any]:
+        baselines = {"most_frequent_token": {"loss": 7.5}, "ngram": {"loss": ngram}}
+        baselines["ngram_true_neighbours"] = {"loss": 1.0}  # sees more than the model
+        return verdict(found(gain, lost), CLEAN, evaluation={"loss": 7.205, "baselines": baselines})
+
+    behind = decided(0.15, 5.715)
+    assert behind["decision"] == decided(0.15, 5.715, 0.1)["decision"] == "do not use"
+    assert "loss (7.205) is higher than that of the bidirectional n-gram (5.715)" in behind["reason"]
+    assert decided(0.15, 7.3)["decision"] == "use"
+    assert decided((0.03, -0.02, 0.08), 5.715)["decision"] == "cannot tell"
+
+
 def test_what_is_required_is_judged_by_value_and_never_without_an_interval() -> None:
     bounds = parse_requirements("domain>=5%, forgetting<=2%, leaks<=1%")
     assert not unmet(verdict(found(0.15, 0.01), CLEAN, bounds))

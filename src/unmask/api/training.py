@@ -23,6 +23,7 @@ from unmask.objectives.choose import Custom
 from unmask.objectives.objective import Objective
 from unmask.probing.adaptation import task_probe
 from unmask.progress import Progress
+from unmask.reporting.adaptation import verdict_text
 from unmask.reporting.card import rebuild_report
 from unmask.reporting.format import clock, metric
 from unmask.reporting.results import Result, Rows, frame, metric_rows
@@ -95,7 +96,8 @@ class RunResult(Result, FinishedRun):
 
     def _title(self) -> str:
         steps = f"{plural(self.steps, 'step')}, {plural(self.tokens, 'token')} in {clock(self.seconds)}"
-        return f"run in {self.folder.root}: {steps}"
+        decided = f". {verdict_text(self.verdict)}" if self.verdict else ""
+        return f"run in {self.folder.root}: {steps}{decided}"
 
     def to_rows(self) -> Rows:
         """Return a row for each metric on held-out text: of the base model, and of the trained model."""

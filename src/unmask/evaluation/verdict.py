@@ -15,6 +15,7 @@ from unmask.evaluation.bootstrap import FEW_UNITS
 from unmask.reporting.format import (
     PROBE_METRICS,
     as_float,
+    behind_ngram,
     no_gain_over_frequency,
     no_interval,
     percent,
@@ -42,7 +43,8 @@ def verdict(
         found: the content of ``adaptation.json``: ``domain``, ``general``, ``interpolation`` and ``probes``.
         overlap: of ``run.json``: held-out documents that occur in the training text.
         requirements: what the model must reach.
-        evaluation: of the adapted model, with its baselines; one that is worse than the frequency of tokens is no gain.
+        evaluation: of the adapted model, with its baselines; one that is worse than the frequency of tokens is no gain, and one
+            that is worse than the n-gram model is not to be used.
 
     Returns:
         ``decision`` (``use``, ``use with alpha``, ``do not use`` or ``cannot tell``), the ``alpha`` that it is about, ``reason`` in a
@@ -62,14 +64,17 @@ def verdict(
         for each in requirements
     ]
     decision, alpha, reason = _decision(found, measures, mixed, requirements)
-    if (worse_than_frequency := no_gain_over_frequency(evaluation or {})) and not _leaks(measures):
+    worse = no_gain_over_frequency(evaluation or {})
+    if decision in ("use", "use with alpha"):  # too few documents tell no more of the n-gram model
+        worse = worse or behind_ngram(evaluation or {})
+    if worse and not _leaks(measures):
         decision, alpha = "do not use", float(mixed.get("alpha", 1.0))
-        reason = f"{_change_of_domain(measures['domain'])} {worse_than_frequency}"
+        reason = f"{_change_of_domain(measures['domain'])} {worse}"
     reason = " ".join([reason, *_few_documents(measures)])
     if probes := found.get("probes"):
         reason = f"{reason} {_task_sentence(probes, exported=float(mixed.get('alpha', 1.0)), advised=alpha)}"
-        worse = probes["change"]["interval"] is not None and probes["change"]["interval"][1] < 0
-        decision = "do not use" if worse and decision == "use" else decision
+        fell = probes["change"]["interval"] is not None and probes["change"]["interval"][1] < 0
+        decision = "do not use" if fell and decision == "use" else decision
     if decision != "use with alpha" and (missed := [each["text"] for each in required if not each["holds"]]):
         unclear = [each["text"] for each in required if each["value"] is None]
         decision = decision if decision == "cannot tell" else "do not use"

@@ -95,6 +95,17 @@ def no_gain_over_frequency(evaluation: Mapping[str, Any]) -> str | None:
     )
 
 
+def behind_ngram(evaluation: Mapping[str, Any]) -> str | None:
+    """Return that a model predicts worse than the n-gram model that sees what it sees, in a sentence, if its evaluation says so."""
+    counted = ((evaluation.get("baselines") or {}).get("ngram") or {}).get("loss")
+    if not as_float(evaluation.get("loss")) > as_float(counted):
+        return None
+    return (
+        f"The model's loss ({loss(evaluation['loss'])}) is higher than that of the {baseline_name('ngram')} ({loss(counted)}), "
+        f"which only counts the training text: train longer, or on more text."
+    )
+
+
 def compared_with(levels: Mapping[str, JsonDict]) -> str:
     """A sentence with the accuracy and loss of :func:`same_sight`, after another; nothing without any."""
     others = ", ".join(

@@ -13,7 +13,6 @@ from unmask.evaluation.predictions import TargetPredictions
 from unmask.evaluation.verdict import unmet, verdict
 from unmask.model.sentence_modules import copy_sentence_modules
 from unmask.progress import Progress
-from unmask.reporting.adaptation import verdict_text
 from unmask.reporting.card import model_card
 from unmask.reporting.page import write_report
 from unmask.run.adaptation import TaskProbe, adaptation_of
@@ -117,7 +116,6 @@ def _compare_with_base(
     content["probes"] = probe and _probed(probe, config, folder, progress)
     content["verdict"] = verdict(content, overlap, requirements, evaluation)
     write_json(folder.adaptation, content)
-    progress.log(verdict_text(content["verdict"]))
     return unmet(content["verdict"])
 
 
