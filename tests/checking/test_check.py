@@ -19,8 +19,10 @@ from unmask.checking.check import check_data
 from unmask.checking.fertility import TokenSurvey
 from unmask.checking.results import DataCheck
 from unmask.config.settings import DocumentSettings
+from unmask.data.heldout_size import smaller_documents
 from unmask.errors import ConfigError, DataError
 from unmask.reporting.format import fertility_text
+from unmask.reporting.overlap import overlap_text
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "tasks" / "citation-intent"
 
@@ -490,6 +492,19 @@ def test_too_few_documents_for_an_interval_are_warned_of(tmp_path: Path, papers:
     said = [finding.text for finding in found.findings if finding.about == "held-out text"]
     assert bool(said) == warned
     assert all(text.startswith("too few documents (3) for an interval") for text in said)
+    assert not any("--documents" in text for text in said)  # they are lines already
+
+
+def test_smaller_documents_are_proposed_where_there_are_any() -> None:
+    assert smaller_documents({"file": 3, "block": 1}) == "smaller documents (--documents line or block)"
+    assert smaller_documents({"block": 1}) == "smaller documents (--documents line)"
+    assert smaller_documents({}) is None  # records
+
+
+def test_a_hint_names_test_files_only_where_there_are_any() -> None:
+    found = {"same": 1, "near": 0, "documents": 9, "run": 10}
+    assert "'unmask check TEXT --test PATH' names them" in str(overlap_text("general", found))
+    assert "--test" not in str(overlap_text("general", found | {"split_off": True}))
 
 
 def test_the_speed_is_measured_last_and_said_before(

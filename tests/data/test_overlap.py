@@ -141,7 +141,7 @@ def test_a_run_says_that_it_was_trained_on_what_it_holds_out(
     held = "60 of 60 documents of the held-out text occur in the training text (60 as a whole)"
     assert held in said
     assert (said.index(held) > said.index("first batch")) == large
-    assert "1 of 8 documents of the general text occur in" in said
+    assert "1 of 8 documents of the general text occurs in" in said
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert info["overlap"]["heldout"]["same"] == 60
     assert info["overlap"]["general"]["same"] == 1

@@ -74,10 +74,15 @@ def test_a_misspelt_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: 
     (tmp_path / "runs" / "notes").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"'runs/note': no such folder \(did you mean 'notes'\?\)"
+        ConfigError, match=r"'runs/note': no such folder \(did you mean 'runs/notes'\?\)"
     ) as caught:
         load_for_inference("runs/note")
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_be_a_name_on_the_hub_is_named_as_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder none/such; "):
+        load_for_inference("none/such", offline=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

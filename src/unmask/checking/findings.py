@@ -10,7 +10,7 @@ from typing import Literal
 from unmask.checking.advice import EXTEND_TOKENS
 from unmask.checking.characters import UNSPACED
 from unmask.checking.duplicates import NEAR_WORDS
-from unmask.data.heldout_size import FEWEST_UNITS, PART, held_out_texts
+from unmask.data.heldout_size import FEWEST_UNITS, PART, held_out_texts, smaller_documents
 from unmask.data.reading.errors import KEPT, left_out_share, lost_documents
 from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
@@ -333,8 +333,9 @@ def _held_out(check: JsonDict) -> Iterator[Finding]:
     most = held_out_texts(0, texts)
     if check["test"] or most > FEWEST_UNITS:  # one at least chooses the weights
         return
+    smaller = smaller_documents(check["read"]["splits"])
     text = (
         f"{no_interval(most)}: of {plural(texts, 'document')} training holds out {most} at most; {PART * (FEWEST_UNITS + 1)} documents "
-        f"would be enough. Give other text to evaluate on (--heldout), or smaller documents (--documents line or block)"
+        f"would be enough. Give other text to evaluate on (--heldout){f', or {smaller}' if smaller else ''}"
     )
     yield Finding("warning", "held-out text", text)

@@ -11,7 +11,7 @@ from unmask.cli import options
 from unmask.cli import runtime as shell
 from unmask.cli.terminal import Page
 from unmask.errors import ConfigError, plural
-from unmask.reporting.format import round_trip_text
+from unmask.reporting.format import percent, round_trip_text
 from unmask.run_folder import ADDED_WORDS
 from unmask.storage import new_folder, require_new
 
@@ -236,14 +236,15 @@ def draw_trimmed(page: Page, found: TrimmedVocabulary, model: str) -> None:
             ["unknown tokens", changed.unknown_before, changed.unknown_after],
         ],
     )
+    digits = min(3, max(1, len(str(changed.tokens_before)) - 3))  # few tokens tell no thousandths
     page.say(
-        f"{changed.unchanged:.3%} of these tokens are as before; "
+        f"{percent(changed.unchanged, digits)} of these tokens are as before; "
         f"{changed.changed_documents:,} of {plural(changed.documents, 'document')} have a token that is not"
     )
-    page.say(f"the entries of {found.kept:.3%} of the tokens of the whole text are kept")
+    page.say(f"the entries of {percent(found.kept, digits)} of the tokens of the whole text are kept")
     if found.kept_unseen is not None:
         page.say(
-            f"of text that it was not chosen by, about {found.kept_unseen:.3%}: measured on the held-out documents, with the "
+            f"of text that it was not chosen by, about {percent(found.kept_unseen, digits)}: measured on the held-out documents, with the "
             f"entries that the others need"
         )
     page.say("")

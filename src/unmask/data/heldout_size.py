@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,17 @@ PART = 4
 def least_held_out(data: DataSettings) -> int:
     """Return how many texts a new run holds out if there are enough."""
     return data.heldout_minimum or MINIMUM
+
+
+def smaller_documents(splits: Iterable[str]) -> str | None:
+    """Return how to get smaller documents out of plain text; ``None`` where there is no way.
+
+    Args:
+        splits: what its documents are: ``file``, ``block`` and ``line``; nothing for records.
+    """
+    found = {*splits}
+    ways = ("line", "block") if "file" in found else ("line",) if "block" in found else ()
+    return f"smaller documents (--documents {' or '.join(ways)})" if ways else None
 
 
 def held_out_texts(by_share: int, texts: int, minimum: int = MINIMUM) -> int:

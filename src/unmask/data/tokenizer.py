@@ -23,6 +23,7 @@ from unmask.data.tokenizer_files import (
     BERT_SPECIALS,
     SHARE,
     case_of,
+    no_folder,
     no_text,
     not_loaded,
     require_files,
@@ -151,7 +152,7 @@ def _find_on_hub(name: str, revision: str | None, progress: Progress) -> None:
     try:
         if is_offline_mode() or try_to_load_from_cache(name, "config.json", revision=revision) is not None:
             return
-        progress.log(f"looking for '{name}' on the Hub")
+        progress.log(f"{no_folder(name)}looking for '{name}' on the Hub")
         hf_hub_download(name, "config.json", revision=revision)
     except LocalEntryNotFoundError:
         raise OSError(f"{constants.ENDPOINT} cannot be reached, and it is not in the local cache") from None
@@ -185,8 +186,9 @@ def _refuse_misspelt(name: str) -> None:
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
     folders = sorted(path.name for path in Path(parent).iterdir() if path.is_dir())
+    near = did_you_mean(name, [f"{parent}/{each}" for each in folders if did_you_mean(last, [each])])
     raise ConfigError(
-        f"'{name}': no such folder{did_you_mean(last, folders)}; make it with 'unmask train', or give another one. For a model of this "
+        f"'{name}': no such folder{near}; make it with 'unmask train', or give another one. For a model of this "
         f"name on the Hub, write {name}@main"
     )
 

@@ -43,9 +43,14 @@ def not_loaded(name: str, path: str, error: Exception | str) -> ConfigError:
         )
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
     return ConfigError(
-        f"no tokenizer could be loaded from '{name}': {reason}. Give a model folder, a run folder, "
+        f"no tokenizer could be loaded from '{name}': {no_folder(path)}{reason}. Give a model folder, a run folder, "
         f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
     )
+
+
+def no_folder(name: str) -> str:
+    """Say that a name with a slash, ``runs/notes`` or ``owner/name``, is no folder here; it was looked for on the Hub."""
+    return f"there is no folder {name}; " if "/" in name and not Path(name).exists() else ""
 
 
 def require_files(path: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from unmask.config.options import OPTIONS, arguments, flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.batches import TextSource
-from unmask.data.heldout_size import FEWEST_UNITS
+from unmask.data.heldout_size import FEWEST_UNITS, smaller_documents
 from unmask.data.shards import TemporaryFolder
 from unmask.data.unknown import require_measurable
 from unmask.errors import ConfigError, DataError, plural
@@ -209,8 +209,11 @@ def _require_usable(components: RunComponents, config: RunConfig) -> None:
     held = components.heldout
     texts = 0 if held is None else len(np.unique(held.corpus.keys[held.documents]))
     if texts < FEWEST_UNITS:
+        read = components.text.corpus.manifest.get("read", {})
+        smaller = smaller_documents(read.get("splits", ()))
         raise DataError(
-            f"the text is too small for a forecast: {no_interval(texts, 'held-out documents')}, which needs {FEWEST_UNITS}; give more text, held-out text with --heldout, or smaller documents (--documents line: each line is one)"
+            f"the text is too small for a forecast: {no_interval(texts, 'held-out documents')}, which needs {FEWEST_UNITS}; give more text, "
+            f"{f'{smaller}, ' if smaller else ''}or held-out text with --heldout"
         )
 
 
@@ -219,8 +222,7 @@ def _require_units(base: Sums, tokens: int) -> None:
         if name in base and len(base[name]) < FEWEST_UNITS:
             raise DataError(
                 f"{no_interval(len(base[name]))} in {plural(tokens, 'token')} of {what} text, and a forecast needs {FEWEST_UNITS}; "
-                f"evaluate more with --set train.eval_tokens=N, give more --minutes for it, or cut the text into "
-                f"smaller documents with --documents"
+                f"evaluate more with --set train.eval_tokens=N, give more --minutes for it, or give text of shorter documents"
             )
 
 

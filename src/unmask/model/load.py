@@ -15,6 +15,7 @@ from torch import nn
 from unmask.data.conversion import converted
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
+from unmask.data.tokenizer_files import no_folder
 from unmask.errors import ConfigError, plural
 from unmask.model.base import LanguageModel
 from unmask.model.config_file import make_model
@@ -260,7 +261,7 @@ def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
             f"BERT family, such as BERT, RoBERTa, ModernBERT or DeBERTa"
         )
     return ConfigError(
-        f"no masked language model could be loaded from '{name}': {reason}. Give a folder with config.json and "
+        f"no masked language model could be loaded from '{name}': {no_folder(path)}{reason}. Give a folder with config.json and "
         f"model.safetensors, or a Hub name that this machine can reach"
     )
 

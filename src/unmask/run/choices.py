@@ -127,7 +127,8 @@ def _length(choices: Mapping[str, Any]) -> str:
         text += f", about {plural(choices['steps'], 'step')}"
     elif choices["steps"]:
         passes = choices["steps"] / choices["steps_per_epoch"]
-        text += f", about {passes:.2g} passes over {plural(choices['tokens_per_epoch'], 'token')}"
+        about = f"{passes:,.0f}" if passes >= 10 else f"{passes:.2g}"
+        text += f", about {about} {'pass' if about == '1' else 'passes'} over {plural(choices['tokens_per_epoch'], 'token')}"
     return text + (
         " (chosen by the size of the text; --epochs or --minutes sets it)"
         if choices["default_length"]

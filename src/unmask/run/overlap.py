@@ -23,14 +23,16 @@ def overlaps(texts: RunComponents, progress: Progress) -> dict[str, dict[str, An
     """Compare the held-out texts with the training and the replay text; warn of documents that occur there.
 
     Returns:
-        :class:`unmask.data.overlap.Overlap` as JSON, and whether there is replay text, by ``heldout`` and ``general``, for
-        ``run.json``.
+        :class:`unmask.data.overlap.Overlap` as JSON, whether there is replay text, and whether the held-out one was split
+        off one of them, by ``heldout`` and ``general``, for ``run.json``.
     """
     training = [text for text in (texts.text, texts.replay) if text is not None]
     found: dict[str, dict[str, Any]] = {}
     for name, text in (("heldout", texts.all_heldout), ("general", texts.all_general)):
         if text is not None:
-            found[name] = asdict(find_overlap(text, training)) | {"replay": texts.replay is not None}
+            split_off = any(text.corpus.folder == other.corpus.folder for other in training)
+            about = {"replay": texts.replay is not None, "split_off": split_off}
+            found[name] = asdict(find_overlap(text, training)) | about
             if said := overlap_text(name, found[name]):
                 progress.warning(said)
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from unmask.config.settings import RunConfig, TrainSettings
 from unmask.data.batches import TextSource
-from unmask.data.heldout_size import FEWEST_UNITS
+from unmask.data.heldout_size import FEWEST_UNITS, smaller_documents
 from unmask.data.masking.random_bits import mix
 from unmask.errors import plural
 from unmask.progress import Progress
@@ -88,7 +88,8 @@ def warn_of_few(components: RunComponents, settings: TrainSettings, progress: Pr
     for text, name in ((components.heldout, "held-out"), (components.general, "held-out general")):
         if text is None or (count := text.evaluated_texts(most)) >= FEWEST_UNITS:
             continue
-        way = "give more text, smaller documents (--documents line or block), or "
+        smaller = smaller_documents(text.corpus.manifest.get("read", {}).get("splits", ()))
+        way = f"give more text, {f'{smaller}, ' if smaller else ''}or "
         way += "--heldout PATH" if name == "held-out" else "--general PATH"
         if text.tokens > most:
             way = f"evaluate more of it with --set train.eval_tokens={-(-text.tokens // FINAL_EVALUATION)}, or {way}"
