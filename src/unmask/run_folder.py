@@ -139,6 +139,19 @@ def is_model_folder(model: object) -> bool:
     return isinstance(model, str | Path) and (is_url(model) or Path(model).is_dir())
 
 
+def run_of(model: str) -> RunFolder | None:
+    """Return the run of a run folder or of its model folder; ``None`` for any other model."""
+    path = Path(model)
+    for folder in (RunFolder(path), RunFolder(path.resolve().parent)):
+        if (
+            folder.info.is_file()
+            and folder.config.is_file()
+            and path.resolve() in (folder.root.resolve(), folder.model.resolve())
+        ):
+            return folder
+    return None
+
+
 def model_folder(name: str, progress: Progress = Progress()) -> str:
     """Return the model folder of a run folder, or of an exported model file; any other name of a model unchanged.
 

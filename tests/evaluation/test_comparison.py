@@ -598,3 +598,29 @@ def test_documents_of_the_training_text_are_counted(
     assert "training text given" in answer["baselines_fitted_on"]
     assert answer["tables"]["by_frequency"]["note"] == "times seen in the training text given"
     assert "3 of 10 documents also in the training text, word for word" in logged
+
+
+def test_text_is_split_as_in_the_run_that_trained_the_model(
+    checkpoint: Callable[[str], Path], tmp_path: Path, documents: list[str]
+) -> None:
+    import shutil
+
+    run, texts = tmp_path / "run", tmp_path / "texts"
+    shutil.copytree(checkpoint("bert"), run / "model")
+    (run / "config.yaml").write_text("data: {inputs: [x]}", encoding="utf-8")
+    texts.mkdir()
+    for number in range(3):
+        lines = documents[6 * number : 6 * number + 6]
+        (texts / f"{number}.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    def evaluated(splits: dict[str, int]) -> Evaluation:
+        info = {"read": {"text": {"splits": splits}}}
+        (run / "run.json").write_text(json.dumps(info), encoding="utf-8")
+        return evaluate([str(run)], str(texts), CPU)[0]
+
+    assert evaluated({"file": 12}).tally.documents == 3
+    by_line = evaluated({"line": 12})
+    assert by_line.tally.documents > 10
+    assert any(note.startswith("each line of 3 files of plain text counts") for note in by_line.notes)
+    (run / "config.yaml").write_text("data: {inputs: [x], documents: file}", encoding="utf-8")
+    assert evaluated({"line": 12}).tally.documents == 3

@@ -28,7 +28,13 @@ from unmask.evaluation.evaluate import (
     model_names,
 )
 from unmask.evaluation.metrics import group_metrics, metrics_of, paired_sums
-from unmask.evaluation.text_cache import EvaluationText, TextInputs, one_tokenizer, sequence_length
+from unmask.evaluation.text_cache import (
+    EvaluationText,
+    TextInputs,
+    one_tokenizer,
+    sequence_length,
+    split_as_in_training,
+)
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.reporting.format import METRICS, change_interval, metric_change, no_interval
@@ -131,10 +137,11 @@ def compare(
     """
     load = Loader(settings, progress)
     names = model_names([first, second])
+    documents = split_as_in_training([first, second], settings.documents, progress)
     with (
         offline_mode(settings.offline),
-        EvaluationText(data, settings.documents, progress) as text,
-        EvaluationText(train_data, settings.documents, progress) as train,
+        EvaluationText(data, documents, progress) as text,
+        EvaluationText(train_data, documents, progress) as train,
     ):
         left, right = (_tokenizer(model, settings) for model in (first, second))
         same = one_tokenizer(left, right, text)

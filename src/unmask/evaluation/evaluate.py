@@ -27,7 +27,14 @@ from unmask.evaluation.bootstrap import INTERVAL, Estimate, calibration, flat, i
 from unmask.evaluation.heldout import MASKS, Tally, tally
 from unmask.evaluation.metrics import group_metrics, metrics_of, perplexity, with_perplexity
 from unmask.evaluation.strata import Strata, Table
-from unmask.evaluation.text_cache import EvaluationText, LogOnce, TextInputs, sequence_length
+from unmask.evaluation.text_cache import (
+    EvaluationText,
+    LogOnce,
+    TextInputs,
+    lines_of_few_files,
+    sequence_length,
+    split_as_in_training,
+)
 from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
 from unmask.progress import Progress
@@ -200,10 +207,11 @@ def evaluate(
     models = as_models(models)
     load = Loader(settings, progress)
     names = model_names(models)
+    documents = split_as_in_training(models, settings.documents, progress)
     with (
         offline_mode(settings.offline),
-        EvaluationText(data, settings.documents, progress) as text,
-        EvaluationText(train_data, settings.documents, progress) as train,
+        EvaluationText(data, documents, progress) as text,
+        EvaluationText(train_data, documents, progress) as train,
     ):
         evaluator = Evaluator(text, train if train.inputs else None, settings, progress)
         length = sequence_length(settings.max_length, [load(model).max_length for model in models])
@@ -312,6 +320,8 @@ class Evaluator:
         notes = [*captions, *_notes(found)]
         facts |= {"unknown_tokens": unknown.unknown, "read": corpus.manifest["read"]}
         notes += [f"left out: {part}" for part in left_out(corpus.manifest["read"])]
+        if message := lines_of_few_files(corpus.manifest["read"], self.text.settings):
+            notes.append(message)
         if message := unknown.message():
             notes.append(f"unknown tokens are never targets: {message}")
         if counted is not None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unmask.config.load import load_config
 from unmask.config.settings import DocumentSettings
 from unmask.data.corpus import Corpus, given_shards, open_shards, require_readable
 from unmask.data.preparation import prepare
-from unmask.data.reading.documents import Document, DocumentReader
+from unmask.data.reading.documents import MANY_FILES, Document, DocumentReader
+from unmask.data.reading.errors import are_whole_files
 from unmask.data.shards import TemporaryFolder
 from unmask.data.tokenizer import tokenizer_hash, vocabulary_of
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, plural
 from unmask.progress import Progress
+from unmask.run_folder import RunFolder, run_of
+from unmask.storage import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,7 +95,10 @@ class EvaluationText:
                 "on the text itself; give the text",
                 path=self.shards,
             )
-        yield from DocumentReader(self._readable(), self.settings, progress=self.progress)
+        reader = DocumentReader(self._readable(), self.settings, progress=self.progress)
+        yield from reader
+        if message := lines_of_few_files(vars(reader.stats), self.settings):
+            self.progress.warning(message)
 
     def _prepared(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Corpus:
         out = Path(self._folder.name) / name[:16]
@@ -112,6 +119,47 @@ class EvaluationText:
             for document in DocumentReader(["-"], self.settings, progress=self.progress):
                 file.write(json.dumps({self.settings.text_field: document.text}) + "\n")
         return str(path)
+
+
+def split_as_in_training(
+    models: Iterable[object], settings: DocumentSettings, progress: Progress
+) -> DocumentSettings:
+    """Return settings by which text is split into documents as that of the runs of some models was, where they are ``auto``."""
+    if settings.documents != "auto":
+        return settings
+    runs = [run for model in models if isinstance(model, str | Path) and (run := run_of(str(model)))]
+    modes = dict.fromkeys(mode for run in runs if (mode := _mode_of(run)) != "auto")
+    if not modes:
+        return settings
+    if len(modes) > 1:
+        progress.warning(
+            f"the runs were trained on documents that were split differently ({', '.join(modes)}); this text is split by itself, unless "
+            f"--documents says how"
+        )
+        return settings
+    (mode,) = modes
+    progress.log(
+        f"one document per {mode} of plain text, as in the run that trained the model; change with --documents"
+    )
+    return settings.model_copy(update={"documents": mode})
+
+
+def _mode_of(run: RunFolder) -> str:
+    """Return what a document of plain text was in a run."""
+    mode = load_config(run.config).data.documents
+    read = (read_json(run.info) or {}).get("read") or {}
+    return "file" if mode == "auto" and are_whole_files(read.get("text") or {}) else mode
+
+
+def lines_of_few_files(read: Mapping[str, Any], settings: DocumentSettings) -> str | None:
+    """Return that lines of few files were taken as documents without being asked for, which they may not be."""
+    files = read.get("splits", {}).get("line", 0)
+    if settings.documents != "auto" or not 1 < files < MANY_FILES:
+        return None
+    return (
+        f"each line of {plural(files, 'file')} of plain text counts as a document of its own; where a file is one document, the intervals are too "
+        f"narrow: give --documents file"
+    )
 
 
 class LogOnce(Progress):

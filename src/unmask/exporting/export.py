@@ -13,7 +13,7 @@ from unmask.data.batches import TextSource
 from unmask.data.hub import offline_mode
 from unmask.errors import ConfigError
 from unmask.evaluation.evaluate import DEFAULTS, EvaluationSettings
-from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length
+from unmask.evaluation.text_cache import EvaluationText, TextInputs, sequence_length, split_as_in_training
 from unmask.exporting.embeddings import EmbeddingParity, compare_embeddings
 from unmask.exporting.formats import FORMATS, Format, format_named
 from unmask.exporting.parity import (
@@ -34,8 +34,8 @@ from unmask.progress import Progress
 from unmask.reporting.card import hub_name
 from unmask.reporting.export_card import exported_card
 from unmask.reporting.results import Result, Rows
-from unmask.run.heldout import heldout_of, run_of
-from unmask.run_folder import is_model_folder, model_folder
+from unmask.run.heldout import heldout_of
+from unmask.run_folder import is_model_folder, model_folder, run_of
 from unmask.storage import new_folder, require_new, write_json
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def export_model(
     require_new(out)
     if not 0 <= tolerance <= 100:
         raise ConfigError(f"the tolerance is {tolerance:g}; expected points of accuracy from 0 to 100")
-    with EvaluationText(data, settings.documents, progress) as text, new_folder(out) as folder:
+    documents = split_as_in_training([model], settings.documents, progress)
+    with EvaluationText(data, documents, progress) as text, new_folder(out) as folder:
         with offline_mode(settings.offline):
             original = load_torch(
                 model,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from unmask.config.load import load_config
 from unmask.data.batches import TextSource
 from unmask.data.corpus import given_shards, is_corpus, open_shards
@@ -13,19 +11,6 @@ from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.run.components import sequence_length
 from unmask.run_folder import HELDOUT_SHARDS, RunFolder
-
-
-def run_of(model: str) -> RunFolder | None:
-    """Return the run of a run folder or of its model folder; ``None`` for any other model."""
-    path = Path(model)
-    for folder in (RunFolder(path), RunFolder(path.resolve().parent)):
-        if (
-            folder.info.is_file()
-            and folder.config.is_file()
-            and path.resolve() in (folder.root.resolve(), folder.model.resolve())
-        ):
-            return folder
-    return None
 
 
 def heldout_of(folder: RunFolder, model: LanguageModel, progress: Progress = Progress()) -> TextSource | None:

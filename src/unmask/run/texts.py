@@ -18,6 +18,7 @@ from unmask.data.document_set import DocumentSet
 from unmask.data.heldout_size import PART, least_held_out
 from unmask.data.masking.units import MaskingPlan
 from unmask.data.preparation import prepare
+from unmask.data.reading.errors import are_whole_files
 from unmask.data.split import is_held_out, split_documents
 from unmask.data.verification import Verification
 from unmask.errors import plural
@@ -86,7 +87,7 @@ def open_texts(
 
 def _split_alike(data: DataSettings, corpus: Corpus) -> DataSettings:
     """Return settings by which other text is split as this was, where a document is a file by ``auto``."""
-    are_files = data.documents == "auto" and list(corpus.manifest["read"].get("splits", {})) == ["file"]
+    are_files = data.documents == "auto" and are_whole_files(corpus.manifest["read"])
     return data.model_copy(update={"documents": "file"}) if are_files else data
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from unmask.errors import DataError, plural
 from unmask.progress import Progress
@@ -313,6 +314,11 @@ class ReadErrors:
         lines, self._logged.waiting, self._waits = self._logged.waiting, [], False
         for line in lines:
             self._log(line)
+
+
+def are_whole_files(read: Mapping[str, Any]) -> bool:
+    """Return whether a document of plain text was a whole file, from :class:`ReadStats` as a dictionary."""
+    return list(read.get("splits", {})) == ["file"]
 
 
 def lost_documents(errors: Mapping[str, int]) -> int:
