@@ -481,8 +481,8 @@ def test_what_is_too_short_to_compare_is_said(tmp_path: Path) -> None:
     found = check_data([train, write(tmp_path / "more.txt", "Short.")], test=[test])
     (leak,) = (finding for finding in found.findings if finding.about == "leakage")
     assert leak.level == "note"
-    assert leak.text.endswith("; 2 have fewer than 13 words and were compared only as a whole")
-    assert "1 of 5 documents (20.0%) have fewer than 10 words" in str(found.findings)
+    assert leak.text.endswith("; 2 have fewer than 13 words: compared only as a whole")
+    assert "1 of 5 documents (20.0%) has fewer than 10 words" in str(found.findings)
 
 
 @pytest.mark.parametrize(("papers", "warned"), [(12, True), (44, False)])

@@ -116,4 +116,5 @@ def test_every_baseline_and_metric_has_one_name() -> None:
 
 def test_a_rounded_zero_has_no_minus() -> None:
     assert (percent(-0.0001), loss(-0.0001), points(-0.0001)) == ("0.0%", "0.000", "0.0 points")
-    assert (loss(-0.0001, signed=True), metric_change("accuracy", -0.0001)) == ("+0.000", "+0.0 points")
+    assert (loss(-0.00044, signed=True), loss(0.0, signed=True)) == ("−0.0004", "+0.000")
+    assert (loss(-1e-9, signed=True), metric_change("accuracy", -0.0001)) == ("+0.000", "+0.0 points")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from unmask.api.options import READING, sections
 from unmask.api.progress import ProgressLike
 from unmask.api.texts import Text, text_files
-from unmask.api.wording import without_files
+from unmask.api.wording import in_python, without_files
 from unmask.config.options import TOKENIZER_OPTIONS
 from unmask.errors import ConfigError
 from unmask.progress import Progress
@@ -71,7 +72,9 @@ def check(
                 progress=files.progress,
             )
         )
-    found.findings = findings_of(found.to_dict())  # without the names of temporary files
+    findings = findings_of(found.to_dict())  # without the names of temporary files
+    found.findings = [replace(finding, text=in_python(finding.text)) for finding in findings]
+    found.plan["time_from"] = in_python(found.plan["time_from"])
     found.plan["commands"] = [command.replace("<text>", "TEXT") for command in found.plan["commands"]]
     return found
 

@@ -18,17 +18,17 @@ from unmask.errors import DataError, UnmaskError
 LITERATURE = (
     (
         157_000,
-        "the texts of one task, ChemProt (Gururangan et al. 2020: 4,169 texts, 100 epochs)",
+        "the texts of one task, ChemProt (Gururangan et al. 2020: 4,169 texts, 100 epochs; F1 81.9 → 82.6)",
         "about 0.16 M",
     ),
-    (2_110_000_000, "product reviews (Gururangan et al. 2020)", "2.11 B"),
+    (2_110_000_000, "product reviews (Gururangan et al. 2020; IMDB, F1 95.0 → 95.4)", "2.11 B"),
     (3_170_000_000, "SciBERT (Beltagy et al. 2019: 1.14 M papers)", "3.17 B"),
     (3_300_000_000, "BERT from scratch (Devlin et al. 2019, words)", "3.3 B"),
-    (7_550_000_000, "biomedical papers (Gururangan et al. 2020)", "7.55 B"),
-    (8_100_000_000, "computer science papers (Gururangan et al. 2020)", "8.10 B"),
+    (7_550_000_000, "biomedical papers (Gururangan et al. 2020; ChemProt, F1 81.9 → 84.2)", "7.55 B"),
+    (8_100_000_000, "computer science papers (Gururangan et al. 2020; ACL-ARC, F1 63.0 → 75.4)", "8.10 B"),
     (18_000_000_000, "BioBERT (Lee et al. 2020, words: PubMed 4.5 B and PMC 13.5 B)", "18 B"),
 )
-"""Tokens (or words) that others adapted encoders on: number, what, as text."""
+"""Tokens (or words) that others adapted encoders on: number, what and what it brought, as text."""
 SAVED_SHARE = 0.05
 """Share of the tokens that a thousand added words must save to be worth it."""
 EXTEND_TOKENS = 1_000_000

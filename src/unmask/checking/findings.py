@@ -98,7 +98,7 @@ def _leakage(check: JsonDict) -> Iterator[Finding]:
             if row["short"] < row["documents"]:
                 text += f", nor a run of {run} words"
             if row["short"]:
-                text += f"; {row['short']:,} have fewer than {run} words and were compared only as a whole"
+                text += f"; {row['short']:,} {'has' if row['short'] == 1 else 'have'} fewer than {run} words: compared only as a whole"
             yield Finding("note" if 2 * row["short"] > row["documents"] else "ok", "leakage", text)
 
 
@@ -187,7 +187,7 @@ def _duplicates(check: JsonDict) -> Iterator[Finding]:
     elif near["compared"]:
         yield Finding("ok", "near duplicates", "no near duplicates")
     if near is not None and near["short"]:
-        text = f"{_share(near['short'], documents, 'document')} have fewer than {NEAR_WORDS} words and were compared only for exact duplicates"
+        text = f"{_share(near['short'], documents, 'document')} {'has' if near['short'] == 1 else 'have'} fewer than {NEAR_WORDS} words: compared only for exact duplicates"
         yield Finding("note", "near duplicates", text)
     if near is not None and near["left_out"]:
         text = (

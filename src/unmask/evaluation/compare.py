@@ -38,6 +38,7 @@ from unmask.evaluation.text_cache import (
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
 from unmask.reporting.format import METRICS, change_interval, metric_change, no_interval
+from unmask.reporting.format import loss as loss_text
 from unmask.reporting.format import metric as metric_text
 from unmask.reporting.results import Result, Rows
 from unmask.storage import JsonDict
@@ -323,8 +324,8 @@ def _undecided(
         )
     return (
         f"No difference between {names[0]} and {names[1]} can be told from this text: the {what} of {names[1]} minus that "
-        f"of {names[0]} is {metric.value:+.3f} {unit} ({100 * level:g}% interval {metric.low:+.3f} to {metric.high:+.3f})."
-    ).replace("-0.", "−0.")
+        f"of {names[0]} is {loss_text(metric.value, signed=True)} {unit} ({100 * level:g}% interval {change_interval('loss', metric.interval)})."
+    )
 
 
 def _size(metric: Estimate, style: str, scale: float = 1.0) -> str:

@@ -164,10 +164,17 @@ def number(value: object, signed: bool = False) -> str:
     return format(found, ("+" if signed else "") + style).replace("-", "−")
 
 
+_SMALLEST = 1e-6  # less is rounding
+
+
 def loss(value: object, signed: bool = False) -> str:
-    """A loss, or another quantity in nats or bits, with three decimals."""
+    """A loss, or another quantity in nats or bits, with three decimals; a difference that they hide has one digit."""
     found = as_float(value)
-    return _absent(value) if math.isnan(found) else f"{found:{'+' if signed else ''}z.3f}".replace("-", "−")
+    if math.isnan(found):
+        return _absent(value)
+    hidden = signed and _SMALLEST <= abs(found) < 0.0005
+    digits = -math.floor(math.log10(abs(found))) if hidden else 3
+    return f"{found:{'+' if signed else ''}z.{digits}f}".replace("-", "−")
 
 
 def _absent(value: object) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Result")
 
 Rows = Sequence[Mapping[str, object]]
-_SHOWN_ROWS, _SHOWN_CHARACTERS, _LAST_CHARACTERS = 12, 60, 160
+_SHOWN_ROWS, _SHOWN_CHARACTERS, _LAST_CHARACTERS = 12, 60, 400
 _STYLE = "text-align:left;padding:0.2em 0.8em"
 
 

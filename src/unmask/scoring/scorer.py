@@ -167,6 +167,7 @@ class Scorer:
                 scores = self._token_scores(block, meter)
                 meter.leave_block()
                 yield from (self._result(read, scores, unknown) for read in block)
+            meter.finish()
         finally:
             meter.progress.end()
             if message := unknown.message():
@@ -338,6 +339,11 @@ class _Meter:
         """The texts of the block are scored."""
         self.advance(1.0)
         self.done, self._block = self.done + self._block, 0
+
+    def finish(self) -> None:
+        """All texts are scored, whatever the share of the file that was read seemed to be."""
+        self._high = math.nan if math.isnan(self._high) else 1.0
+        self.advance(1.0)
 
     def advance(self, part: float) -> None:
         """This part of the block is done."""
