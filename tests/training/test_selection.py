@@ -48,6 +48,16 @@ def test_of_few_documents_ten_are_reported() -> None:
     assert 0 < halves(keys[:9]).sum() < 9  # none has an interval in any case
 
 
+def test_ten_documents_with_a_target_are_reported() -> None:
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        keys = draw.integers(0, 2**64, 15, dtype=np.uint64)
+        targeted = np.arange(15) < 12  # a short document may have none
+        chosen = halves(keys, targeted)
+        assert chosen.any()
+        assert (~chosen & targeted).sum() >= 10
+
+
 def test_weights_are_chosen_on_documents_that_are_not_reported(run: Run) -> None:
     result = run()
     found, corpus = result.metrics, json.loads(result.folder.info.read_text())["corpus"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count as count_from
 from pathlib import PurePath
 from typing import Literal
 
 from unmask.checking.advice import EXTEND_TOKENS
 from unmask.checking.characters import UNSPACED
 from unmask.checking.duplicates import NEAR_WORDS
-from unmask.data.heldout_size import FEWEST_UNITS, PART, held_out_texts, smaller_documents
+from unmask.config.settings import DataSettings, MaskingSettings
+from unmask.data.heldout_size import FEWEST_UNITS, MINIMUM, PART, held_out_texts, smaller_documents
 from unmask.data.reading.errors import KEPT, left_out_share, lost_documents
 from unmask.data.unknown import MANY, MOST
 from unmask.errors import plural
@@ -330,12 +333,35 @@ def _amount(check: JsonDict) -> Iterator[Finding]:
 def _held_out(check: JsonDict) -> Iterator[Finding]:
     """Whether enough documents can be held out for intervals; with test files it is theirs that count."""
     texts = check["read"]["documents"] - check["duplicates"]["exact"]
-    most = held_out_texts(0, texts)
-    if check["test"] or most > FEWEST_UNITS:  # one at least chooses the weights
+    data, masked = DataSettings(), _masked_share(check)
+    most = held_out_texts(int(data.heldout_share * texts), texts)
+    if check["test"] or _suffices(most, masked):
         return
+    least = next(number for number in count_from(FEWEST_UNITS) if _suffices(number, masked))
+    enough = PART * least if least <= MINIMUM else math.ceil(least / data.heldout_share)
+    few = no_interval(most)
+    if most > FEWEST_UNITS:
+        few = f"perhaps {no_interval()}, since about {percent(1 - masked, 0)} of them are so short that no token is masked"
     smaller = smaller_documents(check["read"]["splits"])
     text = (
-        f"{no_interval(most)}: of {plural(texts, 'document')} training holds out {most} at most; {PART * (FEWEST_UNITS + 1)} documents "
+        f"{few}: of {plural(texts, 'document')} training holds out {most} at most; {enough:,} documents "
         f"would be enough. Give other text to evaluate on (--heldout){f', or {smaller}' if smaller else ''}"
     )
     yield Finding("warning", "held-out text", text)
+
+
+def _masked_share(check: JsonDict) -> float:
+    """Return the expected share of documents in which an evaluation masks a token, from their lengths."""
+    bins, documents = check["lengths"]["bins"], check["read"]["documents"]
+    units = check["lengths"]["mean"] * documents
+    tokens = check["plan"]["tokens"] / max(1.0, units)  # in a unit
+    rate, found = MaskingSettings().rate, 0.0
+    for each in bins:
+        middle = tokens * (each["from"] + each["below"] - 1) / 2
+        found += each["documents"] * (1 - (1 - rate) ** middle)
+    return found / max(1, documents)
+
+
+def _suffices(heldout: int, masked: float) -> bool:
+    """Return whether so many documents most probably give an interval, and one that chooses the weights; two standard deviations count."""
+    return heldout * masked - 2 * math.sqrt(heldout * masked * (1 - masked)) > FEWEST_UNITS + 0.5

@@ -258,10 +258,13 @@ class TextSource:
         """Return whether an evaluation on ``most`` tokens has a target: a text of a few words may have none."""
         return any(len(batch.target_ids) for batch in self.evaluation_batches(most, most))
 
-    def evaluated_texts(self, most: int) -> int:
-        """Return of how many documents an evaluation on ``most`` tokens reads something, copies counted once."""
-        documents = self.sequences.find(self._by_hash(most))[0]
-        return len(np.unique(self.corpus.keys[documents]))
+    def targeted(self, most: int) -> np.ndarray:
+        """Return ``bool [D]``: which documents an evaluation on ``most`` tokens has a target in; short ones may have none."""
+        found = np.zeros(len(self.documents), dtype=bool)
+        for batch in self.evaluation_batches(most, most):
+            sequence = np.searchsorted(batch.cu_seqlens, batch.target_index, side="right") - 1
+            found[self.sequences.locate(batch.sequence_ids)[0][sequence]] = True
+        return found
 
     def can_have_targets(self) -> bool:
         """Return whether there is a token that may be masked."""

@@ -121,7 +121,7 @@ def interval_notes(documents: int, texts: int, what: str = "document") -> Iterat
             f"intervals"
         )
     if texts < FEWEST_UNITS:
-        yield f"{no_interval(texts, what + 's')}, which needs {FEWEST_UNITS}"
+        yield f"{no_interval(texts, what + 's')}, which needs {FEWEST_UNITS} with a masked token"
     elif texts < FEW_UNITS:
         yield f"intervals are wide: they rest on {plural(texts, what)}"
 

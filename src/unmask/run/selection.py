@@ -34,15 +34,10 @@ def chooses_weights(settings: TrainSettings) -> bool:
 
 
 class Division(NamedTuple):
-    """Which texts of a run are divided: those that have a part in the choice of its weights."""
+    """How the texts of a run that was begun are divided: the number of documents that choose its weights, 0 for none."""
 
-    heldout: bool
-    general: bool
-
-    @staticmethod
-    def by(settings: TrainSettings) -> Division:
-        """Return what settings ask for."""
-        return Division(chooses_weights(settings), settings.export_alpha == "auto")
+    heldout: int
+    general: int
 
     @staticmethod
     def of(folder: RunFolder) -> Division | None:
@@ -50,7 +45,7 @@ class Division(NamedTuple):
         if not folder.info.is_file() or not any(folder.checkpoints.glob("step-*")):
             return None
         corpus = read_json(folder.info).get("corpus") or {}
-        return Division("selection_documents" in corpus, "general_selection_documents" in corpus)
+        return Division(*(corpus.get(f"{name}selection_documents", 0) for name in ("", "general_")))
 
 
 def with_selection(
@@ -67,16 +62,16 @@ def with_selection(
         progress: told of a text that is not divided.
         begun: how a resumed run divided them, which stays: metrics before and after training must be of the same text.
     """
-    wanted = Division.by(config.train)
+    wanted = {"heldout": chooses_weights(config.train), "general": config.train.export_alpha == "auto"}
     for name, kept in (("heldout", "selection"), ("general", "general_selection")):
-        asked, what = getattr(wanted, name), "held-out" if name == "heldout" else name
+        asked, what = wanted[name], "held-out" if name == "heldout" else name
         text = getattr(components, name)
         if text is None:
             continue
         if begun is not None and asked and not getattr(begun, name):
             progress.warning(_TOO_GOOD.format(what, "a resumed run divides no text anew"))
         divides = asked if begun is None else getattr(begun, name)
-        if divides and (parts := _divided(text, what, config, progress)):
+        if divides and (parts := _divided(text, what, config, progress, begun and getattr(begun, name))):
             changes: dict[str, Any] = {kept: parts[0], name: parts[1]}
             components = replace(components, **changes)
     return components
@@ -86,21 +81,30 @@ def warn_of_few(components: RunComponents, settings: TrainSettings, progress: Pr
     """Warn where the final metrics are going to have no interval, and say what to do about it."""
     most = FINAL_EVALUATION * settings.eval_tokens
     for text, name in ((components.heldout, "held-out"), (components.general, "held-out general")):
-        if text is None or (count := text.evaluated_texts(most)) >= FEWEST_UNITS:
+        if text is None:
+            continue
+        keys = text.corpus.keys[text.documents]
+        if (count := len(np.unique(keys[text.targeted(most)]))) >= FEWEST_UNITS:
             continue
         smaller = smaller_documents(text.corpus.manifest.get("read", {}).get("splits", ()))
         way = f"give more text, {f'{smaller}, ' if smaller else ''}or "
         way += "--heldout PATH" if name == "held-out" else "--general PATH"
         if text.tokens > most:
             way = f"evaluate more of it with --set train.eval_tokens={-(-text.tokens // FINAL_EVALUATION)}, or {way}"
-        progress.warning(f"the {name} text: {no_interval(count)}, which needs {FEWEST_UNITS}; {way}")
+        of = f" with a masked token, of {texts}" if (texts := len(np.unique(keys))) > count else ""
+        progress.warning(f"the {name} text: {no_interval(count)}, which needs {FEWEST_UNITS}{of}; {way}")
 
 
-def _divided(text: TextSource, name: str, config: RunConfig, progress: Progress) -> list[TextSource] | None:
-    """Return the part of a text that chooses the weights and the part that is reported."""
-    # Runs of earlier versions divided few documents alike.
-    reported = 1 if config.data.heldout_minimum == 1 else FEWEST_UNITS
-    first = halves(text.corpus.keys[text.documents], reported)
+def _divided(
+    text: TextSource, name: str, config: RunConfig, progress: Progress, begun: int | None
+) -> list[TextSource] | None:
+    """Return the part of a text that chooses the weights, of ``begun`` documents in a resumed run, and the part that is reported."""
+    keys = text.corpus.keys[text.documents]
+    if begun:
+        order = mix(keys ^ _KEY)
+        first = order >= np.sort(order)[len(order) - begun]
+    else:
+        first = halves(keys, text.targeted(FINAL_EVALUATION * config.train.eval_tokens))
     parts = [text.part(text.documents[chosen]) for chosen in (first, ~first) if chosen.any()]
     if len(parts) == 2 and all(part.has_targets(config.train.eval_tokens) for part in parts):
         return parts
@@ -108,15 +112,18 @@ def _divided(text: TextSource, name: str, config: RunConfig, progress: Progress)
     return None
 
 
-def halves(keys: np.ndarray, reported: int = FEWEST_UNITS) -> np.ndarray:
+def halves(keys: np.ndarray, targeted: np.ndarray | None = None) -> np.ndarray:
     """Return ``bool [D]``: which documents, by their ``uint64`` keys, choose the weights; the others are reported.
 
-    Of more texts than ``reported``, at least so many are reported.
+    As many are reported as an interval needs, if there are more; only those that are ``targeted`` (``bool [D]``, by default
+    all) count.
     """
     order = mix(keys ^ _KEY)
-    bound, distinct = _HALF, np.unique(order)
-    if len(distinct) > reported > 1:
-        bound = max(bound, distinct[reported])
+    counted = np.unique(order if targeted is None else order[targeted])
+    bound = _HALF
+    if len(counted) >= FEWEST_UNITS:
+        others = np.unique(order[order > counted[FEWEST_UNITS - 1]])
+        bound = max(bound, others[0]) if len(others) else bound
     return order >= bound
 
 
