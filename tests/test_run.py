@@ -913,11 +913,29 @@ def test_the_announced_steps_are_those_of_the_run(
         ([5.0], False, None),
     ],
 )
-def test_a_run_says_what_would_help_next(losses: list[float], stopped: bool, advice: str | None) -> None:
+def test_a_run_says_what_would_help_next(
+    losses: list[float],
+    stopped: bool,
+    advice: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a b.csv", "c"):
+        Path(name).touch()
     rows_ = [{"step": 100 * step, "eval_loss": loss} for step, loss in enumerate(losses)]
     found = advice_of(
         [{"step": 1, "loss": 9.0}, *rows_],
         RunFolder(Path("runs/a")),
+        load_config(
+            None,
+            flags={
+                "data.inputs": ["a b.csv", "c"],
+                "data.text_field": "note",
+                "data.heldout_minimum": 15,
+                "train.epochs": 2,
+            },
+        ),
         epochs=2.5,
         scratch=False,
         stopped_early=stopped,
@@ -927,14 +945,15 @@ def test_a_run_says_what_would_help_next(losses: list[float], stopped: bool, adv
         assert found is not None
         assert advice in found
     if advice and "falling at the end" in advice:
-        assert str(found).endswith("unmask train TEXT... --model runs/a/model --epochs 3 -o runs/a-2")
+        start = "unmask train 'a b.csv' c --model runs/a/model"
+        assert str(found).endswith(f"{start} --text-field note --epochs 3 -o runs/a-2")
 
 
 def test_a_few_steps_do_not_tell_whether_the_loss_has_stopped_falling() -> None:
     rows_ = [{"step": step, "eval_loss": loss} for step, loss in ((2, 5.0), (4, 4.0), (7, 4.1))]
     for stopped in (False, True):
         options = {"epochs": 1.0, "scratch": False, "stopped_early": stopped}
-        assert advice_of(rows_, RunFolder(Path("runs/a")), **options) is None
+        assert advice_of(rows_, RunFolder(Path("runs/a")), RunConfig(), **options) is None
 
 
 # --- what cannot work ---------------------------------------------------------------------------------------------

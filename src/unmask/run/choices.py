@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmask.config.options import arguments, flat_settings
 from unmask.config.settings import RunConfig
 from unmask.data.batches import Batch, TextSource
+from unmask.data.heldout_size import MINIMUM
 from unmask.errors import plural
 from unmask.evaluation.examples import readable
+from unmask.remote.systems import is_url
 from unmask.reporting.format import loss, percent
 from unmask.run.components import RunComponents
 from unmask.run_folder import RunFolder
@@ -17,6 +23,7 @@ from unmask.run_folder import RunFolder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_KEPT = ("masking.rate", "masking.strategy", "model.offline")
 _EXCERPT = 200
 _STILL_FALLING = 0.005  # of the loss, over the last two evaluations
 _FEWEST_STEPS = 100  # below which the learning rate, not the text, makes the loss rise and fall
@@ -178,6 +185,7 @@ def _decoded(ids: list[int], targets: Mapping[int, int], tokenizer: PreTrainedTo
 def advice_of(
     rows: Sequence[Mapping[str, Any]],
     folder: RunFolder,
+    config: RunConfig,
     *,
     epochs: float,
     scratch: bool,
@@ -189,6 +197,7 @@ def advice_of(
     Args:
         rows: of ``metrics.jsonl``.
         folder: of the run.
+        config: its settings; the proposed command has those of its text and masks.
         epochs: passes over the text that the run made.
         scratch: whether its weights were new.
         stopped_early: whether the loss had stopped falling.
@@ -205,9 +214,25 @@ def advice_of(
         )
     if losses[-3] - losses[-1] < _STILL_FALLING * losses[-3]:
         return None
-    more = f"--objective {objective} " if objective != "mlm" else ""
-    more += "--recipe scratch " if scratch else ""
+    usual = flat_settings(RunConfig().model_dump()) | {"data.heldout_minimum": MINIMUM}
+    given = {key: value for key, value in flat_settings(config.model_dump()).items() if value != usual[key]}
+    for key in ("data.heldout", "data.replay", "data.forgetting_eval"):
+        if not _can_be_read_again(given.get(key, [])):
+            del given[key]
+    inputs = given.pop("data.inputs", [])
+    inputs = inputs if inputs and _can_be_read_again(inputs) else ["TEXT..."]
+    kept = {key: value for key, value in given.items() if key.startswith("data.") or key in _KEPT}
+    kept |= {"train.objective": objective} if objective != "mlm" else {}
+    kept |= {"train.recipe": "scratch"} if scratch else {}
+    kept["train.epochs"] = math.ceil(max(1, epochs, config.train.epochs or 0))
+    start = ["unmask", "train", *inputs, *arguments({"model.name": str(folder.model)})]
+    command = shlex.join([*start, *arguments(kept), "-o", f"{folder.root}-2"]).replace("'TEXT...'", "TEXT...")
     return (
         f"the held-out loss was still falling at the end ({loss(losses[-3])} → {loss(losses[-1])}): train longer with\n"
-        f"unmask train TEXT... --model {folder.model} {more}--epochs {max(1, math.ceil(epochs))} -o {folder.root}-2"
+        f"{command}"
     )
+
+
+def _can_be_read_again(inputs: Sequence[str]) -> bool:
+    """Return whether inputs are still there: standard input and the text of the demo are not."""
+    return all(is_url(each) or glob(each, recursive=True) or Path(each).exists() for each in inputs)

@@ -68,6 +68,7 @@ def write_results(
     advice = advice_of(
         read_rows(folder.metrics) if folder.metrics.is_file() else [],
         folder,
+        config,
         epochs=loop.epochs,
         scratch=components.scratch,
         stopped_early=loop.ended,
