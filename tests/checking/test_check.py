@@ -342,6 +342,8 @@ def test_unknown_words_are_no_part_of_fertility(
 ) -> None:
     found = modelled(*[text] * 4)
     assert re.search(fertility, next(f.text for f in found.findings if f.about == "fertility"))
+    # The tokens to train on are those of a tokenizer that knows the text.
+    assert found.plan["tokens_estimated"] == fertility.startswith("no fertility")
 
 
 def test_text_that_does_not_mark_words_has_characters_per_token(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from unmask.config.settings import DocumentSettings
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.errors import KEPT
 from unmask.errors import DataError
+from unmask.reporting.reading import left_out
 
 QUICK = [
     "--max-steps",
@@ -147,6 +149,19 @@ def test_check_says_what_the_reader_does(tmp_path: Path, reason: str) -> None:
         share = "1 of 3 documents (33.3%)"
         assert finding.text.startswith(f"left out: {reason} (1), {share}; for example {tmp_path / name}:")
         assert damaged == ["some words"]
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"contents": {"JSONL": 1}}, "2 records with errors"),
+        ({"contents": {"text": 1}, "splits": {"line": 1}}, "2 documents with errors"),
+        ({"contents": {"CSV": 1, "text": 1}, "splits": {"file": 1}}, "2 records or documents with errors"),
+    ],
+)
+def test_what_was_left_out_is_called_what_it_is(about: dict[str, Any], said: str) -> None:
+    (found,) = left_out({"errors": {"broken JSON": 2}, "error_examples": {}, "documents": 8, **about})
+    assert found.startswith(said)
 
 
 def test_the_example_is_of_what_was_left_out(tmp_path: Path) -> None:

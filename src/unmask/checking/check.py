@@ -34,7 +34,7 @@ from unmask.data.packing import SequenceSplit
 from unmask.data.reading.documents import DocumentReader
 from unmask.data.reading.errors import ErrorCounts, ReadErrors
 from unmask.data.reading.inputs import Given, HubInput, Input, StdinInput, as_list, expand_inputs
-from unmask.data.unknown import MOST
+from unmask.data.unknown import MOST, UNMEASURABLE
 from unmask.errors import ConfigError, DataError, UnmaskError, plural
 from unmask.progress import Progress
 from unmask.remote.files import RemoteFile
@@ -333,7 +333,9 @@ class _Check:
         vocabulary: dict[str, Any] | None,
         scripts: list[dict[str, Any]],
     ) -> dict[str, Any]:
-        tokens = vocabulary["tokens"] if vocabulary else self._estimated_tokens()
+        # An unknown token is one however much text it stands for.
+        known = vocabulary if vocabulary and vocabulary["unknown"]["share"] <= UNMEASURABLE else None
+        tokens = known["tokens"] if known else self._estimated_tokens()
         epochs = default_epochs(tokens)
         worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
         extend = worth and tokens >= EXTEND_TOKENS
@@ -343,7 +345,7 @@ class _Check:
         default, why = model_for(scripts)
         return {
             "tokens": tokens,
-            "tokens_estimated": vocabulary is None,
+            "tokens_estimated": known is None,
             "literature": literature(tokens),
             "epochs": epochs,
             "extend": extend,

@@ -142,9 +142,15 @@ def _facts(found: JsonDict) -> dict[str, object]:
         "files": read["files"],
         "documents": read["documents"],
         **({"characters": read["characters"]} if read["words"] is None else {"words": read["words"]}),
-        "tokens": f"about {tokens:,} (--model counts them)" if found["plan"]["tokens_estimated"] else tokens,
+        "tokens": f"about {tokens:,} ({_estimated(found)})" if found["plan"]["tokens_estimated"] else tokens,
         f"{lengths['unit']} a document": f"{spread}, longest {lengths['longest']['length']:,} ({place(lengths['longest']['place'])})",
     }
+
+
+def _estimated(found: JsonDict) -> str:
+    if found["vocabulary"] is None:
+        return "--model counts them"
+    return f"by a tokenizer that knows the text; by that of the model {count(found['vocabulary']['tokens'])}, mostly unknown"
 
 
 def _draw_leaks(page: Page, found: JsonDict) -> None:

@@ -9,6 +9,7 @@ from unmask.data.reading.errors import KEPT
 from unmask.errors import plural
 from unmask.reporting.format import percent
 
+_RECORDS = {"JSONL", "JSON", "CSV", "TSV", "Parquet", "Arrow"}
 _TEXTS = {
     "text": "the text",
     "heldout": "the held-out text",
@@ -33,7 +34,7 @@ def left_out(read: Mapping[str, Any], *, examples: bool = True) -> Iterator[str]
         listed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lost.items()))
         found = [example for reason in lost for example in read["error_examples"].get(reason, [])]
         first = f", for example {found[0]}" if examples and found and not unreadable else ""
-        what = plural(sum(lost.values()), "file, record or document", "files, records or documents")
+        what = plural(sum(lost.values()), *_units(read))
         share = sum(lost.values()) / (sum(lost.values()) + read.get("documents", 0))
         yield f"{what} with errors, {percent(share)} of all ({listed}{first})"
     if skipped := read.get("skipped_files"):
@@ -41,6 +42,17 @@ def left_out(read: Mapping[str, Any], *, examples: bool = True) -> Iterator[str]
         yield f"{plural(sum(skipped.values()), 'entry', 'entries')} of folders ({listed})"
     if read.get("empty"):
         yield plural(read["empty"], "empty document or record", "empty documents or records")
+
+
+def _units(read: Mapping[str, Any]) -> tuple[str, str]:
+    """What is left out of the kinds of text that were read: singular and plural."""
+    kinds = {
+        "file": bool(read.get("unreadable_files")),
+        "record": not _RECORDS.isdisjoint(read.get("contents", ())),
+        "document": bool(read.get("splits")),
+    }
+    names = [name for name, is_there in kinds.items() if is_there] or ["record", "document"]
+    return " or ".join(names), " or ".join(f"{name}s" for name in names)
 
 
 def left_out_of_run(info: Mapping[str, Any], *, examples: bool = True) -> list[str]:
