@@ -25,7 +25,7 @@ def run(checkpoint: Callable[[str], Path], tmp_path: Path, corpus_text: list[str
     def make(**options: Any) -> unmask.RunResult:
         short: dict[str, Any] = {"max_steps": 6, "batch_tokens": 256, "precision": "fp32", "device": "cpu"}
         text = {"model": checkpoint("bert"), "heldout": corpus_text[300:], "out": tmp_path / "run"}
-        return unmask.train(corpus_text[:300], **(short | text | options))
+        return unmask.train(options.pop("text", corpus_text[:300]), **(short | text | options))
 
     return make
 
@@ -86,9 +86,20 @@ def test_weights_are_chosen_on_documents_that_are_not_reported(run: Run) -> None
 def test_too_few_documents_serve_for_both_and_this_is_said(run: Run, corpus_text: list[str]) -> None:
     heard: list[str] = []
     result = run(heldout=corpus_text[300:301], progress=Messages(heard))
+    assert not [line for line in heard if "can only memorise" in line]
     assert [line for line in heard if "since 1 document cannot be divided" in line]
     assert result.metrics["selection"]["is_reported"]
     assert "the same as reported" in result.folder.report.read_text(encoding="utf-8")
+
+
+def test_a_text_too_small_to_learn_from_is_warned_of(run: Run, corpus_text: list[str]) -> None:
+    heard: list[str] = []
+    run(text=corpus_text[:3], max_steps=1, progress=Messages(heard))
+    assert [
+        line
+        for line in heard
+        if line.startswith("warning: the training text has") and "can only memorise" in line
+    ]
 
 
 def test_where_nothing_is_chosen_all_documents_are_reported(run: Run) -> None:

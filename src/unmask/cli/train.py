@@ -225,7 +225,7 @@ def draw_result(page: Page, result: FinishedRun, examples: bool, places: Mapping
     for sentence in left_out_of_run(read_json(folder.info) or {}):
         page.say(sentence, style="yellow")
     page.say(
-        f"{plural(result.steps, 'step')} over {plural(result.tokens, 'token')} in {clock(result.seconds)}"
+        f"{plural(result.steps, 'step')} over {plural(result.tokens, 'token')} in {clock(result.seconds)}, without evaluations"
     )
     page.command(f"model:  {places['model']}")
     page.command(f"report: {places['report']}")

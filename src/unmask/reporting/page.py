@@ -289,17 +289,25 @@ def _hash_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     return [("Tokenizer", hashes.get("tokenizer")), *found, *(hashes.get("weights") or {}).items()]
 
 
+def _epochs(record: RunRecord, tokens: float) -> float:
+    """Return the passes over the training text that so many tokens are, of which those of replayed text are none; NaN if unknown."""
+    row = next((row for row in reversed(record.training) if "epoch" in row), None)
+    if row is None:
+        return tokens / (as_float(record.info.get("tokens_per_epoch")) or math.nan)
+    return as_float(row["epoch"]) * tokens / (as_float(row["tokens"]) or math.nan)
+
+
 def _training_facts(record: RunRecord) -> list[tuple[str, str | None]]:
     info, last = record.info, record.last or {}
     tokens, seconds = as_float(last.get("tokens")), as_float(last.get("seconds"))
-    epoch = as_float(info.get("tokens_per_epoch"))
-    share = f" ({number(tokens / epoch)} epochs)" if epoch > 0 and tokens > 0 else ""
+    epochs = _epochs(record, tokens)
+    share = f" ({number(epochs)} epochs)" if epochs > 0 else ""
     planned = f" of {count(info['steps'])}" if info.get("steps") and not record.finished else ""
     return [
         ("Objective", (info.get("choices") or {}).get("objective")),
         ("Steps", f"{count(last['step'])}{planned}" if last else None),
         ("Tokens", f"{count(tokens)}{share}" if tokens > 0 else None),
-        ("Time", duration(seconds) if seconds > 0 else None),
+        ("Time of the steps", f"{duration(seconds)}, without evaluations" if seconds > 0 else None),
         ("Speed", f"{count(tokens / seconds)} tokens/s" if seconds > 0 else None),
         ("One step", _counted(info, "batch_tokens", "tokens")),
         ("Exported", _exported(record)),

@@ -23,6 +23,8 @@ from unmask.run.results import FINAL_EVALUATION
 from unmask.run_folder import RunFolder
 from unmask.storage import read_json
 
+_LEAST_TOKENS = 1_000
+"""Of a smaller training text is warned; ``unmask check`` finds texts small that are much larger."""
 _KEY = np.uint64(0x5E1EC7104A1F5E7D)
 _HALF = np.uint64(1 << 63)
 _TOO_GOOD = "the weights are chosen on the {} documents that are reported, since {}; the metrics are too good by what the choice gains"
@@ -78,7 +80,12 @@ def with_selection(
 
 
 def warn_of_few(components: RunComponents, settings: TrainSettings, progress: Progress) -> None:
-    """Warn where the final metrics are going to have no interval, and say what to do about it."""
+    """Warn of a training text that is too small to learn from, and where the final metrics are going to have no interval."""
+    if components.text.tokens < _LEAST_TOKENS:
+        progress.warning(
+            f"the training text has {plural(components.text.tokens, 'token')}, fewer than {_LEAST_TOKENS:,}: a model can only memorise "
+            f"so little; give more text"
+        )
     most = FINAL_EVALUATION * settings.eval_tokens
     for text, name in ((components.heldout, "held-out"), (components.general, "held-out general")):
         if text is None:
