@@ -140,7 +140,9 @@ def is_model_folder(model: object) -> bool:
 
 
 def run_of(model: str) -> RunFolder | None:
-    """Return the run of a run folder or of its model folder; ``None`` for any other model."""
+    """Return the run of a run folder or of its model folder; ``None`` for any other model, also one by URL."""
+    if is_url(model):
+        return None
     path = Path(model)
     for folder in (RunFolder(path), RunFolder(path.resolve().parent)):
         if (

@@ -88,8 +88,9 @@ def test_an_evaluation_is_shared_out(scenario: Scenario) -> None:
             assert run["files"] == alone["files"]
             for row, other in zip(run["rows"], alone["rows"], strict=True):  # FSDP pads in another way
                 assert row == (pytest.approx(other, rel=1e-6) if layout == "padded" else other)
-            # Each of some thirty evaluations may have one batch more in one process than in another.
-            assert max(run["batches"]) < sum(alone["batches"]) / len(run["batches"]) + 15
+            # Each of some thirty evaluations may have one batch more in one process than in all others.
+            processes = len(run["batches"])
+            assert max(run["batches"]) < sum(alone["batches"]) / processes + 30 * (1 - 1 / processes) + 1
     # A run in bf16 is evaluated in fp32 before and after training.
     assert half["rows"][0]["eval_loss"] != alone["rows"][0]["eval_loss"]
     for key in ("loss", "before", "general", "by_replacement"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +64,12 @@ def loaded(checkpoint: Callable[[str], Path]) -> Callable[[str], MaskedLM]:
 
 
 @pytest.fixture
-def source(jsonl: Callable[..., Path]) -> Source:
-    """Return `make(model, texts, max_length=64, **masking) -> TextSource`."""
+def source(jsonl: Callable[..., Path]) -> Iterator[Source]:
+    """Yield `make(model, texts, max_length=64, **masking) -> TextSource`."""
+    texts_in_use = ExitStack()
 
     def make(model: MaskedLM, texts: Sequence[str], max_length: int = 64, **masking: object) -> TextSource:
-        with EvaluationText([str(jsonl(texts))]) as opened:
-            corpus = opened.corpus(model.tokenizer)
+        corpus = texts_in_use.enter_context(EvaluationText([str(jsonl(texts))])).corpus(model.tokenizer)
         return TextSource(
             corpus,
             np.arange(len(corpus)),
@@ -77,4 +78,5 @@ def source(jsonl: Callable[..., Path]) -> Source:
             max_length,  # type: ignore[arg-type]
         )
 
-    return make
+    with texts_in_use:
+        yield make

@@ -328,7 +328,9 @@ def lost_documents(errors: Mapping[str, int]) -> int:
 
 def left_out_share(lost: int, documents: int) -> str:
     """Return ``374 of 397 documents (94.2%)``: how many were left out and read."""
-    return f"{lost:,} of {plural(lost + documents, 'document')} ({lost / (lost + documents):.1%})"
+    share = lost / (lost + documents)
+    shown = "over 99.9%" if documents and share > 0.999 else f"{share:.1%}"
+    return f"{lost:,} of {plural(lost + documents, 'document')} ({shown})"
 
 
 def _unreadable(error: DataError) -> DataError:
