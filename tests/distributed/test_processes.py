@@ -90,7 +90,7 @@ def test_an_evaluation_is_shared_out(scenario: Scenario) -> None:
                 assert row == (pytest.approx(other, rel=1e-6) if layout == "padded" else other)
             # Each of some thirty evaluations may have one batch more in one process than in all others.
             processes = len(run["batches"])
-            assert max(run["batches"]) < sum(alone["batches"]) / processes + 30 * (1 - 1 / processes)
+            assert max(run["batches"]) <= sum(alone["batches"]) / processes + 30 * (1 - 1 / processes)
     # A run in bf16 is evaluated in fp32 before and after training.
     assert half["rows"][0]["eval_loss"] != alone["rows"][0]["eval_loss"]
     for key in ("loss", "before", "general", "by_replacement"):
