@@ -266,6 +266,11 @@ class TextSource:
             found[self.sequences.locate(batch.sequence_ids)[0][sequence]] = True
         return found
 
+    def sequence_sample(self, most: int) -> np.ndarray:
+        """Return the numbers of at most so many sequences, spread evenly over the text."""
+        count = len(self.sequences)
+        return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
     def can_have_targets(self) -> bool:
         """Return whether there is a token that may be masked."""
         return any(
@@ -288,8 +293,7 @@ class TextSource:
         """Warn where no term of the masking settings occurs in a sample of the text, as with a list for another language."""
         if self.plan.phrases is None or not len(self.sequences):
             return
-        count = len(self.sequences)
-        packed = self.pack(np.unique(np.linspace(0, count - 1, min(count, _TERM_SAMPLE)).astype(np.int64)))
+        packed = self.pack(self.sequence_sample(_TERM_SAMPLE))
         found = in_terms(packed, self.plan)
         if not found.any():
             progress.warning(

@@ -85,6 +85,20 @@ class _Passages(NamedTuple):
     length: np.ndarray
 
 
+class _Marks(NamedTuple):
+    """Tokens of sequences, one after the other.
+
+    Attributes:
+        place: ``int64 [T]``, the place of each in its sequence.
+        sentence_ends: ``bool [T]``, those that end a sentence.
+        kinds: ``int64 [T]``, the kind of place at which each begins, going by the tokens before it.
+    """
+
+    place: np.ndarray
+    sentence_ends: np.ndarray
+    kinds: np.ndarray
+
+
 class PairSource(TextSource):
     """The sequences of a text as pairs of passages.
 
@@ -159,24 +173,19 @@ class PairSource(TextSource):
     @cached_property
     def labelled_share(self) -> float:
         """Share of the pairs that have a label, of a sample: others find no passage of their length in another document."""
-        packed = self.pack(self._sample)
+        packed = self.pack(self.sequence_sample(_SAMPLE))
         pairs = packed.second < packed.cu_seqlens[1:]
         return float((packed.labels[pairs] != UNLABELLED).mean()) if pairs.any() else 0.0
 
     @cached_property
     def unpunctuated_share(self) -> float:
         """Share of the pairs without an end of a sentence, of a sample: they are split at words, or anywhere."""
-        document, start, body = self.sequences.find(self._sample)
+        document, start, body = self.sequences.find(self.sequence_sample(_SAMPLE))
         document, start, body = (column[body >= SHORTEST] for column in (document, start, body))
         if not len(body):
             return 0.0
         ends = self._sentence_ends.find(self.corpus.gather(document, start, body), _places(body))
         return 1 - float(np.logical_or.reduceat(ends, np.cumsum(body) - body).mean())
-
-    @property
-    def _sample(self) -> np.ndarray:
-        count = len(self.sequences)
-        return np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
 
     def pack(self, numbers: np.ndarray, key: MaskKey = EVALUATION_KEY) -> PackedPairs:
         """Concatenate ``int64 [N]`` sequences with their special tokens, as pairs that the key determines."""
@@ -188,14 +197,15 @@ class PairSource(TextSource):
         drawn = Packed(self.corpus.gather(document, start, body), ends, self.corpus.keys[document], offsets)
         pair = body >= SHORTEST
         drawn_half = sequence_random_bits(drawn, key.stream("pair")) < threshold(0.5)
+        marks = self._marks(drawn.input_ids, body)
         if self.change == "replaced":
-            cut, other, labelled = self._with_others(drawn, key)
+            cut, other, labelled = self._with_others(drawn, marks, key)
         else:
-            (cut, kind), labelled = self._cuts(drawn, key, _SENTENCE), pair
+            (cut, kind), labelled = self._cuts(drawn, marks, key, _SENTENCE), pair
         if self.change == "swapped":
             at_end = start + body == self.corpus.lengths[document]
             begins = (start == 0) & self._begins_like_others(drawn.input_ids[drawn.cu_seqlens[:-1]])
-            low, high, whole = self._whole_parts(drawn, cut, kind, begins, at_end)
+            low, high, whole = self._whole_parts(drawn, marks, cut, kind, begins, at_end)
             labelled = pair & whole
         cut = np.where(pair, cut, body)
         changed = labelled & drawn_half & (self.change != "none")
@@ -214,7 +224,13 @@ class PairSource(TextSource):
         return self._joined((begin, first), (second, end), pair, drawn, labels)
 
     def _whole_parts(
-        self, drawn: Packed, cut: np.ndarray, kind: np.ndarray, begins: np.ndarray, ends: np.ndarray
+        self,
+        drawn: Packed,
+        marks: _Marks,
+        cut: np.ndarray,
+        kind: np.ndarray,
+        begins: np.ndarray,
+        ends: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the whole sentences on both sides of a split, which can be swapped so that the form does not tell.
 
@@ -222,6 +238,7 @@ class PairSource(TextSource):
 
         Args:
             drawn: the sequences.
+            marks: of their tokens.
             cut: ``int64 [N]``, where they are split.
             kind: ``int64 [N]``, at what kind of place.
             begins: ``bool [N]``, which of them begin a document, with a token as others of a passage do.
@@ -232,16 +249,15 @@ class PairSource(TextSource):
             both sides.
         """
         at, last, body = drawn.cu_seqlens[:-1], drawn.cu_seqlens[1:] - 1, np.diff(drawn.cu_seqlens)
-        place = _places(body)
-        sentence_end = self._sentence_ends.find(drawn.input_ids, place)
-        punctuated = np.logical_or.reduceat(sentence_end, at)
+        place = marks.place
+        punctuated = np.logical_or.reduceat(marks.sentence_ends, at)
         wanted = np.where(punctuated, _SENTENCE, _ANYWHERE if self.vocabulary.words is None else _WORD)
         anywhere = wanted == _ANYWHERE
-        starts = (self._kinds(drawn.input_ids, place) <= np.repeat(wanted, body)) & (place > 0)
+        starts = (marks.kinds <= np.repeat(wanted, body)) & (place > 0)
         low = np.minimum.reduceat(np.where(starts, place, np.iinfo(np.int64).max), at)
         high = np.maximum.reduceat(np.where(starts, place, -1), at)
         low = np.where(begins | anywhere, 0, low)
-        high = np.where(np.where(punctuated, sentence_end[last], ends | anywhere), body, high)
+        high = np.where(np.where(punctuated, marks.sentence_ends[last], ends | anywhere), body, high)
         both = (kind <= wanted) & (low < cut) & (cut < high)
         return np.where(both, low, 0), np.where(both, high, body), both
 
@@ -272,13 +288,14 @@ class PairSource(TextSource):
         where = np.where(pair, between + len(middle), ends)
         return PackedPairs(input_ids, cu_seqlens, drawn.keys, drawn.offsets, where, labels)
 
-    def _cuts(self, drawn: Packed, key: MaskKey, best: int) -> tuple[np.ndarray, np.ndarray]:
+    def _cuts(self, drawn: Packed, marks: _Marks, key: MaskKey, best: int) -> tuple[np.ndarray, np.ndarray]:
         """Return where sequences without their special tokens are split, and at what kind of place, ``int64 [N]`` each.
 
         The place is the nearest one of the best kind to one that is drawn uniformly from the middle half.
 
         Args:
             drawn: the sequences.
+            marks: of their tokens.
             key: of the draw.
             best: the best kind of place that is looked for.
         """
@@ -286,8 +303,7 @@ class PairSource(TextSource):
         least = np.maximum(1, body // 4)
         bits = sequence_random_bits(drawn, key.stream("cut"))
         wanted = least + _below(bits, body - 2 * least + 1)
-        place = _places(body)
-        kind = np.maximum(self._kinds(drawn.input_ids, place), best)
+        place, kind = marks.place, np.maximum(marks.kinds, best)
         width = int(body.max(initial=0)) + 1
         rank = (kind * width + np.abs(place - np.repeat(wanted, body))) * width + place
         inside = (place >= np.repeat(least, body)) & (place <= np.repeat(body - least, body))
@@ -295,24 +311,21 @@ class PairSource(TextSource):
         chosen = np.minimum.reduceat(rank, drawn.cu_seqlens[:-1])
         return chosen % width, chosen // (width * width)
 
-    def _kinds(self, input_ids: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return ``int64 [T]``: the kind of place at which each token of a text begins, going by the tokens before it.
-
-        Args:
-            input_ids: ``int64 [T]``, sequences one after the other.
-            place: ``int64 [T]``, the place of each token in its sequence.
-        """
-        if not len(input_ids):
-            return np.zeros(0, dtype=np.int64)
-        after_end = np.concatenate([[False], self._sentence_ends.find(input_ids[:-1], place[:-1])])
-        if self.vocabulary.words is None:
-            return np.where(after_end, _SENTENCE, _ANYWHERE)
+    def _marks(self, input_ids: np.ndarray, lengths: np.ndarray) -> _Marks:
+        """Find what sentences and words say of ``int64 [T]`` tokens, of sequences of so many one after the other."""
+        place = _places(lengths)
+        ends = self._sentence_ends.find(input_ids, place)
+        after_end, words = np.concatenate([[False], ends[:-1]]), self.vocabulary.words
+        if words is None or not len(input_ids):
+            return _Marks(place, ends, np.where(after_end[: len(ends)], _SENTENCE, _ANYWHERE))
         # Behind a mark without a space, as in a number, no sentence begins.
-        after_end &= self.vocabulary.words.opening(input_ids)
-        starts = self.vocabulary.words.starts(input_ids)
-        return np.where(starts, np.where(after_end, _SENTENCE, _WORD), _ANYWHERE)
+        after_end &= words.opening(input_ids)
+        kinds = np.where(words.starts(input_ids), np.where(after_end, _SENTENCE, _WORD), _ANYWHERE)
+        return _Marks(place, ends, kinds)
 
-    def _with_others(self, drawn: Packed, key: MaskKey) -> tuple[np.ndarray, _Passages, np.ndarray]:
+    def _with_others(
+        self, drawn: Packed, marks: _Marks, key: MaskKey
+    ) -> tuple[np.ndarray, _Passages, np.ndarray]:
         """Split sequences so that another document has a passage that can replace the second one.
 
         Whether there is one does not depend on whether it will be used.
@@ -324,7 +337,7 @@ class PairSource(TextSource):
         cut, found = np.zeros_like(body), np.zeros(len(body), dtype=bool)
         document, start = np.zeros_like(body), np.zeros_like(body)
         for best in (_SENTENCE, _WORD):
-            cuts, kind = self._cuts(drawn, key, best)
+            cuts, kind = self._cuts(drawn, marks, key, best)
             left = np.flatnonzero(~found & (body >= SHORTEST))
             cut[left] = cuts[left]
             seeds = sequence_random_bits(drawn, key.stream(f"other {best}"))[left]
@@ -370,10 +383,9 @@ class PairSource(TextSource):
     def _kinds_at(self, document: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Return ``int64 [P]``: the kinds of places in documents."""
         before = np.minimum(start, _BEFORE)
-        place = _places(before + 1)
         input_ids, last = self.corpus.gather(document, start - before, before + 1), np.cumsum(before + 1) - 1
         first = np.where(self._begins_like_others(input_ids[last]), _SENTENCE, _ANYWHERE)
-        return np.where(start == 0, first, self._kinds(input_ids, place)[last])
+        return np.where(start == 0, first, self._marks(input_ids, before + 1).kinds[last])
 
     def _begins_like_others(self, first: np.ndarray) -> np.ndarray:
         """Return ``bool [N]``: the first tokens of documents that others, behind a space, look like.
