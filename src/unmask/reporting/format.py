@@ -86,23 +86,23 @@ def same_sight(levels: Mapping[str, JsonDict]) -> dict[str, JsonDict]:
 
 def no_gain_over_frequency(evaluation: Mapping[str, Any]) -> str | None:
     """Return that a model is worse than knowing the frequency of tokens, in a sentence, if its evaluation says so."""
-    frequent = ((evaluation.get("baselines") or {}).get("most_frequent_token") or {}).get("loss")
-    if not as_float(evaluation.get("loss")) > as_float(frequent):
-        return None
-    return (
-        f"The model's loss ({loss(evaluation['loss'])}) is higher than that of predicting every token by its frequency alone "
-        f"({loss(frequent)}), so this is no gain."
-    )
+    what = "predicting every token by its frequency alone"
+    return _worse_than(evaluation, "most_frequent_token", what, "so this is no gain.")
 
 
 def behind_ngram(evaluation: Mapping[str, Any]) -> str | None:
     """Return that a model predicts worse than the n-gram model that sees what it sees, in a sentence, if its evaluation says so."""
-    counted = ((evaluation.get("baselines") or {}).get("ngram") or {}).get("loss")
+    what = f"the {baseline_name('ngram')}"
+    so = "which only counts the training text: train longer, or on more text."
+    return _worse_than(evaluation, "ngram", what, so)
+
+
+def _worse_than(evaluation: Mapping[str, Any], baseline: str, what: str, so: str) -> str | None:
+    counted = ((evaluation.get("baselines") or {}).get(baseline) or {}).get("loss")
     if not as_float(evaluation.get("loss")) > as_float(counted):
         return None
     return (
-        f"The model's loss ({loss(evaluation['loss'])}) is higher than that of the {baseline_name('ngram')} ({loss(counted)}), "
-        f"which only counts the training text: train longer, or on more text."
+        f"The model's loss ({loss(evaluation['loss'])}) is higher than that of {what} ({loss(counted)}), {so}"
     )
 
 

@@ -72,8 +72,8 @@ def undecodable_error(
         reason, cause = "lone surrogate", f"half of a surrogate pair (\\u{code:04x}) is not text"
         hint = "remove it"
     place, line = _place(text, found.start(), what, line, whole_lines)
-    guess = guess if option and encoding is None else None
-    return TextError(reason, f"{cause} ({place}); {hint}", path=source, line=line, encoding=guess)
+    settable = guess if option and encoding is None else None
+    return TextError(reason, f"{cause} ({place}); {hint}", path=source, line=line, encoding=settable)
 
 
 def _bytes_of(text: str) -> bytes:
