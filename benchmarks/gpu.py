@@ -85,7 +85,15 @@ def options() -> argparse.ArgumentParser:
         default="cuda",
         help="cpu: small sizes, to see that everything works",
     )
-    add("--parts", nargs="+", choices=GROUPS, default=list(GROUPS), help="only these")
+    add(
+        "--parts",
+        nargs="+",
+        choices=(*GROUPS, *(part.name for part in PARTS if part.name not in GROUPS)),
+        default=list(GROUPS),
+        metavar="PART",
+        help="only these: a group, or one part of it, as 'throughput bert 512'",
+    )
+    add("--seconds", type=float, help="for which each side of throughput is measured, if not the usual ones")
     add("--json", type=Path, metavar="FILE", help="write every result to this file as soon as it is there")
     return made
 
@@ -100,9 +108,12 @@ def work(args: argparse.Namespace) -> None:
         )
     place = harness.WORK / f"gpu-{args.device}"
     sizes = SIZES[args.device] | {"place": str(place)}
+    if args.seconds:
+        sizes["seconds"] = args.seconds
     for part in PARTS:
         group = part.name.split()[0]
-        if group not in args.parts and not (group == "inputs" and not (place / "made").is_file()):
+        asked = group in args.parts or part.name in args.parts
+        if not asked and not (group == "inputs" and not (place / "made").is_file()):
             continue
         if args.device == "cpu" and part.settings.get("length", LENGTHS[0]) != LENGTHS[0]:
             continue
