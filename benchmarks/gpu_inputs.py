@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
             except Exception as error:
                 row = {"error": f"{type(error).__name__}: {error}"[:2000]}
             release()
-            row = {"name": name, "step_seconds": round(time.perf_counter() - begin, 2)} | row
+            row = {"name": name, "took_seconds": round(time.perf_counter() - begin, 2)} | row
             file.write(json.dumps(row, default=str) + "\n")
             file.flush()
 

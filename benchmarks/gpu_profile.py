@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections import Counter
@@ -13,16 +14,30 @@ from typing import Any
 from gpu_inputs import Result, Step
 
 PROFILED, TOP = 4, 10
+KINDS = {
+    "attention": "flash",
+    "products": "nvjet|gemm|xmma|cutlass|cublas",
+    "compiled": "^triton_",
+    "loss": "^_rows|^_scaled|[Ss]oft[Mm]ax",
+    "norms": "layer_norm|LayerNorm|GammaBeta",
+    "optimizer": "multi_tensor|adam",
+    "gelu": "[Gg]elu",
+    "sums": "reduce",
+    "rows picked": "index|scatter|gather|embedding|Cat",
+    "copies": "copy|Mem",
+    "elementwise": "elementwise",
+}
+"""Kinds of kernels and what is in their names; the first that fits."""
 
 
 def profile(sizes: Result) -> Iterator[Step]:
-    for compiled in (False, True) if sizes["device"] == "cuda" else (False,):
+    for compiled in (False, True) if sizes["device"] == "cuda" and sizes["compile"] else (False,):
         for name in ("bert", "modernbert"):
             yield f"{name}{', compiled' if compiled else ''}", partial(_profile, sizes, name, compiled)
 
 
 def _profile(sizes: Result, name: str, compiled: bool) -> Result:
-    """Profile some steps: time of kernels, time in which none ran, what waited for the device, the longest operations."""
+    """Profile some steps: milliseconds of kernels, the time in which none ran, what waited for the device."""
     import torch
     from ours import ready_loop
     from torch.profiler import ProfilerActivity, schedule
@@ -54,19 +69,22 @@ def _profile(sizes: Result, name: str, compiled: bool) -> Result:
 def _figures(found: Any, on_gpu: bool) -> Result:
     from torch.autograd import DeviceType
 
-    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    entries = sorted(found.key_averages(), key=lambda entry: getattr(entry, key), reverse=True)
-    total = sum(getattr(entry, key) for entry in entries) or 1
-    top = [
-        {"name": entry.key, "calls": entry.count, "ms": getattr(entry, key) / 1e3, "share": getattr(entry, key) / total}
-        for entry in entries[:TOP]
-    ]  # fmt: skip
-    kinds = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    events = [event for event in found.events() if event.device_type == kinds]
-    spans = [(event.time_range.start, event.time_range.end) for event in events]
-    if on_gpu:  # a step's own mark is an event of the device as well, and covers all of it
-        spans = [span for span, event in zip(spans, events, strict=True) if "ProfilerStep" not in event.name]
-    busy, whole = _covered(spans)
+    device = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    # Operations and steps have a mark of their own on the device, which covers their kernels.
+    events = [
+        event
+        for event in found.events()
+        if event.device_type == device
+        and not (on_gpu and re.match(r"ProfilerStep|aten::|Optimizer", event.name))
+    ]
+    busy, whole = _covered([(event.time_range.start, event.time_range.end) for event in events])
+    kinds, names, calls = Counter[str](), Counter[str](), Counter[str]()
+    for event in events:
+        ms = (event.time_range.end - event.time_range.start) / 1e3 / PROFILED
+        kinds[_kind(event.name)] += ms
+        names[event.name] += ms
+        calls[event.name] += 1
+    top = [{"name": name, "calls": calls[name], "ms": ms} for name, ms in names.most_common(TOP)]
     waits = Counter(
         event.name
         for event in found.events()
@@ -79,9 +97,15 @@ def _figures(found: Any, on_gpu: bool) -> Result:
         "busy_ms": busy / 1e3,
         "idle_share": idle,
         "waits": dict(waits),
+        "ms_by_kind": dict(kinds.most_common()) if on_gpu else {},  # on a CPU one operation holds others
         "top": top,
-        "shown": f"{whole / 1e3 / PROFILED:.1f} ms a step, nothing running {idle or 0:.1%} of it, waits {dict(waits)}",
+        "shown": f"{whole / 1e3 / PROFILED:.1f} ms a step, nothing running {idle or 0:.1%} of it, waits {dict(waits)}"
+        + "".join(f", {kind} {ms:.1f}" for kind, ms in kinds.most_common() if on_gpu),
     }
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "other")
 
 
 def _covered(spans: list[tuple[float, float]]) -> tuple[float, float]:

@@ -71,13 +71,16 @@ def test_compiled_layers_have_the_same_gradient(
 
 @pytest.mark.usefixtures("kernel")
 def test_layers_of_one_kind_are_compiled_once_and_evaluation_is_not(load: Load, make_batch: Any) -> None:
+    """The documents of a batch have other lengths than those of the one before."""
     counter = CompileCounterWithBackend("eager")
     model = load("bert")
     model.compile_layers(backend=counter)  # type: ignore[arg-type]
     model.model.train()
     counts = set()
     for seed in range(10):
-        batch = make_batch(model.vocabulary, [30] * 20 + [8] * 10, 0.15, seed)
+        lengths = [30] * 20 + [8] * 8 + [8 + seed, 8 - seed // 2]
+        lengths.append(704 - sum(lengths))
+        batch = make_batch(model.vocabulary, sorted(lengths, reverse=True), 0.15, seed)
         counts.add(len(pad_to_round_size(batch, 0, compiled=True).target_index))
         gradients(model, batch)
         with model.evaluating(), torch.no_grad():

@@ -28,8 +28,10 @@ from unmask.data.training_stream import Cursor
 from unmask.errors import Interrupted
 from unmask.evaluation.heldout import evaluate_batches
 from unmask.model import attention
+from unmask.model.head import PaddedLinear
 from unmask.model.load import load_for_inference
 from unmask.model.masked_lm import MaskedLM
+from unmask.objectives.cross_entropy import fused_kernel, masked_cross_entropy
 from unmask.progress import Progress
 from unmask.run.train import train
 from unmask.training import loop as loop_module
@@ -430,3 +432,51 @@ def test_evaluation_scores_and_fills_agree_with_the_cpu(
     assert loss == pytest.approx(cpu_loss, rel=1e-4)
     assert scores == pytest.approx(cpu_scores, rel=1e-4)
     assert filled == cpu_filled
+
+
+# --- the loss -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("rows", "entries"), [(1, 3), (70, 1000), (300, 30_522), (33, 250_002)])
+@pytest.mark.parametrize(("within", "factor"), [(False, 1.0), (True, 3.0)])
+def test_the_loss_is_that_of_a_cpu(
+    rows: int, entries: int, dtype: torch.dtype, within: bool, factor: float
+) -> None:
+    """Also where a row is a part of a wider one, where rows have no label, and where the loss is scaled."""
+    draw = torch.Generator().manual_seed(rows)
+    wide = (3 * torch.randn(rows + 5, entries + 6, generator=draw)).to(dtype)
+    wide[:, :2] = wide[:, :1]  # the first of the highest counts
+    labels = torch.randint(entries, (rows,), generator=draw)
+    labels[::2] = wide[:rows:2, :entries].argmax(-1)
+    found = []
+    for device in (DEVICE, "cpu"):
+        held = wide.clone().to(device) if within else wide[:, :entries].contiguous().to(device)
+        held.requires_grad_()
+        loss, hits = masked_cross_entropy(held[:, :entries], labels.to(device), 2 * rows)
+        (factor * loss).backward()
+        assert held.grad is not None
+        found.append((float(loss.detach()), int(hits), held.grad.float().cpu()))
+    (loss, hits, slopes), (cpu_loss, cpu_hits, cpu_slopes) = found
+    assert loss == pytest.approx(cpu_loss, rel=1e-5)
+    assert hits == cpu_hits
+    assert not slopes[rows:].any()
+    assert distance(slopes, cpu_slopes) < (5e-3 if dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.skipif(ON_CPU, reason="Triton computes on a GPU")
+def test_the_loss_is_one_kernel() -> None:
+    pytest.importorskip("triton")
+    assert fused_kernel() is not None
+
+
+def test_heads_of_a_vocabulary_of_any_size(
+    tiny_model: Any, wordpiece_tokenizer: Any, make_batch: Any
+) -> None:
+    """Products of round sizes are fast, so the output layer has more rows while it computes."""
+    models = []
+    for device, precision in ((DEVICE, "bf16"), ("cpu", "fp32")):
+        made = tiny_model("bert", len(wordpiece_tokenizer) + 1).to(device)
+        models.append(load_for_inference(made, wordpiece_tokenizer, device=device, precision=precision))
+    assert ON_CPU or isinstance(models[0].model.get_output_embeddings(), PaddedLinear)
+    compare(*models, make_batch(models[0].vocabulary, LENGTHS), most=BF16)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from unmask.model.cpu.norms import Bf16LayerNorm, use_bf16_norms
 from unmask.model.masked_lm import MaskedLM
+from unmask.model.norms import Bf16LayerNorm, use_bf16_norms
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from unmask.errors import ConfigError
+from unmask.model import head
 from unmask.model.head import TargetSelector, find_head
 from unmask.model.masked_lm import MaskedLM
 
@@ -97,3 +99,24 @@ def test_a_model_without_a_head_is_refused(tiny_model: Any) -> None:
     model = Headless()
     with pytest.raises(ConfigError, match="Headless calls no head after its encoder"):
         find_head(model, model.encoder, torch.tensor([[5]]))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_output_layer_of_round_size_gives_the_same(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are filled up on CUDA alone; here on the CPU, to see that nothing changes."""
+    monkeypatch.setattr(head, "_PADDED_ON", "cpu")
+    torch.manual_seed(0)
+    plain = nn.Linear(8, 50, bias=bias)
+    layer = deepcopy(plain)
+    layer.__class__ = head.PaddedLinear
+    rows = torch.randn(5, 8)
+    found = []
+    for module in (layer, plain):
+        given = rows.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = module(given)
+        out.float().square().sum().backward()
+        found.append([out.detach(), given.grad, *(weight.grad for weight in module.parameters())])
+    torch.testing.assert_close(*found)
+    assert found[0][0].shape == (5, 50)
+    assert list(layer.state_dict()) == list(plain.state_dict())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.model.masked_lm import MaskedLM
+from unmask.objectives import cross_entropy
 from unmask.objectives.cross_entropy import masked_cross_entropy
 from unmask.training.loss import step_gradients
 from unmask.training.parallel import GradientSum
@@ -83,6 +84,22 @@ def test_rows_behind_the_last_label_do_not_count(spare: int) -> None:
     assert (loss.item(), int(hits)) == (wanted.item(), int(right))
     assert logits.grad is not None
     assert not logits.grad[70 - spare :].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_device_without_the_kernel_computes_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for compute in (cross_entropy._on_cpu, cross_entropy._on_device):
+        monkeypatch.setattr(cross_entropy, "_on_cpu", compute)
+        logits, labels = logits_of(70, 20_000, dtype=dtype)
+        labels[::3] = logits.argmax(-1)[::3]
+        loss, hits = masked_cross_entropy(logits, labels, 90)
+        loss.backward()
+        assert logits.grad is not None
+        found.append((loss.detach(), hits, logits.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-9)
 
 
 def test_no_rows_are_a_loss_of_zero() -> None:

@@ -19,10 +19,10 @@ from unmask.model.attention import NAME, register
 from unmask.model.base import BATCHINGS, Batching, LanguageModel
 from unmask.model.cpu.allocator import disable_malloc_trim
 from unmask.model.cpu.linear import share_onednn_weights
-from unmask.model.cpu.norms import use_bf16_norms
-from unmask.model.head import TargetSelector, find_head, require_encoder, run_head
+from unmask.model.head import TargetSelector, find_head, pad_output_layer, require_encoder, run_head
 from unmask.model.last_layer import shorten_last_layer
 from unmask.model.layers import encoder_layers, networks, usable_positions
+from unmask.model.norms import use_bf16_norms
 from unmask.model.packed_layout import PackedLayout, on_device
 from unmask.model.shapes import pad_to_round_size
 from unmask.model.softmax import target_losses
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _ATTACHED = "objective"
 """Name of the modules of an objective in the model that they are trained with."""
 
+_MOST_COMPILED = (
+    64  # of one kind of layer; torch's own limit of 8 is less than the shapes of a model with windows
+)
 _COMPARED_TOKENS = 2048  # computed again in fp32
 
 
@@ -300,6 +303,7 @@ class MaskedLM(LanguageModel):
                 f"train.compile needs a GPU and a model whose batches are packed; {self.architecture} is computed in "
                 f"{self.batching} batches on {self.device.type}"
             )
+        torch._dynamo.config.recompile_limit = _MOST_COMPILED
         for network in networks(self.model).values():
             for layer in encoder_layers(network)[1]:
                 layer.compile(dynamic=False, backend=backend)
@@ -411,8 +415,8 @@ class MaskedLM(LanguageModel):
         with self.evaluating(), torch.no_grad():
             wanted = self.target_logits(batch)
         self.autocast = True
-        if self.device.type == "cpu":
-            use_bf16_norms(self.model)
+        use_bf16_norms(self.model)
+        pad_output_layer(self.model)
         devices = [self.device] if self.device.type == "cuda" else []
         training = self.model.training
         try:

@@ -22,7 +22,7 @@ _WASTE = 1 << 15  # empty scores (query by key) of a stack that take as long as 
 # Others are stacked to multiples of these, since a product of a new shape begins slowly.
 _WIDTHS, _COUNTS = 16, 4
 _NOTHING = -1e9  # added to a score, its weight is zero in fp32 and bf16
-_SEQUENCE_STEPS, _LEAST_BOUND = 4, 64  # round sizes of what the kernel is told of the sequences of a row
+_LEAST_BOUND = 64  # of the longest sequence that the kernel is told of
 
 
 class Rows(NamedTuple):
@@ -129,9 +129,11 @@ class Stack:
         return scores
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackedLayout:
-    """Where the ``N`` sequences of a packed row of ``T`` tokens lie.
+    """Where the ``N`` sequences of a packed row of ``T`` tokens lie; it is not changed once it is made.
+
+    Not a frozen dataclass: ``torch.compile`` of torch 2.11 looks at every field of those, and compiles anew for new ``groups``.
 
     Attributes:
         cu_seqlens: ``int32 [N + 1]`` on the device of the model; on a GPU there may be sequences of no tokens at the end.
@@ -162,7 +164,7 @@ class PackedLayout:
         if (
             device.type != "cpu"
         ):  # in round sizes too: sequences of no tokens, and an upper bound of the longest
-            spare = round_up(len(lengths), _SEQUENCE_STEPS) - len(lengths)
+            spare = round_up(len(lengths), 1) - len(lengths)
             begins = np.concatenate([begins, np.full(spare, begins[-1])])
             longest = max(_LEAST_BOUND, round_up(longest, 1))
         return PackedLayout(on_device(begins, device), groups, longest, targets, causal)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from unmask.model.float64 import exact_device
 from unmask.model.softmax import row_blocks
+
+_FUSED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
@@ -26,31 +30,22 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, divisor: int) -> tuple[
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Loss and gradient in one pass over blocks of rows that stay in the cache.
+    """Loss and gradient over blocks of rows, or over all of them in one kernel.
 
-    torch's own path writes five fp32 arrays of the size of the logits to memory; this one writes the gradient
-    alone, in the dtype of the logits.
+    torch's own path writes five fp32 arrays of the size of the logits to memory; this one keeps the gradient alone, in the
+    dtype of the logits.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
-        gradient = torch.empty_like(logits)
-        exact = exact_device(logits.device)
-        loss = torch.zeros((), device=exact, dtype=torch.float64)
-        hits = torch.zeros((), device=logits.device, dtype=torch.int64)
-        parts = row_blocks(len(labels), logits.shape[1], logits.device)
-        buffer = torch.empty(parts[0].stop if parts else 0, logits.shape[1], device=logits.device)
-        for part in parts:
-            label = labels[part].unsqueeze(1)
-            block = buffer[: len(label)].copy_(logits[part])
-            right = block.gather(1, label)
-            top, correct = _highest(block, label, right)
-            hits += correct
-            total = block.sub_(top).exp_().sum(-1, keepdim=True)
-            loss += (total.log() + top - right).to(exact).sum(dtype=torch.float64)
-            block.mul_((total * divisor).reciprocal_())
-            block.scatter_add_(1, label, torch.full_like(total, -1.0 / divisor))
-            gradient[part] = block
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        ctx.kernel = fused_kernel() if logits.device.type == "cuda" and logits.dtype in _FUSED else None
+        if ctx.kernel is not None and logits.stride(1) == 1:
+            losses, right = ctx.kernel.rows(logits, labels, gradient, divisor)
+            loss, hits = losses.sum(dtype=torch.float64), right.sum()
+        else:
+            ctx.kernel = None
+            loss, hits = _in_blocks(logits, labels, gradient, divisor)
         gradient[len(labels) :].zero_()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(hits)
@@ -60,26 +55,86 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         # A pass over all logits for nothing is a hundredth of a step; off the CPU to look would cost more.
-        if gradient.device.type != "cpu" or scale != 1.0:
+        if ctx.kernel is not None:
+            ctx.kernel.scale(gradient, scale)
+        elif gradient.device.type != "cpu" or scale != 1.0:
             gradient.mul_(scale)
-        return gradient, None, None
+        return gradient, None, None, None
 
 
-def _highest(logits: Tensor, label: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest logit of each row, ``[M, 1]``, and in how many rows the label is the first that has it.
+@cache
+def fused_kernel() -> ModuleType | None:
+    """Return :mod:`unmask.objectives.cross_entropy_kernel`, if it can be built here and gives what it should."""
+    try:
+        from unmask.objectives import cross_entropy_kernel as kernel
+
+        with torch.no_grad():
+            logits = torch.arange(12.0, device="cuda").reshape(2, 6)
+            labels = torch.tensor([1, 5], device="cuda")
+            gradient, wanted = torch.empty_like(logits), torch.empty_like(logits)
+            losses, hits = kernel.rows(logits, labels, gradient, 3)
+            loss, right = _in_blocks(logits, labels, wanted, 3)
+            kernel.scale(gradient, torch.ones((), device="cuda"))
+        same = torch.allclose(gradient, wanted, rtol=1e-4) and torch.allclose(losses.sum(), loss.float())
+        return kernel if same and int(hits.sum()) == int(right) else None
+    except Exception:  # no Triton, no compiler of C, another device than it knows: all are found out here
+        return None
+
+
+def _in_blocks(logits: Tensor, labels: Tensor, gradient: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    """Return the sum of the losses, in float64, and of the hits, and write the gradient, a block of rows at a time."""
+    on_cpu = logits.device.type == "cpu"
+    compute = _on_cpu if on_cpu else _on_device
+    loss = torch.zeros((), device=exact_device(logits.device), dtype=torch.float64)
+    hits = torch.zeros((), device=logits.device, dtype=torch.int64)
+    parts = row_blocks(len(labels), logits.shape[1], logits.device)
+    buffer = torch.empty(parts[0].stop if on_cpu and parts else 0, logits.shape[1])
+    for part in parts:
+        losses, correct = compute(logits[part], labels[part].unsqueeze(1), gradient[part], buffer, divisor)
+        loss += losses.to(loss.device).sum(dtype=torch.float64)
+        hits += correct
+    return loss, hits
+
+
+def _on_cpu(
+    logits: Tensor, label: Tensor, gradient: Tensor, buffer: Tensor, divisor: int
+) -> tuple[Tensor, Tensor]:
+    """Compute the losses of rows and write their gradient, in a buffer that stays in the cache.
 
     Args:
-        logits: ``[M, V]``.
-        label: ``int64 [M, 1]``.
-        right: ``[M, 1]``, the logits of the labels.
+        logits: ``[m, V]``.
+        label: ``int64 [m, 1]``.
+        gradient: ``[m, V]``, is written.
+        buffer: fp32, of ``m`` rows at least.
+        divisor: of the gradient.
+
+    Returns:
+        ``fp32 [m, 1]``, and in how many rows the label is the first of the highest logits.
     """
-    if logits.device.type != "cpu":  # one pass finds both, and picking rows would wait for the device
-        top, place = logits.max(-1, keepdim=True)
-        return top, (place == label).sum()
-    top = logits.amax(-1, keepdim=True)
-    # On a CPU finding which comes first is slow, so only the rows are searched where it can be the label.
+    block = buffer[: len(label)].copy_(logits)
+    right = block.gather(1, label)
+    top = block.amax(-1, keepdim=True)
+    # Finding which comes first is slow, so only the rows are searched where it can be the label.
     found = (right == top).squeeze(1)
-    return top, (logits[found].argmax(-1, keepdim=True) == label[found]).sum()
+    correct = (block[found].argmax(-1, keepdim=True) == label[found]).sum()
+    total = block.sub_(top).exp_().sum(-1, keepdim=True)
+    losses = total.log() + top - right
+    block.mul_((total * divisor).reciprocal_())
+    block.scatter_add_(1, label, torch.full_like(total, -1.0 / divisor))
+    gradient.copy_(block)
+    return losses, correct
+
+
+def _on_device(
+    logits: Tensor, label: Tensor, gradient: Tensor, _: Tensor, divisor: int
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_on_cpu`, in few kernels and with no wait for the device."""
+    log_softmax = logits.log_softmax(-1, dtype=torch.float32)
+    right = log_softmax.gather(1, label)
+    correct = (logits.argmax(-1, keepdim=True) == label).sum()
+    slopes = log_softmax.exp_().scatter_(1, label, right.expm1())
+    torch.mul(slopes, 1.0 / divisor, out=gradient)
+    return -right, correct
 
 
 def loss_in_blocks(
