@@ -20,7 +20,7 @@ def throughput(sizes: Result, name: str, length: int) -> Iterator[Step]:
     yield "peer blocks, no dropout", lambda: peer_speed(sizes, name, length, dropout=0.0)
     if sizes["device"] == "cuda" and sizes["compile"]:  # unmask compiles nothing on a CPU
         yield "ours, compiled", lambda: ours_speed(sizes, name, length, True)
-    if sizes["compile"]:
+    if sizes["compile"] and (length == 512 or sizes["device"] == "cpu"):
         yield "peer blocks, compiled", lambda: peer_speed(sizes, name, length, compiled=True)
     yield "ceiling, once more", lambda: _ceiling(sizes)
 
