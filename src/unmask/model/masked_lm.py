@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 _ATTACHED = "objective"
 """Name of the modules of an objective in the model that they are trained with."""
 
-_MOST_COMPILED = (
-    64  # of one kind of layer; torch's own limit of 8 is less than the shapes of a model with windows
-)
+_MOST_COMPILED = 64  # shapes of a kind of layer; torch's own limit of 8 is too low for models with windows
 _COMPARED_TOKENS = 2048  # computed again in fp32
 
 

@@ -77,6 +77,7 @@ def choices_of(config: RunConfig, components: RunComponents, *, default_length: 
         "patience": train.patience,
         "precision": components.precision,
         "device": components.model.device.type,
+        "compiled": train.compile if components.model.packed else None,  # others cannot be
         "processes": components.world.size,
         "parallel": components.parallel[1]
         or ("--parallel fsdp needs several, and has no effect" if train.parallel == "fsdp" else ""),
@@ -111,6 +112,7 @@ def choices_text(choices: Mapping[str, Any]) -> str:
         if choices["patience"] and heldout
         else "off",
         "computing": f"{choices['precision']} on {choices['device']}"
+        + _compiled(choices)
         + (
             f", {plural(choices['processes'], 'process', 'processes')}: {choices['parallel']}"
             if choices["parallel"]
@@ -118,6 +120,14 @@ def choices_text(choices: Mapping[str, Any]) -> str:
         ),
     }
     return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _compiled(choices: Mapping[str, Any]) -> str:
+    if choices["device"] != "cuda" or choices.get("compiled") is None:
+        return ""
+    if choices["compiled"]:
+        return ", layers compiled"
+    return ", layers not compiled (train.compile=true makes long runs faster, most with ModernBERT)"
 
 
 def _length(choices: Mapping[str, Any]) -> str:
