@@ -94,9 +94,9 @@ class SentencePairs(MaskedLanguageModelling):
             share = percent(text.short_documents / len(text.documents))
             said += f"; {plural(text.short_documents, 'document')} ({share}) of fewer than {SHORTEST} tokens, only masked"
         if labelled < 1:
-            said += f"; about {percent(1 - labelled)} of the pairs, {self.why_some}, only masked"
+            said += f"; about {percent(1 - labelled, 0)} of the pairs, {self.why_some}, only masked"
         if unpunctuated := text.unpunctuated_share:
-            said += f"; about {percent(unpunctuated)} of the pairs have no end of a sentence and are split between words"
+            said += f"; about {percent(unpunctuated, 0)} of the pairs have no end of a sentence and are split between words"
         return said + ("; the sentence head is new" if self._head_is_new else "")
 
     def batch(self, packed: Packed, plan: MaskingPlan, key: MaskKey, rate: float) -> Batch:
