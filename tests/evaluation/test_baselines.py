@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,14 +11,20 @@ import pytest
 from unmask.data.batches import TextSource
 from unmask.evaluation.baselines import (
     NAMES,
+    Baselines,
     BaselineSums,
     NoBaselines,
+    _training_tokens,
     heldout_baselines,
     tally_baselines,
 )
 from unmask.evaluation.heldout import tally
+from unmask.evaluation.ngram import neighbours_at
 from unmask.evaluation.strata import Strata
 from unmask.model.masked_lm import MaskedLM
+from unmask.progress import Progress
+from unmask.run.components import set_first_weights
+from unmask.training.distributed import World
 
 Source = Callable[..., TextSource]
 Load = Callable[[str], MaskedLM]
@@ -105,3 +112,40 @@ def test_of_a_long_text_the_documents_with_the_least_keys_are_counted(
     assert found[0] == found[1]
     counted = lengths[:9].sum() - max(1, lengths[:9].sum() // 20)  # a 20th tunes the weights
     assert f"counted on {counted:,} tokens" in found[0]["ngram"]["what"]
+
+
+def test_unknown_tokens_are_never_predicted(loaded: Load, source: Source, documents: list[str]) -> None:
+    model = loaded("bert")
+    text = source(model, [document.replace(" ", " ☃ ") for document in documents])
+    unknown = model.tokenizer.unk_token_id
+    counts = text.token_counts()
+    assert counts.argmax() == unknown
+    counts[text.vocabulary.special] = 0
+    found = Baselines(text)
+    given = found.frequent.predict(np.arange(text.vocabulary.size))
+    assert set(given.top1) == {counts.argmax()}
+    assert np.exp(given.log_probability) == pytest.approx((counts + 1) / (counts + 1).sum())
+    tokens, starts = _training_tokens(text)
+    around = neighbours_at(tokens, starts, np.arange(len(tokens)), text.vocabulary.size)
+    assert unknown in around.left1
+    assert unknown not in found.ngram.predict(around, tokens).top1
+    assert found.ngram.probabilities(*(ids[5] for ids in around))[unknown] < 0.001
+
+
+def test_a_new_model_does_not_start_by_predicting_unknown_tokens(
+    loaded: Load, source: Source, documents: list[str]
+) -> None:
+    model = deepcopy(loaded("bert"))
+    known, mixed = (
+        source(model, texts) for texts in (documents, [text.replace(" ", " ☃ ") for text in documents])
+    )
+    biases = []
+    for text in (known, mixed):
+        set_first_weights(model.model, text, 0, World(), Progress())
+        biases.append(model.model.get_output_embeddings().bias.detach().clone())
+    assert (biases[0] == biases[1]).all()
+
+
+def test_without_a_known_token_every_token_is_as_likely(loaded: Load, source: Source) -> None:
+    found = Baselines(source(loaded("bert"), ["☃ ☃", "☃ ☃ ☃"])).ngram.probabilities(1, 2, 3, 4)
+    assert found == pytest.approx(np.full(len(found), 1 / len(found)))

@@ -45,8 +45,9 @@ class Baselines:
         """Count; ``around`` are the true neighbours of all targets that will be scored, by default of any."""
         self.size = text.vocabulary.size
         tokens, offsets = _training_tokens(text)
-        self.frequent = MostFrequent().fit(tokens, self.size)
-        self.ngram = NGramBaseline().fit(tokens, offsets, self.size, around)
+        never = text.vocabulary.special  # unknown tokens too: they are no targets
+        self.frequent = MostFrequent().fit(tokens, self.size, never)
+        self.ngram = NGramBaseline().fit(tokens, offsets, self.size, around, never)
 
     @property
     def what(self) -> dict[str, str]:

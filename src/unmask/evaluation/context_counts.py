@@ -69,6 +69,8 @@ class ContextCounts:
     def counts_of(self, contexts: Ids, tokens: Ids) -> Ids:
         """Return how often each token was seen in its context."""
         keys = contexts * self._base + tokens
+        if not len(self._keys):
+            return np.zeros_like(keys)
         place = np.searchsorted(self._keys, keys)
         inside = np.minimum(place, len(self._keys) - 1)
         return np.where(self._keys[inside] == keys, self._sums[inside + 1] - self._sums[inside], 0)

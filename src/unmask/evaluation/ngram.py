@@ -1,7 +1,8 @@
 """Baseline language models: the most frequent token, and a bidirectional interpolated n-gram model.
 
 Both are counted on the token ids of the training text and give proper probabilities, so that their accuracy and loss
-compare with those of the model. The n-gram model interpolates the relative frequencies of a token in six contexts
+compare with those of the model. Tokens that are never targets, as unknown ones, are not counted as what is predicted; as
+neighbours they are. The n-gram model interpolates the relative frequencies of a token in six contexts
 
     (left1, right1)   (left2, left1)   (right1, right2)   (left1)   (right1)   ()
 
@@ -105,10 +106,16 @@ class MostFrequent:
 
     what = "most frequent token of the training text"
 
-    def fit(self, tokens: NDArray[np.integer], vocabulary_size: int) -> Self:
-        """Count ids [T], all below ``vocabulary_size``; otherwise :class:`DataError` is raised."""
+    def fit(
+        self, tokens: NDArray[np.integer], vocabulary_size: int, never: NDArray[np.bool_] | None = None
+    ) -> Self:
+        """Count ids [T], all below ``vocabulary_size``, but those that are ``never`` [V] targets.
+
+        Raises:
+            DataError: an id is not below ``vocabulary_size``.
+        """
         _check(tokens, np.array([0, len(tokens)]), vocabulary_size)
-        self._probabilities = _unigram(tokens, vocabulary_size)
+        self._probabilities = _unigram(tokens, vocabulary_size, never)
         return self
 
     def predict(self, targets: NDArray[np.integer]) -> Prediction:
@@ -140,6 +147,7 @@ class NGramBaseline:
         offsets: NDArray[np.integer],
         vocabulary_size: int,
         around: Neighbours | None = None,
+        never: NDArray[np.bool_] | None = None,
     ) -> Self:
         """Count the training text and tune the weights; the same input gives the same model.
 
@@ -148,6 +156,7 @@ class NGramBaseline:
             vocabulary_size: V; the boundary symbol gets the id V.
             around: the true neighbours of all targets that will be predicted: only what occurs between these is kept,
                 about a third of the memory. By default any target can be.
+            never: ids [V] that are never targets, so that they are neighbours alone; by default there are none.
 
         Raises:
             ConfigError: the vocabulary is larger than :data:`MAX_VOCABULARY`.
@@ -162,8 +171,9 @@ class NGramBaseline:
         _check(tokens, offsets, vocabulary_size)
         tokens, offsets = _spread(tokens, offsets, self.max_tokens)
         self._base = vocabulary_size + 1
+        self._never = np.append(np.zeros(vocabulary_size, dtype=bool) if never is None else never, True)
         cut = len(tokens) - max(1, min(len(tokens) // _TUNING_SHARE, _TUNING_TOKENS))
-        self.tokens = cut
+        self.tokens = int(np.count_nonzero(~self._never[tokens[:cut]]))
         tuning = tokens[cut:], _clipped(offsets, cut, len(tokens))
         wanted: list[Ids | None] = [None] * 5
         if around is not None:
@@ -204,7 +214,7 @@ class NGramBaseline:
         self, tokens: NDArray[np.integer], offsets: NDArray[np.integer], wanted: list[Ids | None]
     ) -> None:
         padded = _padded(tokens, offsets, self._base - 1, np.int32)
-        self._unigram = _unigram(tokens, self._base - 1)
+        self._unigram = _unigram(tokens, self._base - 1, self._never[:-1])
         self._frequent = np.argsort(-self._unigram, kind="stable")[:_CANDIDATES]
         self._tables = [ContextCounts.empty(self._base) for _ in wanted]
         for begin in range(2, len(padded) - 2, _COUNTED_AT_ONCE):
@@ -214,7 +224,7 @@ class NGramBaseline:
             for table, keys, known in zip(self._tables, self._contexts(around), wanted, strict=True):
                 keys *= self._base
                 keys += middle
-                table.add(keys[middle < self._base - 1], known)
+                table.add(keys[~self._never[middle]], known)
 
     def _contexts(self, around: Neighbours) -> Iterator[Ids]:
         """Yield the number of each context, pairs first; with ``UNKNOWN`` in it, a number never counted."""
@@ -263,6 +273,7 @@ class NGramBaseline:
     def _tune(self, tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
         """Fit the weights on a slice that was not counted."""
         drawn = np.random.default_rng(0).integers(_MASKED_IN_TUNING, size=len(tokens))
+        drawn[self._never[tokens]] = -1  # never masked
         parts = [np.flatnonzero(drawn == number) for number in range(_MASKED_IN_TUNING)]
         around = [neighbours_at(tokens, offsets, part, self._base - 1, neighbours="masked") for part in parts]
         view = self._view(Neighbours(*map(np.concatenate, zip(*around, strict=True))))
@@ -313,10 +324,14 @@ def _padded(
     return padded
 
 
-def _unigram(tokens: NDArray[np.integer], vocabulary_size: int) -> Floats:
-    """Return add-one smoothed frequencies [V]: every token stays possible."""
+def _unigram(
+    tokens: NDArray[np.integer], vocabulary_size: int, never: NDArray[np.bool_] | None = None
+) -> Floats:
+    """Return add-one smoothed frequencies [V] of what can be a target: every token stays possible."""
     counts = np.bincount(tokens, minlength=vocabulary_size)
-    smoothed: Floats = (counts + 1.0) / (len(tokens) + vocabulary_size)
+    if never is not None:
+        counts[never] = 0
+    smoothed: Floats = (counts + 1.0) / (counts.sum() + vocabulary_size)
     return smoothed
 
 

@@ -298,7 +298,8 @@ def set_first_weights(
     model: PreTrainedModel, text: TextSource, seed: int, world: World, progress: Progress
 ) -> None:
     """Start a new model from counts of the training text: output bias and embeddings."""
-    if set_unigram_bias(model, text.token_counts()):
+    # Unknown and special tokens are never targets, however frequent.
+    if set_unigram_bias(model, np.where(text.vocabulary.special, 0, text.token_counts())):
         progress.log("the output bias of the new model starts at the log frequencies of the tokens")
     width = int(model.get_input_embeddings().embedding_dim)  # type: ignore[arg-type]
     # All processes begin with the same weights, and the last digits of this depend on the processor.
