@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_words_by_key_and_by_runs(
     found = find_overlap(source(heldout, tokenizer), [source(texts[:20], tokenizer)])
     assert (found.documents, found.same, found.near) == (13, 1, 1)
     assert found.compared == 11
+    assert found.examples == (0, 1)
     replay = find_overlap(
         source(heldout, tokenizer), [source(texts[:20], tokenizer), source(texts[25:], tokenizer)]
     )
@@ -142,6 +144,9 @@ def test_a_run_says_that_it_was_trained_on_what_it_holds_out(
     assert held in said
     assert (said.index(held) > said.index("first batch")) == large
     assert "1 of 8 documents of the general text occurs in" in said
+    shown = re.search(r"of the general text .* Such documents begin: '(.*) …'", " ".join(said.split()))
+    assert shown
+    assert corpus_text[9].lower().startswith(shown[1].lower()[:20])
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert info["overlap"]["heldout"]["same"] == 60
     assert info["overlap"]["general"]["same"] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOSTLY = 0.5
 """Share of the runs of a document that must occur in the training text."""
+_EXAMPLES = 3
 _SHORTEST_RUN, _RUN_BITS = 8, 128
 _AT_ONCE, _SEARCHED = 1 << 20, 1 << 21  # tokens
 _SIEVE = np.uint64((1 << 24) - 1)
@@ -54,6 +55,7 @@ class Overlap:
         near: of the others, those of whose runs of tokens at least half occur in the training text.
         compared: documents whose runs were looked up: those that have one, of the first 2 million tokens.
         run: tokens of a run, none of them unknown or special.
+        examples: the first of these documents, by their numbers in the corpus.
     """
 
     documents: int
@@ -61,6 +63,7 @@ class Overlap:
     near: int
     compared: int
     run: int
+    examples: tuple[int, ...] = field(default=(), compare=False)
 
 
 def find_overlap(heldout: TextSource, training: Sequence[TextSource]) -> Overlap:
@@ -86,7 +89,8 @@ def find_overlap(heldout: TextSource, training: Sequence[TextSource]) -> Overlap
     total = np.bincount(owner, minlength=len(rest))
     hits = np.bincount(owner, seen[which], minlength=len(rest))
     near = (total > 0) & (hits >= MOSTLY * total)
-    return Overlap(len(keys), int(same.sum()), int(near.sum()), int((total > 0).sum()), run)
+    examples = np.concatenate([heldout.documents[same], rest[near]])[:_EXAMPLES].tolist()
+    return Overlap(len(keys), int(same.sum()), int(near.sum()), int((total > 0).sum()), run, tuple(examples))
 
 
 def _common(keys: np.ndarray, training: Sequence[TextSource]) -> np.ndarray:

@@ -16,11 +16,10 @@ def overlap_text(name: str, found: JsonDict) -> str | None:
     parts = [f"{same:,} as a whole"] if same else []
     parts += [f"{near:,} in at least half of their runs of {found['run']} tokens"] if near else []
     where = "training or replay text" if found.get("replay", True) else "training text"  # not in earlier runs
-    how = "'unmask check TEXT --test PATH' names them"
-    if found.get("split_off"):  # there is no file of it
-        how = "'unmask check' of the same files names documents that are duplicates"
+    # Of a text that was split off there is no file.
+    how = "" if found.get("split_off") else ". 'unmask check TEXT --test PATH' names them"
     return (
         f"{same + near:,} of {plural(found['documents'], 'document')} of the {_NAMES[name]} "
         f"{'occurs' if same + near == 1 else 'occur'} in the {where} ({', '.join(parts)}), so the metrics on it are better "
-        f"than on new text. {how}"
+        f"than on new text{how}"
     )
