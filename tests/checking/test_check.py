@@ -137,6 +137,18 @@ def test_scripts_are_told_apart(tmp_path: Path) -> None:
     assert found.read["words"] == 8 * 20 + 5 + 12  # a Chinese character is a word
 
 
+def test_documents_of_another_script_are_told_by_the_script_of_most_letters(tmp_path: Path) -> None:
+    """Also where more documents, all of them short, are in the other script."""
+    lines = [
+        *(sentence(seed) for seed in range(6)),
+        *(f"花园里的花都开了{letter}" for letter in "甲乙丙丁戊己庚辛壬癸"),
+    ]
+    found = check_data([write(tmp_path / "a.txt", *lines)])
+    (said,) = (finding.text for finding in found.findings if finding.about == "scripts")
+    assert said.startswith("letters: Latin ")
+    assert "10 documents mostly in another script than Latin" in said
+
+
 def test_personal_data_is_counted_and_never_shown(tmp_path: Path) -> None:
     lines = [
         "write to jane.roe+x@example.org or +44 20 7946 0958",
@@ -516,7 +528,7 @@ def test_smaller_documents_are_proposed_where_there_are_any() -> None:
 def test_a_hint_names_test_files_only_where_there_are_any() -> None:
     found = {"same": 1, "near": 0, "documents": 9, "run": 10}
     assert "'unmask check TEXT --test PATH' names them" in str(overlap_text("general", found))
-    assert "--test" not in str(overlap_text("general", found | {"split_off": True}))
+    assert "unmask check" not in str(overlap_text("general", found | {"split_off": True}))
 
 
 def test_the_speed_is_measured_last_and_said_before(

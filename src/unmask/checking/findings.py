@@ -274,12 +274,12 @@ def _scripts(check: JsonDict) -> Iterator[Finding]:
         yield Finding("warning", "scripts", "the text contains no letters")
         return
     listed = ", ".join(f"{row['script']} {percent(row['share_of_letters'])}" for row in shown[:4])
-    by_documents = sorted((row["documents"] for row in found), reverse=True)
-    others = sum(by_documents[1:])
+    main = found[0]["script"]
+    others = sum(row["documents"] for row in found[1:])
     mixed = others >= 0.01 * check["read"]["documents"]
-    more = f"; {plural(others, 'document')} mostly in another script" if others else ""
-    if check["read"]["words"] is None and shown[0]["script"] in UNSPACED:
-        more += f"; {shown[0]['script']} does not mark words: texts are compared by characters or pieces of about 4 letters in their place"
+    more = f"; {plural(others, 'document')} mostly in another script than {main}" if others else ""
+    if check["read"]["words"] is None and main in UNSPACED:
+        more += f"; {main} does not mark words: texts are compared by characters or pieces of about 4 letters in their place"
     yield Finding("note" if mixed else "ok", "scripts", f"letters: {listed}{more}")
 
 
