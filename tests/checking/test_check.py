@@ -247,9 +247,10 @@ def test_a_test_file_among_the_data_does_not_leak_into_itself(tmp_path: Path) ->
     assert found.leakage is not None
     assert found.leakage["files"][0]["exact"] == 0
     assert found.leakage["searched"] == 1
+    assert understood(found.plan["commands"][-1])["text"] == [str(train)]
     alone = check_data([test], test=[test])
     assert levels(alone, "leakage") == ["problem"]
-    assert train.exists()
+    assert alone.plan["commands"] == []
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the labelled sets of ../shared/data are not here")

@@ -5,6 +5,7 @@ Documents are read once; what is kept of them is hashes, sketches, counts and a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -276,7 +277,7 @@ class _Check:
             duplicates=self._duplicates(),
             leakage=self.leaks.found(self.index) if searched else None,
             vocabulary=vocabulary,
-            plan=self._plan(given, items, vocabulary, text["scripts"]),
+            plan=self._plan(given, items, test, vocabulary, text["scripts"]),
         )
         found.findings = findings_of(found.to_dict())
         return found
@@ -330,6 +331,7 @@ class _Check:
         self,
         given: list[str],
         items: list[Input],
+        test: list[str],
         vocabulary: dict[str, Any] | None,
         scripts: list[dict[str, Any]],
     ) -> dict[str, Any]:
@@ -340,8 +342,9 @@ class _Check:
         worth = bool(vocabulary and vocabulary["saved_share"] >= SAVED_SHARE)
         extend = worth and tokens >= EXTEND_TOKENS
         # Where test files are among the inputs, only the others are to be trained on.
-        tests = set(_splits(items))
-        chosen = [str(item) for item in items if item not in tests] if tests else given
+        tests = set(map(os.path.realpath, test))
+        others = [name for name in map(str, items) if os.path.realpath(name) not in tests]
+        chosen = given if len(others) == len(items) else others
         default, why = model_for(scripts)
         return {
             "tokens": tokens,
@@ -363,7 +366,9 @@ class _Check:
                 unknown=bool(vocabulary and vocabulary["unknown"]["share"] > MOST),
                 unreadable=bool(self.reader.passed_over + len(self.skipped.unreadable)),
                 default=default,
-            ),
+            )
+            if chosen
+            else [],
         }
 
     def speed(self, plan: dict[str, Any]) -> dict[str, Any]:

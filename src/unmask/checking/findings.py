@@ -78,7 +78,7 @@ def _leakage(check: JsonDict) -> Iterator[Finding]:
         return
     run = check["leakage"]["run"]
     if not check["leakage"]["searched"]:
-        text = "the inputs are the test files themselves: there is no training text to search"
+        text = "the inputs are the test files themselves: there is no training text to search; give it before --test"
         yield Finding("problem", "leakage", text)
         return
     for row in check["leakage"]["files"]:

@@ -203,7 +203,8 @@ def draw_plan(page: Page, plan: JsonDict) -> None:
         page.say("      that is long: --minutes 120 limits the time; a smaller model or a GPU is faster")
     if why := plan.get("why_model"):
         page.say(why)
-    page.say("next:")
+    if plan["commands"]:
+        page.say("next:")
     for command in plan["commands"]:
         page.command(f"  {command}")
 
