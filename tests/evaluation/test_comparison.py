@@ -624,3 +624,36 @@ def test_text_is_split_as_in_the_run_that_trained_the_model(
     assert any(note.startswith("each line of 3 files of plain text counts") for note in by_line.notes)
     (run / "config.yaml").write_text("data: {inputs: [x], documents: file}", encoding="utf-8")
     assert evaluated({"line": 12}).tally.documents == 3
+
+
+@pytest.mark.parametrize("trained_on", ["texts/text.jsonl", "texts", "other.jsonl", "-"])
+def test_text_that_a_run_was_trained_on_is_said(
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    documents: list[str],
+    jsonl: Callable[..., Path],
+    trained_on: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+
+    from unmask.progress import Progress
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint("bert"), "run/model")
+    Path("run/config.yaml").write_text(f"data: {{inputs: ['{trained_on}']}}", encoding="utf-8")
+    Path("run/run.json").write_text("{}", encoding="utf-8")
+    Path("texts").mkdir()
+    data = str(jsonl(documents[:6], "texts/text.jsonl"))
+    warned: list[str] = []
+
+    class Listener(Progress):
+        def warning(self, text: str) -> None:
+            warned.append(text)
+
+    evaluate(["run"], data, CPU, progress=Listener())
+    compare("run/model", str(checkpoint("bert")), data, CPU, progress=Listener())
+    said = [text for text in warned if "was trained on" in text]
+    assert len(said) == (2 if trained_on.startswith("texts") else 0)
+    for text, model in zip(said, ("run", "run/model"), strict=False):
+        assert text.startswith(f"'{data}' is, or holds, text that '{model}' was trained on")

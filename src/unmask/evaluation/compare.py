@@ -34,6 +34,7 @@ from unmask.evaluation.text_cache import (
     one_tokenizer,
     sequence_length,
     split_as_in_training,
+    warn_of_training_text,
 )
 from unmask.model.base import LanguageModel
 from unmask.progress import Progress
@@ -144,6 +145,7 @@ def compare(
         EvaluationText(data, documents, progress) as text,
         EvaluationText(train_data, documents, progress) as train,
     ):
+        warn_of_training_text([first, second], text.inputs, progress)
         left, right = (_tokenizer(model, settings) for model in (first, second))
         same = one_tokenizer(left, right, text)
         if not same:

@@ -34,6 +34,7 @@ from unmask.evaluation.text_cache import (
     lines_of_few_files,
     sequence_length,
     split_as_in_training,
+    warn_of_training_text,
 )
 from unmask.model.base import LanguageModel
 from unmask.model.load import load_for_inference
@@ -213,6 +214,7 @@ def evaluate(
         EvaluationText(data, documents, progress) as text,
         EvaluationText(train_data, documents, progress) as train,
     ):
+        warn_of_training_text(models, text.inputs, progress)
         evaluator = Evaluator(text, train if train.inputs else None, settings, progress)
         length = sequence_length(settings.max_length, [load(model).max_length for model in models])
         found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -142,6 +143,27 @@ def split_as_in_training(
         f"one document per {mode} of plain text, as in the run that trained the model; change with --documents"
     )
     return settings.model_copy(update={"documents": mode})
+
+
+def warn_of_training_text(models: Iterable[object], data: Iterable[str], progress: Progress) -> None:
+    """Warn of evaluated text that the run of a model was trained on, by the paths that were given to both."""
+    for model in models:
+        run = run_of(str(model)) if isinstance(model, str | Path) else None
+        if run is None:
+            continue
+        settings = load_config(run.config).data
+        trained = [_real(name) for name in (*settings.inputs, *settings.replay) if name != "-"]
+        for name in data:
+            path = _real(name)
+            if name != "-" and any(path in (old, *old.parents) or old in path.parents for old in trained):
+                progress.warning(
+                    f"'{name}' is, or holds, text that '{model}' was trained on, by the paths in its run folder, so its metrics "
+                    f"here are better than on new text; give text that it did not see"
+                )
+
+
+def _real(name: str) -> Path:
+    return Path(os.path.realpath(name))
 
 
 def _mode_of(run: RunFolder) -> str:
