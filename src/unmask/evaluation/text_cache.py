@@ -151,7 +151,10 @@ def warn_of_training_text(models: Iterable[object], data: Iterable[str], progres
         run = run_of(str(model)) if isinstance(model, str | Path) else None
         if run is None:
             continue
-        settings = load_config(run.config).data
+        try:
+            settings = load_config(run.config).data
+        except ConfigError:  # of another version, say; the model can be evaluated all the same
+            continue
         trained = [_real(name) for name in (*settings.inputs, *settings.replay) if name != "-"]
         for name in data:
             path = _real(name)
