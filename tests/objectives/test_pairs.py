@@ -279,6 +279,14 @@ def test_a_head_learns_what_tells_the_pairs_apart(
     assert found["objective"]["intervals"][f"{name}_accuracy"][0] > 0.6
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 1], [0, 1, 1]])
+def test_one_label_for_all_pairs_is_as_accurate_as_the_share_of_the_larger_label(labels: list[int]) -> None:
+    answers = np.array([[number, label == labels[1], 0.7, label] for number, label in enumerate(labels)])
+    objective = NextSentencePrediction()
+    found = objective.metrics(objective.scores(answers))
+    assert found["nsp_accuracy"] == found["larger_label_share"] == pytest.approx(2 / 3)
+
+
 @pytest.fixture
 def pair_model(load: Load, tiny_model: Any, wordpiece_tokenizer: Any) -> Callable[[str], MaskedLM]:
     """Return `get(architecture)`: a tiny model whose tokenizer has pairs."""
@@ -358,13 +366,15 @@ def test_a_run_leaves_a_model_with_both_heads(
     for row in (row for row in rows if "loss" in row):
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
     assert all(0 <= row["eval_nsp_accuracy"] <= 1 for row in rows if "eval_loss" in row)
+    assert all(0.5 <= row["eval_larger_label_share"] <= 1 for row in rows if "eval_loss" in row)
     assert result.evaluation is not None
     own = result.evaluation["objective"]
     low, high = own["intervals"]["nsp_accuracy"]
     assert low <= own["nsp_accuracy"] <= high
+    assert 0.5 <= own["larger_label_share"] <= 1
     assert own["answers"] > 10
     page = folder.report.read_text(encoding="utf-8")
-    for words in ("Next sentence prediction", "pairs of passages", "nsp accuracy"):
+    for words in ("Next sentence prediction", "pairs of passages", "nsp accuracy", "larger label share"):
         assert words in page
 
     shown = unmask.explain(folder.model, "the river.", pair="a boat.", device="cpu")

@@ -123,13 +123,20 @@ class SentencePairs(MaskedLanguageModelling):
         return masked, Loss(value, (sentence.argmax(-1) == kinds).sum())
 
     def answers(self, model: MaskedLM, batch: Batch) -> np.ndarray:
-        """Return rows of document, whether the sentence head is right, and its loss, of the pairs that have a label."""
+        """Return rows of document, whether the sentence head is right, its loss, and the label, of the pairs that have one."""
         sentence = self._sentence_logits(model, batch, model.encode(batch)).cpu().double()
         labels = batch.of_sequences["pair_labels"]
         known = np.flatnonzero(labels != UNLABELLED)
-        logs = sentence.log_softmax(-1).numpy()[known, labels[known]]
-        right = sentence.argmax(-1).numpy()[known] == labels[known]
-        return np.stack([batch.of_sequences["documents"][known], right, -logs], axis=1).astype(np.float64)
+        labels = labels[known]
+        losses = -sentence.log_softmax(-1).numpy()[known, labels]
+        right = sentence.argmax(-1).numpy()[known] == labels
+        columns = [batch.of_sequences["documents"][known], right, losses, labels]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    def scores(self, answers: np.ndarray) -> np.ndarray:
+        """Return the answers with whether a label is the larger one in place of the label."""
+        larger = 2 * answers[:, 3].sum() > len(answers)
+        return np.column_stack([answers[:, :3], answers[:, 3] == larger])
 
     def saved_class(self, model: MaskedLM) -> str:
         return class_with_both_heads(model.model.config).__name__
@@ -153,7 +160,7 @@ class NextSentencePrediction(SentencePairs):
 
     name = "nsp"
     loss_names = ("mlm", "nsp")
-    answer_means = MappingProxyType({"nsp_accuracy": 1, "nsp_loss": 2})
+    answer_means = MappingProxyType({"nsp_accuracy": 1, "nsp_loss": 2, "larger_label_share": 3})
     change = "replaced"
     why_none = (
         "no passage of the training text can be replaced by one of another document; give several documents of about the same "
@@ -171,7 +178,7 @@ class SentenceOrderPrediction(SentencePairs):
 
     name = "sop"
     loss_names = ("mlm", "sop")
-    answer_means = MappingProxyType({"sop_accuracy": 1, "sop_loss": 2})
+    answer_means = MappingProxyType({"sop_accuracy": 1, "sop_loss": 2, "larger_label_share": 3})
     change = "swapped"
     why_none = (
         "no sequence of the training text has whole sentences that can be swapped; give longer documents, a higher --max-length, or "
