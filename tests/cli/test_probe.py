@@ -69,7 +69,8 @@ def test_a_table_shows_mean_and_deviation(run: Run, checkpoint: Checkpoint, task
     assert code == 0, err
     assert "linear probe, model frozen" in out
     assert "fine-tuned" in out
-    assert "±" in out
+    assert "mean ± standard deviation over 2 seeds: " in out
+    assert "95%: t interval" in out
     assert "most frequent label" in out
     assert "20 of 60 training examples used" in out
 
@@ -82,6 +83,9 @@ def test_overlap_is_refused_with_how_much(run: Run, checkpoint: Checkpoint, task
     code, out, err = run(*given, "--allow-overlap")
     assert code == 0, err
     assert "60 of 60 test texts also in train" in out
+    assert "one seed has no spread: " in out
+    assert "standard deviation" not in out
+    assert "95%: " not in out
     assert run(*given, "--drop-overlap")[0] == 3  # nothing is left
 
 

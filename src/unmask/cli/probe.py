@@ -251,7 +251,8 @@ def draw_retrieval(page: Page, found: JsonDict) -> None:
         f"{plural(task['queries'], 'query', 'queries')} in {plural(task['passages'], 'passage')}, exact search by cosine; "
         f"{found['precision']}"
     )
-    page.say(f"95%: {found['interval']}", style="dim")
+    if any(row[2] for row in rows):  # the intervals
+        page.say(f"95%: {found['interval']}", style="dim")
     for note in found["notes"]:
         page.say(note, style="dim")
 
@@ -274,7 +275,12 @@ def draw_probe(page: Page, found: JsonDict) -> None:
         rows = [_row(row, columns) for row in found["models"] if row["method"] == method]
         rows += [_baseline(name, row, columns) for name, row in found["baselines"].items()]
         page.table([_METHODS[method], first, "95%", *others, "time"], rows)
-        page.say(f"mean ± standard deviation over {plural(found['seeds'], 'seed')}: {seeds}", style="dim")
+        what = (
+            f"mean ± standard deviation over {found['seeds']} seeds"
+            if found["seeds"] > 1
+            else "one seed has no spread"
+        )
+        page.say(f"{what}: {seeds}", style="dim")
         page.say("")
     for verdict in found["verdicts"]:
         page.say(verdict["verdict"])
@@ -282,7 +288,8 @@ def draw_probe(page: Page, found: JsonDict) -> None:
     page.say(
         f"{plural(sizes['train'], 'example')} to learn from, {sizes['test']:,} to be tested on; {found['precision']}"
     )
-    page.say(f"95%: {found['interval']}", style="dim")
+    if any(row["interval"] for row in [*found["models"], *found["verdicts"]]):
+        page.say(f"95%: {found['interval']}", style="dim")
     for note in found["notes"]:
         page.say(note, style="dim")
 
