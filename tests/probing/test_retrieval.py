@@ -264,6 +264,9 @@ def test_models_are_compared_on_their_own_text(run: Run, checkpoint: Checkpoint,
     first, second = (row["figures"] for row in answer["models"])
     (verdict,) = answer["verdicts"]
     assert first["intervals"]["recall_at_100"] is None  # all 60 passages are among the first 100
+    for figures in (first, second, answer["baselines"]["bm25"], verdict["differences"]):
+        assert figures["recall_at_100"] is None
+    assert "no recall@100: it is 100% for any model, with 60 passages in all" in answer["notes"]
     for name in set(METRICS) - {"recall_at_100"}:
         assert 0 <= first["intervals"][name][0] <= first[name] <= first["intervals"][name][1] <= 1
         assert verdict["differences"][name] == pytest.approx(second[name] - first[name])
@@ -271,6 +274,7 @@ def test_models_are_compared_on_their_own_text(run: Run, checkpoint: Checkpoint,
     assert code == 0, err
     assert "nDCG@10" in out
     assert "BM25" in out
+    assert "100.0%" not in out.partition("BM25")[2].partition("\n")[0]
     assert "truncated to 12 tokens: 60 queries and 60 passages" in out
 
 

@@ -20,6 +20,8 @@ Ints = NDArray[np.int64]
 
 METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr")
 """The metrics of a query, in the order of :func:`query_metrics`; the first is the main one."""
+RECALLS = {"recall_at_10": 10, "recall_at_100": 100}
+"""Those that are 1 whatever the ranks, where there are no more passages than this."""
 
 _BLOCK = 1 << 24  # scores in memory at a time, 64 MB
 

@@ -20,7 +20,15 @@ from unmask.evaluation.evaluate import labels as short_names
 from unmask.model.masked_lm import MaskedLM
 from unmask.probing.bm25 import BM25
 from unmask.probing.features import EncoderLoader, Ints, encode, features, token_limit
-from unmask.probing.ranking import METRICS, Floats, query_metrics, ranks_of, relevant_ranks, unit_length
+from unmask.probing.ranking import (
+    METRICS,
+    RECALLS,
+    Floats,
+    query_metrics,
+    ranks_of,
+    relevant_ranks,
+    unit_length,
+)
 from unmask.probing.retrieval_tasks import RetrievalTask
 from unmask.probing.settings import EncoderSettings
 from unmask.progress import Progress
@@ -43,6 +51,7 @@ class ModelRetrieval:
     Attributes:
         model: its name. label: a shorter one.
         metrics: nDCG@10, recall@10, recall@100 and MRR, means over queries, 0 to 1.
+            NaN is a recall among as many passages as there are, or more.
         by_query: ``[Q, 4]`` the same of each query.
         truncated: number of queries and passages that were longer than the model takes.
         seconds: how long it took.
@@ -180,6 +189,10 @@ def probe_retrieval(
     task = task.sample(settings.limit)
     load = EncoderLoader(settings, progress)
     notes, found, precision = list(task.notes), [], ""
+    notes += [
+        f"no {RETRIEVAL_METRICS[name]}: it is 100% for any model, with {plural(len(task.passages), 'passage')} in all"
+        for name in _certain(task)
+    ]
     unit = np.unique(task.queries, return_inverse=True)[1]
     for model, name, label in zip(models, names, short_names(names), strict=True):
         lm = load(model)
@@ -239,7 +252,14 @@ def _metrics(
         rows.append(query_metrics(ranks, np.fromiter(grades.values(), dtype=np.int64)))
         progress.advance(number / len(task.queries), {"queries": number})
     progress.end()
-    return np.stack(rows)
+    found = np.stack(rows)
+    found[:, [METRICS.index(name) for name in _certain(task)]] = np.nan
+    return found
+
+
+def _certain(task: RetrievalTask) -> list[str]:
+    """Return the metrics that say nothing of a model, since all passages are among so many."""
+    return [name for name, among in RECALLS.items() if among >= len(task.passages)]
 
 
 def _vectors(
