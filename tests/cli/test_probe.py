@@ -95,6 +95,12 @@ def test_wrong_calls_end_with_one_line(run: Run, checkpoint: Checkpoint, task: P
     assert "no such file or folder" in err.splitlines()[-1]
     code, _, err = run(checkpoint("bert"), "--task", task / "nothing")
     assert code == 3
+    assert err.splitlines()[-1].endswith(
+        "nothing: no such file; expected a folder with train, (dev) and test files, or a train file if --test names the test file"
+    )
+    code, _, err = run(checkpoint("bert"), "--task", task, "--dev", task / "nothing")
+    assert code == 3
+    assert err.splitlines()[-1].endswith("nothing: no such file; expected the dev file of the task")
     code, _, err = run(checkpoint("bert"), "--task", task / "train.jsonl")
     assert code == 2
     assert "--test FILE" in err

@@ -96,7 +96,7 @@ def read_beir(
     """
     folder = Path(folder)
     judged = _qrels_file(folder) if qrels is None else Path(qrels)
-    readable_stat(judged)
+    readable_stat(judged, "expected a table of judgements (query, passage, grade)")
     corpus = _read_texts(_only(folder, "corpus.jsonl*"), title=True)
     queries = _read_texts(_only(folder, "queries.jsonl*"), title=False)
     grades, unrelated = _read_judgements(judged, queries, corpus)

@@ -67,7 +67,8 @@ def read_task(
         given = {role: Path(path) for role, path in (("dev", dev), ("test", test)) if path is not None}
         return _glue_task(str(task), layout, files | given, progress)
     parts = _find_parts(Path(task), _path(test), _path(dev))
-    readable_stat(parts["test"])
+    for role, path in parts.items():
+        _require(role, path)
     if is_conll(parts["train"]):
         if kind is not None or pair_field is not None:
             raise ConfigError(
@@ -93,7 +94,7 @@ def _glue_task(name: str, layout: GlueLayout, files: dict[str, Path], progress: 
     notes = [f"{layout.title}; tested on {files['test'].name}"]
     read = {}
     for role, path in files.items():
-        readable_stat(path)
+        _require(role, path)
         rows, lost = read_glue(path, layout)
         notes += [lost] if lost else []
         read[role] = examples_of(rows, layout.kind, path)
@@ -159,6 +160,10 @@ def _counts(task: Task, row: int) -> bool:
     return task.test.words is None or len(task.test.words[row]) >= SHORT
 
 
+def _require(role: str, path: Path) -> None:
+    readable_stat(path, f"expected the {role} file of the task")
+
+
 def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
@@ -168,7 +173,10 @@ def _path(given: str | Path | None) -> Path | None:
 
 def _find_parts(task: Path, test: Path | None, dev: Path | None) -> dict[str, Path]:
     """Return the path of train and test, and of dev if there is one."""
-    readable_stat(task)
+    readable_stat(
+        task,
+        "expected a folder with train, (dev) and test files, or a train file if --test names the test file",
+    )
     given = {role: path for role, path in (("test", test), ("dev", dev)) if path is not None}
     found = _roles(task) if task.is_dir() else {}
     if "train" not in found:

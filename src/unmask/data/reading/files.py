@@ -44,6 +44,7 @@ RECORD_LIMIT = 32_000_000
 BOMB_RATIO, BOMB_BYTES = 200, 1 << 26
 """Data that decompression grows to more bytes by more than this ratio is refused; text reaches a ratio of 2 to 10."""
 
+_TEXT = "give a file, a folder, a glob, '-', hf://org/name or a URL (s3://, gs://, az://)"
 _KINDS: dict[str, Kind] = {
     ".txt": "text",
     ".text": "text",
@@ -106,12 +107,17 @@ def name_suffix(path: PurePath) -> str:
 # ---------------------------------------------------------------------------------------------- files
 
 
-def readable_stat(path: Path) -> os.stat_result:
-    """Return the ``stat`` of a file or folder; :class:`DataError` if it does not exist, or is a FIFO or device."""
+def readable_stat(path: Path, expected: str = _TEXT) -> os.stat_result:
+    """Return the ``stat`` of a file or folder; :class:`DataError` if it does not exist, or is a FIFO or device.
+
+    Args:
+        path: of the file or folder.
+        expected: what should be there, said where there is nothing; by default text in any of its forms.
+    """
     try:
         found = os.stat(path)
     except OSError as error:
-        raise cannot_open(path, error) from None
+        raise cannot_open(path, error, expected) from None
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         what = "a pipe, socket or device, expected a regular file; to read a pipe give '-' and redirect it"
         raise TextError("not a file", what, path=path)
@@ -123,10 +129,10 @@ def size_of(file: File) -> int:
     return file.size if isinstance(file, RemoteFile) else readable_stat(file).st_size
 
 
-def cannot_open(path: Path, error: OSError) -> DataError:
+def cannot_open(path: Path, error: OSError, expected: str = _TEXT) -> DataError:
     """Return the :class:`DataError` for an ``OSError`` on opening ``path``."""
     if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG:
-        return missing(path)
+        return missing(path, expected)
     if isinstance(error, PermissionError):
         return TextError("no permission", "permission denied; make it readable for this user", path=path)
     if error.errno == errno.ELOOP:
@@ -135,7 +141,7 @@ def cannot_open(path: Path, error: OSError) -> DataError:
     return TextError("not readable", f"cannot be read ({error.strerror or error})", path=path)
 
 
-def missing(path: Path) -> DataError:
+def missing(path: Path, expected: str = _TEXT) -> DataError:
     """Return the error for a path that does not exist, with the most similar name that does."""
     if os.path.islink(path):
         return TextError("no such file", "a broken symbolic link; repair or remove it", path=path)
@@ -151,9 +157,7 @@ def missing(path: Path) -> DataError:
     else:
         what = f"no such file: the folder {parent / name} does not exist{near}"
     hint = text_hint(str(path))
-    message = (
-        f"{what}{hint}; give a file, a folder, a glob, '-', hf://org/name or a URL (s3://, gs://, az://)"
-    )
+    message = f"{what}{hint}; {expected}"
     shown = f"{str(path)[:119]}…" if hint and len(str(path)) > 120 else path
     return TextError("no such file", message, path=shown)
 
