@@ -43,6 +43,10 @@ def test_a_tokenizer_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^no tokenizer could be loaded from '{name}': ") as caught:
         load_tokenizer(name, offline=True)
     assert "\n" not in str(caught.value)
+    assert f"there is no folder {name}; it is not, or not whole, in the local cache" in str(caught.value)
+    assert "the Hub was not asked, because --offline or HF_HUB_OFFLINE is set. Check the spelling" in str(
+        caught.value
+    )
 
 
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path) -> None:

@@ -103,13 +103,13 @@ def load_tokenizer(
                 _find_on_hub(path, revision, progress)
             tokenizer = _read(path, {"revision": revision, "local_files_only": offline}, progress)
     except Exception as error:
-        raise not_loaded(name, path, error) from error
+        raise not_loaded(name, path, error, offline) from error
     _require_mask(tokenizer, name)
     tokenizer = converted(tokenizer)
     if is_url(name):
         tokenizer.name_or_path = name  # not its place in the cache
     if what := no_text(tokenizer):
-        raise not_loaded(name, path, what)
+        raise not_loaded(name, path, what, offline)
     require_size(tokenizer, name, path, progress)
     share, lost = unreachable_entries(tokenizer)
     if share > SHARE:
@@ -144,9 +144,9 @@ def _find_on_hub(name: str, revision: str | None, progress: Progress) -> None:
     """Ask for a model that is not in the cache; transformers would ask, and wait for, a Hub out of reach several times.
 
     Raises:
-        OSError: the Hub cannot be reached.
+        LocalEntryNotFoundError: the Hub cannot be reached.
     """
-    from huggingface_hub import constants, hf_hub_download, is_offline_mode, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
@@ -155,7 +155,7 @@ def _find_on_hub(name: str, revision: str | None, progress: Progress) -> None:
         progress.log(f"{no_folder(name)}looking for '{name}' on the Hub")
         hf_hub_download(name, "config.json", revision=revision)
     except LocalEntryNotFoundError:
-        raise OSError(f"{constants.ENDPOINT} cannot be reached, and it is not in the local cache") from None
+        raise
     except (HfHubHTTPError, HFValidationError):
         return  # transformers says what is wrong, or does without this file
 

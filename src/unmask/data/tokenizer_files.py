@@ -26,7 +26,7 @@ _ROWS_PER_ENTRY = 2, 1.1
 _PATTERNS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "*.model", "*.vocab", "tokenizer.*")
 
 
-def not_loaded(name: str, path: str, error: Exception | str) -> ConfigError:
+def not_loaded(name: str, path: str, error: Exception | str, offline: bool) -> ConfigError:
     """Return the error for a tokenizer that could not be loaded: what its folder lacks, where that is the cause."""
     folder = Path(path)
     # Transformers falls back to tiktoken where it lacks sentencepiece.
@@ -41,11 +41,38 @@ def not_loaded(name: str, path: str, error: Exception | str) -> ConfigError:
             f"SentencePiece *.model). Copy those of its tokenizer there, or write them with "
             f"tokenizer.save_pretrained({str(folder)!r})"
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-    return ConfigError(
-        f"no tokenizer could be loaded from '{name}': {no_folder(path)}{reason}. Give a model folder, a run folder, "
-        f"a WordPiece vocab.txt, or a Hub name that this machine can reach"
+    return cannot_load(
+        "tokenizer", name, path, error, "a model folder, a run folder, a WordPiece vocab.txt", offline
     )
+
+
+def cannot_load(
+    what: str, name: str, path: str, error: Exception | str, expected: str, offline: bool
+) -> ConfigError:
+    """Return the error for a tokenizer or model that transformers could not load, in its words where it looked for it at all.
+
+    Args:
+        what: is loaded.
+        name: as it was given.
+        path: the folder or Hub name that was tried.
+        error: of transformers.
+        expected: what can be given besides a Hub name.
+        offline: whether no network call was to be made.
+    """
+    from huggingface_hub import constants, is_offline_mode
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    advice = f"Give {expected}, or a Hub name that this machine can reach"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    where = no_folder(path)
+    if any(isinstance(each, LocalEntryNotFoundError) for each in (error, getattr(error, "__cause__", None))):
+        if offline or is_offline_mode():
+            where = f"there is no folder {path}; "
+            reason = "it is not, or not whole, in the local cache, and the Hub was not asked, because --offline or HF_HUB_OFFLINE is set"
+            advice = "Check the spelling, or have it fetched once without that"
+        else:
+            reason = f"{constants.ENDPOINT} cannot be reached, and it is not in the local cache"
+    return ConfigError(f"no {what} could be loaded from '{name}': {where}{reason}. {advice}")
 
 
 def no_folder(name: str) -> str:

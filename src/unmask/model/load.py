@@ -15,7 +15,7 @@ from torch import nn
 from unmask.data.conversion import converted
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
-from unmask.data.tokenizer_files import no_folder
+from unmask.data.tokenizer_files import cannot_load
 from unmask.errors import ConfigError, plural
 from unmask.model.base import LanguageModel
 from unmask.model.config_file import make_model
@@ -214,7 +214,7 @@ def _read(name: str, offline: bool, seed: int, progress: Progress) -> Checkpoint
                     path, use_safetensors=True, legacy=False, **options
                 )
     except Exception as error:
-        raise _not_loaded(name, path, error) from error
+        raise _not_loaded(name, path, error, offline) from error
     if is_url(name):
         model.config.name_or_path = name  # not its place in the cache
     require_encoder(model, name)
@@ -239,7 +239,7 @@ def read_as(kind: Any, model: PreTrainedModel) -> tuple[PreTrainedModel, set[str
     return found, set(info["missing_keys"])
 
 
-def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
+def _not_loaded(name: str, path: str, error: Exception, offline: bool) -> ConfigError:
     if exported := exported_files(Path(path)):
         return ConfigError(
             f"'{name}' is an exported model ({exported[0].name}), and the model in PyTorch is needed here. Give the one "
@@ -260,9 +260,8 @@ def _not_loaded(name: str, path: str, error: Exception) -> ConfigError:
             f"'{name}' is no masked language model: transformers has none of its architecture ({kind[1]}); give an encoder of the "
             f"BERT family, such as BERT, RoBERTa, ModernBERT or DeBERTa"
         )
-    return ConfigError(
-        f"no masked language model could be loaded from '{name}': {no_folder(path)}{reason}. Give a folder with config.json and "
-        f"model.safetensors, or a Hub name that this machine can reach"
+    return cannot_load(
+        "masked language model", name, path, error, "a folder with config.json and model.safetensors", offline
     )
 
 
