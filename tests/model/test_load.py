@@ -86,6 +86,38 @@ def test_a_folder_that_may_be_a_name_on_the_hub_is_named_as_missing(tmp_path: Pa
             load("none/such", offline=True)
 
 
+def test_a_damaged_run_says_which_file_and_is_written_again(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [f"the river and the boat of the winter {number}" for number in range(40)]
+    settings = {"train.batch_tokens": 128, "data.heldout_share": 0.2}
+    quick: dict[str, Any] = {"max_steps": 2, "precision": "fp32", "device": "cpu", "progress": False}
+    unmask.train(texts, model=checkpoint("bert"), out="half", settings=settings, **quick)
+    weights, tokenizer = Path("half/model/model.safetensors"), Path("half/model/tokenizer.json")
+    whole = weights.read_bytes(), tokenizer.read_bytes()
+    again = "'unmask train -o half --resume', from the last checkpoint of the run"
+
+    def refused() -> str:
+        with pytest.raises(ConfigError) as caught:
+            load_for_inference("half", offline=True)
+        assert again in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    weights.unlink()
+    assert f"could be loaded from 'half': {weights} is missing. Write it again with" in refused()
+    weights.write_bytes(whole[0][:1000])
+    assert f"could be loaded from 'half': {weights} is damaged or cut off (" in refused()
+    tokenizer.write_bytes(whole[1][:1000])
+    assert f"'half': {tokenizer} is damaged or cut off: it is not valid JSON. Write it again" in refused()
+    for file in tokenizer.parent.glob("tokenizer*"):
+        file.unlink()
+    assert f"Copy those of its tokenizer to {tokenizer.parent}, or write them with" in refused()
+    unmask.train(out="half", resume=True, **quick)
+    assert (weights.read_bytes(), tokenizer.read_bytes()) == whole
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_file_is_one_line(copy: Callable[[str], Path], name: str) -> None:
     folder = copy("bert")
@@ -117,7 +149,9 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(copy: Callable[[str], Path
 def test_damaged_weights_are_one_line(copy: Callable[[str], Path]) -> None:
     folder = copy("bert")
     (folder / "model.safetensors").write_bytes(b"no tensors here")
-    with pytest.raises(ConfigError, match="no masked language model could be loaded") as caught:
+    with pytest.raises(
+        ConfigError, match=r"no masked language model .*safetensors is damaged or cut off"
+    ) as caught:
         read_checkpoint(str(folder), offline=True)
     assert "\n" not in str(caught.value)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, MissingExtra, plural
 from unmask.progress import Progress
+from unmask.run_folder import run_of
 from unmask.storage import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
@@ -38,11 +39,16 @@ def not_loaded(name: str, path: str, error: Exception | str, offline: bool) -> C
     if folder.is_dir() and not any(found for pattern in _PATTERNS for found in folder.glob(pattern)):
         return ConfigError(
             f"'{name}' holds no tokenizer files (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a "
-            f"SentencePiece *.model). Copy those of its tokenizer there, or write them with "
-            f"tokenizer.save_pretrained({str(folder)!r})"
+            f"SentencePiece *.model). Copy those of its tokenizer to {folder}, or write them with "
+            f"tokenizer.save_pretrained({str(folder)!r}){_written_again(name, ', or with ')}"
         )
     return cannot_load(
-        "tokenizer", name, path, error, "a model folder, a run folder, a WordPiece vocab.txt", offline
+        "tokenizer",
+        name,
+        path,
+        damaged_json(folder) or error,
+        "a model folder, a run folder, a WordPiece vocab.txt",
+        offline,
     )
 
 
@@ -64,6 +70,8 @@ def cannot_load(
 
     advice = f"Give {expected}, or a Hub name that this machine can reach"
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+    if Path(path).is_dir():
+        advice = _written_again(name, "Write it again with ") or advice
     where = no_folder(path)
     if any(isinstance(each, LocalEntryNotFoundError) for each in (error, getattr(error, "__cause__", None))):
         if offline or is_offline_mode():
@@ -73,6 +81,24 @@ def cannot_load(
         else:
             reason = f"{constants.ENDPOINT} cannot be reached, and it is not in the local cache"
     return ConfigError(f"no {what} could be loaded from '{name}': {where}{reason}. {advice}")
+
+
+def damaged_json(folder: Path) -> str | None:
+    """Say which JSON file of a model folder cannot be read, or return ``None``."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return f"{file} is damaged or cut off: it is not valid JSON"
+    return None
+
+
+def _written_again(name: str, before: str) -> str:
+    """Return how the model folder of a run is written again, ``before`` it, if that run has a checkpoint; else nothing."""
+    run = run_of(name)
+    if run is None or not any(run.checkpoints.glob("step-*")):
+        return ""
+    return f"{before}'unmask train -o {run} --resume', from the last checkpoint of the run"
 
 
 def no_folder(name: str) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from unmask.data.conversion import converted
 from unmask.data.hub import offline_mode
 from unmask.data.tokenizer import checkpoint_name, load_tokenizer, vocabulary_of
-from unmask.data.tokenizer_files import cannot_load
+from unmask.data.tokenizer_files import cannot_load, damaged_json
 from unmask.errors import ConfigError, plural
 from unmask.model.base import LanguageModel
 from unmask.model.config_file import make_model
@@ -29,7 +30,7 @@ from unmask.model.presets import find_preset
 from unmask.progress import Progress
 from unmask.remote.systems import is_url
 from unmask.run_folder import is_model_folder, model_folder, saved_generator
-from unmask.storage import LFS_POINTER, is_lfs_pointer
+from unmask.storage import LFS_POINTER, is_lfs_pointer, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -260,9 +261,34 @@ def _not_loaded(name: str, path: str, error: Exception, offline: bool) -> Config
             f"'{name}' is no masked language model: transformers has none of its architecture ({kind[1]}); give an encoder of the "
             f"BERT family, such as BERT, RoBERTa, ModernBERT or DeBERTa"
         )
+    damage = damaged_json(Path(path)) or _damaged_weights(Path(path))
     return cannot_load(
-        "masked language model", name, path, error, "a folder with config.json and model.safetensors", offline
+        "masked language model",
+        name,
+        path,
+        damage or error,
+        "a folder with config.json and a whole model.safetensors",
+        offline,
     )
+
+
+def _damaged_weights(folder: Path) -> str | None:
+    """Say which file of a model folder is missing, or holds no whole weights."""
+    if not (folder / "config.json").is_file():
+        return None
+    shards = read_json(folder / "model.safetensors.index.json")
+    for name in sorted({*shards["weight_map"].values()}) if shards else ["model.safetensors"]:
+        file = folder / name
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except FileNotFoundError:
+            return f"{file} is missing"
+        except SafetensorError as error:
+            return f"{file} is damaged or cut off ({error})"
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror or error})"
+    return None
 
 
 def _new_head(name: str, model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
