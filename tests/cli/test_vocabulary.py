@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,45 @@ def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Che
     ):
         assert expected in out
     assert "on the text itself" in out  # one document is too little to hold any out
+
+
+@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("verb", ["extend", "trim"])
+def test_a_model_without_an_lm_head_stays_one(
+    verb: str,
+    architecture: str,
+    domain: Path,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, out = tmp_path / "encoder", tmp_path / "new"
+    shutil.copytree(checkpoint(architecture), base)
+    AutoModelForMaskedLM.from_pretrained(base).base_model.save_pretrained(base)
+    given = {
+        "extend": [domain, "--model", base, "--add", "3"],
+        "trim": [base, "--data", domain, "--keep", "99%"],
+    }[verb]
+    assert main(["tokenizer", verb, *map(str, given), "-o", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "has no LM head" in printed.err
+    assert "unmask compare" not in printed.out  # it would be refused
+    assert f"unmask train TEXT... --model {out}" in printed.out
+    model = unmask.load(out, device="cpu")
+    assert model.lm.new_head == unmask.load(base, device="cpu").lm.new_head
+    with pytest.raises(ConfigError, match="has no LM head"):
+        model.score("The cardiomyopathy.")
+    # The encoder is the same: what the two tokenizers share has the same rows.
+    old, new = (AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (base, out))
+    shared = sorted(old.keys() & new.keys())
+    before, after = (
+        AutoModelForMaskedLM.from_pretrained(folder).get_input_embeddings().weight for folder in (base, out)
+    )
+    assert torch.equal(before[[old[entry] for entry in shared]], after[[new[entry] for entry in shared]])
+    run = unmask.train(
+        domain, model=out, out=tmp_path / "run", max_steps=2, batch_tokens=64, head_warmup_steps=1
+    )
+    assert unmask.load(run.folder.model, device="cpu").score("The cardiomyopathy.").tokens > 0
 
 
 def test_the_same_call_gives_the_same_folder(domain: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 import unmask
 from unmask.data.batches import Batch
@@ -82,8 +84,6 @@ def test_int8_stores_tables_once_and_does_not_mix_texts(
 def test_half_precision_is_a_checkpoint_of_transformers(
     form: str, exported: Exporter, fits_schema: Callable[[str, Any], None]
 ) -> None:
-    from transformers import AutoModelForMaskedLM
-
     made = exported("bert", form)
     fits_schema("export", json.loads(json.dumps(made.to_dict())))
     loaded = AutoModelForMaskedLM.from_pretrained(made.folder)
@@ -185,3 +185,13 @@ def test_a_text_of_unknown_words_is_said_without_quoting_it(
         written = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "unknown to the tokenizer" in written
         assert "रोगी" not in written
+
+
+def test_a_model_without_an_lm_head_has_none_in_half_precision(
+    checkpoint: Callable[[str], Path], heldout: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(checkpoint("bert"), tmp_path / "base"))
+    AutoModelForMaskedLM.from_pretrained(base).base_model.save_pretrained(base)
+    export_model(base, tmp_path / "half", "bf16", data=[str(heldout)], force=True)
+    found = load_for_inference(tmp_path / "half", device="cpu")
+    assert found.new_head == load_for_inference(base, device="cpu").new_head != []

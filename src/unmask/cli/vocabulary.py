@@ -149,8 +149,8 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
     page.say(f"{plural(len(found.words), 'word')} added; the vocabulary has {found.entries:,} entries now")
     page.command(f"model and tokenizer: {found.folder}")
     page.command(f"train it with:       unmask train TEXT... --model {found.folder}")
-    where = model if not Path(model).exists() else str(Path(model))
-    page.command(f"what it costs now:   unmask compare {where} {found.folder} --data HELDOUT")
+    if found.has_head:
+        page.command(f"what it costs now:   {_compare(model, found.folder)}")
 
 
 def _in_text(word: AddedWord) -> list[object]:
@@ -249,8 +249,15 @@ def draw_trimmed(page: Page, found: TrimmedVocabulary, model: str) -> None:
         )
     page.say("")
     page.command(f"model and tokenizer: {found.folder}")
+    if found.has_head:
+        page.command(f"what it costs:       {_compare(model, found.folder)}")
+    else:  # its LM head is to be trained before there is anything to compare
+        page.command(f"train it with:       unmask train TEXT... --model {found.folder}")
+
+
+def _compare(model: str, folder: Path) -> str:
     where = model if not Path(model).exists() else str(Path(model))
-    page.command(f"what it costs:       unmask compare {where} {found.folder} --data HELDOUT")
+    return f"unmask compare {where} {folder} --data HELDOUT"
 
 
 def _megabytes(found: TrimmedVocabulary, name: str) -> list[str]:

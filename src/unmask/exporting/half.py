@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from unmask.errors import ConfigError
+from unmask.model.save import save_trained
 
 if TYPE_CHECKING:
     from unmask.model.masked_lm import MaskedLM
@@ -30,8 +30,8 @@ def write_bf16(model: MaskedLM, folder: Path) -> None:
 
 
 def _write(model: MaskedLM, folder: Path, dtype: torch.dtype) -> None:
-    copy: nn.Module = deepcopy(model.model)  # a copy, so that tied weights stay tied
-    copy.to(dtype)
+    copy = deepcopy(model.model)  # a copy, so that tied weights stay tied
+    copy.to(dtype)  # type: ignore[arg-type]
     if not all(weight.isfinite().all() for weight in copy.parameters()):
         raise ConfigError("a weight is too large for fp16, whose largest number is 65,504; use bf16")
-    copy.save_pretrained(folder)  # type: ignore[operator]
+    save_trained(copy, folder, model.new_head)

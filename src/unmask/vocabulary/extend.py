@@ -60,6 +60,7 @@ class ExtendedVocabulary(Result):
         after: fertility of the new tokenizer; ``None`` without text.
         held_out: whether it was measured on text from which no word was chosen; a short text has too little.
         changed: documents of that text whose tokens differ in more than new words.
+        has_head: whether the model has an LM head; one without is trained before its predictions are compared.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class ExtendedVocabulary(Result):
     after: Fertility | None
     held_out: bool
     changed: int
+    has_head: bool
 
     def _title(self) -> str:
         return f"{plural(len(self.words), 'word')} added in {self.folder}; the vocabulary has {self.entries:,} entries"
@@ -171,17 +173,26 @@ def extend_vocabulary(
         raise DataError(_none_added(left_out))
     with new_folder(out) as folder:
         extended = write_extended(tokenizer, added, folder)
-        loaded = read_checkpoint(model, offline=offline, progress=progress).model
+        loaded, new_head = read_checkpoint(model, offline=offline, progress=progress)
         logits = sample_logits(loaded, vocabulary)[:, : vocabulary.size]
         add_rows(loaded, vocabulary.size, [word.subwords for word in added])
-        save_checked(loaded, vocabulary, folder, logits)
+        save_checked(loaded, vocabulary, folder, logits, new_head)
         if (modules := find_sentence_modules(model, offline=offline)) is not None:
             copy_sentence_modules(modules, folder, progress)
         before, after, changed = (
             _measure(sample.texts, tokenizer, vocabulary, extended, added) if data else (None, None, 0)
         )
         result = ExtendedVocabulary(
-            out, added, left_out, vocabulary.size, len(extended), before, after, sample.held_out, changed
+            out,
+            added,
+            left_out,
+            vocabulary.size,
+            len(extended),
+            before,
+            after,
+            sample.held_out,
+            changed,
+            has_head=not new_head,
         )
         write_json(folder / ADDED_WORDS, result.to_dict())
     return result

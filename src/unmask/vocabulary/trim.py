@@ -87,6 +87,7 @@ class TrimmedVocabulary(Result):
             are kept all the same.
         changed: how the tokens of a sample of the text change, by which it was chosen too: of those documents, or of the
             beginning of the text where there are none, at most 4 MB.
+        has_head: whether the model has an LM head; one without is trained before its predictions are compared.
     """
 
     folder: Path
@@ -95,6 +96,7 @@ class TrimmedVocabulary(Result):
     kept: float
     kept_unseen: float | None
     changed: ChangedTokens
+    has_head: bool
 
     def _title(self) -> str:
         return f"{self.after.entries:,} of {self.before.entries:,} entries kept in {self.folder}"
@@ -104,7 +106,7 @@ class TrimmedVocabulary(Result):
         return [{"": name} | asdict(size) for name, size in (("before", self.before), ("after", self.after))]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the folder as plain values."""
+        """Return the sizes and shares as plain values."""
         return {
             "before": asdict(self.before),
             "after": asdict(self.after),
@@ -152,7 +154,7 @@ def trim_vocabulary(
     settings = settings.model_copy(update={"offline": settings.offline or offline})
     sample = HeldOutSample()
     seen, heldout = _count(DocumentReader(data, settings, progress=progress), tokenizer, sample, progress)
-    loaded = read_checkpoint(model, offline=offline, progress=progress).model
+    loaded, new_head = read_checkpoint(model, offline=offline, progress=progress)
     words = _added_words(model)
     required = entries.required.union(_configured_ids(loaded, tokenizer), (word["id"] for word in words))
     chosen = _choose(seen + heldout, keep, entries, required)
@@ -168,7 +170,7 @@ def trim_vocabulary(
     order = entries.in_order(chosen, loaded.config.pad_token_id)
     with new_folder(out) as folder:
         trimmed = entries.write(tokenizer, order, folder)
-        _save(loaded, vocabulary_of(trimmed), order, folder)
+        _save(loaded, vocabulary_of(trimmed), order, folder, new_head)
         if (modules := find_sentence_modules(model, offline=offline)) is not None:
             copy_sentence_modules(modules, folder, progress)
         if words:
@@ -181,6 +183,7 @@ def trim_vocabulary(
             kept=_share(seen + heldout, chosen),
             kept_unseen=unseen,
             changed=changed,
+            has_head=not new_head,
         )
 
 
@@ -247,7 +250,13 @@ def _configured_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     }
 
 
-def _save(model: PreTrainedModel, vocabulary: Vocabulary, order: Sequence[int], folder: Path) -> None:
+def _save(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    order: Sequence[int],
+    folder: Path,
+    new_head: Sequence[str],
+) -> None:
     """Drop rows of a model, save it and check the logits of what is left against those before."""
     old = np.asarray(order)
     as_before = replace(
@@ -269,7 +278,7 @@ def _save(model: PreTrainedModel, vocabulary: Vocabulary, order: Sequence[int], 
         for name, ids in _token_ids(config):
             value = [new.get(number) for number in ids]
             setattr(config, name, value if isinstance(getattr(config, name), (list, tuple)) else value[0])
-    save_checked(model, vocabulary, folder, logits)
+    save_checked(model, vocabulary, folder, logits, new_head)
 
 
 def _size(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> VocabularySize:
