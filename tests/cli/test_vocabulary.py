@@ -254,6 +254,21 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert sorted(path.name for path in Path().iterdir()) == ["domain.txt", "full"]
 
 
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@pytest.mark.parametrize("text", ["北京的心不全\n", "กรุงเทพมหานคร\n", "カタカナ\n"])
+def test_text_of_a_script_without_spaces_is_said_to_be_that(
+    run: Run, checkpoint: Checkpoint, tmp_path: Path, architecture: str, text: str
+) -> None:
+    (tmp_path / "domain.txt").write_text(text * 40, encoding="utf-8")
+    code, _, err = run("domain.txt", "--model", checkpoint(architecture), "--min-count", 1, "-o", "new")
+    assert code == 3
+    if architecture == "roberta":  # of bytes, so it knows every character
+        assert "of scripts without spaces between words (Chinese, Japanese, Thai" in err
+        assert "keep the tokenizer as it is" in err
+    assert "lower --min-count" not in err  # there is none
+    assert "1 times" not in err
+
+
 def test_a_failure_leaves_nothing_behind(
     domain: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MIN_COUNT = 5
+_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
 @dataclass(frozen=True)
@@ -138,22 +139,44 @@ def choose_words(
     found.sort(key=lambda word: (-word.score, word.entry))
     chosen = list(islice(filter(joiner.can_add, found), add))
     if not chosen and not besides:
-        raise DataError(
-            f"no word is worth adding: of {plural(counts.words, 'word')} in the text, none that the tokenizer splits "
-            f"into subwords occurs {min_count} times or more (words that are unknown to it have no subwords); give more "
-            f"text, or a lower --min-count"
-        )
+        raise DataError(_none_chosen(counts, vocabulary, min_count))
     return chosen
 
 
+def _none_chosen(counts: WordCounts, vocabulary: Vocabulary, min_count: int) -> str:
+    assert vocabulary.words is not None
+    spell = vocabulary.words.text
+    without = sum(count for subwords, count in counts if written_without_spaces(spell(subwords)))
+    often, fewer = (
+        (f" and occurs {min_count} times or more", ", or a lower --min-count") if min_count > 1 else ("", "")
+    )
+    others = "none is a word of letters that the tokenizer splits into subwords"
+    advice = f"give more text{fewer}"
+    if without:
+        others = (
+            f"{plural(without, 'is', 'are')} of scripts without spaces between words (Chinese, Japanese, Thai and some others), which "
+            f"are never added, as they would not be found in running text; of the others {others}"
+        )
+        advice = f"for such text keep the tokenizer as it is; for other text {advice}"
+    return (
+        f"no word is worth adding: of {plural(counts.words, 'word')} in the text, {others}{often} (words that are unknown to it "
+        f"have no subwords); {advice}"
+    )
+
+
+def written_without_spaces(text: str) -> bool:
+    """Return whether a text has a character of a script in which no spaces stand between words."""
+    return any(unicodedata.name(character, "").startswith(_WITHOUT_SPACES) for character in text)
+
+
 def _is_word(text: str) -> bool:
-    """Return whether a text has only letters, marks and digits, at least one letter, and no Chinese."""
+    """Return whether a text has only letters, marks and digits, at least one letter, and spaces around it in its script."""
     categories = [unicodedata.category(character) for character in text]
     return (
         all(category[0] in "LM" or category == "Nd" for category in categories)
         and any(category[0] == "L" for category in categories)
         and categories[0][0] != "M"
-        and not any(unicodedata.name(character, "").startswith("CJK") for character in text)
+        and not written_without_spaces(text)
     )
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unmask.data.tokenizer import TextEncoder, Vocabulary
-from unmask.vocabulary.choose import AddedWord, SubwordJoiner, pre_tokens
+from unmask.vocabulary.choose import AddedWord, SubwordJoiner, pre_tokens, written_without_spaces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def _obstacle(word: str, pieces: int, has_unknown: bool, subwords: int) -> str:
     """Return why a word of so many pre-tokens and subwords cannot be added; empty if it may be."""
     if len(word.split()) > 1:
         return "is more than one word"
-    if any(unicodedata.name(character, "").startswith(_WITHOUT_SPACES) for character in word):
+    if written_without_spaces(word):
         return "is of a script without spaces between words, where it would not be found in running text"
     if has_unknown:
         return "has characters that the tokenizer does not know"
