@@ -157,12 +157,13 @@ def test_every_function_takes_it(run: Run, domain: Path, checkpoint: Checkpoint,
 
 
 def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Checkpoint) -> None:
+    Path("general.txt").write_text("The patients of a village by the sea. " * 500, encoding="utf-8")
     code, out, err = run(
         domain,
         "--model",
         checkpoint("bert"),
         "--general",
-        domain,
+        "general.txt",
         "-o",
         "new",
         "--documents",
@@ -174,10 +175,16 @@ def test_a_person_sees_words_and_figures(run: Run, domain: Path, checkpoint: Che
         "tokens per word",
         "tokens per byte",
         "times likelier",
+        "≥10",
+        "more than 10 counts as 10",
         "unmask train",
     ):
         assert expected in out
+    assert " 10.0" not in out
     assert "on the text itself" in out  # one document is too little to hold any out
+    code, out, err = run(domain, "--model", checkpoint("bert"), "-o", "plain")
+    assert code == 0, err
+    assert "times likelier" not in out  # than nothing
 
 
 @pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])

@@ -120,17 +120,24 @@ _SHOWN = 20
 
 def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
     """Draw the first of the new words, and the tokens per word before and after."""
+    from unmask.data.masking.terms import MOST_WEIGHT  # here, as it imports numpy
+
     before, after = found.before, found.after
-    in_text = ["count", "tokens saved", "times likelier"] if before else []
+    in_text = ["count", "tokens saved"] if before else []
+    weighed = any(word.weight != 1 for word in found.words)  # by general text
+    if weighed:
+        in_text.append("times likelier")
     page.table(
         ["word", "subwords", *in_text],
-        [
-            [word.word, len(word.subwords), *(_in_text(word) if before else [])]
-            for word in found.words[:_SHOWN]
-        ],
+        [[word.word, len(word.subwords), *_in_text(word)[: len(in_text)]] for word in found.words[:_SHOWN]],
     )
     if len(found.words) > _SHOWN:
         page.say(f"… and {len(found.words) - _SHOWN:,} more, all in {found.folder / ADDED_WORDS}")
+    if weighed:
+        page.say(
+            f"times likelier: than in the general text, by which words are ranked with the tokens saved; more than {MOST_WEIGHT:g} "
+            f"counts as {MOST_WEIGHT:g}"
+        )
     page.say("")
     _draw_left_out(page, found)
     if before and after:
@@ -154,7 +161,10 @@ def draw_extension(page: Page, found: ExtendedVocabulary, model: str) -> None:
 
 
 def _in_text(word: AddedWord) -> list[object]:
-    return [word.count, word.tokens_saved, "-" if word.given else f"{word.weight:.1f}"]
+    from unmask.data.masking.terms import MOST_WEIGHT
+
+    likelier = f"≥{MOST_WEIGHT:g}" if word.weight >= MOST_WEIGHT else f"{word.weight:.1f}"
+    return [word.count, word.tokens_saved, "-" if word.given else likelier]
 
 
 def _draw_left_out(page: Page, found: ExtendedVocabulary) -> None:

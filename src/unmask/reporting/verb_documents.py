@@ -131,7 +131,10 @@ class TextTokens(TypedDict):
 
 
 class ExtendedDocument(TypedDict):
-    """``unmask tokenizer extend --json``: the folder, and the content of its ``added_words.json``."""
+    """``unmask tokenizer extend --json``: the folder, and the content of its ``added_words.json``.
+
+    ``weight`` of a word: how many times likelier it is than in the general text, at most 10; 1 without general text.
+    """
 
     folder: str
     entries: int

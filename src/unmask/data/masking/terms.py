@@ -44,7 +44,8 @@ class Term:
     documents: int
 
 
-_MOST_WEIGHT = 10.0
+MOST_WEIGHT = 10.0
+"""The bound of the weight of a term."""
 _LEAST_DOCUMENTS = 3
 _GENERAL_RATE = 2e-4
 
@@ -169,7 +170,7 @@ def _counts_of(words: list[str], counts: Mapping[str, int]) -> np.ndarray:
 
 
 def _weight_of(odds: float) -> float:
-    return min(_MOST_WEIGHT, math.exp(min(odds, _MOST_WEIGHT)))
+    return min(MOST_WEIGHT, math.exp(min(odds, MOST_WEIGHT)))
 
 
 def count_words(
