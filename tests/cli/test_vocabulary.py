@@ -245,7 +245,7 @@ def test_the_same_call_gives_the_same_folder(domain: Path, checkpoint: Checkpoin
         (
             ["--words", "full/file", "--add", "0"],
             3,
-            "none of the 1 listed word can be added: 'x' is one token already",
+            "the listed word cannot be added: 'x' is one token already",
         ),
     ],
 )
@@ -259,6 +259,15 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert message in found[2]
     assert "Traceback" not in found[2]
     assert sorted(path.name for path in Path().iterdir()) == ["domain.txt", "full"]
+
+
+def test_where_no_listed_word_can_be_added_every_reason_is_given(run: Run, checkpoint: Checkpoint) -> None:
+    Path("words.txt").write_text("北京\nthe\nheart failure\n心不全\n", encoding="utf-8")
+    code, _, err = run("--words", "words.txt", "--model", checkpoint("roberta"), "-o", "new")
+    assert code == 3
+    assert "none of the 4 listed words can be added: '北京' is of a script without spaces" in err
+    for expected in ("(and 1 more)", "'the' is one token already", "'heart failure' is more than one word"):
+        assert expected in err
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])

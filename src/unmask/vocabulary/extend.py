@@ -30,6 +30,9 @@ from unmask.vocabulary.tokenizer import check_extendable, write_extended
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_SHOWN = 5
+"""Reasons that a message gives."""
+
 
 @dataclass(frozen=True)
 class Fertility:
@@ -221,8 +224,20 @@ def _log_fewer(chosen: int, wanted: int, min_count: int, progress: Progress) -> 
 def _none_added(left_out: Sequence[LeftOutWord]) -> str:
     if not left_out:
         return "the list has no words; expected one on each line"
-    first = left_out[0]
-    return f"none of the {plural(len(left_out), 'listed word')} can be added: '{first.word}' {first.reason}"
+    words: dict[str, list[str]] = {}
+    for word in left_out:
+        words.setdefault(word.reason, []).append(word.word)
+    shown = list(words.items())[:_SHOWN]
+    parts = [
+        f"'{same[0]}' {reason}" + (f" (and {len(same) - 1:,} more)" if len(same) > 1 else "")
+        for reason, same in shown
+    ]
+    if rest := len(left_out) - sum(len(same) for _, same in shown):
+        parts.append(f"{rest:,} more for other reasons")
+    which = (
+        "the listed word cannot" if len(left_out) == 1 else f"none of the {len(left_out):,} listed words can"
+    )
+    return f"{which} be added: {'; '.join(parts)}"
 
 
 def _count_words(
