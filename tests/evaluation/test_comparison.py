@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,10 @@ def test_words_come_from_the_text_alone() -> None:
 
 def splitter(loaded: Load, first: str, second: str, rate: float = 0.5, length: int = 64) -> WordSplitter:
     models = loaded(first), loaded(second)
-    tokenizers = [UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models]
+    tokenizers = [
+        UnitTokenizer(model.tokenizer, model.vocabulary, length, name)
+        for model, name in zip(models, (first, second), strict=True)
+    ]
     return WordSplitter((tokenizers[0], tokenizers[1]), rate)
 
 
@@ -317,8 +321,25 @@ def test_what_a_tokenizer_cannot_spell_is_left_out_and_counted(loaded: Load) -> 
     cut = splitter(loaded, "bert", "roberta", rate=1.0)
     passages = list(cut.passages(0, "the war 北京 village " + "x" * 80))
     assert sum(passage.chosen for passage in passages) == 3
-    assert cut.left_out["a tokenizer cannot spell them"] == 2
+    assert cut.left_out["the tokenizer of bert cannot spell them"] == 2
     assert cut.left_out["of more than 32 subwords"] == 1
+
+
+def test_words_that_a_tokenizer_cannot_spell_are_left_out_whatever_the_models_are_called(
+    loaded: Load,
+) -> None:
+    models = loaded("bert"), loaded("roberta")
+    both = [UnitTokenizer(model.tokenizer, model.vocabulary, 64, "same") for model in models]
+    cut = WordSplitter((both[0], both[1]), 1.0)
+    assert sum(passage.chosen for passage in cut.passages(0, "the war 北京 village")) == 3
+    assert cut.left_out["the tokenizer of same cannot spell them"] == 2
+
+
+def test_text_that_one_tokenizer_cannot_spell_names_its_model(checkpoint: Checkpoint, jsonl: Jsonl) -> None:
+    models, text = (checkpoint("bert"), checkpoint("roberta")), jsonl(["北京的心不全" * 20] * 4)
+    said = rf"words: the tokenizer of {re.escape(str(models[0]))} cannot spell them\. .*unmask eval"
+    with pytest.raises(DataError, match=said):
+        compare(*models, [str(text)], CPU)
 
 
 def test_the_score_of_a_word_is_the_sum_of_its_subwords_masked_together(loaded: Load) -> None:
@@ -462,7 +483,7 @@ def test_a_passage_that_one_tokenizer_cannot_spell_is_left_out(loaded: Load, jso
         assert (found["passages"], found["left_out"]) == (1, 1)
     with (
         EvaluationText([str(jsonl(texts[1:], "bad.jsonl"))]) as opened,
-        pytest.raises(DataError, match="cannot spell"),
+        pytest.raises(DataError, match=r"the tokenizer of \S+ cannot spell the text. Give text"),
     ):
         compare_bits((loaded("bert"), loaded("roberta")), opened, 10_000)
 

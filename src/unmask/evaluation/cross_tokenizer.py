@@ -65,7 +65,7 @@ def compare_words(
         DataError: the text cannot be read, or no word of it is masked.
         DivergedError: a model's probabilities are NaN or infinite.
     """
-    first, second = (UnitTokenizer(model.tokenizer, model.vocabulary, length) for model in models)
+    first, second = (UnitTokenizer(model.tokenizer, model.vocabulary, length, model.name) for model in models)
     counter = _WordCounter(WordSplitter((first, second), settings.masking.rate), settings.tokens)
     size = max(model.vocabulary.size for model in models)
     budget = batch_budget(size, min(1.0, 2 * settings.masking.rate))
@@ -122,7 +122,7 @@ class _WordCounter:
                 f"{plural(count, 'word')}: {why}" for why, count in self.splitter.left_out.items() if count
             ]
             why = (
-                f"left out were {'; '.join(left_out)}"
+                f"left out were {'; '.join(left_out)}. Give other text, or look at each model by itself: unmask eval"
                 if left_out
                 else "give more text, or a higher --mask-rate"
             )
@@ -183,8 +183,11 @@ def compare_bits(
             rows.append([left.bytes * math.log(2), -left.pll, -right.pll])
             kept.append(passage.key)
     if not rows:
+        found = zip(models, (first, second), strict=True)
+        which = [model.name for model, side in found if any(score.error or score.unknown for score in side)]
         raise DataError(
-            f"none of {plural(len(passages), 'passage')} can be scored by both models: their tokenizers cannot spell the text"
+            f"none of {plural(len(passages), 'passage')} can be scored by both models: the tokenizer of {' and that of '.join(which)} "
+            f"cannot spell the text. Give text that both can spell, or look at each model by itself: unmask eval"
         )
     _, document = np.unique(np.array(kept, dtype=np.uint64), return_inverse=True)
     sums = _added(document, np.array(rows))

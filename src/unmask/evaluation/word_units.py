@@ -90,7 +90,10 @@ class Passage(NamedTuple):
 class UnitTokenizer:
     """A tokenizer with the ids that units need: special tokens, the unknown one among them, and the bare word mark."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, max_length: int, model: str
+    ) -> None:
+        self.model = model
         self.core = plain_copy(tokenizer)
         self.special = vocabulary.special
         bare = self.core.token_to_id(_BARE)
@@ -136,7 +139,7 @@ class WordSplitter:
         packed = Packed(np.zeros(count, np.int64), np.array([0, count]), key, np.zeros(1, np.int64))
         draw = uniform(random_bits(packed, EVALUATION_KEY.stream("words")))[units.first]
         drawn = (draw < self.rate) & units.is_word
-        for reason, wrong in units.wrong.items():
+        for reason, wrong in units.wrong:
             self.left_out[reason] += int((drawn & wrong).sum())
             drawn &= ~wrong
         return drawn
@@ -149,7 +152,7 @@ class _Units:
     word_unit: Ids
     first: Ids
     is_word: NDArray[np.bool_]
-    wrong: dict[str, NDArray[np.bool_]]
+    wrong: list[tuple[str, NDArray[np.bool_]]]
     ids: list[Ids]
     token_unit: list[Ids]
     starts: list[Ids]
@@ -237,15 +240,23 @@ def _starts(token_unit: Ids, units: int) -> Ids:
 
 def _wrong(
     units: int, ids: Sequence[Ids], token_unit: Sequence[Ids], tokenizers: Sequence[UnitTokenizer]
-) -> dict[str, NDArray[np.bool_]]:
-    """Return, by reason, which units cannot be compared."""
-    unknown, long = np.zeros(units, dtype=bool), np.zeros(units, dtype=bool)
-    for tokens, unit, tokenizer in zip(ids, token_unit, tokenizers, strict=True):
+) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return reasons, each with ``bool [U]``, which units cannot be compared for it."""
+    unknown, long = np.zeros((2, units), dtype=bool), np.zeros(units, dtype=bool)
+    sides = zip(ids, token_unit, tokenizers, unknown, strict=True)
+    for tokens, unit, tokenizer, unspelled in sides:
         subwords = np.bincount(unit[unit >= 0], minlength=units)
-        unknown |= subwords == 0
-        unknown[unit[tokenizer.special[tokens] & (unit >= 0)]] = True
+        unspelled |= subwords == 0
+        unspelled[unit[tokenizer.special[tokens] & (unit >= 0)]] = True
         long |= subwords > min(MOST_SUBWORDS, tokenizer.body)
-    return {"a tokenizer cannot spell them": unknown, f"of more than {MOST_SUBWORDS} subwords": long}
+    first, second = unknown
+    one, other = (f"the tokenizer of {tokenizer.model} cannot spell them" for tokenizer in tokenizers)
+    return [
+        ("neither tokenizer can spell them", first & second),
+        (one, first & ~second),
+        (other, second & ~first),
+        (f"of more than {MOST_SUBWORDS} subwords", long),
+    ]
 
 
 class WordScores(NamedTuple):
