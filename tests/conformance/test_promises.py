@@ -357,12 +357,20 @@ def test_a_deep_or_wide_model_is_held_to_its_own_rounding(
 
 
 def wide(tokenizer: Any) -> MaskedLM:
-    """A random BERT whose vocabulary of 30,522 entries is much larger than its layers are wide."""
+    """A random BERT whose vocabulary of 30,522 entries is much larger than its layers are wide.
+
+    Its weights are wide too, so that sums round by more than 1e-6 on any processor.
+    """
     from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
     vocab = tokenizer.get_vocab()
     vocab |= {f"word{number}": number for number in range(len(vocab), 30522)}
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_attention_heads": 4,
+        "initializer_range": 0.25,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = BertConfig(vocab_size=30522, num_hidden_layers=2, max_position_embeddings=64, **sizes)
