@@ -120,9 +120,8 @@ class PaddedLinear(nn.Linear):
         return functional.linear(input, weight, bias).narrow(-1, 0, self.out_features)
 
 
-def pad_output_layer(model: PreTrainedModel) -> bool:
+def pad_output_layer(model: PreTrainedModel) -> None:
     """Let the output layer of the LM head be a :class:`PaddedLinear`, if it is a plain linear layer of no round size."""
     layer = model.get_output_embeddings()
     if type(layer) is nn.Linear and layer.out_features % _GRAIN:
         layer.__class__ = PaddedLinear
-    return isinstance(layer, PaddedLinear)
